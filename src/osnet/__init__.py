@@ -1,0 +1,52 @@
+"""OSNet, the omni-scale network: find the same person, or thing, again.
+
+``import osnet`` loads torch and the networks; everything else is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from osnet.models.osnet import OSNet, OSNetConfig
+from osnet.models.registry import create_model, list_models
+
+if TYPE_CHECKING:
+    from osnet.data.folder import read_folder as read_folder
+    from osnet.data.reid.market1501 import read_market1501 as read_market1501
+    from osnet.evaluate import evaluate as evaluate
+    from osnet.gallery import Gallery as Gallery
+    from osnet.inference.embedder import Embedder as Embedder
+    from osnet.inference.inputs import Frame as Frame
+    from osnet.metrics.ranking import rank_scores as rank_scores
+    from osnet.models.weights import convert as convert
+    from osnet.models.weights import load_weights as load_weights
+    from osnet.models.weights import save_weights as save_weights
+    from osnet.types import Item as Item
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Embedder": "osnet.inference.embedder",
+    "Frame": "osnet.inference.inputs",
+    "Gallery": "osnet.gallery",
+    "Item": "osnet.types",
+    "convert": "osnet.models.weights",
+    "evaluate": "osnet.evaluate",
+    "load_weights": "osnet.models.weights",
+    "rank_scores": "osnet.metrics.ranking",
+    "read_folder": "osnet.data.folder",
+    "read_market1501": "osnet.data.reid.market1501",
+    "save_weights": "osnet.models.weights",
+}
+
+__all__ = ["OSNet", "OSNetConfig", "__version__", "create_model", "list_models", *sorted(_LAZY)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Public names that load more than torch, on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'osnet' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

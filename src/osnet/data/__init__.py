@@ -1,0 +1,1 @@
+"""Files -> crops -> tensors. Readers, the one image reader, preprocessing. Imports no other room."""

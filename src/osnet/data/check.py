@@ -1,0 +1,179 @@
+"""What is in a data set, and what in it would break training or evaluation, before either has begun."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from osnet.data.loading import read_image
+from osnet.errors import ImageError
+from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
+
+Severity = Literal["breaks", "mind"]
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of trouble, with everything that has it."""
+
+    kind: str
+    severity: Severity
+    """``breaks``: training or evaluation would fail or give a wrong figure. ``mind``: it is worth knowing."""
+    what: str
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = f", ... ({len(self.names) - SHOWN} more)" if len(self.names) > SHOWN else ""
+        return f"{self.severity}: {len(self.names)} {self.what}: {', '.join(self.names[:SHOWN])}{more}"
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Sizes of one split. Junk and distractors are no identities."""
+
+    identities: int
+    images: int
+    cameras: int
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What ``check_dataset`` found. Prints itself."""
+
+    name: str
+    root: str
+    counts: dict[str, SplitCounts]
+    problems: tuple[Problem, ...] = field(default_factory=tuple)
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing would break."""
+        return not any(problem.severity == "breaks" for problem in self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, every name included."""
+        return asdict(self) | {"ok": self.ok}
+
+    def __str__(self) -> str:
+        lines = [f"{self.name} in {self.root}", f"{'split':<10}{'identities':>12}{'images':>10}{'cameras':>10}"]
+        for split, c in self.counts.items():
+            cameras = str(c.cameras) if c.cameras else "unknown"
+            lines.append(f"{split:<10}{c.identities:>12,}{c.images:>10,}{cameras:>10}")
+        lines += [str(problem) for problem in self.problems] or ["nothing wrong found"]
+        return "\n".join(lines)
+
+
+def check_dataset(
+    dataset: ReidDataset, progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None
+) -> DataReport:
+    """Count a data set and look for trouble; every image is decoded.
+
+    Args:
+        dataset: as a reader gives it.
+        progress: wraps an iterable of a known length, to draw a bar.
+    """
+    problems = [
+        *_check_matches(dataset),
+        *_check_overlaps(dataset),
+        *_check_train(dataset.train),
+        *_check_files(dataset, progress),
+    ]
+    if dataset.num_junk:
+        problems.append(Problem("junk", "mind", "kind of junk image (pid -1) left out", (f"{dataset.num_junk} files",)))
+    if dataset.other_files:
+        problems.append(Problem("other files", "mind", "file(s) are no images", dataset.other_files))
+    order = {"breaks": 0, "mind": 1}
+    problems.sort(key=lambda problem: order[problem.severity])
+    counts = {split.name: count_split(split) for split in dataset.splits if len(split)}
+    return DataReport(dataset.name, str(dataset.root), counts, tuple(problems))
+
+
+def count_split(split: Split) -> SplitCounts:
+    """Identities, images and cameras of one split; a camera that is unknown is not counted."""
+    people = {pid for pid in split.pids if pid not in (JUNK_PID, DISTRACTOR_PID)}
+    return SplitCounts(len(people), len(split), len({camid for camid in split.camids if camid >= 0}))
+
+
+def _check_matches(dataset: ReidDataset) -> Iterator[Problem]:
+    if not len(dataset.query) and not len(dataset.gallery):
+        return
+    for split in (dataset.query, dataset.gallery):
+        if not len(split):
+            yield Problem("empty split", "breaks", "split without images", (split.name,))
+    seen = defaultdict(set)
+    for crop in dataset.gallery.crops:
+        seen[crop.pid].add(crop.camid)
+    lonely = [str(crop.path) for crop in dataset.query.crops if not seen[crop.pid] - {crop.camid}]
+    if lonely:
+        severity: Severity = "breaks" if len(lonely) == len(dataset.query) else "mind"
+        yield Problem(
+            "query without match", severity, "query image(s) have no match in another camera and are not scored",
+            tuple(lonely),
+        )
+    if odd := [str(c.path) for c in dataset.query.crops if c.pid in (JUNK_PID, DISTRACTOR_PID)]:
+        yield Problem("query of nobody", "breaks", "query image(s) are labelled junk or distractor", tuple(odd))
+
+
+def _check_overlaps(dataset: ReidDataset) -> Iterator[Problem]:
+    train = {crop.pid: crop.identity for crop in dataset.train.crops}
+    test = {crop.pid for split in (dataset.query, dataset.gallery) for crop in split.crops}
+    both = sorted(train[pid] for pid in train.keys() & test if pid not in (JUNK_PID, DISTRACTOR_PID))
+    if both:
+        yield Problem("overlap", "breaks", "identities are in train and in query or gallery", tuple(both))
+
+
+def _check_train(train: Split) -> Iterator[Problem]:
+    if not len(train):
+        return
+    images = Counter(crop.pid for crop in train.crops)
+    names = {crop.pid: crop.identity for crop in train.crops}
+    if single := sorted(names[pid] for pid, count in images.items() if count == 1):
+        yield Problem(
+            "one image", "mind", "train identities have one image, so no triplet can be made of them", tuple(single)
+        )
+    if len(images) < 2:
+        yield Problem("one identity", "breaks", "train split with fewer than two identities", (train.name,))
+
+
+def _check_files(
+    dataset: ReidDataset, progress: Callable[[Iterable[Any], int], Iterable[Any]] | None
+) -> Iterator[Problem]:
+    entries = [(split.name, crop) for split in dataset.splits for crop in split.crops]
+    unreadable: list[str] = []
+    places: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
+    results: Iterable[tuple[str | None, bytes]] = _map_bounded(_inspect, (crop for _, crop in entries))
+    for (split, crop), (trouble, digest) in zip(
+        entries, progress(results, len(entries)) if progress else results, strict=True
+    ):
+        if trouble is not None:
+            unreadable.append(trouble)
+        else:
+            places[digest].append((split, crop.path))
+    if unreadable:
+        yield Problem("unreadable", "breaks", "image(s) cannot be read", tuple(unreadable))
+    across = [group for group in places.values() if len({split for split, _ in group}) > 1]
+    if across:
+        names = tuple(" = ".join(str(path) for _, path in group) for group in across)
+        yield Problem("same file", "breaks", "image(s) are in more than one split, byte for byte", names)
+
+
+def _inspect(crop: Crop) -> tuple[str | None, bytes]:
+    """(what is wrong or None, digest of the bytes)."""
+    try:
+        read_image(crop.path)
+        return None, hashlib.sha256(crop.path.read_bytes()).digest()
+    except (ImageError, OSError) as error:
+        return str(error), b""
+
+
+def _map_bounded(function: Callable[[Crop], Any], crops: Iterable[Crop], chunk: int = 256) -> Iterator[Any]:
+    """``map`` in threads, in order, never more than ``chunk`` ahead."""
+    iterator = iter(crops)
+    with ThreadPoolExecutor() as pool:
+        while batch := list(islice(iterator, chunk)):
+            yield from pool.map(function, batch)

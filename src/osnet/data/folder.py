@@ -1,0 +1,247 @@
+"""Any folder of crops: who and which camera from sub-folders, from the file's name, or from a CSV."""
+
+import csv
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from osnet.data.loading import is_image_name, list_files
+from osnet.data.reid.market1501 import find_market1501, parse_name, read_market1501
+from osnet.errors import DataError
+from osnet.types import Crop, ReidDataset, Split
+
+IdentityFrom = Literal["auto", "subfolders", "pattern", "csv", "market1501"]
+SPLITS = ("train", "query", "gallery")
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """How a folder says who is on its crops.
+
+    ``pattern`` is a regular expression for the path below the folder (with ``/``), with the named groups
+    ``identity`` and, if known, ``camera`` and ``time``. ``csv`` is a file with a header and the columns ``path``
+    (relative to the folder), ``identity`` and, if known, ``camera``, ``time``, ``split``. Times are seconds
+    or ISO 8601 (UTC unless they say otherwise).
+    """
+
+    identity_from: IdentityFrom = "auto"
+    """``auto``: the pattern or the CSV if one is given, else Market-1501's names if all fit, else sub-folders
+    (``IDENTITY/x.jpg`` or ``IDENTITY/CAMERA/x.jpg``)."""
+    pattern: str | None = None
+    csv: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groupindex
+            except re.error as error:
+                raise DataError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
+            if "identity" not in groups:
+                raise DataError(
+                    f"pattern {self.pattern!r} has no group (?P<identity>...); "
+                    r"for instance (?P<identity>\w+)_cam(?P<camera>\d+)"
+                )
+        for kind in ("pattern", "csv"):
+            if self.identity_from == kind and getattr(self, kind) is None:
+                raise DataError(f"identity_from={kind!r} needs {kind}=...")
+
+
+@dataclass(frozen=True)
+class _Record:
+    path: Path
+    identity: str
+    camera: str | None = None
+    time_s: float | None = None
+    split: str | None = None
+    numbers: tuple[int, int] | None = None
+    """(pid, camid) where the names are Market-1501's, whose 0 and -1 have a meaning."""
+
+
+def read_folder(root: str | Path, layout: FolderLayout | None = None) -> list[Crop]:
+    """Crops of a folder, sorted by path.
+
+    Identities and cameras get the numbers 1, 2, ... in the sorted order of their names; Market-1501's
+    names keep their own numbers, 0 (distractor) and -1 (junk) included. A crop whose camera is unknown gets a camera of its own (a negative number), so that no rule about equal cameras
+    touches it.
+
+    Raises:
+        DataError: no such folder, no images, or images about which the layout says nothing (they are named).
+    """
+    layout = layout or FolderLayout()
+    root = Path(root)
+    return _number({"all": _read_records(root, layout)})["all"]
+
+
+def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str | None = None) -> ReidDataset:
+    """A data set for re-identification: Market-1501's layout, or folders ``query``, ``gallery`` (and ``train``),
+    or a CSV with a column ``split`` that says one of these.
+
+    Args:
+        root: its folder.
+        layout: how the crops say who they are, where it is not Market-1501's layout.
+        name: what to call it; by default ``market1501`` or the folder's name.
+
+    Raises:
+        DataError: none of these is there; the message says what was looked for.
+    """
+    layout = layout or FolderLayout()
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"no such folder: {root}")
+    if layout.identity_from in ("auto", "market1501") and layout == FolderLayout(layout.identity_from):
+        if find_market1501(root) is not None:
+            dataset = read_market1501(root)
+            return dataset if name is None else ReidDataset(**{**dataset.__dict__, "name": name})
+    records = _read_split_records(root, layout)
+    numbered = _number(records)
+    splits = {split: Split(split, tuple(numbered.get(split, ()))) for split in SPLITS}
+    return ReidDataset(name or root.resolve().name, root, **splits)
+
+
+def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Record]]:
+    if layout.csv is not None:
+        records = _read_csv(root, layout.csv)
+        if strange := sorted({str(r.split) for r in records if r.split not in SPLITS}):
+            raise DataError(
+                f"{layout.csv}: column split must hold {', '.join(SPLITS)}; found {', '.join(strange[:5])}"
+            )
+        return {split: [r for r in records if r.split == split] for split in SPLITS}
+    found = [split for split in SPLITS if (root / split).is_dir()]
+    if not {"query", "gallery"} <= set(found):
+        raise DataError(
+            f"{root} is no data set that can be scored: it has neither Market-1501's folders (query, "
+            "bounding_box_test) nor folders query and gallery, and no CSV with a column split was given"
+        )
+    return {split: _read_records(root / split, layout) for split in found}
+
+
+def _read_records(root: Path, layout: FolderLayout) -> list[_Record]:
+    if layout.csv is not None and layout.identity_from in ("auto", "csv"):
+        return _read_csv(root, layout.csv)
+    paths = [path for path in list_files(root) if is_image_name(path)]
+    if not paths:
+        raise DataError(f"no images in {root}")
+    kind = layout.identity_from
+    if kind == "auto":
+        market = all(parse_name(path) for path in paths)
+        kind = "pattern" if layout.pattern else "market1501" if market else "subfolders"
+    if kind == "pattern":
+        return _by_pattern(root, paths, layout.pattern or "")
+    return _by_market_name(root, paths) if kind == "market1501" else _by_subfolder(root, paths)
+
+
+def _by_subfolder(root: Path, paths: list[Path]) -> list[_Record]:
+    loose = [path.name for path in paths if path.parent == root]
+    _refuse(loose, f"in {root} lie outside of any identity's folder (IDENTITY/x.jpg or IDENTITY/CAMERA/x.jpg)")
+    records = []
+    for path in paths:
+        parts = path.relative_to(root).parts
+        records.append(_Record(path, parts[0], parts[1] if len(parts) > 2 else None))
+    return records
+
+
+def _by_pattern(root: Path, paths: list[Path], pattern: str) -> list[_Record]:
+    expression = re.compile(pattern)
+    records, unmatched = [], []
+    for path in paths:
+        relative = path.relative_to(root).as_posix()
+        match = expression.search(relative)
+        if match is None or not match["identity"]:
+            unmatched.append(relative)
+            continue
+        groups = match.groupdict()
+        time_s = parse_time(groups["time"], relative) if groups.get("time") else None
+        records.append(_Record(path, match["identity"], groups.get("camera"), time_s))
+    _refuse(unmatched, f"in {root} do not match the pattern {pattern!r}")
+    return records
+
+
+def _by_market_name(root: Path, paths: list[Path]) -> list[_Record]:
+    parsed = [(path, parse_name(path)) for path in paths]
+    _refuse([p.name for p, ids in parsed if ids is None], f"in {root} are not named like 0002_c1s1_000451_03.jpg")
+    return [_Record(path, str(ids[0]), str(ids[1]), numbers=ids) for path, ids in parsed if ids is not None]
+
+
+def _read_csv(root: Path, table: Path) -> list[_Record]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {table}: {error}") from error
+    if not rows or not {"path", "identity"} <= set(rows[0]):
+        raise DataError(f"{table} needs a header with the columns path and identity, and at least one row")
+    records: dict[Path, _Record] = {}
+    for number, row in enumerate(rows, start=2):
+        where = f"{table}, line {number}"
+        path = inside(root, row["path"] or "", where)
+        if not path.is_file():
+            raise DataError(f"{where}: there is no file {path}")
+        if not row["identity"]:
+            raise DataError(f"{where}: {row['path']} has no identity")
+        if path in records:
+            raise DataError(f"{where}: {row['path']} is listed twice")
+        time_s = parse_time(row["time"], where) if row.get("time") else None
+        records[path] = _Record(path, row["identity"], row.get("camera") or None, time_s, row.get("split") or None)
+    return [records[path] for path in sorted(records)]
+
+
+def inside(root: Path, relative: str, where: str) -> Path:
+    """``root / relative``, if that stays inside ``root``.
+
+    Raises:
+        DataError: it is empty, absolute, or leads out.
+    """
+    path = Path(relative)
+    if not relative or path.is_absolute() or not (root / path).resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{where}: the path {relative!r} does not lie inside {root}")
+    return root / path
+
+
+def parse_time(text: str, where: str) -> float:
+    """Seconds, from a number or from ISO 8601 (UTC unless it says otherwise).
+
+    Raises:
+        DataError: it is neither; ``where`` tells the user whose time it is.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DataError(f"{where}: time {text!r} is neither a number of seconds nor ISO 8601") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _refuse(names: list[str], what: str) -> None:
+    if names:
+        raise DataError(f"{len(names)} image(s) {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
+
+
+def _number(records: dict[str, list[_Record]]) -> dict[str, list[Crop]]:
+    """Numbers for names, the same in all splits, in sorted order."""
+    every = [record for split in records.values() for record in split]
+    pids = _sorted_map(record.identity for record in every)
+    camids = _sorted_map(record.camera for record in every if record.camera)
+    unknown = 0
+    crops: dict[str, list[Crop]] = {}
+    for split, members in records.items():
+        crops[split] = []
+        for record in members:
+            if record.numbers is not None:
+                pid, camid = record.numbers
+            else:
+                pid, camid = pids[record.identity], camids.get(record.camera or "", 0)
+            if camid == 0 and record.numbers is None:
+                unknown += 1
+                camid = -unknown
+            crops[split].append(Crop(record.path, pid, camid, record.identity, record.camera or "", record.time_s))
+    return crops
+
+
+def _sorted_map(names: Iterable[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(sorted(set(names)), start=1)}

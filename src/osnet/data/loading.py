@@ -1,0 +1,89 @@
+"""The one place where image files are opened. Every picture that enters is small enough, whole, and RGB."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from osnet.errors import DataError, ImageError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+"""What is taken for an image in a folder, whatever the case."""
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "PPM")
+"""Decoders that may be tried on a file, whatever it is called."""
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused from their header alone. 64 million pixels decode to 192 MB."""
+
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """One image file as 8-bit RGB, upright (EXIF orientation applied), as a viewer shows it.
+
+    Raises:
+        ImageError: missing, no regular file, no image of a known format, truncated, more than
+            ``max_pixels`` pixels, or with more than 8 bits per channel. The size is checked before
+            anything is decoded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(str(path), "no such file" if not path.exists() else "not a regular file")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            check_size(str(path), image.size, max_pixels)
+            if image.mode.startswith(("I", "F")):
+                raise ImageError(str(path), f"pixels of mode {image.mode!r}; give 8 bits per channel")
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(str(path), f"more than the {max_pixels:,} pixels allowed ({error})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders meet hostile bytes here and may raise anything
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be decoded: {error}"
+        raise ImageError(str(path), reason) from error
+
+
+def check_size(name: str, size_wh: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a picture without pixels or with too many.
+
+    Raises:
+        ImageError: it has none, or more than ``max_pixels``.
+    """
+    width, height = size_wh
+    if width < 1 or height < 1:
+        raise ImageError(name, f"{width} x {height} pixels: nothing to see")
+    if width * height > max_pixels:
+        raise ImageError(name, f"{width} x {height} is more than the {max_pixels:,} pixels allowed")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The same picture in mode RGB; transparency is dropped."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def list_files(root: str | Path) -> Iterator[Path]:
+    """Regular files below ``root``, in sorted order, one folder at a time; hidden ones left out.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"no such folder: {root}")
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(folder) / name
+
+
+def is_image_name(path: Path) -> bool:
+    """True if the file's ending is one of ``IMAGE_SUFFIXES``."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def list_images(root: str | Path) -> Iterator[Path]:
+    """Image files below ``root`` by their endings, in sorted order. Raises as ``list_files`` does."""
+    return (path for path in list_files(root) if is_image_name(path))

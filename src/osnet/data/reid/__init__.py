@@ -1,0 +1,1 @@
+"""Re-identification benchmarks: one file per layout."""

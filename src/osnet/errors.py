@@ -1,0 +1,69 @@
+"""Everything that can go wrong on purpose, as one tree.
+
+    OsnetError                  any error this package raises knowingly
+      ModelError    ValueError  an unknown network, or settings that cannot be built
+      WeightsError  ValueError  weights that are missing, damaged, unsafe, or of another network
+      ImageError    ValueError  one image (or one box of it) that cannot be used
+      DataError     ValueError  a data set that cannot be read or scored
+      GalleryError  ValueError  a gallery that is damaged, or vectors that do not belong in it
+      OutputError   OSError     a result that cannot be written where it was asked for
+      MissingExtraError  ImportError   an optional part that is not installed
+
+Every message names the thing, the value and what would work.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+
+class OsnetError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ModelError(OsnetError, ValueError):
+    """An unknown network, or settings that cannot be built."""
+
+
+class WeightsError(OsnetError, ValueError):
+    """Weights that are missing, damaged, unsafe, or of another network."""
+
+
+class ImageError(OsnetError, ValueError):
+    """One image, or one box of it, that cannot be used. ``name`` says which."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class DataError(OsnetError, ValueError):
+    """A data set that cannot be read or scored."""
+
+
+class GalleryError(OsnetError, ValueError):
+    """A gallery that is damaged, or vectors that do not belong in it."""
+
+
+class OutputError(OsnetError, OSError):
+    """A result that cannot be written where it was asked for."""
+
+
+class MissingExtraError(OsnetError, ImportError):
+    """An optional part that is not installed."""
+
+
+def require_extra(module: str, extra: str) -> ModuleType:
+    """Import ``module``, which comes with ``pip install osnet[extra]``.
+
+    Raises:
+        MissingExtraError: it is not installed; the message holds the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise  # the module is there; something that it needs in turn is not
+        raise MissingExtraError(
+            f"{module} is not installed; it comes with the extra '{extra}': pip install 'osnet[{extra}]'"
+        ) from error

@@ -1,0 +1,94 @@
+"""Writing so that nothing is ever half there, and hashing. Imports only the errors."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from osnet.errors import OutputError
+
+TEMPORARY_PREFIX = ".writing-"
+"""Files that begin so are leftovers of a write that was cut off; they are safe to delete."""
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path``; what is written there appears as ``path`` at the end.
+
+    The rename is atomic: a reader, or a crash, sees the old file or the new one, never a mixture. If
+    the body raises, ``path`` is untouched and the temporary file is removed.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    check_writable(path)
+    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Ask the system to put ``path`` on the disk now, where it can be asked."""
+    with suppress(OSError):  # folders cannot be opened on Windows
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def check_writable(path: str | Path) -> None:
+    """Fail now, not after an hour, if a file cannot be written at ``path``.
+
+    Raises:
+        OutputError: its folder does not exist, is no folder, or does not let us write.
+    """
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {path}: no permission to write in {folder}")
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder ``path``, made if need be.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """``value`` as JSON at ``path``, all or nothing. NaN is refused: it is no JSON."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_plain_name(name: str) -> bool:
+    """True if ``name`` can only mean a file in its own folder: no separators, no dot in front."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", name) is not None

@@ -1,0 +1,133 @@
+"""The bricks of OSNet: conv-norm-act, the Lite 3x3, the gates, the channel shuffle.
+
+Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019
+(arXiv:1905.00953), section 3; channel shuffle: Zhang et al., ShuffleNet, CVPR 2018.
+Shapes: B batch, C channels, H height, W width, T streams.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+NormKind = Literal["batch", "instance", "none"]
+
+GATE_REDUCTION = 16
+"""The gate's hidden layer has a sixteenth of its channels (paper, section 3.2)."""
+
+
+def make_norm(kind: NormKind, channels: int) -> nn.Module:
+    """A normalisation layer over (B, C, H, W) with learned scale and shift."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    return nn.Identity()
+
+
+class ChannelShuffle(nn.Module):
+    """Interleaves ``groups`` runs of channels, so that the next grouped layer sees all of them.
+
+    (B, C, H, W) -> (B, C, H, W); C must be divisible by ``groups``. It has no parameters and
+    no multiply-adds, though it does take time.
+    """
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W): channel ``g * C/G + i`` moves to ``i * G + g``."""
+        batch, channels, height, width = x.shape
+        grouped = x.view(batch, self.groups, channels // self.groups, height, width)
+        return grouped.transpose(1, 2).reshape(batch, channels, height, width)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(network)``."""
+        return f"groups={self.groups}"
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, then (where grouped) a shuffle, a normalisation, a ReLU.
+
+    (B, C_in, H, W) -> (B, C_out, H/stride, W/stride). ``shuffle`` belongs where the next reader is
+    grouped or depthwise; before a residual sum or a dense layer it would do nothing.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        shuffle: bool = True,
+        norm: NormKind = "batch",
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.shuffle = ChannelShuffle(groups) if groups > 1 and shuffle else nn.Identity()
+        self.norm = make_norm(norm, channels_out)
+        self.act = nn.ReLU() if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
+        return self.act(self.norm(self.shuffle(self.conv(x))))
+
+
+class LiteConv3x3(nn.Module):
+    """Lite 3x3: a pointwise convolution, then a depthwise 3x3, then BatchNorm and ReLU.
+
+    (B, C, H, W) -> (B, C, H, W). Paper, section 3.1: the order is pointwise first, with nothing
+    between the two, and no bias anywhere.
+    """
+
+    def __init__(self, channels: int, groups: int = 1) -> None:
+        super().__init__()
+        self.pointwise = nn.Conv2d(channels, channels, 1, groups=groups, bias=False)
+        self.shuffle = ChannelShuffle(groups) if groups > 1 else nn.Identity()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.act(self.norm(self.depthwise(self.shuffle(self.pointwise(x)))))
+
+
+class ChannelGate(nn.Module):
+    """One weight in (0, 1) per channel, from the input itself. (B, C, H, W) -> (B, C, 1, 1).
+
+    Global average, C -> C/16 -> C with a ReLU between, sigmoid (paper, section 3.2, eq. 2). It
+    returns the gate and does not multiply. With ``num_outputs=1`` it gives one weight for the whole
+    stream: (B, 1, 1, 1), the paper's stream-wise ablation.
+    """
+
+    def __init__(self, channels: int, num_outputs: int | None = None) -> None:
+        super().__init__()
+        hidden = max(1, channels // GATE_REDUCTION)
+        self.reduce = nn.Conv2d(channels, hidden, 1)
+        self.expand = nn.Conv2d(hidden, channels if num_outputs is None else num_outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 1, 1) in (0, 1)."""
+        pooled = x.mean(dim=(2, 3), keepdim=True)
+        return self.expand(self.reduce(pooled).relu()).sigmoid()
+
+
+class StaticGate(nn.Module):
+    """One weight in (0, 1) per channel, learned and then the same for every image.
+
+    (B, C, H, W) -> (1, C, 1, 1): the paper's "learned-and-fixed gates". It starts at 1/2, where
+    ``ChannelGate`` starts on average.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (1, C, 1, 1) in (0, 1)."""
+        return self.logit.sigmoid()

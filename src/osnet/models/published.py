@@ -1,0 +1,194 @@
+"""Weights that the authors published: which exist, where they lie, how to get them.
+
+They are looked for in this order: the path given, the folder ``$OSNET_WEIGHTS``, the Hugging Face cache,
+the authors' Hugging Face repository. Names marked "by pattern" were derived from their siblings' names;
+nobody here has seen these files, so an unknown name or a differing hash is an error that says so.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from osnet.errors import WeightsError
+from osnet.files import sha256_file
+from osnet.models.registry import VARIANTS
+from osnet.models.weights import CARD_FILE, LICENCE_ZOO
+
+REPOSITORY = "kaiyangzhou/osnet"
+REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
+"""The revision that third parties pin; ``$OSNET_HUB_REVISION`` replaces it."""
+ETAG_TIMEOUT_S = 10.0
+
+Dataset = Literal["imagenet", "market1501", "dukemtmcreid", "msmt17", "msmt17_combineall"]
+DATASETS: tuple[Dataset, ...] = ("imagenet", "market1501", "dukemtmcreid", "msmt17", "msmt17_combineall")
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """One file of the authors' repository."""
+
+    model: str
+    dataset: Dataset
+    file: str
+    by_pattern: bool = True
+    """True if the file's name was derived from its siblings' and not read anywhere."""
+    sha256: str | None = None
+    """None where nobody here knows it; then the download cannot be verified, and says so."""
+
+    @property
+    def local_names(self) -> list[str]:
+        """Names under which the file, or a conversion of it, is looked for in ``$OSNET_WEIGHTS``."""
+        boxmot = f"{self.model}_{self.dataset}"
+        if self.dataset == "msmt17_combineall" and ("_ain_" in self.model or "_ibn_" in self.model):
+            short = [boxmot, f"{self.model}_msmt17"]  # BoxMOT drops the 'combineall' of these two
+        else:
+            short = [boxmot]
+        return [*short, self.file] + [name + suffix for name in short for suffix in (".pt", ".pth")]
+
+
+def _published() -> list[PublishedWeights]:
+    schedule = {
+        "x1_0": "amsgrad_ep150_stp60_lr0.0015_b64_fb10",
+        "x0_75": "amsgrad_ep150_stp60_lr0.0015_b64_fb10",
+        "x0_5": "amsgrad_ep180_stp80_lr0.003_b128_fb10",
+        "x0_25": "amsgrad_ep180_stp80_lr0.003_b128_fb10",
+    }
+    short: dict[Dataset, str] = {"market1501": "market", "dukemtmcreid": "duke", "msmt17": "msmt17"}
+    sha256 = {
+        "osnet_x0_25 msmt17": "6f57607fed9f502b9efed546108132ee715df5a5b6e6932c6269bacb47f59f99",
+        "osnet_x0_25 msmt17_combineall": "cf55163d78fc44c62c82f85ab62d39f10438679b5abe8c698ae08cfa84aa6e18",
+        "osnet_ain_x1_0 msmt17_combineall": "8a07e8da38946f7cee37f4561617bf8b6d2fe8f3a4027852893ea092e46d919f",
+    }
+    combined = "256x128_amsgrad_ep150_stp60_lr0.0015_b64_fb10_softmax_labelsmooth_flip_jitter.pth"
+    rows: list[tuple[str, Dataset, str, bool]] = []
+    for width, recipe in schedule.items():
+        for dataset, name in short.items():
+            file = f"osnet_{width}_{name}_256x128_{recipe}_softmax_labelsmooth_flip.pth"
+            rows.append((f"osnet_{width}", dataset, file, width != "x1_0"))
+        seen = width == "x0_25"
+        rows.append((f"osnet_{width}", "msmt17_combineall", f"osnet_{width}_msmt17_combineall_{combined}", not seen))
+    rows.append(("osnet_ibn_x1_0", "msmt17_combineall", f"osnet_ibn_x1_0_msmt17_combineall_{combined}", True))
+    ain = "osnet_ain_x1_0_msmt17_256x128_amsgrad_ep50_lr0.0015_coslr_b64_fb10_softmax_labsmth_flip_jitter.pth"
+    rows.append(("osnet_ain_x1_0", "msmt17_combineall", ain, False))
+    rows += [
+        (name, "imagenet", f"{name}_imagenet.pth", name != "osnet_x1_0")
+        for name in (*(f"osnet_{width}" for width in schedule), "osnet_ibn_x1_0")
+    ]
+    rows += [(f"osnet_ain_{width}", "imagenet", f"osnet_ain_{width}_imagenet.pth", True) for width in schedule]
+    return [PublishedWeights(m, d, f, p, sha256.get(f"{m} {d}")) for m, d, f, p in rows]
+
+
+PUBLISHED: dict[tuple[str, str], PublishedWeights] = {(w.model, w.dataset): w for w in _published()}
+"""(model, data set) -> the file."""
+
+
+def find_weights(model: str, pretrained: str | Path) -> Path:
+    """Where the weights lie on this machine, downloading them if need be.
+
+    Args:
+        model: a name of ``list_models()``.
+        pretrained: a data set's name, or a path, which is returned as it is.
+
+    Raises:
+        WeightsError: nothing is published for this pair; or it is neither here nor to be had, and then
+            the message says which file to put where; or the file's SHA-256 is not the known one.
+    """
+    if isinstance(pretrained, Path) or (pretrained not in DATASETS and Path(pretrained).exists()):
+        return Path(pretrained)
+    published = PUBLISHED.get((model, pretrained))
+    if published is None:
+        raise WeightsError(_nothing_known(model, pretrained))
+    return _find_local(published) or _download(published)
+
+
+def _nothing_known(model: str, pretrained: str) -> str:
+    if pretrained not in DATASETS:
+        return (
+            f"pretrained={pretrained!r} is neither an existing path nor one of {', '.join(DATASETS)}; "
+            "to load a file, give its path"
+        )
+    for_model = [d for m, d in PUBLISHED if m == model]
+    for_data = [m for m, d in PUBLISHED if d == pretrained]
+    known = f"for {model}: {', '.join(for_model) or 'nothing'}; on {pretrained}: {', '.join(for_data) or 'nothing'}"
+    unknown = "" if model in VARIANTS else f" ({model!r} is no model of this package)"
+    return f"no published weights for {model} on {pretrained}{unknown}. Known {known}"
+
+
+def _find_local(published: PublishedWeights) -> Path | None:
+    """In ``$OSNET_WEIGHTS``, under any of the usual names."""
+    folder = os.environ.get("OSNET_WEIGHTS")
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise WeightsError(f"OSNET_WEIGHTS is {folder!r}, which is no folder")
+    for name in published.local_names:
+        path = Path(folder) / name
+        if path.is_file() or (path / CARD_FILE).is_file():
+            return path
+    return None
+
+
+def _download(published: PublishedWeights) -> Path:
+    """From the Hugging Face cache or, failing that, from the authors' repository; verified."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    revision = os.environ.get("OSNET_HUB_REVISION", REVISION)
+    try:
+        cached = hf_hub_download(REPOSITORY, published.file, revision=revision, local_files_only=True)
+        return _verified(Path(cached), published)
+    except LocalEntryNotFoundError:
+        pass
+    print(
+        f"downloading {published.file} from {REPOSITORY}\nlicence of the weights: {LICENCE_ZOO}",
+        file=sys.stderr,
+    )
+    try:
+        path = hf_hub_download(
+            REPOSITORY,
+            published.file,
+            revision=revision,
+            endpoint=os.environ.get("HF_ENDPOINT"),
+            etag_timeout=ETAG_TIMEOUT_S,
+        )
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(_offline_message(published, "the repository cannot be reached")) from error
+    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        what = type(error).__name__.removesuffix("Error").removeprefix("Remote")
+        doubt = " (a name derived from its siblings', never seen)" if published.by_pattern else ""
+        known = ", ".join(sorted(w.file for w in PUBLISHED.values() if not w.by_pattern))
+        raise WeightsError(
+            f"{REPOSITORY} at revision {revision} answers {what} for {published.file}{doubt}. "
+            f"Files known to exist: {known}. {_offline_message(published, 'otherwise')}"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise WeightsError(_offline_message(published, f"the download failed ({error})")) from error
+    return _verified(Path(path), published)
+
+
+def _offline_message(published: PublishedWeights, reason: str) -> str:
+    folder = os.environ.get("OSNET_WEIGHTS") or "some folder, named by the environment variable OSNET_WEIGHTS,"
+    return (
+        f"no weights for {published.model} on {published.dataset}: {reason}. "
+        f"Put the file into {folder} as {published.local_names[-1]} or under its full name {published.file}, "
+        "or give its path"
+    )
+
+
+def _verified(path: Path, published: PublishedWeights) -> Path:
+    if published.sha256 is None:
+        return path
+    if (digest := sha256_file(path)) != published.sha256:
+        raise WeightsError(
+            f"{path} was downloaded as {published.file}, but its SHA-256 is {digest} and the known one is "
+            f"{published.sha256}; refused. Delete it to download it again, or give its path to use it all the same"
+        )
+    return path

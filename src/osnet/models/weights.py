@@ -1,0 +1,330 @@
+"""Weights on disk: a folder with a safetensors file and the card that says what it is.
+
+    my_weights/
+      card.json                          architecture, preprocessing, classes, data, licence, SHA-256
+      weights-6f1d0c2ab9e4.safetensors   the tensors; the name begins with their file's SHA-256
+
+The card is written last and by an atomic rename, and it names the tensors' file. A crash in the
+middle of a save therefore leaves the old weights or the new ones, never a mixture. Loading checks
+the SHA-256 before it parses anything. Files of Torchreid and BoxMOT load through the same call.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from osnet.errors import ModelError, WeightsError
+from osnet.files import is_plain_name, make_folder, sha256_file, write_json, written_aside
+from osnet.models.osnet import OSNet, OSNetConfig
+from osnet.models.registry import build_on_meta, get_config
+from osnet.models.torchreid import (
+    infer_config,
+    is_torchreid_path,
+    name_from_file,
+    name_of,
+    read_torchreid,
+    torchreid_names,
+    training_data_from_file,
+    write_torchreid,
+)
+from osnet.types import Preprocessing
+
+FORMAT = "osnet-weights-1"
+CARD_FILE = "card.json"
+LICENCE_UNKNOWN = "not stated"
+LICENCE_ZOO = (
+    "Unclear. The authors' Hugging Face repository kaiyangzhou/osnet is read by others as MIT; in Torchreid "
+    "issue #520 the author says of the weights 'research purpose only'. The data sets have terms of their own."
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What weights say about themselves. Stored as ``card.json``."""
+
+    architecture: OSNetConfig
+    name: str | None = None
+    """The architecture's name in the table, if it has one."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    num_classes: int = 0
+    """Outputs of the classifier they were trained with; 0 if none is stored."""
+    training_data: str = "unknown"
+    """Such as ``msmt17`` (its training split) or ``msmt17_combineall`` (all of it, test people too)."""
+    licence: str = LICENCE_UNKNOWN
+    source: str = ""
+    """The file they were converted from, with its SHA-256, or the run that made them."""
+    sha256: str = ""
+    """SHA-256 of the tensors' file; empty for weights that are not on disk yet."""
+
+    def to_json(self, weights_file: str) -> dict[str, Any]:
+        """As ``card.json`` stores it."""
+        return {"format": FORMAT, "weights": weights_file, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by our names, and their card. ``classifier.*`` may be among them; the network has none."""
+
+    card: Card
+    state: dict[str, Tensor]
+
+    def build(self) -> OSNet:
+        """The network with these tensors, in eval mode."""
+        network = build_on_meta(self.card.architecture)
+        tensors = {key: value for key, value in self.state.items() if not key.startswith("classifier.")}
+        network.load_state_dict(tensors, assign=True)
+        network.card = self.card
+        return network.eval()
+
+
+def load_weights(
+    path: str | Path, *, architecture: str | None = None, config: OSNetConfig | None = None
+) -> OSNet:
+    """A network from a checkpoint folder of ours or a checkpoint file of Torchreid's, in eval mode.
+
+    Args:
+        path: the folder, its ``card.json``, or a ``.pth`` / ``.pt`` / ``.pth.tar-60`` file.
+        architecture: the network's name, for files whose own name does not tell. Without it, the
+            file's name decides, and where that says nothing the tensors' shapes do.
+        config: exact settings, instead of a name.
+
+    Raises:
+        WeightsError: missing, damaged or unsafe file, or tensors of another network (all are listed).
+    """
+    return read_checkpoint(path, architecture=architecture, config=config).build()
+
+
+def read_checkpoint(
+    path: str | Path, *, architecture: str | None = None, config: OSNetConfig | None = None
+) -> Checkpoint:
+    """Tensors and card; arguments and errors as for ``load_weights``."""
+    path = Path(path)
+    if path.name == CARD_FILE or path.suffix == ".safetensors":
+        path = path.parent
+    if path.is_dir():
+        return _read_folder(path, config or (get_config(architecture) if architecture else None))
+    if not path.exists():
+        raise WeightsError(f"no such weights: {path}")
+    if not is_torchreid_path(path):
+        raise WeightsError(
+            f"{path} is neither a folder with a {CARD_FILE} nor a Torchreid file (.pth, .pt, .pth.tar-N)"
+        )
+    return _read_torchreid_file(path, architecture, config)
+
+
+def save_weights(
+    network: OSNet, folder: str | Path, card: Card | None = None, classifier: Mapping[str, Tensor] | None = None
+) -> Card:
+    """Save ``network`` as a checkpoint folder; what was there is replaced only when all is written.
+
+    Args:
+        network: any OSNet.
+        folder: made if need be.
+        card: what to say of it; by default the network's own card. The architecture, the classes and
+            the SHA-256 are filled in here.
+        classifier: ``weight`` (classes, D) and ``bias`` (classes,) of the head, kept beside it.
+
+    Returns:
+        The card as it was written.
+    """
+    card = replace(card or network.card or Card(network.config), architecture=network.config)
+    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    state |= {f"classifier.{key}": value.detach().cpu() for key, value in (classifier or {}).items()}
+    return save_checkpoint(Checkpoint(card, state), folder)
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
+    """Write a checkpoint folder, atomically. Returns the card as it was written."""
+    folder = make_folder(folder)
+    card = checkpoint.card
+    _check_state(checkpoint.state, card.architecture, str(folder))
+    content = save({key: value.contiguous() for key, value in checkpoint.state.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    weights_file = f"weights-{digest[:12]}.safetensors"
+    with written_aside(folder / weights_file) as aside:
+        aside.write_bytes(content)
+    card = replace(
+        card,
+        name=name_of(card.architecture),
+        num_classes=_num_classes(checkpoint.state),
+        sha256=digest,
+    )
+    write_json(folder / CARD_FILE, card.to_json(weights_file))
+    for old in folder.glob("weights-*.safetensors"):
+        if old.name != weights_file:
+            old.unlink(missing_ok=True)
+    return card
+
+
+def convert(
+    source: str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
+) -> Card:
+    """Between Torchreid's files and our folders, whichever way the target's name asks for.
+
+    Args:
+        source: anything that ``load_weights`` takes.
+        target: a name ending in ``.pth``, ``.pt`` or ``.tar`` becomes a Torchreid file (a bare state dict, as
+            BoxMOT wants); any other name becomes a checkpoint folder.
+        architecture: as for ``load_weights``.
+        overwrite: replace what is at ``target``.
+
+    Raises:
+        WeightsError: the source cannot be read, or the target exists.
+        ModelError: Torchreid has no such network.
+    """
+    target = Path(target)
+    if target.exists() and not overwrite:
+        raise WeightsError(f"{target} exists; choose another name, or say that it may be overwritten")
+    checkpoint = read_checkpoint(source, architecture=architecture)
+    if not is_torchreid_path(target):
+        return save_checkpoint(checkpoint, target)
+    write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
+    return replace(checkpoint.card, sha256=sha256_file(target))
+
+
+def network_sha256(network: OSNet, preprocessing: Preprocessing) -> str:
+    """SHA-256 of all that decides an embedding: settings, preprocessing, tensors.
+
+    It does not depend on the kind of file: a network converted from Torchreid's format has the same.
+    Counters of seen batches and the classifier, which change no embedding, are left out.
+    """
+    digest = hashlib.sha256()
+    settings = {"architecture": asdict(network.config), "preprocessing": asdict(preprocessing)}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for key, value in sorted(network.state_dict().items()):
+        if not key.endswith("num_batches_tracked"):
+            digest.update(f"{key}{tuple(value.shape)}".encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_folder(folder: Path, expected: OSNetConfig | None) -> Checkpoint:
+    card, weights_file = read_card(folder)
+    if expected is not None and expected != card.architecture:
+        raise WeightsError(
+            f"{folder} holds {card.name or 'a network'} with {card.architecture}, not the network asked for, {expected}"
+        )
+    path = folder / weights_file
+    if not path.is_file():
+        raise WeightsError(f"{folder / CARD_FILE} names {weights_file}, which is not there")
+    if (digest := sha256_file(path)) != card.sha256:
+        raise WeightsError(f"{path} is damaged: its SHA-256 is {digest}, its card says {card.sha256}")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+    return Checkpoint(card, _check_state(state, card.architecture, str(path)))
+
+
+def read_card(folder: str | Path) -> tuple[Card, str]:
+    """The card of a checkpoint folder, and the name of the tensors' file.
+
+    Raises:
+        WeightsError: there is none, or it is not one of ours.
+    """
+    path = Path(folder) / CARD_FILE
+    if not path.is_file():
+        raise WeightsError(f"{folder} holds no {CARD_FILE}, so it is no checkpoint folder")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise WeightsError(f"{path} has the format {content.get('format')!r}; this version reads {FORMAT!r}")
+        weights_file = str(content.pop("weights"))
+        del content["format"]
+        preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in content.pop("preprocessing").items()}
+        card = Card(
+            architecture=OSNetConfig(**content.pop("architecture")),
+            preprocessing=Preprocessing(**preprocessing),
+            **content,
+        )
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} cannot be read: {error!r}") from error
+    if not is_plain_name(weights_file):
+        raise WeightsError(f"{path} names the file {weights_file!r}, which is not a plain name in its own folder")
+    return card, weights_file
+
+
+def _read_torchreid_file(path: Path, architecture: str | None, config: OSNetConfig | None) -> Checkpoint:
+    theirs = read_torchreid(path)
+    inferred = infer_config(theirs)
+    name = architecture or name_from_file(path)
+    if config is None:
+        if name is not None:
+            config = get_config(name)
+        elif inferred is not None:
+            config = inferred
+        else:
+            raise WeightsError(
+                f"{path}: neither its name nor its tensors ({', '.join(list(theirs)[:3])}, ...) tell which OSNet it is"
+            )
+    looks_like = (name_of(inferred) or str(inferred)) if inferred is not None else "no OSNet of Torchreid's"
+    try:
+        names = torchreid_names(config)
+    except ModelError as error:
+        raise WeightsError(f"{path} cannot be loaded into {name or config}: {error}") from error
+    ours = {theirs_name: our_name for our_name, theirs_name in names.items()}
+    # Unknown names stay as they are and so are reported as unexpected.
+    state = {ours.get(key, key): value for key, value in theirs.items()}
+    _check_state(state, config, f"{path} (its tensors look like {looks_like})", shown_as=dict(names))
+    num_classes = _num_classes(state)
+    training_data = training_data_from_file(path, num_classes)
+    digest = sha256_file(path)
+    card = Card(
+        architecture=config,
+        name=name_of(config),
+        preprocessing=Preprocessing(size_hw=(224, 224)) if training_data == "imagenet" else Preprocessing(),
+        num_classes=num_classes,
+        training_data=training_data,
+        licence=LICENCE_UNKNOWN if training_data == "unknown" else LICENCE_ZOO,
+        source=f"{path.name} (sha256 {digest})",
+        sha256=digest,
+    )
+    return Checkpoint(card, state)
+
+
+def _num_classes(state: Mapping[str, Tensor]) -> int:
+    head = state.get("classifier.weight")
+    return head.shape[0] if head is not None and head.ndim == 2 else 0
+
+
+def _check_state(
+    state: dict[str, Tensor], config: OSNetConfig, source: str, shown_as: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """``state`` if it is exactly the network's tensors, plus or minus a classifier, all finite.
+
+    Raises:
+        WeightsError: listing every tensor that is missing, unexpected, of another shape, or not finite.
+    """
+    shown = shown_as or {}
+    expected = build_on_meta(config).state_dict()
+    body = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+    problems = [f"missing: {shown.get(key, key)}" for key in expected if key not in body]
+    problems += [f"unexpected: {shown.get(key, key)}" for key in body if key not in expected]
+    for key, wanted in expected.items():
+        value = body.get(key)
+        if value is None:
+            continue
+        if value.shape != wanted.shape:
+            problems.append(f"shape of {shown.get(key, key)}: {list(value.shape)} instead of {list(wanted.shape)}")
+        elif value.is_floating_point() != wanted.is_floating_point():
+            problems.append(f"type of {shown.get(key, key)}: {value.dtype} instead of {wanted.dtype}")
+        elif not torch.isfinite(value).all():
+            problems.append(f"not finite: {shown.get(key, key)}")
+    if problems:
+        raise WeightsError(
+            f"{source} does not fit the network, in {len(problems)} tensors:\n  " + "\n  ".join(problems)
+        )
+    for key, value in state.items():
+        if value.is_floating_point():
+            state[key] = value.float()
+    return state
