@@ -12,7 +12,7 @@ from osnet.models.registry import create_model, list_models
 if TYPE_CHECKING:
     from osnet.data.folder import read_folder as read_folder
     from osnet.data.reid.market1501 import read_market1501 as read_market1501
-    from osnet.evaluate import evaluate as evaluate
+    from osnet.evaluation import evaluate as evaluate
     from osnet.gallery import Gallery as Gallery
     from osnet.inference.embedder import Embedder as Embedder
     from osnet.inference.inputs import Frame as Frame
@@ -30,7 +30,7 @@ _LAZY = {
     "Gallery": "osnet.gallery",
     "Item": "osnet.types",
     "convert": "osnet.models.weights",
-    "evaluate": "osnet.evaluate",
+    "evaluate": "osnet.evaluation",
     "load_weights": "osnet.models.weights",
     "rank_scores": "osnet.metrics.ranking",
     "read_folder": "osnet.data.folder",
@@ -38,7 +38,7 @@ _LAZY = {
     "save_weights": "osnet.models.weights",
 }
 
-__all__ = ["OSNet", "OSNetConfig", "__version__", "create_model", "list_models", *sorted(_LAZY)]  # noqa: PLE0604
+__all__ = ["OSNet", "OSNetConfig", "__version__", "create_model", "list_models", *sorted(_LAZY)]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@
       ModelError    ValueError  an unknown network, or settings that cannot be built
       WeightsError  ValueError  weights that are missing, damaged, unsafe, or of another network
       ImageError    ValueError  one image (or one box of it) that cannot be used
+        EmbeddingError          the same, in the middle of a run: holds what went well before it
       DataError     ValueError  a data set that cannot be read or scored
       GalleryError  ValueError  a gallery that is damaged, or vectors that do not belong in it
       OutputError   OSError     a result that cannot be written where it was asked for
@@ -14,6 +15,7 @@ Every message names the thing, the value and what would work.
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 
 class OsnetError(Exception):
@@ -35,6 +37,14 @@ class ImageError(OsnetError, ValueError):
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason
+
+
+class EmbeddingError(ImageError):
+    """An image that stopped ``Embedder.embed``. ``done`` holds the embeddings made before it."""
+
+    def __init__(self, cause: ImageError, done: Any) -> None:
+        super().__init__(cause.name, cause.reason)
+        self.done = done
 
 
 class DataError(OsnetError, ValueError):

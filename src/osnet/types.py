@@ -42,7 +42,10 @@ class Preprocessing:
             raise ValueError(f"size_hw {self.size_hw} must be two numbers of pixels from 1 to 4096")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std} must be positive in every channel")
-        for name, choices in (("interpolation", ("bilinear", "bicubic", "nearest")), ("channel_order", ("rgb", "bgr"))):
+        for name, choices in (
+            ("interpolation", ("bilinear", "bicubic", "nearest")),
+            ("channel_order", ("rgb", "bgr")),
+        ):
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")

@@ -60,7 +60,10 @@ class DataReport:
         return asdict(self) | {"ok": self.ok}
 
     def __str__(self) -> str:
-        lines = [f"{self.name} in {self.root}", f"{'split':<10}{'identities':>12}{'images':>10}{'cameras':>10}"]
+        lines = [
+            f"{self.name} in {self.root}",
+            f"{'split':<10}{'identities':>12}{'images':>10}{'cameras':>10}",
+        ]
         for split, c in self.counts.items():
             cameras = str(c.cameras) if c.cameras else "unknown"
             lines.append(f"{split:<10}{c.identities:>12,}{c.images:>10,}{cameras:>10}")
@@ -112,7 +115,9 @@ def _check_matches(dataset: ReidDataset) -> Iterator[Problem]:
     if lonely:
         severity: Severity = "breaks" if len(lonely) == len(dataset.query) else "mind"
         yield Problem(
-            "query without match", severity, "query image(s) have no match in another camera and are not scored",
+            "query without match",
+            severity,
+            "query image(s) have no match in another camera and are not scored",
             tuple(lonely),
         )
     if odd := [str(c.path) for c in dataset.query.crops if c.pid in (JUNK_PID, DISTRACTOR_PID)]:
@@ -134,7 +139,10 @@ def _check_train(train: Split) -> Iterator[Problem]:
     names = {crop.pid: crop.identity for crop in train.crops}
     if single := sorted(names[pid] for pid, count in images.items() if count == 1):
         yield Problem(
-            "one image", "mind", "train identities have one image, so no triplet can be made of them", tuple(single)
+            "one image",
+            "mind",
+            "train identities have one image, so no triplet can be made of them",
+            tuple(single),
         )
     if len(images) < 2:
         yield Problem("one identity", "breaks", "train split with fewer than two identities", (train.name,))

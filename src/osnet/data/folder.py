@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -64,8 +64,8 @@ def read_folder(root: str | Path, layout: FolderLayout | None = None) -> list[Cr
     """Crops of a folder, sorted by path.
 
     Identities and cameras get the numbers 1, 2, ... in the sorted order of their names; Market-1501's
-    names keep their own numbers, 0 (distractor) and -1 (junk) included. A crop whose camera is unknown gets a camera of its own (a negative number), so that no rule about equal cameras
-    touches it.
+    names keep their own numbers, 0 (distractor) and -1 (junk) included. A crop whose camera is unknown
+    gets a camera of its own (a negative number), so that no rule about equal cameras touches it.
 
     Raises:
         DataError: no such folder, no images, or images about which the layout says nothing (they are named).
@@ -91,23 +91,21 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no such folder: {root}")
-    if layout.identity_from in ("auto", "market1501") and layout == FolderLayout(layout.identity_from):
-        if find_market1501(root) is not None:
-            dataset = read_market1501(root)
-            return dataset if name is None else ReidDataset(**{**dataset.__dict__, "name": name})
+    plain = layout.identity_from in ("auto", "market1501") and layout == FolderLayout(layout.identity_from)
+    if plain and find_market1501(root) is not None:
+        dataset = read_market1501(root)
+        return dataset if name is None else replace(dataset, name=name)
     records = _read_split_records(root, layout)
     numbered = _number(records)
-    splits = {split: Split(split, tuple(numbered.get(split, ()))) for split in SPLITS}
-    return ReidDataset(name or root.resolve().name, root, **splits)
+    train, query, gallery = (Split(split, tuple(numbered.get(split, ()))) for split in SPLITS)
+    return ReidDataset(name or root.resolve().name, root, train, query, gallery)
 
 
 def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Record]]:
     if layout.csv is not None:
         records = _read_csv(root, layout.csv)
         if strange := sorted({str(r.split) for r in records if r.split not in SPLITS}):
-            raise DataError(
-                f"{layout.csv}: column split must hold {', '.join(SPLITS)}; found {', '.join(strange[:5])}"
-            )
+            raise DataError(f"{layout.csv}: column split must hold {', '.join(SPLITS)}; found {', '.join(strange[:5])}")
         return {split: [r for r in records if r.split == split] for split in SPLITS}
     found = [split for split in SPLITS if (root / split).is_dir()]
     if not {"query", "gallery"} <= set(found):

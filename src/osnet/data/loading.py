@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from osnet.errors import DataError, ImageError
 
@@ -41,7 +41,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # decoders meet hostile bytes here and may raise anything
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be decoded: {error}"
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded: {error}"
         raise ImageError(str(path), reason) from error
 
 

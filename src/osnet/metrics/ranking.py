@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-JUNK_PID = -1
-DISTRACTOR_PID = 0
+from osnet.types import DISTRACTOR_PID, JUNK_PID
+
 BLOCK_FLOATS = 1 << 24
 """A block of the distance matrix has at most so many numbers (64 MiB), and at least one row."""
 

@@ -21,9 +21,7 @@ from osnet.models.layers import ChannelGate, ConvNormAct, LiteConv3x3, NormKind,
 if TYPE_CHECKING:
     from osnet.models.weights import Card
 
-Aggregation = Literal[
-    "unified_gate", "separate_gates", "streamwise_gate", "static_gates", "addition", "concatenation"
-]
+Aggregation = Literal["unified_gate", "separate_gates", "streamwise_gate", "static_gates", "addition", "concatenation"]
 Normalization = Literal["bn", "ibn", "ain"]
 GroupExtent = Literal["lite", "block", "all"]
 Stem = Literal["imagenet", "cifar"]

@@ -13,8 +13,9 @@ from typing import Literal
 
 from osnet.errors import WeightsError
 from osnet.files import sha256_file
-from osnet.models.registry import VARIANTS
-from osnet.models.weights import CARD_FILE, LICENCE_ZOO
+from osnet.models.osnet import OSNet
+from osnet.models.registry import VARIANTS, create_model
+from osnet.models.weights import CARD_FILE, LICENCE_ZOO, load_weights
 
 REPOSITORY = "kaiyangzhou/osnet"
 REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
@@ -103,6 +104,32 @@ def find_weights(model: str, pretrained: str | Path) -> Path:
     return _find_local(published) or _download(published)
 
 
+def load_model(weights: str | Path) -> OSNet:
+    """A network with weights, from a path or from a short name like ``osnet_x0_25_msmt17``.
+
+    Short names are those of BoxMOT, with or without ``.pt``, and ``MODEL_DATASET`` of any published pair.
+
+    Raises:
+        WeightsError: no such file and no such name, or as ``find_weights`` and ``load_weights`` raise.
+    """
+    text = str(weights)
+    if not Path(weights).exists():
+        short = text.removesuffix(".pt").removesuffix(".pth")
+        for published in PUBLISHED.values():
+            if short in published.local_names:
+                return create_model(published.model, published.dataset)
+        if short in VARIANTS:
+            known = [f"{short}_{d}" for m, d in PUBLISHED if m == short]
+            raise WeightsError(
+                f"{text!r} names a network but no weights; choose from {', '.join(known) or 'your own files'}"
+            )
+        raise WeightsError(
+            f"no such weights: {text!r} is no path, and no short name like osnet_x0_25_msmt17 "
+            "(model and data set; `osnet weights` lists them)"
+        )
+    return load_weights(weights)
+
+
 def _nothing_known(model: str, pretrained: str) -> str:
     if pretrained not in DATASETS:
         return (
@@ -147,10 +174,7 @@ def _download(published: PublishedWeights) -> Path:
         return _verified(Path(cached), published)
     except LocalEntryNotFoundError:
         pass
-    print(
-        f"downloading {published.file} from {REPOSITORY}\nlicence of the weights: {LICENCE_ZOO}",
-        file=sys.stderr,
-    )
+    sys.stderr.write(f"downloading {published.file} from {REPOSITORY}\nlicence of the weights: {LICENCE_ZOO}\n")
     try:
         path = hf_hub_download(
             REPOSITORY,

@@ -39,7 +39,8 @@ def _variants() -> dict[str, Variant]:
     for norm in ("ibn", "ain"):
         for suffix, width in WIDTHS.items():
             table[f"osnet_{norm}_{suffix}"] = Variant(
-                OSNetConfig(width=width, norm=norm), f"OSNet-{norm.upper()}, arXiv:1910.06827, as in the authors' code"
+                OSNetConfig(width=width, norm=norm),
+                f"OSNet-{norm.upper()}, arXiv:1910.06827, as in the authors' code",
             )
     table |= _ablations()
     for suffix, groups in (("x1_0", (2, 4)), ("x0_75", (2, 3, 4)), ("x0_5", (2, 4))):
@@ -62,9 +63,21 @@ def _ablations() -> dict[str, Variant]:
         ("osnet_concat", OSNetConfig(aggregation="concatenation"), "row 4: concatenation" + one_reading),
         ("osnet_add", OSNetConfig(aggregation="addition"), "row 5: addition"),
         ("osnet_separate_gates", OSNetConfig(aggregation="separate_gates"), "row 6: a gate per stream"),
-        ("osnet_streamwise_gate", OSNetConfig(aggregation="streamwise_gate"), "row 7: one weight per stream" + one_reading),
-        ("osnet_static_gates", OSNetConfig(aggregation="static_gates"), "row 8: learned-and-fixed gates" + one_reading),
-        ("osnet_t1", OSNetConfig(streams=1, aggregation="addition"), "row 9: single scale, the baseline of Fig. A"),
+        (
+            "osnet_streamwise_gate",
+            OSNetConfig(aggregation="streamwise_gate"),
+            "row 7: one weight per stream" + one_reading,
+        ),
+        (
+            "osnet_static_gates",
+            OSNetConfig(aggregation="static_gates"),
+            "row 8: learned-and-fixed gates" + one_reading,
+        ),
+        (
+            "osnet_t1",
+            OSNetConfig(streams=1, aggregation="addition"),
+            "row 9: single scale, the baseline of Fig. A",
+        ),
         ("osnet_t2", OSNetConfig(streams=2), "row 10: two streams"),
         ("osnet_t3", OSNetConfig(streams=3), "row 11: three streams"),
     ]
@@ -93,7 +106,11 @@ def _published_costs() -> dict[tuple[str, tuple[int, int], int], PublishedCost]:
         for name, (params, row) in rows.items()
         for size, madds in zip(sizes, row, strict=True)
     }
-    for name, params, madds in (("x1_0", "2.7M", "1511M"), ("x0_75", "1.8M", "885M"), ("x0_5", "1.1M", "424M")):
+    for name, params, madds in (
+        ("x1_0", "2.7M", "1511M"),
+        ("x0_75", "1.8M", "885M"),
+        ("x0_5", "1.1M", "424M"),
+    ):
         costs[f"osnet_{name}", (224, 224), 1000] = PublishedCost(params, madds, "supplement, Table A")
     return costs
 

@@ -44,7 +44,13 @@ def training_data_from_file(path: Path, num_classes: int) -> str:
     The number comes first because names mislead: ``osnet_ain_x1_0_msmt17*`` holds 4,101 classes and so
     was trained on all of MSMT17, test people included; ``osnet_x0_25_msmt17.pt`` has 1,041.
     """
-    by_classes = {751: "market1501", 702: "dukemtmcreid", 1041: "msmt17", 4101: "msmt17_combineall", 1000: "imagenet"}
+    by_classes = {
+        751: "market1501",
+        702: "dukemtmcreid",
+        1041: "msmt17",
+        4101: "msmt17_combineall",
+        1000: "imagenet",
+    }
     if num_classes in by_classes:
         return by_classes[num_classes]
     match = re.search(r"osnet(_ibn|_ain)?_x\d+_\d+_(imagenet|market|duke|msmt17)(\w*)", path.name)
@@ -141,8 +147,7 @@ class _Ignored:
 
 
 _NUMPY_GLOBALS: list[Any] = [_Ignored] + [
-    (_Ignored, name)
-    for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+    (_Ignored, name) for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 ]
 
 
@@ -160,7 +165,15 @@ def read_torchreid(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_NUMPY_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "WeightsUnpickler" in str(error) or "GLOBAL" in str(error):
             unsafe = re.search(r"GLOBAL (\S+)", str(error))

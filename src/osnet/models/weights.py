@@ -85,9 +85,7 @@ class Checkpoint:
         return network.eval()
 
 
-def load_weights(
-    path: str | Path, *, architecture: str | None = None, config: OSNetConfig | None = None
-) -> OSNet:
+def load_weights(path: str | Path, *, architecture: str | None = None, config: OSNetConfig | None = None) -> OSNet:
     """A network from a checkpoint folder of ours or a checkpoint file of Torchreid's, in eval mode.
 
     Args:
@@ -121,7 +119,10 @@ def read_checkpoint(
 
 
 def save_weights(
-    network: OSNet, folder: str | Path, card: Card | None = None, classifier: Mapping[str, Tensor] | None = None
+    network: OSNet,
+    folder: str | Path,
+    card: Card | None = None,
+    classifier: Mapping[str, Tensor] | None = None,
 ) -> Card:
     """Save ``network`` as a checkpoint folder; what was there is replaced only when all is written.
 
@@ -239,7 +240,10 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
             raise WeightsError(f"{path} has the format {content.get('format')!r}; this version reads {FORMAT!r}")
         weights_file = str(content.pop("weights"))
         del content["format"]
-        preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in content.pop("preprocessing").items()}
+        preprocessing: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content.pop("preprocessing").items()
+        }
         card = Card(
             architecture=OSNetConfig(**content.pop("architecture")),
             preprocessing=Preprocessing(**preprocessing),

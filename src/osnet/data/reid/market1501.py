@@ -1,9 +1,9 @@
 """Market-1501 (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015), its layout and names.
 
-    Market-1501-v15.09.15/
-      bounding_box_train/  0002_c1s1_000451_03.jpg    identity 2, camera 1
-      bounding_box_test/   0000_c1s1_000151_01.jpg    0 is a distractor, -1 is junk
-      query/
+Market-1501-v15.09.15/
+  bounding_box_train/  0002_c1s1_000451_03.jpg    identity 2, camera 1
+  bounding_box_test/   0000_c1s1_000151_01.jpg    0 is a distractor, -1 is junk
+  query/
 """
 
 import re
@@ -44,12 +44,17 @@ def read_market1501(root: str | Path) -> ReidDataset:
     num_junk = 0
     others: list[str] = []
     splits: dict[str, Split] = {}
-    for split, name in (("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")):
+    for split, name in (
+        ("train", "bounding_box_train"),
+        ("query", "query"),
+        ("gallery", "bounding_box_test"),
+    ):
         crops, junk, other = _read_split(folder / name) if (folder / name).is_dir() else ([], 0, [])
         splits[split] = Split(split, as_tuple(crops))
         num_junk += junk
         others += other
-    return ReidDataset("market1501", folder, **splits, num_junk=num_junk, other_files=tuple(others))
+    train, query, gallery = splits["train"], splits["query"], splits["gallery"]
+    return ReidDataset("market1501", folder, train, query, gallery, num_junk, tuple(others))
 
 
 def parse_name(path: Path) -> tuple[int, int] | None:

@@ -1,0 +1,6 @@
+"""Crops that can be searched: a folder that keeps vectors and where they came from."""
+
+from osnet.gallery.folder import Gallery
+from osnet.gallery.protocol import VectorStore, Where
+
+__all__ = ["Gallery", "VectorStore", "Where"]

@@ -1,0 +1,1 @@
+"""From pictures to vectors: inputs, the embedder, vectors on disk."""

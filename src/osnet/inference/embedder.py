@@ -1,0 +1,262 @@
+"""The embedder: pictures in, vectors out, in order, in bounded memory.
+
+Shapes: B batch, N all inputs, D embedding (512 for every named OSNet), H, W the network's input size.
+"""
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize as unit_length
+
+from osnet.data.transforms import normalize, to_fractions
+from osnet.errors import EmbeddingError, ImageError, ModelError
+from osnet.inference.inputs import Job, PreparedCrop, iterate_jobs
+from osnet.models.osnet import OSNet
+from osnet.models.published import load_model
+from osnet.models.weights import network_sha256
+from osnet.types import ChannelOrder, Preprocessing
+
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors with the names of what they were made of."""
+
+    vectors: NDArray[np.float32]
+    """(N, D)."""
+    names: list[str] = field(default_factory=list)
+    """N names: a path, ``input 3``, ``frame.jpg box 2``."""
+    failures: list[ImageError] = field(default_factory=list)
+    """What could not be embedded, if the run was to go on; these have no row."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Embedder:
+    """Images of people -> vectors that are close where the person is the same.
+
+    >>> embedder = Embedder("osnet_x0_25_msmt17")            # or a path, or a network
+    >>> vectors = embedder.embed(["a.jpg", "b.jpg"])         # float32 (2, 512), rows of length 1
+    >>> vectors = embedder.embed(Frame(frame, boxes), channels="bgr")   # an OpenCV frame and its detections
+
+    Preprocessing comes from the weights' card, so serving cannot differ from training.
+
+    Args:
+        model: a network; or a path that ``load_weights`` takes; or a short name like ``osnet_x0_25_msmt17``.
+        device: ``auto`` (a network stays where it is; weights go to CUDA, else MPS, else the CPU), or any
+            device that torch knows.
+        batch_size: crops per forward pass; the last batch may be smaller. It does not change the vectors
+            beyond rounding.
+        normalize: divide each vector by its length.
+        num_workers: threads that read and resize; by default one per core, at most 8.
+        preprocessing: instead of the card's; needed for nothing but experiments.
+
+    Raises:
+        WeightsError: no such weights, or damaged ones.
+        ModelError: an unknown device, or numbers below 1.
+    """
+
+    def __init__(
+        self,
+        model: OSNet | str | Path,
+        device: str | torch.device = "auto",
+        batch_size: int = 32,
+        normalize: bool = True,
+        num_workers: int | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ModelError(f"batch_size {batch_size} must be at least 1")
+        if num_workers is not None and num_workers < 1:
+            raise ModelError(f"num_workers {num_workers} must be at least 1")
+        network = model if isinstance(model, OSNet) else load_model(model)
+        self.device = _pick_device(device, network if isinstance(model, OSNet) else None)
+        self.network = network.to(self.device)
+        self.batch_size = batch_size
+        self.normalize = normalize
+        self.num_workers = num_workers or min(8, os.cpu_count() or 1)
+        card = network.card
+        self.preprocessing = preprocessing or (card.preprocessing if card else Preprocessing())
+
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        return self.network.config.embedding_size
+
+    def sha256(self) -> str:
+        """Of all that decides a vector: network, tensors, preprocessing. Galleries are tied to it."""
+        return network_sha256(self.network, self.preprocessing)
+
+    def embed(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> NDArray[np.float32]:
+        """All vectors at once, in the order of the input: float32 (N, D); (0, D) for no input.
+
+        Args:
+            inputs: a path, a folder (its images in sorted order), a Pillow image, a uint8 array (height,
+                width, 3) or (N, height, width, 3), a tensor (3, height, width) or (N, 3, height, width), either
+                uint8 or fractions in [0, 1], a ``Frame`` with boxes, or any iterable of these.
+            channels: the order in arrays and tensors: ``rgb``, or ``bgr`` as OpenCV gives it. Files and
+                Pillow images know their own.
+            on_error: ``raise`` stops at the first image that cannot be used; ``skip`` leaves its row out,
+                warns, and goes on (``embed_named`` tells which).
+
+        Raises:
+            EmbeddingError: naming the image and the reason; ``done`` holds what was embedded before it.
+            DataError: a folder that does not exist.
+        """
+        result = self.embed_named(inputs, channels=channels, on_error=on_error)
+        if result.failures:
+            listed = "; ".join(str(failure) for failure in result.failures[:5])
+            warnings.warn(f"{len(result.failures)} input(s) have no vector: {listed}", stacklevel=2)
+        return result.vectors
+
+    def embed_named(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> Embeddings:
+        """As ``embed``, with the name of each row and the failures."""
+        vectors: list[NDArray[np.float32]] = []
+        names: list[str] = []
+        failures: list[ImageError] = []
+
+        def collected() -> Embeddings:
+            empty = np.empty((0, self.embedding_size), dtype=np.float32)
+            return Embeddings(np.concatenate([empty, *vectors]), names, failures)
+
+        try:
+            for batch in self.stream(inputs, channels=channels, on_error=on_error):
+                vectors.append(batch.vectors)
+                names += batch.names
+                failures += batch.failures
+        except ImageError as error:
+            raise EmbeddingError(error, collected()) from error
+        return collected()
+
+    def stream(
+        self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise"
+    ) -> Iterator[Embeddings]:
+        """Batches in order, for inputs of any length. Arguments as for ``embed``.
+
+        At most two batches of crops are read ahead, and an iterator is asked for no more than these. With
+        ``raise``, what came before a bad image is yielded first, then ``ImageError`` is raised; with
+        ``skip``, a batch lists the images that failed within it.
+        """
+        if on_error not in ("raise", "skip"):
+            raise ModelError(f"unknown on_error {on_error!r}; choose from raise, skip")
+        if channels not in ("rgb", "bgr"):
+            raise ModelError(f"unknown channels {channels!r}; choose from rgb, bgr")
+        return self._stream(inputs, channels, on_error)
+
+    def _stream(self, inputs: Any, channels: ChannelOrder, on_error: OnError) -> Iterator[Embeddings]:
+        waiting: list[PreparedCrop] = []
+        failures: list[ImageError] = []
+        for crop in self._prepared(iterate_jobs(inputs, channels)):
+            if isinstance(crop.pixels, ImageError):
+                failures.append(crop.pixels)
+            else:
+                waiting.append(crop)
+            stops = bool(failures) and on_error == "raise"
+            if stops or len(waiting) == self.batch_size:
+                yield from self._finish(waiting, failures, on_error)
+                waiting, failures = [], []
+        yield from self._finish(waiting, failures, on_error)
+
+    def _finish(self, crops: list[PreparedCrop], failures: list[ImageError], on_error: OnError) -> Iterator[Embeddings]:
+        """The batch, then the error if the run is to stop at one."""
+        batch = self._forward(crops, failures)
+        if on_error == "skip" and (batch.names or batch.failures):
+            yield batch
+        elif batch.names:
+            yield Embeddings(batch.vectors, batch.names)
+        if on_error == "raise" and batch.failures:
+            raise batch.failures[0]
+
+    def _prepared(self, jobs: Iterator[Job]) -> Iterator[PreparedCrop]:
+        """Crops in order, prepared by threads that are never more than two batches ahead.
+
+        If the input itself raises, what it gave before comes out first.
+        """
+        ahead: deque[tuple[Future[list[PreparedCrop]], int]] = deque()
+        crops_ahead = 0
+        stopped: Exception | None = None
+        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="osnet-read") as pool:
+            try:
+                while stopped is None:
+                    try:
+                        job = next(jobs, None)
+                    except Exception as error:
+                        stopped = error
+                        break
+                    if job is None:
+                        break
+                    ahead.append((pool.submit(job.run, self.preprocessing), job.weight))
+                    crops_ahead += job.weight
+                    while crops_ahead >= 2 * self.batch_size:
+                        future, weight = ahead.popleft()
+                        crops_ahead -= weight
+                        yield from future.result()
+                while ahead:
+                    yield from ahead.popleft()[0].result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        if stopped is not None:
+            raise stopped
+
+    def _forward(self, crops: list[PreparedCrop], failures: list[ImageError]) -> Embeddings:
+        """One pass of the network. Rows that are no direction become failures."""
+        names = [crop.name for crop in crops]
+        pixels = [crop.pixels for crop in crops if isinstance(crop.pixels, Tensor)]
+        if not pixels:
+            return Embeddings(np.empty((0, self.embedding_size), dtype=np.float32), [], failures)
+        if all(p.dtype == torch.uint8 for p in pixels):
+            images = to_fractions(torch.stack(pixels).to(self.device))
+        else:
+            images = torch.stack([to_fractions(p) for p in pixels]).to(self.device)
+        with torch.inference_mode(), _eval_mode(self.network):
+            vectors = self.network(normalize(images, self.preprocessing)).float()
+            lengths = vectors.norm(dim=1)
+            if self.normalize:
+                vectors = unit_length(vectors)
+        good = torch.isfinite(lengths) & ((lengths > 0) | (not self.normalize))
+        keep = good.cpu().numpy()
+        lost = "the network gives it no direction (a zero or infinite vector); check the weights"
+        failed = [ImageError(name, lost) for name, kept in zip(names, keep, strict=True) if not kept]
+        kept_names = [name for name, kept in zip(names, keep, strict=True) if kept]
+        return Embeddings(vectors.cpu().numpy()[keep], kept_names, failures + failed)
+
+
+def _pick_device(device: str | torch.device, network: nn.Module | None) -> torch.device:
+    if str(device) != "auto":
+        try:
+            picked = torch.device(device)
+            torch.empty(0, device=picked)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        return picked
+    if network is not None:
+        return next(network.parameters()).device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside, and every module's own mode again afterwards."""
+    training = [module for module in network.modules() if module.training]
+    if training:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,228 @@
+"""What an embedder takes, made uniform: a lazy sequence of jobs, each giving named crops.
+
+Accepted: paths of images and of folders, Pillow images, NumPy arrays, tensors, whole frames with boxes,
+and iterables of any of these. Nothing is read until its job runs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from osnet.data.loading import check_size, list_images, read_image, to_rgb
+from osnet.data.transforms import resize_fractions, resize_image
+from osnet.errors import ImageError
+from osnet.types import ChannelOrder, Preprocessing
+
+ACCEPTED = (
+    "a path, a folder, a Pillow image, a uint8 array (height, width, 3), a tensor (3, height, width), a Frame, "
+    "or an iterable of these"
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A whole picture and the boxes of the people in it; each box becomes one crop.
+
+    ``boxes`` is (N, 4): left, top, right, bottom in pixels, right and bottom exclusive. Fractions are cut
+    off and boxes are clipped to the picture, as trackers do; a box of which nothing remains is an error.
+    """
+
+    image: Any
+    """A path, a Pillow image, an array (height, width, 3) or a tensor (3, height, width)."""
+    boxes: ArrayLike
+    name: str | None = None
+    """What errors and results call it; by default its path or its position in the input."""
+
+
+@dataclass(frozen=True)
+class PreparedCrop:
+    """A crop at the network's size, or the reason why there is none."""
+
+    name: str
+    pixels: Tensor | ImageError
+    """(3, H, W), RGB: uint8, or float32 fractions where floats came in."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for a thread: reading, cropping and resizing one input."""
+
+    run: Callable[[Preprocessing], list[PreparedCrop]]
+    weight: int = 1
+    """Crops that it holds in memory, at least 1."""
+
+
+def iterate_jobs(inputs: Any, channels: ChannelOrder) -> Iterator[Job]:
+    """Jobs for ``inputs``, in order. Iterators are asked for one element at a time."""
+    if _is_collection(inputs):
+        for index, element in enumerate(inputs):
+            yield from _jobs_of(element, f"input {index}", channels)
+    else:
+        yield from _jobs_of(inputs, "input", channels)
+
+
+def _is_collection(value: Any) -> bool:
+    # Each of these is one thing, though Python could iterate over it.
+    single = (str, bytes, Path, Image.Image, np.ndarray, Tensor, Frame, Mapping)
+    return isinstance(value, Iterable) and not isinstance(value, single)
+
+
+def _jobs_of(value: Any, name: str, channels: ChannelOrder) -> Iterator[Job]:
+    if isinstance(value, str | Path):
+        path = Path(value)
+        empty = True
+        for file in list_images(path) if path.is_dir() else [path]:
+            yield Job(partial(_prepare_file, file))
+            empty = False
+        if empty:
+            yield _failed(str(path), ImageError(str(path), "a folder without images"))
+    elif isinstance(value, Frame):
+        yield _frame_job(value, name, channels)
+    elif isinstance(value, np.ndarray | Tensor) and value.ndim == 4:
+        for index, image in enumerate(value):
+            yield _image_job(image, f"{name}[{index}]", channels)
+    else:
+        yield _image_job(value, name, channels)
+
+
+def _image_job(value: Any, name: str, channels: ChannelOrder) -> Job:
+    try:
+        picture = _own_copy(_check_picture(value, name, channels))
+    except ImageError as error:
+        return _failed(name, error)
+    return Job(lambda preprocessing: [_prepare(name, picture, preprocessing)])
+
+
+def _failed(name: str, error: ImageError) -> Job:
+    return Job(lambda _preprocessing: [PreparedCrop(name, error)])
+
+
+def _frame_job(frame: Frame, name: str, channels: ChannelOrder) -> Job:
+    on_disk = isinstance(frame.image, str | Path)
+    name = frame.name or (str(frame.image) if on_disk else name)
+    try:
+        boxes = _check_boxes(frame.boxes, name)
+        if on_disk:
+            load = partial(read_image, frame.image)
+            return Job(lambda p: _prepare_boxes(name, load, boxes, p), max(1, len(boxes)))
+        picture = _check_picture(frame.image, name, channels)
+    except ImageError as error:
+        return _failed(name, error)
+    # Cut out now: the caller may reuse the frame's memory for the next one.
+    crops = _cut_all(picture, boxes, name)
+    return Job(lambda p: _prepare_crops(crops, p), max(1, len(crops)))
+
+
+def _prepare_boxes(
+    name: str, load: Callable[[], Image.Image], boxes: NDArray[np.float64], preprocessing: Preprocessing
+) -> list[PreparedCrop]:
+    try:
+        picture = load()
+    except ImageError as error:
+        return [PreparedCrop(name, error)]
+    return _prepare_crops(_cut_all(picture, boxes, name), preprocessing)
+
+
+def _cut_all(
+    picture: Image.Image | Tensor, boxes: NDArray[np.float64], name: str
+) -> list[tuple[str, Image.Image | Tensor | ImageError]]:
+    return [(f"{name} box {i}", _cut(picture, box, f"{name} box {i}")) for i, box in enumerate(boxes)]
+
+
+def _prepare_crops(
+    crops: list[tuple[str, Image.Image | Tensor | ImageError]], preprocessing: Preprocessing
+) -> list[PreparedCrop]:
+    return [
+        PreparedCrop(name, crop) if isinstance(crop, ImageError) else _prepare(name, crop, preprocessing)
+        for name, crop in crops
+    ]
+
+
+def _prepare(name: str, picture: Image.Image | Tensor, preprocessing: Preprocessing) -> PreparedCrop:
+    try:
+        if isinstance(picture, Image.Image):
+            return PreparedCrop(name, resize_image(to_rgb(picture), preprocessing))
+        return PreparedCrop(name, resize_fractions(picture, preprocessing))
+    except OSError as error:  # a lazily opened Pillow image may be truncated
+        return PreparedCrop(name, ImageError(name, f"cannot be decoded: {error}"))
+
+
+def _prepare_file(path: Path, preprocessing: Preprocessing) -> list[PreparedCrop]:
+    try:
+        return [_prepare(str(path), read_image(path), preprocessing)]
+    except ImageError as error:
+        return [PreparedCrop(str(path), error)]
+
+
+def _check_picture(value: Any, name: str, channels: ChannelOrder) -> Image.Image | Tensor:
+    """A Pillow image, or a (3, h, w) float tensor of RGB fractions. Arrays become Pillow images."""
+    if isinstance(value, Image.Image):
+        check_size(name, value.size)
+        return value
+    if isinstance(value, np.ndarray):
+        if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
+            raise ImageError(name, f"an array of {value.dtype} {value.shape}; give uint8 (height, width, 3)")
+        check_size(name, (value.shape[1], value.shape[0]))
+        return Image.fromarray(np.ascontiguousarray(value[..., ::-1] if channels == "bgr" else value))
+    if isinstance(value, Tensor):
+        return _check_tensor(value, name, channels)
+    raise ImageError(name, f"cannot make a crop of {type(value).__name__}; give {ACCEPTED}")
+
+
+def _check_tensor(value: Tensor, name: str, channels: ChannelOrder) -> Image.Image | Tensor:
+    if value.ndim != 3 or value.shape[0] != 3:
+        raise ImageError(name, f"a tensor of shape {tuple(value.shape)}; give (3, height, width)")
+    check_size(name, (value.shape[2], value.shape[1]))
+    value = value.detach().cpu()
+    if channels == "bgr":
+        value = value.flip(0)
+    if value.dtype == torch.uint8:
+        return Image.fromarray(value.permute(1, 2, 0).contiguous().numpy())
+    if not value.is_floating_point():
+        raise ImageError(name, f"a tensor of {value.dtype}; give uint8 in 0..255 or floats in [0, 1]")
+    if not bool((value >= 0).all()) or not bool((value <= 1).all()):
+        raise ImageError(
+            name,
+            "a float tensor outside [0, 1]; give fractions of 255, not normalised (the embedder does that)",
+        )
+    return value.float()
+
+
+def _own_copy(picture: Image.Image | Tensor) -> Image.Image | Tensor:
+    """A float tensor is copied, since its owner may write to it while it waits; the rest is a copy already."""
+    return picture.clone() if isinstance(picture, Tensor) else picture
+
+
+def _check_boxes(boxes: ArrayLike, name: str) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(boxes.detach().cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ImageError(name, "boxes that are no numbers; give (N, 4): left, top, right, bottom in pixels") from None
+    if array.size == 0:
+        return np.empty((0, 4))
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise ImageError(name, f"boxes of shape {array.shape}; give (N, 4): left, top, right, bottom in pixels")
+    return array
+
+
+def _cut(picture: Image.Image | Tensor, box: NDArray[np.float64], name: str) -> Image.Image | Tensor | ImageError:
+    """The part of ``picture`` in ``box``, as a copy."""
+    shown = "(" + ", ".join(f"{value:g}" for value in box) + ")"
+    if not np.isfinite(box).all():
+        return ImageError(name, f"box {shown} holds values that are not finite")
+    width, height = picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
+    left, right = (int(v) for v in np.clip(np.trunc(box[[0, 2]]), 0, width))
+    top, bottom = (int(v) for v in np.clip(np.trunc(box[[1, 3]]), 0, height))
+    if right <= left or bottom <= top:
+        return ImageError(name, f"box {shown} covers no pixel of the {width} x {height} picture")
+    if isinstance(picture, Image.Image):
+        return picture.crop((left, top, right, bottom))
+    return picture[:, top:bottom, left:right].clone()
