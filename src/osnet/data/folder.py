@@ -101,6 +101,26 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     return ReidDataset(name or root.resolve().name, root, train, query, gallery)
 
 
+def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDataset:
+    """A data set if ``root`` is one (see ``read_dataset``); else any folder of crops, as a training split.
+
+    Raises:
+        DataError: as ``read_dataset`` and ``read_folder`` do.
+    """
+    layout, root = layout or FolderLayout(), Path(root)
+    if find_market1501(root) is not None or {"query", "gallery"} <= _subfolders(root) or _has_splits(layout.csv):
+        return read_dataset(root, layout)
+    return ReidDataset(root.resolve().name, root, Split("train", tuple(read_folder(root, layout))))
+
+
+def _subfolders(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+
+
+def _has_splits(table: Path | None) -> bool:
+    return table is not None and any(record.split for record in _read_csv(table.parent, table, must_exist=False))
+
+
 def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Record]]:
     if layout.csv is not None:
         records = _read_csv(root, layout.csv)
@@ -163,7 +183,7 @@ def _by_market_name(root: Path, paths: list[Path]) -> list[_Record]:
     return [_Record(path, str(ids[0]), str(ids[1]), numbers=ids) for path, ids in parsed if ids is not None]
 
 
-def _read_csv(root: Path, table: Path) -> list[_Record]:
+def _read_csv(root: Path, table: Path, must_exist: bool = True) -> list[_Record]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -175,7 +195,7 @@ def _read_csv(root: Path, table: Path) -> list[_Record]:
     for number, row in enumerate(rows, start=2):
         where = f"{table}, line {number}"
         path = inside(root, row["path"] or "", where)
-        if not path.is_file():
+        if must_exist and not path.is_file():
             raise DataError(f"{where}: there is no file {path}")
         if not row["identity"]:
             raise DataError(f"{where}: {row['path']} has no identity")

@@ -153,7 +153,7 @@ class Gallery:
             GalleryError: vectors of other weights, of another size, not finite or zero; as many items as
                 vectors are not given; or a source is there already, or twice in ``items``.
         """
-        self._check_weights(weights_sha256)
+        self.check_weights(weights_sha256)
         vectors = self._unit_rows(vectors_ND)
         if len(vectors) != len(items):
             raise GalleryError(f"{len(vectors)} vectors but {len(items)} items")
@@ -185,7 +185,7 @@ class Gallery:
         Raises:
             GalleryError: a vector of other weights, of another size, or without direction.
         """
-        self._check_weights(weights_sha256)
+        self.check_weights(weights_sha256)
         if top < 1:
             raise GalleryError(f"top {top} must be at least 1")
         query = np.asarray(vector_D, dtype=np.float32)
@@ -226,7 +226,12 @@ class Gallery:
                 self._replace_all(self._matrix()[~doomed], items)
             return int(doomed.sum())
 
-    def _check_weights(self, weights_sha256: str) -> None:
+    def check_weights(self, weights_sha256: str) -> None:
+        """Refuse vectors of other weights before they are made.
+
+        Raises:
+            GalleryError: ``weights_sha256`` is not the one whose vectors are stored.
+        """
         if weights_sha256 != self.weights_sha256:
             raise GalleryError(
                 f"{self.folder} holds vectors of the weights {self.weights_sha256[:12]} ({self.weights_name}); "
