@@ -1,0 +1,113 @@
+"""The import table of docs/architecture.md, held by reading every import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "osnet"
+
+ROWS = [
+    {"types", "errors", "files"},
+    {"models", "data", "losses", "metrics"},
+    {"tasks", "training", "inference", "gallery"},
+    {"evaluation", "video"},
+    {"recipes", "figures", "service"},
+    {"cli", "demo"},
+]
+ROW_OF = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
+
+# Outside libraries, and the only places that may import them.
+DOORS = {
+    "huggingface_hub": {"models/published.py"},
+    "safetensors": {"models/weights.py"},
+    "tyro": {"cli.py"},
+    "tqdm": {"cli.py"},
+    "filelock": {"gallery/folder.py"},
+    "PIL": {"data/loading.py", "data/transforms.py", "inference/inputs.py", "figures/ranks.py"},
+    "torchvision": {"data/transforms.py"},
+    "onnxruntime": set(),
+    "accelerate": {"training/"},
+    "tensorboard": {"training/"},
+    "h5py": {"data/"},
+    "scipy": {"data/"},
+    "numba": {"metrics/"},
+    "webdataset": {"data/classification.py"},
+    "matplotlib": {"figures/"},
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def imports_of(path: Path) -> list[str]:
+    """Dotted names that a file imports, wherever in it; relative ones are refused."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_imports_point_down_or_sideways(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert room in ROW_OF, f"{room} has no place in the table"
+    for name in imports_of(path):
+        if not name.startswith("osnet."):
+            continue
+        other = name.split(".")[1]
+        if other == room:
+            continue
+        assert other in ROW_OF, f"{path} imports {name}, which has no place in the table"
+        if ROW_OF[room] <= 1:
+            assert ROW_OF[other] < ROW_OF[room] or (ROW_OF[room] == 0 and room == "files" and other == "errors"), (
+                f"{path} imports {name}: rows 0 and 1 do not import sideways"
+            )
+        else:
+            assert ROW_OF[other] <= ROW_OF[room], f"{path} imports {name}, which lies above it"
+
+
+def test_no_cycle_between_rooms() -> None:
+    edges: dict[str, set[str]] = {}
+    for path in FILES:
+        room = room_of(path)
+        if room != "__init__":
+            others = {name.split(".")[1] for name in imports_of(path) if name.startswith("osnet.")}
+            edges.setdefault(room, set()).update(others - {room})
+
+    def visit(room: str, trail: tuple[str, ...]) -> None:
+        assert room not in trail, f"cycle: {' -> '.join([*trail, room])}"
+        for other in edges.get(room, ()):
+            visit(other, (*trail, room))
+
+    for room in edges:
+        visit(room, ())
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_one_door_for_each_library(library: str) -> None:
+    users = {
+        path.relative_to(SOURCE).as_posix()
+        for path in FILES
+        if any(name.split(".")[0] == library for name in imports_of(path))
+    }
+    strangers = {user for user in users if not any(user.startswith(door) for door in DOORS[library])}
+    assert not strangers
+
+
+def test_import_osnet_loads_torch_and_nothing_heavier() -> None:
+    heavy = ("torchvision", "PIL", "huggingface_hub", "tyro", "safetensors", "tqdm", "osnet.inference", "osnet.gallery")
+    code = f"import sys, torch; before = set(sys.modules); import osnet; new = set(sys.modules) - before; print([m for m in {heavy!r} if m in new])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,160 @@
+"""The networks: what they compute, and what they refuse."""
+
+import pytest
+import torch
+from torch import nn
+
+from osnet import OSNet, OSNetConfig, create_model, list_models
+from osnet.errors import ModelError
+from osnet.models.layers import ChannelGate, ChannelShuffle, LiteConv3x3, StaticGate
+from osnet.models.osnet import Concatenation, OSBlock, UnifiedGate
+from osnet.models.registry import VARIANTS
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_every_named_network_turns_images_into_embeddings(name: str) -> None:
+    network = create_model(name).eval()
+    with torch.no_grad():
+        out = network(torch.rand(2, 3, 64, 32))
+    assert out.shape == (2, 512)
+    assert torch.isfinite(out).all()
+    assert (out >= 0).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_output_does_not_depend_on_the_mode(training: bool) -> None:
+    assert create_model("osnet_x0_25").train(training)(torch.rand(4, 3, 64, 32)).shape == (4, 512)
+
+
+@pytest.mark.parametrize("norm", ["bn", "ibn", "ain"])
+@pytest.mark.parametrize("width", [0.25, 0.5, 0.75, 1.0, 1.25, 0.33])
+def test_any_width_with_any_norm(width: float, norm: str) -> None:
+    network = OSNet(OSNetConfig(width=width, norm=norm)).eval()
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 512)
+
+
+def test_feature_map_sizes() -> None:
+    x = torch.rand(1, 3, 64, 32)
+    assert OSNet(OSNetConfig(width=0.25)).eval().feature_map(x).shape == (1, 128, 4, 2)
+    cifar = OSNet(OSNetConfig(width=0.25, stem="cifar")).eval()
+    assert cifar.feature_map(torch.rand(1, 3, 32, 32)).shape == (1, 128, 8, 8)
+
+
+def test_pooling_and_embedding_size() -> None:
+    x = torch.rand(1, 3, 64, 32)
+    network = OSNet(OSNetConfig(width=0.25, pooling="max", embedding_size=96)).eval()
+    expected = network.embedding(network.feature_map(x).flatten(2).max(dim=2).values)
+    torch.testing.assert_close(network(x), expected)
+    assert expected.shape == (1, 96)
+
+
+@pytest.mark.parametrize(("t", "pixels"), [(1, 3), (2, 5), (3, 7), (4, 9)])
+def test_stream_t_sees_2t_plus_1_pixels(t: int, pixels: int) -> None:
+    block = OSBlock(16, 16, OSNetConfig(), instance_norm=False).eval()
+    x = torch.rand(1, 4, 21, 21, dtype=torch.float64, requires_grad=True)
+    stream = block.double().streams[t - 1]
+    for module in stream.modules():  # a ReLU at 0 would hide pixels
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 0.01)
+    stream(x)[0, 0, 10, 10].backward()
+    assert x.grad is not None
+    seen = (x.grad[0].abs().sum(0) > 0).nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [pixels, pixels]
+
+
+def test_lite_3x3_is_a_pointwise_then_a_depthwise_convolution() -> None:
+    """Against loops over channels, with BatchNorm at its initial values."""
+    torch.manual_seed(1)
+    layer = LiteConv3x3(3).eval().double()
+    x = torch.rand(1, 3, 5, 4, dtype=torch.float64)
+    mixed = torch.zeros_like(x)
+    for o in range(3):
+        for i in range(3):
+            mixed[0, o] += layer.pointwise.weight[o, i, 0, 0] * x[0, i]
+    padded = torch.nn.functional.pad(mixed, (1, 1, 1, 1))
+    expected = torch.zeros_like(x)
+    for c in range(3):
+        for h in range(5):
+            for w in range(4):
+                expected[0, c, h, w] = (padded[0, c, h : h + 3, w : w + 3] * layer.depthwise.weight[c, 0]).sum()
+    torch.testing.assert_close(layer(x), (expected / (1 + layer.norm.eps) ** 0.5).relu())
+
+
+def test_gate_by_hand() -> None:
+    gate = ChannelGate(16)
+    with torch.no_grad():
+        gate.reduce.weight.fill_(0.5)
+        gate.reduce.bias.fill_(-1)
+        gate.expand.weight.copy_(torch.arange(16).view(16, 1, 1, 1))
+        gate.expand.bias.fill_(0.25)
+    x = torch.arange(16.0).view(1, 16, 1, 1).expand(1, 16, 2, 2)  # channel c is c everywhere; mean 7.5
+    hidden = 0.5 * 120 - 1
+    torch.testing.assert_close(gate(x).flatten(), torch.sigmoid(torch.arange(16) * hidden + 0.25))
+    assert ChannelGate(16, num_outputs=1)(x).shape == (1, 1, 1, 1)
+    assert StaticGate(16)(x).flatten().tolist() == [0.5] * 16
+
+
+def test_unified_gate_weighs_every_stream_by_the_same_network() -> None:
+    gate = ChannelGate(16)
+    streams = [torch.rand(2, 16, 3, 3) for _ in range(4)]
+    expected = sum(gate(s) * s for s in streams)
+    torch.testing.assert_close(UnifiedGate(gate)(streams), expected)
+    assert Concatenation()(streams).shape == (2, 64, 3, 3)
+
+
+def test_channel_shuffle_by_hand() -> None:
+    x = torch.arange(6.0).view(1, 6, 1, 1)
+    assert ChannelShuffle(2)(x).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert ChannelShuffle(3)(x).flatten().tolist() == [0, 2, 4, 1, 3, 5]
+
+
+def test_groups_see_each_other_between_lite_layers() -> None:
+    """Without a shuffle, the second layer's output in group 1 would depend on group 1 alone."""
+    x = torch.rand(1, 8, 9, 9, requires_grad=True)
+    layers = nn.Sequential(LiteConv3x3(8, groups=2), LiteConv3x3(8, groups=2)).eval()
+    for module in layers.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 0.1)
+    layers(x)[0, 0].sum().backward()
+    assert x.grad is not None
+    assert (x.grad[0].abs().sum((1, 2)) > 0).all()
+
+
+def test_single_scale_baseline_has_one_stream_and_no_gate() -> None:
+    network = create_model("osnet_t1")
+    block = network.conv2[0]
+    assert len(block.streams) == 1
+    assert len(block.streams[0]) == 1
+    assert not any("Gate" in type(m).__name__ for m in network.modules())
+
+
+def test_list_models() -> None:
+    assert list_models("osnet_ibn*") == ["osnet_ibn_x0_25", "osnet_ibn_x0_5", "osnet_ibn_x0_75", "osnet_ibn_x1_0"]
+    assert list_models("nothing*") == []
+    assert len(list_models()) == len(VARIANTS)
+
+
+def test_overrides() -> None:
+    network = create_model("osnet_t1", width=0.25)
+    assert network.config == OSNetConfig(width=0.25, streams=1, aggregation="addition")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: create_model("osnet_x1.0"), ["'osnet_x1.0'", "did you mean osnet_x1_0"]),
+        (lambda: create_model("osnet_x1_0", widht=2), ["widht", "width"]),
+        (lambda: OSNetConfig(norm="batch"), ["'batch'", "bn, ibn, ain"]),
+        (lambda: OSNetConfig(streams=5), ["streams 5", "1 to 4"]),
+        (lambda: OSNetConfig(width=0), ["width 0"]),
+        (lambda: OSNetConfig(depth=(2, 2)), ["(2, 2)", "three"]),
+        (lambda: OSNetConfig(groups=3), ["groups 3", "64, 128, 256, 512", "width 1.0"]),
+        (lambda: OSNetConfig(groups=2, lite=False), ["groups 2", "lite"]),
+        (lambda: OSNetConfig(stem="resnet"), ["'resnet'", "imagenet, cifar"]),
+    ],
+)
+def test_refusals_name_the_value_and_what_would_work(call, words: list[str]) -> None:
+    with pytest.raises(ModelError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)

@@ -1,0 +1,53 @@
+"""Against what PyPI's torchreid 0.2.5 computed (fixtures/make_torchreid_outputs.py made the file)."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from conftest import FIXTURES
+
+from osnet.metrics.ranking import rank_scores_from_distances
+from osnet.models.osnet import OSNet
+from osnet.models.registry import VARIANTS
+from osnet.models.torchreid import torchreid_names
+from osnet.models.weights import load_weights
+
+SPEC = importlib.util.spec_from_file_location("make_torchreid_outputs", FIXTURES / "make_torchreid_outputs.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+RULES = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(RULES)
+PEER = np.load(FIXTURES / "torchreid_outputs.npz", allow_pickle=False)
+
+
+@pytest.mark.parametrize("name", RULES.NAMES)
+def test_same_names_and_same_embeddings(name: str, tmp_path) -> None:
+    """A file under the peer's names loads into our network, which then gives the peer's embeddings."""
+    config = VARIANTS[name].config
+    names = torchreid_names(config)
+    peer_names = [key for key in PEER[f"{name} keys"].tolist() if not key.startswith("classifier.")]
+    assert sorted(names.values()) == sorted(peer_names)
+    shapes = {names[key]: value for key, value in OSNet(config).state_dict().items()}
+    file = tmp_path / f"{name}.pth"
+    torch.save(RULES.fill(shapes), file)
+    network = load_weights(file)
+    assert network.card is not None
+    assert network.card.name == name
+    with torch.no_grad():
+        embeddings = network(RULES.image()).numpy()
+    expected = PEER[name]
+    assert np.abs(embeddings - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_names_come_in_the_peers_order_for_plain_and_ibn() -> None:
+    for name in ("osnet_x1_0", "osnet_ibn_x1_0"):
+        ours = list(torchreid_names(VARIANTS[name].config).values())
+        assert ours == PEER[f"{name} keys"].tolist()[: len(ours)]
+
+
+def test_ranking_scores() -> None:
+    labels = [PEER[key] for key in ("query_pids", "gallery_pids", "query_camids", "gallery_camids")]
+    scores = rank_scores_from_distances(PEER["distances"], *labels, max_rank=20)
+    assert scores.mean_ap == pytest.approx(float(PEER["mean_ap"]), abs=1e-6)
+    np.testing.assert_allclose(scores.cmc, PEER["cmc"], atol=1e-6)
