@@ -1,0 +1,208 @@
+"""Finding and downloading weights: a folder, the cache, a server on the loopback."""
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from test_weights import theirs
+
+import osnet.models.published as published
+from osnet import OSNet, OSNetConfig, create_model
+from osnet.errors import WeightsError
+from osnet.models.published import PUBLISHED, find_weights, load_model
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of a Hugging Face server as a download needs."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def _answer(self, with_body: bool) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        content = self.server.files.get(self.path.rsplit("/", 1)[-1])
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", published.REVISION)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+    def do_HEAD(self) -> None:
+        self._answer(False)
+
+    def do_GET(self) -> None:
+        self._answer(True)
+
+    def log_message(self, *_args: object) -> None: ...
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def checkpoint(width: float = 0.25, classes: int = 1041, norm: str = "bn") -> tuple[OSNet, bytes]:
+    network = OSNet(OSNetConfig(width=width, norm=norm)).eval()
+    buffer = io.BytesIO()
+    torch.save(theirs(network, classes), buffer)
+    return network, buffer.getvalue()
+
+
+def test_download_once_then_from_the_cache(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file whose hash nobody knows: x0_25 on Market-1501."""
+    network, content = checkpoint(classes=751)
+    entry = PUBLISHED["osnet_x0_25", "market1501"]
+    hub.files[entry.file] = content
+    loaded = create_model("osnet_x0_25", pretrained="market1501")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), network.state_dict().values(), strict=True))
+    assert loaded.card is not None
+    assert loaded.card.training_data == "market1501"
+    printed = capsys.readouterr().err
+    assert entry.file in printed
+    assert "MIT" in printed
+    assert "research purpose only" in printed
+    assert any(published.REVISION in request and request.startswith("GET") for request in hub.requests)
+    hub.requests.clear()
+    create_model("osnet_x0_25", pretrained="market1501")
+    assert hub.requests == []
+
+
+def test_a_download_with_another_hash_is_refused_and_both_are_shown(hub: Hub) -> None:
+    entry = PUBLISHED["osnet_x0_25", "msmt17"]
+    _, content = checkpoint()
+    hub.files[entry.file] = content
+    with pytest.raises(WeightsError) as caught:
+        create_model("osnet_x0_25", pretrained="msmt17")
+    assert entry.sha256 is not None
+    assert entry.sha256 in str(caught.value)
+    assert hashlib.sha256(content).hexdigest() in str(caught.value)
+
+
+def test_a_download_with_the_known_hash_is_accepted(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, content = checkpoint()
+    entry = PUBLISHED["osnet_x0_25", "msmt17"]
+    known = published.PublishedWeights(
+        entry.model, entry.dataset, entry.file, entry.by_pattern, hashlib.sha256(content).hexdigest()
+    )
+    monkeypatch.setitem(PUBLISHED, ("osnet_x0_25", "msmt17"), known)
+    hub.files[entry.file] = content
+    assert create_model("osnet_x0_25", pretrained="msmt17").card.num_classes == 1041
+
+
+def test_a_name_that_the_server_does_not_know(hub: Hub) -> None:
+    with pytest.raises(WeightsError) as caught:
+        create_model("osnet_x0_5", pretrained="market1501")
+    message = str(caught.value)
+    assert PUBLISHED["osnet_x0_5", "market1501"].file in message
+    assert "never seen" in message
+    assert PUBLISHED["osnet_x1_0", "market1501"].file in message  # one that is known to exist
+
+
+def test_offline_it_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError) as caught:
+        create_model("osnet_x1_0", pretrained="market1501")
+    message = str(caught.value)
+    assert "OSNET_WEIGHTS" in message
+    assert "osnet_x1_0_market1501.pth" in message
+    assert PUBLISHED["osnet_x1_0", "market1501"].file in message
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25_market1501.pt", "osnet_x0_25_market1501.pth", "full name"])
+def test_a_local_file_comes_first(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    _, content = checkpoint(classes=751)
+    file = PUBLISHED["osnet_x0_25", "market1501"].file if name == "full name" else name
+    (tmp_path / file).write_bytes(content)
+    monkeypatch.setenv("OSNET_WEIGHTS", str(tmp_path))
+    assert find_weights("osnet_x0_25", "market1501") == tmp_path / file
+    assert hub.requests == []
+
+
+def test_boxmots_name_of_the_ain_weights_means_all_of_msmt17(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, content = checkpoint(1.0, 4101, "ain")
+    (tmp_path / "osnet_ain_x1_0_msmt17.pt").write_bytes(content)
+    monkeypatch.setenv("OSNET_WEIGHTS", str(tmp_path))
+    for loaded in (
+        create_model("osnet_ain_x1_0", pretrained="msmt17_combineall"),
+        load_model("osnet_ain_x1_0_msmt17.pt"),
+        load_model("osnet_ain_x1_0_msmt17_combineall"),
+    ):
+        assert loaded.card is not None
+        assert (loaded.card.name, loaded.card.training_data) == ("osnet_ain_x1_0", "msmt17_combineall")
+
+
+def test_a_path_as_argument(tiny_weights: Path, tmp_path: Path) -> None:
+    assert create_model("osnet_x0_25", pretrained=tiny_weights).card is not None
+    assert create_model("osnet_x0_25", pretrained=str(tiny_weights)).card is not None
+    with pytest.raises(WeightsError, match="not the network asked for"):
+        create_model("osnet_x1_0", pretrained=tiny_weights)
+    with pytest.raises(WeightsError, match="neither an existing path nor one of imagenet"):
+        create_model("osnet_x1_0", pretrained=str(tmp_path / "gone.pth"))
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "words"),
+    [
+        ("osnet_ain_x1_0", "msmt17", ["for osnet_ain_x1_0: msmt17_combineall, imagenet"]),
+        ("osnet_t1", "market1501", ["for osnet_t1: nothing", "on market1501: osnet_x1_0"]),
+    ],
+)
+def test_a_pair_without_a_known_file_lists_those_that_exist(model: str, data: str, words: list[str]) -> None:
+    with pytest.raises(WeightsError) as caught:
+        create_model(model, pretrained=data)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_short_names_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WeightsError, match="osnet_x0_25_msmt17"):
+        load_model("osnet_x0_25")
+    with pytest.raises(WeightsError, match="'gone/weights.pth' is no path"):
+        load_model("gone/weights.pth")
+    monkeypatch.setenv("OSNET_WEIGHTS", str(tmp_path / "gone"))
+    with pytest.raises(WeightsError, match="which is no folder"):
+        load_model("osnet_x0_25_msmt17")
+
+
+def test_the_table_has_the_names_that_were_read_somewhere() -> None:
+    """Quoted literally in public code; see the module's docstring for the rest."""
+    files = {(w.model, w.dataset): w.file for w in PUBLISHED.values() if not w.by_pattern}
+    tail = "_256x128_amsgrad_ep150_stp60_lr0.0015_b64_fb10_softmax_labelsmooth_flip.pth"
+    for data, short in (("market1501", "market"), ("dukemtmcreid", "duke"), ("msmt17", "msmt17")):
+        assert files["osnet_x1_0", data] == f"osnet_x1_0_{short}{tail}"
+    assert files["osnet_x1_0", "imagenet"] == "osnet_x1_0_imagenet.pth"
+    known = {w.sha256 for w in PUBLISHED.values() if w.sha256}
+    assert len(known) == 3
