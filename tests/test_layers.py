@@ -108,6 +108,9 @@ def test_one_door_for_each_library(library: str) -> None:
 
 def test_import_osnet_loads_torch_and_nothing_heavier() -> None:
     heavy = ("torchvision", "PIL", "huggingface_hub", "tyro", "safetensors", "tqdm", "osnet.inference", "osnet.gallery")
-    code = f"import sys, torch; before = set(sys.modules); import osnet; new = set(sys.modules) - before; print([m for m in {heavy!r} if m in new])"
+    code = (
+        "import sys, torch; before = set(sys.modules); import osnet; "
+        f"print([m for m in {heavy!r} if m in set(sys.modules) - before])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

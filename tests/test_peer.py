@@ -5,8 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from conftest import FIXTURES
 
+from conftest import FIXTURES
 from osnet.metrics.ranking import rank_scores_from_distances
 from osnet.models.osnet import OSNet
 from osnet.models.registry import VARIANTS

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from test_weights import theirs
 
 import osnet.models.published as published
 from osnet import OSNet, OSNetConfig, create_model
 from osnet.errors import WeightsError
 from osnet.models.published import PUBLISHED, find_weights, load_model
+from test_weights import theirs
 
 
 class Hub(ThreadingHTTPServer):
@@ -86,7 +86,9 @@ def test_download_once_then_from_the_cache(hub: Hub, capsys: pytest.CaptureFixtu
     entry = PUBLISHED["osnet_x0_25", "market1501"]
     hub.files[entry.file] = content
     loaded = create_model("osnet_x0_25", pretrained="market1501")
-    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), network.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), network.state_dict().values(), strict=True)
+    )
     assert loaded.card is not None
     assert loaded.card.training_data == "market1501"
     printed = capsys.readouterr().err
@@ -190,7 +192,7 @@ def test_a_pair_without_a_known_file_lists_those_that_exist(model: str, data: st
 def test_short_names_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match="osnet_x0_25_msmt17"):
         load_model("osnet_x0_25")
-    with pytest.raises(WeightsError, match="'gone/weights.pth' is no path"):
+    with pytest.raises(WeightsError, match=r"'gone/weights\.pth' is no path"):
         load_model("gone/weights.pth")
     monkeypatch.setenv("OSNET_WEIGHTS", str(tmp_path / "gone"))
     with pytest.raises(WeightsError, match="which is no folder"):

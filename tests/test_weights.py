@@ -39,7 +39,9 @@ def test_round_trip_keeps_every_tensor_and_the_card(tmp_path: Path) -> None:
     network = OSNet(OSNetConfig(width=0.25, streams=2, norm="ain", embedding_size=64))
     card = Card(
         network.config,
-        preprocessing=Preprocessing(size_hw=(128, 64), mean=(0.5, 0.4, 0.3), interpolation="bicubic", channel_order="bgr"),
+        preprocessing=Preprocessing(
+            size_hw=(128, 64), mean=(0.5, 0.4, 0.3), interpolation="bicubic", channel_order="bgr"
+        ),
         training_data="market1501",
         licence="CC0",
         source="a run",
@@ -68,7 +70,9 @@ def test_card_is_json_with_the_hash_that_sha256sum_would_print(tiny_weights: Pat
 
 @pytest.mark.parametrize("given", ["folder", "card", "tensors"])
 def test_any_path_into_the_folder_will_do(tiny_weights: Path, tiny_network: OSNet, given: str) -> None:
-    path = {"folder": tiny_weights, "card": tiny_weights / "card.json"}.get(given) or next(tiny_weights.glob("*.safetensors"))
+    path = {"folder": tiny_weights, "card": tiny_weights / "card.json"}.get(given) or next(
+        tiny_weights.glob("*.safetensors")
+    )
     assert same(load_weights(path), tiny_network)
 
 
@@ -184,7 +188,9 @@ def test_numpy_scalars_of_the_old_protocol(tmp_path: Path, tiny_network: OSNet, 
     """The zip format and the one before it; torch.load alone refuses both (Torchreid #592)."""
     for legacy in (True, False):
         file = tmp_path / "old.pth"
-        torch.save({"state_dict": theirs(tiny_network), "rank1": scalar}, file, _use_new_zipfile_serialization=not legacy)
+        torch.save(
+            {"state_dict": theirs(tiny_network), "rank1": scalar}, file, _use_new_zipfile_serialization=not legacy
+        )
         with pytest.raises(pickle.UnpicklingError):
             torch.load(file, weights_only=True)
         assert same(load_weights(file), tiny_network)

@@ -10,7 +10,7 @@ from osnet.errors import DataError, ImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 """What is taken for an image in a folder, whatever the case."""
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 """Decoders that may be tried on a file, whatever it is called."""
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header alone. 64 million pixels decode to 192 MB."""

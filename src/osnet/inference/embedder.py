@@ -28,6 +28,8 @@ from osnet.models.weights import network_sha256
 from osnet.types import ChannelOrder, Preprocessing
 
 OnError = Literal["raise", "skip"]
+MAX_FAILURES = 1024
+"""A batch of a stream lists at most so many; then it comes out, full or not."""
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,15 @@ class Embedder:
         waiting: list[PreparedCrop] = []
         failures: list[ImageError] = []
         for crop in self._prepared(iterate_jobs(inputs, channels)):
+            if isinstance(crop, Exception):
+                yield from self._finish(waiting, failures, on_error)
+                raise crop
             if isinstance(crop.pixels, ImageError):
                 failures.append(crop.pixels)
             else:
                 waiting.append(crop)
             stops = bool(failures) and on_error == "raise"
-            if stops or len(waiting) == self.batch_size:
+            if stops or len(waiting) == self.batch_size or len(failures) == MAX_FAILURES:
                 yield from self._finish(waiting, failures, on_error)
                 waiting, failures = [], []
         yield from self._finish(waiting, failures, on_error)
@@ -180,17 +185,17 @@ class Embedder:
         if on_error == "raise" and batch.failures:
             raise batch.failures[0]
 
-    def _prepared(self, jobs: Iterator[Job]) -> Iterator[PreparedCrop]:
+    def _prepared(self, jobs: Iterator[Job]) -> Iterator[PreparedCrop | Exception]:
         """Crops in order, prepared by threads that are never more than two batches ahead.
 
-        If the input itself raises, what it gave before comes out first.
+        If the caller's iterator raises, what it gave before comes out first and its error last.
         """
         ahead: deque[tuple[Future[list[PreparedCrop]], int]] = deque()
         crops_ahead = 0
         stopped: Exception | None = None
         with ThreadPoolExecutor(self.num_workers, thread_name_prefix="osnet-read") as pool:
             try:
-                while stopped is None:
+                while True:
                     try:
                         job = next(jobs, None)
                     except Exception as error:
@@ -209,7 +214,7 @@ class Embedder:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
         if stopped is not None:
-            raise stopped
+            yield stopped
 
     def _forward(self, crops: list[PreparedCrop], failures: list[ImageError]) -> Embeddings:
         """One pass of the network. Rows that are no direction become failures."""

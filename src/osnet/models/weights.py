@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
-from osnet.files import is_plain_name, make_folder, sha256_file, write_json, written_aside
+from osnet.files import TEMPORARY_PREFIX, is_plain_name, make_folder, sha256_file, write_json, written_aside
 from osnet.models.osnet import OSNet, OSNetConfig
 from osnet.models.registry import build_on_meta, get_config
 from osnet.models.torchreid import (
@@ -159,9 +159,10 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
         sha256=digest,
     )
     write_json(folder / CARD_FILE, card.to_json(weights_file))
-    for old in folder.glob("weights-*.safetensors"):
-        if old.name != weights_file:
-            old.unlink(missing_ok=True)
+    for pattern in ("weights-*.safetensors", f"{TEMPORARY_PREFIX}*"):
+        for old in folder.glob(pattern):  # replaced by this save, or left by one that was killed
+            if old.name != weights_file:
+                old.unlink(missing_ok=True)
     return card
 
 
