@@ -1,0 +1,235 @@
+"""The command line, run as users run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import write_picture
+from osnet import Embedder, OSNet, OSNetConfig
+from osnet.cli import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED, main
+from osnet.gallery import Gallery
+from osnet.models.weights import save_weights
+
+
+class Run:
+    """Runs a command in this process; keeps status, output and errors."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *args: object) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        status = 0
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = self.capsys.readouterr()
+        return status, captured.out, captured.err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+def test_models_prints_counts_beside_what_was_published(run: Run) -> None:
+    status, out, _ = run("models", "osnet_x*")
+    assert status == 0
+    row = next(line for line in out.splitlines() if line.startswith("osnet_x1_0 "))
+    assert "2,169,508" in row
+    assert "978.88M" in row
+    assert "2.2M / 978.9M (paper, Table 6)" in row
+    assert "each parameter once" in out
+    _, out, _ = run("models", "osnet_x1_0", "--size", 224, 224, "--classes", 1000)
+    assert "2,682,508" in out
+    assert "1499.26M" in out
+    assert "2.7M / 1511M (supplement, Table A)" in out
+    _, out, _ = run("models", "osnet_t1", "--json")
+    assert json.loads(out)[0]["params"] == 1_569_920
+    assert "86.5" in out  # rank-1 of Table 5's row 9
+    assert run("models", "resnet*")[0] == EXIT_ERROR
+
+
+def test_weights_lists_what_can_be_named(run: Run) -> None:
+    status, out, _ = run("weights")
+    assert status == 0
+    assert "osnet_x0_25_msmt17 " in out
+    assert "research purpose only" in out
+
+
+def test_convert_both_ways(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
+    assert run("convert", tiny_weights, tmp_path / "t.pt")[0] == 0
+    status, out, _ = run("convert", tmp_path / "t.pt", tmp_path / "ours")
+    assert status == 0
+    assert "osnet_x0_25" in out
+    status, _, err = run("convert", tmp_path / "t.pt", tmp_path / "ours")
+    assert status == EXIT_ERROR
+    assert "exists" in err
+    assert run("convert", tmp_path / "t.pt", tmp_path / "ours", "--overwrite")[0] == 0
+
+
+def test_embed(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / "p" / f"{n}.png", n) for n in range(3)]
+    out_file = tmp_path / "v.npz"
+    status, out, _ = run("embed", tmp_path / "p", paths[0], "--weights", tiny_weights, "--out", out_file)
+    assert status == 0
+    assert out.startswith("3 vectors of 512")
+    content = np.load(out_file, allow_pickle=False)
+    np.testing.assert_allclose(content["vectors"], Embedder(tiny_weights).embed(paths), atol=1e-6)
+    assert content["names"].tolist() == [str(path) for path in paths]
+    assert "exists" in run("embed", tmp_path / "p", "--weights", tiny_weights, "--out", out_file)[2]
+    paths[1].write_bytes(b"broken")
+    again = ("embed", tmp_path / "p", "--weights", tiny_weights, "--out", out_file, "--overwrite")
+    status, _, err = run(*again)
+    assert (status, "1.png: not an image" in err) == (EXIT_ERROR, True)
+    status, out, err = run(*again, "--on-error", "skip")
+    assert status == EXIT_FOUND_TROUBLE
+    assert out.startswith("2 vectors")
+    assert "1 left out:" in err
+
+
+def test_index_and_search(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+    crops, gallery = market / "bounding_box_test", tmp_path / "gallery"
+    status, _, err = run("index", crops, "--out", gallery)
+    assert (status, "say whose vectors" in err) == (EXIT_ERROR, True)
+    assert not gallery.exists()
+    status, out, _ = run("index", crops, "--out", gallery, "--weights", tiny_weights)
+    assert status == 0
+    assert out.startswith("8 crops added")  # junk and distractors are crops too, of people unknown
+    assert sorted({item.identity or "?" for item in Gallery.open(gallery).items}) == ["1", "3", "5", "?"]
+    # The gallery carries its weights: neither indexing more nor searching needs them named.
+    more = write_picture(tmp_path / "more" / "someone.png", 77)
+    status, out, _ = run("index", tmp_path / "more", "--out", gallery)
+    assert (status, out.startswith("1 crops added")) == (0, True)
+    assert "0 crops added" in run("index", tmp_path / "more", "--out", gallery)[1]
+    status, out, _ = run("search", gallery, more, "--top", 3, "--json", "--sheet", tmp_path / "sheet.png")
+    assert status == 0
+    hits = json.loads(out)["hits"]
+    assert [hit["rank"] for hit in hits] == [1, 2, 3]
+    assert hits[0]["source"] == str(more)
+    assert hits[0]["score"] == pytest.approx(1.0, abs=1e-5)
+    assert Image.open(tmp_path / "sheet.png").size[0] > 4 * 128
+    _, out, _ = run("search", gallery, more, "--camera", "2", "--identity", "3")
+    assert [line.split()[2] for line in out.splitlines()[1:]] == ["3"]
+    assert "nothing in the gallery" in run("search", gallery, more, "--after", "2026-01-01")[1]
+
+
+def test_a_gallery_refuses_other_weights(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+    run("index", market / "query", "--out", tmp_path / "g", "--weights", tiny_weights)
+    torch.manual_seed(5)
+    save_weights(OSNet(OSNetConfig(width=0.25)), tmp_path / "other")
+    photo = market / "query" / "0001_c1s1_000000_00.jpg"
+    for command in (
+        ("search", tmp_path / "g", photo),
+        ("index", market / "bounding_box_train", "--out", tmp_path / "g"),
+    ):
+        status, _, err = run(*command, "--weights", tmp_path / "other")
+        assert status == EXIT_ERROR
+        assert "cannot be compared" in err
+    assert len(Gallery.open(tmp_path / "g")) == 3
+
+
+def test_index_keeps_what_went_well(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / "p" / f"{n}.png", n) for n in range(6)]
+    paths[4].write_bytes(b"broken")
+    command = ("index", tmp_path / "p", "--out", tmp_path / "g", "--weights", tiny_weights)
+    status, _, err = run(*command)
+    assert (status, "4.png" in err) == (EXIT_ERROR, True)
+    assert len(Gallery.open(tmp_path / "g")) == 4
+    status, out, err = run(*command, "--on-error", "skip")
+    assert status == EXIT_FOUND_TROUBLE
+    assert out.startswith("1 crops added")
+    assert "4.png: not an image" in err
+    assert len(Gallery.open(tmp_path / "g")) == 5
+
+
+def test_index_with_times_and_remove(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
+    for n, name in enumerate(["ada_c1_100.png", "bob_c2_200.png", "ada_c2_300.png"]):
+        write_picture(tmp_path / "p" / name, n)
+    pattern = r"(?P<identity>[a-z]+)_c(?P<camera>\d)_(?P<time>\d+)"
+    run("index", tmp_path / "p", "--out", tmp_path / "g", "--weights", tiny_weights, "--pattern", pattern)
+    _, out, _ = run("search", tmp_path / "g", tmp_path / "p" / "ada_c1_100.png", "--after", 150, "--before", 250)
+    assert [line.split()[2] for line in out.splitlines()[1:]] == ["bob"]
+    assert "3 items, 2 known identities, 2 known cameras" in run("gallery", "show", tmp_path / "g")[1]
+    status, _, err = run("gallery", "remove", tmp_path / "g")
+    assert (status, "needs a condition" in err) == (EXIT_ERROR, True)
+    assert "2 items removed, 1 left" in run("gallery", "remove", tmp_path / "g", "--identity", "ada")[1]
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "g").iterdir() if path.is_file())
+    assert b"ada_c" not in everything
+
+
+def test_evaluate(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+    status, out, _ = run("evaluate", "--weights", tiny_weights, "--data", market, "--out", tmp_path / "r.json")
+    assert status == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert f"{100 * result['scores']['mAP']:.2f} %" in out
+    status, _, err = run("evaluate", "--weights", tiny_weights, "--data", market, "--out", tmp_path / "no" / "r.json")
+    assert (status, "there is no folder" in err) == (EXIT_ERROR, True)
+    status, _, err = run("evaluate", "--weights", tmp_path / "gone.pth", "--data", market)
+    assert (status, "gone.pth' is no path" in err) == (EXIT_ERROR, True)
+
+
+def test_data_check(run: Run, market: Path) -> None:
+    status, out, _ = run("data", "check", market)
+    assert status == 0
+    assert "Thumbs.db" in out
+    (market / "query" / "0001_c1s1_000000_00.jpg").write_bytes(b"broken")
+    status, out, _ = run("data", "check", market, "--json")
+    assert status == EXIT_FOUND_TROUBLE
+    assert json.loads(out)["ok"] is False
+
+
+def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # again over its own results
+        status, out, _ = run("demo", "--data", market, "--weights", tiny_weights, "--out", tmp_path / "demo")
+        assert status == 0
+    assert "mAP" in out
+    assert str(tmp_path / "demo" / "ranked.png") in out
+    assert Image.open(tmp_path / "demo" / "ranked.png").size[1] > 3 * 256
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("evaluate", "--weights", "x", "--data", "."), ". is no data set that can be scored"),
+        (("evaluate", "--weights", "x", "--data", "gone"), "no such folder: gone"),
+        (("embed", "gone.jpg", "--weights", "x", "--out", "v.npz"), "no such file: gone.jpg"),
+        (("embed", "--weights", "x", "--out", "v.npz"), "nothing to embed"),
+        (("search", "gone", "photo.jpg"), "is no gallery"),
+        (("index", "gone", "--out", "g", "--weights", "x"), "no such folder: gone"),
+        (("data", "check", "gone"), "no such folder: gone"),
+        (("convert", "gone.pth", "out"), "no such weights: gone.pth"),
+        (("models", "--size", "3", "3"), "at least 16 x 16"),
+    ],
+)
+def test_mistakes_get_one_line(run: Run, args: tuple, words: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(*args)
+    assert status == EXIT_ERROR
+    assert words in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path, market: Path) -> None:
+    def interrupted(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("osnet.evaluation.evaluate", interrupted)
+    status, _, err = run("evaluate", "--weights", tiny_weights, "--data", market)
+    assert status == EXIT_INTERRUPTED
+    assert "goes on from there" in err
+
+
+def test_as_a_program() -> None:
+    out = subprocess.run([sys.executable, "-m", "osnet.cli", "--help"], capture_output=True, text=True, check=True)
+    for command in ("models", "convert", "embed", "index", "search", "evaluate", "data", "gallery", "demo"):
+        assert command in out.stdout

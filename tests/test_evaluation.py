@@ -1,0 +1,207 @@
+"""Weights + data set -> scores; and vectors on disk that survive being cut off."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_picture
+from osnet import Embedder, evaluate
+from osnet.data.folder import read_dataset
+from osnet.errors import DataError, EmbeddingError, ImageError, OutputError
+from osnet.evaluation import Evaluation
+from osnet.inference.embedder import Embeddings
+from osnet.inference.vectors import embed_files, read_vectors, save_vectors
+from osnet.metrics.ranking import rank_scores
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_weights: Path) -> Embedder:
+    return Embedder(tiny_weights, batch_size=4)
+
+
+def test_scores_are_those_of_the_embeddings(embedder: Embedder, market: Path) -> None:
+    result = evaluate(embedder, market)
+    data = read_dataset(market)
+    direct = rank_scores(
+        embedder.embed(data.query.paths),
+        embedder.embed(data.gallery.paths),
+        data.query.pids,
+        data.gallery.pids,
+        data.query.camids,
+        data.gallery.camids,
+    )
+    assert result.scores["mAP"] == pytest.approx(direct.mean_ap)
+    assert result.scores["rank-1"] == pytest.approx(direct.rank(1))
+    assert result.scores["rank-20"] == 1.0  # beyond the gallery of 7
+    assert (result.num_queries, result.num_scored) == (3, 3)
+    printed = str(result)
+    assert f"{100 * direct.mean_ap:.2f} %" in printed
+    assert "3 images, 3 identities, 1 cameras" in printed
+    assert json.loads(json.dumps(result.to_json()))["weights"]["sha256"] == embedder.sha256()
+
+
+def test_the_real_weights_on_real_crops(msmt17_pth: Path, people_mini: Path) -> None:
+    """A smoke test at the ceiling (two halves of short clips): the data's own README gives 1.0000."""
+    result = evaluate(msmt17_pth, people_mini)
+    assert result.scores["mAP"] == pytest.approx(1.0, abs=1e-6)
+    assert result.scores["rank-1"] == 1.0
+    assert result.num_scored == 37
+
+
+def test_queries_without_a_match_are_named(embedder: Embedder, market: Path) -> None:
+    lonely = write_picture(market / "query" / "0009_c1s1_000000_00.jpg", 900)
+    result = evaluate(embedder, market)
+    assert result.unmatched == (str(lonely),)
+    assert "1 without a match in another camera" in str(result)
+    assert lonely.name in str(result)
+
+
+def test_when_no_query_has_a_match(embedder: Embedder, tmp_path: Path) -> None:
+    write_picture(tmp_path / "query" / "a" / "1" / "x.png", 1)
+    write_picture(tmp_path / "gallery" / "b" / "1" / "y.png", 2)
+    result = evaluate(embedder, tmp_path)
+    assert result.scores["mAP"] is None
+    assert "no query has a match" in str(result)
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_unreadable_images(embedder: Embedder, market: Path) -> None:
+    broken = market / "bounding_box_test" / "0001_c2s1_000001_00.jpg"
+    broken.write_bytes(b"broken")
+    with pytest.raises(ImageError, match=broken.name):
+        evaluate(embedder, market)
+    result = evaluate(embedder, market, on_error="skip")
+    assert len(result.unreadable) == 1
+    assert broken.name in result.unreadable[0]
+    assert result.num_scored == 2  # person 1 has lost its only match
+    assert f"1 left out: {broken}" in str(result)
+
+
+def test_weights_that_saw_the_test_images_are_refused(embedder: Embedder, market: Path, tmp_path: Path) -> None:
+    card = embedder.network.card
+    assert card is not None
+    target = tmp_path / "MSMT17_V1"
+    shutil.copytree(market, target)
+    embedder.network.card = replace(card, training_data="msmt17_combineall")
+    try:
+        with pytest.raises(DataError, match="trained on the test images of msmt17"):
+            evaluate(embedder, target)
+        with pytest.raises(DataError, match="test images"):
+            evaluate(embedder, replace(read_dataset(market), name="msmt17"))
+        forced = evaluate(embedder, target, force=True)
+        assert "says nothing about new people" in str(forced)
+        assert isinstance(evaluate(embedder, market), Evaluation)  # another benchmark
+        embedder.network.card = replace(card, training_data="msmt17")
+        assert evaluate(embedder, target).warnings == ()
+    finally:
+        embedder.network.card = card
+
+
+def test_what_cannot_be_scored_is_said_first(embedder: Embedder, market: Path) -> None:
+    write_picture(market / "query" / "0000_c1s1_000000_00.jpg", 1)
+    with pytest.raises(DataError, match="1 queries are labelled junk or distractor: 0000_c1"):
+        evaluate(embedder, market)
+    shutil.rmtree(market / "query")
+    (market / "query").mkdir()
+    with pytest.raises(DataError, match="no query images"):
+        evaluate(embedder, market)
+
+
+# Vectors on disk
+
+
+def pictures(folder: Path, count: int = 10) -> list[Path]:
+    return [write_picture(folder / f"{n}.png", n) for n in range(count)]
+
+
+def test_a_run_that_was_cut_off_goes_on(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = pictures(tmp_path / "p", 24), tmp_path / "v.npz"
+    expected = embedder.embed(paths)
+
+    def cut(iterable, _total, _label):
+        for n, path in enumerate(iterable):
+            if n == 17:
+                raise KeyboardInterrupt
+            yield path
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_files(embedder, paths, out, progress=cut)
+    assert not out.exists()
+    # A crash may leave half a row and half a line behind.
+    with (tmp_path / "v.npz.partial" / "vectors.f32").open("ab") as file:
+        file.write(b"12345")
+    with (tmp_path / "v.npz.partial" / "names.jsonl").open("ab") as file:
+        file.write(b'"half a na')
+    seen: list[Path] = []
+
+    def watch(iterable, total, _label):
+        assert total < len(paths)
+        for path in iterable:
+            seen.append(path)
+            yield path
+
+    result = embed_files(embedder, paths, out, progress=watch)
+    assert seen == paths[8:]  # two batches were written; two more were being read
+    assert result.names == [str(path) for path in paths]
+    np.testing.assert_allclose(result.vectors, expected, atol=1e-6)
+    assert not (tmp_path / "v.npz.partial").exists()
+    back, weights_sha256 = read_vectors(out)
+    np.testing.assert_array_equal(back.vectors, result.vectors)
+    assert (back.names, weights_sha256) == (result.names, embedder.sha256())
+
+
+def test_what_other_weights_left_behind_is_not_continued(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = pictures(tmp_path / "p", 3), tmp_path / "v.npz"
+    partial = tmp_path / "v.npz.partial"
+    partial.mkdir()
+    (partial / "head.json").write_text(json.dumps({"weights_sha256": "other", "normalize": True}))
+    (partial / "names.jsonl").write_text(json.dumps(str(paths[0])) + "\n")
+    (partial / "vectors.f32").write_bytes(bytes(4 * 512))
+    np.testing.assert_allclose(embed_files(embedder, paths, out).vectors, embedder.embed(paths), atol=1e-6)
+
+
+def test_a_bad_image_keeps_what_went_well(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = pictures(tmp_path / "p"), tmp_path / "v.npz"
+    paths[6].write_bytes(b"broken")
+    with pytest.raises(ImageError, match=r"6\.png"):
+        embed_files(embedder, paths, out)
+    assert (tmp_path / "v.npz.partial" / "vectors.f32").stat().st_size == 6 * 512 * 4
+    result = embed_files(embedder, paths, out, on_error="skip")
+    assert len(result) == 9
+    assert [failure.name for failure in read_vectors(out)[0].failures] == [str(paths[6])]
+
+
+def test_features_are_kept_and_used_again(embedder: Embedder, market: Path, tmp_path: Path, monkeypatch) -> None:
+    first = evaluate(embedder, market, features=tmp_path / "f")
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["gallery.npz", "query.npz"]
+    monkeypatch.setattr(Embedder, "stream", None)  # a second embedding would fail
+    assert evaluate(embedder, market, features=tmp_path / "f").scores == first.scores
+    write_picture(market / "query" / "0001_c1s1_000055_00.jpg", 3)
+    with pytest.raises(DataError, match="other weights or other images"):
+        evaluate(embedder, market, features=tmp_path / "f")
+
+
+def test_vectors_are_written_without_pickles(tmp_path: Path) -> None:
+    embeddings = Embeddings(np.ones((1, 4), np.float32), ["ä b.jpg"], [ImageError("x", "why")])
+    save_vectors(tmp_path / "v.npz", embeddings, "sha")
+    back, sha = read_vectors(tmp_path / "v.npz")
+    assert (back.names, sha, back.failures[0].reason) == (["ä b.jpg"], "sha", "why")
+    with pytest.raises(OutputError, match=r"\.npz"):
+        save_vectors(tmp_path / "v.txt", embeddings, "sha")
+    (tmp_path / "bad.npz").write_bytes(b"no zip")
+    with pytest.raises(DataError, match=r"bad\.npz is not a file of vectors"):
+        read_vectors(tmp_path / "bad.npz")
+    np.savez(tmp_path / "pickled.npz", vectors=np.array([{}]), names=np.array(["a"]), failures=[], weights_sha256="s")
+    with pytest.raises(DataError):
+        read_vectors(tmp_path / "pickled.npz")
+
+
+def test_embedding_error_is_an_image_error(embedder: Embedder, tmp_path: Path) -> None:
+    with pytest.raises(EmbeddingError) as caught:
+        embedder.embed(tmp_path / "gone.jpg")
+    assert isinstance(caught.value, ImageError)
+    assert len(caught.value.done) == 0

@@ -1,0 +1,30 @@
+"""Pictures: right and wrong must be told apart by more than colour."""
+
+from pathlib import Path
+
+import numpy as np
+
+from conftest import write_picture
+from osnet.figures.ranks import RIGHT, WRONG, RankedList, draw_ranked_lists
+from osnet.types import Hit, Item
+
+
+def pixels_of(sheet, colour: str) -> int:
+    rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return int((np.array(sheet) == rgb).all(axis=2).sum())
+
+
+def test_ranked_list(tmp_path: Path) -> None:
+    a, b = (str(write_picture(tmp_path / f"{n}.png", n)) for n in range(2))
+    right, wrong = Hit(1, 0.9, Item(a, "ada", "2")), Hit(2, 0.8, Item(b, "bob"))
+    both = draw_ranked_lists([RankedList(Path(a), [right, wrong], "ada")], "title")
+    assert both.size == (14 * 5 + 3 * 128, 44 + 256 + 54 + 14)
+    assert pixels_of(both, RIGHT) > 1.5 * pixels_of(both, WRONG) > 0  # the right one has two frames
+    unknown = draw_ranked_lists([RankedList(Path(a), [right, wrong])])
+    assert pixels_of(unknown, RIGHT) == pixels_of(unknown, WRONG) == 0
+
+
+def test_a_file_that_is_gone_leaves_a_mark(tmp_path: Path) -> None:
+    photo = write_picture(tmp_path / "a.png")
+    sheet = draw_ranked_lists([RankedList(photo, [Hit(1, 0.5, Item(str(tmp_path / "gone.png")))])])
+    assert sheet.size[0] > 2 * 128

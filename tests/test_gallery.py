@@ -1,0 +1,287 @@
+"""The gallery: exact search, filters, atomic writes, deletion that deletes."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import osnet.gallery.folder as folder_module
+from osnet.errors import GalleryError, OutputError
+from osnet.files import written_aside
+from osnet.gallery import Gallery, VectorStore, Where
+from osnet.types import Item
+
+SHA, OTHER = "a" * 64, "b" * 64
+
+
+def vectors(count: int, seed: int = 0, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, size)).astype(np.float32)
+
+
+def items(count: int, prefix: str = "crop", **fields) -> list[Item]:
+    return [Item(f"{prefix}-{n}", **fields) for n in range(count)]
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Gallery:
+    store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=8, weights_name="test")
+    store.add(vectors(50), items(50), weights_sha256=SHA)
+    return store
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_search_against_a_slow_loop(gallery: Gallery) -> None:
+    stored, query = vectors(50), vectors(1, seed=9)[0]
+    cosines = [float(v @ query / np.linalg.norm(v) / np.linalg.norm(query)) for v in stored]
+    expected = sorted(range(50), key=lambda i: -cosines[i])[:7]
+    hits = gallery.search(query, weights_sha256=SHA, top=7)
+    assert [hit.item.source for hit in hits] == [f"crop-{i}" for i in expected]
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5, 6, 7]
+    np.testing.assert_allclose([hit.score for hit in hits], [cosines[i] for i in expected], atol=1e-6)
+    assert len(gallery.search(query, weights_sha256=SHA, top=1000)) == 50
+    assert gallery.search(query[None], weights_sha256=SHA, top=1)[0] == hits[0]
+
+
+def test_equal_scores_keep_the_order_of_adding(tmp_path: Path) -> None:
+    store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=2)
+    store.add(np.tile([[1.0, 0.0]], (30, 1)), items(30), weights_sha256=SHA)
+    found = store.search([2.0, 0.0], weights_sha256=SHA, top=5)
+    assert [hit.item.source for hit in found] == [f"crop-{n}" for n in range(5)]
+    assert all(hit.score <= 1.0 for hit in found)
+
+
+def test_it_is_there_again_after_reopening(gallery: Gallery) -> None:
+    gallery.add(vectors(3, 1), items(3, "late", identity="ada", camera="7", time_s=5.0), weights_sha256=SHA)
+    again = Gallery.open(gallery.folder)
+    assert again.items == gallery.items
+    assert (len(again), again.weights_sha256, again.weights_name) == (53, SHA, "test")
+    query = vectors(1, 5)[0]
+    assert again.search(query, weights_sha256=SHA) == gallery.search(query, weights_sha256=SHA)
+    assert isinstance(again.search, object)
+    store: VectorStore = again  # the protocol is met; the type checker holds it too
+    assert len(store) == 53
+
+
+def test_filters(tmp_path: Path) -> None:
+    store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=8)
+    people = [
+        Item("mon/a", "ada", "1", 10.0),
+        Item("mon/b", "bob", "1", 20.0),
+        Item("tue/c", "ada", "2", 30.0),
+        Item("tue/d"),
+    ]
+    store.add(vectors(4), people, weights_sha256=SHA)
+
+    def found(**conditions) -> set[str]:
+        hits = store.search(vectors(1)[0], weights_sha256=SHA, where=Where(**conditions))
+        return {hit.item.source for hit in hits}
+
+    assert found() == {"mon/a", "mon/b", "tue/c", "tue/d"}
+    assert found(identities=frozenset({"ada"})) == {"mon/a", "tue/c"}
+    assert found(cameras=frozenset({"1", "9"})) == {"mon/a", "mon/b"}
+    assert found(after_s=20.0) == {"mon/b", "tue/c"}
+    assert found(before_s=20.0) == {"mon/a", "mon/b"}
+    assert found(source="tue/*") == {"tue/c", "tue/d"}
+    assert found(identities=frozenset({"ada"}), after_s=11.0) == {"tue/c"}
+    assert found(identities=frozenset({"eve"})) == set()
+
+
+def test_vectors_of_other_weights_are_refused(gallery: Gallery) -> None:
+    with pytest.raises(GalleryError, match=r"aaaaaaaaaaaa.*bbbbbbbbbbbb"):
+        gallery.add(vectors(1), items(1, "x"), weights_sha256=OTHER)
+    with pytest.raises(GalleryError, match="cannot be compared"):
+        gallery.search(vectors(1)[0], weights_sha256=OTHER)
+    assert len(gallery) == 50
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "words"),
+    [
+        (vectors(2), items(1, "x"), "2 vectors but 1 items"),
+        (vectors(1, size=9), items(1, "x"), r"\(1, 9\)"),
+        (np.zeros((1, 8)), items(1, "x"), "vector 0 is zero"),
+        (np.full((1, 8), np.nan), items(1, "x"), "not finite"),
+        (vectors(1), items(1, "crop"), "crop-0 is in .* already"),
+        (vectors(2), [Item("same"), Item("same")], "same is in"),
+    ],
+)
+def test_bad_rows_change_nothing(gallery: Gallery, rows: np.ndarray, names: list[Item], words: str) -> None:
+    before = contents(gallery.folder)
+    with pytest.raises(GalleryError, match=words):
+        gallery.add(rows, names, weights_sha256=SHA)
+    assert contents(gallery.folder) == before
+    assert len(gallery) == len(Gallery.open(gallery.folder)) == 50
+
+
+def test_remove_takes_the_bytes_out_of_every_file(gallery: Gallery) -> None:
+    secret = np.full((1, 8), 0.123456789, np.float32)
+    stored = (secret / np.linalg.norm(secret)).tobytes()
+    gallery.add(secret, [Item("secret-source-xyzzy", identity="doe")], weights_sha256=SHA)
+    gallery.add(vectors(2, 3), items(2, "after"), weights_sha256=SHA)
+    everything = b"".join(contents(gallery.folder).values())
+    assert stored in everything
+    assert b"secret-source-xyzzy" in everything
+    assert gallery.remove(Where(identities=frozenset({"doe"}))) == 1
+    for where in (gallery.folder, Gallery.open(gallery.folder).folder):
+        everything = b"".join(contents(where).values())
+        assert stored not in everything
+        assert b"secret-source-xyzzy" not in everything
+    assert len(gallery) == len(Gallery.open(gallery.folder)) == 52
+    assert gallery.remove(Where(source="nothing like it")) == 0
+    with pytest.raises(GalleryError, match="needs a condition"):
+        gallery.remove(Where())
+
+
+def test_everything_can_be_removed_and_added_again(gallery: Gallery) -> None:
+    assert gallery.remove(Where(source="*")) == 50
+    assert len(Gallery.open(gallery.folder)) == 0
+    assert gallery.search(vectors(1)[0], weights_sha256=SHA) == []
+    gallery.add(vectors(50), items(50), weights_sha256=SHA)
+    assert len(Gallery.open(gallery.folder)) == 50
+
+
+@pytest.mark.parametrize("action", ["add", "remove"])
+def test_killed_at_any_write_it_is_as_before_or_as_after(gallery: Gallery, action: str, monkeypatch) -> None:
+    before = set(gallery.sources())
+    after = before | {"late-0"} if action == "add" else before - {"crop-7"}
+    real, outcomes = Path.replace, []
+
+    for fail_at in (1, 2, 3, 4):
+        calls = 0
+
+        def replace_or_die(self: Path, target: Path) -> Path:
+            nonlocal calls
+            calls += 1
+            if calls == fail_at:
+                raise KeyboardInterrupt
+            return real(self, target)
+
+        store = Gallery.open(gallery.folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace_or_die)
+            try:
+                if action == "add":
+                    store.add(vectors(1, 4), items(1, "late"), weights_sha256=SHA)
+                else:
+                    store.remove(Where(source="crop-7"))
+                outcomes.append("done")
+            except KeyboardInterrupt:
+                outcomes.append("killed")
+        now = Gallery.open(gallery.folder)
+        assert now.sources() == (after if outcomes[-1] == "done" else before)
+        assert len(now.search(vectors(1)[0], weights_sha256=SHA, top=100)) == len(now)
+        if outcomes[-1] == "done":
+            break
+    assert outcomes == ["killed"] * 3 + ["done"]
+
+
+def test_leftovers_of_a_crash_are_swept(gallery: Gallery) -> None:
+    """As after a kill between the new list and the deletion of the old segment, or in a half-written file."""
+    for name in ("vectors-000099.npy", "items-000099.jsonl", ".writing-17-items-000100.jsonl"):
+        (gallery.folder / name).write_bytes(b"removed person")
+    Gallery.open(gallery.folder)
+    assert sorted(contents(gallery.folder)) == ["gallery.json", "items-000001.jsonl", "vectors-000001.npy"]
+
+
+def test_many_small_additions_are_merged(tmp_path: Path) -> None:
+    store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=8)
+    for n in range(folder_module.MAX_SEGMENTS + 5):
+        store.add(vectors(1, n), items(1, f"p{n}"), weights_sha256=SHA)
+    assert len(list(store.folder.glob("vectors-*.npy"))) <= folder_module.MAX_SEGMENTS
+    again = Gallery.open(store.folder)
+    assert [item.source for item in again.items] == [f"p{n}-0" for n in range(folder_module.MAX_SEGMENTS + 5)]
+    assert again.search(vectors(1, 20)[0], weights_sha256=SHA, top=1)[0].item.source == "p20-0"
+
+
+def test_two_writers_take_turns(gallery: Gallery) -> None:
+    """Both opened it in the same state; neither loses what the other adds."""
+    stores = [Gallery.open(gallery.folder) for _ in range(4)]
+    threads = [
+        threading.Thread(target=store.add, args=(vectors(2, n), items(2, f"t{n}")), kwargs={"weights_sha256": SHA})
+        for n, store in enumerate(stores)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(Gallery.open(gallery.folder)) == 58
+
+
+def test_a_writer_that_does_not_let_go(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr(folder_module, "LOCK_TIMEOUT_S", 0.1)
+    with FileLock(gallery.folder / ".lock"), pytest.raises(GalleryError, match="another process is writing"):
+        gallery.add(vectors(1), items(1, "x"), weights_sha256=SHA)
+
+
+def test_damage_is_named(gallery: Gallery) -> None:
+    path = gallery.folder / "vectors-000001.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(GalleryError, match=r"vectors-000001\.npy is damaged"):
+        Gallery.open(gallery.folder)
+    path.unlink()
+    with pytest.raises(GalleryError, match=r"vectors-000001\.npy .* not there"):
+        Gallery.open(gallery.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"format": "other"}, {"segments": [{"number": "../x"}]}, {"segments": 3}, {"surprise": 1}],
+)
+def test_a_hostile_list_is_refused(gallery: Gallery, change: dict) -> None:
+    path = gallery.folder / "gallery.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(GalleryError, match=r"gallery\.json"):
+        Gallery.open(gallery.folder)
+
+
+def test_folders_that_are_no_galleries(tmp_path: Path, gallery: Gallery) -> None:
+    with pytest.raises(GalleryError, match="is no gallery"):
+        Gallery.open(tmp_path / "gone")
+    with pytest.raises(GalleryError, match="holds a gallery already"):
+        Gallery.create(gallery.folder, weights_sha256=SHA, embedding_size=8)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    with pytest.raises(GalleryError, match="is not empty"):
+        Gallery.create(tmp_path / "full", weights_sha256=SHA, embedding_size=8)
+    with pytest.raises(OutputError, match="cannot make the folder"):
+        Gallery.create(tmp_path / "full" / "thesis.txt" / "g", weights_sha256=SHA, embedding_size=8)
+
+
+@pytest.mark.parametrize(
+    ("vector", "top", "words"),
+    [
+        (vectors(2), 1, "one vector"),
+        (np.zeros(8), 1, "zero"),
+        (vectors(1)[0], 0, "top 0"),
+        (vectors(1, size=4)[0], 1, r"\(1, 4\)"),
+    ],
+)
+def test_searches_that_cannot_be(gallery: Gallery, vector: np.ndarray, top: int, words: str) -> None:
+    with pytest.raises(GalleryError, match=words):
+        gallery.search(vector, weights_sha256=SHA, top=top)
+
+
+def test_written_aside_leaves_the_old_file_if_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), written_aside(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OutputError, match="there is no folder"), written_aside(tmp_path / "gone" / "f"):
+        pass
+
+
+def test_items_keep_unknown_as_unknown(gallery: Gallery) -> None:
+    assert gallery.items[0] == Item("crop-0")
+    assert replace(gallery.items[0], camera="1").camera == "1"
