@@ -226,8 +226,11 @@ class Embedder:
             images = to_fractions(torch.stack(pixels).to(self.device))
         else:
             images = torch.stack([to_fractions(p) for p in pixels]).to(self.device)
+        images = normalize(images, self.preprocessing)
+        if self.device.type == "cpu":  # 1.2 to 1.4 times as fast here; not measured elsewhere
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), _eval_mode(self.network):
-            vectors = self.network(normalize(images, self.preprocessing)).float()
+            vectors = self.network(images).float()
             lengths = vectors.norm(dim=1)
             if self.normalize:
                 vectors = unit_length(vectors)

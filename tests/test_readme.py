@@ -1,0 +1,77 @@
+"""The README's examples are run as they stand, on real crops with real weights."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def place(tmp_path: Path, msmt17_pth: Path, people_mini: Path) -> Path:
+    """A folder with what the examples name."""
+    shutil.copytree(people_mini, tmp_path / "people-mini")
+    shutil.copytree(people_mini / "bounding_box_test", tmp_path / "crops")
+    shutil.copy(people_mini / "query" / "0010_c1s2_000001_00.jpg", tmp_path / "photo.jpg")
+    shutil.copy(msmt17_pth, tmp_path / "crops-weights.pth")
+    return tmp_path
+
+
+def environment(msmt17_pth: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "OSNET_WEIGHTS": str(msmt17_pth.parent), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.slow
+def test_python_examples(place: Path, msmt17_pth: Path) -> None:
+    assert len(blocks("python")) == 1
+    for code in blocks("python"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=place, env=environment(msmt17_pth), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("1 0.9"), "the first hit should be the same man"
+        assert "0010_" in done.stdout.splitlines()[0]
+
+
+@pytest.mark.slow
+def test_shell_examples(place: Path, msmt17_pth: Path) -> None:
+    (code,) = blocks("sh")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code], cwd=place, env=environment(msmt17_pth), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
+    assert "2,169,508" in out
+    assert re.search(r"mAP +100\.00 %", out)
+    assert "234 vectors of 512" in out
+    assert "234 crops added" in out
+    assert re.search(r"^ +1 +0\.9\d+ +10 ", out, re.MULTILINE)
+    assert "items removed" in out
+    assert (place / "crops-weights.pth").stat().st_size > 0
+    assert (place / "back.pt").exists()
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    named = set(re.findall(r"^osnet (\w+)", "\n".join(blocks("sh")), re.MULTILINE))
+    source = (ROOT / "src" / "osnet" / "cli.py").read_text()
+    for name in named:
+        assert f"def {name}(" in source or f'name="{name}"' in source
+
+
+def test_the_file_map_is_true() -> None:
+    listed = set(re.findall(r"\b([a-z0-9]+\.py)\b", README[README.index("## Where things are") :]))
+    there = {p.name for p in (ROOT / "src" / "osnet").rglob("*.py") if p.name != "__init__.py"}
+    assert there <= listed
+    assert listed - there <= {"embedding.py"}
