@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from osnet.models.osnet import OSNet, OSNetConfig
-from osnet.models.weights import Card, save_weights
+from osnet.models.card import Card
+from osnet.models.config import OSNetConfig
+from osnet.models.osnet import OSNet
+from osnet.models.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from conftest import write_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.cli import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED, main
+from osnet.cli import main
+from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED
 from osnet.gallery import Gallery
 from osnet.models.weights import save_weights
 
@@ -223,7 +224,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, tiny_weights: Pa
     def interrupted(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("osnet.evaluation.evaluate", interrupted)
+    monkeypatch.setattr("osnet.cli.scoring.evaluate_weights", interrupted)
     status, _, err = run("evaluate", "--weights", tiny_weights, "--data", market)
     assert status == EXIT_INTERRUPTED
     assert "goes on from there" in err

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from osnet.models.config import OSNetConfig
 from osnet.models.counting import count_cost, count_parameters
-from osnet.models.osnet import OSNet, OSNetConfig
-from osnet.models.registry import PUBLISHED_COSTS, VARIANTS, build_on_meta, create_model
+from osnet.models.osnet import OSNet, build_on_meta
+from osnet.models.registry import create_model
+from osnet.models.variants import PUBLISHED_COSTS, VARIANTS
 
 REID = (256, 128)
 

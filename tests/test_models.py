@@ -8,7 +8,7 @@ from osnet import OSNet, OSNetConfig, create_model, list_models
 from osnet.errors import ModelError
 from osnet.models.layers import ChannelGate, ChannelShuffle, LiteConv3x3, StaticGate
 from osnet.models.osnet import Concatenation, OSBlock, UnifiedGate
-from osnet.models.registry import VARIANTS
+from osnet.models.variants import VARIANTS
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))

@@ -9,8 +9,8 @@ import torch
 from conftest import FIXTURES
 from osnet.metrics.ranking import rank_scores_from_distances
 from osnet.models.osnet import OSNet
-from osnet.models.registry import VARIANTS
 from osnet.models.torchreid import torchreid_names
+from osnet.models.variants import VARIANTS
 from osnet.models.weights import load_weights
 
 SPEC = importlib.util.spec_from_file_location("make_torchreid_outputs", FIXTURES / "make_torchreid_outputs.py")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-import osnet.models.weights as weights_module
 from osnet.errors import ModelError, WeightsError
-from osnet.models.osnet import OSNet, OSNetConfig
+from osnet.models.card import CARD_FILE, Card, read_card
+from osnet.models.config import OSNetConfig
+from osnet.models.osnet import OSNet
 from osnet.models.torchreid import torchreid_names, training_data_from_file, write_torchreid
-from osnet.models.weights import Card, convert, load_weights, network_sha256, read_card, read_checkpoint, save_weights
+from osnet.models.weights import convert, load_weights, network_sha256, read_checkpoint, save_weights
 from osnet.types import Preprocessing
 
 
@@ -338,4 +339,4 @@ def test_read_card_alone(tiny_weights: Path) -> None:
     card, weights_file = read_card(tiny_weights)
     assert card.name == "osnet_x0_25"
     assert weights_file.startswith(f"weights-{card.sha256[:12]}")
-    assert weights_module.CARD_FILE == "card.json"
+    assert CARD_FILE == "card.json"

@@ -6,8 +6,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from osnet.models.osnet import OSNet, OSNetConfig
-from osnet.models.registry import create_model, list_models
+from osnet.models.config import OSNetConfig
+from osnet.models.osnet import OSNet
+from osnet.models.registry import create_model
+from osnet.models.variants import list_models
 
 if TYPE_CHECKING:
     from osnet.data.folder import read_folder as read_folder

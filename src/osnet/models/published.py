@@ -13,9 +13,10 @@ from typing import Literal
 
 from osnet.errors import WeightsError
 from osnet.files import sha256_file
+from osnet.models.card import CARD_FILE, LICENCE_ZOO
 from osnet.models.osnet import OSNet
-from osnet.models.registry import VARIANTS, create_model
-from osnet.models.weights import CARD_FILE, LICENCE_ZOO, load_weights
+from osnet.models.variants import VARIANTS
+from osnet.models.weights import load_weights
 
 REPOSITORY = "kaiyangzhou/osnet"
 REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
@@ -117,7 +118,8 @@ def load_model(weights: str | Path) -> OSNet:
         short = text.removesuffix(".pt").removesuffix(".pth")
         for published in PUBLISHED.values():
             if short in published.local_names:
-                return create_model(published.model, published.dataset)
+                path = find_weights(published.model, published.dataset)
+                return load_weights(path, architecture=published.model)
         if short in VARIANTS:
             known = [f"{short}_{d}" for m, d in PUBLISHED if m == short]
             raise WeightsError(

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import written_aside
-from osnet.models.osnet import Normalization, OSNetConfig
-from osnet.models.registry import VARIANTS, build_on_meta
+from osnet.models.config import Normalization, OSNetConfig
+from osnet.models.osnet import build_on_meta
+from osnet.models.variants import VARIANTS
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 """How such files end; also ``model.pth.tar-60``."""

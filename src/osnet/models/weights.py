@@ -12,9 +12,8 @@ the SHA-256 before it parses anything. Files of Torchreid and BoxMOT load throug
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +21,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
-from osnet.files import TEMPORARY_PREFIX, is_plain_name, make_folder, sha256_file, write_json, written_aside
-from osnet.models.osnet import OSNet, OSNetConfig
-from osnet.models.registry import build_on_meta, get_config
+from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
+from osnet.models.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
+from osnet.models.config import OSNetConfig
+from osnet.models.osnet import OSNet, build_on_meta
 from osnet.models.torchreid import (
     infer_config,
     is_torchreid_path,
@@ -35,38 +35,8 @@ from osnet.models.torchreid import (
     training_data_from_file,
     write_torchreid,
 )
+from osnet.models.variants import get_config
 from osnet.types import Preprocessing
-
-FORMAT = "osnet-weights-1"
-CARD_FILE = "card.json"
-LICENCE_UNKNOWN = "not stated"
-LICENCE_ZOO = (
-    "Unclear. The authors' Hugging Face repository kaiyangzhou/osnet is read by others as MIT; in Torchreid "
-    "issue #520 the author says of the weights 'research purpose only'. The data sets have terms of their own."
-)
-
-
-@dataclass(frozen=True)
-class Card:
-    """What weights say about themselves. Stored as ``card.json``."""
-
-    architecture: OSNetConfig
-    name: str | None = None
-    """The architecture's name in the table, if it has one."""
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    num_classes: int = 0
-    """Outputs of the classifier they were trained with; 0 if none is stored."""
-    training_data: str = "unknown"
-    """Such as ``msmt17`` (its training split) or ``msmt17_combineall`` (all of it, test people too)."""
-    licence: str = LICENCE_UNKNOWN
-    source: str = ""
-    """The file they were converted from, with its SHA-256, or the run that made them."""
-    sha256: str = ""
-    """SHA-256 of the tensors' file; empty for weights that are not on disk yet."""
-
-    def to_json(self, weights_file: str) -> dict[str, Any]:
-        """As ``card.json`` stores it."""
-        return {"format": FORMAT, "weights": weights_file, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -224,39 +194,6 @@ def _read_folder(folder: Path, expected: OSNetConfig | None) -> Checkpoint:
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a safetensors file: {error}") from error
     return Checkpoint(card, _check_state(state, card.architecture, str(path)))
-
-
-def read_card(folder: str | Path) -> tuple[Card, str]:
-    """The card of a checkpoint folder, and the name of the tensors' file.
-
-    Raises:
-        WeightsError: there is none, or it is not one of ours.
-    """
-    path = Path(folder) / CARD_FILE
-    if not path.is_file():
-        raise WeightsError(f"{folder} holds no {CARD_FILE}, so it is no checkpoint folder")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT:
-            raise WeightsError(f"{path} has the format {content.get('format')!r}; this version reads {FORMAT!r}")
-        weights_file = str(content.pop("weights"))
-        del content["format"]
-        preprocessing: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in content.pop("preprocessing").items()
-        }
-        card = Card(
-            architecture=OSNetConfig(**content.pop("architecture")),
-            preprocessing=Preprocessing(**preprocessing),
-            **content,
-        )
-    except WeightsError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} cannot be read: {error!r}") from error
-    if not is_plain_name(weights_file):
-        raise WeightsError(f"{path} names the file {weights_file!r}, which is not a plain name in its own folder")
-    return card, weights_file
 
 
 def _read_torchreid_file(path: Path, architecture: str | None, config: OSNetConfig | None) -> Checkpoint:

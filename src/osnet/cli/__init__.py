@@ -1,0 +1,27 @@
+"""The command line. Each command is one function; tyro derives its flags from the signature."""
+
+import sys
+
+from osnet.cli import galleries, models, scoring
+from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app
+from osnet.errors import OsnetError
+
+__all__ = ["galleries", "main", "models", "scoring"]
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of ``osnet``. Status 1: done, but trouble was found; 2: an error; 130: interrupted."""
+    try:
+        app.cli(prog="osnet", description="OSNet: find the same person, or thing, again.", args=args)
+    except OsnetError as error:
+        print(f"osnet: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_ERROR) from None
+    except KeyboardInterrupt:
+        print(
+            "osnet: interrupted; what index, embed and evaluate --features had done is kept: "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stderr.close()

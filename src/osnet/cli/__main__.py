@@ -1,0 +1,5 @@
+"""``python -m osnet.cli`` is ``osnet``."""
+
+from osnet.cli import main
+
+main()
