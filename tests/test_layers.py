@@ -26,7 +26,7 @@ DOORS = {
     "tyro": {"cli/"},
     "tqdm": {"cli/"},
     "filelock": {"gallery/folder.py"},
-    "PIL": {"data/loading.py", "data/transforms.py", "inference/inputs.py", "figures/ranks.py"},
+    "PIL": {"data/loading.py", "data/transforms.py", "data/synthetic.py", "inference/inputs.py", "figures/ranks.py"},
     "torchvision": {"data/transforms.py"},
     "onnxruntime": set(),
     "accelerate": {"training/"},
