@@ -11,9 +11,8 @@ from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError
 from osnet.types import Preprocessing
 
-LABELS = [
-    label for label, count in zip(range(20), [1, 2, 3, 4, 5, 6, 8, 9, 12, 16] * 2, strict=True) for _ in range(count)
-]
+COUNTS = [1, 2, 3, 4, 5, 6, 8, 9, 12, 16] * 2
+LABELS = [label for label, count in enumerate(COUNTS) for _ in range(count)]
 
 
 def test_random_batches_take_every_image_once() -> None:

@@ -55,7 +55,7 @@ def batch_hard_triplet(embeddings_BD: Tensor, pids_B: Tensor, margin: float | No
     anchors = others.any(1)
     if not bool(anchors.any()) or bool(same.all()):
         raise ValueError(
-            f"no triplet in a batch of {len(pids_B)} images of {len(set(pids_B.tolist()))} people: it takes two people, "
+            f"no triplet in a batch of {len(pids_B)} images of {len(set(pids_B.tolist()))} people: it takes two, "
             "one of them twice; draw batches by identity"
         )
     distance = pairwise_distance(embeddings_BD.float())
