@@ -2,23 +2,31 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DATA ?= ../shared/data/people-mini
-WEIGHTS ?= osnet_x0_25_msmt17
 
-.PHONY: demo test check bench clean
+.PHONY: help demo test check bench clean
 
-demo: $(VENV)/.ready  ## evaluate, index, search; DATA=folder WEIGHTS=file or name
+help:
+	@echo "make demo DATA=folder WEIGHTS=file-or-name   evaluate, index, search, and draw what was found"
+	@echo "make test                                    all tests"
+	@echo "make check                                   format, lint, types"
+	@echo "make bench                                   how fast embedding is here"
+	@echo "make clean                                   remove $(VENV)"
+
+demo:
+	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { echo 'make demo needs DATA, a folder in the layout of Market-1501 or with query and gallery, and'; \
+	  echo 'WEIGHTS, a file or a name such as osnet_x0_25_msmt17: make demo DATA=my/crops WEIGHTS=osnet_x0_25_msmt17'; exit 2; }
+	@$(MAKE) --no-print-directory $(VENV)/.ready
 	$(BIN)/osnet demo --data "$(DATA)" --weights "$(WEIGHTS)"
 
-test: $(VENV)/.ready  ## all tests
+test: $(VENV)/.ready
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.ready  ## format, lint, types
+check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready  ## how fast embedding is here
+bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/embedding.py
 
 $(VENV)/.ready: pyproject.toml

@@ -40,8 +40,8 @@ def test_scores_are_those_of_the_embeddings(embedder: Embedder, market: Path) ->
     assert (result.num_queries, result.num_scored) == (3, 3)
     printed = str(result)
     assert f"{100 * direct.mean_ap:.2f} %" in printed
-    assert "3 images, 3 identities, 1 cameras" in printed
-    assert json.loads(json.dumps(result.to_json()))["weights"]["sha256"] == embedder.sha256()
+    assert "images: 3, identities: 3, cameras: 1" in printed
+    assert json.loads(json.dumps(result.to_json()))["weights"]["network_sha256"] == embedder.sha256()
 
 
 def test_the_real_weights_on_real_crops(msmt17_pth: Path, people_mini: Path) -> None:

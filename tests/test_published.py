@@ -192,7 +192,7 @@ def test_a_pair_without_a_known_file_lists_those_that_exist(model: str, data: st
 def test_short_names_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match="osnet_x0_25_msmt17"):
         load_model("osnet_x0_25")
-    with pytest.raises(WeightsError, match=r"'gone/weights\.pth' is no path"):
+    with pytest.raises(WeightsError, match=r"no file 'gone/weights\.pth'"):
         load_model("gone/weights.pth")
     monkeypatch.setenv("OSNET_WEIGHTS", str(tmp_path / "gone"))
     with pytest.raises(WeightsError, match="which is no folder"):

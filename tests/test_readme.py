@@ -24,7 +24,7 @@ def place(tmp_path: Path, msmt17_pth: Path, people_mini: Path) -> Path:
     shutil.copytree(people_mini, tmp_path / "people-mini")
     shutil.copytree(people_mini / "bounding_box_test", tmp_path / "crops")
     shutil.copy(people_mini / "query" / "0010_c1s2_000001_00.jpg", tmp_path / "photo.jpg")
-    shutil.copy(msmt17_pth, tmp_path / "crops-weights.pth")
+    shutil.copy(msmt17_pth, tmp_path / "osnet_x0_25_msmt17.pth")
     return tmp_path
 
 
@@ -34,9 +34,10 @@ def environment(msmt17_pth: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_python_examples(place: Path, msmt17_pth: Path) -> None:
     assert len(blocks("python")) == 1
-    for code in blocks("python"):
+    for code in blocks("python") * 2:  # what ran once must run again
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=place, env=environment(msmt17_pth), capture_output=True, text=True
         )
@@ -46,6 +47,7 @@ def test_python_examples(place: Path, msmt17_pth: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_shell_examples(place: Path, msmt17_pth: Path) -> None:
     (code,) = blocks("sh")
     done = subprocess.run(
@@ -53,13 +55,13 @@ def test_shell_examples(place: Path, msmt17_pth: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     out = done.stdout
-    assert "2,169,508" in out
+    assert "201,864" in out
     assert re.search(r"mAP +100\.00 %", out)
     assert "234 vectors of 512" in out
     assert "234 crops added" in out
     assert re.search(r"^ +1 +0\.9\d+ +10 ", out, re.MULTILINE)
     assert "items removed" in out
-    assert (place / "crops-weights.pth").stat().st_size > 0
+    assert (place / "hits.png").stat().st_size > 10_000
     assert (place / "back.pt").exists()
 
 

@@ -34,15 +34,13 @@ def run_demo(data: Path, weights: str, out: Path, device: str, progress: Progres
     lists = [search_elsewhere(gallery, embedder, crop) for crop in shown]
     save_ranked_lists(lists, out / "ranked.png", f"{dataset.name}: {NUM_SHOWN} queries, found in other cameras")
     print(f"ranked lists of {len(lists)} queries: {(out / 'ranked.png').absolute()}")
+    print(f"the gallery can be searched: osnet search {out / 'gallery'} PHOTO")
 
 
 def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder: Embedder) -> Gallery:
     """A gallery of a data set's gallery split, from the vectors that ``evaluate`` kept."""
     embeddings, weights_sha256 = read_vectors(features)
-    if (folder / "gallery.json").exists():
-        gallery = Gallery.open(folder)
-    else:
-        gallery = Gallery.create(folder, weights_sha256=weights_sha256, embedding_size=embedder.embedding_size)
+    gallery = Gallery.for_embedder(folder, embedder)
     crops = {str(crop.path): crop for crop in dataset.gallery.crops}
     known = gallery.sources()
     new = [i for i, name in enumerate(embeddings.names) if name not in known]

@@ -7,6 +7,7 @@
         EmbeddingError          the same, in the middle of a run: holds what went well before it
       DataError     ValueError  a data set that cannot be read or scored
       GalleryError  ValueError  a gallery that is damaged, or vectors that do not belong in it
+      TrainingError RuntimeError  a run that cannot go on: the loss is not finite
       OutputError   OSError     a result that cannot be written where it was asked for
       MissingExtraError  ImportError   an optional part that is not installed
 
@@ -53,6 +54,10 @@ class DataError(OsnetError, ValueError):
 
 class GalleryError(OsnetError, ValueError):
     """A gallery that is damaged, or vectors that do not belong in it."""
+
+
+class TrainingError(OsnetError, RuntimeError):
+    """A run that cannot go on."""
 
 
 class OutputError(OsnetError, OSError):

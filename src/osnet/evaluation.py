@@ -31,7 +31,7 @@ class Evaluation:
     root: str
     counts: dict[str, SplitCounts]
     weights: dict[str, Any]
-    """Name, training data and SHA-256 of the weights, and the size of their input."""
+    """Name, training data, size of the input; the digest of what decides a vector, and that of the file."""
     scores: dict[str, float | None]
     """mAP, mINP, rank-1, rank-5, rank-10, rank-20; None if no query has a match."""
     num_queries: int
@@ -55,7 +55,7 @@ class Evaluation:
         for name in ("query", "gallery"):
             c = self.counts[name]
             lines.append(
-                f"{name:<8} {c.images:,} images, {c.identities:,} identities, {c.cameras or 'unknown'} cameras"
+                f"{name:<8} images: {c.images:,}, identities: {c.identities:,}, cameras: {c.cameras or 'unknown'}"
             )
         lines += [f"{name:<8} {_percent(value)}" for name, value in self.scores.items()]
         lines.append(f"over {self.num_scored:,} of {self.num_queries:,} queries")
@@ -115,7 +115,8 @@ def evaluate(
         weights={
             "name": (card and card.name) or "an unnamed network",
             "training_data": card.training_data if card else "random weights",
-            "sha256": embedder.sha256(),
+            "network_sha256": embedder.sha256(),
+            "file_sha256": card.sha256 if card else "",
             "size_hw": embedder.preprocessing.size_hw,
         },
         scores=summarize(scores, RANKS),

@@ -17,8 +17,8 @@ JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]
 app = SubcommandApp()
 data_app = SubcommandApp()
 gallery_app = SubcommandApp()
-app.command(data_app, name="data")
-app.command(gallery_app, name="gallery")
+app.command(data_app, name="data", help="Check a data set, or generate one.")
+app.command(gallery_app, name="gallery", help="Show what a gallery holds, or remove some of it for good.")
 
 
 def draw_progress(iterable: Iterable[Any], total: int, label: str) -> Iterable[Any]:

@@ -3,21 +3,24 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import JsonFlag, app, draw_progress, gallery_app, report_failures
+from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, draw_progress, gallery_app, report_failures
 from osnet.data.folder import FolderLayout, IdentityFrom, parse_time, read_folder
 from osnet.data.loading import list_images
 from osnet.data.reid.market1501 import parse_name
-from osnet.errors import DataError
+from osnet.errors import DataError, GalleryError
 from osnet.figures.ranks import RankedList, save_ranked_lists
 from osnet.files import check_writable
 from osnet.gallery import Gallery, Where
+from osnet.gallery.folder import MANIFEST, WEIGHTS
 from osnet.inference.embedder import Embedder, OnError
-from osnet.models.weights import save_weights
 from osnet.types import DISTRACTOR_PID, Hit, Item
+
+GalleryArg = Annotated[Path, Positional, tyro.conf.arg(metavar="GALLERY")]
 
 INDEX_CHUNK = 2048
 """Rows that ``osnet index`` collects before it writes them."""
@@ -25,7 +28,7 @@ INDEX_CHUNK = 2048
 
 @app.command
 def index(
-    crops: Positional[Path],
+    crops: Annotated[Path, Positional, tyro.conf.arg(metavar="CROPS")],
     *,
     out: Path,
     weights: str | None = None,
@@ -83,8 +86,8 @@ def index(
 
 @app.command
 def search(
-    gallery: Positional[Path],
-    photo: Positional[Path],
+    gallery: GalleryArg,
+    photo: Annotated[Path, Positional, tyro.conf.arg(metavar="PHOTO")],
     *,
     top: int = 10,
     identity: tuple[str, ...] = (),
@@ -116,7 +119,8 @@ def search(
     if sheet is not None:
         check_writable(sheet)
     where = _where(identity, camera, after, before, source)
-    store, embedder = _open_gallery(gallery, weights, device, 1, must_exist=True)
+    Gallery.open(gallery)  # it must exist: searching makes none
+    store, embedder = _open_gallery(gallery, weights, device, 1)
     hits = store.search(embedder.embed(photo), weights_sha256=embedder.sha256(), top=top, where=where)
     if as_json:
         print(json.dumps({"query": str(photo), "hits": [_hit_json(hit) for hit in hits]}, indent=2))
@@ -132,7 +136,7 @@ def search(
 
 
 @gallery_app.command(name="show")
-def gallery_show(gallery: Positional[Path]) -> None:
+def gallery_show(gallery: GalleryArg) -> None:
     """Say what a gallery holds.
 
     Args:
@@ -142,12 +146,12 @@ def gallery_show(gallery: Positional[Path]) -> None:
     people = {item.identity for item in store.items if item.identity}
     cameras = {item.camera for item in store.items if item.camera}
     print(f"{len(store)} items, {len(people)} known identities, {len(cameras)} known cameras")
-    print(f"vectors of {store.weights_name}, sha256 {store.weights_sha256}")
+    print(f"vectors of {store.weights_name}, network {store.weights_sha256}")
 
 
 @gallery_app.command(name="remove")
 def gallery_remove(
-    gallery: Positional[Path],
+    gallery: GalleryArg,
     *,
     identity: tuple[str, ...] = (),
     camera: tuple[str, ...] = (),
@@ -170,6 +174,8 @@ def gallery_remove(
     store = Gallery.open(gallery)
     removed = store.remove(_where(identity, camera, after, before, source))
     print(f"{removed} items removed, {len(store)} left")
+    if not removed:
+        raise SystemExit(EXIT_FOUND_TROUBLE)  # whoever asked for a deletion must see that nothing was deleted
 
 
 def _read_items(crops: Path, identity_from: IdentityFrom | None, pattern: str | None, csv: Path | None) -> list[Item]:
@@ -192,27 +198,15 @@ def _read_items(crops: Path, identity_from: IdentityFrom | None, pattern: str | 
     ]
 
 
-def _open_gallery(
-    folder: Path, weights: str | None, device: str, batch_size: int, must_exist: bool = False
-) -> tuple[Gallery, Embedder]:
+def _open_gallery(folder: Path, weights: str | None, device: str, batch_size: int) -> tuple[Gallery, Embedder]:
     """A gallery and the embedder that belongs to it; the gallery's own copy of the weights by default."""
-    own_copy = folder / "weights"
-    if must_exist or (folder / "gallery.json").exists():
-        gallery = Gallery.open(folder)
-        embedder = Embedder(weights or own_copy, device=device, batch_size=batch_size)
-        gallery.check_weights(embedder.sha256())
-        if not own_copy.exists():  # the call that made the gallery was cut off before this
-            save_weights(embedder.network, own_copy)
-        return gallery, embedder
-    if weights is None:
+    own_copy = folder / WEIGHTS
+    if weights is None and not own_copy.exists():
+        if (folder / MANIFEST).exists():
+            raise GalleryError(f"{folder} carries no copy of its weights: name them, --weights PATH_OR_NAME")
         raise DataError(f"{folder} is a new gallery: say whose vectors it shall hold, --weights PATH_OR_NAME")
-    embedder = Embedder(weights, device=device, batch_size=batch_size)
-    name = (embedder.network.card and embedder.network.card.name) or "unnamed"
-    gallery = Gallery.create(
-        folder, weights_sha256=embedder.sha256(), embedding_size=embedder.embedding_size, weights_name=name
-    )
-    save_weights(embedder.network, own_copy)
-    return gallery, embedder
+    embedder = Embedder(weights or own_copy, device=device, batch_size=batch_size)
+    return Gallery.for_embedder(folder, embedder), embedder
 
 
 def _where(

@@ -3,7 +3,9 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from osnet.cli.common import JsonFlag, app
@@ -18,7 +20,7 @@ from osnet.models.weights import convert as convert_weights
 
 @app.command
 def models(
-    pattern: Positional[str] = "*",
+    pattern: Annotated[str, Positional, tyro.conf.arg(metavar="PATTERN")] = "*",
     *,
     size: tuple[int, int] = (256, 128),
     classes: int = 0,
@@ -72,19 +74,21 @@ def weights(*, as_json: JsonFlag = False) -> None:
     if as_json:
         print(json.dumps([asdict(w) for w in PUBLISHED.values()], indent=2))
         return
+    print(f"{'name':<36}{'file name':<12}{'sha256':<10}file")
     for w in PUBLISHED.values():
-        notes = (
-            "name by pattern, never seen" if w.by_pattern else "name seen",
-            "hash known" if w.sha256 else "no hash",
-        )
-        print(f"{w.model}_{w.dataset:<20} {', '.join(notes)}\n    {w.file}")
-    print(f"From {REPOSITORY} on Hugging Face, or from the folder $OSNET_WEIGHTS.\nLicence: {LICENCE_ZOO}")
+        name, origin = f"{w.model}_{w.dataset}", "derived" if w.by_pattern else "quoted"
+        print(f"{name:<36}{origin:<12}{'known' if w.sha256 else 'unknown':<10}{w.file}")
+    print(
+        f"From {REPOSITORY} on Hugging Face, unless they lie in the folder $OSNET_WEIGHTS under one of these names\n"
+        "(with .pt or .pth). 'quoted' file names were read in public code, 'derived' ones follow their pattern;\n"
+        f"a file with another SHA-256 than the known one is refused.\nLicence: {LICENCE_ZOO}"
+    )
 
 
 @app.command
 def convert(
-    source: Positional[Path],
-    target: Positional[Path],
+    source: Annotated[Path, Positional, tyro.conf.arg(metavar="SOURCE")],
+    target: Annotated[Path, Positional, tyro.conf.arg(metavar="TARGET")],
     *,
     architecture: str | None = None,
     overwrite: bool = False,
@@ -98,5 +102,7 @@ def convert(
         overwrite: replace what is at the target.
     """
     card = convert_weights(source, target, architecture=architecture, overwrite=overwrite)
-    print(f"{target}: {card.name}, trained on {card.training_data}, {card.num_classes} classes, sha256 {card.sha256}")
+    print(
+        f"{target}: {card.name}, trained on {card.training_data}, {card.num_classes} classes, file sha256 {card.sha256}"
+    )
     print(f"licence: {card.licence}")

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, data_app, draw_progress, report_failures
@@ -21,7 +23,7 @@ from osnet.inference.vectors import embed_files
 
 @app.command
 def embed(
-    inputs: Positional[tuple[Path, ...]],
+    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="IMAGE_OR_FOLDER...")],
     *,
     weights: str,
     out: Path,
@@ -99,7 +101,7 @@ def evaluate(
 
 @data_app.command(name="check")
 def data_check(
-    folder: Positional[Path],
+    folder: Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")],
     *,
     identity_from: IdentityFrom = "auto",
     pattern: str | None = None,

@@ -82,7 +82,7 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     Args:
         root: its folder.
         layout: how the crops say who they are, where it is not Market-1501's layout.
-        name: what to call it; by default ``market1501`` or the folder's name.
+        name: what to call it; by default ``market1501`` for a folder of the original's name, else the folder's name.
 
     Raises:
         DataError: none of these is there; the message says what was looked for.
@@ -90,7 +90,7 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     layout = layout or FolderLayout()
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"no such folder: {root}")
+        raise DataError(f"{root} is no folder" if root.exists() else f"no such folder: {root}")
     plain = layout.identity_from in ("auto", "market1501") and layout == FolderLayout(layout.identity_from)
     if plain and find_market1501(root) is not None:
         dataset = read_market1501(root)

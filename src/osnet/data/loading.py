@@ -71,7 +71,7 @@ def list_files(root: str | Path) -> Iterator[Path]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"no such folder: {root}")
+        raise DataError(f"{root} is no folder" if root.exists() else f"no such folder: {root}")
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):

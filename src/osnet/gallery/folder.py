@@ -4,6 +4,7 @@
       gallery.json            whose vectors these are, and the list of segments; written last, atomically
       vectors-000001.npy      float32 (N, D), rows of length 1
       items-000001.jsonl      one line per row: source, identity, camera, time_s
+      weights/                a copy of the weights, if an embedder made the gallery
 
 Adding writes one more segment; nothing that is there is touched. Removing writes the segments anew
 without the removed rows and deletes the old files. A file that ``gallery.json`` does not name does not
@@ -25,10 +26,15 @@ from numpy.typing import ArrayLike, NDArray
 from osnet.errors import GalleryError
 from osnet.files import TEMPORARY_PREFIX, is_plain_name, make_folder, sha256_file, write_json, written_aside
 from osnet.gallery.protocol import Where
+from osnet.inference.embedder import Embedder
+from osnet.models.card import Card
+from osnet.models.weights import save_weights
 from osnet.types import Hit, Item
 
 FORMAT = "osnet-gallery-1"
 MANIFEST = "gallery.json"
+WEIGHTS = "weights"
+"""A copy of the weights whose vectors these are, as a checkpoint folder."""
 LOCK = ".lock"
 LOCK_TIMEOUT_S = 10.0
 MAX_SEGMENTS = 32
@@ -65,9 +71,9 @@ class _Manifest:
 class Gallery:
     """Vectors of crops on disk, searchable by photo. Implements ``VectorStore``.
 
-    Make one with ``Gallery.create``, open one with ``Gallery.open``. Several processes may read while
-    one writes; a second writer waits up to 10 s. An open gallery sees what others wrote at its own next
-    write, or when it is opened again.
+    ``Gallery.for_embedder`` opens or makes one; ``create`` and ``open`` do it for vectors from elsewhere.
+    Several processes may read while one writes; a second writer waits up to 10 s. An open gallery sees
+    what others wrote at its own next write, or when it is opened again.
     """
 
     def __init__(self, folder: Path, manifest: _Manifest) -> None:
@@ -101,6 +107,33 @@ class Gallery:
         manifest = _Manifest(weights_sha256, weights_name, embedding_size)
         _write_manifest(folder, manifest)
         return cls(folder, manifest)
+
+    @classmethod
+    def for_embedder(cls, folder: str | Path, embedder: Embedder) -> "Gallery":
+        """The gallery in ``folder``, made if there is none, for the vectors of one embedder.
+
+        A new gallery keeps a copy of the embedder's weights in ``folder/weights``, so that it can be searched
+        when the original is gone.
+
+        Raises:
+            GalleryError: it holds vectors of other weights, or the folder holds something else.
+        """
+        folder = Path(folder)
+        card = embedder.network.card
+        if (folder / MANIFEST).exists():
+            gallery = cls.open(folder)
+            gallery.check_weights(embedder.sha256())
+        else:
+            gallery = cls.create(
+                folder,
+                weights_sha256=embedder.sha256(),
+                embedding_size=embedder.embedding_size,
+                weights_name=(card and card.name) or "unnamed",
+            )
+        if not (folder / WEIGHTS).exists():
+            card = replace(card or Card(embedder.network.config), preprocessing=embedder.preprocessing)
+            save_weights(embedder.network, folder / WEIGHTS, card)
+        return gallery
 
     @classmethod
     def open(cls, folder: str | Path) -> "Gallery":

@@ -5,9 +5,11 @@ the authors' Hugging Face repository. Names marked "by pattern" were derived fro
 nobody here has seen these files, so an unknown name or a differing hash is an error that says so.
 """
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -125,10 +127,11 @@ def load_model(weights: str | Path) -> OSNet:
             raise WeightsError(
                 f"{text!r} names a network but no weights; choose from {', '.join(known) or 'your own files'}"
             )
-        raise WeightsError(
-            f"no such weights: {text!r} is no path, and no short name like osnet_x0_25_msmt17 "
-            "(model and data set; `osnet weights` lists them)"
+        near = get_close_matches(short, [f"{m}_{d}" for m, d in PUBLISHED], n=3)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "`osnet weights` lists the names that may stand for a path"
         )
+        raise WeightsError(f"no such weights: there is no file {text!r}; {hint}")
     return load_weights(weights)
 
 
@@ -177,6 +180,9 @@ def _download(published: PublishedWeights) -> Path:
     except LocalEntryNotFoundError:
         pass
     sys.stderr.write(f"downloading {published.file} from {REPOSITORY}\nlicence of the weights: {LICENCE_ZOO}\n")
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    hub_log.setLevel(logging.ERROR)  # else each of its retries prints the whole address
     try:
         path = hf_hub_download(
             REPOSITORY,
@@ -185,8 +191,8 @@ def _download(published: PublishedWeights) -> Path:
             endpoint=os.environ.get("HF_ENDPOINT"),
             etag_timeout=ETAG_TIMEOUT_S,
         )
-    except LocalEntryNotFoundError as error:
-        raise WeightsError(_offline_message(published, "the repository cannot be reached")) from error
+    except LocalEntryNotFoundError:
+        raise WeightsError(_offline_message(published, "the repository cannot be reached")) from None
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = type(error).__name__.removesuffix("Error").removeprefix("Remote")
         doubt = " (a name derived from its siblings', never seen)" if published.by_pattern else ""
@@ -194,9 +200,11 @@ def _download(published: PublishedWeights) -> Path:
         raise WeightsError(
             f"{REPOSITORY} at revision {revision} answers {what} for {published.file}{doubt}. "
             f"Files known to exist: {known}. {_offline_message(published, 'otherwise')}"
-        ) from error
+        ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise WeightsError(_offline_message(published, f"the download failed ({error})")) from error
+        raise WeightsError(_offline_message(published, f"the download failed ({error})")) from None
+    finally:
+        hub_log.setLevel(level)
     return _verified(Path(path), published)
 
 

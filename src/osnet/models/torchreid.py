@@ -175,11 +175,11 @@ def read_torchreid(path: Path) -> dict[str, Tensor]:
         AttributeError,
         TypeError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "WeightsUnpickler" in str(error) or "GLOBAL" in str(error):
-            unsafe = re.search(r"GLOBAL (\S+)", str(error))
-            reason = f"it holds {unsafe[1] if unsafe else 'objects'}, which could run code when unpickled; refused"
-        raise WeightsError(f"{path} is not a checkpoint that can be read safely: {reason}") from error
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        if unsafe or "WeightsUnpickler" in str(error):
+            what = unsafe[1] if unsafe else "objects"
+            raise WeightsError(f"{path} holds {what}, which could run code when unpickled; refused") from None
+        raise WeightsError(f"{path} is damaged, or no checkpoint at all ({type(error).__name__})") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):

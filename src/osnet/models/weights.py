@@ -154,7 +154,7 @@ def convert(
     """
     target = Path(target)
     if target.exists() and not overwrite:
-        raise WeightsError(f"{target} exists; choose another name, or say that it may be overwritten")
+        raise WeightsError(f"{target} exists; choose another name, or allow it: overwrite=True, --overwrite")
     checkpoint = read_checkpoint(source, architecture=architecture)
     if not is_torchreid_path(target):
         return save_checkpoint(checkpoint, target)

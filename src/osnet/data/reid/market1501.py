@@ -54,7 +54,8 @@ def read_market1501(root: str | Path) -> ReidDataset:
         num_junk += junk
         others += other
     train, query, gallery = splits["train"], splits["query"], splits["gallery"]
-    return ReidDataset("market1501", folder, train, query, gallery, num_junk, tuple(others))
+    name = "market1501" if folder.name == "Market-1501-v15.09.15" else folder.resolve().name
+    return ReidDataset(name, folder, train, query, gallery, num_junk, tuple(others))
 
 
 def parse_name(path: Path) -> tuple[int, int] | None:
