@@ -188,6 +188,28 @@ def test_data_check(run: Run, market: Path) -> None:
     assert json.loads(out)["ok"] is False
 
 
+def test_generate_train_and_evaluate(run: Run, tmp_path: Path) -> None:
+    """From nothing to scores, by commands alone."""
+    people, out = tmp_path / "people", tmp_path / "run"
+    status, text, _ = run("data", "generate", "--out", people, "--identities", 8, "--cameras", 2, "--images", 2)
+    assert (status, text.startswith("32 images of 8 generated people")) == (0, True)
+    train = ("train", "market1501-osnet-x0-25-scratch", "--data", people, "--out", out, "--workers", 0, "--cpu")
+    quick = ("--epochs", 1, "--batch-size", 8, "--size-hw", 64, 32, "--milestones", 1, "--augmentation.erase", 1.0)
+    status, text, _ = run(*train, *quick)
+    assert status == 0
+    assert f"weights of the last one in {out / 'weights'}" in text
+    resolved = json.loads((out / "recipe.json").read_text())["recipe"]
+    assert (resolved["epochs"], resolved["size_hw"], resolved["augmentation"]["erase"]) == (1, [64, 32], 1.0)
+    assert (resolved["lr"], resolved["optimizer"]) == (0.065, "sgd")
+    status, text, _ = run("evaluate", "--weights", out / "weights", "--data", people)
+    assert status == 0
+    assert "mAP" in text
+    status, _, err = run(*train, *quick, "--lr", 0.01)
+    assert (status, "differs in lr" in err) == (EXIT_ERROR, True)
+    status, text, _ = run("recipes")
+    assert "94.8 / 84.9 (paper, Table 6" in text
+
+
 def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
     for _ in range(2):  # again over its own results
         status, out, _ = run("demo", "--data", market, "--weights", tiny_weights, "--out", tmp_path / "demo")

@@ -217,7 +217,7 @@ def test_nothing_unsafe_is_unpickled(tmp_path: Path, tiny_network: OSNet) -> Non
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken zip", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize("content", [b"", b"hello", b"broken", b"PK\x03\x04 broken zip", b"\x80\x02}q\x00."])
 def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "osnet_x0_25.pth"
     file.write_bytes(content)

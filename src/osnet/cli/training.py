@@ -1,0 +1,64 @@
+"""osnet train, recipes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from osnet.cli.common import app, draw_progress
+from osnet.data.folder import read_any
+from osnet.recipes import RECIPES
+from osnet.training.engine import RunOptions, Trainer
+from osnet.training.recipe import Recipe
+
+train_app = SubcommandApp()
+app.command(train_app, name="train", help="Train by a recipe; `osnet recipes` lists them. Cut off, it goes on.")
+
+
+@app.command
+def recipes() -> None:
+    """List the recipes of published runs, with their sources and the figures to expect."""
+    for name, make in RECIPES.items():
+        print(f"{name}\n    " + (make.__doc__ or "").strip().replace("\n    ", "\n    ") + "\n")
+
+
+def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
+    recipe_default = make()
+
+    def train(
+        *,
+        data: Path,
+        out: Path,
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = recipe_default,
+        workers: int = 2,
+        cpu: bool = False,
+    ) -> None:
+        trainer = Trainer(recipe, read_any(data), out, RunOptions(workers=workers, cpu=cpu))
+        if trainer.progress.step:
+            print(f"going on at epoch {trainer.progress.epoch + 1}, batch {trainer.progress.batch + 1}")
+        try:
+            weights = trainer.run(draw_progress)
+        except KeyboardInterrupt:
+            print(f"stopped after {trainer.progress.step} batches; all is saved in {out}: the same command goes on")
+            raise
+        print(f"trained {trainer.progress.epoch} epochs; weights of the last one in {weights}")
+        if trainer.progress.best_epoch > 0:
+            score = f"{100 * trainer.progress.best_score:.2f} % mAP on the held-out identities"
+            print(f"best epoch {trainer.progress.best_epoch} with {score}; weights in {out / 'best'}")
+
+    train.__doc__ = f"""{(make.__doc__ or "").strip()}
+
+    Args:
+        data: Market-1501's layout, or folders train, query and gallery, or a folder of crops by identity.
+        out: the run's folder, new, or one of the same recipe to go on with.
+        recipe: the recipe; each of its fields can be overridden.
+        workers: processes that read and augment; 0 for none.
+        cpu: use no GPU.
+    """
+    return train
+
+
+for _name, _make in RECIPES.items():
+    train_app.command(name=_name)(_make_command(_make))

@@ -1,0 +1,89 @@
+"""Crops as training samples: decoded, augmented, labelled."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from osnet.data.augmentation import Augmentation
+from osnet.data.loading import read_image
+from osnet.data.samplers import BatchSampler
+from osnet.errors import DataError
+from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, Preprocessing, Split
+
+Key = tuple[int, int, int]
+"""(epoch, place in the epoch, index of the crop): enough to make a sample, whoever makes it."""
+
+
+class TrainingSet(Dataset[tuple[Tensor, int]]):
+    """Samples (image (3, H, W) float32, label) by key; labels are 0..C-1 in the order of the pids."""
+
+    def __init__(
+        self, crops: Sequence[Crop], augmentation: Augmentation, preprocessing: Preprocessing, seed: int
+    ) -> None:
+        if nobody := [crop.path.name for crop in crops if crop.pid in (JUNK_PID, DISTRACTOR_PID)]:
+            raise DataError(f"{len(nobody)} training images are labelled junk or distractor: {', '.join(nobody[:5])}")
+        self.crops = list(crops)
+        self.pids = sorted({crop.pid for crop in crops})
+        if len(self.pids) < 2:
+            raise DataError(f"{len(self.pids)} identities to train on; it takes at least two")
+        label_of = {pid: label for label, pid in enumerate(self.pids)}
+        self.labels = [label_of[crop.pid] for crop in self.crops]
+        self.augmentation, self.preprocessing, self.seed = augmentation, preprocessing, seed
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        """The sample is a function of the seed and the key alone."""
+        epoch, place, index = key
+        rng = np.random.default_rng([self.seed, epoch, place])
+        image = read_image(self.crops[index].path)
+        return self.augmentation.apply(image, self.preprocessing, rng), self.labels[index]
+
+
+class EpochKeys:
+    """Keys of one epoch's batches for this process, from a batch on: what a DataLoader iterates over."""
+
+    def __init__(self, sampler: BatchSampler, epoch: int, first_batch: int = 0) -> None:
+        self.batches = sampler.batches(epoch)
+        self.epoch, self.first_batch = epoch, first_batch
+        self.share = sampler.batch_size // sampler.num_ranks
+        self.batch_size, self.rank = sampler.batch_size, sampler.rank
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.first_batch
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for number in range(self.first_batch, len(self.batches)):
+            start = number * self.batch_size + self.rank * self.share
+            yield [(self.epoch, start + i, index) for i, index in enumerate(self.batches[number])]
+
+
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split, Split]:
+    """Train, query, gallery: a share of the identities, held out to choose by.
+
+    Of each held-out identity and camera, the first image is a query and the rest are in the gallery.
+
+    Raises:
+        DataError: no held-out query would have a match in another camera.
+    """
+    pids = sorted(set(split.pids))
+    chosen = set(np.random.default_rng([seed, 77]).permutation(pids)[: max(1, round(share * len(pids)))].tolist())
+    train = tuple(crop for crop in split.crops if crop.pid not in chosen)
+    query: list[Crop] = []
+    gallery: list[Crop] = []
+    seen: set[tuple[int, int]] = set()
+    for crop in split.crops:
+        if crop.pid in chosen:
+            first = (crop.pid, crop.camid) not in seen
+            seen.add((crop.pid, crop.camid))
+            (query if first else gallery).append(crop)
+    there = {(crop.pid, crop.camid) for crop in gallery}
+    if not any(pid == q.pid and camid != q.camid for q in query for pid, camid in there):
+        raise DataError(
+            f"holding out {len(chosen)} of {len(pids)} identities leaves no query with a match in another camera; "
+            "hold out more, or train without validation"
+        )
+    return Split("train", train), Split("query", tuple(query)), Split("gallery", tuple(gallery))

@@ -1,0 +1,376 @@
+"""The loop: the same file on a CPU, a GPU, several GPUs or several nodes, killed and resumed at any batch.
+
+A run's folder holds ``recipe.json`` (resolved, with versions), ``state.pt`` (all that is needed to go on),
+``weights/`` (the last epoch's), ``best/`` (by validation, if there is one), ``metrics.jsonl`` and TensorBoard's
+``events/``. The state is saved at the end of every epoch before anything is scored, every five
+minutes, and when the run is stopped by Ctrl-C or by an error.
+"""
+
+import json
+import math
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
+from osnet.data.training_set import EpochKeys, TrainingSet, hold_out
+from osnet.errors import DataError, OsnetError, OutputError, TrainingError, require_extra
+from osnet.files import TEMPORARY_PREFIX, make_folder, write_json, written_aside
+from osnet.inference.embedder import Embedder
+from osnet.metrics.ranking import rank_scores
+from osnet.models.card import Card
+from osnet.models.osnet import OSNet
+from osnet.models.registry import create_model
+from osnet.models.weights import save_weights
+from osnet.tasks.reid import ReidTask
+from osnet.training.recipe import Recipe, learning_rate
+from osnet.training.state import Progress, load_state, save_state
+from osnet.types import Preprocessing, ReidDataset, Split
+
+SAVE_EVERY_S = 300.0
+OURS = ("recipe.json", "state.pt", "weights", "best", "metrics.jsonl", "events")
+"""What a run's folder holds."""
+DrawProgress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, as opposed to what: changing these does not change the result on one process."""
+
+    workers: int = 2
+    """Processes that decode and augment; 0 does it in the loop."""
+    cpu: bool = False
+    """Do not use a GPU even if there is one."""
+    save_every_s: float = SAVE_EVERY_S
+
+
+class Trainer:
+    """One run. ``run()`` trains to the end, or from where an earlier call stopped.
+
+    Args:
+        recipe: what to do.
+        dataset: its train split is used; query and gallery are not looked at.
+        out: the run's folder; one with a state in it is resumed.
+        options: how to run.
+
+    Raises:
+        DataError: a data set that cannot be trained on, or ``out`` holds another recipe's run.
+        OutputError: no permission, or too little space on the disk.
+        MissingExtraError: the extra ``train`` is not installed.
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: ReidDataset, out: str | Path, options: RunOptions | None = None
+    ) -> None:
+        accelerate = require_extra("accelerate", "train")
+        self.recipe, self.out, self.options = recipe, make_folder(out), options or RunOptions()
+        self.preprocessing = Preprocessing(size_hw=recipe.size_hw)
+        train, query, gallery = dataset.train, Split("query", ()), Split("gallery", ())
+        if not len(train):
+            raise DataError(f"{dataset.root} has no training images")
+        if recipe.validation:
+            train, query, gallery = hold_out(train, recipe.validation, recipe.seed)
+        self.validation = (query, gallery)
+        self.samples = TrainingSet(train.crops, recipe.augmentation, self.preprocessing, recipe.seed)
+        if missing := [str(crop.path) for crop in train.crops if not crop.path.is_file()]:
+            raise DataError(f"{len(missing)} training images are not there: {', '.join(missing[:5])}")
+        torch.manual_seed(recipe.seed)
+        network = create_model(
+            recipe.model, recipe.pretrained, **({} if recipe.width is None else {"width": recipe.width})
+        )
+        task = ReidTask(network, len(self.samples.pids), recipe.loss)
+        if recipe.sync_batchnorm:
+            task = nn.SyncBatchNorm.convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
+        self._check_disk(task)
+        kwargs = accelerate.DistributedDataParallelKwargs(find_unused_parameters=recipe.frozen_epochs > 0)
+        self.accelerator = accelerate.Accelerator(
+            cpu=self.options.cpu,
+            mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+            kwargs_handlers=[kwargs],
+        )
+        self.sampler = self._make_sampler()
+        self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
+                         licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
+        optimizer = make_optimizer(recipe, task)
+        self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
+        self.average = _Average(self._bare(), recipe.ema)
+        self.progress = Progress()
+        self._events: Any = None
+        self._stopping = threading.Event()
+        self._resume()
+
+    def run(self, draw: DrawProgress | None = None) -> Path:
+        """Train to the end. Returns the folder of the last epoch's weights.
+
+        Raises:
+            TrainingError: the loss is not finite; it names the step and the batch's files.
+            ImageError: a training image cannot be read. Here too the state is saved first.
+        """
+        if self.accelerator.is_main_process:
+            write_json(self.out / "recipe.json", describe_run(self.recipe, len(self.samples), len(self.samples.pids)))
+        if self.progress.step == 0:
+            self.save()  # from here on the folder is a run, whatever happens
+        with _interruptible() as self._stopping:
+            try:
+                self._publish()
+                while self.progress.epoch < self.recipe.epochs:
+                    self._train_epoch(draw)
+                    self._finish_epoch()
+            except OsnetError:  # raised between batches: what was trained before is whole
+                self.save()
+                raise
+        return self.out / "weights"
+
+    def save(self) -> None:
+        """Write the state, so that the next batch can be trained by another process."""
+        if self.accelerator.is_main_process:
+            tensors = {"task": self._bare().state_dict(), "optimizer": self.optimizer.state_dict()}
+            save_state(self.out, _plain(self.recipe), self.progress, {**tensors, "average": self.average.state})
+        self._saved_at = time.monotonic()
+
+    def _make_sampler(self) -> BatchSampler:
+        recipe, rank = self.recipe, self.accelerator.process_index
+        ranks = self.accelerator.num_processes
+        if recipe.sampler == "random":
+            return RandomBatches(self.samples.labels, recipe.batch_size, recipe.seed, rank, ranks)
+        labels = self.samples.labels if recipe.sampler == "identity" else [c.camid for c in self.samples.crops]
+        return GroupedBatches(labels, recipe.batch_size, recipe.images_per_label, recipe.seed, rank, ranks)
+
+    def _bare(self) -> ReidTask:
+        task: ReidTask = self.accelerator.unwrap_model(self.task)
+        return task
+
+    def _check_disk(self, task: nn.Module) -> None:
+        """The state holds weights, up to three optimiser moments and an average; twice, while it is replaced."""
+        need = 12 * sum(p.numel() * 4 for p in task.parameters()) + (1 << 20)
+        free = shutil.disk_usage(self.out).free
+        if free < need:
+            raise OutputError(f"{self.out} has {free >> 20} MB left; this run needs {need >> 20} MB")
+
+    def _resume(self) -> None:
+        self._saved_at = time.monotonic()
+        state = load_state(self.out)
+        if state is None:
+            others = [
+                p.name for p in self.out.iterdir() if p.name not in OURS and not p.name.startswith(TEMPORARY_PREFIX)
+            ]
+            if others:
+                raise DataError(f"{self.out} holds {', '.join(others[:5])} and no run; choose another folder")
+            return
+        if state["recipe"] != _plain(self.recipe):
+            differing = sorted(k for k, v in _plain(self.recipe).items() if state["recipe"].get(k) != v)
+            raise DataError(f"{self.out} holds a run that differs in {', '.join(differing)}; choose another folder")
+        self._bare().load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.state = {k: v.to(self.accelerator.device) for k, v in state["average"].items()}
+        self.progress = Progress(**state["progress"])
+        self._cut_metrics()
+
+    def _cut_metrics(self) -> None:
+        """Forget what was logged after the state that is resumed."""
+        path = self.out / "metrics.jsonl"
+        if path.exists() and self.accelerator.is_main_process:
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            rows = [line for line in lines if _belongs(json.loads(line), self.progress)]
+            with written_aside(path) as aside:
+                aside.write_text("".join(rows))
+
+    def _train_epoch(self, draw: DrawProgress | None) -> None:
+        progress, recipe = self.progress, self.recipe
+        keys = EpochKeys(self.sampler, progress.epoch, progress.batch)
+        total = progress.batch + len(keys)
+        loader = DataLoader(
+            self.samples,
+            batch_sampler=keys,
+            num_workers=self.options.workers,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        frozen = progress.epoch < recipe.frozen_epochs
+        self.task.train()
+        batches: Iterable[Any] = loader
+        if draw is not None and self.accelerator.is_main_process:
+            batches = draw(loader, len(keys), f"epoch {progress.epoch + 1}/{recipe.epochs}")
+        for images, labels in batches:
+            self._set_rate(learning_rate(recipe, progress.epoch, progress.batch, total))
+            self._step(images, labels, frozen)
+            progress.batch += 1
+            progress.step += 1
+            if time.monotonic() - self._saved_at > self.options.save_every_s:
+                self.save()
+            if self._stopping.is_set():
+                self.save()
+                raise KeyboardInterrupt
+
+    def _step(self, images: Tensor, labels: Tensor, frozen: bool) -> None:
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            scalars = self.task(images.to(device, non_blocking=True), labels.to(device), frozen=frozen)
+        numbers = torch.stack([value.detach().float() for value in scalars.values()]).tolist()  # one wait, not many
+        values = dict(zip(scalars, numbers, strict=True))
+        if not math.isfinite(values["loss"]):
+            raise TrainingError(self._describe_bad_batch(values))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(scalars["loss"])
+        self.optimizer.step()
+        self.average.update(self._bare())
+        for name, value in values.items():
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+
+    def _describe_bad_batch(self, values: dict[str, float]) -> str:
+        keys = EpochKeys(self.sampler, self.progress.epoch, self.progress.batch)
+        files = [self.samples.crops[index].path.name for _, _, index in next(iter(keys))]
+        return (
+            f"the loss is {values['loss']} at step {self.progress.step} (epoch {self.progress.epoch + 1}, batch "
+            f"{self.progress.batch + 1}); a lower lr than {self.recipe.lr} may help. Files: {', '.join(files)}"
+        )
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+
+    def _finish_epoch(self) -> None:
+        """Log and save, then export and score."""
+        progress = self.progress
+        means = {name: value / max(1, progress.batch) for name, value in progress.sums.items()}
+        rate = self.optimizer.param_groups[-1]["lr"]
+        self._log({"step": progress.step, "epoch": progress.epoch + 1, **means, "lr": rate})
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+        self.save()
+        self._publish()
+
+    def _publish(self) -> None:
+        """Export the weights of the epoch that ended last, and score them if it is time; once, even after a kill."""
+        progress, recipe = self.progress, self.recipe
+        if progress.published == progress.epoch:
+            return
+        if self.accelerator.is_main_process:
+            network = self.average.apply_to(self._bare())
+            classifier = self._bare().classifier.state_dict()
+            save_weights(network, self.out / "weights", self.card, classifier)
+            due = progress.epoch == recipe.epochs or progress.epoch % recipe.evaluate_every == 0
+            if len(self.validation[0]) and due:
+                score = self._score(network)
+                if score > progress.best_score:
+                    progress.best_score, progress.best_epoch = score, progress.epoch
+                    save_weights(network, self.out / "best", self.card, classifier)
+                self._log({"step": progress.step, "epoch": progress.epoch, "validation_mAP": score})
+        progress.published = progress.epoch
+        self.save()
+        self.accelerator.wait_for_everyone()
+
+    def _score(self, network: OSNet) -> float:
+        query, gallery = self.validation
+        embedder = Embedder(network, preprocessing=self.preprocessing)
+        query_QD, gallery_GD = embedder.embed(query.paths), embedder.embed(gallery.paths)
+        scores = rank_scores(query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids)
+        return scores.mean_ap
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._events is None:
+            tensorboard = require_extra("torch.utils.tensorboard", "train")
+            self._events = tensorboard.SummaryWriter(str(self.out / "events"))
+        for name, value in row.items():
+            if name not in ("step", "epoch"):
+                self._events.add_scalar(name, value, row["step"])
+        self._events.flush()
+
+
+def _belongs(row: dict[str, Any], progress: Progress) -> bool:
+    """True if a logged row is of a time before ``progress``; a score belongs to what has been published."""
+    if "validation_mAP" in row:
+        return bool(row["epoch"] <= progress.published)
+    return bool(row["step"] <= progress.step and row["epoch"] <= progress.epoch)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that a run stops between batches; a second Ctrl-C stops at once."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+
+    def ask(_signal: int, _frame: object) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    """In the loader's processes: Ctrl-C is for the loop, which ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Average:
+    """An exponential moving average of all tensors of the task; nothing if the memory is 0."""
+
+    def __init__(self, task: ReidTask, memory: float) -> None:
+        self.memory = memory
+        self.state = {k: v.detach().clone() for k, v in task.state_dict().items()} if memory else {}
+
+    def update(self, task: ReidTask) -> None:
+        for key, value in task.state_dict().items() if self.memory else ():
+            if value.is_floating_point():
+                self.state[key].lerp_(value.detach(), 1 - self.memory)
+            else:
+                self.state[key].copy_(value)
+
+    def apply_to(self, task: ReidTask) -> OSNet:
+        """A copy of the network, averaged if there is an average."""
+        network = OSNet(task.network.config).to(next(task.parameters()).device)
+        source = self.state or task.state_dict()
+        prefix = "network."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)})
+        return network.eval()
+
+
+def make_optimizer(recipe: Recipe, task: ReidTask) -> torch.optim.Optimizer:
+    """The recipe's optimiser, with one group for the network and one for the head."""
+    head = [p for name, p in task.named_parameters() if not name.startswith("network.") and p.requires_grad]
+    groups = [
+        {"params": list(task.network.parameters()), "factor": recipe.backbone_lr_factor},
+        {"params": head, "factor": 1.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    betas = (recipe.momentum, 0.999)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+    amsgrad = recipe.optimizer == "amsgrad"
+    return torch.optim.Adam(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, amsgrad=amsgrad)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """As JSON would give it back: lists for tuples."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return content
+
+
+def describe_run(recipe: Recipe, num_images: int, num_identities: int) -> dict[str, Any]:
+    """What ``recipe.json`` says: the resolved recipe, the data's size, and the versions."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    data = {"images": num_images, "identities": num_identities}
+    return {"recipe": _plain(recipe), "data": data, "versions": versions}

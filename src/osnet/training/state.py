@@ -1,0 +1,54 @@
+"""What a run needs to go on: one file, written aside and renamed, loaded without unpickling objects."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from osnet.errors import WeightsError
+from osnet.files import written_aside
+
+STATE_FILE = "state.pt"
+FORMAT = "osnet-training-1"
+
+
+@dataclass
+class Progress:
+    """Where a run is: the next batch to train."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    """Batches trained in all."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of this epoch's scalars so far."""
+    published: int = 0
+    """Epochs whose weights have been exported and, if it was time, scored."""
+    best_score: float = -1.0
+    best_epoch: int = -1
+
+
+def save_state(folder: Path, recipe: dict[str, Any], progress: Progress, tensors: dict[str, Any]) -> None:
+    """Replace the state in ``folder``; a crash in the middle leaves the old one."""
+    content = {"format": FORMAT, "recipe": recipe, "progress": progress.__dict__, **tensors}
+    with written_aside(folder / STATE_FILE) as aside:
+        torch.save(content, aside)
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The state in ``folder``, or None if there is none.
+
+    Raises:
+        WeightsError: it is damaged, or of another version.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        content = dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # the restricted unpickler may raise anything on damaged bytes
+        raise WeightsError(f"{path} cannot be read: {error!r}") from error
+    if content.get("format") != FORMAT:
+        raise WeightsError(f"{path} has the format {content.get('format')!r}; this version reads {FORMAT!r}")
+    return content

@@ -1,0 +1,369 @@
+"""Training: equal to an unbroken run however often it is killed, equal on one process and on two, honest errors."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import write_picture
+from osnet import create_model, load_weights
+from osnet.data.augmentation import Augmentation
+from osnet.data.folder import read_any
+from osnet.data.synthetic import GeneratedSettings, generate_dataset
+from osnet.data.training_set import TrainingSet, hold_out
+from osnet.errors import DataError, ImageError, ModelError, TrainingError, WeightsError
+from osnet.recipes import RECIPES
+from osnet.tasks.reid import ReidLoss, ReidTask
+from osnet.training.engine import RunOptions, Trainer
+from osnet.training.recipe import Recipe, learning_rate
+from osnet.types import Preprocessing
+
+pytest.importorskip("accelerate")
+
+TINY = Recipe(
+    "tiny",
+    model="osnet_x0_25",
+    size_hw=(32, 16),
+    epochs=3,
+    batch_size=8,
+    lr=0.002,
+    schedule="multi_step",
+    milestones=(2,),
+    augmentation=Augmentation(crop=0.5, flip=0.5, jitter=0.5, erase=0.5),
+)
+INLINE = RunOptions(workers=0, cpu=True)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 training identities, 2 cameras, 3 images each: 48 images, 6 batches of 8."""
+    return generate_dataset(tmp_path_factory.mktemp("t") / "people", GeneratedSettings(16, 2, 3, 9))
+
+
+@pytest.fixture(autouse=True)
+def _same_threads():
+    """Bit for bit holds for a fixed number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def final_tensors(out: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(out / "state.pt", weights_only=True)
+    flat = {f"task.{k}": v for k, v in state["task"].items()}
+    for number, slots in state["optimizer"]["state"].items():
+        flat |= {f"{number}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+    return flat | {f"average.{k}": v for k, v in state["average"].items()}
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    x, y = final_tensors(a), final_tensors(b)
+    assert x.keys() == y.keys()
+    assert [key for key in x if not torch.equal(x[key], y[key])] == []
+
+
+RECIPE_KINDS = {
+    "cross-entropy": TINY,
+    "triplet, frozen, average, SGD": replace(
+        TINY, optimizer="sgd", lr=0.02, sampler="identity", images_per_label=2, loss=ReidLoss(triplet=1.0, bnneck=True),
+        frozen_epochs=1, ema=0.9, warmup_epochs=1, schedule="cosine",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RECIPE_KINDS)
+def test_stopped_after_any_batch_it_ends_bit_for_bit_the_same(kind: str, people: Path, tmp_path: Path) -> None:
+    recipe, data = RECIPE_KINDS[kind], read_any(people)
+    Trainer(recipe, data, tmp_path / "whole", INLINE).run()
+    for _ in range(40):
+        trainer = Trainer(recipe, data, tmp_path / "broken", INLINE)
+        if trainer.progress.epoch == recipe.epochs:
+            break
+        stop_at = trainer.progress.step + 1 + trainer.progress.step % 3
+        step = trainer._step
+
+        def counting(*args, trainer=trainer, stop_at=stop_at, step=step) -> None:
+            step(*args)
+            if trainer.progress.step + 1 == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, in the middle of a step
+
+        trainer._step = counting
+        try:
+            trainer.run()
+        except KeyboardInterrupt:
+            continue
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+    rows = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("whole", "broken")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(people: Path, tmp_path: Path) -> None:
+    """SIGKILL at times of no meaning: in a batch, in a save, in an export."""
+    code = f"""
+import torch, sys
+torch.set_num_threads(1)
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_training import TINY, RunOptions, Trainer, read_any
+options = RunOptions(workers=0, cpu=True, save_every_s=0)
+print("ready", flush=True)
+Trainer(TINY, read_any({str(people)!r}), sys.argv[1], options).run()
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "whole")], check=True, capture_output=True)
+    kills = 0
+    for attempt in range(25):
+        run = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "broken")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert run.stdout is not None
+        run.stdout.readline()
+        try:
+            run.wait(timeout=0.35 + 0.23 * attempt)
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+            kills += 1
+            continue
+        assert run.returncode == 0
+        break
+    assert run.returncode == 0
+    assert kills >= 3
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+    assert load_weights(tmp_path / "broken" / "weights").card.num_classes == 8
+
+
+def test_the_rate_is_torchs() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    for recipe, make in (
+        (
+            replace(TINY, schedule="multi_step", milestones=(2, 5)),
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 5]),
+        ),
+        (replace(TINY, schedule="step", step_epochs=3), lambda o: torch.optim.lr_scheduler.StepLR(o, 3)),
+        (replace(TINY, schedule="cosine", epochs=9), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 9)),
+    ):
+        optimizer = torch.optim.SGD([parameter], lr=recipe.lr)
+        scheduler = make(optimizer)
+        for epoch in range(9):
+            assert learning_rate(recipe, epoch, 3, 10) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+            optimizer.step()
+            scheduler.step()
+    warm = replace(TINY, schedule="constant", epochs=10, warmup_epochs=2)
+    assert [learning_rate(warm, e, b, 10) / warm.lr for e, b in ((0, 0), (1, 0), (2, 0))] == pytest.approx(
+        [0.01, 0.505, 1]
+    )
+
+
+def test_the_first_epochs_change_the_classifier_alone(people: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY, epochs=1, frozen_epochs=1)
+    torch.manual_seed(recipe.seed)
+    start = create_model("osnet_x0_25").state_dict()
+    Trainer(recipe, read_any(people), tmp_path / "run", INLINE).run()
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["task"]
+    assert all(torch.equal(value, state[f"network.{key}"]) for key, value in start.items())  # BatchNorms included
+    trained = load_weights(tmp_path / "run" / "weights")
+    assert trained.card.preprocessing.size_hw == (32, 16)
+
+
+@pytest.mark.slow
+def test_it_learns(people: Path, tmp_path: Path) -> None:
+    settings = {"size_hw": (64, 32), "epochs": 25, "milestones": (), "augmentation": Augmentation()}
+    recipe = replace(TINY, **settings, loss=ReidLoss(smoothing=0))
+    Trainer(recipe, read_any(people), tmp_path / "run", INLINE).run()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert max(row["accuracy"] for row in rows) > 0.6 > 0.3 > rows[0]["accuracy"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.4
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["data"] == {"images": 48, "identities": 8}
+    assert list((tmp_path / "run" / "events").iterdir())
+
+
+def test_the_best_epoch_is_chosen_on_held_out_identities(people: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY, validation=0.4, evaluate_every=1)
+    data = read_any(people)
+    train, query, gallery = hold_out(data.train, 0.4, recipe.seed)
+    assert not set(train.pids) & set(query.pids)
+    assert set(query.pids) == set(gallery.pids)
+    assert (len(set(query.pids)), len(query), len(gallery)) == (3, 6, 12)
+    trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
+    trainer.run()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    scores = {row["epoch"]: row["validation_mAP"] for row in rows if "validation_mAP" in row}
+    assert set(scores) == {1, 2, 3}
+    assert trainer.progress.best_score == max(scores.values())
+    assert scores[trainer.progress.best_epoch] == max(scores.values())
+    assert load_weights(tmp_path / "run" / "best").card.num_classes == 5
+    with pytest.raises(DataError, match="leaves no query with a match"):
+        hold_out(replace(data.train, crops=tuple(c for c in data.train.crops if c.camid == 1)), 0.4, 1)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY, optimizer="sgd", lr=900.0, schedule="constant", epochs=50)
+    with pytest.raises(TrainingError) as caught:
+        Trainer(recipe, read_any(people), tmp_path / "run", INLINE).run()
+    message = str(caught.value)
+    assert "at step" in message
+    assert message.count(".jpg") == 8
+    assert (tmp_path / "run" / "state.pt").exists()
+
+
+def test_an_image_that_breaks_in_mid_run_loses_nothing(people: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(people, tmp_path / "people")
+    data = read_any(tmp_path / "people")
+    victim = data.train.crops[17].path
+    whole = victim.read_bytes()
+    victim.write_bytes(b"broken")
+    with pytest.raises(ImageError, match=victim.name):
+        Trainer(TINY, data, tmp_path / "run", INLINE).run()
+    victim.write_bytes(whole)
+    Trainer(TINY, data, tmp_path / "run", INLINE).run()
+    Trainer(TINY, data, tmp_path / "unbroken", INLINE).run()
+    assert_equal_runs(tmp_path / "run", tmp_path / "unbroken")
+
+
+def test_workers_change_nothing(people: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY, epochs=1)
+    for name, workers in (("a", 0), ("b", 2)):
+        Trainer(recipe, read_any(people), tmp_path / name, RunOptions(workers=workers, cpu=True)).run()
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+
+
+def test_what_cannot_be_trained_is_said_first(people: Path, tmp_path: Path) -> None:
+    data = read_any(people)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    with pytest.raises(DataError, match=r"holds thesis\.txt and no run"):
+        Trainer(TINY, data, tmp_path / "full", INLINE)
+    with pytest.raises(DataError, match="fewer than one batch"):
+        Trainer(replace(TINY, batch_size=64), data, tmp_path / "a", INLINE)
+    with pytest.raises(DataError, match="no training images"):
+        Trainer(TINY, replace(data, train=replace(data.train, crops=())), tmp_path / "b", INLINE)
+    write_picture(tmp_path / "one" / "ada" / "1.png")
+    with pytest.raises(DataError, match="1 identities to train on"):
+        Trainer(TINY, read_any(tmp_path / "one"), tmp_path / "c", INLINE)
+    trainer = Trainer(TINY, data, tmp_path / "d", INLINE)
+    trainer.save()
+    with pytest.raises(DataError, match="differs in lr"):
+        Trainer(replace(TINY, lr=0.5), data, tmp_path / "d", INLINE)
+    (tmp_path / "d" / "state.pt").write_bytes(b"broken")
+    with pytest.raises(WeightsError, match=r"state\.pt cannot be read"):
+        Trainer(TINY, data, tmp_path / "d", INLINE)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "epochs 0"),
+        ({"model": "osnet_x9"}, "unknown model"),
+        ({"loss": ReidLoss(triplet=1.0)}, "sampler 'identity'"),
+        ({"frozen_epochs": 9}, "frozen_epochs 9 is outside 0 to 3"),
+        ({"validation": 0.9}, "validation"),
+    ],
+)
+def test_recipes_that_cannot_be(change: dict, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        replace(TINY, **change)
+
+
+def test_published_recipes() -> None:
+    assert len(RECIPES) == 10
+    for name, make in RECIPES.items():
+        recipe = make()
+        text = make.__doc__ or ""
+        assert recipe.name == name
+        for word in ("Command:", "Source:", "Expect:", f"osnet train {name} "):
+            assert word in text
+        assert recipe.validation == 0
+    scratch = RECIPES["market1501-osnet-x1-0-scratch"]()
+    assert (scratch.lr, scratch.epochs, scratch.milestones, scratch.optimizer) == (0.065, 350, (150, 225, 300), "sgd")
+    small = RECIPES["market1501-osnet-x0-25"]()
+    assert (small.lr, small.epochs, small.step_epochs, small.batch_size) == (0.003, 180, 80, 128)
+    assert "Not the paper's" in (RECIPES["market1501-osnet-x1-0-strong"].__doc__ or "")
+
+
+# Two processes
+
+
+def gradients(loss: ReidLoss, images: torch.Tensor, labels: torch.Tensor, halves: int) -> dict[str, torch.Tensor]:
+    """One process: mean of the losses of each half, BatchNorm frozen."""
+    torch.manual_seed(0)
+    task = ReidTask(create_model("osnet_x0_25"), 4, loss).eval()
+    parts = zip(images.chunk(halves), labels.chunk(halves), strict=True)
+    total = torch.stack([task(x, y)["loss"] for x, y in parts]).mean()
+    total.backward()
+    return {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
+
+
+def one_of_two(rank: int, folder: str, triplet: bool) -> None:
+    """What each process does: its own half of the batch, then the averaging of torch's DDP under gloo."""
+    import accelerate
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
+    torch.set_num_threads(1)
+    accelerator = accelerate.Accelerator(cpu=True)
+    batch = torch.load(Path(folder) / "batch.pt", weights_only=True)
+    torch.manual_seed(0)
+    task = ReidTask(create_model("osnet_x0_25"), 4, ReidLoss(triplet=float(triplet))).eval()
+    task = accelerator.prepare(task).eval()
+    mine = slice(rank * 4, rank * 4 + 4)
+    accelerator.backward(task(batch["images"][mine], batch["labels"][mine])["loss"])
+    if rank == 0:
+        grads = {k.removeprefix("module."): p.grad for k, p in task.named_parameters() if p.grad is not None}
+        torch.save(grads, Path(folder) / "grads.pt")
+    accelerator.wait_for_everyone()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("triplet", [False, True])
+def test_two_processes_give_the_gradients_of_one(triplet: bool, tmp_path: Path) -> None:
+    """P x K = 4 people x 2 images; each process has two whole people. The triplet's reference mines in each half."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    torch.manual_seed(3)
+    images, labels = torch.rand(8, 3, 32, 16), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    torch.save({"images": images, "labels": labels}, tmp_path / "batch.pt")
+    torch.multiprocessing.spawn(one_of_two, args=(str(tmp_path), triplet), nprocs=2)
+    got = torch.load(tmp_path / "grads.pt", weights_only=True)
+    expected = gradients(ReidLoss(triplet=float(triplet)), images, labels, 2 if triplet else 1)
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        assert float((got[key] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), key
+    assert max(float(value.abs().max()) for value in expected.values()) > 1e-3
+
+
+def test_no_process_sees_anothers_images(people: Path) -> None:
+    from osnet.data.samplers import GroupedBatches
+    from osnet.data.training_set import EpochKeys
+
+    samples = TrainingSet(read_any(people).train.crops, Augmentation(), Preprocessing(), 1)
+    keys = [EpochKeys(GroupedBatches(samples.labels, 8, 2, 1, rank, 2), epoch=0) for rank in range(2)]
+    for a, b in zip(*keys, strict=True):
+        assert not {index for _, _, index in a} & {index for _, _, index in b}
+        assert not {samples.labels[index] for _, _, index in a} & {samples.labels[index] for _, _, index in b}
+        places = sorted(place for _, place, _ in [*a, *b])
+        assert places == list(range(places[0], places[0] + 8))
+
+
+def test_samples_are_functions_of_their_keys(people: Path) -> None:
+    samples = TrainingSet(read_any(people).train.crops, TINY.augmentation, Preprocessing(size_hw=(32, 16)), 1)
+    one, label = samples[1, 5, 7]
+    np.testing.assert_array_equal(one.numpy(), samples[1, 5, 7][0].numpy())
+    assert any((one != samples[epoch, 5, 7][0]).any() for epoch in (2, 3, 4))
+    assert label == samples.labels[7]
+    assert math.isfinite(float(one.sum()))
