@@ -216,8 +216,10 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor, frozen: bool) -> None:
         device = self.accelerator.device
+        # Channels last: on a CPU, depthwise convolutions train several times faster so.
+        images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
-            scalars = self.task(images.to(device, non_blocking=True), labels.to(device), frozen=frozen)
+            scalars = self.task(images, labels.to(device), frozen=frozen)
         numbers = torch.stack([value.detach().float() for value in scalars.values()]).tolist()  # one wait, not many
         values = dict(zip(scalars, numbers, strict=True))
         if not math.isfinite(values["loss"]):
