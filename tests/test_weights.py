@@ -69,11 +69,16 @@ def test_card_is_json_with_the_hash_that_sha256sum_would_print(tiny_weights: Pat
     assert {"architecture", "preprocessing", "num_classes", "training_data", "licence", "sha256"} <= set(card)
 
 
-@pytest.mark.parametrize("given", ["folder", "card", "tensors"])
+@pytest.mark.parametrize("given", ["folder", "card", "tensors", "run"])
 def test_any_path_into_the_folder_will_do(tiny_weights: Path, tiny_network: OSNet, given: str) -> None:
-    path = {"folder": tiny_weights, "card": tiny_weights / "card.json"}.get(given) or next(
-        tiny_weights.glob("*.safetensors")
-    )
+    (tiny_weights.parent / "run").mkdir(exist_ok=True)
+    if given == "run" and not (tiny_weights.parent / "run" / "weights").exists():
+        copy_of(tiny_weights, tiny_weights.parent / "run" / "weights")
+    path = {
+        "folder": tiny_weights,
+        "card": tiny_weights / "card.json",
+        "run": tiny_weights.parent / "run",
+    }.get(given) or next(tiny_weights.glob("*.safetensors"))
     assert same(load_weights(path), tiny_network)
 
 

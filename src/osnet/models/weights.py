@@ -59,7 +59,8 @@ def load_weights(path: str | Path, *, architecture: str | None = None, config: O
     """A network from a checkpoint folder of ours or a checkpoint file of Torchreid's, in eval mode.
 
     Args:
-        path: the folder, its ``card.json``, or a ``.pth`` / ``.pt`` / ``.pth.tar-60`` file.
+        path: the folder, its ``card.json``, the folder of a training run or a gallery that holds one as
+            ``weights``, or a ``.pth`` / ``.pt`` / ``.pth.tar-60`` file.
         architecture: the network's name, for files whose own name does not tell. Without it, the
             file's name decides, and where that says nothing the tensors' shapes do.
         config: exact settings, instead of a name.
@@ -77,6 +78,8 @@ def read_checkpoint(
     path = Path(path)
     if path.name == CARD_FILE or path.suffix == ".safetensors":
         path = path.parent
+    if not (path / CARD_FILE).exists() and (path / "weights" / CARD_FILE).exists():
+        path = path / "weights"  # a training run's folder, or a gallery
     if path.is_dir():
         return _read_folder(path, config or (get_config(architecture) if architecture else None))
     if not path.exists():
