@@ -356,7 +356,7 @@ def _read_manifest(folder: Path) -> _Manifest:
             raise ValueError("segments must have plain numbers")
     except GalleryError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise GalleryError(f"{path} is damaged: {error!r}") from error
     return manifest
 

@@ -68,7 +68,7 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
         )
     except WeightsError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read: {error!r}") from error
     if not is_plain_name(weights_file):
         raise WeightsError(f"{path} names the file {weights_file!r}, which is not a plain name in its own folder")
