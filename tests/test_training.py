@@ -128,7 +128,7 @@ Trainer(TINY, read_any({str(people)!r}), sys.argv[1], options).run()
         assert run.stdout is not None
         run.stdout.readline()
         try:
-            run.wait(timeout=0.35 + 0.23 * attempt)
+            run.wait(timeout=0.35 * 1.25**attempt)  # longer and longer, whatever the machine
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)
             run.wait()
