@@ -153,6 +153,27 @@ def test_a_caller_may_reuse_its_buffer(embedder: Embedder) -> None:
     np.testing.assert_array_equal(embedder.embed(reusing(fractions)), embedder.embed(fractions))
 
 
+def test_a_caller_may_close_or_reuse_its_pillow_image(embedder: Embedder, photos: list[Path]) -> None:
+    def closing() -> Iterator[Image.Image]:
+        for path in photos:
+            with Image.open(path) as picture:
+                yield picture
+
+    def reusing() -> Iterator[Image.Image]:
+        buffer = Image.new("RGB", (64, 128))
+        for path in photos:
+            buffer.paste(Image.open(path))
+            yield buffer
+
+    expected = embedder.embed(photos)
+    np.testing.assert_allclose(embedder.embed(closing()), expected, atol=1e-6)
+    np.testing.assert_allclose(embedder.embed(reusing()), expected, atol=1e-6)
+    closed = Image.open(photos[0])
+    closed.close()
+    with pytest.raises(EmbeddingError, match="cannot be decoded"):
+        embedder.embed(closed)
+
+
 # Bad input
 
 

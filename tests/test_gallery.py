@@ -128,7 +128,8 @@ def test_remove_takes_the_bytes_out_of_every_file(gallery: Gallery) -> None:
     assert stored in everything
     assert b"secret-source-xyzzy" in everything
     assert gallery.remove(Where(identities=frozenset({"doe"}))) == 1
-    for where in (gallery.folder, Gallery.open(gallery.folder).folder):
+    for reopen in (False, True):  # gone before anybody opens it again
+        where = Gallery.open(gallery.folder).folder if reopen else gallery.folder
         everything = b"".join(contents(where).values())
         assert stored not in everything
         assert b"secret-source-xyzzy" not in everything
@@ -187,6 +188,16 @@ def test_leftovers_of_a_crash_are_swept(gallery: Gallery) -> None:
         (gallery.folder / name).write_bytes(b"removed person")
     Gallery.open(gallery.folder)
     assert sorted(contents(gallery.folder)) == ["gallery.json", "items-000001.jsonl", "vectors-000001.npy"]
+
+
+def test_files_of_others_are_left_alone(gallery: Gallery) -> None:
+    for name in ("items-export.jsonl", "vectors-backup.npy"):
+        (gallery.folder / name).write_text("mine")
+    Gallery.open(gallery.folder).remove(Where(source="crop-1"))
+    assert (gallery.folder / "items-export.jsonl").read_text() == "mine"
+    assert (gallery.folder / "vectors-backup.npy").read_text() == "mine"
+    with pytest.raises(TypeError, match="set of names"):
+        Where(identities="ada")  # type: ignore[arg-type]
 
 
 def test_many_small_additions_are_merged(tmp_path: Path) -> None:

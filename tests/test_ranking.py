@@ -119,6 +119,10 @@ def test_rank_k_beyond_a_small_gallery() -> None:
     assert isinstance(scores, RankingScores)
     assert len(scores.cmc) == 3
     assert scores.rank(20) == 1.0
+    short = rank_scores_from_distances([[0.5, 0.1, 0.2]], [1], [1, 2, 3], [1], [2, 2, 2], max_rank=2)
+    with pytest.raises(ValueError, match="raise max_rank"):
+        short.rank(3)
+    assert rank_scores_from_distances([[0.50000002, 0.50000001]], [1], [1, 2], [1], [2, 2]).mean_ap == 0.5
     assert scores.rank(2) == 0.0
 
 

@@ -80,7 +80,7 @@ def make_folder(path: str | Path) -> Path:
 def write_json(path: str | Path, value: Any) -> None:
     """``value`` as JSON at ``path``, all or nothing. NaN is refused: it is no JSON."""
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def sha256_file(path: str | Path) -> str:

@@ -18,6 +18,7 @@ from osnet.files import check_writable
 from osnet.gallery import Gallery, Where
 from osnet.gallery.folder import MANIFEST, WEIGHTS
 from osnet.inference.embedder import Embedder, OnError
+from osnet.models.card import CARD_FILE
 from osnet.types import DISTRACTOR_PID, Hit, Item
 
 GalleryArg = Annotated[Path, Positional, tyro.conf.arg(metavar="GALLERY")]
@@ -201,7 +202,7 @@ def _read_items(crops: Path, identity_from: IdentityFrom | None, pattern: str | 
 def _open_gallery(folder: Path, weights: str | None, device: str, batch_size: int) -> tuple[Gallery, Embedder]:
     """A gallery and the embedder that belongs to it; the gallery's own copy of the weights by default."""
     own_copy = folder / WEIGHTS
-    if weights is None and not own_copy.exists():
+    if weights is None and not (own_copy / CARD_FILE).exists():
         if (folder / MANIFEST).exists():
             raise GalleryError(f"{folder} carries no copy of its weights: name them, --weights PATH_OR_NAME")
         raise DataError(f"{folder} is a new gallery: say whose vectors it shall hold, --weights PATH_OR_NAME")

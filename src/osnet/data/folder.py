@@ -1,6 +1,7 @@
 """Any folder of crops: who and which camera from sub-folders, from the file's name, or from a CSV."""
 
 import csv
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -225,9 +226,13 @@ def parse_time(text: str, where: str) -> float:
         DataError: it is neither; ``where`` tells the user whose time it is.
     """
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         pass
+    else:
+        if not math.isfinite(seconds):
+            raise DataError(f"{where}: time {text!r} is not a finite number of seconds")
+        return seconds
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:

@@ -58,6 +58,23 @@ def check_size(name: str, size_wh: tuple[int, int], max_pixels: int = MAX_PIXELS
         raise ImageError(name, f"{width} x {height} is more than the {max_pixels:,} pixels allowed")
 
 
+def own_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A copy of a picture in memory, loaded, upright and RGB: by the same rules as ``read_image``.
+
+    Raises:
+        ImageError: closed, truncated, too large, or with more than 8 bits per channel.
+    """
+    check_size(name, image.size)
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(name, f"pixels of mode {image.mode!r}; give 8 bits per channel")
+    try:
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # a lazy image may be closed, truncated, or worse
+        raise ImageError(name, f"cannot be decoded: {error!r}") from error
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """The same picture in mode RGB; transparency is dropped."""
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -13,6 +13,7 @@ Shapes: N items, D embedding.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -27,7 +28,7 @@ from osnet.errors import GalleryError
 from osnet.files import TEMPORARY_PREFIX, is_plain_name, make_folder, sha256_file, write_json, written_aside
 from osnet.gallery.protocol import Where
 from osnet.inference.embedder import Embedder
-from osnet.models.card import Card
+from osnet.models.card import CARD_FILE, Card
 from osnet.models.weights import save_weights
 from osnet.types import Hit, Item
 
@@ -130,7 +131,7 @@ class Gallery:
                 embedding_size=embedder.embedding_size,
                 weights_name=(card and card.name) or "unnamed",
             )
-        if not (folder / WEIGHTS).exists():
+        if not (folder / WEIGHTS / CARD_FILE).exists():
             card = replace(card or Card(embedder.network.config), preprocessing=embedder.preprocessing)
             save_weights(embedder.network, folder / WEIGHTS, card)
         return gallery
@@ -319,7 +320,7 @@ class Gallery:
             written_aside(self.folder / segment.items_file) as aside,
             aside.open("w", encoding="utf-8") as text,
         ):
-            text.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+            text.writelines(json.dumps(asdict(item), allow_nan=False) + "\n" for item in items)
         return replace(
             segment,
             vectors_sha256=sha256_file(self.folder / segment.vectors_file),
@@ -381,10 +382,10 @@ def _read_segment(folder: Path, segment: _Segment, embedding_size: int) -> tuple
 def _sweep(folder: Path, manifest: _Manifest) -> None:
     """Delete what no manifest names: replaced segments, and leftovers of a write that was cut off."""
     named = {name for segment in manifest.segments for name in (segment.vectors_file, segment.items_file)}
-    for pattern in ("vectors-*.npy", "items-*.jsonl", f"{TEMPORARY_PREFIX}*"):
-        for path in folder.glob(pattern):
-            if path.name not in named:
-                path.unlink(missing_ok=True)
+    ours = re.compile(rf"vectors-\d{{6,}}\.npy|items-\d{{6,}}\.jsonl|{re.escape(TEMPORARY_PREFIX)}.*")
+    for path in list(folder.iterdir()):
+        if path.name not in named and ours.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sweep_if_free(folder: Path) -> None:

@@ -26,6 +26,11 @@ class Where:
     source: str | None = None
     """A pattern with ``*`` and ``?`` for the source."""
 
+    def __post_init__(self) -> None:
+        for name in ("identities", "cameras"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a set of names, not the string {getattr(self, name)!r}")
+
     @property
     def is_empty(self) -> bool:
         """True if everything passes."""

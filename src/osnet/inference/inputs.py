@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from osnet.data.loading import check_size, list_images, read_image, to_rgb
+from osnet.data.loading import check_size, list_images, own_rgb, read_image, to_rgb
 from osnet.data.transforms import resize_fractions, resize_image
 from osnet.errors import ImageError
 from osnet.types import ChannelOrder, Preprocessing
@@ -165,8 +165,7 @@ def _prepare_file(path: Path, preprocessing: Preprocessing) -> list[PreparedCrop
 def _check_picture(value: Any, name: str, channels: ChannelOrder) -> Image.Image | Tensor:
     """A Pillow image, or a (3, h, w) float tensor of RGB fractions. Arrays become Pillow images."""
     if isinstance(value, Image.Image):
-        check_size(name, value.size)
-        return value
+        return own_rgb(value, name)
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
             raise ImageError(name, f"an array of {value.dtype} {value.shape}; give uint8 (height, width, 3)")

@@ -14,7 +14,7 @@ from osnet.types import DISTRACTOR_PID, JUNK_PID
 BLOCK_FLOATS = 1 << 24
 """A block of the distance matrix has at most so many numbers (64 MiB), and at least one row."""
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float32] | NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
@@ -32,6 +32,8 @@ class RankingScores:
     """(Q,): NaN for a query without a match."""
     unmatched: tuple[int, ...]
     """Queries without a match: not part of any average."""
+    num_gallery: int
+    """Items in the gallery."""
 
     @property
     def num_scored(self) -> int:
@@ -42,6 +44,8 @@ class RankingScores:
         """CMC at rank ``k`` >= 1. Beyond the gallery's size it stays at its last value."""
         if k < 1:
             raise ValueError(f"rank {k} must be at least 1")
+        if len(self.cmc) < min(k, self.num_gallery):
+            raise ValueError(f"rank {k} is beyond the {len(self.cmc)} ranks that were computed; raise max_rank")
         return float(self.cmc[min(k, len(self.cmc)) - 1])
 
 
@@ -97,7 +101,9 @@ def rank_scores_from_distances(
         ValueError: shapes that do not belong together, distances that are no numbers, or a query with pid
             0 or -1 (labels that count from 0 would lose their first person).
     """
-    distance = np.asarray(distance_QG, dtype=np.float32)
+    distance = np.asarray(distance_QG)
+    if distance.dtype != np.float32:
+        distance = distance.astype(np.float64)
     if distance.ndim != 2:
         raise ValueError(f"distances of shape {distance.shape} instead of (queries, gallery)")
     labels = _Labels.check(query_pids, gallery_pids, query_camids, gallery_camids, *distance.shape)
@@ -181,6 +187,7 @@ def _score(blocks: Iterator[Floats], labels: _Labels, max_rank: int) -> RankingS
         mean_inp=float(np.mean(inverse_penalty)) if scored else float("nan"),
         ap_per_query=average_precision,
         unmatched=tuple(unmatched),
+        num_gallery=len(labels.gallery_pids),
     )
 
 

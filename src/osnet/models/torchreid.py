@@ -39,25 +39,16 @@ def name_from_file(path: Path) -> str | None:
 
 
 def training_data_from_file(path: Path, num_classes: int) -> str:
-    """What the weights were trained on, by the number of classes if it tells, else by the file's name.
+    """What the weights were trained on, by the file's name; ``unknown`` where it says nothing.
 
-    The number comes first because names mislead: ``osnet_ain_x1_0_msmt17*`` holds 4,101 classes and so
-    was trained on all of MSMT17, test people included; ``osnet_x0_25_msmt17.pt`` has 1,041.
+    The number of classes corrects it in one case, because names mislead: 4,101 are all people of MSMT17,
+    test people included, and 1,041 those of its training split.
     """
-    by_classes = {
-        751: "market1501",
-        702: "dukemtmcreid",
-        1041: "msmt17",
-        4101: "msmt17_combineall",
-        1000: "imagenet",
-    }
-    if num_classes in by_classes:
-        return by_classes[num_classes]
     match = re.search(r"osnet(_ibn|_ain)?_x\d+_\d+_(imagenet|market|duke|msmt17)(\w*)", path.name)
     if not match:
         return "unknown"
     norm, data, rest = match.groups()
-    if data == "msmt17" and (norm or rest.startswith("_combineall")):
+    if data == "msmt17" and num_classes != 1041 and (norm or rest.startswith("_combineall") or num_classes == 4101):
         return "msmt17_combineall"
     return {"market": "market1501", "duke": "dukemtmcreid"}.get(data, data)
 

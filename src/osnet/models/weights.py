@@ -11,6 +11,7 @@ the SHA-256 before it parses anything. Files of Torchreid and BoxMOT load throug
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,10 +133,10 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
         sha256=digest,
     )
     write_json(folder / CARD_FILE, card.to_json(weights_file))
-    for pattern in ("weights-*.safetensors", f"{TEMPORARY_PREFIX}*"):
-        for old in folder.glob(pattern):  # replaced by this save, or left by one that was killed
-            if old.name != weights_file:
-                old.unlink(missing_ok=True)
+    ours = re.compile(rf"weights-[0-9a-f]{{12}}\.safetensors|{re.escape(TEMPORARY_PREFIX)}.*")
+    for old in list(folder.iterdir()):  # replaced by this save, or left by one that was killed
+        if old.name != weights_file and ours.fullmatch(old.name):
+            old.unlink(missing_ok=True)
     return card
 
 
