@@ -56,6 +56,8 @@ def check_writable(path: str | Path) -> None:
     Raises:
         OutputError: its folder does not exist, is no folder, or does not let us write.
     """
+    if Path(path).is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; give a file's name")
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {folder}; make it first")

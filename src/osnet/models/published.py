@@ -167,7 +167,6 @@ def _download(published: PublishedWeights) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -201,7 +200,7 @@ def _download(published: PublishedWeights) -> Path:
             f"{REPOSITORY} at revision {revision} answers {what} for {published.file}{doubt}. "
             f"Files known to exist: {known}. {_offline_message(published, 'otherwise')}"
         ) from None
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the HTTP library has errors of its own
         raise WeightsError(_offline_message(published, f"the download failed ({error})")) from None
     finally:
         hub_log.setLevel(level)
