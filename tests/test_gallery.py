@@ -92,6 +92,14 @@ def test_filters(tmp_path: Path) -> None:
     assert found(identities=frozenset({"eve"})) == set()
 
 
+def test_a_filter_comes_before_the_best_are_chosen(gallery: Gallery) -> None:
+    query = vectors(1, 9)[0]
+    worst = gallery.search(query, weights_sha256=SHA, top=50)[-1].item.source
+    assert [h.item.source for h in gallery.search(query, weights_sha256=SHA, top=1, where=Where(source=worst))] == [
+        worst
+    ]
+
+
 def test_vectors_of_other_weights_are_refused(gallery: Gallery) -> None:
     with pytest.raises(GalleryError, match=r"aaaaaaaaaaaa.*bbbbbbbbbbbb"):
         gallery.add(vectors(1), items(1, "x"), weights_sha256=OTHER)

@@ -7,7 +7,7 @@ from torch import nn
 from osnet import OSNet, OSNetConfig, create_model, list_models
 from osnet.errors import ModelError
 from osnet.models.layers import ChannelGate, ChannelShuffle, LiteConv3x3, StaticGate
-from osnet.models.osnet import Concatenation, OSBlock, UnifiedGate
+from osnet.models.osnet import Concatenation, OSBlock, SeparateGates, UnifiedGate
 from osnet.models.variants import VARIANTS
 
 
@@ -100,6 +100,9 @@ def test_unified_gate_weighs_every_stream_by_the_same_network() -> None:
     expected = sum(gate(s) * s for s in streams)
     torch.testing.assert_close(UnifiedGate(gate)(streams), expected)
     assert Concatenation()(streams).shape == (2, 64, 3, 3)
+    gates = [ChannelGate(16) for _ in range(4)]
+    each = sum(own(s) * s for own, s in zip(gates, streams, strict=True))
+    torch.testing.assert_close(SeparateGates(gates)(streams), each)
 
 
 def test_channel_shuffle_by_hand() -> None:

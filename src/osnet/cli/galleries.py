@@ -111,7 +111,7 @@ def search(
         camera: only these cameras.
         after: only what was taken at this time or later (seconds or ISO 8601, UTC).
         before: only what was taken at this time or earlier.
-        source: only sources that match this pattern, such as 'monday/*'.
+        source: only sources that match this pattern, such as '*/monday/*' (sources are whole paths).
         weights: instead of the copy in the gallery; others are refused.
         as_json: print JSON.
         sheet: also draw the hits into this PNG.

@@ -3,7 +3,7 @@
 Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019
 (arXiv:1905.00953), section 3 and Table 1; the ablations of its Table 5; the IBN and AIN
 successors of "Learning Generalisable Omni-Scale Representations", TPAMI 2021 (arXiv:1910.06827),
-in the form that the authors' code fixes. One class, one table of settings: see ``registry.py``.
+in the form that the authors' code fixes. One class, one table of settings: see ``variants.py``.
 Shapes: B batch, C channels, H height, W width, D embedding.
 """
 
