@@ -6,17 +6,14 @@ BIN := $(VENV)/bin
 .PHONY: help demo test check bench clean
 
 help:
-	@echo "make demo DATA=folder WEIGHTS=file-or-name   evaluate, index, search, and draw what was found"
-	@echo "make test                                    all tests"
-	@echo "make check                                   format, lint, types"
-	@echo "make bench                                   how fast embedding is here"
-	@echo "make clean                                   remove $(VENV)"
+	@echo "make demo    generate people, train, compare, search, and write a report: some minutes"
+	@echo "make test    all tests"
+	@echo "make check   format, lint, types"
+	@echo "make bench   how fast embedding is here"
+	@echo "make clean   remove $(VENV)"
 
-demo:
-	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { echo 'make demo needs DATA, a folder in the layout of Market-1501 or with query and gallery, and'; \
-	  echo 'WEIGHTS, a file or a name such as osnet_x0_25_msmt17: make demo DATA=my/crops WEIGHTS=osnet_x0_25_msmt17'; exit 2; }
-	@$(MAKE) --no-print-directory $(VENV)/.ready
-	$(BIN)/osnet demo --data "$(DATA)" --weights "$(WEIGHTS)"
+demo: $(VENV)/.ready
+	$(BIN)/osnet demo
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

@@ -13,7 +13,7 @@ ROWS = [
     {"types", "errors", "files"},
     {"models", "data", "losses", "metrics"},
     {"tasks", "training", "inference", "gallery"},
-    {"evaluation", "video"},
+    {"evaluation", "comparison", "video"},
     {"recipes", "figures", "service"},
     {"cli", "demo"},
 ]
@@ -26,7 +26,7 @@ DOORS = {
     "tyro": {"cli/"},
     "tqdm": {"cli/"},
     "filelock": {"gallery/folder.py"},
-    "PIL": {"data/", "inference/inputs.py", "figures/ranks.py"},
+    "PIL": {"data/", "inference/inputs.py", "figures/ranks.py", "figures/report.py"},
     "torchvision": {"data/transforms.py"},
     "onnxruntime": set(),
     "accelerate": {"training/"},
@@ -36,6 +36,7 @@ DOORS = {
     "numba": {"metrics/"},
     "webdataset": {"data/classification.py"},
     "matplotlib": {"figures/"},
+    "jinja2": {"figures/report.py"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

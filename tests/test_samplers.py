@@ -123,6 +123,31 @@ def test_erasing_puts_the_mean_into_one_box(picture) -> None:
     assert 0.25 < max(shares) < 0.45
 
 
+def test_a_patch_is_a_window_of_the_donor(picture) -> None:
+    from conftest import make_picture
+
+    donor = make_picture(2, (40, 80))
+    before, other = apply(Augmentation(flip=0), picture), apply(Augmentation(flip=0), donor)
+    mirrored, shares = 0, []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        after = Augmentation(flip=0, patch=1).apply(picture, SMALL, rng, lambda: donor).numpy()
+        changed = (after != before).any(0)
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        box = after[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        h, w = box.shape[1:]
+        places = [(y, x) for y in range(64 - h + 1) for x in range(32 - w + 1)]
+        plain = any(np.array_equal(other[:, y : y + h, x : x + w], box) for y, x in places)
+        turned = any(np.array_equal(other[:, y : y + h, x : x + w], box[:, :, ::-1]) for y, x in places)
+        assert plain or turned
+        mirrored += turned and not plain
+        shares.append(h * w / changed.size)
+    assert 5 < mirrored < 25
+    assert 0.005 < min(shares) < 0.1
+    assert 0.3 < max(shares) < 0.55
+    np.testing.assert_array_equal(apply(Augmentation(flip=0, patch=1), picture), before)  # no donor, no patch
+
+
 def test_jitter_changes_light_only_a_little(picture) -> None:
     before, after = (apply(Augmentation(flip=0, jitter=j), picture, 5) for j in (0, 1))
     assert 0 < abs(after - before).mean() < 0.6

@@ -354,16 +354,19 @@ def test_no_process_sees_anothers_images(people: Path) -> None:
     samples = TrainingSet(read_any(people).train.crops, Augmentation(), Preprocessing(), 1)
     keys = [EpochKeys(GroupedBatches(samples.labels, 8, 2, 1, rank, 2), epoch=0) for rank in range(2)]
     for a, b in zip(*keys, strict=True):
-        assert not {index for _, _, index in a} & {index for _, _, index in b}
-        assert not {samples.labels[index] for _, _, index in a} & {samples.labels[index] for _, _, index in b}
-        places = sorted(place for _, place, _ in [*a, *b])
+        assert not {index for _, _, index, _ in a} & {index for _, _, index, _ in b}
+        assert not {samples.labels[index] for _, _, index, _ in a} & {samples.labels[index] for _, _, index, _ in b}
+        for own in (a, b):  # a random patch comes from the process's own images, and from another person
+            assert {donor for *_, donor in own} == {index for _, _, index, _ in own}
+            assert all(samples.labels[index] != samples.labels[donor] for _, _, index, donor in own)
+        places = sorted(place for _, place, _, _ in [*a, *b])
         assert places == list(range(places[0], places[0] + 8))
 
 
 def test_samples_are_functions_of_their_keys(people: Path) -> None:
     samples = TrainingSet(read_any(people).train.crops, TINY.augmentation, Preprocessing(size_hw=(32, 16)), 1)
-    one, label = samples[1, 5, 7]
-    np.testing.assert_array_equal(one.numpy(), samples[1, 5, 7][0].numpy())
-    assert any((one != samples[epoch, 5, 7][0]).any() for epoch in (2, 3, 4))
+    one, label = samples[1, 5, 7, 2]
+    np.testing.assert_array_equal(one.numpy(), samples[1, 5, 7, 2][0].numpy())
+    assert any((one != samples[epoch, 5, 7, 2][0]).any() for epoch in (2, 3, 4))
     assert label == samples.labels[7]
     assert math.isfinite(float(one.sum()))

@@ -1,21 +1,154 @@
-"""The demo: evaluate, index, search, and one picture of what was found."""
+"""The demo: people are generated, two networks learn to find them again, and a report says how well.
 
+``run_demo`` needs no data; ``run_demo_on`` scores weights on a data set of yours. Both call what the commands call.
+Each step leaves its result in the output folder, so a demo that was cut off goes on.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from osnet.comparison import Comparison, Entrant, compare, group_generated
 from osnet.data.folder import read_dataset
+from osnet.data.synthetic import SETTINGS_FILE, GeneratedSettings, generate_dataset, read_pairs
+from osnet.errors import DemoError, OutputError
 from osnet.evaluation import evaluate
+from osnet.figures.curves import Line
 from osnet.figures.ranks import RankedList, save_ranked_lists
+from osnet.figures.report import Report, ShownQuery, write_report
 from osnet.files import check_writable, make_folder, write_json
 from osnet.gallery import Gallery, Where
 from osnet.inference.embedder import Embedder
+from osnet.inference.histogram import embed_histogram
 from osnet.inference.vectors import Progress, read_vectors
+from osnet.models.counting import count_cost
+from osnet.recipes.demo import demo_osnet_t1_x0_25, demo_osnet_x0_25
+from osnet.training.engine import RunOptions, Trainer
+from osnet.training.recipe import Recipe, build_network
 from osnet.types import Crop, Item, ReidDataset
 
 NUM_SHOWN = 5
 NUM_HITS = 8
+NUM_ON_SHEET = 16
+
+OSNET, BASELINE, HISTOGRAM = "OSNet x0.25", "single-scale T=1", "colour histogram"
+UNTRAINED = {OSNET: "OSNet, untrained", BASELINE: "T=1, untrained"}
+CONTRASTS = ((OSNET, BASELINE), (OSNET, UNTRAINED[OSNET]), (BASELINE, UNTRAINED[BASELINE]), (OSNET, HISTOGRAM))
+CAUTION = (
+    "These are generated people, painted by a program. The numbers show that training, scoring and search work; they "
+    "say nothing about how good a network is on photographs of real people."
+)
+TWINS = {"small cue": "alike but for the logo", "overall look": "same logo and bag, other clothes"}
 
 
-def run_demo(data: Path, weights: str, out: Path, device: str, progress: Progress) -> None:
+@dataclass(frozen=True)
+class DemoSize:
+    """How much to generate and to train. Half of the people train, the others are searched for."""
+
+    people: GeneratedSettings
+    epochs: int
+
+
+FULL = DemoSize(GeneratedSettings(identities=256, cameras=4, images=4, seed=0), epochs=14)
+QUICK = DemoSize(GeneratedSettings(identities=32, cameras=3, images=4, seed=0), epochs=8)
+
+
+def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path:
+    """Generate people, train OSNet and its single-scale baseline alike, compare, index, search, report.
+
+    Writes into ``out``: ``generated-people/``, a run for each network, ``scores/`` (vectors), ``gallery/`` (it
+    can be searched), ``comparison.json`` and ``report.html``. Returns the report's path.
+
+    Raises:
+        DemoError: a trained network does not beat itself untrained.
+        OutputError: ``out`` cannot be written, or holds a demo of another size.
+    """
+    start = time.monotonic()
+    make_folder(out)
+    check_writable(out / "report.html")
+    with _step(1, "generate people"):
+        dataset = _generate(out / "generated-people", size.people, progress)
+    recipes = {OSNET: demo_osnet_x0_25(), BASELINE: demo_osnet_t1_x0_25()}
+    recipes = {name: replace(recipe, epochs=size.epochs) for name, recipe in recipes.items()}
+    embedders: dict[str, Embedder] = {}
+    resumed = False
+    for number, (name, recipe) in enumerate(recipes.items(), 2):
+        with _step(number, f"train {name} on {len(set(dataset.train.pids))} of them, {recipe.epochs} epochs"):
+            trainer = Trainer(recipe, dataset, out / recipe.name, RunOptions(cpu=device == "cpu"))
+            resumed |= trainer.progress.step > 0
+            weights = trainer.run(progress)
+            embedders[UNTRAINED[name]] = Embedder(build_network(recipe), device, preprocessing=trainer.preprocessing)
+            embedders[name] = Embedder(weights, device)
+    with _step(4, f"score on the {len(set(dataset.query.pids))} others"):
+        entrants = [_histograms(dataset, progress)]
+        entrants += [_embed(name, embedder, dataset, out / "scores", progress) for name, embedder in embedders.items()]
+        order = [HISTOGRAM, *UNTRAINED.values(), BASELINE, OSNET]
+        entrants.sort(key=lambda entrant: order.index(entrant.name))
+        comparison = compare(dataset, entrants, CONTRASTS, group_generated(dataset))
+        print(comparison)
+    with _step(5, "index the gallery and search it"):
+        galleries = {
+            name: index_features(
+                out / folder, dataset, _features(out / "scores", name) / "gallery.npz", embedders[name]
+            )
+            for name, folder in ((OSNET, "gallery"), (BASELINE, "gallery-t1"))
+        }
+        shown = _search(comparison, dataset, galleries, embedders)
+    with _step(6, "write the report"):
+        facts = _describe(size, dataset, recipes, time.monotonic() - start, resumed)
+        write_json(out / "comparison.json", {**comparison.to_json(), "facts": facts})
+        findings = describe_findings(comparison)
+        report = Report(
+            title=f"Found again? OSNet and its single-scale baseline on {size.people.identities} generated people",
+            caution=CAUTION, findings=findings, comparison=comparison, queries=shown,
+            losses={name: _read_losses(out / recipe.name) for name, recipe in recipes.items()},
+            sheet=_choose_sheet(dataset), facts=facts,
+        )  # fmt: skip
+        write_report(report, out / "report.html")
+    print("", *findings, "", CAUTION, sep="\n")
+    print(f"took {(time.monotonic() - start) / 60:.1f} minutes{', going on with an earlier call' if resumed else ''}")
+    print(f"the gallery can be searched: osnet search {out / 'gallery'} PHOTO")
+    print(f"report: {(out / 'report.html').absolute()}")
+    check_learned(comparison)
+    return out / "report.html"
+
+
+def describe_findings(comparison: Comparison) -> list[str]:
+    """What the comparison says, in sentences, whatever it says."""
+    scores = comparison.groups[0].scores
+    against = comparison.difference(OSNET, BASELINE)
+    sentences = [
+        f"{OSNET} finds the right person first for {100 * scores[OSNET]['rank-1']:.1f} % of the queries "
+        f"(mAP {100 * scores[OSNET]['mAP']:.1f} %), its single-scale baseline for "
+        f"{100 * scores[BASELINE]['rank-1']:.1f} % (mAP {100 * scores[BASELINE]['mAP']:.1f} %). "
+        f"Difference in mAP: {against}.",
+    ]
+    for name in (OSNET, BASELINE):
+        sentences.append(f"Against itself untrained, {name}: {comparison.difference(name, UNTRAINED[name])}.")
+    sentences.append(f"{OSNET} against a colour histogram: {comparison.difference(OSNET, HISTOGRAM)}.")
+    return sentences
+
+
+def check_learned(comparison: Comparison) -> None:
+    """The demo's own test: a trained network must beat itself untrained, in mAP, with the interval above 0.
+
+    Raises:
+        DemoError: one does not.
+    """
+    for name, untrained in UNTRAINED.items():
+        difference = comparison.difference(name, untrained)
+        if difference.interval.low <= 0:
+            raise DemoError(f"{name} did not learn: its mAP minus that of {untrained} is {difference}")
+
+
+def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Progress) -> None:
     """Score ``weights`` on ``data``, index its gallery, search it with a few queries, draw the ranked lists.
 
     Writes ``scores.json``, ``features/``, ``gallery/`` and ``ranked.png`` into ``out``; prints the scores and
@@ -45,7 +178,7 @@ def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder:
     known = gallery.sources()
     new = [i for i, name in enumerate(embeddings.names) if name not in known]
     items = [
-        Item(name, crops[name].identity, crops[name].camera, crops[name].time_s)
+        Item(name, crops[name].identity or None, crops[name].camera, crops[name].time_s)
         for name in (embeddings.names[i] for i in new)
     ]
     gallery.add(embeddings.vectors[new], items, weights_sha256=weights_sha256)
@@ -59,3 +192,111 @@ def search_elsewhere(gallery: Gallery, embedder: Embedder, query: Crop) -> Ranke
     where = Where(cameras=others) if others else None
     hits = gallery.search(vector, weights_sha256=embedder.sha256(), top=NUM_HITS, where=where)
     return RankedList(query.path, hits, query.identity)
+
+
+@contextmanager
+def _step(number: int, what: str) -> Iterator[None]:
+    print(f"[{number}/6] {what}", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"[{number}/6] done in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _generate(folder: Path, settings: GeneratedSettings, progress: Progress) -> ReidDataset:
+    if not folder.exists():
+        generate_dataset(folder, settings, progress)
+    try:
+        there = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        there = {}
+    if any(there.get(name) != value for name, value in asdict(settings).items()):
+        raise OutputError(f"{folder} holds something else than this demo's people; choose another folder or delete it")
+    return read_dataset(folder)
+
+
+def _features(folder: Path, name: str) -> Path:
+    return folder / "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
+def _embed(name: str, embedder: Embedder, dataset: ReidDataset, folder: Path, progress: Progress) -> Entrant:
+    """Scored as ``osnet evaluate`` does; the vectors that it kept are compared."""
+    features = make_folder(_features(folder, name))
+    evaluate(embedder, dataset, features=features, progress=progress)
+    query, gallery = (read_vectors(features / f"{part}.npz")[0].vectors for part in ("query", "gallery"))
+    return Entrant(name, query, gallery)
+
+
+def _histograms(dataset: ReidDataset, progress: Progress) -> Entrant:
+    query, gallery = (
+        np.stack([embed_histogram(path) for path in progress(split.paths, len(split), "histograms")])
+        for split in (dataset.query, dataset.gallery)
+    )
+    return Entrant(HISTOGRAM, query, gallery)
+
+
+def _search(
+    comparison: Comparison, dataset: ReidDataset, galleries: dict[str, Gallery], embedders: dict[str, Embedder]
+) -> list[ShownQuery]:
+    """The best, the median, the worst query by OSNet's average precision, and two between."""
+    ap = comparison.ap_per_query[OSNET]
+    order = [int(i) for i in np.argsort(-ap, kind="stable") if not np.isnan(ap[i])]
+    places = {
+        "Best": 0.0,
+        "Better than three quarters": 0.25,
+        "Median": 0.5,
+        "Worse than three quarters": 0.75,
+        "Worst": 1.0,
+    }
+    notes: dict[int, dict[str, str]] = {}
+    for a, b, kind in read_pairs(dataset.root):
+        notes.setdefault(a, {})[str(b)] = TWINS[kind]
+        notes.setdefault(b, {})[str(a)] = TWINS[kind]
+    shown = []
+    for title, share in places.items():
+        index = order[round(share * (len(order) - 1))]
+        crop = dataset.query.crops[index]
+        lists = {name: search_elsewhere(galleries[name], embedders[name], crop) for name in galleries}
+        shown.append(
+            ShownQuery(
+                f"{title} query by {OSNET}: average precision {100 * ap[index]:.0f} %", lists, notes.get(crop.pid, {})
+            )
+        )
+    return shown
+
+
+def _read_losses(run: Path) -> Line:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if "loss" in row]
+    return Line([row["epoch"] for row in rows], [row["loss"] for row in rows])
+
+
+def _choose_sheet(dataset: ReidDataset) -> Sequence[Sequence[Path]]:
+    """The first people of the query split, each as all cameras see them."""
+    rows: dict[int, list[Path]] = {}
+    for crop in dataset.query.crops:
+        rows.setdefault(crop.pid, []).append(crop.path)
+    return list(rows.values())[:NUM_ON_SHEET]
+
+
+def _describe(
+    size: DemoSize, dataset: ReidDataset, recipes: dict[str, Recipe], seconds: float, resumed: bool
+) -> dict[str, str]:
+    people = size.people
+    sizes = []
+    for name, recipe in recipes.items():
+        counts = count_cost(build_network(recipe), recipe.size_hw)
+        sizes.append(f"{name}: {counts.params:,} parameters, {counts.madds / 1e6:.1f} million multiply-adds")
+    recipe = recipes[OSNET]
+    return {
+        "data": f"{people.identities} generated people, {people.cameras} cameras, {people.images} images each, seed "
+        f"{people.seed}: {len(dataset.train):,} images of one half train; {len(dataset.query):,} queries and "
+        f"{len(dataset.gallery):,} gallery images of the other half are searched",
+        "networks": "; ".join(sizes) + f"; at {recipe.size_hw[0]} x {recipe.size_hw[1]} pixels. The baseline is also "
+        "shallower and smaller, so the comparison is not of scales alone",
+        "training": f"both alike, from scratch, one seed each: {recipe.epochs} epochs, batches of {recipe.batch_size}, "
+        f"{recipe.optimizer} at {recipe.lr} with a cosine, label-smoothed cross-entropy, random crop and mirroring",
+        "scoring": "cosine similarity; colour histogram: HSV, 8 x 4 x 4 bins in six stripes",
+        "made with": f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, "
+        f"{torch.get_num_threads()} threads",
+        "took": f"{seconds / 60:.1f} minutes{' (going on with an earlier call)' if resumed else ''}",
+    }  # fmt: skip

@@ -60,6 +60,10 @@ class TrainingError(OsnetError, RuntimeError):
     """A run that cannot go on."""
 
 
+class DemoError(OsnetError, RuntimeError):
+    """The demo ran, and what it shows is not as it should be."""
+
+
 class OutputError(OsnetError, OSError):
     """A result that cannot be written where it was asked for."""
 

@@ -19,8 +19,8 @@ from osnet.models.osnet import OSNet
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
 
 RANKS = (1, 5, 10, 20)
-CONTAINS_TEST_IMAGES_OF = {"msmt17_combineall": "msmt17"}
-"""Training data -> the benchmark whose test images are among it."""
+COMBINED = "_combineall"
+"""Training data so called (``msmt17_combineall``, ``market1501+msmt17_combineall``) hold test images."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,12 @@ def _check_scorable(data: ReidDataset) -> None:
 def _check_leak(network: OSNet, data: ReidDataset, force: bool) -> list[str]:
     """Weights must not have seen the test images."""
     trained_on = network.card.training_data if network.card else ""
-    benchmark = CONTAINS_TEST_IMAGES_OF.get(trained_on)
-    places = [data.name, *data.root.resolve().parts]
-    if benchmark is None or not any(place.lower().startswith(benchmark) for place in places):
+    benchmarks = trained_on.removesuffix(COMBINED).split("+") if trained_on.endswith(COMBINED) else []
+    places = [place.lower() for place in (data.name, *data.root.resolve().parts)]
+    seen = [name for name in benchmarks if any(place.startswith(name.lower()) for place in places)]
+    if not seen:
         return []
+    benchmark = seen[0]
     told = f"weights of {trained_on!r} were trained on the test images of {benchmark}"
     if not force:
         raise DataError(

@@ -66,6 +66,8 @@ class Crop:
     """The camera's name in the data set."""
     time_s: float | None = None
     """When it was taken, in seconds (Unix time, or since the recording began), if the data set says."""
+    dsetid: int = 0
+    """Which data set it is from, where several are joined."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from osnet.data.check import check_dataset
 from osnet.data.folder import FolderLayout, IdentityFrom, read_any, read_dataset
 from osnet.data.loading import list_images
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
-from osnet.demo import run_demo
+from osnet.demo import FULL, QUICK, run_demo, run_demo_on
 from osnet.errors import DataError, OutputError
 from osnet.evaluation import evaluate as evaluate_weights
 from osnet.files import check_writable, write_json
@@ -144,16 +144,33 @@ def data_generate(*, out: Path, identities: int = 64, cameras: int = 6, images: 
 
 
 @app.command
-def demo(*, data: Path, weights: str, out: Path = Path("out/demo"), device: str = "auto") -> None:
-    """Evaluate, index and search a data set, and draw what was found.
+def demo(
+    *,
+    data: Path | None = None,
+    weights: str | None = None,
+    out: Path | None = None,
+    quick: bool = False,
+    device: str = "auto",
+) -> None:
+    """Generate people, train OSNet and its single-scale baseline, compare them, search, and write a report.
+
+    It takes some minutes on two cores; cut off, it goes on. With --data and --weights nothing is generated
+    or trained: the weights are scored on the data, the gallery is indexed, and what is found is drawn.
 
     Args:
         data: a data set in Market-1501's layout, or with folders query and gallery.
         weights: a path, or a short name like osnet_x0_25_msmt17.
-        out: a folder for the results.
+        out: a folder for the results; out/demo, or out/demo-quick.
+        quick: toy size, under a minute: to see that everything works.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-    run_demo(data, weights, out, device, draw_progress)
+    if (data is None) != (weights is None):
+        raise DataError("--data and --weights go together; give both, or neither to generate people and train")
+    out = out or Path("out") / ("demo-quick" if quick else "demo")
+    if data is None or weights is None:
+        run_demo(out, QUICK if quick else FULL, device, draw_progress)
+    else:
+        run_demo_on(data, weights, out, device, draw_progress)
 
 
 def _list_inputs(inputs: Iterable[Path]) -> list[Path]:

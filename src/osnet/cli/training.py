@@ -9,6 +9,7 @@ from tyro.extras import SubcommandApp
 
 from osnet.cli.common import app, draw_progress
 from osnet.data.folder import read_any
+from osnet.data.joining import join_training
 from osnet.recipes import RECIPES
 from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import Recipe
@@ -29,13 +30,17 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
 
     def train(
         *,
-        data: Path,
+        data: tuple[Path, ...],
         out: Path,
         recipe: Annotated[Recipe, tyro.conf.arg(name="")] = recipe_default,
+        combine_all: bool = False,
         workers: int = 2,
         cpu: bool = False,
     ) -> None:
-        trainer = Trainer(recipe, read_any(data), out, RunOptions(workers=workers, cpu=cpu))
+        datasets = [read_any(folder) for folder in data]
+        alone = len(datasets) == 1 and not combine_all
+        dataset = datasets[0] if alone else join_training(datasets, combine_all)
+        trainer = Trainer(recipe, dataset, out, RunOptions(workers=workers, cpu=cpu))
         if trainer.progress.step:
             print(f"going on at epoch {trainer.progress.epoch + 1}, batch {trainer.progress.batch + 1}")
         try:
@@ -51,9 +56,11 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
     train.__doc__ = f"""{(make.__doc__ or "").strip()}
 
     Args:
-        data: Market-1501's layout, or folders train, query and gallery, or a folder of crops by identity.
+        data: Market-1501's layout, or folders train, query and gallery, or a folder of crops by identity;
+            several train as one, their identities and cameras kept apart.
         out: the run's folder, new, or one of the same recipe to go on with.
         recipe: the recipe; each of its fields can be overridden.
+        combine_all: train on query and gallery images too; such weights must not be scored on this data.
         workers: processes that read and augment; 0 for none.
         cpu: use no GPU.
     """

@@ -5,6 +5,7 @@ jitter, [fractions, normalisation], random erasing. Every draw comes from the ge
 in, so a sample looks the same whichever worker makes it and however often a run was interrupted.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,10 @@ class Augmentation:
     crop: float = 0.0
     """Resize to 9/8 of the size and cut a random window (else resize)."""
     flip: float = 0.5
+    patch: float = 0.0
+    """Random patch: a rectangle of 1 to 50 % of the area, aspect ratio 0.1 to 10, comes from another image of the
+    batch, mirrored half of the time. After Torchreid's RandomPatch, which keeps a pool of earlier patches and also
+    turns them by up to 10 degrees; a pool would make a sample depend on what was seen before."""
     jitter: float = 0.0
     """Brightness within 20 %, contrast within 15 %."""
     erase: float = 0.0
@@ -38,8 +43,17 @@ class Augmentation:
             if not 0 <= value <= 1:
                 raise ValueError(f"augmentation {name} {value} is no probability")
 
-    def apply(self, image: Image.Image, preprocessing: Preprocessing, rng: np.random.Generator) -> Tensor:
-        """An RGB picture -> (3, H, W) float32, normalised."""
+    def apply(
+        self,
+        image: Image.Image,
+        preprocessing: Preprocessing,
+        rng: np.random.Generator,
+        read_donor: Callable[[], Image.Image] | None = None,
+    ) -> Tensor:
+        """An RGB picture -> (3, H, W) float32, normalised.
+
+        ``read_donor`` gives the picture that a random patch is taken from; it is called only if there is one.
+        """
         height, width = preprocessing.size_hw
         if rng.random() < self.crop:
             large = Preprocessing(size_hw=(round(height * CROP_SCALE), round(width * CROP_SCALE)))
@@ -50,6 +64,8 @@ class Augmentation:
             pixels = resize_image(image, preprocessing)
         if rng.random() < self.flip:
             pixels = pixels.flip(2)
+        if rng.random() < self.patch and read_donor is not None:
+            _patch(pixels, resize_image(read_donor(), preprocessing), rng)
         if rng.random() < self.jitter:
             pixels = _jitter(pixels, rng)
         tensor = normalize(to_fractions(pixels)[None], preprocessing)[0]
@@ -65,14 +81,32 @@ def _jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
+def _patch(pixels: Tensor, donor: Tensor, rng: np.random.Generator) -> None:
+    """In place: a rectangle of ``donor``, which has the same size, at another place."""
+    if (box := _draw_box(pixels, (0.01, 0.5), 0.1, rng)) is None:
+        return
+    top, left, h, w = box
+    from_top, from_left = (rng.integers(0, donor.shape[1] - h + 1), rng.integers(0, donor.shape[2] - w + 1))
+    patch = donor[:, from_top : from_top + h, from_left : from_left + w]
+    pixels[:, top : top + h, left : left + w] = patch.flip(2) if rng.random() < 0.5 else patch
+
+
 def _erase(tensor: Tensor, rng: np.random.Generator) -> None:
-    """In place; the mean colour is 0 after normalisation. Aspect ratio 0.3 to 3.3; 100 tries to fit."""
+    """In place; the mean colour is 0 after normalisation."""
+    if (box := _draw_box(tensor, (0.02, 0.4), 0.3, rng)) is not None:
+        top, left, h, w = box
+        tensor[:, top : top + h, left : left + w] = 0
+
+
+def _draw_box(
+    tensor: Tensor, area_range: tuple[float, float], least_aspect: float, rng: np.random.Generator
+) -> tuple[int, int, int, int] | None:
+    """Top, left, height, width of a box within ``tensor``; None if 100 tries did not fit."""
     _, height, width = tensor.shape
     for _ in range(100):
-        area = rng.uniform(0.02, 0.4) * height * width
-        aspect = rng.uniform(0.3, 1 / 0.3)
+        area = rng.uniform(*area_range) * height * width
+        aspect = rng.uniform(least_aspect, 1 / least_aspect)
         h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if 0 < h < height and 0 < w < width:
-            top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-            tensor[:, top : top + h, left : left + w] = 0
-            return
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    return None

@@ -12,8 +12,9 @@ from osnet.data.samplers import BatchSampler
 from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, Preprocessing, Split
 
-Key = tuple[int, int, int]
-"""(epoch, place in the epoch, index of the crop): enough to make a sample, whoever makes it."""
+Key = tuple[int, int, int, int]
+"""(epoch, place in the epoch, index of the crop, index of the crop that a random patch is taken from): enough to
+make a sample, whoever makes it. The last is of this process's part of the same batch."""
 
 
 class TrainingSet(Dataset[tuple[Tensor, int]]):
@@ -37,10 +38,11 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         """The sample is a function of the seed and the key alone."""
-        epoch, place, index = key
+        epoch, place, index, donor = key
         rng = np.random.default_rng([self.seed, epoch, place])
         image = read_image(self.crops[index].path)
-        return self.augmentation.apply(image, self.preprocessing, rng), self.labels[index]
+        pixels = self.augmentation.apply(image, self.preprocessing, rng, lambda: read_image(self.crops[donor].path))
+        return pixels, self.labels[index]
 
 
 class EpochKeys:
@@ -58,7 +60,9 @@ class EpochKeys:
     def __iter__(self) -> Iterator[list[Key]]:
         for number in range(self.first_batch, len(self.batches)):
             start = number * self.batch_size + self.rank * self.share
-            yield [(self.epoch, start + i, index) for i, index in enumerate(self.batches[number])]
+            batch = self.batches[number]
+            donors = batch[len(batch) // 2 :] + batch[: len(batch) // 2]  # half a batch on: mostly other people
+            yield [(self.epoch, start + i, index, donors[i]) for i, index in enumerate(batch)]
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split, Split]:

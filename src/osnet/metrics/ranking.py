@@ -30,6 +30,10 @@ class RankingScores:
     """In [0, 1]. Of one query: P / rank of its last match (Ye et al., arXiv:2001.04193, section 4.1)."""
     ap_per_query: NDArray[np.float64]
     """(Q,): NaN for a query without a match."""
+    inp_per_query: NDArray[np.float64]
+    """(Q,): NaN for a query without a match."""
+    first_rank_per_query: NDArray[np.float64]
+    """(Q,): rank of the first match, from 1; NaN for a query without a match."""
     unmatched: tuple[int, ...]
     """Queries without a match: not part of any average."""
     num_gallery: int
@@ -162,9 +166,8 @@ def _score(blocks: Iterator[Floats], labels: _Labels, max_rank: int) -> RankingS
     if max_rank < 1:
         raise ValueError(f"max_rank {max_rank} must be at least 1")
     num_ranks = max(1, min(max_rank, len(labels.gallery_pids)))
-    first_hits = np.zeros(num_ranks)
-    average_precision = np.full(len(labels.query_pids), np.nan)
-    inverse_penalty: list[float] = []
+    num_queries = len(labels.query_pids)
+    average_precision, inverse_penalty, first_rank = (np.full(num_queries, np.nan) for _ in range(3))
     unmatched: list[int] = []
     q = 0
     for block in blocks:
@@ -173,19 +176,22 @@ def _score(blocks: Iterator[Floats], labels: _Labels, max_rank: int) -> RankingS
         for distance_G in block:
             ranks = match_ranks(distance_G, *_relations(labels, q))
             if len(ranks):
-                if ranks[0] <= num_ranks:
-                    first_hits[ranks[0] - 1] += 1
                 average_precision[q] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
-                inverse_penalty.append(len(ranks) / ranks[-1])
+                inverse_penalty[q] = len(ranks) / ranks[-1]
+                first_rank[q] = ranks[0]
             else:
                 unmatched.append(q)
             q += 1
-    scored = len(inverse_penalty)
+    scored = ~np.isnan(first_rank)
+    any_scored = bool(scored.any())
+    found = np.bincount(first_rank[scored].astype(np.int64), minlength=num_ranks + 1)[1 : num_ranks + 1]
     return RankingScores(
-        cmc=np.cumsum(first_hits) / scored if scored else np.full(num_ranks, np.nan),
-        mean_ap=float(np.nanmean(average_precision)) if scored else float("nan"),
-        mean_inp=float(np.mean(inverse_penalty)) if scored else float("nan"),
+        cmc=np.cumsum(found) / scored.sum() if any_scored else np.full(num_ranks, np.nan),
+        mean_ap=float(average_precision[scored].mean()) if any_scored else float("nan"),
+        mean_inp=float(inverse_penalty[scored].mean()) if any_scored else float("nan"),
         ap_per_query=average_precision,
+        inp_per_query=inverse_penalty,
+        first_rank_per_query=first_rank,
         unmatched=tuple(unmatched),
         num_gallery=len(labels.gallery_pids),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from osnet.recipes import market1501
+from osnet.recipes import demo, market1501
 from osnet.training.recipe import Recipe
 
 _FUNCTIONS: tuple[Callable[[], Recipe], ...] = (
@@ -16,6 +16,8 @@ _FUNCTIONS: tuple[Callable[[], Recipe], ...] = (
     market1501.market1501_osnet_x0_25_scratch,
     market1501.market1501_osnet_ain_x1_0,
     market1501.market1501_osnet_x1_0_strong,
+    demo.demo_osnet_x0_25,
+    demo.demo_osnet_t1_x0_25,
 )
 
 RECIPES: dict[str, Callable[[], Recipe]] = {make().name: make for make in _FUNCTIONS}

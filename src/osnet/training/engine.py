@@ -32,10 +32,9 @@ from osnet.inference.embedder import Embedder
 from osnet.metrics.ranking import rank_scores
 from osnet.models.card import Card
 from osnet.models.osnet import OSNet
-from osnet.models.registry import create_model
 from osnet.models.weights import save_weights
 from osnet.tasks.reid import ReidTask
-from osnet.training.recipe import Recipe, learning_rate
+from osnet.training.recipe import Recipe, build_network, learning_rate
 from osnet.training.state import Progress, load_state, save_state
 from osnet.types import Preprocessing, ReidDataset, Split
 
@@ -86,10 +85,7 @@ class Trainer:
         self.samples = TrainingSet(train.crops, recipe.augmentation, self.preprocessing, recipe.seed)
         if missing := [str(crop.path) for crop in train.crops if not crop.path.is_file()]:
             raise DataError(f"{len(missing)} training images are not there: {', '.join(missing[:5])}")
-        torch.manual_seed(recipe.seed)
-        network = create_model(
-            recipe.model, recipe.pretrained, **({} if recipe.width is None else {"width": recipe.width})
-        )
+        network = build_network(recipe)
         task = ReidTask(network, len(self.samples.pids), recipe.loss)
         if recipe.sync_batchnorm:
             task = nn.SyncBatchNorm.convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
@@ -145,7 +141,11 @@ class Trainer:
         ranks = self.accelerator.num_processes
         if recipe.sampler == "random":
             return RandomBatches(self.samples.labels, recipe.batch_size, recipe.seed, rank, ranks)
-        labels = self.samples.labels if recipe.sampler == "identity" else [c.camid for c in self.samples.crops]
+        labels = {
+            "identity": self.samples.labels,
+            "camera": [crop.camid for crop in self.samples.crops],
+            "data set": [crop.dsetid for crop in self.samples.crops],
+        }[recipe.sampler]
         return GroupedBatches(labels, recipe.batch_size, recipe.images_per_label, recipe.seed, rank, ranks)
 
     def _bare(self) -> ReidTask:
@@ -233,7 +233,7 @@ class Trainer:
 
     def _describe_bad_batch(self, values: dict[str, float]) -> str:
         keys = EpochKeys(self.sampler, self.progress.epoch, self.progress.batch)
-        files = [self.samples.crops[index].path.name for _, _, index in next(iter(keys))]
+        files = [self.samples.crops[index].path.name for _, _, index, _ in next(iter(keys))]
         return (
             f"the loss is {values['loss']} at step {self.progress.step} (epoch {self.progress.epoch + 1}, batch "
             f"{self.progress.batch + 1}); a lower lr than {self.recipe.lr} may help. Files: {', '.join(files)}"

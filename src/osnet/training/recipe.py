@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from osnet.data.augmentation import Augmentation
 from osnet.errors import ModelError
+from osnet.models.osnet import OSNet
+from osnet.models.registry import create_model
 from osnet.models.variants import get_config
 from osnet.tasks.reid import ReidLoss
 
 Optimizer = Literal["sgd", "adam", "amsgrad", "adamw"]
 Schedule = Literal["multi_step", "step", "cosine", "constant"]
-Sampler = Literal["random", "identity", "camera"]
+Sampler = Literal["random", "identity", "camera", "data set"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Recipe:
     loss: ReidLoss = field(default_factory=ReidLoss)
     sampler: Sampler = "random"
     images_per_label: int = 4
-    """K, for the samplers by identity and by camera."""
+    """K, for the samplers by identity, by camera and by data set."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema: float = 0.0
     """Weights saved and scored are an average with this memory per step; 0 for none."""
@@ -81,6 +85,13 @@ class Recipe:
             raise ModelError(f"recipe {self.name}: a triplet loss needs sampler 'identity', not {self.sampler!r}")
         if self.loss.triplet and self.images_per_label < 2:
             raise ModelError(f"recipe {self.name}: a triplet loss needs at least 2 images_per_label")
+
+
+def build_network(recipe: Recipe) -> OSNet:
+    """The network as the recipe's training begins: the same seed, the same first weights."""
+    torch.manual_seed(recipe.seed)
+    width: dict[str, Any] = {} if recipe.width is None else {"width": recipe.width}
+    return create_model(recipe.model, recipe.pretrained, **width)
 
 
 def learning_rate(recipe: Recipe, epoch: int, batch: int, batches_per_epoch: int) -> float:

@@ -1,0 +1,56 @@
+"""Several data sets as one training set: identities, cameras and data sets stay apart."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from osnet.errors import DataError
+from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
+
+NOBODY = {JUNK_PID, DISTRACTOR_PID}
+
+
+def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) -> ReidDataset:
+    """The training splits of ``datasets`` as one; query and gallery are left out, since tests are never mixed.
+
+    Identities are numbered on from one data set to the next, and so are cameras; ``dsetid`` is the place in
+    ``datasets``. Names get the data set's in front (``market1501:0002``).
+
+    Args:
+        datasets: at least one.
+        combine_all: train on the query and gallery images too (not on distractors and junk); what is
+            trained so must not be scored on these data sets.
+
+    Raises:
+        DataError: none given, or one twice.
+    """
+    if not datasets:
+        raise DataError("no data set to train on")
+    roots = [dataset.root.resolve() for dataset in datasets]
+    if len(set(roots)) != len(roots):
+        raise DataError(f"the same data set twice: {', '.join(map(str, roots))}")
+    names = _distinct([dataset.name for dataset in datasets])
+    crops: list[Crop] = []
+    first_pid, first_camid = 1, 1
+    for dsetid, (name, dataset) in enumerate(zip(names, datasets, strict=True)):
+        splits = dataset.splits if combine_all else (dataset.train,)
+        chosen = [crop for split in splits for crop in split.crops]
+        if combine_all:
+            chosen = [crop for crop in chosen if crop.pid > DISTRACTOR_PID]
+        pid_of = {pid: first_pid + i for i, pid in enumerate(sorted({crop.pid for crop in chosen} - NOBODY))}
+        camid_of = {camid: first_camid + i for i, camid in enumerate(sorted({crop.camid for crop in chosen}))}
+        first_pid, first_camid = first_pid + len(pid_of), first_camid + len(camid_of)
+        pid_of |= {pid: pid for pid in NOBODY}  # what trains refuses these, and names the files
+        crops += [
+            replace(
+                crop, pid=pid_of[crop.pid], camid=camid_of[crop.camid], dsetid=dsetid,
+                identity=f"{name}:{crop.identity or crop.pid}", camera=f"{name}:{crop.camera or crop.camid}",
+            )
+            for crop in chosen
+        ]  # fmt: skip
+    joined = "+".join(names) + ("_combineall" if combine_all else "")
+    return ReidDataset(joined, datasets[0].root, train=Split("train", tuple(crops)))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where one comes twice."""
+    return [f"{name}-{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]

@@ -1,0 +1,166 @@
+"""Comparisons: worked by hand on a handful of vectors, and intervals against what they must be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from osnet.comparison import Comparison, Entrant, Group, compare, group_generated
+from osnet.data.folder import read_dataset
+from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations, read_pairs
+from osnet.errors import DataError
+from osnet.metrics.intervals import cluster_interval
+from osnet.types import Crop, ReidDataset, Split
+
+
+def test_interval_of_a_constant_is_a_point() -> None:
+    interval = cluster_interval([0.25] * 6, [1, 1, 2, 2, 3, 3])
+    assert (interval.mean, interval.low, interval.high, interval.num_clusters) == (0.25, 0.25, 0.25, 3)
+    assert interval.excludes_zero
+
+
+def test_interval_draws_whole_clusters() -> None:
+    """Two people, +1 and -1, a hundred queries each: a mean of 0 that may be anything from -1 to 1."""
+    values, clusters = [1.0] * 100 + [-1.0] * 100, [1] * 100 + [2] * 100
+    people = cluster_interval(values, clusters)
+    assert (people.low, people.high) == (-1, 1)
+    assert not people.excludes_zero
+    queries = cluster_interval(values, range(200))
+    assert queries.high - queries.low < 0.4
+
+
+def test_interval_against_the_formula_of_the_mean() -> None:
+    """With many clusters of one value each it is the mean plus and minus 1.96 standard errors."""
+    values = np.random.default_rng(5).normal(0.3, 1, 400)
+    interval = cluster_interval(values, np.arange(400), num_resamples=20_000)
+    error = 1.96 * values.std() / 20
+    np.testing.assert_allclose([interval.low, interval.high], values.mean() + np.array([-error, error]), atol=0.01)
+    assert interval == cluster_interval(values, np.arange(400), num_resamples=20_000), "the same draws every time"
+
+
+def test_interval_leaves_out_nan_and_refuses_too_little() -> None:
+    assert cluster_interval([1, 3, np.nan], [1, 2, 3]).mean == 2
+    for values, clusters in (([1, 2], [7, 7]), ([1, 2], [1]), ([np.nan, 1], [1, 2])):
+        with pytest.raises(ValueError):
+            cluster_interval(values, clusters)
+
+
+def as_split(name: str, people: list[int], cameras: list[int]) -> Split:
+    crops = [Crop(Path(f"{name}/{i}.jpg"), p, c) for i, (p, c) in enumerate(zip(people, cameras, strict=True))]
+    return Split(name, tuple(crops))
+
+
+def turned(*degrees: float) -> np.ndarray:
+    """Unit vectors in the plane."""
+    angles = np.deg2rad(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+@pytest.fixture
+def small() -> tuple[ReidDataset, list[Entrant]]:
+    """Two people, queries in camera 1, gallery in camera 2."""
+    data = ReidDataset(
+        "small", Path(), query=as_split("query", [1, 2], [1, 1]), gallery=as_split("gallery", [1, 2, 1, 2], [2] * 4)
+    )
+    good = Entrant("good", turned(0, 90), turned(1, 89, 2, 88))  # both find their own first
+    half = Entrant("half", turned(0, 90), turned(1, 2, 80, 3))  # person 1: ranks 1, 4; person 2: ranks 2, 3
+    return data, [good, half]
+
+
+def test_scores_by_hand(small: tuple[ReidDataset, list[Entrant]]) -> None:
+    data, entrants = small
+    result = compare(data, entrants, [("good", "half")])
+    scores = result.groups[0].scores
+    assert scores["good"] == {"rank-1": 1, "rank-5": 1, "mAP": 1, "mINP": 1}
+    ap = [(1 / 1 + 2 / 4) / 2, (1 / 2 + 2 / 3) / 2]
+    assert scores["half"]["mAP"] == pytest.approx(np.mean(ap))
+    assert scores["half"]["rank-1"] == 0.5
+    assert scores["half"]["mINP"] == pytest.approx((2 / 4 + 2 / 3) / 2)
+    np.testing.assert_allclose(result.ap_per_query["half"], ap)
+    assert result.groups[0].cmc["half"][:2] == [0.5, 1.0]
+    difference = result.difference("good", "half")
+    assert difference.interval.mean == pytest.approx(1 - np.mean(ap))
+    assert (difference.interval.low, difference.interval.high) == pytest.approx((1 - ap[0], 1 - ap[1]))
+    assert str(difference).endswith("good is better")
+    assert "no difference shown" in str(result.difference("good", "half", "rank-1")), "the interval touches 0"
+    assert "58" not in str(result).splitlines()[2]
+    with pytest.raises(DataError, match="not compared"):
+        result.difference("half", "good")
+
+
+def test_a_group_is_searched_among_its_part(small: tuple[ReidDataset, list[Entrant]]) -> None:
+    data, entrants = small
+    first, last_two = np.array([0]), np.array([2, 3])
+    group = Group("some", "the first query among the last two", ((first, last_two),))
+    scores = compare(data, entrants, groups=[group]).groups[1]
+    assert (scores.num_queries, scores.num_identities) == (1, 1)
+    assert scores.scores["half"]["mAP"] == 0.5, "person 1 at 80 degrees comes after person 2 at 3"
+    assert scores.scores["good"]["mAP"] == 1
+
+
+def test_clusters_of_parts(small: tuple[ReidDataset, list[Entrant]]) -> None:
+    """Two queries of one cluster give no interval; two of two clusters do."""
+    data, entrants = small
+    everything = np.arange(4)
+    parts = ((np.array([0]), everything), (np.array([1]), everything))
+    together = Group("together", "", parts, clusters=(5, 5))
+    apart = Group("apart", "", parts, clusters=(5, 6))
+    result = compare(data, entrants, [("good", "half")], [together, apart])
+    assert result.groups[1].differences == ()
+    assert result.groups[2].differences[0].interval.num_clusters == 2
+
+
+def test_what_does_not_fit_is_refused(small: tuple[ReidDataset, list[Entrant]]) -> None:
+    data, (good, half) = small
+    with pytest.raises(DataError, match="different names"):
+        compare(data, [good, good])
+    with pytest.raises(DataError, match="no entrant is called nobody"):
+        compare(data, [good], [("good", "nobody")])
+    with pytest.raises(DataError, match="1, 4"):
+        compare(data, [Entrant("short", half.query[:1], half.gallery)])
+    alone = Group("alone", "", ((np.array([0]), np.array([1])),))
+    with pytest.raises(DataError, match="'alone' has a match"):
+        compare(data, [good], groups=[alone])
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> ReidDataset:
+    root = tmp_path_factory.mktemp("generated") / "people"
+    generate_dataset(root, GeneratedSettings(identities=16, cameras=3, images=2, seed=4))
+    return read_dataset(root)
+
+
+def test_groups_of_generated_people(generated: ReidDataset) -> None:
+    groups = {group.name: group for group in group_generated(generated)}
+    query, gallery = generated.query, generated.gallery
+    for kind in ("small cue", "overall look"):
+        pairs = [{a, b} for a, b, of_kind in read_pairs(generated.root) if of_kind == kind and a in query.pids]
+        seen = []
+        for (queries, items), cluster in zip(groups[kind].parts, groups[kind].clusters or (), strict=True):
+            people = {query.pids[q] for q in queries}
+            cameras = {query.camids[q] for q in queries}
+            assert people in pairs
+            assert cluster in people
+            assert {gallery.pids[g] for g in items} == people
+            assert len(cameras) == 1
+            assert {gallery.camids[g] for g in items} == {1, 2, 3} - cameras
+            seen += queries.tolist()
+        assert sorted(seen) == [i for i, pid in enumerate(query.pids) if any(pid in pair for pair in pairs)]
+    notes = read_annotations(generated.root)
+    steps = [groups[name].parts[0][0] for name in ("in full view", "partly hidden", "much hidden")]
+    assert sorted(np.concatenate(steps).tolist()) == list(range(len(query)))
+    for low, high, queries in zip((0, 0.05, 0.25), (0.05, 0.25, 1.01), steps, strict=True):
+        for q in queries:
+            assert low <= notes[f"query/{query.crops[q].path.name}"].hidden < high
+
+
+def test_a_perfect_entrant_is_perfect_everywhere(generated: ReidDataset) -> None:
+    def ideal(split: Split) -> np.ndarray:
+        vectors = np.zeros((len(split), 20), np.float32)
+        vectors[np.arange(len(split)), split.pids] = 1
+        return vectors
+
+    perfect = Entrant("perfect", ideal(generated.query), ideal(generated.gallery))
+    result: Comparison = compare(generated, [perfect], groups=group_generated(generated))
+    assert len(result.groups) == 6
+    assert all(group.scores["perfect"]["mAP"] == 1 for group in result.groups)
