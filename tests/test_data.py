@@ -8,6 +8,7 @@ import pytest
 from conftest import write_picture
 from osnet.data.check import check_dataset
 from osnet.data.folder import FolderLayout, parse_time, read_any, read_dataset, read_folder
+from osnet.data.loading import list_images
 from osnet.data.reid.market1501 import read_market1501
 from osnet.errors import DataError
 
@@ -200,3 +201,42 @@ def test_check_names_what_would_break(market: Path) -> None:
 def test_check_when_no_query_can_be_scored(tmp_path: Path) -> None:
     crops(tmp_path, ["query/a/1/x.png", "gallery/a/1/y.png"])
     assert problems(tmp_path)["query without match"] == ("breaks", 1)
+
+
+def test_auto_means_the_same_in_all_splits(tmp_path: Path) -> None:
+    """Queries with Market-1501's names and a gallery by sub-folders: names of one kind, numbers of one kind."""
+    write_picture(tmp_path / "query" / "0007" / "0007_c1s1_000001_00.jpg")
+    write_picture(tmp_path / "gallery" / "0007" / "x.jpg")
+    write_picture(tmp_path / "gallery" / "0003" / "y.jpg")
+    data = read_dataset(tmp_path)
+    assert data.query.pids == [2]
+    assert [crop.pid for crop in data.gallery.crops if crop.identity == "0007"] == [2]
+    (tmp_path / "query" / "0008_c1s1_000001_00.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match="outside of any identity's folder"):
+        read_dataset(tmp_path)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write_picture(tmp_path / "elsewhere" / "bob" / "1.png")
+    write_picture(tmp_path / "crops" / "ada" / "1.png")
+    (tmp_path / "crops" / "bob").symlink_to(tmp_path / "elsewhere" / "bob")
+    (tmp_path / "crops" / "ada" / "up").symlink_to(tmp_path / "crops")
+    found = [path.relative_to(tmp_path / "crops").as_posix() for path in list_images(tmp_path / "crops")]
+    assert found == ["ada/1.png", "bob/1.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    write_picture(tmp_path / "ada" / "1.png")
+    write_picture(tmp_path / "bob" / "1.png")
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "bob":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="bob cannot be read: Permission denied"):
+        read_folder(tmp_path)

@@ -14,7 +14,7 @@ from osnet.data.folder import read_dataset
 from osnet.errors import DataError, EmbeddingError, ImageError, OutputError
 from osnet.evaluation import Evaluation
 from osnet.inference.embedder import Embeddings
-from osnet.inference.vectors import embed_files, read_vectors, save_vectors
+from osnet.inference.vectors import embed_files, find_changed, read_vectors, save_vectors
 from osnet.metrics.ranking import rank_scores
 
 
@@ -205,3 +205,51 @@ def test_embedding_error_is_an_image_error(embedder: Embedder, tmp_path: Path) -
         embedder.embed(tmp_path / "gone.jpg")
     assert isinstance(caught.value, ImageError)
     assert len(caught.value.done) == 0
+
+
+def test_a_file_that_changed_meanwhile_is_embedded_again(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = pictures(tmp_path / "p", 12), tmp_path / "v.npz"
+    paths[9].write_bytes(b"broken")
+    with pytest.raises(ImageError):
+        embed_files(embedder, paths, out)  # eight rows are kept
+    write_picture(paths[3], 77, (70, 140))
+    write_picture(paths[9], 9)
+    result = embed_files(embedder, paths, out)
+    np.testing.assert_allclose(result.vectors, embedder.embed(paths), atol=1e-6)
+    assert find_changed(out) == []
+    write_picture(paths[5], 78, (70, 140))
+    paths[6].unlink()
+    assert find_changed(out) == [str(paths[5]), str(paths[6])]
+
+
+def test_kept_features_of_images_that_changed_are_refused(embedder: Embedder, market: Path, tmp_path: Path) -> None:
+    evaluate(embedder, market, features=tmp_path / "f")
+    evaluate(embedder, market, features=tmp_path / "f")
+    victim = sorted((market / "query").glob("*.jpg"))[0]
+    write_picture(victim, 99, (70, 140))
+    with pytest.raises(DataError, match=f"1 images have changed since .*{victim.name}"):
+        evaluate(embedder, market, features=tmp_path / "f")
+
+
+def test_two_runs_do_not_share_one_output(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = pictures(tmp_path / "p", 9), tmp_path / "v.npz"
+
+    def second(iterable, _total, _label):
+        with pytest.raises(OutputError, match="another run is writing"):
+            embed_files(embedder, paths, out)
+        return iterable
+
+    embed_files(embedder, paths, out, progress=second)
+    assert not (tmp_path / "v.npz.partial").exists()
+
+
+def test_somebodys_folder_is_not_taken_for_work_in_progress(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = pictures(tmp_path / "p", 2), tmp_path / "v.npz"
+    (tmp_path / "v.npz.partial").mkdir()
+    (tmp_path / "v.npz.partial" / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match=r"holds thesis\.txt"):
+        embed_files(embedder, paths, out)
+    assert (tmp_path / "v.npz.partial" / "thesis.txt").read_text() == "precious"
+    (tmp_path / "w.npz.partial").write_text("a file")
+    with pytest.raises(OutputError, match="cannot make the folder"):
+        embed_files(embedder, paths, tmp_path / "w.npz")

@@ -223,9 +223,15 @@ def test_an_image_that_breaks_in_mid_run_loses_nothing(people: Path, tmp_path: P
     data = read_any(tmp_path / "people")
     victim = data.train.crops[17].path
     whole = victim.read_bytes()
-    victim.write_bytes(b"broken")
+    victim.write_bytes(whole[: len(whole) // 2])  # the header is whole, so it shows only in mid-run
     with pytest.raises(ImageError, match=victim.name):
         Trainer(TINY, data, tmp_path / "run", INLINE).run()
+    victim.write_bytes(b"broken")
+    with pytest.raises(DataError, match=f"1 images cannot be trained on: .*{victim.name}: not an image"):
+        Trainer(TINY, data, tmp_path / "run", INLINE)
+    victim.unlink()
+    with pytest.raises(DataError, match=f"{victim.name}: no such file"):
+        Trainer(TINY, data, tmp_path / "run", INLINE)
     victim.write_bytes(whole)
     Trainer(TINY, data, tmp_path / "run", INLINE).run()
     Trainer(TINY, data, tmp_path / "unbroken", INLINE).run()
@@ -370,3 +376,50 @@ def test_samples_are_functions_of_their_keys(people: Path) -> None:
     assert any((one != samples[epoch, 5, 7, 2][0]).any() for epoch in (2, 3, 4))
     assert label == samples.labels[7]
     assert math.isfinite(float(one.sum()))
+
+
+@pytest.mark.slow
+def test_fine_tuning_real_weights_on_real_crops(people_mini: Path, msmt17_pth: Path, tmp_path: Path) -> None:
+    """As the paper fine-tunes, at a low rate; stopped in the middle of an epoch and resumed."""
+    from osnet import evaluate
+
+    data = read_any(people_mini)
+    recipe = replace(
+        RECIPES["market1501-osnet-x0-25"](), name="people-mini", pretrained=str(msmt17_pth), epochs=4, frozen_epochs=1,
+        backbone_lr_factor=0.02, batch_size=25, schedule="cosine",
+    )  # fmt: skip
+    Trainer(recipe, data, tmp_path / "whole", INLINE).run()
+
+    def stop(batches, _total: int, _label: str):
+        for number, batch in enumerate(batches):
+            if number == 3 and trainer.progress.epoch == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    trainer = Trainer(recipe, data, tmp_path / "broken", INLINE)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(stop)
+    assert (trainer.progress.epoch, trainer.progress.batch) == (2, 4)
+    Trainer(recipe, data, tmp_path / "broken", INLINE).run()
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+    rows = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").open()]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1
+    scores = evaluate(tmp_path / "broken" / "weights", people_mini).scores
+    assert scores["mAP"] is not None
+    assert scores["mAP"] > 0.97, "the data set's ceiling: fine-tuning must not spoil what the weights know"
+
+
+def test_batches_by_data_set(people: Path, tmp_path: Path) -> None:
+    """Two data sets of different sizes fill each batch by halves."""
+    from osnet.data.joining import join_training
+
+    other = generate_dataset(tmp_path / "other", GeneratedSettings(24, 2, 3, 5))
+    joined = join_training([read_any(people), read_any(other)])
+    recipe = replace(TINY, epochs=1, sampler="data set", images_per_label=4)
+    trainer = Trainer(recipe, joined, tmp_path / "run", INLINE)
+    batches = trainer.sampler.batches(0)
+    assert len(batches) == 12  # 48 images of the smaller one, four in each
+    for batch in batches:
+        assert sorted(joined.train.crops[index].dsetid for index in batch) == [0] * 4 + [1] * 4
+    trainer.run()
+    assert load_weights(tmp_path / "run" / "weights").card.training_data == "people+other"

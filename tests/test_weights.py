@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -345,3 +346,29 @@ def test_read_card_alone(tiny_weights: Path) -> None:
     assert card.name == "osnet_x0_25"
     assert weights_file.startswith(f"weights-{card.sha256[:12]}")
     assert CARD_FILE == "card.json"
+
+
+def test_the_digest_is_of_decisions_not_of_spelling(tiny_network: OSNet) -> None:
+    """1 and 1.0 are one width; a dial at its default is not hashed, so a new one changes no digest."""
+    from osnet.models.weights import _decisions
+
+    assert _decisions(OSNetConfig(width=1)) == _decisions(OSNetConfig(width=1.0)) == {}
+    assert _decisions(OSNetConfig(width=2)) == {"width": 2.0}
+    assert isinstance(_decisions(OSNetConfig(width=2))["width"], float)
+    digests = {network_sha256(tiny_network, Preprocessing(size_hw=size)) for size in ((256, 128), (128, 64))}
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("keep", [1, 100, 5000, -1])
+def test_a_truncated_download_is_an_error_of_ours(tmp_path: Path, tiny_network: OSNet, keep: int) -> None:
+    torch.save(tiny_network.state_dict(), tmp_path / "whole.pth")
+    (tmp_path / "osnet_x0_25.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:keep])
+    with pytest.raises(WeightsError):
+        load_weights(tmp_path / "osnet_x0_25.pth")
+
+
+def test_a_card_that_is_nested_too_deep(tiny_weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_weights, tmp_path / "w")
+    (tmp_path / "w" / "card.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(WeightsError):
+        load_weights(tmp_path / "w")

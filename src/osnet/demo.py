@@ -32,7 +32,7 @@ from osnet.models.counting import count_cost
 from osnet.recipes.demo import demo_osnet_t1_x0_25, demo_osnet_x0_25
 from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import Recipe, build_network
-from osnet.types import Crop, Item, ReidDataset
+from osnet.types import DISTRACTOR_PID, Crop, Item, ReidDataset
 
 NUM_SHOWN = 5
 NUM_HITS = 8
@@ -178,7 +178,12 @@ def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder:
     known = gallery.sources()
     new = [i for i, name in enumerate(embeddings.names) if name not in known]
     items = [
-        Item(name, crops[name].identity or None, crops[name].camera, crops[name].time_s)
+        Item(
+            name,
+            crops[name].identity if crops[name].pid > DISTRACTOR_PID else None,
+            crops[name].camera,
+            crops[name].time_s,
+        )
         for name in (embeddings.names[i] for i in new)
     ]
     gallery.add(embeddings.vectors[new], items, weights_sha256=weights_sha256)

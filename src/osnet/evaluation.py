@@ -13,7 +13,7 @@ from osnet.data.folder import read_dataset
 from osnet.errors import DataError, ImageError
 from osnet.files import make_folder
 from osnet.inference.embedder import Embedder, Embeddings, OnError
-from osnet.inference.vectors import Progress, embed_files, no_progress, read_vectors
+from osnet.inference.vectors import Progress, embed_files, find_changed, no_progress, read_vectors
 from osnet.metrics.ranking import rank_scores, summarize
 from osnet.models.osnet import OSNet
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
@@ -176,6 +176,11 @@ def _read_back(out: Path, embedder: Embedder, split: Split, on_error: OnError) -
     there = {*result.names, *(failure.name for failure in result.failures)}
     if made_by != embedder.sha256() or there != {str(path) for path in split.paths}:
         raise DataError(f"{out} holds vectors of other weights or other images; delete it or choose another folder")
+    if changed := find_changed(out):
+        raise DataError(
+            f"{len(changed)} images have changed since {out} was made ({', '.join(changed[:3])}); delete it or choose "
+            "another folder"
+        )
     if result.failures and on_error == "raise":
         raise result.failures[0]
     return result

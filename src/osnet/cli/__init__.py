@@ -25,3 +25,6 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
         sys.stderr.close()
+    except OSError as error:  # a file without permission, a full disk: where no code of ours foresaw it
+        print(f"osnet: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_ERROR) from None

@@ -34,7 +34,7 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
         out: Path,
         recipe: Annotated[Recipe, tyro.conf.arg(name="")] = recipe_default,
         combine_all: bool = False,
-        workers: int = 2,
+        workers: int | None = None,
         cpu: bool = False,
     ) -> None:
         datasets = [read_any(folder) for folder in data]
@@ -61,7 +61,7 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
         out: the run's folder, new, or one of the same recipe to go on with.
         recipe: the recipe; each of its fields can be overridden.
         combine_all: train on query and gallery images too; such weights must not be scored on this data.
-        workers: processes that read and augment; 0 for none.
+        workers: processes that read and augment, 0 for none; by default as many as serve the machine.
         cpu: use no GPU.
     """
     return train

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from osnet.data.loading import is_image_name, list_files
+from osnet.data.loading import is_image_name, list_files, list_images
 from osnet.data.reid.market1501 import find_market1501, parse_name, read_market1501
 from osnet.errors import DataError
 from osnet.types import Crop, ReidDataset, Split
@@ -134,6 +134,8 @@ def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Rec
             f"{root} is no data set that can be scored: it has neither Market-1501's folders (query, "
             "bounding_box_test) nor folders query and gallery, and no CSV with a column split was given"
         )
+    kind = _choose_kind([path for split in found for path in list_images(root / split)], layout)
+    layout = replace(layout, identity_from=kind)  # one way for all splits, or their numbers would not agree
     return {split: _read_records(root / split, layout) for split in found}
 
 
@@ -143,13 +145,19 @@ def _read_records(root: Path, layout: FolderLayout) -> list[_Record]:
     paths = [path for path in list_files(root) if is_image_name(path)]
     if not paths:
         raise DataError(f"no images in {root}")
-    kind = layout.identity_from
-    if kind == "auto":
-        market = all(parse_name(path) for path in paths)
-        kind = "pattern" if layout.pattern else "market1501" if market else "subfolders"
+    kind = _choose_kind(paths, layout)
     if kind == "pattern":
         return _by_pattern(root, paths, layout.pattern or "")
     return _by_market_name(root, paths) if kind == "market1501" else _by_subfolder(root, paths)
+
+
+def _choose_kind(paths: Iterable[Path], layout: FolderLayout) -> IdentityFrom:
+    """What ``auto`` means for these images."""
+    if layout.identity_from != "auto":
+        return layout.identity_from
+    if layout.pattern:
+        return "pattern"
+    return "market1501" if all(parse_name(path) for path in paths) else "subfolders"
 
 
 def _by_subfolder(root: Path, paths: list[Path]) -> list[_Record]:

@@ -45,6 +45,24 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(str(path), reason) from error
 
 
+def check_header(path: str | Path) -> None:
+    """Look at a file's beginning only: is it an image that ``read_image`` would begin to decode?
+
+    Raises:
+        ImageError: as ``read_image``, but for what shows only in decoding.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(str(path), "no such file" if not path.exists() else "not a regular file")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            check_size(str(path), image.size)
+    except ImageError:
+        raise
+    except Exception as error:  # as above
+        raise ImageError(str(path), "not an image" if path.stat().st_size else "an empty file") from error
+
+
 def check_size(name: str, size_wh: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
     """Refuse a picture without pixels or with too many.
 
@@ -81,19 +99,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_files(root: str | Path) -> Iterator[Path]:
-    """Regular files below ``root``, in sorted order, one folder at a time; hidden ones left out.
+    """Regular files below ``root``, in sorted order, one folder at a time; hidden ones left out, links followed.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: there is no such folder, or one below it cannot be read.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root} is no folder" if root.exists() else f"no such folder: {root}")
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    above: dict[str, set[str]] = {}  # real places of a folder and of those above it: a link back up is not followed
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
+        trail = above.pop(folder, set()) | {os.path.realpath(folder)}
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) not in trail  # noqa: PTH118
+        )
+        above |= {os.path.join(folder, name): trail for name in subfolders}  # noqa: PTH118
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(folder) / name
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def is_image_name(path: Path) -> bool:

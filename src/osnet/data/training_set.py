@@ -1,15 +1,15 @@
 """Crops as training samples: decoded, augmented, labelled."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from osnet.data.augmentation import Augmentation
-from osnet.data.loading import read_image
+from osnet.data.loading import check_header, read_image
 from osnet.data.samplers import BatchSampler
-from osnet.errors import DataError
+from osnet.errors import DataError, ImageError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, Preprocessing, Split
 
 Key = tuple[int, int, int, int]
@@ -63,6 +63,22 @@ class EpochKeys:
             batch = self.batches[number]
             donors = batch[len(batch) // 2 :] + batch[: len(batch) // 2]  # half a batch on: mostly other people
             yield [(self.epoch, start + i, index, donors[i]) for i, index in enumerate(batch)]
+
+
+def check_headers(crops: Iterable[Crop]) -> None:
+    """Look at the beginning of every image now, rather than meet a bad one after an hour.
+
+    Raises:
+        DataError: naming the first of those that are missing or no images.
+    """
+    bad: list[str] = []
+    for crop in crops:
+        try:
+            check_header(crop.path)
+        except ImageError as error:
+            bad.append(str(error))
+    if bad:
+        raise DataError(f"{len(bad)} images cannot be trained on: {'; '.join(bad[:5])}")
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split, Split]:

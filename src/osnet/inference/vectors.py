@@ -1,6 +1,7 @@
 """Vectors on disk: one ``.npz`` with names, and a run that can be cut off at any moment and goes on."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any, BinaryIO, TextIO
 from zipfile import BadZipFile
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from osnet.errors import DataError, ImageError, OutputError
-from osnet.files import check_writable, write_json, written_aside
+from osnet.files import check_writable, make_folder, write_json, written_aside
 from osnet.inference.embedder import Embedder, Embeddings, OnError
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -26,6 +28,8 @@ def no_progress(iterable: Iterable[Any], _total: int, _label: str) -> Iterable[A
 def save_vectors(path: str | Path, embeddings: Embeddings, weights_sha256: str) -> None:
     """Write ``vectors`` float32 (N, D), ``names``, ``failures`` (name, reason) and ``weights_sha256`` as ``.npz``.
 
+    ``stamps`` (N, 2) holds size and time of change (ns) of the files that the names are of, -1 where they are none.
+
     Raises:
         OutputError: the name does not end in ``.npz``, or nothing can be written there.
     """
@@ -35,11 +39,35 @@ def save_vectors(path: str | Path, embeddings: Embeddings, weights_sha256: str) 
     arrays = {
         "vectors": embeddings.vectors,
         "names": np.array(embeddings.names, dtype=np.str_),
+        "stamps": np.array([stamp_of(name) for name in embeddings.names], dtype=np.int64).reshape(-1, 2),
         "failures": np.array(failures, dtype=np.str_).reshape(-1, 2),
         "weights_sha256": np.array(weights_sha256),
     }
     with written_aside(path) as aside, aside.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def stamp_of(name: str) -> tuple[int, int]:
+    """Size and time of change (ns) of the file ``name``; (-1, -1) if there is none."""
+    try:
+        status = os.stat(name)  # noqa: PTH116 a name may be no path at all
+    except (OSError, ValueError):
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def find_changed(path: str | Path) -> list[str]:
+    """Names in a file of vectors whose files have changed, or gone, since they were embedded.
+
+    Raises:
+        DataError: as ``read_vectors``.
+    """
+    embeddings, _ = read_vectors(path)
+    with np.load(path, allow_pickle=False) as content:
+        stamps = content["stamps"].tolist() if "stamps" in content else []
+    if len(stamps) != len(embeddings):
+        return list(embeddings.names)
+    return [name for name, stamp in zip(embeddings.names, stamps, strict=True) if stamp_of(name) != tuple(stamp)]
 
 
 def _check_npz(path: Path) -> None:
@@ -89,41 +117,66 @@ def embed_files(
     out = Path(out)
     _check_npz(out)
     check_writable(out)
-    partial = out.with_name(out.name + ".partial")
-    log = _VectorLog(partial, {"weights_sha256": embedder.sha256(), "normalize": embedder.normalize}, embedder)
-    failures: list[ImageError] = []
-    with log:
-        todo = [path for path in paths if str(path) not in log.known]
+    key = {"format": 2, "weights_sha256": embedder.sha256(), "normalize": embedder.normalize}
+    with _VectorLog(out.with_name(out.name + ".partial"), key, embedder) as log:
+        failures: list[ImageError] = []
+        todo = [path for path in paths if log.known.get(str(path)) != stamp_of(str(path))]
         for batch in embedder.stream(progress(todo, len(todo), label), on_error=on_error):
             log.append(batch)
             failures += batch.failures
-    done = log.read()
-    position = {name: i for i, name in enumerate(done.names)}
-    order = [position[str(path)] for path in paths if str(path) in position]
-    result = Embeddings(done.vectors[order], [done.names[i] for i in order], failures)
-    save_vectors(out, result, log.key["weights_sha256"])
-    shutil.rmtree(partial)
+        done = log.read()
+        failed = {failure.name for failure in failures}
+        position = {name: i for i, name in enumerate(done.names) if name not in failed}  # the last row of a name counts
+        order = [position[str(path)] for path in paths if str(path) in position]
+        result = Embeddings(done.vectors[order], [done.names[i] for i in order], failures)
+        save_vectors(out, result, log.key["weights_sha256"])
+        log.delete()
     return result
 
 
 class _VectorLog:
-    """Rows appended to two files; after a crash, what both hold is what counts."""
+    """Rows appended to two files; after a crash, what both hold is what counts. One process at a time."""
+
+    FILES = frozenset({"head.json", "names.jsonl", "vectors.f32", ".lock"})
 
     def __init__(self, folder: Path, key: dict[str, Any], embedder: Embedder) -> None:
         self.folder, self.key, self.size = folder, key, embedder.embedding_size
         self.vectors_path, self.names_path = folder / "vectors.f32", folder / "names.jsonl"
-        head = folder / "head.json"
-        if folder.exists() and not _same_json(head, key):
-            shutil.rmtree(folder)  # of other weights
-        folder.mkdir(exist_ok=True)
-        write_json(head, key)
+        self.names: list[str] = []
+        self.known: dict[str, tuple[int, int]] = {}
+        """Names that have a row, with the stamps of their files."""
+        self._files: tuple[BinaryIO, TextIO] | None = None
+        self._lock = FileLock(folder / ".lock", timeout=0)
+
+    def __enter__(self) -> "_VectorLog":
+        make_folder(self.folder)
+        if strange := sorted({path.name for path in self.folder.iterdir()} - self.FILES):
+            raise OutputError(
+                f"{self.folder} is needed for work in progress but holds {', '.join(strange[:3])}; move it"
+            )
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise OutputError(f"another run is writing {self.folder}; wait for it, or choose another name") from error
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def _open(self) -> None:
+        head = self.folder / "head.json"
+        if not _same_json(head, self.key):  # of other weights, or new
+            self.vectors_path.unlink(missing_ok=True)
+            self.names_path.unlink(missing_ok=True)
+            write_json(head, self.key)
         self.names_path.touch()
         self.vectors_path.touch()
-        self.names = self._settle()
-        self.known = set(self.names)
-        self._files: tuple[BinaryIO, TextIO] | None = None
+        self._settle()
+        self._files = (self.vectors_path.open("ab"), self.names_path.open("a", encoding="utf-8"))
 
-    def _settle(self) -> list[str]:
+    def _settle(self) -> None:
         """Cut both files to the rows that both hold."""
         lines = [line for line in self.names_path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         rows = min(len(lines), self.vectors_path.stat().st_size // (4 * self.size))
@@ -131,28 +184,35 @@ class _VectorLog:
         for path, length in ((self.names_path, sum(map(len, lines))), (self.vectors_path, rows * 4 * self.size)):
             with path.open("r+b") as file:
                 file.truncate(length)
-        return [str(json.loads(line)) for line in lines]
-
-    def __enter__(self) -> "_VectorLog":
-        self._files = (self.vectors_path.open("ab"), self.names_path.open("a", encoding="utf-8"))
-        return self
+        for name, size, changed_ns in map(json.loads, lines):
+            self.names.append(name)
+            self.known[name] = (size, changed_ns)
 
     def __exit__(self, *_exc: object) -> None:
+        self._close()
+        self._lock.release()
+
+    def _close(self) -> None:
         for file in self._files or ():
             file.close()
+        self._files = None
 
     def append(self, batch: Embeddings) -> None:
         assert self._files is not None
         vectors, names = self._files
         vectors.write(batch.vectors.tobytes())
         vectors.flush()
-        names.writelines(json.dumps(name) + "\n" for name in batch.names)
+        names.writelines(json.dumps([name, *stamp_of(name)]) + "\n" for name in batch.names)
         names.flush()
         self.names += batch.names
 
     def read(self) -> Embeddings:
         vectors: NDArray[np.float32] = np.fromfile(self.vectors_path, dtype=np.float32).reshape(-1, self.size)
         return Embeddings(vectors, self.names)
+
+    def delete(self) -> None:
+        self._close()
+        shutil.rmtree(self.folder)
 
 
 def _same_json(path: Path, value: Any) -> bool:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -173,13 +174,23 @@ def network_sha256(network: OSNet, preprocessing: Preprocessing) -> str:
     Counters of seen batches and the classifier, which change no embedding, are left out.
     """
     digest = hashlib.sha256()
-    settings = {"architecture": asdict(network.config), "preprocessing": asdict(preprocessing)}
+    settings = {"architecture": _decisions(network.config), "preprocessing": _decisions(preprocessing)}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(network.state_dict().items()):
         if not key.endswith("num_batches_tracked"):
             digest.update(f"{key}{tuple(value.shape)}".encode())
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _decisions(settings: OSNetConfig | Preprocessing) -> dict[str, Any]:
+    """What differs from the defaults: a dial that is added one day changes no digest. 1 and 1.0 are the same."""
+    defaults = asdict(type(settings)())
+    return {
+        name: float(value) if isinstance(defaults[name], float) else value
+        for name, value in asdict(settings).items()
+        if value != defaults[name]
+    }
 
 
 def _read_folder(folder: Path, expected: OSNetConfig | None) -> Checkpoint:

@@ -8,6 +8,7 @@ minutes, and when the run is stopped by Ctrl-C or by an error.
 
 import json
 import math
+import os
 import platform
 import shutil
 import signal
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
-from osnet.data.training_set import EpochKeys, TrainingSet, hold_out
+from osnet.data.training_set import EpochKeys, TrainingSet, check_headers, hold_out
 from osnet.errors import DataError, OsnetError, OutputError, TrainingError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json, written_aside
 from osnet.inference.embedder import Embedder
@@ -34,6 +35,7 @@ from osnet.models.card import Card
 from osnet.models.osnet import OSNet
 from osnet.models.weights import save_weights
 from osnet.tasks.reid import ReidTask
+from osnet.training.optimizer import Average, make_optimizer
 from osnet.training.recipe import Recipe, build_network, learning_rate
 from osnet.training.state import Progress, load_state, save_state
 from osnet.types import Preprocessing, ReidDataset, Split
@@ -48,8 +50,9 @@ DrawProgress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 class RunOptions:
     """How to run, as opposed to what: changing these does not change the result on one process."""
 
-    workers: int = 2
-    """Processes that decode and augment; 0 does it in the loop."""
+    workers: int | None = None
+    """Processes that decode and augment; 0 does it in the loop. None: up to 8 for a GPU; on a CPU 2 where it has more
+    than 2 cores, else 0, since they would take the cores from the network."""
     cpu: bool = False
     """Do not use a GPU even if there is one."""
     save_every_s: float = SAVE_EVERY_S
@@ -83,8 +86,7 @@ class Trainer:
             train, query, gallery = hold_out(train, recipe.validation, recipe.seed)
         self.validation = (query, gallery)
         self.samples = TrainingSet(train.crops, recipe.augmentation, self.preprocessing, recipe.seed)
-        if missing := [str(crop.path) for crop in train.crops if not crop.path.is_file()]:
-            raise DataError(f"{len(missing)} training images are not there: {', '.join(missing[:5])}")
+        check_headers([*self.samples.crops, *query.crops, *gallery.crops])
         network = build_network(recipe)
         task = ReidTask(network, len(self.samples.pids), recipe.loss)
         if recipe.sync_batchnorm:
@@ -101,7 +103,7 @@ class Trainer:
                          licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
         optimizer = make_optimizer(recipe, task)
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
-        self.average = _Average(self._bare(), recipe.ema)
+        self.average = Average(self._bare(), recipe.ema)
         self.progress = Progress()
         self._events: Any = None
         self._stopping = threading.Event()
@@ -147,6 +149,12 @@ class Trainer:
             "data set": [crop.dsetid for crop in self.samples.crops],
         }[recipe.sampler]
         return GroupedBatches(labels, recipe.batch_size, recipe.images_per_label, recipe.seed, rank, ranks)
+
+    def _workers(self) -> int:
+        if self.options.workers is not None:
+            return self.options.workers
+        cores = os.cpu_count() or 1
+        return min(8, cores) if self.accelerator.device.type == "cuda" else 2 * (cores > 2)
 
     def _bare(self) -> ReidTask:
         task: ReidTask = self.accelerator.unwrap_model(self.task)
@@ -194,7 +202,7 @@ class Trainer:
         loader = DataLoader(
             self.samples,
             batch_sampler=keys,
-            num_workers=self.options.workers,
+            num_workers=self._workers(),
             worker_init_fn=_ignore_interrupts,
             pin_memory=self.accelerator.device.type == "cuda",
         )
@@ -324,45 +332,6 @@ def _interruptible() -> Iterator[threading.Event]:
 def _ignore_interrupts(_worker: int) -> None:
     """In the loader's processes: Ctrl-C is for the loop, which ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Average:
-    """An exponential moving average of all tensors of the task; nothing if the memory is 0."""
-
-    def __init__(self, task: ReidTask, memory: float) -> None:
-        self.memory = memory
-        self.state = {k: v.detach().clone() for k, v in task.state_dict().items()} if memory else {}
-
-    def update(self, task: ReidTask) -> None:
-        for key, value in task.state_dict().items() if self.memory else ():
-            if value.is_floating_point():
-                self.state[key].lerp_(value.detach(), 1 - self.memory)
-            else:
-                self.state[key].copy_(value)
-
-    def apply_to(self, task: ReidTask) -> OSNet:
-        """A copy of the network, averaged if there is an average."""
-        network = OSNet(task.network.config).to(next(task.parameters()).device)
-        source = self.state or task.state_dict()
-        prefix = "network."
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)})
-        return network.eval()
-
-
-def make_optimizer(recipe: Recipe, task: ReidTask) -> torch.optim.Optimizer:
-    """The recipe's optimiser, with one group for the network and one for the head."""
-    head = [p for name, p in task.named_parameters() if not name.startswith("network.") and p.requires_grad]
-    groups = [
-        {"params": list(task.network.parameters()), "factor": recipe.backbone_lr_factor},
-        {"params": head, "factor": 1.0},
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    betas = (recipe.momentum, 0.999)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
-    amsgrad = recipe.optimizer == "amsgrad"
-    return torch.optim.Adam(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, amsgrad=amsgrad)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""Optimisers by name, and the running average of weights."""
+
+from typing import Any
+
+import torch
+
+from osnet.models.osnet import OSNet
+from osnet.tasks.reid import ReidTask
+from osnet.training.recipe import Recipe
+
+
+class Average:
+    """An exponential moving average of all tensors of the task; nothing if the memory is 0."""
+
+    def __init__(self, task: ReidTask, memory: float) -> None:
+        self.memory = memory
+        self.state = {k: v.detach().clone() for k, v in task.state_dict().items()} if memory else {}
+
+    def update(self, task: ReidTask) -> None:
+        """Take in the weights after a step."""
+        for key, value in task.state_dict().items() if self.memory else ():
+            if value.is_floating_point():
+                self.state[key].lerp_(value.detach(), 1 - self.memory)
+            else:
+                self.state[key].copy_(value)
+
+    def apply_to(self, task: ReidTask) -> OSNet:
+        """A copy of the network, averaged if there is an average."""
+        network = OSNet(task.network.config).to(next(task.parameters()).device)
+        source = self.state or task.state_dict()
+        prefix = "network."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)})
+        return network.eval()
+
+
+def make_optimizer(recipe: Recipe, task: ReidTask) -> torch.optim.Optimizer:
+    """The recipe's optimiser, with one group for the network and one for the head."""
+    head = [p for name, p in task.named_parameters() if not name.startswith("network.") and p.requires_grad]
+    groups = [
+        {"params": list(task.network.parameters()), "factor": recipe.backbone_lr_factor},
+        {"params": head, "factor": 1.0},
+    ]
+    shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, **shared)
+    betas = (recipe.momentum, 0.999)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=betas, **shared)
+    return torch.optim.Adam(groups, betas=betas, amsgrad=recipe.optimizer == "amsgrad", **shared)
