@@ -8,7 +8,7 @@
       DataError     ValueError  a data set that cannot be read or scored
       GalleryError  ValueError  a gallery that is damaged, or vectors that do not belong in it
       TrainingError RuntimeError  a run that cannot go on: the loss is not finite
-      DemoError     the demo ran, and does not show what it should
+      DemoError     RuntimeError  the demo ran, and does not show what it should
       OutputError   OSError     a result that cannot be written where it was asked for
       MissingExtraError  ImportError   an optional part that is not installed
 
