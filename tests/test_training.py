@@ -95,7 +95,8 @@ def test_stopped_after_any_batch_it_ends_bit_for_bit_the_same(kind: str, people:
         def counting(*args, trainer=trainer, stop_at=stop_at, step=step) -> None:
             step(*args)
             if trainer.progress.step + 1 == stop_at:
-                os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, in the middle of a step
+                # Ctrl-C, or a cluster that wants its machine back, in the middle of a step
+                os.kill(os.getpid(), signal.SIGTERM if stop_at % 2 else signal.SIGINT)
 
         trainer._step = counting
         try:
@@ -283,7 +284,8 @@ def test_recipes_that_cannot_be(change: dict, words: str) -> None:
 
 
 def test_published_recipes() -> None:
-    assert len(RECIPES) == 10
+    assert {name.split("-")[0] for name in RECIPES} == {"market1501", "demo"}
+    assert len(RECIPES) == 12
     for name, make in RECIPES.items():
         recipe = make()
         text = make.__doc__ or ""
@@ -351,6 +353,23 @@ def test_two_processes_give_the_gradients_of_one(triplet: bool, tmp_path: Path) 
     for key, value in expected.items():
         assert float((got[key] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), key
     assert max(float(value.abs().max()) for value in expected.values()) > 1e-3
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
+    """Two processes, as on two GPUs or two nodes: one folder, one voice, and a run that one process can go on with."""
+    args = ["train", "market1501-osnet-x0-25-scratch", "--data", str(people), "--out", str(tmp_path / "run"), "--cpu"]
+    args += ["--batch-size", "8", "--size-hw", "32", "16", "--epochs"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "osnet.cli"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained 2 epochs") == 1
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12)]
+    assert load_weights(tmp_path / "run" / "weights").card.name == "osnet_x0_25"
+    again = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
+    assert "going on at epoch 3, batch 1" in again.stdout
 
 
 def test_no_process_sees_anothers_images(people: Path) -> None:

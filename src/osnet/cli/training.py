@@ -41,6 +41,7 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
         alone = len(datasets) == 1 and not combine_all
         dataset = datasets[0] if alone else join_training(datasets, combine_all)
         trainer = Trainer(recipe, dataset, out, RunOptions(workers=workers, cpu=cpu))
+        print = trainer.accelerator.print  # of several processes, the first one speaks
         if trainer.progress.step:
             print(f"going on at epoch {trainer.progress.epoch + 1}, batch {trainer.progress.batch + 1}")
         try:

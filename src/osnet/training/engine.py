@@ -101,6 +101,7 @@ class Trainer:
         self.sampler = self._make_sampler()
         self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
                          licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
+        task = task.to(memory_format=torch.channels_last)  # as the images are; gradients then have the same strides
         optimizer = make_optimizer(recipe, task)
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
         self.average = Average(self._bare(), recipe.ema)
@@ -254,7 +255,9 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Log and save, then export and score."""
         progress = self.progress
-        means = {name: value / max(1, progress.batch) for name, value in progress.sums.items()}
+        sums = torch.tensor(list(progress.sums.values()), device=self.accelerator.device)
+        sums = self.accelerator.reduce(sums, "mean")  # over processes, each of which saw its own images
+        means = {name: value / max(1, progress.batch) for name, value in zip(progress.sums, sums.tolist(), strict=True)}
         rate = self.optimizer.param_groups[-1]["lr"]
         self._log({"step": progress.step, "epoch": progress.epoch + 1, **means, "lr": rate})
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
@@ -311,7 +314,10 @@ def _belongs(row: dict[str, Any], progress: Progress) -> bool:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a run stops between batches; a second Ctrl-C stops at once."""
+    """An event that Ctrl-C sets (and SIGTERM, which clusters send), so that a run stops between batches.
+
+    A second one stops at once.
+    """
     stopping = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopping
@@ -322,11 +328,12 @@ def _interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopping.set()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopping
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ignore_interrupts(_worker: int) -> None:
