@@ -29,7 +29,7 @@ from torchvision.transforms import v2
 from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_dataset
 from osnet.data.synthetic import GeneratedSettings, generate_dataset
-from osnet.tasks.reid import ReidLoss, ReidTask
+from osnet.tasks.reid import ReidLoss, ReidRecipe, ReidTask
 from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import Recipe, build_network
 from osnet.types import Crop, Preprocessing
@@ -84,7 +84,7 @@ def plain_steps(crops: list[Crop], recipe: Recipe, settings: Settings, device: t
         ):
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = task(images.to(device), labels.to(device))["loss"]
+                loss = task({"image": images.to(device), "label": labels.to(device)})["loss"]
             loss.backward()
             optimizer.step()
             loss.item()
@@ -129,7 +129,7 @@ def measure(settings: Settings, folder: Path) -> dict[str, Any]:
     people = min(people, 256)
     root = generate_dataset(folder / "people", GeneratedSettings(people, 4, 4, seed=1))
     data = read_dataset(root)
-    recipe = Recipe("benchmark", model=settings.model, size_hw=settings.size_hw, epochs=1000,
+    recipe = ReidRecipe("benchmark", model=settings.model, size_hw=settings.size_hw, epochs=1000,
                     batch_size=settings.batch_size, augmentation=Augmentation(flip=0.5),
                     precision="bf16" if settings.precision == "bf16" else "fp32")  # fmt: skip
     trainer = Trainer(recipe, data, folder / "run", RunOptions(workers=settings.workers, cpu=settings.cpu))

@@ -22,14 +22,14 @@ from osnet.data.synthetic import GeneratedSettings, generate_dataset
 from osnet.data.training_set import TrainingSet, hold_out
 from osnet.errors import DataError, ImageError, ModelError, TrainingError, WeightsError
 from osnet.recipes import RECIPES
-from osnet.tasks.reid import ReidLoss, ReidTask
+from osnet.tasks.reid import ReidLoss, ReidRecipe, ReidTask
 from osnet.training.engine import RunOptions, Trainer
-from osnet.training.recipe import Recipe, learning_rate
+from osnet.training.recipe import learning_rate
 from osnet.types import Preprocessing
 
 pytest.importorskip("accelerate")
 
-TINY = Recipe(
+TINY = ReidRecipe(
     "tiny",
     model="osnet_x0_25",
     size_hw=(32, 16),
@@ -284,15 +284,14 @@ def test_recipes_that_cannot_be(change: dict, words: str) -> None:
 
 
 def test_published_recipes() -> None:
-    assert {name.split("-")[0] for name in RECIPES} == {"market1501", "demo"}
-    assert len(RECIPES) == 12
+    assert len(RECIPES) >= 12
     for name, make in RECIPES.items():
         recipe = make()
         text = make.__doc__ or ""
         assert recipe.name == name
         for word in ("Command:", "Source:", "Expect:", f"osnet train {name} "):
             assert word in text
-        assert recipe.validation == 0
+        assert getattr(recipe, "validation", 0) == 0
     scratch = RECIPES["market1501-osnet-x1-0-scratch"]()
     assert (scratch.lr, scratch.epochs, scratch.milestones, scratch.optimizer) == (0.065, 350, (150, 225, 300), "sgd")
     small = RECIPES["market1501-osnet-x0-25"]()
@@ -308,7 +307,7 @@ def gradients(loss: ReidLoss, images: torch.Tensor, labels: torch.Tensor, halves
     torch.manual_seed(0)
     task = ReidTask(create_model("osnet_x0_25"), 4, loss).eval()
     parts = zip(images.chunk(halves), labels.chunk(halves), strict=True)
-    total = torch.stack([task(x, y)["loss"] for x, y in parts]).mean()
+    total = torch.stack([task({"image": x, "label": y})["loss"] for x, y in parts]).mean()
     total.backward()
     return {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
 
@@ -326,7 +325,7 @@ def one_of_two(rank: int, folder: str, triplet: bool) -> None:
     task = ReidTask(create_model("osnet_x0_25"), 4, ReidLoss(triplet=float(triplet))).eval()
     task = accelerator.prepare(task).eval()
     mine = slice(rank * 4, rank * 4 + 4)
-    accelerator.backward(task(batch["images"][mine], batch["labels"][mine])["loss"])
+    accelerator.backward(task({"image": batch["images"][mine], "label": batch["labels"][mine]})["loss"])
     if rank == 0:
         grads = {k.removeprefix("module."): p.grad for k, p in task.named_parameters() if p.grad is not None}
         torch.save(grads, Path(folder) / "grads.pt")
@@ -390,10 +389,10 @@ def test_no_process_sees_anothers_images(people: Path) -> None:
 
 def test_samples_are_functions_of_their_keys(people: Path) -> None:
     samples = TrainingSet(read_any(people).train.crops, TINY.augmentation, Preprocessing(size_hw=(32, 16)), 1)
-    one, label = samples[1, 5, 7, 2]
-    np.testing.assert_array_equal(one.numpy(), samples[1, 5, 7, 2][0].numpy())
-    assert any((one != samples[epoch, 5, 7, 2][0]).any() for epoch in (2, 3, 4))
-    assert label == samples.labels[7]
+    one = samples[1, 5, 7, 2]["image"]
+    np.testing.assert_array_equal(one.numpy(), samples[1, 5, 7, 2]["image"].numpy())
+    assert any((one != samples[epoch, 5, 7, 2]["image"]).any() for epoch in (2, 3, 4))
+    assert samples[1, 5, 7, 2]["label"] == samples.labels[7]
     assert math.isfinite(float(one.sum()))
 
 

@@ -7,7 +7,7 @@ Each step leaves its result in the output folder, so a demo that was cut off goe
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -284,7 +284,7 @@ def _choose_sheet(dataset: ReidDataset) -> Sequence[Sequence[Path]]:
 
 
 def _describe(
-    size: DemoSize, dataset: ReidDataset, recipes: dict[str, Recipe], seconds: float, resumed: bool
+    size: DemoSize, dataset: ReidDataset, recipes: Mapping[str, Recipe], seconds: float, resumed: bool
 ) -> dict[str, str]:
     people = size.people
     sizes = []

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.extras import SubcommandApp
 
 from osnet.cli.common import app, draw_progress
-from osnet.data.folder import read_any
-from osnet.data.joining import join_training
 from osnet.recipes import RECIPES
 from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import Recipe
@@ -26,21 +24,19 @@ def recipes() -> None:
 
 
 def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
-    recipe_default = make()
+    default = make()
+    kind: Any = type(default)  # its own fields become flags too
 
     def train(
         *,
         data: tuple[Path, ...],
         out: Path,
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = recipe_default,
+        recipe: Annotated[kind, tyro.conf.arg(name="")] = default,
         combine_all: bool = False,
         workers: int | None = None,
         cpu: bool = False,
     ) -> None:
-        datasets = [read_any(folder) for folder in data]
-        alone = len(datasets) == 1 and not combine_all
-        dataset = datasets[0] if alone else join_training(datasets, combine_all)
-        trainer = Trainer(recipe, dataset, out, RunOptions(workers=workers, cpu=cpu))
+        trainer = Trainer(recipe, recipe.read(data, combine_all), out, RunOptions(workers=workers, cpu=cpu))
         print = trainer.accelerator.print  # of several processes, the first one speaks
         if trainer.progress.step:
             print(f"going on at epoch {trainer.progress.epoch + 1}, batch {trainer.progress.batch + 1}")
@@ -51,14 +47,14 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
             raise
         print(f"trained {trainer.progress.epoch} epochs; weights of the last one in {weights}")
         if trainer.progress.best_epoch > 0:
-            score = f"{100 * trainer.progress.best_score:.2f} % mAP on the held-out identities"
+            score = f"{100 * trainer.progress.best_score:.2f} % {trainer.plan.metric} on {trainer.plan.validated_on}"
             print(f"best epoch {trainer.progress.best_epoch} with {score}; weights in {out / 'best'}")
 
     train.__doc__ = f"""{(make.__doc__ or "").strip()}
 
     Args:
-        data: Market-1501's layout, or folders train, query and gallery, or a folder of crops by identity;
-            several train as one, their identities and cameras kept apart.
+        data: what the recipe trains on; for re-identification Market-1501's layout, or folders train, query and
+            gallery, or a folder of crops by identity; several train as one, their identities and cameras kept apart.
         out: the run's folder, new, or one of the same recipe to go on with.
         recipe: the recipe; each of its fields can be overridden.
         combine_all: train on query and gallery images too; such weights must not be scored on this data.

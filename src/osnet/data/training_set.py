@@ -1,6 +1,7 @@
 """Crops as training samples: decoded, augmented, labelled."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -17,8 +18,8 @@ Key = tuple[int, int, int, int]
 make a sample, whoever makes it. The last is of this process's part of the same batch."""
 
 
-class TrainingSet(Dataset[tuple[Tensor, int]]):
-    """Samples (image (3, H, W) float32, label) by key; labels are 0..C-1 in the order of the pids."""
+class TrainingSet(Dataset[dict[str, Tensor | int]]):
+    """Samples ``image`` (3, H, W) float32 and ``label`` by key; labels are 0..C-1 in the order of the pids."""
 
     def __init__(
         self, crops: Sequence[Crop], augmentation: Augmentation, preprocessing: Preprocessing, seed: int
@@ -36,13 +37,17 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> dict[str, Tensor | int]:
         """The sample is a function of the seed and the key alone."""
         epoch, place, index, donor = key
         rng = np.random.default_rng([self.seed, epoch, place])
         image = read_image(self.crops[index].path)
         pixels = self.augmentation.apply(image, self.preprocessing, rng, lambda: read_image(self.crops[donor].path))
-        return pixels, self.labels[index]
+        return {"image": pixels, "label": self.labels[index]}
+
+    def name_of(self, index: int) -> str:
+        """The name of the file."""
+        return self.crops[index].path.name
 
 
 class EpochKeys:
@@ -65,16 +70,16 @@ class EpochKeys:
             yield [(self.epoch, start + i, index, donors[i]) for i, index in enumerate(batch)]
 
 
-def check_headers(crops: Iterable[Crop]) -> None:
+def check_headers(paths: Iterable[Path]) -> None:
     """Look at the beginning of every image now, rather than meet a bad one after an hour.
 
     Raises:
         DataError: naming the first of those that are missing or no images.
     """
     bad: list[str] = []
-    for crop in crops:
+    for path in paths:
         try:
-            check_header(crop.path)
+            check_header(path)
         except ImageError as error:
             bad.append(str(error))
     if bad:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from osnet.data.augmentation import Augmentation
-from osnet.training.recipe import Recipe
+from osnet.tasks.reid import ReidRecipe
 
-_DEMO = Recipe(
+_DEMO = ReidRecipe(
     name="demo-osnet-x0-25",
     model="osnet_x0_25",
     size_hw=(128, 64),
@@ -20,7 +20,7 @@ _DEMO = Recipe(
 )
 
 
-def demo_osnet_x0_25() -> Recipe:
+def demo_osnet_x0_25() -> ReidRecipe:
     """OSNet x0.25 from scratch at 128 x 64, in a few minutes on two cores. Not the paper's.
 
     Command: osnet train demo-osnet-x0-25 --data GENERATED --out RUN, which `osnet demo` does for you
@@ -32,7 +32,7 @@ def demo_osnet_x0_25() -> Recipe:
     return _DEMO
 
 
-def demo_osnet_t1_x0_25() -> Recipe:
+def demo_osnet_t1_x0_25() -> ReidRecipe:
     """The single-scale baseline (T = 1) of the same width, trained alike.
 
     Command: osnet train demo-osnet-t1-x0-25 --data GENERATED --out RUN, which `osnet demo` does for you

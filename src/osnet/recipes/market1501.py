@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from osnet.data.augmentation import Augmentation
-from osnet.tasks.reid import ReidLoss
-from osnet.training.recipe import Recipe
+from osnet.tasks.reid import ReidLoss, ReidRecipe
 
-_SCRATCH = Recipe(
+_SCRATCH = ReidRecipe(
     name="market1501-osnet-x1-0-scratch",
     epochs=350,
     optimizer="sgd",
@@ -15,10 +14,10 @@ _SCRATCH = Recipe(
     milestones=(150, 225, 300),
     augmentation=Augmentation(crop=0.5, flip=0.5, erase=0.5),
 )
-_FINETUNE = Recipe(name="market1501-osnet-x1-0", pretrained="imagenet", frozen_epochs=10)
+_FINETUNE = ReidRecipe(name="market1501-osnet-x1-0", pretrained="imagenet", frozen_epochs=10)
 
 
-def market1501_osnet_x1_0_scratch() -> Recipe:
+def market1501_osnet_x1_0_scratch() -> ReidRecipe:
     """OSNet x1.0 from scratch.
 
     Command: osnet train market1501-osnet-x1-0-scratch --data Market-1501-v15.09.15 --out RUN
@@ -30,7 +29,7 @@ def market1501_osnet_x1_0_scratch() -> Recipe:
     return _SCRATCH
 
 
-def market1501_osnet_x0_75_scratch() -> Recipe:
+def market1501_osnet_x0_75_scratch() -> ReidRecipe:
     """OSNet x0.75 from scratch.
 
     Command: osnet train market1501-osnet-x0-75-scratch --data Market-1501-v15.09.15 --out RUN
@@ -40,7 +39,7 @@ def market1501_osnet_x0_75_scratch() -> Recipe:
     return replace(_SCRATCH, name="market1501-osnet-x0-75-scratch", model="osnet_x0_75")
 
 
-def market1501_osnet_x0_5_scratch() -> Recipe:
+def market1501_osnet_x0_5_scratch() -> ReidRecipe:
     """OSNet x0.5 from scratch.
 
     Command: osnet train market1501-osnet-x0-5-scratch --data Market-1501-v15.09.15 --out RUN
@@ -50,7 +49,7 @@ def market1501_osnet_x0_5_scratch() -> Recipe:
     return replace(_SCRATCH, name="market1501-osnet-x0-5-scratch", model="osnet_x0_5")
 
 
-def market1501_osnet_x0_25_scratch() -> Recipe:
+def market1501_osnet_x0_25_scratch() -> ReidRecipe:
     """OSNet x0.25 from scratch.
 
     Command: osnet train market1501-osnet-x0-25-scratch --data Market-1501-v15.09.15 --out RUN
@@ -60,7 +59,7 @@ def market1501_osnet_x0_25_scratch() -> Recipe:
     return replace(_SCRATCH, name="market1501-osnet-x0-25-scratch", model="osnet_x0_25")
 
 
-def market1501_osnet_x1_0() -> Recipe:
+def market1501_osnet_x1_0() -> ReidRecipe:
     """OSNet x1.0 from ImageNet weights.
 
     Command: osnet train market1501-osnet-x1-0 --data Market-1501-v15.09.15 --out RUN
@@ -72,7 +71,7 @@ def market1501_osnet_x1_0() -> Recipe:
     return _FINETUNE
 
 
-def market1501_osnet_x0_75() -> Recipe:
+def market1501_osnet_x0_75() -> ReidRecipe:
     """OSNet x0.75 from ImageNet weights.
 
     Command: osnet train market1501-osnet-x0-75 --data Market-1501-v15.09.15 --out RUN
@@ -82,7 +81,7 @@ def market1501_osnet_x0_75() -> Recipe:
     return replace(_FINETUNE, name="market1501-osnet-x0-75", model="osnet_x0_75")
 
 
-def market1501_osnet_x0_5() -> Recipe:
+def market1501_osnet_x0_5() -> ReidRecipe:
     """OSNet x0.5 from ImageNet weights.
 
     Command: osnet train market1501-osnet-x0-5 --data Market-1501-v15.09.15 --out RUN
@@ -100,7 +99,7 @@ def market1501_osnet_x0_5() -> Recipe:
     )
 
 
-def market1501_osnet_x0_25() -> Recipe:
+def market1501_osnet_x0_25() -> ReidRecipe:
     """OSNet x0.25 from ImageNet weights.
 
     Command: osnet train market1501-osnet-x0-25 --data Market-1501-v15.09.15 --out RUN
@@ -110,7 +109,7 @@ def market1501_osnet_x0_25() -> Recipe:
     return replace(market1501_osnet_x0_5(), name="market1501-osnet-x0-25", model="osnet_x0_25")
 
 
-def market1501_osnet_ain_x1_0() -> Recipe:
+def market1501_osnet_ain_x1_0() -> ReidRecipe:
     """OSNet-AIN x1.0 from ImageNet weights, for use on other cameras than it was trained on.
 
     Command: osnet train market1501-osnet-ain-x1-0 --data Market-1501-v15.09.15 --out RUN
@@ -128,7 +127,7 @@ def market1501_osnet_ain_x1_0() -> Recipe:
     )
 
 
-def market1501_osnet_x1_0_strong() -> Recipe:
+def market1501_osnet_x1_0_strong() -> ReidRecipe:
     """OSNet x1.0 with a strong modern recipe. Not the paper's.
 
     Command: osnet train market1501-osnet-x1-0-strong --data Market-1501-v15.09.15 --out RUN

@@ -1,12 +1,29 @@
 """Re-identification as classification of the training identities, with or without triplets."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from osnet.data.folder import read_any
+from osnet.data.joining import join_training
+from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
+from osnet.data.training_set import TrainingSet, check_headers, hold_out
+from osnet.errors import DataError, ModelError
+from osnet.inference.embedder import Embedder
 from osnet.losses import LABEL_SMOOTHING, MARGIN, batch_hard_triplet, smoothed_cross_entropy
+from osnet.metrics.ranking import rank_scores
+from osnet.models.card import Card
 from osnet.models.osnet import OSNet
+from osnet.models.weights import save_weights
+from osnet.training.recipe import Recipe, build_network
+from osnet.training.task import Batch, Plan, Task
+from osnet.types import Preprocessing, ReidDataset, Split
+
+Sampler = Literal["random", "identity", "camera", "data set"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,7 @@ class ReidLoss:
     (Luo et al., CVPRW 2019). The embedding that is searched with stays the one before it."""
 
 
-class ReidTask(nn.Module):
+class ReidTask(Task):
     """A network with a classifier of identities on top.
 
     Args:
@@ -37,7 +54,7 @@ class ReidTask(nn.Module):
 
     def __init__(self, network: OSNet, num_classes: int, loss: ReidLoss) -> None:
         super().__init__()
-        self.network = network
+        self.network: OSNet = network
         self.loss = loss
         size = network.config.embedding_size
         self.neck: nn.Module = nn.BatchNorm1d(size) if loss.bnneck else nn.Identity()
@@ -48,17 +65,13 @@ class ReidTask(nn.Module):
         if self.classifier.bias is not None:
             nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, images: Tensor, labels: Tensor, frozen: bool = False) -> dict[str, Tensor]:
-        """(B, 3, H, W) and (B,) -> ``loss`` and the scalars to watch.
+    def forward(self, batch: Batch, frozen: bool = False) -> dict[str, Tensor]:
+        """``image`` (B, 3, H, W) and ``label`` (B,) -> ``loss`` and the scalars to watch.
 
         ``frozen`` trains the classifier alone: the network runs in eval mode and without gradients.
         """
-        if frozen:
-            self.network.eval()
-            with torch.no_grad():
-                embeddings = self.network(images)
-        else:
-            embeddings = self.network(images)
+        labels = batch["label"]
+        embeddings = embed(self.network, batch["image"], frozen)
         logits = self.classifier(self.neck(embeddings))
         scalars = {"accuracy": (logits.detach().argmax(1) == labels).float().mean()}
         total = logits.new_zeros(())
@@ -70,3 +83,107 @@ class ReidTask(nn.Module):
             scalars["triplet"] = batch_hard_triplet(embeddings, labels, margin)
             total = total + self.loss.triplet * scalars["triplet"]
         return {"loss": total, **{name: value.detach() for name, value in scalars.items()}}
+
+
+def embed(network: nn.Module, images: Tensor, frozen: bool) -> Tensor:
+    """(B, 3, H, W) -> (B, D); ``frozen``: in eval mode, so that BatchNorms stay as they are, and without gradients."""
+    if not frozen:
+        return network(images)
+    network.eval()
+    with torch.no_grad():
+        return network(images)
+
+
+@dataclass(frozen=True)
+class ReidRecipe(Recipe):
+    """A training run for re-identification. Every field can be overridden on the command line.
+
+    Raises:
+        ModelError: a value that cannot be, or values that do not fit together.
+    """
+
+    loss: ReidLoss = field(default_factory=ReidLoss)
+    sampler: Sampler = "random"
+    images_per_label: int = 4
+    """K, for the samplers by identity, by camera and by data set."""
+    validation: float = 0.0
+    """Share of the training identities held out to pick the best epoch; 0: all train, the last epoch counts."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("images_per_label", 1, 1000)
+        self.check_range("validation", 0, 0.5)
+        if self.loss.triplet and self.sampler != "identity":
+            raise ModelError(f"recipe {self.name}: a triplet loss needs sampler 'identity', not {self.sampler!r}")
+        if self.loss.triplet and self.images_per_label < 2:
+            raise ModelError(f"recipe {self.name}: a triplet loss needs at least 2 images_per_label")
+
+    def read(self, folders: Sequence[Path], combine_all: bool = False) -> ReidDataset:
+        """Data sets as ``read_any`` takes them; several train as one.
+
+        Raises:
+            DataError: they cannot be read or joined.
+        """
+        datasets = [read_any(folder) for folder in folders]
+        return datasets[0] if len(datasets) == 1 and not combine_all else join_training(datasets, combine_all)
+
+    def plan(self, dataset: ReidDataset) -> Plan:
+        """The train split is used; query and gallery are not looked at.
+
+        Raises:
+            DataError: a data set that cannot be trained on.
+        """
+        return ReidPlan(self, dataset)
+
+
+class ReidPlan(Plan):
+    """Identities as classes; validation is a search among held-out identities."""
+
+    metric = "mAP"
+    task: ReidTask
+    samples: TrainingSet
+
+    def __init__(self, recipe: ReidRecipe, dataset: ReidDataset) -> None:
+        self.recipe = recipe
+        self.preprocessing = Preprocessing(size_hw=recipe.size_hw)
+        train, query, gallery = dataset.train, Split("query", ()), Split("gallery", ())
+        if not len(train):
+            raise DataError(f"{dataset.root} has no training images")
+        if recipe.validation:
+            train, query, gallery = hold_out(train, recipe.validation, recipe.seed)
+            self.validated_on = "the held-out identities"
+        self.query, self.gallery = query, gallery
+        self.samples = TrainingSet(train.crops, recipe.augmentation, self.preprocessing, recipe.seed)
+        check_headers(crop.path for crop in [*self.samples.crops, *query.crops, *gallery.crops])
+        network = build_network(recipe)
+        self.task = ReidTask(network, len(self.samples.pids), recipe.loss)
+        self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
+                         licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
+
+    def describe_data(self) -> dict[str, Any]:
+        """Images and identities."""
+        return {"images": len(self.samples), "identities": len(self.samples.pids)}
+
+    def make_sampler(self, rank: int, num_ranks: int) -> BatchSampler:
+        """By the recipe's ``sampler``."""
+        recipe = self.recipe
+        if recipe.sampler == "random":
+            return RandomBatches(self.samples.labels, recipe.batch_size, recipe.seed, rank, num_ranks)
+        labels = {
+            "identity": self.samples.labels,
+            "camera": [crop.camid for crop in self.samples.crops],
+            "data set": [crop.dsetid for crop in self.samples.crops],
+        }[recipe.sampler]
+        return GroupedBatches(labels, recipe.batch_size, recipe.images_per_label, recipe.seed, rank, num_ranks)
+
+    def save(self, task: ReidTask, folder: Path) -> None:
+        """The network, and the classifier beside it."""
+        save_weights(task.network, folder, self.card, task.classifier.state_dict())
+
+    def score(self, task: ReidTask) -> dict[str, float]:
+        """mAP of the held-out queries in the held-out gallery."""
+        embedder = Embedder(task.network, preprocessing=self.preprocessing)
+        query_QD, gallery_GD = embedder.embed(self.query.paths), embedder.embed(self.gallery.paths)
+        query, gallery = self.query, self.gallery
+        scores = rank_scores(query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids)
+        return {"mAP": scores.mean_ap}

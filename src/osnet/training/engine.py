@@ -1,4 +1,4 @@
-"""The loop: the same file on a CPU, a GPU, several GPUs or several nodes, killed and resumed at any batch.
+"""The loop, for any task: on a CPU, a GPU, several GPUs or several nodes, killed and resumed at any batch.
 
 A run's folder holds ``recipe.json`` (resolved, with versions), ``state.pt`` (all that is needed to go on),
 ``weights/`` (the last epoch's), ``best/`` (by validation, if there is one), ``metrics.jsonl`` and TensorBoard's
@@ -22,25 +22,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
-from osnet.data.training_set import EpochKeys, TrainingSet, check_headers, hold_out
+from osnet.data.training_set import EpochKeys
 from osnet.errors import DataError, OsnetError, OutputError, TrainingError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json, written_aside
-from osnet.inference.embedder import Embedder
-from osnet.metrics.ranking import rank_scores
-from osnet.models.card import Card
-from osnet.models.osnet import OSNet
-from osnet.models.weights import save_weights
-from osnet.tasks.reid import ReidTask
 from osnet.training.optimizer import Average, make_optimizer
-from osnet.training.recipe import Recipe, build_network, learning_rate
+from osnet.training.recipe import Recipe, learning_rate
 from osnet.training.state import Progress, load_state, save_state
-from osnet.types import Preprocessing, ReidDataset, Split
+from osnet.training.task import Batch, Task
 
 SAVE_EVERY_S = 300.0
+VALIDATION = "validation_"
+"""Names of validation scores in the log begin so."""
 OURS = ("recipe.json", "state.pt", "weights", "best", "metrics.jsonl", "events")
 """What a run's folder holds."""
 DrawProgress = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -62,8 +57,8 @@ class Trainer:
     """One run. ``run()`` trains to the end, or from where an earlier call stopped.
 
     Args:
-        recipe: what to do.
-        dataset: its train split is used; query and gallery are not looked at.
+        recipe: what to do; its class says for which task.
+        dataset: what the recipe's ``plan`` takes: a ``ReidDataset`` for re-identification.
         out: the run's folder; one with a state in it is resumed.
         options: how to run.
 
@@ -73,22 +68,12 @@ class Trainer:
         MissingExtraError: the extra ``train`` is not installed.
     """
 
-    def __init__(
-        self, recipe: Recipe, dataset: ReidDataset, out: str | Path, options: RunOptions | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, dataset: Any, out: str | Path, options: RunOptions | None = None) -> None:
         accelerate = require_extra("accelerate", "train")
         self.recipe, self.out, self.options = recipe, make_folder(out), options or RunOptions()
-        self.preprocessing = Preprocessing(size_hw=recipe.size_hw)
-        train, query, gallery = dataset.train, Split("query", ()), Split("gallery", ())
-        if not len(train):
-            raise DataError(f"{dataset.root} has no training images")
-        if recipe.validation:
-            train, query, gallery = hold_out(train, recipe.validation, recipe.seed)
-        self.validation = (query, gallery)
-        self.samples = TrainingSet(train.crops, recipe.augmentation, self.preprocessing, recipe.seed)
-        check_headers([*self.samples.crops, *query.crops, *gallery.crops])
-        network = build_network(recipe)
-        task = ReidTask(network, len(self.samples.pids), recipe.loss)
+        self.plan = recipe.plan(dataset)
+        self.preprocessing = self.plan.preprocessing
+        task = self.plan.task
         if recipe.sync_batchnorm:
             task = nn.SyncBatchNorm.convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
         self._check_disk(task)
@@ -98,9 +83,7 @@ class Trainer:
             mixed_precision="bf16" if recipe.precision == "bf16" else "no",
             kwargs_handlers=[kwargs],
         )
-        self.sampler = self._make_sampler()
-        self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
-                         licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
+        self.sampler = self.plan.make_sampler(self.accelerator.process_index, self.accelerator.num_processes)
         task = task.to(memory_format=torch.channels_last)  # as the images are; gradients then have the same strides
         optimizer = make_optimizer(recipe, task)
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
@@ -118,7 +101,7 @@ class Trainer:
             ImageError: a training image cannot be read. Here too the state is saved first.
         """
         if self.accelerator.is_main_process:
-            write_json(self.out / "recipe.json", describe_run(self.recipe, len(self.samples), len(self.samples.pids)))
+            write_json(self.out / "recipe.json", describe_run(self.recipe, self.plan.describe_data()))
         if self.progress.step == 0:
             self.save()  # from here on the folder is a run, whatever happens
         with _interruptible() as self._stopping:
@@ -139,26 +122,14 @@ class Trainer:
             save_state(self.out, _plain(self.recipe), self.progress, {**tensors, "average": self.average.state})
         self._saved_at = time.monotonic()
 
-    def _make_sampler(self) -> BatchSampler:
-        recipe, rank = self.recipe, self.accelerator.process_index
-        ranks = self.accelerator.num_processes
-        if recipe.sampler == "random":
-            return RandomBatches(self.samples.labels, recipe.batch_size, recipe.seed, rank, ranks)
-        labels = {
-            "identity": self.samples.labels,
-            "camera": [crop.camid for crop in self.samples.crops],
-            "data set": [crop.dsetid for crop in self.samples.crops],
-        }[recipe.sampler]
-        return GroupedBatches(labels, recipe.batch_size, recipe.images_per_label, recipe.seed, rank, ranks)
-
     def _workers(self) -> int:
         if self.options.workers is not None:
             return self.options.workers
         cores = os.cpu_count() or 1
         return min(8, cores) if self.accelerator.device.type == "cuda" else 2 * (cores > 2)
 
-    def _bare(self) -> ReidTask:
-        task: ReidTask = self.accelerator.unwrap_model(self.task)
+    def _bare(self) -> Task:
+        task: Task = self.accelerator.unwrap_model(self.task)
         return task
 
     def _check_disk(self, task: nn.Module) -> None:
@@ -200,8 +171,8 @@ class Trainer:
         progress, recipe = self.progress, self.recipe
         keys = EpochKeys(self.sampler, progress.epoch, progress.batch)
         total = progress.batch + len(keys)
-        loader = DataLoader(
-            self.samples,
+        loader: DataLoader[Any] = DataLoader(
+            self.plan.samples,  # type: ignore[arg-type]  # a Protocol, and keys that are tuples
             batch_sampler=keys,
             num_workers=self._workers(),
             worker_init_fn=_ignore_interrupts,
@@ -212,9 +183,9 @@ class Trainer:
         batches: Iterable[Any] = loader
         if draw is not None and self.accelerator.is_main_process:
             batches = draw(loader, len(keys), f"epoch {progress.epoch + 1}/{recipe.epochs}")
-        for images, labels in batches:
+        for batch in batches:
             self._set_rate(learning_rate(recipe, progress.epoch, progress.batch, total))
-            self._step(images, labels, frozen)
+            self._step(batch, frozen)
             progress.batch += 1
             progress.step += 1
             if time.monotonic() - self._saved_at > self.options.save_every_s:
@@ -223,12 +194,13 @@ class Trainer:
                 self.save()
                 raise KeyboardInterrupt
 
-    def _step(self, images: Tensor, labels: Tensor, frozen: bool) -> None:
-        device = self.accelerator.device
+    def _step(self, batch: Batch, frozen: bool) -> None:
+        there = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         # Channels last: on a CPU, depthwise convolutions train several times faster so.
-        images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        there["image"] = there["image"].contiguous(memory_format=torch.channels_last)
+        torch.manual_seed(self._step_seed())  # what a task draws on the device is no hidden state either
         with self.accelerator.autocast():
-            scalars = self.task(images, labels.to(device), frozen=frozen)
+            scalars = self.task(there, frozen=frozen)
         numbers = torch.stack([value.detach().float() for value in scalars.values()]).tolist()  # one wait, not many
         values = dict(zip(scalars, numbers, strict=True))
         if not math.isfinite(values["loss"]):
@@ -240,9 +212,14 @@ class Trainer:
         for name, value in values.items():
             self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
 
+    def _step_seed(self) -> int:
+        """A number of (seed, step, rank) alone."""
+        entropy = [self.recipe.seed, self.progress.step, self.accelerator.process_index]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
     def _describe_bad_batch(self, values: dict[str, float]) -> str:
         keys = EpochKeys(self.sampler, self.progress.epoch, self.progress.batch)
-        files = [self.samples.crops[index].path.name for _, _, index, _ in next(iter(keys))]
+        files = [self.plan.samples.name_of(index) for _, _, index, _ in next(iter(keys))]
         return (
             f"the loss is {values['loss']} at step {self.progress.step} (epoch {self.progress.epoch + 1}, batch "
             f"{self.progress.batch + 1}); a lower lr than {self.recipe.lr} may help. Files: {', '.join(files)}"
@@ -270,26 +247,19 @@ class Trainer:
         if progress.published == progress.epoch:
             return
         if self.accelerator.is_main_process:
-            network = self.average.apply_to(self._bare())
-            classifier = self._bare().classifier.state_dict()
-            save_weights(network, self.out / "weights", self.card, classifier)
+            task = self.average.apply_to(self._bare())
+            self.plan.save(task, self.out / "weights")
             due = progress.epoch == recipe.epochs or progress.epoch % recipe.evaluate_every == 0
-            if len(self.validation[0]) and due:
-                score = self._score(network)
-                if score > progress.best_score:
-                    progress.best_score, progress.best_epoch = score, progress.epoch
-                    save_weights(network, self.out / "best", self.card, classifier)
-                self._log({"step": progress.step, "epoch": progress.epoch, "validation_mAP": score})
+            if self.plan.validated_on is not None and due:
+                scores = self.plan.score(task)
+                if scores[self.plan.metric] > progress.best_score:
+                    progress.best_score, progress.best_epoch = scores[self.plan.metric], progress.epoch
+                    self.plan.save(task, self.out / "best")
+                named = {f"{VALIDATION}{name}": value for name, value in scores.items()}
+                self._log({"step": progress.step, "epoch": progress.epoch, **named})
         progress.published = progress.epoch
         self.save()
         self.accelerator.wait_for_everyone()
-
-    def _score(self, network: OSNet) -> float:
-        query, gallery = self.validation
-        embedder = Embedder(network, preprocessing=self.preprocessing)
-        query_QD, gallery_GD = embedder.embed(query.paths), embedder.embed(gallery.paths)
-        scores = rank_scores(query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids)
-        return scores.mean_ap
 
     def _log(self, row: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
@@ -307,7 +277,7 @@ class Trainer:
 
 def _belongs(row: dict[str, Any], progress: Progress) -> bool:
     """True if a logged row is of a time before ``progress``; a score belongs to what has been published."""
-    if "validation_mAP" in row:
+    if any(name.startswith(VALIDATION) for name in row):
         return bool(row["epoch"] <= progress.published)
     return bool(row["step"] <= progress.step and row["epoch"] <= progress.epoch)
 
@@ -347,8 +317,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return content
 
 
-def describe_run(recipe: Recipe, num_images: int, num_identities: int) -> dict[str, Any]:
+def describe_run(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     """What ``recipe.json`` says: the resolved recipe, the data's size, and the versions."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    data = {"images": num_images, "identities": num_identities}
-    return {"recipe": _plain(recipe), "data": data, "versions": versions}
+    return {"kind": type(recipe).__name__, "recipe": _plain(recipe), "data": data, "versions": versions}

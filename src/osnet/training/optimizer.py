@@ -1,22 +1,22 @@
 """Optimisers by name, and the running average of weights."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 
-from osnet.models.osnet import OSNet
-from osnet.tasks.reid import ReidTask
 from osnet.training.recipe import Recipe
+from osnet.training.task import Task
 
 
 class Average:
     """An exponential moving average of all tensors of the task; nothing if the memory is 0."""
 
-    def __init__(self, task: ReidTask, memory: float) -> None:
+    def __init__(self, task: Task, memory: float) -> None:
         self.memory = memory
         self.state = {k: v.detach().clone() for k, v in task.state_dict().items()} if memory else {}
 
-    def update(self, task: ReidTask) -> None:
+    def update(self, task: Task) -> None:
         """Take in the weights after a step."""
         for key, value in task.state_dict().items() if self.memory else ():
             if value.is_floating_point():
@@ -24,17 +24,16 @@ class Average:
             else:
                 self.state[key].copy_(value)
 
-    def apply_to(self, task: ReidTask) -> OSNet:
-        """A copy of the network, averaged if there is an average."""
-        network = OSNet(task.network.config).to(next(task.parameters()).device)
-        source = self.state or task.state_dict()
-        prefix = "network."
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)})
-        return network.eval()
+    def apply_to(self, task: Task) -> Task:
+        """A copy of the task in eval mode, averaged if there is an average."""
+        copy = deepcopy(task)
+        if self.state:
+            copy.load_state_dict(self.state)
+        return copy.eval()
 
 
-def make_optimizer(recipe: Recipe, task: ReidTask) -> torch.optim.Optimizer:
-    """The recipe's optimiser, with one group for the network and one for the head."""
+def make_optimizer(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+    """The recipe's optimiser, with one group for the network and one for the heads."""
     head = [p for name, p in task.named_parameters() if not name.startswith("network.") and p.requires_grad]
     groups = [
         {"params": list(task.network.parameters()), "factor": recipe.backbone_lr_factor},

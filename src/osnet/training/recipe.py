@@ -1,26 +1,28 @@
-"""A recipe: everything that decides a training run, in one frozen dataclass."""
+"""A recipe: everything that decides a training run, in one frozen dataclass; here what all tasks share."""
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from osnet.data.augmentation import Augmentation
-from osnet.errors import ModelError
+from osnet.errors import DataError, ModelError
 from osnet.models.osnet import OSNet
 from osnet.models.registry import create_model
 from osnet.models.variants import get_config
-from osnet.tasks.reid import ReidLoss
+from osnet.training.task import Plan
 
 Optimizer = Literal["sgd", "adam", "amsgrad", "adamw"]
 Schedule = Literal["multi_step", "step", "cosine", "constant"]
-Sampler = Literal["random", "identity", "camera", "data set"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A training run for re-identification. Every field can be overridden on the command line.
+class Recipe(ABC):
+    """A training run. A task's recipe adds its own fields. Every field can be overridden on the command line.
 
     Raises:
         ModelError: a value that cannot be, or values that do not fit together.
@@ -52,13 +54,9 @@ class Recipe:
     warmup_epochs: int = 0
     """The rate grows linearly from a hundredth over these."""
     frozen_epochs: int = 0
-    """First epochs in which only the classifier learns; they count as epochs."""
+    """First epochs in which only the heads learn; they count as epochs."""
     backbone_lr_factor: float = 1.0
-    """The network's rate relative to the classifier's."""
-    loss: ReidLoss = field(default_factory=ReidLoss)
-    sampler: Sampler = "random"
-    images_per_label: int = 4
-    """K, for the samplers by identity, by camera and by data set."""
+    """The network's rate relative to the heads'."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema: float = 0.0
     """Weights saved and scored are an average with this memory per step; 0 for none."""
@@ -66,32 +64,61 @@ class Recipe:
     sync_batchnorm: bool = False
     """On several GPUs: BatchNorm statistics over all of them, not per process."""
     seed: int = 1
-    validation: float = 0.0
-    """Share of the training identities held out to pick the best epoch; 0: all train, the last epoch counts."""
     evaluate_every: int = 10
-    """Epochs between scores on the validation identities."""
+    """Epochs between scores on the validation part, if there is one."""
 
     def __post_init__(self) -> None:
-        get_config(self.model, **({} if self.width is None else {"width": self.width}))
+        get_config(self.model, **self.network_settings())
         for name, low, high in (
             ("epochs", 1, 100_000), ("batch_size", 1, 1_000_000), ("lr", 0, 1000), ("weight_decay", 0, 1),
             ("momentum", 0, 1), ("step_epochs", 1, 100_000), ("decay", 0, 1), ("warmup_epochs", 0, self.epochs),
-            ("frozen_epochs", 0, self.epochs), ("backbone_lr_factor", 0, 1000), ("images_per_label", 1, 1000),
-            ("ema", 0, 0.99999), ("validation", 0, 0.5), ("evaluate_every", 1, 100_000), ("seed", 0, 2**62),
+            ("frozen_epochs", 0, self.epochs), ("backbone_lr_factor", 0, 1000), ("ema", 0, 0.99999),
+            ("evaluate_every", 1, 100_000), ("seed", 0, 2**62),
         ):  # fmt: skip
-            if not low <= (value := getattr(self, name)) <= high:
-                raise ModelError(f"recipe {self.name}: {name} {value} is outside {low} to {high}")
-        if self.loss.triplet and self.sampler != "identity":
-            raise ModelError(f"recipe {self.name}: a triplet loss needs sampler 'identity', not {self.sampler!r}")
-        if self.loss.triplet and self.images_per_label < 2:
-            raise ModelError(f"recipe {self.name}: a triplet loss needs at least 2 images_per_label")
+            self.check_range(name, low, high)
+
+    def check_range(self, name: str, low: float, high: float) -> None:
+        """For ``__post_init__``: field ``name`` must be from ``low`` to ``high``."""
+        if not low <= (value := getattr(self, name)) <= high:
+            raise ModelError(f"recipe {self.name}: {name} {value} is outside {low} to {high}")
+
+    def network_settings(self) -> dict[str, Any]:
+        """Fields of the network's config that differ from those of its name."""
+        return {} if self.width is None else {"width": self.width}
+
+    @abstractmethod
+    def read(self, folders: Sequence[Path], combine_all: bool = False) -> Any:
+        """The data set in ``folders``, as ``osnet train --data`` names them.
+
+        Raises:
+            DataError: they hold nothing that this task can train on.
+        """
+
+    @abstractmethod
+    def plan(self, dataset: Any) -> Plan:
+        """Everything that the trainer needs to run this recipe on ``dataset``.
+
+        Raises:
+            DataError: it cannot be trained on.
+        """
+
+
+def one_folder(recipe: Recipe, folders: Sequence[Path], combine_all: bool) -> Path:
+    """The only folder, for tasks that cannot join several.
+
+    Raises:
+        DataError: there are several, or test images shall be trained on too.
+    """
+    if len(folders) != 1 or combine_all:
+        raise DataError(f"recipe {recipe.name} trains on the training part of one data set; got {len(folders)} folders"
+                        + (" and combine_all" if combine_all else ""))  # fmt: skip
+    return folders[0]
 
 
 def build_network(recipe: Recipe) -> OSNet:
     """The network as the recipe's training begins: the same seed, the same first weights."""
     torch.manual_seed(recipe.seed)
-    width: dict[str, Any] = {} if recipe.width is None else {"width": recipe.width}
-    return create_model(recipe.model, recipe.pretrained, **width)
+    return create_model(recipe.model, recipe.pretrained, **recipe.network_settings())
 
 
 def learning_rate(recipe: Recipe, epoch: int, batch: int, batches_per_epoch: int) -> float:

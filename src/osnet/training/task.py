@@ -1,0 +1,85 @@
+"""What the trainer asks of a task. Re-identification, attributes and both together are a small file each in ``tasks/``.
+
+recipe.read(folders)  ->  a data set
+recipe.plan(dataset)  ->  Plan: the samples, the task, the sampler, how to score, what to save
+task(batch)           ->  {"loss": ..., other scalars to watch}
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from osnet.data.samplers import BatchSampler
+from osnet.data.training_set import Key
+from osnet.types import Preprocessing
+
+Batch = Mapping[str, Tensor]
+"""What a DataLoader makes of samples: ``image`` (B, 3, H, W), and the labels by name, each (B, ...)."""
+
+
+class Task(nn.Module, ABC):
+    """A network, heads on top, and their losses.
+
+    The trainer knows the network's tensors by the name ``network.``: they take ``backbone_lr_factor``; the others are
+    the head's.
+    """
+
+    network: nn.Module
+
+    @abstractmethod
+    def forward(self, batch: Batch, frozen: bool = False) -> dict[str, Tensor]:
+        """A batch -> ``loss``, a scalar with gradient, and scalars to watch.
+
+        A batch of one process holds a part of the global one, and DDP averages gradients over processes: a loss that
+        is a mean over some of the images only must count these over all processes.
+
+        ``frozen``: only the heads learn; the network must keep its BatchNorms as they are.
+        """
+
+
+class Samples(Protocol):
+    """Training samples, each a function of its key alone, so that a resumed run makes the same ones."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """``image`` (3, H, W) float32, normalised, and the labels."""
+        ...
+
+    def name_of(self, index: int) -> str:
+        """What errors call a sample: its file's name."""
+        ...
+
+
+class Plan(ABC):
+    """A recipe and a data set, made ready for the trainer. Making it must find what would stop a run later."""
+
+    preprocessing: Preprocessing
+    samples: Samples
+    task: Task
+    """Built with the recipe's seed: the same recipe, the same first weights."""
+    metric: str = "score"
+    """Which validation score picks the best epoch; higher is better. Logged as ``validation_`` and its name."""
+    validated_on: str | None = None
+    """What is scored, in words: ``the held-out identities``; None if nothing is, and then the last epoch counts."""
+
+    @abstractmethod
+    def describe_data(self) -> dict[str, Any]:
+        """Sizes and names for ``recipe.json``."""
+
+    @abstractmethod
+    def make_sampler(self, rank: int, num_ranks: int) -> BatchSampler:
+        """Which samples make up a batch on process ``rank``."""
+
+    @abstractmethod
+    def save(self, task: Any, folder: Path) -> None:
+        """Write a checkpoint folder (network, heads, card), all or nothing. ``task`` is in eval mode."""
+
+    def score(self, task: Any) -> dict[str, float]:
+        """Validation scores, ``metric`` among them, all finite. Called on one process, with ``task`` in eval mode."""
+        raise NotImplementedError(f"{type(self).__name__} names no validation")
