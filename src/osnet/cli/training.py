@@ -8,7 +8,8 @@ import tyro
 from tyro.extras import SubcommandApp
 
 from osnet.cli.common import app, draw_progress
-from osnet.recipes import RECIPES
+from osnet.recipes import RECIPES, RUNS
+from osnet.recipes.runs import describe_runs
 from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import Recipe
 
@@ -17,8 +18,15 @@ app.command(train_app, name="train", help="Train by a recipe; `osnet recipes` li
 
 
 @app.command
-def recipes() -> None:
-    """List the recipes of published runs, with their sources and the figures to expect."""
+def recipes(*, markdown: bool = False) -> None:
+    """List the recipes of published runs, with their sources and the figures to expect.
+
+    Args:
+        markdown: as the tables of docs/benchmarks.md.
+    """
+    if markdown:
+        print(describe_runs(RUNS))
+        return
     for name, make in RECIPES.items():
         print(f"{name}\n    " + (make.__doc__ or "").strip().replace("\n    ", "\n    ") + "\n")
 

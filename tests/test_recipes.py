@@ -1,0 +1,86 @@
+"""Published runs: every row of the paper's tables is there, and the page that shows them is the registry's."""
+
+import pytest
+
+from conftest import ROOT
+from osnet.models.variants import get_config
+from osnet.recipes import RECIPES, RUNS
+from osnet.recipes.runs import Printed, Run, describe_runs, make_run
+from osnet.tasks.reid import ReidRecipe
+
+
+def rows(where: str) -> list[tuple[Run, Printed]]:
+    return [(run, printed) for run in RUNS for printed in run.printed if where in printed.where]
+
+
+def test_table_3_has_two_rows_for_each_of_four_benchmarks() -> None:
+    found = [(printed.test, run.make().pretrained) for run, printed in rows("Table 3")]
+    assert sorted(found, key=str) == sorted(
+        [(b, p) for b in ("market1501", "cuhk03", "dukemtmcreid", "msmt17") for p in (None, "imagenet")], key=str
+    )
+
+
+def test_table_5_has_eleven_rows_each_another_network_from_scratch() -> None:
+    table = rows("Table 5")
+    assert sorted(int(p.where.split("row ")[1].split(",")[0]) for _, p in table) == list(range(1, 12))
+    recipes = [run.make() for run, _ in table]
+    assert len({str(get_config(recipe.model)) for recipe in recipes}) == 11
+    for recipe in recipes:
+        assert (recipe.pretrained, recipe.epochs, recipe.lr) == (None, 350, 0.065)
+
+
+def test_table_6_has_four_widths_at_four_resolutions() -> None:
+    cells = {
+        (get_config(run.make().model).width, run.make().size_hw): (p.rank1, p.mean_ap) for run, p in rows("Table 6")
+    }
+    assert len(cells) == 16
+    assert {width for width, _ in cells} == {1.0, 0.75, 0.5, 0.25}
+    assert {size for _, size in cells} == {(256, 128), (192, 96), (128, 64), (64, 32)}
+    assert cells[1.0, (256, 128)] == (94.8, 84.9)
+    assert cells[0.25, (64, 32)] == (79.1, 56.0)
+
+
+def test_the_zoo_is_whole() -> None:
+    zoo = rows("model zoo")
+    same = [(run, p) for run, p in zoo if run.train == (p.test,)]
+    assert len(same) == 12  # four widths on three benchmarks
+    combined = [(run, p) for run, p in zoo if run.combine_all]
+    assert len(combined) == 12  # six networks, searched on two
+    several = [(run, p) for run, p in zoo if len(run.train) == 3]
+    assert len(several) == 12  # three networks, four targets
+    assert all(p.test not in run.train for run, p in several)
+    crossed = [(run, p) for run, p in zoo if len(run.train) == 1 and not run.combine_all and run.train != (p.test,)]
+    assert {(run.train[0], p.test) for run, p in crossed} == {
+        ("market1501", "dukemtmcreid"), ("dukemtmcreid", "market1501"),
+    }  # fmt: skip
+    assert len(crossed) == 4
+
+
+def test_the_page_is_the_registrys() -> None:
+    """After a change: `osnet recipes --markdown`, below the mark in docs/benchmarks.md."""
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert page.split("<!-- osnet recipes --markdown -->")[1].strip() == describe_runs(RUNS).strip()
+    assert page.count("| not run |") == sum(max(1, len(run.printed)) for run in RUNS)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_command_source_and_expectation(name: str) -> None:
+    make = RECIPES[name]
+    assert make().name == name
+    text = make.__doc__ or ""
+    for word in ("Command:", "Source:", "Expect:", f"osnet train {name} "):
+        assert word in text
+
+
+def test_names_are_unique_and_unconfirmed_figures_are_marked() -> None:
+    assert len({run.name for run in RUNS}) == len(RUNS)
+    marked = [p for _, p in rows("Table 3") if "unconfirmed" in p.remark]
+    assert {(p.test, p.rank1) for p in marked} == {("dukemtmcreid", 84.7), ("dukemtmcreid", 88.6), ("msmt17", 71.0)}
+
+
+def test_a_run_describes_itself() -> None:
+    recipe = ReidRecipe("mine", epochs=3)
+    run = make_run(recipe, "Mine.", ["a", "b"], "me", [Printed("paper, Table 9, row 2", "c", 1.0, None, "odd")], True)
+    assert run.command == "osnet train mine --data a=DATA b=DATA --combine-all --out RUN"
+    assert "1.0 / - on c (paper, Table 9, row 2; odd)" in (run.make.__doc__ or "")
+    assert "| `mine` | a + b, all images | c | 1.0 / - | row 2; odd | not run |" in describe_runs([run])
