@@ -109,6 +109,8 @@ class ReidDataset:
     """Files left out because they are junk (pid -1), which no score looks at."""
     other_files: tuple[str, ...] = ()
     """Files found beside the images that are no images (Market-1501 carries Thumbs.db)."""
+    val: Split = field(default_factory=lambda: Split("val", ()))
+    """More images of the people in ``train``, which MSMT17 sets aside; only ``combine_all`` trains on them."""
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:

@@ -1,6 +1,5 @@
-"""osnet embed, evaluate, data check, data generate, demo."""
+"""osnet embed, evaluate, data generate, demo."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +7,8 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, data_app, draw_progress, report_failures
-from osnet.data.check import check_dataset
-from osnet.data.folder import FolderLayout, IdentityFrom, read_any, read_dataset
+from osnet.cli.common import app, data_app, draw_progress, report_failures
+from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
 from osnet.data.loading import list_images
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
 from osnet.demo import FULL, QUICK, run_demo, run_demo_on
@@ -97,33 +95,6 @@ def evaluate(
     if out is not None:
         write_json(out, result.to_json())
     print(result)
-
-
-@data_app.command(name="check")
-def data_check(
-    folder: Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")],
-    *,
-    identity_from: IdentityFrom = "auto",
-    pattern: str | None = None,
-    csv: Path | None = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Count identities, images and cameras, and name what would break training or evaluation.
-
-    The exit status is 1 if something would.
-
-    Args:
-        folder: a data set, or any folder of crops (taken as a training split).
-        identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
-        pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
-        csv: a table with the columns path, identity, camera, split.
-        as_json: print JSON, with every name.
-    """
-    dataset = read_any(folder, FolderLayout(identity_from, pattern, csv))
-    report = check_dataset(dataset, lambda iterable, total: draw_progress(iterable, total, "check"))
-    print(json.dumps(report.to_json(), indent=2) if as_json else report)
-    if not report.ok:
-        raise SystemExit(EXIT_FOUND_TROUBLE)
 
 
 @data_app.command(name="generate")

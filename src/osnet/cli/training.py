@@ -62,10 +62,11 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
 
     Args:
         data: what the recipe trains on; for re-identification Market-1501's layout, or folders train, query and
-            gallery, or a folder of crops by identity; several train as one, their identities and cameras kept apart.
+            gallery, or a folder of crops by identity, or NAME=FOLDER for a benchmark that `osnet data benchmarks`
+            lists; several train as one, their identities and cameras kept apart.
         out: the run's folder, new, or one of the same recipe to go on with.
         recipe: the recipe; each of its fields can be overridden.
-        combine_all: train on query and gallery images too; such weights must not be scored on this data.
+        combine_all: train on validation, query and gallery images too; such weights must not be scored on this data.
         workers: processes that read and augment, 0 for none; by default as many as serve the machine.
         cpu: use no GPU.
     """

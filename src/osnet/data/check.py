@@ -72,19 +72,22 @@ class DataReport:
 
 
 def check_dataset(
-    dataset: ReidDataset, progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None
+    dataset: ReidDataset,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    decode: bool = True,
 ) -> DataReport:
     """Count a data set and look for trouble; every image is decoded.
 
     Args:
         dataset: as a reader gives it.
         progress: wraps an iterable of a known length, to draw a bar.
+        decode: False leaves the files unopened: for another split of images that were looked at already.
     """
     problems = [
         *_check_matches(dataset),
         *_check_overlaps(dataset),
         *_check_train(dataset.train),
-        *_check_files(dataset, progress),
+        *(_check_files(dataset, progress) if decode else ()),
     ]
     if dataset.num_junk:
         problems.append(Problem("junk", "mind", "kind of junk image (pid -1) left out", (f"{dataset.num_junk} files",)))
@@ -92,7 +95,7 @@ def check_dataset(
         problems.append(Problem("other files", "mind", "file(s) are no images", dataset.other_files))
     order = {"breaks": 0, "mind": 1}
     problems.sort(key=lambda problem: order[problem.severity])
-    counts = {split.name: count_split(split) for split in dataset.splits if len(split)}
+    counts = {split.name: count_split(split) for split in (*dataset.splits, dataset.val) if len(split)}
     return DataReport(dataset.name, str(dataset.root), counts, tuple(problems))
 
 
@@ -125,7 +128,7 @@ def _check_matches(dataset: ReidDataset) -> Iterator[Problem]:
 
 
 def _check_overlaps(dataset: ReidDataset) -> Iterator[Problem]:
-    train = {crop.pid: crop.identity for crop in dataset.train.crops}
+    train = {crop.pid: crop.identity for crop in (*dataset.train.crops, *dataset.val.crops)}
     test = {crop.pid for split in (dataset.query, dataset.gallery) for crop in split.crops}
     both = sorted(train[pid] for pid in train.keys() & test if pid not in (JUNK_PID, DISTRACTOR_PID))
     if both:
@@ -151,7 +154,7 @@ def _check_train(train: Split) -> Iterator[Problem]:
 def _check_files(
     dataset: ReidDataset, progress: Callable[[Iterable[Any], int], Iterable[Any]] | None
 ) -> Iterator[Problem]:
-    entries = [(split.name, crop) for split in dataset.splits for crop in split.crops]
+    entries = [(split.name, crop) for split in (*dataset.splits, dataset.val) for crop in split.crops]
     unreadable: list[str] = []
     places: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
     results: Iterable[tuple[str | None, bytes]] = _map_bounded(_inspect, (crop for _, crop in entries))
@@ -164,10 +167,23 @@ def _check_files(
             places[digest].append((split, crop.path))
     if unreadable:
         yield Problem("unreadable", "breaks", "image(s) cannot be read", tuple(unreadable))
-    across = [group for group in places.values() if len({split for split, _ in group}) > 1]
+    across = [group for group in places.values() if _is_across(group)]
     if across:
         names = tuple(" = ".join(str(path) for _, path in group) for group in across)
         yield Problem("same file", "breaks", "image(s) are in more than one split, byte for byte", names)
+
+
+def _is_across(group: list[tuple[str, Path]]) -> bool:
+    """In several splits. One file that is both query and gallery is a protocol's choice (CUHK03's classic one): the
+    rule never lets a query find itself, since it is in its own camera.
+    """
+    splits = {split for split, _ in group}
+    return len(splits) > 1 and (splits != {"query", "gallery"} or len({path for _, path in group}) > 1)
+
+
+def find_unreadable(crops: Iterable[Crop]) -> tuple[str, ...]:
+    """Images that cannot be decoded, with the reasons."""
+    return tuple(trouble for trouble, _ in _map_bounded(_inspect, crops) if trouble is not None)
 
 
 def _inspect(crop: Crop) -> tuple[str | None, bytes]:

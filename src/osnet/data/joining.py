@@ -12,13 +12,15 @@ NOBODY = {JUNK_PID, DISTRACTOR_PID}
 def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) -> ReidDataset:
     """The training splits of ``datasets`` as one; query and gallery are left out, since tests are never mixed.
 
-    Identities are numbered on from one data set to the next, and so are cameras; ``dsetid`` is the place in
-    ``datasets``. Names get the data set's in front (``market1501:0002``).
+    Identities are numbered on from one data set to the next, and so are cameras; an unknown camera (a negative
+    number) stays unknown and of its own. ``dsetid`` is the place in ``datasets``. Names get the data set's in
+    front (``market1501:0002``).
 
     Args:
         datasets: at least one.
-        combine_all: train on the query and gallery images too (not on distractors and junk); what is
-            trained so must not be scored on these data sets.
+        combine_all: train on all images, those of ``val``, query and gallery too (not on distractors and
+            junk; an image that is in several splits once); what is trained so must not be scored on these
+            data sets.
 
     Raises:
         DataError: none given, or one twice.
@@ -30,20 +32,25 @@ def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) ->
         raise DataError(f"the same data set twice: {', '.join(map(str, roots))}")
     names = _distinct([dataset.name for dataset in datasets])
     crops: list[Crop] = []
-    first_pid, first_camid = 1, 1
+    first_pid, first_camid, first_unknown = 1, 1, -1
     for dsetid, (name, dataset) in enumerate(zip(names, datasets, strict=True)):
-        splits = dataset.splits if combine_all else (dataset.train,)
-        chosen = [crop for split in splits for crop in split.crops]
+        splits = (dataset.train, dataset.val, dataset.query, dataset.gallery) if combine_all else (dataset.train,)
+        chosen = list({crop.path: crop for split in splits for crop in split.crops}.values())
         if combine_all:
             chosen = [crop for crop in chosen if crop.pid > DISTRACTOR_PID]
         pid_of = {pid: first_pid + i for i, pid in enumerate(sorted({crop.pid for crop in chosen} - NOBODY))}
-        camid_of = {camid: first_camid + i for i, camid in enumerate(sorted({crop.camid for crop in chosen}))}
-        first_pid, first_camid = first_pid + len(pid_of), first_camid + len(camid_of)
+        known = sorted({crop.camid for crop in chosen if crop.camid >= 0})
+        unknown = sorted({crop.camid for crop in chosen if crop.camid < 0}, reverse=True)
+        camid_of = {camid: first_camid + i for i, camid in enumerate(known)}
+        camid_of |= {camid: first_unknown - i for i, camid in enumerate(unknown)}
+        first_pid, first_camid = first_pid + len(pid_of), first_camid + len(known)
+        first_unknown -= len(unknown)
         pid_of |= {pid: pid for pid in NOBODY}  # what trains refuses these, and names the files
         crops += [
             replace(
                 crop, pid=pid_of[crop.pid], camid=camid_of[crop.camid], dsetid=dsetid,
-                identity=f"{name}:{crop.identity or crop.pid}", camera=f"{name}:{crop.camera or crop.camid}",
+                identity=f"{name}:{crop.identity or crop.pid}",
+                camera="" if crop.camid < 0 else f"{name}:{crop.camera or crop.camid}",
             )
             for crop in chosen
         ]  # fmt: skip

@@ -1,0 +1,124 @@
+"""osnet data check, data benchmarks."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, data_app, draw_progress
+from osnet.data.check import check_dataset, find_unreadable
+from osnet.data.folder import FolderLayout, IdentityFrom, read_any
+from osnet.data.reid.benchmark import Benchmark
+from osnet.data.reid.catalog import Options, get_benchmark, list_benchmarks, read_benchmark
+from osnet.data.reid.msmt17 import Version
+from osnet.errors import DataError
+
+
+@data_app.command(name="check")
+def data_check(
+    folder: Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")],
+    *,
+    identity_from: IdentityFrom = "auto",
+    pattern: str | None = None,
+    csv: Path | None = None,
+    benchmark: str | None = None,
+    labelled: bool = False,
+    classic: bool = False,
+    distractors: bool = False,
+    version: Version = "auto",
+    seed: int | None = None,
+    work_dir: Path | None = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Count identities, images and cameras, and name what would break training or evaluation.
+
+    With --benchmark, the published counts stand beside those found. The exit status is 1 if something would break, or
+    if a published count differs.
+
+    Args:
+        folder: a data set, or any folder of crops (taken as a training split).
+        identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
+        pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
+        csv: a table with the columns path, identity, camera, split.
+        benchmark: the benchmark that the folder holds; `osnet data benchmarks` lists them.
+        labelled: cuhk03: boxes drawn by hand instead of detected ones.
+        classic: cuhk03: the 20 classic splits instead of 767/700.
+        distractors: market1501: the 500,000 further distractors too.
+        version: msmt17: auto, v1, v2.
+        seed: viper, prid, ilids, cuhk01: of the drawn splits; 0 by default.
+        work_dir: where drawn splits and extracted images are kept; by default beside the data.
+        as_json: print JSON, with every name.
+    """
+    options: Options = {
+        "labelled": labelled, "classic": classic, "distractors": distractors, "work_dir": work_dir,
+    }  # fmt: skip
+    if version != "auto":
+        options["version"] = version
+    if seed is not None:
+        options["seed"] = seed
+    if benchmark is not None:
+        if FolderLayout(identity_from, pattern, csv) != FolderLayout():
+            raise DataError("--benchmark knows its own layout; leave out --identity-from, --pattern and --csv")
+        options["progress"] = draw_progress
+        ok = _check_benchmark(read_benchmark(benchmark, folder, **options), as_json)
+    elif given := sorted(name for name, value in options.items() if value not in (None, False)):
+        raise DataError(f"{', '.join(given)}: only with --benchmark")
+    else:
+        report = check_dataset(read_any(folder, FolderLayout(identity_from, pattern, csv)), _bar)
+        print(json.dumps(report.to_json(), indent=2) if as_json else report)
+        ok = report.ok
+    if not ok:
+        raise SystemExit(EXIT_FOUND_TROUBLE)
+
+
+def _check_benchmark(benchmark: Benchmark, as_json: bool) -> bool:
+    """Print what is found; the images are decoded once, the other splits of a protocol only looked at."""
+    first, *rest = benchmark.datasets
+    reports = [check_dataset(first, _bar), *(check_dataset(dataset, decode=False) for dataset in rest)]
+    used = {crop.path for split in (*first.splits, first.val) for crop in split.crops}
+    unreadable = find_unreadable(crop for crop in benchmark.crops if crop.path not in used)
+    ok = all(report.ok for report in reports) and not unreadable and not benchmark.differences()
+    if as_json:
+        splits = [report.to_json() for report in reports]
+        whole = benchmark.to_json() | {"splits": splits, "unreadable_elsewhere": list(unreadable), "ok": ok}
+        print(json.dumps(whole, indent=2))
+        return ok
+    print(benchmark)
+    shown = {0} | {number for number, report in enumerate(reports) if not report.ok}
+    for number in sorted(shown):
+        print(f"\nsplit {number} of {len(reports)}:\n{reports[number]}")
+    if unreadable:
+        print(f"\n{len(unreadable)} image(s) in no split shown above cannot be read:", *unreadable, sep="\n  ")
+    return ok
+
+
+def _bar(iterable: Any, total: int) -> Any:
+    return draw_progress(iterable, total, "check")
+
+
+@data_app.command(name="benchmarks")
+def data_benchmarks(
+    names: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[NAME...]")] = (), *, as_json: JsonFlag = False
+) -> None:
+    """List the benchmarks that can be read: layouts on disk, options, published counts with their sources.
+
+    Args:
+        names: only these.
+        as_json: print JSON.
+    """
+    entries = [get_benchmark(name) for name in names] or list(list_benchmarks())
+    if not as_json:
+        print("\n\n".join(str(entry) for entry in entries))
+        return
+    rows = [
+        {
+            "name": entry.name, "title": entry.title, "layout": entry.layout, "notes": list(entry.notes),
+            "options": [option for option in entry.options if option != "progress"],
+            "published": {variant: [asdict(row) for row in rows] for variant, rows in entry.published.items()},
+        }
+        for entry in entries
+    ]  # fmt: skip
+    print(json.dumps(rows, indent=2))

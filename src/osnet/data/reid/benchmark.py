@@ -1,0 +1,146 @@
+"""A benchmark as it was published: its splits, the rule that scores them, and the counts it should have."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from osnet.data.check import SplitCounts, count_split
+from osnet.types import Crop, ReidDataset, Split
+
+Rule = Literal["market1501", "cuhk03"]
+"""``market1501``: every match in another camera counts. ``cuhk03``: one gallery image per person, drawn anew ten times
+(Li et al., CVPR 2014)."""
+KINDS = ("identities", "images", "cameras")
+NOT_PUBLISHED = "not published"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Counts that a source gives for one split, or for several together. None where we found no source."""
+
+    splits: str
+    """``train``, ``val``, ``query``, ``gallery``, or some of them joined by ``+``; ``all``: every image of the data
+    set, whether a split uses it or not."""
+    identities: int | None = None
+    """People; distractors and junk are no people."""
+    images: int | None = None
+    cameras: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class CountRow:
+    """One published count beside what is on the disk."""
+
+    splits: str
+    kind: str
+    """``identities``, ``images`` or ``cameras``."""
+    published: int | None
+    """None: not published, as far as we know."""
+    found: tuple[int, ...]
+    """The counts of the protocol's splits, each value once."""
+    source: str
+
+    @property
+    def differs(self) -> bool:
+        """True if a count was published and a split has another."""
+        return self.published is not None and any(count != self.published for count in self.found)
+
+    def __str__(self) -> str:
+        found = " or ".join(f"{count:,}" for count in self.found)
+        if self.published is None:
+            return f"{self.splits} {self.kind}: {found} ({NOT_PUBLISHED})"
+        verdict = "DIFFERS" if self.differs else "as published"
+        return f"{self.splits} {self.kind}: {found}; {verdict}: {self.published:,} ({self.source})"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set with its protocol. ``datasets`` has one entry per split; a score is their mean."""
+
+    name: str
+    root: Path
+    datasets: tuple[ReidDataset, ...]
+    published: tuple[Published, ...] = ()
+    rule: Rule = "market1501"
+    variant: str = ""
+    """Which of several forms: ``detected, 767/700``."""
+    notes: tuple[str, ...] = ()
+    """What a user must know: that its owners withdrew it, what its protocol leaves out."""
+    crops: tuple[Crop, ...] = ()
+    """Every image that was found, used by a split or not; empty if the splits hold them all."""
+    splits_file: Path | None = None
+    """Where the drawn splits are kept, if they were drawn."""
+
+    def counts(self) -> tuple[CountRow, ...]:
+        """Every count beside the published one; splits without images that nobody published are left out."""
+        rows = [row for published in self.published for row in self._compare(published)]
+        there = {(row.splits, row.kind) for row in rows}
+        for splits in ("train", "query", "gallery"):
+            missing = Published(splits)
+            rows += [
+                CountRow(splits, kind, None, found, "")
+                for kind in KINDS
+                if (splits, kind) not in there and (found := self._found(missing, kind)) != (0,)
+            ]
+        order = {splits: place for place, splits in enumerate(("train", "query", "gallery"))}
+        return tuple(sorted(rows, key=lambda row: (order.get(row.splits, len(order)), row.splits)))
+
+    def differences(self) -> tuple[CountRow, ...]:
+        """The published counts that this copy of the data does not have."""
+        return tuple(row for row in self.counts() if row.differs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Names, counts and notes, for a file."""
+        rows = [asdict(row) | {"differs": row.differs} for row in self.counts()]
+        return {
+            "name": self.name, "variant": self.variant, "root": str(self.root), "rule": self.rule,
+            "num_splits": len(self.datasets), "counts": rows, "notes": list(self.notes),
+            "splits_file": None if self.splits_file is None else str(self.splits_file),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        variant = f" ({self.variant})" if self.variant else ""
+        lines = [f"{self.name}{variant} in {self.root}", f"splits: {len(self.datasets)}, scored by {self.rule}'s rule"]
+        if self.splits_file is not None:
+            lines.append(f"splits kept in {self.splits_file}")
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [str(row) for row in self.counts()]
+        num_differing = len(self.differences())
+        return "\n".join([*lines, f"{num_differing} published count(s) differ"])
+
+    def _compare(self, published: Published) -> list[CountRow]:
+        values = {kind: getattr(published, kind) for kind in KINDS}
+        return [
+            CountRow(published.splits, kind, value, self._found(published, kind), published.source)
+            for kind, value in values.items()
+            if value is not None
+        ]
+
+    def _found(self, published: Published, kind: str) -> tuple[int, ...]:
+        if published.splits == "all" and self.crops:
+            return (_count(self.crops, kind),)
+        found = {_count(_crops_of(dataset, published.splits), kind) for dataset in self.datasets}
+        return tuple(sorted(found))
+
+
+def _crops_of(dataset: ReidDataset, splits: str) -> list[Crop]:
+    """The crops of some splits together, each file once."""
+    by_name = {split.name: split for split in (*dataset.splits, dataset.val)}
+    names = list(by_name) if splits == "all" else splits.split("+")
+    return list({crop.path: crop for name in names for crop in by_name[name].crops}.values())
+
+
+def _count(crops: Sequence[Crop], kind: str) -> int:
+    counts: SplitCounts = count_split(Split("", tuple(crops)))
+    return int(getattr(counts, kind))
+
+
+def describe_published(published: Iterable[Published]) -> list[str]:
+    """One line per source: what it says."""
+    lines = []
+    for row in published:
+        values = [f"{value:,} {kind}" for kind in KINDS if (value := getattr(row, kind)) is not None]
+        lines.append(f"{row.splits}: {', '.join(values) or NOT_PUBLISHED}" + (f" ({row.source})" if row.source else ""))
+    return lines

@@ -1,0 +1,39 @@
+"""CUHK-SYSU (Xiao et al., "End-to-End Deep Learning for Person Search", arXiv:1604.01850), cut out.
+
+cuhksysu/cropped_images/
+  p11422_s16929_1.jpg    person p11422 in scene s16929
+"""
+
+import re
+from pathlib import Path
+
+from osnet.data.reid.benchmark import Benchmark, Published
+from osnet.data.reid.layout import find_folder, match_names, number_people
+from osnet.types import Crop, ReidDataset, Split
+
+LAYOUT = "cuhksysu/cropped_images/p11422_s16929_1.jpg"
+INNER = ("cuhksysu",)
+FILE_NAME = re.compile(r"(p\d+)_s\d+_\d+\.\w+")
+PUBLISHED = (Published("train", 11_934, 34_574, None, "Torchreid, cuhksysu.py"),)
+NOTES = ("for training only: there is no camera in the names, so every image counts as taken by a camera of its own",)
+
+
+def read_cuhksysu(root: str | Path) -> Benchmark:
+    """CUHK-SYSU's cropped images, all for training.
+
+    Published (Torchreid, cuhksysu.py): 11,934 people, 34,574 images. Cameras: not published, and not in the names.
+
+    Args:
+        root: the folder that holds ``cropped_images``, the one around it, or ``cropped_images`` itself.
+
+    Raises:
+        DataError: the layout is not there, or images that are not named like it.
+    """
+    folder = find_folder("cuhksysu", root, INNER, "cropped_images")
+    named = match_names(folder / "cropped_images", FILE_NAME, "p11422_s16929_1.jpg")
+    pid_of = number_people(match[1] for _, match in named.matches)
+    crops = tuple(
+        Crop(path, pid_of[match[1]], -place, match[1]) for place, (path, match) in enumerate(named.matches, start=1)
+    )
+    dataset = ReidDataset("cuhksysu", folder, Split("train", crops), other_files=named.other_files)
+    return Benchmark("cuhksysu", folder, (dataset,), PUBLISHED, notes=NOTES)

@@ -1,0 +1,86 @@
+"""GRID, QMUL underground re-identification (Loy et al., "Multi-camera activity correlation analysis", CVPR 2009).
+
+grid/underground_reid/
+  probe/    0001_1_25004_107_32_106_221.jpeg    person 1, camera 1
+  gallery/  0000_5_...jpeg                      person 0: one of 775 others, nobody's match
+  features_and_partitions.mat                   trainIdxAll: the ten partitions
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from osnet.data.reid.benchmark import Benchmark, Published
+from osnet.data.reid.layout import SHOWN, find_layout, match_names, read_matlab5
+from osnet.errors import DataError
+from osnet.types import DISTRACTOR_PID, Crop, ReidDataset, Split, as_tuple
+
+LAYOUT = "grid/underground_reid/{probe,gallery}/0001_1_25004_107_32_106_221.jpeg and features_and_partitions.mat"
+INNER = ("underground_reid", "grid/underground_reid", "grid")
+PARTITIONS = "features_and_partitions.mat"
+FILE_NAME = re.compile(r"(\d+)_(\d+)_.*\.\w+")
+_TORCHREID = "Torchreid, grid.py"
+PUBLISHED = (
+    Published("all", 250, 1275, 8, _TORCHREID),
+    Published("train", 125, source=_TORCHREID),
+    Published("query", 125, source=_TORCHREID),
+    Published("gallery", None, 900, source=_TORCHREID),
+)
+
+
+def read_grid(root: str | Path) -> Benchmark:
+    """GRID with its own ten partitions.
+
+    Published: 250 people, 1,275 images, 8 cameras; 125 people train and 125 are queries; 900 gallery images, 775 of
+    them of others (Torchreid, grid.py; its num_gallery_pids counts images). Person 0 is a distractor: in every
+    gallery, never in training.
+
+    Args:
+        root: the folder that holds ``probe``, or one of those around it.
+
+    Raises:
+        DataError: the layout is not there, images that are not named like it, or partitions that do not fit them.
+        MissingExtraError: SciPy is not installed.
+    """
+    folder = find_layout("grid", root, INNER, ("probe", "gallery", PARTITIONS))
+    found: dict[str, tuple[Crop, ...]] = {}
+    others: tuple[str, ...] = ()
+    for part in ("probe", "gallery"):
+        named = match_names(folder / part, FILE_NAME, "0001_1_25004_107_32_106_221.jpeg")
+        numbers = [(path, int(match[1]), int(match[2])) for path, match in named.matches]
+        found[part] = as_tuple(Crop(path, pid, camid, str(pid), str(camid)) for path, pid, camid in numbers)
+        others += named.other_files
+    probe, gallery = found["probe"], found["gallery"]
+    if nobody := [crop.path.name for crop in probe if crop.pid == DISTRACTOR_PID]:
+        raise DataError(
+            f"{folder / 'probe'}: person 0 is nobody and cannot be searched for: {', '.join(nobody[:SHOWN])}"
+        )
+    people = {crop.pid for crop in probe}
+    datasets = []
+    for number, train_pids in enumerate(_read_partitions(folder / PARTITIONS, people)):
+        train = [crop for crop in (*probe, *gallery) if crop.pid in train_pids]
+        queries = [crop for crop in probe if crop.pid not in train_pids]
+        rest = [crop for crop in gallery if crop.pid not in train_pids]
+        splits = (Split("train", as_tuple(train)), Split("query", tuple(queries)), Split("gallery", tuple(rest)))
+        datasets.append(ReidDataset(f"grid-{number:02d}", folder, *splits, other_files=others))
+    return Benchmark("grid", folder, tuple(datasets), PUBLISHED, crops=(*probe, *gallery))
+
+
+def _read_partitions(path: Path, people: set[int]) -> list[set[int]]:
+    """Who trains, per partition: the third field of each cell of ``trainIdxAll``."""
+    variables = read_matlab5(path)
+    if "trainIdxAll" not in variables:
+        raise DataError(f"{path} holds no trainIdxAll; it has {', '.join(sorted(k for k in variables if k[0] != '_'))}")
+    partitions = []
+    for number, cell in enumerate(np.asarray(variables["trainIdxAll"]).ravel()):
+        try:
+            indices = {int(index) for index in np.asarray(np.asarray(cell).ravel()[0][2]).ravel()}
+        except (IndexError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: partition {number} has no list of people as its third field") from error
+        if strangers := sorted(indices - people):
+            raise DataError(f"{path}: partition {number} trains on people without a probe image: {strangers[:SHOWN]}")
+        if not indices or indices == people:
+            raise DataError(f"{path}: partition {number} leaves nobody to {'train on' if not indices else 'test'}")
+        partitions.append(indices)
+    return partitions
