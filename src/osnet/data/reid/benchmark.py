@@ -48,7 +48,8 @@ class CountRow:
         return self.published is not None and any(count != self.published for count in self.found)
 
     def __str__(self) -> str:
-        found = " or ".join(f"{count:,}" for count in self.found)
+        nothing = "unknown" if self.kind == "cameras" else "0"
+        found = " or ".join(f"{count:,}" if count else nothing for count in self.found)
         if self.published is None:
             return f"{self.splits} {self.kind}: {found} ({NOT_PUBLISHED})"
         verdict = "DIFFERS" if self.differs else "as published"
@@ -78,12 +79,10 @@ class Benchmark:
         rows = [row for published in self.published for row in self._compare(published)]
         there = {(row.splits, row.kind) for row in rows}
         for splits in ("train", "query", "gallery"):
-            missing = Published(splits)
-            rows += [
-                CountRow(splits, kind, None, found, "")
-                for kind in KINDS
-                if (splits, kind) not in there and (found := self._found(missing, kind)) != (0,)
-            ]
+            unknown = Published(splits)
+            if self._found(unknown, "images") != (0,):
+                kinds = [kind for kind in KINDS if (splits, kind) not in there]
+                rows += [CountRow(splits, kind, None, self._found(unknown, kind), "") for kind in kinds]
         order = {splits: place for place, splits in enumerate(("train", "query", "gallery"))}
         return tuple(sorted(rows, key=lambda row: (order.get(row.splits, len(order)), row.splits)))
 
