@@ -1,10 +1,16 @@
 """Small copies of the benchmarks' layouts, made from nothing. Images are 8 x 16 pixels, each of its own colours."""
 
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:  # the peer that reads these layouts has an environment without us
+    from osnet.types import Split
 
 GRID_PEOPLE = 6
 CUHK03_PAIRS = (5, 3)
@@ -217,3 +223,36 @@ def cuhk03_new_split(boxes: str) -> dict[str, list[str]]:
     test = [name for name in names if name not in train and name[:5] != "1_003"]
     query = [name for name in test if name[8:10] in ("01", "06")]
     return {"train": train, "query": query, "gallery": [name for name in test if name not in query]}
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "market1501": make_market,
+    "cuhk03": make_cuhk03,
+    "dukemtmcreid": lambda root: make_market(root, duke=True),
+    "msmt17": make_msmt17,
+    "viper": make_viper,
+    "grid": make_grid,
+    "prid": make_prid,
+    "ilids": make_ilids,
+    "cuhk01": make_cuhk01,
+    "cuhk02": make_cuhk02,
+    "cuhksysu": make_cuhksysu,
+    "sensereid": make_sensereid,
+}
+
+
+def names(split: "Split") -> list[str]:
+    """The images' names, in order."""
+    return [path.name for path in split.paths]
+
+
+def people(split: "Split") -> set[int]:
+    """Who is on them."""
+    return set(split.pids)
+
+
+def damage(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))

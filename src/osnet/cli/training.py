@@ -63,7 +63,8 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
     Args:
         data: what the recipe trains on; for re-identification Market-1501's layout, or folders train, query and
             gallery, or a folder of crops by identity, or NAME=FOLDER for a benchmark that `osnet data benchmarks`
-            lists; several train as one, their identities and cameras kept apart.
+            lists (its first split; NAME:3=FOLDER another, cuhk03:labelled=FOLDER another form); several train as
+            one, their identities and cameras kept apart.
         out: the run's folder, new, or one of the same recipe to go on with.
         recipe: the recipe; each of its fields can be overridden.
         combine_all: train on validation, query and gallery images too; such weights must not be scored on this data.

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from osnet.data.folder import read_any
 from osnet.data.joining import join_training
+from osnet.data.reid.catalog import read_source
 from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
 from osnet.data.training_set import TrainingSet, check_headers, hold_out
 from osnet.errors import DataError, ModelError
@@ -119,12 +119,12 @@ class ReidRecipe(Recipe):
             raise ModelError(f"recipe {self.name}: a triplet loss needs at least 2 images_per_label")
 
     def read(self, folders: Sequence[Path], combine_all: bool = False) -> ReidDataset:
-        """Data sets as ``read_any`` takes them; several train as one.
+        """Folders, and benchmarks as NAME=FOLDER (``read_source``); several train as one.
 
         Raises:
             DataError: they cannot be read or joined.
         """
-        datasets = [read_any(folder) for folder in folders]
+        datasets = [read_source(folder) for folder in folders]
         return datasets[0] if len(datasets) == 1 and not combine_all else join_training(datasets, combine_all)
 
     def plan(self, dataset: ReidDataset) -> Plan:

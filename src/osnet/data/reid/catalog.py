@@ -132,15 +132,34 @@ def get_benchmark(name: str) -> Entry:
 
 
 def read_source(source: str | Path) -> ReidDataset:
-    """What to train on: ``NAME=FOLDER`` is a benchmark (its first split), anything else goes to ``read_any``.
+    """What to train on. ``NAME=FOLDER`` is a benchmark; anything else is a folder that ``read_any`` understands.
+
+    ``NAME:WORD,WORD=FOLDER`` chooses among a benchmark's forms: ``labelled``, ``classic``, ``distractors``, ``v1``,
+    ``v2``, or a number: which split of its protocol (0 is the first, and the default).
 
     Raises:
-        DataError: as ``read_benchmark`` and ``read_any``.
+        DataError: a word that means nothing, a split that is not there, or as ``read_benchmark`` and ``read_any``.
     """
-    name, separator, folder = str(source).partition("=")
-    if separator and not Path(source).exists():
-        return read_benchmark(name, folder).datasets[0]
-    return read_any(source)
+    spec, separator, folder = str(source).partition("=")
+    if not separator or Path(source).exists():
+        return read_any(source)
+    name, _, words = spec.partition(":")
+    get_benchmark(name)
+    options: Options = {}
+    number = 0
+    for word in filter(None, words.split(",")):
+        if word in ("labelled", "classic", "distractors"):
+            options[word] = True  # type: ignore[literal-required]
+        elif word in ("v1", "v2"):
+            options["version"] = "v1" if word == "v1" else "v2"
+        elif word.isdecimal():
+            number = int(word)
+        else:
+            raise DataError(f"{source}: {word!r} is none of labelled, classic, distractors, v1, v2, a split's number")
+    datasets = read_benchmark(name, folder, **options).datasets
+    if number >= len(datasets):
+        raise DataError(f"{source}: {name} has the splits 0 to {len(datasets) - 1}, so there is no split {number}")
+    return datasets[number]
 
 
 def names_of(entries: Sequence[Entry] = _ENTRIES) -> tuple[str, ...]:
