@@ -1,0 +1,250 @@
+"""osnet rerank: one's own vectors, searched once more with what the neighbours say."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tyro.conf import Positional
+
+from osnet.cli.common import app
+from osnet.errors import DataError, OutputError
+from osnet.files import check_writable, write_json, written_aside
+from osnet.inference.vectors import read_vectors
+from osnet.metrics.blocks import (
+    DistanceBlock,
+    RankedLists,
+    best_of_block,
+    check_pair,
+    euclidean_blocks,
+    join_lists,
+    rank_scores_from_blocks,
+)
+from osnet.metrics.expansion import expand_queries
+from osnet.metrics.ranking import summarize
+from osnet.metrics.rerank import encode
+
+LABELS = ("query_pids", "gallery_pids", "query_camids", "gallery_camids")
+
+Vectors = NDArray[np.float32]
+Expansion = Literal["none", "average", "alpha"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is searched for, and in what."""
+
+    query: Vectors
+    gallery: Vectors
+    query_names: list[str] | None = None
+    gallery_names: list[str] | None = None
+    labels: dict[str, NDArray[np.int64]] | None = None
+    """The four of ``LABELS``."""
+
+
+@app.command
+def rerank(
+    features: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="FEATURES")],
+    *,
+    out: Path,
+    out_json: Path | None = None,
+    top: int = 50,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    reranking: bool = True,
+    expansion: Expansion = "none",
+    num_nearest: int = 5,
+    alpha: float = 3.0,
+    normalize: bool = True,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> None:
+    """Search a gallery with k-reciprocal re-ranking (Zhong et al. 2017), query expansion, or both.
+
+    FEATURES is two files of `osnet embed`, queries first, or one .npz with the arrays query (Q, D) and gallery
+    (G, D). If that one also has query_pids, gallery_pids, query_camids and gallery_camids, scores by
+    Market-1501's rule are printed, before and after.
+
+    Args:
+        features: two files of osnet embed, or one .npz with query and gallery.
+        out: the file to write, ending in .npz: index (Q, N), distance (Q, N), and names if there are any.
+        out_json: write the lists here too, as JSON.
+        top: N: how many of the gallery to list for each query.
+        k1: size of the neighbourhood.
+        k2: neighbours' codes that are averaged; 1 is none.
+        lambda_value: share of the original distance, 0 to 1.
+        reranking: k-reciprocal re-ranking; without it the lists are by squared Euclidean distance.
+        expansion: replace each query by a mean of itself and its nearest: average, or alpha (closer weighs more).
+        num_nearest: how many of the nearest a query is expanded by.
+        alpha: exponent of the cosine in the alpha-weighted mean.
+        normalize: bring all vectors to length 1 first.
+        device: cpu, cuda, cuda:1.
+        overwrite: replace files that exist.
+    """
+    _check_numbers(top=(top, 1), k1=(k1, 1), k2=(k2, 1), num_nearest=(num_nearest, 0), alpha=(alpha, 0))
+    if not 0 <= lambda_value <= 1:
+        raise DataError(f"--lambda-value {lambda_value} must be from 0 to 1")
+    _check_outputs(out, out_json, overwrite)
+    found = read_features(features)
+    query, gallery = (_unit_rows(found.query), _unit_rows(found.gallery)) if normalize else (found.query, found.gallery)
+    before = _score(euclidean_blocks(query, gallery, device=device), found) if found.labels else None
+    if expansion != "none":
+        query = expand_queries(query, gallery, num_nearest, 0 if expansion == "average" else alpha, device=device)
+    blocks = (
+        encode(query, gallery, k1, k2, device=device).blocks(lambda_value)
+        if reranking
+        else euclidean_blocks(query, gallery, device=device)
+    )
+    kept: list[RankedLists] = []
+    blocks = _keeping(blocks, top, kept)
+    after = _score(blocks, found) if found.labels else None
+    for _ in blocks:  # all that scoring has not taken
+        pass
+    lists = join_lists(kept)
+    settings = {
+        "reranking": {"k1": k1, "k2": k2, "lambda_value": lambda_value} if reranking else None,
+        "expansion": {"num_nearest": num_nearest, "alpha": 0 if expansion == "average" else alpha}
+        if expansion != "none"
+        else None,
+        "normalize": normalize,
+    }
+    _write(out, lists, found, settings)
+    if out_json is not None:
+        write_json(out_json, _as_json(lists, found, settings, before, after))
+    if before and after:
+        _print_scores(before, after)
+    print(f"{len(found.query):,} queries, the best {lists.index.shape[1]} of {len(found.gallery):,}, in {out}")
+
+
+def read_features(paths: tuple[Path, ...]) -> Features:
+    """Vectors to search with and in.
+
+    Raises:
+        DataError: neither two files of ``osnet embed`` made with the same weights, nor one with query and gallery.
+    """
+    if len(paths) == 1:
+        found = _read_pair(paths[0])
+    elif len(paths) == 2:
+        (query, query_sha256), (gallery, gallery_sha256) = map(read_vectors, paths)
+        if query_sha256 != gallery_sha256:
+            raise DataError(
+                f"{paths[0]} and {paths[1]} were made with different weights ({query_sha256[:12]} and "
+                f"{gallery_sha256[:12]}); embed both with the same"
+            )
+        found = Features(query.vectors, gallery.vectors, query.names, gallery.names)
+    else:
+        raise DataError(f"{len(paths)} files of features; give two of osnet embed, or one with query and gallery")
+    try:
+        check_pair(found.query, found.gallery)
+    except DataError as error:
+        raise DataError(f"{' and '.join(map(str, paths))}: {error}") from error
+    return found
+
+
+def _read_pair(path: Path) -> Features:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if "vectors" in content and "query" not in content:
+                raise DataError(f"{path} is one file of osnet embed; give two, the queries' first")
+            missing = [name for name in ("query", "gallery") if name not in content]
+            if missing:
+                raise DataError(f"{path} has no array {' or '.join(missing)}; it has {', '.join(content) or 'none'}")
+            labels = {name: content[name] for name in LABELS if name in content}
+            query, gallery = (np.asarray(content[name], dtype=np.float32) for name in ("query", "gallery"))
+    except DataError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} is not an .npz of numbers: {error}") from error
+    if not labels:
+        return Features(query, gallery)
+    if missing := [name for name in LABELS if name not in labels]:
+        raise DataError(f"{path} has {', '.join(labels)} but no {', '.join(missing)}; scores need all four")
+    for name, values in labels.items():
+        rows = len(query) if name.startswith("query") else len(gallery)
+        if values.shape != (rows,) or values.dtype.kind not in "iu":
+            raise DataError(f"{path}: {name} is {values.dtype} {values.shape}; it must be {rows} whole numbers")
+    if (labels["query_pids"] < 1).any():
+        raise DataError(f"{path}: query_pids hold 0 or less, which is nobody in Market-1501's rule; number from 1")
+    return Features(query, gallery, labels=labels)
+
+
+def _unit_rows(rows: Vectors) -> Vectors:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def _check_numbers(**given: tuple[float, float]) -> None:
+    for name, (value, least) in given.items():
+        if not value >= least:
+            raise DataError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+
+
+def _check_outputs(out: Path, out_json: Path | None, overwrite: bool) -> None:
+    if out.suffix != ".npz":
+        raise OutputError(f"{out}: lists are written as .npz; choose a name that ends so")
+    for path in (out, out_json):
+        if path is not None:
+            if path.exists() and not overwrite:
+                raise OutputError(f"{path} exists; choose another name or say --overwrite")
+            check_writable(path)
+
+
+def _keeping(blocks: Iterable[DistanceBlock], top: int, kept: list[RankedLists]) -> Iterator[DistanceBlock]:
+    for block in blocks:
+        kept.append(best_of_block(block, top))
+        yield block
+
+
+def _score(blocks: Iterable[DistanceBlock], found: Features) -> dict[str, float | None]:
+    assert found.labels is not None
+    query_pids, gallery_pids, query_camids, gallery_camids = (found.labels[name] for name in LABELS)
+    return summarize(
+        rank_scores_from_blocks(blocks, query_pids, gallery_pids, query_camids, gallery_camids), (1, 5, 10)
+    )
+
+
+def _print_scores(before: dict[str, float | None], after: dict[str, float | None]) -> None:
+    print(f"{'':10}{'before':>10}{'after':>10}")
+    for name, value in before.items():
+        cells = ("no match" if number is None else f"{100 * number:.2f} %" for number in (value, after[name]))
+        print(f"{name:10}" + "".join(f"{cell:>10}" for cell in cells))
+
+
+def _write(out: Path, lists: RankedLists, found: Features, settings: dict[str, Any]) -> None:
+    arrays: dict[str, Any] = {"index": lists.index, "distance": lists.distance}
+    for name, values in (("query_names", found.query_names), ("gallery_names", found.gallery_names)):
+        if values is not None:
+            arrays[name] = np.array(values, dtype=np.str_)
+    arrays["settings"] = np.array(dumps(settings))
+    with written_aside(out) as aside, aside.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _as_json(
+    lists: RankedLists,
+    found: Features,
+    settings: dict[str, Any],
+    before: dict[str, float | None] | None,
+    after: dict[str, float | None] | None,
+) -> dict[str, Any]:
+    def name(names: list[str] | None, index: int) -> dict[str, Any]:
+        return {"index": index} if names is None else {"index": index, "name": names[index]}
+
+    queries = [
+        {
+            **name(found.query_names, q),
+            "hits": [
+                {"rank": rank, **name(found.gallery_names, g), "distance": round(distance, 7)}
+                for rank, (g, distance) in enumerate(zip(index_K, distance_K, strict=True), start=1)
+            ],
+        }
+        for q, (index_K, distance_K) in enumerate(zip(lists.index.tolist(), lists.distance.tolist(), strict=True))
+    ]
+    scores = {"before": before, "after": after} if before else None
+    return {"settings": settings, "scores": scores, "queries": queries}

@@ -1,0 +1,437 @@
+"""Re-ranking and query expansion: by hand, slow loops from the papers, torchreid's own output, the command."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import FIXTURES
+from osnet.cli import main
+from osnet.errors import DataError
+from osnet.inference.embedder import Embeddings
+from osnet.inference.vectors import save_vectors
+from osnet.metrics import blocks, nearest, rerank
+from osnet.metrics.blocks import (
+    DistanceBlock,
+    best_of_block,
+    best_of_blocks,
+    euclidean_blocks,
+    rank_scores_from_blocks,
+)
+from osnet.metrics.expansion import expand_queries
+from osnet.metrics.nearest import find_nearest
+from osnet.metrics.ranking import rank_scores_from_distances
+from osnet.metrics.rerank import encode, rerank_best
+from osnet.metrics.rerank import rerank as rerank_all
+
+PEER = np.load(FIXTURES / "torchreid_reranking.npz")
+PEER_SETTINGS = [name for name in PEER.files if " " in name]
+
+
+def make_features(num_queries: int, num_gallery: int, seed: int = 0, num_people: int = 9) -> tuple[np.ndarray, ...]:
+    """Query, gallery, and whose they are, from 1."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(num_people, 8))
+    people = rng.integers(0, num_people, num_queries + num_gallery)
+    features = (centres[people] + 0.8 * rng.normal(size=(len(people), 8))).astype(np.float32)
+    return features[:num_queries], features[num_queries:], people[:num_queries] + 1, people[num_queries:] + 1
+
+
+@pytest.fixture(params=["tiles", "strips"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to the nearest neighbours, each in several pieces."""
+    if request.param == "tiles":
+        pytest.importorskip("numba")
+        monkeypatch.setattr(nearest, "TILE", 50)
+    else:
+        monkeypatch.setattr(nearest, "load_fused", lambda: None)
+        monkeypatch.setattr(nearest, "STRIP_FLOATS", 5000)
+    monkeypatch.setattr(rerank, "ROWS", 37)
+    monkeypatch.setattr(rerank, "PAIRS", 1000)
+    monkeypatch.setattr(blocks, "BLOCK_FLOATS", 2000)
+
+
+def slow_rerank(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, lambda_value: float) -> np.ndarray:
+    """The paper's section 3 with Python's sets and whole matrices, in float64."""
+    items = np.concatenate([query, gallery]).astype(np.float64)
+    n = len(items)
+    distance = np.array([[((a - b) ** 2).sum() for b in items] for a in items])
+    ranked = [sorted(range(n), key=lambda j, i=i: (distance[i, j], j)) for i in range(n)]
+
+    def reciprocal(i: int, k: int) -> set[int]:
+        return {j for j in ranked[i][: k + 1] if i in ranked[j][: k + 1]}
+
+    codes = np.zeros((n, n))
+    for i in range(n):
+        members = expanded = reciprocal(i, k1)
+        for j in members:
+            half = reciprocal(j, int(np.around(k1 / 2)))
+            if len(half & members) > 2 / 3 * len(half):
+                expanded = expanded | half
+        for j in expanded:
+            codes[i, j] = math.exp(-distance[i, j] / distance[i].max())
+        codes[i] /= codes[i].sum()
+    averaged = np.array([codes[ranked[i][:k2]].mean(0) for i in range(n)])
+    result = np.zeros((len(query), len(gallery)))
+    for q in range(len(query)):
+        for g in range(len(gallery)):
+            one, other = averaged[q], averaged[len(query) + g]
+            jaccard = 1 - np.minimum(one, other).sum() / np.maximum(one, other).sum()
+            original = distance[q, len(query) + g] / distance[q].max()
+            result[q, g] = (1 - lambda_value) * jaccard + lambda_value * original
+    return result
+
+
+def test_by_hand() -> None:
+    """One query at 0, a gallery at 1, 10 and 11; pairs (0, 1) and (10, 11) are each other's nearest.
+
+    k1 = 1: each code has two members, and half a neighbourhood (np.around(0.5) is 0) is the item itself. The
+    items furthest from 0 and 1 are 11 away and 10 away.
+    """
+    a, b = math.exp(-1 / 121), math.exp(-1 / 100)  # of 1 in the code of 0; of 0 in the code of 1
+    shared = min(1 / (1 + a), b / (1 + b)) + min(a / (1 + a), 1 / (1 + b))
+    wanted = [0.75 * (1 - shared / (2 - shared)) + 0.25 / 121, 0.75 + 0.25 * 100 / 121, 1.0]
+    got = rerank_all([[0.0]], [[1.0], [10.0], [11.0]], k1=1, k2=1, lambda_value=0.25)
+    np.testing.assert_allclose(got, [wanted], atol=1e-6)
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("settings", PEER_SETTINGS)
+def test_torchreid_on_the_same_features(settings: str) -> None:
+    k1, k2, lambda_value = settings.split()
+    got = rerank_all(PEER["query"], PEER["gallery"], int(k1), int(k2), float(lambda_value))
+    np.testing.assert_allclose(got, PEER[settings], atol=1e-6)
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize(("k1", "k2", "lambda_value"), [(20, 6, 0.3), (5, 2, 0.0), (3, 9, 0.5), (500, 6, 0.3)])
+def test_against_the_slow_loop(k1: int, k2: int, lambda_value: float) -> None:
+    """k1 of 5 halves to 2, of 3 to 2 (half to even); k2 above k1 + 1; k1 above the number of items."""
+    query, gallery, *_ = make_features(20, 110, seed=k1)
+    got = rerank_all(query, gallery, k1, k2, lambda_value)
+    np.testing.assert_allclose(got, slow_rerank(query, gallery, k1, k2, lambda_value), atol=1e-6)
+
+
+def test_two_thirds_in_whole_numbers() -> None:
+    """The published code compares with the float 2. / 3 * length; whole numbers decide the same."""
+    for length in range(1, 1500):
+        edge = 2 * length // 3
+        for shared in (edge - 1, edge, edge + 1):
+            assert (shared > 2.0 / 3 * length) == (3 * shared > 2 * length)
+
+
+@pytest.mark.usefixtures("_way")
+def test_more_equal_items_than_neighbours() -> None:
+    """30 times the same vector with k1 = 5: everybody keeps a code, and equal items are near."""
+    same, other = np.ones((30, 4), np.float32), 90 + np.eye(4, dtype=np.float32)[[0, 1, 2]]
+    got = rerank_all(same[:3], np.concatenate([same[3:], other]), k1=5, k2=2)
+    assert np.isfinite(got).all()
+    assert got.min() >= 0
+    assert got[:, :27].min(1).max() < 0.7
+    assert got[:, 27:].min() > 0.99  # another group: nothing is shared, and it is the furthest
+    everything = rerank_all(same[:1], same)  # all distances are 0, and so is the largest
+    assert np.isfinite(everything).all()
+
+
+@pytest.mark.usefixtures("_way")
+def test_nearest_against_a_sort() -> None:
+    query, gallery, *_ = make_features(60, 123)
+    items = np.concatenate([query, gallery])
+    found = find_nearest(torch.from_numpy(items), 7)
+    distance = ((items[:, None].astype(np.float64) - items[None]) ** 2).sum(2)
+    np.testing.assert_array_equal(found.index, np.argsort(distance, 1)[:, :7])
+    np.testing.assert_allclose(found.squared_distance, np.sort(distance, 1)[:, :7], atol=1e-5)
+    np.testing.assert_allclose(found.furthest, distance.max(1), rtol=1e-6)
+
+
+def test_tied_neighbours_come_in_the_order_of_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small whole numbers: distances are exact and mostly tied."""
+    pytest.importorskip("numba")
+    monkeypatch.setattr(nearest, "TILE", 32)
+    items = np.random.default_rng(0).integers(0, 3, (150, 4)).astype(np.float32)
+    distance = ((items[:, None] - items[None]) ** 2).sum(2)
+    distance[np.diag_indices(150)] = -1  # itself first
+    found = find_nearest(torch.from_numpy(items), 20)
+    np.testing.assert_array_equal(found.index, np.argsort(distance, 1, kind="stable")[:, :20])
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba is an extra that makes the CPU faster, no more."""
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "osnet.metrics.fused", raising=False)
+    nearest.load_fused.cache_clear()
+    try:
+        assert nearest.load_fused() is None
+        np.testing.assert_allclose(rerank_all(PEER["query"], PEER["gallery"], 20, 6, 0.3), PEER["20 6 0.3"], atol=1e-6)
+    finally:
+        nearest.load_fused.cache_clear()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu() -> None:
+    for settings in PEER_SETTINGS:
+        k1, k2, lambda_value = settings.split()
+        got = rerank_all(PEER["query"], PEER["gallery"], int(k1), int(k2), float(lambda_value), device="cuda")
+        np.testing.assert_allclose(got, PEER[settings], atol=1e-6)
+
+
+def test_sums_of_codes_are_exact() -> None:
+    """So they are the same in any order: what a GPU adds up as it comes, too."""
+    query, gallery, *_ = make_features(30, 200)
+    value = encode(query, gallery).codes.value
+    assert (value * rerank.RESOLUTION == (value * rerank.RESOLUTION).round()).all()
+    shuffled = value[torch.randperm(len(value), generator=torch.Generator().manual_seed(0))]
+    assert shuffled.cumsum(0)[-1] == value.cumsum(0)[-1]
+
+
+def test_blocks_are_the_matrix_and_never_larger_than_asked() -> None:
+    query, gallery, *_ = make_features(23, 90)
+    encoding = encode(query, gallery)
+    whole = np.concatenate([block.distance for block in encoding.blocks()])
+    pieces = list(encoding.blocks(num_rows=5))
+    assert [block.start for block in pieces] == [0, 5, 10, 15, 20]
+    assert {block.distance.shape for block in pieces} == {(5, 90), (3, 90)}
+    np.testing.assert_allclose(np.concatenate([block.distance for block in pieces]), whole, atol=1e-6)
+    assert blocks.block_starts(11659, 82161, None)[0][1] * 82161 <= blocks.BLOCK_FLOATS
+
+
+def test_lambda_one_is_the_original_distance() -> None:
+    query, gallery, *_ = make_features(10, 50)
+    distance = ((query[:, None] - gallery[None]) ** 2).sum(2)
+    (block,) = euclidean_blocks(query, gallery)
+    np.testing.assert_allclose(block.distance, distance, rtol=1e-4)
+    np.testing.assert_array_equal(best_of_blocks(encode(query, gallery).blocks(1.0), 50).index, np.argsort(distance, 1))
+
+
+def test_it_finds_more() -> None:
+    """A smoke test with a wide margin: on overlapping groups re-ranking raises mAP by points."""
+    query, gallery, query_pids, gallery_pids = make_features(60, 400, seed=3)
+    labels = [query_pids, gallery_pids, np.zeros(60, int), np.ones(400, int)]
+    before = rank_scores_from_blocks(euclidean_blocks(query, gallery), *labels).mean_ap
+    after = rank_scores_from_blocks(encode(query, gallery).blocks(), *labels).mean_ap
+    assert before < 0.97
+    assert after > before + 0.01
+
+
+def test_best_of_a_block_keeps_the_gallery_order_of_ties() -> None:
+    block = DistanceBlock(0, np.float32([[3, 1, 2, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1, 1]]))
+    best = best_of_block(block, 4)
+    assert best.index.tolist() == [[6, 1, 3, 2], [0, 1, 2, 3]]
+    assert best.distance.tolist() == [[0, 1, 1, 2], [1, 1, 1, 1]]
+    assert best_of_block(block, 99).index.shape == (2, 7)
+
+
+def test_best_lists_are_the_sorted_matrix() -> None:
+    query, gallery, *_ = make_features(15, 80)
+    whole = rerank_all(query, gallery, 8, 3, 0.2)
+    best = rerank_best(query, gallery, 12, 8, 3, 0.2)
+    np.testing.assert_array_equal(best.index, np.argsort(whole, 1, kind="stable")[:, :12])
+
+
+def test_scores_of_blocks_are_those_of_the_matrix() -> None:
+    rng = np.random.default_rng(0)
+    distance = rng.integers(0, 9, (23, 70)).astype(np.float32)
+    labels = [rng.integers(1, 12, 23), rng.integers(-1, 8, 70), rng.integers(1, 4, 23), rng.integers(1, 4, 70)]
+    whole = rank_scores_from_distances(distance, *labels, max_rank=10)
+    pieces = [DistanceBlock(i, distance[i : i + 6]) for i in range(0, 23, 6)]
+    scores = rank_scores_from_blocks(pieces, *labels, max_rank=10)
+    assert len(whole.unmatched) > 1  # they lie in several blocks
+    assert (scores.unmatched, scores.num_gallery, scores.mean_ap) == (whole.unmatched, 70, whole.mean_ap)
+    np.testing.assert_array_equal(scores.cmc, whole.cmc)
+    np.testing.assert_array_equal(scores.inp_per_query, whole.inp_per_query)
+    for wrong in (pieces[1:], pieces[:-1], pieces[::-1], []):
+        with pytest.raises(ValueError, match="block"):
+            rank_scores_from_blocks(wrong, *labels)
+    nobody = rank_scores_from_blocks(pieces[:1], labels[0][:6] + 99, labels[1], labels[2][:6], labels[3])
+    assert np.isnan(nobody.mean_ap)
+    assert nobody.unmatched == tuple(range(6))
+
+
+def test_expansion_by_hand() -> None:
+    """cos(q, g) is 0.6 with the first, 0 with the second and -1 with the third."""
+    query, gallery = [[2.0, 0.0]], [[3.0, 4.0], [0.0, 5.0], [-1.0, 0.0]]
+
+    def unit(x: float, y: float) -> list[list[float]]:
+        return [[x / math.hypot(x, y), y / math.hypot(x, y)]]
+
+    one = expand_queries(query, gallery, num_nearest=1, alpha=2)
+    np.testing.assert_allclose(one, unit(1 + 0.36 * 0.6, 0.36 * 0.8), atol=1e-6)
+    np.testing.assert_allclose(expand_queries(query, gallery, 3, 1), unit(1 + 0.36, 0.48), atol=1e-6)
+    np.testing.assert_allclose(expand_queries(query, gallery, 2, 0), unit(1.6, 1.8), atol=1e-6)
+    np.testing.assert_allclose(expand_queries(query, gallery, 99, 0), unit(0.6, 1.8), atol=1e-6)
+    np.testing.assert_allclose(expand_queries(query, gallery, 0, 3), [[1, 0]])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 3.0])
+def test_expansion_against_a_slow_loop(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_FLOATS", 300)
+    query, gallery, *_ = make_features(17, 60)
+    wanted = []
+    for q in query.astype(np.float64):
+        cosines = [float(q @ g / np.linalg.norm(q) / np.linalg.norm(g)) for g in gallery]
+        total = q / np.linalg.norm(q)
+        for g in sorted(range(60), key=lambda g: -cosines[g])[:4]:
+            total = total + max(cosines[g], 0) ** alpha * gallery[g] / np.linalg.norm(gallery[g])
+        wanted.append(total / np.linalg.norm(total))
+    np.testing.assert_allclose(expand_queries(query, gallery, 4, alpha), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k1": 0}, "k1 0 must be at least 1"),
+        ({"k2": 0}, "k2 0 must be at least 1"),
+        ({"lambda_value": 1.5}, "lambda_value 1.5 must be in [0, 1]"),
+        ({"lambda_value": float("nan")}, "must be in [0, 1]"),
+        ({"gallery_GD": np.ones((3, 5))}, "4 components, gallery embeddings 5"),
+        ({"gallery_GD": np.ones((0, 4))}, "gallery embeddings of shape (0, 4)"),
+        ({"query_QD": np.full((2, 4), np.nan)}, "query embeddings hold values that are not finite"),
+        ({"query_QD": np.full((2, 4), 1e300)}, "not finite in float32"),
+        ({"query_QD": np.ones(4)}, "must be (number, components)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_refusals(change: dict, words: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        rerank_all(**({"query_QD": np.ones((2, 4)), "gallery_GD": np.ones((3, 4))} | change))
+    assert words in str(caught.value)
+
+
+def test_more_refusals() -> None:
+    query, gallery, *_ = make_features(3, 9)
+    for call, words in (
+        (lambda: expand_queries(query, gallery, -1), "num_nearest -1"),
+        (lambda: expand_queries(query, gallery, alpha=-0.5), "alpha -0.5"),
+        (lambda: find_nearest(torch.ones(3, 2), 0), "num_nearest 0"),
+        (lambda: best_of_block(DistanceBlock(0, np.ones((1, 2), np.float32)), 0), "num_best 0"),
+        (lambda: encode(query, gallery).blocks(num_rows=0), "num_rows 0"),
+        (lambda: euclidean_blocks(query, gallery[:, :2]), "8 components, gallery embeddings 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def write_labelled(path: Path) -> tuple[np.ndarray, ...]:
+    query, gallery, query_pids, gallery_pids = make_features(20, 150, seed=3)
+    cameras = {"query_camids": np.zeros(20, int), "gallery_camids": np.ones(150, int)}
+    np.savez(path, query=query, gallery=gallery, query_pids=query_pids, gallery_pids=gallery_pids, **cameras)
+    return query, gallery, query_pids, gallery_pids
+
+
+def test_command_on_labelled_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query, gallery, query_pids, gallery_pids = write_labelled(tmp_path / "f.npz")
+    out, out_json = tmp_path / "ranked.npz", tmp_path / "ranked.json"
+    main(["rerank", str(tmp_path / "f.npz"), "--out", str(out), "--out-json", str(out_json), "--top", "7"])
+    printed = capsys.readouterr().out
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, gallery)]
+    wanted = rerank_best(*unit, num_best=7)
+    with np.load(out) as content:
+        np.testing.assert_array_equal(content["index"], wanted.index)
+        np.testing.assert_allclose(content["distance"], wanted.distance, atol=1e-6)
+        assert json.loads(str(content["settings"]))["reranking"] == {"k1": 20, "k2": 6, "lambda_value": 0.3}
+        assert "gallery_names" not in content
+    report = json.loads(out_json.read_text())
+    labels = [query_pids, gallery_pids, np.zeros(20, int), np.ones(150, int)]
+    after = rank_scores_from_distances(rerank_all(*unit), *labels)
+    assert report["scores"]["after"]["mAP"] == pytest.approx(after.mean_ap)
+    assert report["scores"]["before"]["mAP"] == pytest.approx(
+        rank_scores_from_distances(1 - unit[0] @ unit[1].T, *labels).mean_ap
+    )
+    assert f"{100 * after.mean_ap:.2f} %" in printed
+    assert [hit["index"] for hit in report["queries"][3]["hits"]] == wanted.index[3].tolist()
+    with pytest.raises(SystemExit):
+        main(["rerank", str(tmp_path / "f.npz"), "--out", str(out)])
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("expansion", ["average", "alpha"])
+def test_command_with_expansion_alone(expansion: str, tmp_path: Path) -> None:
+    query, gallery, *_ = write_labelled(tmp_path / "f.npz")
+    out = tmp_path / "ranked.npz"
+    main(["rerank", str(tmp_path / "f.npz"), "--out", str(out), "--no-reranking", "--expansion", expansion])
+    expanded = expand_queries(query, gallery, 5, 0 if expansion == "average" else 3)
+    unit = gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
+    with np.load(out) as content:
+        np.testing.assert_array_equal(content["index"], best_of_blocks(euclidean_blocks(expanded, unit), 50).index)
+        np.testing.assert_allclose(content["distance"][:, 0], (2 - 2 * expanded @ unit.T).min(1), atol=1e-5)
+
+
+def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query, gallery, *_ = make_features(4, 30)
+    for name, rows in (("q", query), ("g", gallery)):
+        names = [f"{name}{i}.jpg" for i in range(len(rows))]
+        save_vectors(tmp_path / f"{name}.npz", Embeddings(rows, names, []), "a" * 64)
+    save_vectors(tmp_path / "x.npz", Embeddings(gallery, [f"{i}.jpg" for i in range(30)], []), "b" * 64)
+    files = [str(tmp_path / f"{name}.npz") for name in "qgx"]
+    out = ["--out", str(tmp_path / "r.npz"), "--out-json", str(tmp_path / "r.json"), "--no-normalize"]
+    main(["rerank", *files[:2], *out])
+    wanted = rerank_best(query, gallery).index
+    with np.load(tmp_path / "r.npz") as content:
+        np.testing.assert_array_equal(content["index"], wanted)
+        assert content["gallery_names"][content["index"][0, 0]] == f"g{wanted[0, 0]}.jpg"
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["scores"] is None
+    assert report["queries"][1]["name"] == "q1.jpg"
+    assert report["queries"][1]["hits"][0]["name"] == f"g{wanted[1, 0]}.jpg"
+    assert "before" not in capsys.readouterr().out
+    for arguments, words in (
+        ([files[0], files[2]], "different weights"),
+        ([files[0]], "give two, the queries' first"),
+        ([*files], "3 files of features"),
+        ([str(tmp_path / "none.npz")], "is not an .npz"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["rerank", *arguments, "--out", str(tmp_path / "s.npz")])
+        assert caught.value.code == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "s.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"query_pids": None}, "but no query_pids"),
+        ({"query_pids": np.zeros(20, int)}, "query_pids hold 0 or less"),
+        ({"gallery_camids": np.ones(149, int)}, "must be 150 whole numbers"),
+        ({"gallery": None}, "has no array gallery"),
+        ({"gallery": np.ones((150, 3))}, "8 components, gallery embeddings 3"),
+        ({"gallery": np.array([[None, {}]])}, "is not an .npz of numbers"),
+        ({"gallery": np.array([["a", "b"]])}, "is not an .npz of numbers"),
+    ],
+)
+def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: Path) -> None:
+    from osnet.cli.reranking import read_features
+
+    write_labelled(tmp_path / "f.npz")
+    with np.load(tmp_path / "f.npz") as content:
+        arrays = {name: value for name, value in ({**content} | change).items() if value is not None}
+    np.savez(tmp_path / "f.npz", **arrays)
+    with pytest.raises(DataError) as caught:
+        read_features((tmp_path / "f.npz",))
+    assert words in str(caught.value)
+    assert "f.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--k1", "0"], "--k1 0 must be at least 1"),
+        (["--lambda-value", "2"], "--lambda-value 2.0 must be from 0 to 1"),
+        (["--alpha", "-1"], "--alpha -1.0 must be at least 0"),
+        (["--top", "0"], "--top 0"),
+        (["--out", "lists.txt"], "choose a name that ends so"),
+        (["--out-json", "no/such/folder.json"], "there is no folder"),
+    ],
+)
+def test_flags_that_the_command_refuses_first(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the file of features is not even there
+    with pytest.raises(SystemExit) as caught:
+        main(["rerank", "f.npz", "--out", "r.npz", *flags])
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
