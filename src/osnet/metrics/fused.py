@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 CHUNK = 128
 """Numbers compared at once; a multiple of any machine's vector length."""
 
-# Every distance is a number or +inf, so that the order of minima and sums may be changed.
-_jit: Any = numba.njit(parallel=True, cache=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
+
+def _compiled(signature: str) -> Any:
+    """Compiled when this file is first imported (some seconds), and read from numba's cache ever after.
+
+    Every distance is a number or an infinity, so the order of minima and sums may be changed.
+    """
+    return numba.njit(signature, parallel=True, cache=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
 
 
 @numba.njit(cache=True, inline="always")  # type: ignore[misc, untyped-decorator, unused-ignore]
@@ -30,7 +35,7 @@ def _insert(closest_K: Any, index_K: Any, distance: Any, index: int) -> None:
     index_K[place] = index
 
 
-@_jit  # type: ignore[misc, untyped-decorator, unused-ignore]
+@_compiled("void(f4[:,::1], f4[::1], f4[::1], f4[:,::1], i4[:,::1], f4[::1], i8)")  # type: ignore[misc, untyped-decorator, unused-ignore]
 def update_rows(
     tile_BC: NDArray[np.float32],
     squares_B: NDArray[np.float32],
@@ -71,7 +76,7 @@ def update_rows(
         furthest_B[b] = furthest
 
 
-@_jit  # type: ignore[misc, untyped-decorator, unused-ignore]
+@_compiled("void(f4[:,::1], f4[:,::1], i4[:,::1], f4[::1], i8)")  # type: ignore[misc, untyped-decorator, unused-ignore]
 def update_columns(
     tile_BC: NDArray[np.float32],
     closest_CK: NDArray[np.float32],
