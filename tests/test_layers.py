@@ -33,7 +33,7 @@ DOORS = {
     "tensorboard": {"training/"},
     "h5py": {"data/"},
     "scipy": {"data/"},
-    "numba": {"metrics/fused.py"},
+    "numba": {"metrics/"},
     "webdataset": {"data/classification.py"},
     "matplotlib": {"figures/"},
     "jinja2": {"figures/report.py"},

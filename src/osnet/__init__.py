@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from osnet.gallery import Gallery as Gallery
     from osnet.inference.embedder import Embedder as Embedder
     from osnet.inference.inputs import Frame as Frame
+    from osnet.metrics.expansion import expand_queries as expand_queries
     from osnet.metrics.ranking import rank_scores as rank_scores
+    from osnet.metrics.rerank import rerank as rerank
+    from osnet.metrics.rerank import rerank_best as rerank_best
     from osnet.models.weights import convert as convert
     from osnet.models.weights import load_weights as load_weights
     from osnet.models.weights import save_weights as save_weights
@@ -33,10 +36,13 @@ _LAZY = {
     "Item": "osnet.types",
     "convert": "osnet.models.weights",
     "evaluate": "osnet.evaluation",
+    "expand_queries": "osnet.metrics.expansion",
     "load_weights": "osnet.models.weights",
     "rank_scores": "osnet.metrics.ranking",
     "read_folder": "osnet.data.folder",
     "read_market1501": "osnet.data.reid.market1501",
+    "rerank": "osnet.metrics.rerank",
+    "rerank_best": "osnet.metrics.rerank",
     "save_weights": "osnet.models.weights",
 }
 

@@ -26,6 +26,7 @@ from osnet.metrics.blocks import (
     rank_scores_from_blocks,
 )
 from osnet.metrics.expansion import expand_queries
+from osnet.metrics.nearest import pick_device
 from osnet.metrics.ranking import summarize
 from osnet.metrics.rerank import encode
 
@@ -62,7 +63,7 @@ def rerank(
     num_nearest: int = 5,
     alpha: float = 3.0,
     normalize: bool = True,
-    device: str = "cpu",
+    device: str = "auto",
     overwrite: bool = False,
 ) -> None:
     """Search a gallery with k-reciprocal re-ranking (Zhong et al. 2017), query expansion, or both.
@@ -84,22 +85,23 @@ def rerank(
         num_nearest: how many of the nearest a query is expanded by.
         alpha: exponent of the cosine in the alpha-weighted mean.
         normalize: bring all vectors to length 1 first.
-        device: cpu, cuda, cuda:1.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:1.
         overwrite: replace files that exist.
     """
     _check_numbers(top=(top, 1), k1=(k1, 1), k2=(k2, 1), num_nearest=(num_nearest, 0), alpha=(alpha, 0))
     if not 0 <= lambda_value <= 1:
         raise DataError(f"--lambda-value {lambda_value} must be from 0 to 1")
     _check_outputs(out, out_json, overwrite)
+    where = pick_device(device)
     found = read_features(features)
     query, gallery = (_unit_rows(found.query), _unit_rows(found.gallery)) if normalize else (found.query, found.gallery)
-    before = _score(euclidean_blocks(query, gallery, device=device), found) if found.labels else None
+    before = _score(euclidean_blocks(query, gallery, device=where), found) if found.labels else None
     if expansion != "none":
-        query = expand_queries(query, gallery, num_nearest, 0 if expansion == "average" else alpha, device=device)
+        query = expand_queries(query, gallery, num_nearest, 0 if expansion == "average" else alpha, device=where)
     blocks = (
-        encode(query, gallery, k1, k2, device=device).blocks(lambda_value)
+        encode(query, gallery, k1, k2, device=where).blocks(lambda_value)
         if reranking
-        else euclidean_blocks(query, gallery, device=device)
+        else euclidean_blocks(query, gallery, device=where)
     )
     kept: list[RankedLists] = []
     blocks = _keeping(blocks, top, kept)

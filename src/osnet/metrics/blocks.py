@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from osnet.errors import DataError
-from osnet.metrics.nearest import as_embeddings, squared_distances
+from osnet.metrics.nearest import as_embeddings, pick_device, squared_distances
 from osnet.metrics.ranking import RankingScores, rank_scores_from_distances
 
 BLOCK_FLOATS = 1 << 23
@@ -71,9 +71,10 @@ def euclidean_blocks(
 
     Raises:
         DataError: wrong or different shapes, or values that are not finite.
+        ModelError: a device that cannot be used.
         ValueError: ``num_rows`` under 1.
     """
-    query, gallery = (rows.to(device) for rows in check_pair(query_QD, gallery_GD))
+    query, gallery = (rows.to(pick_device(device)) for rows in check_pair(query_QD, gallery_GD))
     return _euclidean_blocks(query, gallery, block_starts(len(query), len(gallery), num_rows))
 
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.nn.functional import normalize
 
 from osnet.metrics.blocks import block_starts, check_pair
+from osnet.metrics.nearest import pick_device
 
 
 def expand_queries(
@@ -30,17 +31,18 @@ def expand_queries(
         gallery_GD: embeddings. Nothing is known of whose they are.
         num_nearest: K; shortened to G. 0 leaves the queries as they are, but of length 1.
         alpha: at least 0.
-        device: where to compute: cpu, cuda, cuda:1.
+        device: where to compute: cpu, cuda, cuda:1, or auto (a GPU if there is one).
 
     Raises:
         DataError: embeddings of wrong or different shapes, or not finite.
+        ModelError: a device that cannot be used.
         ValueError: ``num_nearest`` or ``alpha`` under 0.
     """
     if num_nearest < 0:
         raise ValueError(f"num_nearest {num_nearest} must be at least 0")
     if not alpha >= 0:
         raise ValueError(f"alpha {alpha} must be at least 0, which is the plain average")
-    query, gallery = (normalize(rows.to(device)) for rows in check_pair(query_QD, gallery_GD))
+    query, gallery = (normalize(rows.to(pick_device(device))) for rows in check_pair(query_QD, gallery_GD))
     parts = []
     for start, stop in block_starts(len(query), len(gallery), None):
         some = query[start:stop]

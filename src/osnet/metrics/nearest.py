@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from osnet.errors import DataError
+from osnet.errors import DataError, ModelError
 
 TILE = 2048
 """Rows and columns of a tile on the CPU: 16 MiB, which stays in a processor's last cache."""
@@ -48,6 +48,23 @@ def as_embeddings(embeddings: ArrayLike, name: str) -> Tensor:
     if not np.isfinite(array).all():
         raise DataError(f"{name} embeddings hold values that are not finite in float32")
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Where to compute: ``auto`` is a CUDA GPU if there is one, else the CPU.
+
+    Raises:
+        ModelError: a device that is not here, or that has no float64 (mps).
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked, dtype=torch.float64).sum()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {str(device)!r} cannot be used here: {reason}; choose auto, cpu or cuda") from error
+    return picked
 
 
 def find_nearest(items_ND: Tensor, num_nearest: int) -> Nearest:

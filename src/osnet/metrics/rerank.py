@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from osnet.metrics.blocks import DistanceBlock, RankedLists, best_of_blocks, block_starts, check_pair
-from osnet.metrics.nearest import find_nearest, squared_distances
+from osnet.metrics.nearest import find_nearest, pick_device, squared_distances
 
 RESOLUTION = 2.0**40
 """Codes are multiples of one part in so many; float32, which the published code computes in, has 2^24."""
@@ -144,17 +144,19 @@ def encode(
         gallery_GD: embeddings.
         k1: size of the neighbourhood; the item itself comes on top, as in the published code.
         k2: codes that are averaged (local query expansion), the item's own included; 1 is none.
-        device: where to compute: cpu, cuda, cuda:1.
+        device: where to compute: cpu, cuda, cuda:1, or auto (a GPU if there is one).
 
     Raises:
         DataError: embeddings of wrong or different shapes, or not finite.
+        ModelError: a device that cannot be used.
         ValueError: ``k1`` or ``k2`` under 1.
     """
     for name, value in (("k1", k1), ("k2", k2)):
         if value < 1:
             raise ValueError(f"{name} {value} must be at least 1")
+    where = pick_device(device)
     query, gallery = check_pair(query_QD, gallery_GD)
-    items = torch.cat([query, gallery]).to(device)
+    items = torch.cat([query, gallery]).to(where)
     nearest = find_nearest(items, max(k1 + 1, k2))
     return encode_neighbours(items, len(query), nearest.index, nearest.furthest, k1, k2)
 
