@@ -89,8 +89,7 @@ def rerank(
         overwrite: replace files that exist.
     """
     _check_numbers(top=(top, 1), k1=(k1, 1), k2=(k2, 1), num_nearest=(num_nearest, 0), alpha=(alpha, 0))
-    if not 0 <= lambda_value <= 1:
-        raise DataError(f"--lambda-value {lambda_value} must be from 0 to 1")
+    _check_lambda(lambda_value)
     _check_outputs(out, out_json, overwrite)
     where = pick_device(device)
     found = read_features(features)
@@ -98,27 +97,16 @@ def rerank(
     before = _score(euclidean_blocks(query, gallery, device=where), found) if found.labels else None
     if expansion != "none":
         query = expand_queries(query, gallery, num_nearest, 0 if expansion == "average" else alpha, device=where)
-    blocks = (
-        encode(query, gallery, k1, k2, device=where).blocks(lambda_value)
-        if reranking
-        else euclidean_blocks(query, gallery, device=where)
-    )
-    kept: list[RankedLists] = []
-    blocks = _keeping(blocks, top, kept)
-    after = _score(blocks, found) if found.labels else None
-    for _ in blocks:  # all that scoring has not taken
-        pass
-    lists = join_lists(kept)
+    blocks = euclidean_blocks(query, gallery, device=where)
+    if reranking:
+        blocks = encode(query, gallery, k1, k2, device=where).blocks(lambda_value)
+    lists, after = _list_and_score(blocks, top, found)
     settings = {
         "reranking": {"k1": k1, "k2": k2, "lambda_value": lambda_value} if reranking else None,
-        "expansion": {"num_nearest": num_nearest, "alpha": 0 if expansion == "average" else alpha}
-        if expansion != "none"
-        else None,
+        "expansion": None if expansion == "none" else {"kind": expansion, "num_nearest": num_nearest, "alpha": alpha},
         "normalize": normalize,
     }
-    _write(out, lists, found, settings)
-    if out_json is not None:
-        write_json(out_json, _as_json(lists, found, settings, before, after))
+    _write(out, out_json, lists, found, settings, {"before": before, "after": after} if before else None)
     if before and after:
         _print_scores(before, after)
     print(f"{len(found.query):,} queries, the best {lists.index.shape[1]} of {len(found.gallery):,}, in {out}")
@@ -187,6 +175,11 @@ def _check_numbers(**given: tuple[float, float]) -> None:
             raise DataError(f"--{name.replace('_', '-')} {value} must be at least {least}")
 
 
+def _check_lambda(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise DataError(f"--lambda-value {value} must be from 0 to 1")
+
+
 def _check_outputs(out: Path, out_json: Path | None, overwrite: bool) -> None:
     if out.suffix != ".npz":
         raise OutputError(f"{out}: lists are written as .npz; choose a name that ends so")
@@ -195,6 +188,18 @@ def _check_outputs(out: Path, out_json: Path | None, overwrite: bool) -> None:
             if path.exists() and not overwrite:
                 raise OutputError(f"{path} exists; choose another name or say --overwrite")
             check_writable(path)
+
+
+def _list_and_score(
+    blocks: Iterable[DistanceBlock], top: int, found: Features
+) -> tuple[RankedLists, dict[str, float | None] | None]:
+    """Both in one pass, since no block is kept."""
+    kept: list[RankedLists] = []
+    passing = _keeping(blocks, top, kept)
+    after = _score(passing, found) if found.labels else None
+    for _ in passing:  # all that scoring has not taken
+        pass
+    return join_lists(kept), after
 
 
 def _keeping(blocks: Iterable[DistanceBlock], top: int, kept: list[RankedLists]) -> Iterator[DistanceBlock]:
@@ -218,7 +223,9 @@ def _print_scores(before: dict[str, float | None], after: dict[str, float | None
         print(f"{name:10}" + "".join(f"{cell:>10}" for cell in cells))
 
 
-def _write(out: Path, lists: RankedLists, found: Features, settings: dict[str, Any]) -> None:
+def _write(
+    out: Path, out_json: Path | None, lists: RankedLists, found: Features, settings: dict[str, Any], scores: Any
+) -> None:
     arrays: dict[str, Any] = {"index": lists.index, "distance": lists.distance}
     for name, values in (("query_names", found.query_names), ("gallery_names", found.gallery_names)):
         if values is not None:
@@ -226,19 +233,15 @@ def _write(out: Path, lists: RankedLists, found: Features, settings: dict[str, A
     arrays["settings"] = np.array(dumps(settings))
     with written_aside(out) as aside, aside.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+    if out_json is not None:
+        write_json(out_json, {"settings": settings, "scores": scores, "queries": _as_json(lists, found)})
 
 
-def _as_json(
-    lists: RankedLists,
-    found: Features,
-    settings: dict[str, Any],
-    before: dict[str, float | None] | None,
-    after: dict[str, float | None] | None,
-) -> dict[str, Any]:
+def _as_json(lists: RankedLists, found: Features) -> list[dict[str, Any]]:
     def name(names: list[str] | None, index: int) -> dict[str, Any]:
         return {"index": index} if names is None else {"index": index, "name": names[index]}
 
-    queries = [
+    return [
         {
             **name(found.query_names, q),
             "hits": [
@@ -248,5 +251,3 @@ def _as_json(
         }
         for q, (index_K, distance_K) in enumerate(zip(lists.index.tolist(), lists.distance.tolist(), strict=True))
     ]
-    scores = {"before": before, "after": after} if before else None
-    return {"settings": settings, "scores": scores, "queries": queries}

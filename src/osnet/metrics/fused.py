@@ -1,8 +1,8 @@
-"""Compiled updates of lists of nearest neighbours, for the CPU. The one file that needs numba (extra ``rerank``).
+"""The three inner loops of re-ranking, compiled for the CPU. The one file that needs numba (extra ``rerank``).
 
-A tile of distances is read once per direction: along its rows for the items of the rows, along its columns for the
-items of the columns. Most runs of numbers hold nothing that is closer than an item's worst neighbour so far; those
-cost one vectorised comparison.
+For lists of nearest neighbours a tile of distances is read once per direction: along its rows for the items of the
+rows, along its columns for the items of the columns. Most runs of numbers hold nothing that is closer than an item's
+worst neighbour so far; those cost one vectorised comparison.
 """
 
 from typing import Any
@@ -102,3 +102,48 @@ def update_columns(
                     if row[c] < limit[c]:
                         _insert(closest_CK[start + c], index_CK[start + c], row[c], first_row + b)
                         limit[c] = closest_CK[start + c, worst]
+
+
+@_compiled("void(f4[:,::1], i8[::1], i8[::1], f4[::1])")  # type: ignore[misc, untyped-decorator, unused-ignore]
+def pair_distances(
+    items_ND: NDArray[np.float32], one_P: NDArray[np.int64], other_P: NDArray[np.int64], distance_P: NDArray[np.float32]
+) -> None:
+    """Squared Euclidean distances of pairs of items, into ``distance_P``."""
+    for p in numba.prange(len(one_P)):
+        one, other = items_ND[one_P[p]], items_ND[other_P[p]]
+        total = np.float32(0)
+        for d in range(len(one)):
+            difference = one[d] - other[d]
+            total += difference * difference
+        distance_P[p] = total
+
+
+@_compiled("void(i8, i8[::1], i8[::1], f8[::1], i8[::1], i8[::1], f8[::1], f8[:,::1])")  # type: ignore[misc, untyped-decorator, unused-ignore]
+def add_shared(
+    first_row: int,
+    start: NDArray[np.int64],
+    column_E: NDArray[np.int64],
+    value_E: NDArray[np.float64],
+    other_start: NDArray[np.int64],
+    other_column_E: NDArray[np.int64],
+    other_value_E: NDArray[np.float64],
+    total_BG: NDArray[np.float64],
+) -> None:
+    """Sums of the smaller of two codes' entries, added to ``total_BG``; see ``Encoding``.
+
+    Args:
+        first_row: the query of row 0 of the result.
+        start: codes by rows, with ``column_E`` and ``value_E``.
+        column_E: members.
+        value_E: their weights.
+        other_start: the gallery's codes by members, with ``other_column_E`` and ``other_value_E``.
+        other_column_E: gallery items.
+        other_value_E: the member's weights in their codes.
+        total_BG: zeros before.
+    """
+    for b in numba.prange(len(total_BG)):
+        row = total_BG[b]
+        for place in range(start[first_row + b], start[first_row + b + 1]):
+            value, member = value_E[place], column_E[place]
+            for other in range(other_start[member], other_start[member + 1]):
+                row[other_column_E[other]] += min(value, other_value_E[other])

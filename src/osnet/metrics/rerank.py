@@ -14,12 +14,15 @@ powers; its function gives our result for distances that are not squared yet.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from types import ModuleType
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from osnet.metrics import nearest
 from osnet.metrics.blocks import DistanceBlock, RankedLists, best_of_blocks, block_starts, check_pair
 from osnet.metrics.nearest import find_nearest, pick_device, squared_distances
 
@@ -91,7 +94,7 @@ class Encoding:
 
         Args:
             lambda_value: share of the original distance, in [0, 1]. 1 leaves the ranking as it was.
-            num_rows: queries in a block; by default as many as make a block of 32 MiB.
+            num_rows: queries in a block; by default as many as make a block of at most 32 MiB.
 
         Raises:
             ValueError: ``lambda_value`` or ``num_rows`` out of range.
@@ -117,19 +120,30 @@ class Encoding:
     def _shared(self, start: int, stop: int, by_member: Rows) -> Tensor:
         """(B, G): sums of the smaller of two codes' entries; equation 10 is 1 - sum / (2 - sum)."""
         num_gallery = len(self.items) - self.num_queries
-        device = self.items.device
-        total = torch.zeros((stop - start) * num_gallery, dtype=torch.float64, device=device)
-        query, place = self.codes.places(torch.arange(start, stop, device=device))
-        member, value = self.codes.column[place], self.codes.value[place]
-        num_pairs = (by_member.start[member + 1] - by_member.start[member]).cumsum(0)
-        if len(num_pairs):
-            parts = torch.searchsorted(num_pairs, torch.arange(0, int(num_pairs[-1]) + PAIRS, PAIRS, device=device))
-            for first, last in zip(parts.tolist(), [*parts[1:].tolist(), len(member)], strict=True):
-                which, other = by_member.places(member[first:last])
-                smaller = torch.minimum(value[first:last][which], by_member.value[other])
-                cell = (query[first:last] * num_gallery)[which] + by_member.column[other]
-                total.index_add_(0, cell, smaller)
-        return total.view(stop - start, num_gallery).div_(self.num_averaged).float()
+        total = torch.zeros((stop - start), num_gallery, dtype=torch.float64, device=self.items.device)
+        if fused := _fused_on(self.items.device):
+            arrays = [
+                part.numpy() for rows in (self.codes, by_member) for part in (rows.start, rows.column, rows.value)
+            ]
+            fused.add_shared(start, *arrays, total.numpy())
+        else:
+            _add_shared(start, self.codes, by_member, total)
+        return total.div_(self.num_averaged).float()
+
+
+def _add_shared(first_row: int, codes: Rows, by_member: Rows, total_BG: Tensor) -> None:
+    """``fused.add_shared`` for any device: all pairs of entries that have a member in common, some at a time."""
+    rows = torch.arange(len(total_BG), device=total_BG.device)
+    query, place = codes.places(rows + first_row)
+    member, value = codes.column[place], codes.value[place]
+    num_pairs = (by_member.start[member + 1] - by_member.start[member]).cumsum(0)
+    targets = torch.arange(0, int(num_pairs[-1]) + PAIRS, PAIRS, device=rows.device)  # every code has a member: itself
+    bounds = [*torch.searchsorted(num_pairs, targets).tolist(), len(member)]
+    for first, last in pairwise(bounds):
+        which, other = by_member.places(member[first:last])
+        smaller = torch.minimum(value[first:last][which], by_member.value[other])
+        cell = (query[first:last] * total_BG.shape[1])[which] + by_member.column[other]
+        total_BG.view(-1).index_add_(0, cell, smaller)
 
 
 def encode(
@@ -157,8 +171,8 @@ def encode(
     where = pick_device(device)
     query, gallery = check_pair(query_QD, gallery_GD)
     items = torch.cat([query, gallery]).to(where)
-    nearest = find_nearest(items, max(k1 + 1, k2))
-    return encode_neighbours(items, len(query), nearest.index, nearest.furthest, k1, k2)
+    found = find_nearest(items, max(k1 + 1, k2))
+    return encode_neighbours(items, len(query), found.index, found.furthest, k1, k2)
 
 
 def encode_neighbours(
@@ -213,12 +227,20 @@ def _codes(
     return row, column, _quantized(weight / total[row - start])
 
 
+def _fused_on(device: torch.device) -> ModuleType | None:
+    return nearest.load_fused() if device.type == "cpu" else None
+
+
 def _quantized(values: Tensor) -> Tensor:
     return values.mul_(RESOLUTION).round_().div_(RESOLUTION)
 
 
 def _pair_distances(items_ND: Tensor, one_P: Tensor, other_P: Tensor) -> Tensor:
-    """(P,) squared Euclidean distances of pairs of items."""
+    """(P,): squared Euclidean distances of pairs of items."""
+    if fused := _fused_on(items_ND.device):
+        distance = torch.empty(len(one_P))
+        fused.pair_distances(items_ND.numpy(), one_P.numpy(), other_P.numpy(), distance.numpy())
+        return distance
     size = max(1, (1 << 21) // items_ND.shape[1])
     parts = [
         (items_ND[one] - items_ND[other]).square_().sum(1)
