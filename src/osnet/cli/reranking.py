@@ -107,8 +107,7 @@ def rerank(
         "normalize": normalize,
     }
     _write(out, out_json, lists, found, settings, {"before": before, "after": after} if before else None)
-    if before and after:
-        _print_scores(before, after)
+    _print_scores(before, after)
     print(f"{len(found.query):,} queries, the best {lists.index.shape[1]} of {len(found.gallery):,}, in {out}")
 
 
@@ -216,7 +215,9 @@ def _score(blocks: Iterable[DistanceBlock], found: Features) -> dict[str, float 
     )
 
 
-def _print_scores(before: dict[str, float | None], after: dict[str, float | None]) -> None:
+def _print_scores(before: dict[str, float | None] | None, after: dict[str, float | None] | None) -> None:
+    if before is None or after is None:
+        return
     print(f"{'':10}{'before':>10}{'after':>10}")
     for name, value in before.items():
         cells = ("no match" if number is None else f"{100 * number:.2f} %" for number in (value, after[name]))
