@@ -423,6 +423,7 @@ def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: P
         (["--lambda-value", "2"], "--lambda-value 2.0 must be from 0 to 1"),
         (["--alpha", "-1"], "--alpha -1.0 must be at least 0"),
         (["--top", "0"], "--top 0"),
+        (["--no-normalize", "--expansion", "alpha"], "go with --normalize only"),
         (["--device", "toaster"], "device 'toaster' cannot be used here"),
         (["--out", "lists.txt"], "choose a name that ends so"),
         (["--out-json", "no/such/folder.json"], "there is no folder"),

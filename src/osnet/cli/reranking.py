@@ -89,7 +89,7 @@ def rerank(
         overwrite: replace files that exist.
     """
     _check_numbers(top=(top, 1), k1=(k1, 1), k2=(k2, 1), num_nearest=(num_nearest, 0), alpha=(alpha, 0))
-    _check_lambda(lambda_value)
+    _check_choices(lambda_value, expansion, normalize)
     _check_outputs(out, out_json, overwrite)
     where = pick_device(device)
     found = read_features(features)
@@ -174,9 +174,11 @@ def _check_numbers(**given: tuple[float, float]) -> None:
             raise DataError(f"--{name.replace('_', '-')} {value} must be at least {least}")
 
 
-def _check_lambda(value: float) -> None:
-    if not 0 <= value <= 1:
-        raise DataError(f"--lambda-value {value} must be from 0 to 1")
+def _check_choices(lambda_value: float, expansion: Expansion, normalize: bool) -> None:
+    if not 0 <= lambda_value <= 1:
+        raise DataError(f"--lambda-value {lambda_value} must be from 0 to 1")
+    if expansion != "none" and not normalize:
+        raise DataError(f"--expansion {expansion} makes queries of length 1, which go with --normalize only")
 
 
 def _check_outputs(out: Path, out_json: Path | None, overwrite: bool) -> None:

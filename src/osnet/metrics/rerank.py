@@ -151,7 +151,7 @@ def encode(
 ) -> Encoding:
     """The k-reciprocal codes of queries and gallery (sections 3.2 to 3.4, up to equation 11).
 
-    Memory beyond the embeddings is some hundreds of bytes per item and blocks of a fixed size.
+    Memory beyond the embeddings is some kilobytes per item and blocks of a fixed size.
 
     Args:
         query_QD: embeddings, taken as they are: bring them to length 1 before if they shall be.
