@@ -1,0 +1,216 @@
+"""Activation maps as a figure: photos, and beside each what every network looks at. Fig. A of the paper's supplement."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from osnet.errors import ModelError, require_extra
+from osnet.figures.boxes import Photo
+from osnet.figures.canvas import Sheet, new_figure, save_figure
+from osnet.figures.maps import (
+    LAST,
+    Box,
+    Floats,
+    Measure,
+    compute_maps,
+    measure_entropy,
+    measure_share,
+    stretch_map,
+)
+from osnet.inference.embedder import Embedder
+
+COLOURS = ("viridis", "inferno", "magma", "cividis", "jet")
+"""All but ``jet`` are perceptually uniform; ``jet`` is there to compare with older figures."""
+DEFAULT_COLOURS = "viridis"
+OPACITY = 0.6
+"""Of the map over the photo, which stands grey below it so that colour means the map alone."""
+CELL_IN, GAP_IN, MARGIN_IN, BAR_IN = (1.05, 2.1), 0.05, 0.08, 0.72
+"""A photo's place is so wide and at most so high, in inches."""
+COLUMNS = 9
+MEASURES = {"absolute": "sum of |features|", "squares": "sum of squared features"}
+
+
+@dataclass(frozen=True)
+class SeenMap:
+    """One map over one photo."""
+
+    network: str
+    layer: str
+    strength: Floats
+    """(H, W), before any stretching."""
+    entropy: float
+    """Bits; see ``measure_entropy``."""
+    share: tuple[float, float] | None
+    """Inside the person's box, and what a uniform map would have; None where no box is known."""
+
+    @property
+    def caption(self) -> str:
+        """Entropy, and the share if it is known."""
+        if math.isnan(self.entropy):
+            return "no activation"
+        lines = f"entropy {self.entropy:.2f}\nof {math.log2(self.strength.size):.0f} bits"
+        if self.share is None:
+            return lines
+        inside, uniform = (100 * value for value in self.share)
+        return f"{lines}\n{inside:.0f} % in the box\n(uniform {uniform:.0f} %)"
+
+
+def look(
+    photos: Sequence[Photo],
+    embedders: Mapping[str, Embedder],
+    layers: Sequence[str] = (LAST,),
+    measure: Measure = "absolute",
+) -> list[list[SeenMap]]:
+    """For each photo, its maps: network by network, layer by layer.
+
+    Raises:
+        ModelError: no such layer, or one that gives no map.
+    """
+    pictures = [photo.picture for photo in photos]
+    columns = [
+        (name, layer, maps)
+        for name, embedder in embedders.items()
+        for layer, maps in compute_maps(embedder, pictures, layers, measure).items()
+    ]
+    return [
+        [
+            SeenMap(
+                name, layer, maps[i], measure_entropy(maps[i]),
+                measure_share(maps[i], photo.box, photo.picture.size) if photo.box else None,
+            )
+            for name, layer, maps in columns
+        ]
+        for i, photo in enumerate(photos)
+    ]  # fmt: skip
+
+
+def lay_over(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
+    """A map over a photo: (height, width, 3). The map is stretched by its own least and greatest value."""
+    check_colours(colours)
+    matplotlib = require_extra("matplotlib", "figures")
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    coloured = matplotlib.colormaps[colours](stretch_map(strength, picture.size))[..., :3]
+    return np.rint(255 * ((1 - OPACITY) * grey + OPACITY * coloured)).astype(np.uint8)
+
+
+def check_colours(colours: str) -> None:
+    """Raises ModelError for a colour scale that is not offered."""
+    if colours not in COLOURS:
+        raise ModelError(f"unknown colours {colours!r}; choose from {', '.join(COLOURS)}")
+
+
+def draw_activation(
+    photos: Sequence[Photo],
+    seen: Sequence[Sequence[SeenMap]],
+    path: str | Path,
+    *,
+    colours: str = DEFAULT_COLOURS,
+    measure: Measure = "absolute",
+    groups_per_row: int | None = None,
+) -> None:
+    """Write the figure: each photo with its maps, several photos side by side, one colour bar.
+
+    Args:
+        photos: with their boxes, which are drawn.
+        seen: what ``look`` gave.
+        path: ending in .png, .pdf or .svg.
+        colours: one of ``COLOURS``.
+        measure: what the maps are, for the bar's label.
+        groups_per_row: photos side by side; by default as many as make nine columns.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    check_colours(colours)
+    columns = 1 + len(seen[0])
+    per_row = groups_per_row or max(1, min(len(photos), COLUMNS // columns))
+    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.picture.height / p.picture.width) for p in photos)
+    titles = [_title(m, len({m.network for m in seen[0]}) > 1) for m in seen[0]]
+    title_h = 0.1 + 0.15 * max(title.count("\n") + 1 for title in titles)
+    caption_h = 0.1 + 0.125 * max(max(m.caption.count("\n") + 1 for row in seen for m in row), 2)
+    group_w, row_h = columns * (CELL_IN[0] + GAP_IN) + 0.14, cell_h + caption_h
+    width = MARGIN_IN + per_row * group_w + BAR_IN
+    height = title_h + math.ceil(len(photos) / per_row) * row_h + MARGIN_IN
+    with new_figure((width, height), layout=None) as figure:
+        sheet = Sheet(figure)
+        for group in range(per_row):
+            for place, title in enumerate(["photo", *titles]):
+                x = MARGIN_IN + group * group_w + place * (CELL_IN[0] + GAP_IN) + CELL_IN[0] / 2
+                sheet.write(x, title_h - 0.04, title, ha="center", va="bottom", fontsize=8)
+        for number, (photo, maps) in enumerate(zip(photos, seen, strict=True)):
+            corner = (MARGIN_IN + number % per_row * group_w, title_h + number // per_row * row_h)
+            _draw_group(sheet, corner, cell_h, photo, maps, colours)
+        _draw_bar(sheet, colours, measure, title_h, min(cell_h, 2.0))
+        save_figure(figure, path)
+
+
+def _draw_group(
+    sheet: Sheet, corner: tuple[float, float], cell_h: float, photo: Photo, maps: Sequence[SeenMap], colours: str
+) -> None:
+    """One photo and its maps in a row."""
+    cell = photo.picture.resize(_fit(photo.picture.size), Image.Resampling.LANCZOS)
+    for place in range(1 + len(maps)):
+        seen = maps[place - 1] if place else None
+        x = corner[0] + place * (CELL_IN[0] + GAP_IN)
+        pixels = np.asarray(cell) if seen is None else lay_over(cell, seen.strength, colours)
+        axes = sheet.add_image(pixels, x, corner[1], CELL_IN[0], cell_h)
+        if photo.box is not None:
+            _draw_box(axes, photo.box, photo.picture.size, pixels.shape)
+        caption = seen.caption if seen else wrap_name(photo.name)
+        sheet.write(x + CELL_IN[0] / 2, corner[1] + cell_h + 0.06, caption, ha="center")
+
+
+def _title(seen: SeenMap, several: bool) -> str:
+    layer = "" if seen.layer == LAST else wrap_name(seen.layer, ".")
+    if seen.layer == LAST and not several:
+        return seen.network
+    return "\n".join(part for part in (seen.network if several else "", layer) if part)
+
+
+def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2) -> str:
+    """A name in at most ``lines`` lines of about ``letters`` letters, broken where its parts end."""
+    stem = name.removesuffix(".jpg").removesuffix(".png")
+    made = [""]
+    for part in re.split(f"(?<=[{re.escape(breaks)}])", stem):
+        if made[-1] and len(made[-1]) + len(part) > letters:
+            made.append("")
+        made[-1] += part
+    made = [line if len(line) <= letters + 4 else f"{line[: letters - 3]}..." for line in made]
+    return "\n".join(line.strip() for line in (made if len(made) <= lines else [*made[: lines - 1], f"...{made[-1]}"]))
+
+
+def _fit(size_wh: tuple[int, int]) -> tuple[int, int]:
+    """Twice the usual input size, in the photo's own shape, so that nobody is stretched."""
+    width, height = size_wh
+    scale = min(256 / width, 512 / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _draw_box(axes: Any, box: Box, size_wh: tuple[int, int], shape: tuple[int, ...]) -> None:
+    patches = require_extra("matplotlib.patches", "figures")
+    x, y = shape[1] / size_wh[0], shape[0] / size_wh[1]
+    left, top, right, bottom = box[0] * x - 0.5, box[1] * y - 0.5, box[2] * x - 0.5, box[3] * y - 0.5
+    for colour, line in (("black", 1.6), ("white", 0.8)):  # visible on any ground
+        axes.add_patch(
+            patches.Rectangle(
+                (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=line,
+                linestyle="-" if colour == "black" else (0, (4, 2)),
+            )
+        )  # fmt: skip
+
+
+def _draw_bar(sheet: Sheet, colours: str, measure: Measure, y: float, height: float) -> None:
+    cm = require_extra("matplotlib.cm", "figures")
+    inside = sheet.add_axes(sheet.width_in - BAR_IN + 0.05, y, 0.13, height)
+    bar = sheet.figure.colorbar(cm.ScalarMappable(cmap=colours), cax=inside)
+    bar.set_ticks([0, 1], labels=["least", "most"])
+    bar.ax.tick_params(labelsize=7, length=0)
+    bar.outline.set_visible(False)
+    bar.set_label(f"{MEASURES[measure]},\nstretched per map", fontsize=7, labelpad=-9)

@@ -1,0 +1,222 @@
+"""Activation maps: where a network's features are strong. Any network of the library; nothing in it is changed.
+
+Zhou et al., ICCV 2019, Fig. 6 and supplement A, after Zagoruyko and Komodakis, "Paying More Attention to Attention",
+ICLR 2017, section 3.1. The paper's text sums absolute values over channels; the authors' code sums squares, which
+gives a more pointed map. Shapes: N pictures, B batch, C channels, H, W cells of the map.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.nn.functional import normalize as unit_length
+
+from osnet.data.transforms import normalize, resize_image, to_fractions
+from osnet.errors import ModelError
+from osnet.inference.embedder import Embedder
+
+Measure = Literal["absolute", "squares"]
+"""``absolute``: sum of absolute values over channels, as the paper says; ``squares``: as the authors' code does."""
+Floats = NDArray[np.float32]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in a picture's pixels; right and bottom exclusive."""
+
+LAST, STAGES, STREAMS = "last", "stages", "streams"
+BATCH = 32
+
+
+def activation_map(features: Tensor, measure: Measure = "absolute") -> Tensor:
+    """(B, C, H, W) -> (B, H, W), >= 0, of Euclidean length 1 over H and W; a map of zeros stays zero.
+
+    ``absolute``: sum over channels of |A|; ``squares``: of A squared; then divided by its length over the cells.
+
+    Raises:
+        ModelError: another measure, or features that are no maps.
+    """
+    if measure not in ("absolute", "squares"):
+        raise ModelError(f"unknown measure {measure!r}; choose from absolute, squares")
+    if features.ndim != 4:
+        raise ModelError(f"features of shape {tuple(features.shape)} are no maps; they must be (B, C, H, W)")
+    strength = features.float().abs() if measure == "absolute" else features.float().square()
+    return unit_length(strength.sum(1).flatten(1)).view(len(features), *features.shape[2:])
+
+
+def measure_entropy(strength: Floats) -> float:
+    """How spread a map (H, W) is, in bits: from 0 (one cell) to log2(H * W) (the same everywhere); NaN for zeros."""
+    total = float(strength.sum())
+    if total <= 0:
+        return math.nan
+    p = strength[strength > 0].astype(np.float64) / total
+    return max(0.0, float(-(p * np.log2(p)).sum()))
+
+
+def measure_share(strength: Floats, box: Box, size_wh: tuple[int, int]) -> tuple[float, float]:
+    """Share of a map's sum inside a box, and the share that a uniform map would have; both in [0, 1].
+
+    The map as it is, before any stretching to colours. A cell is taken as a rectangle of the picture; one that the box
+    cuts counts by its part inside. A cell sees further than its rectangle, so this says where the map is strong, not
+    which pixels made it so.
+
+    Args:
+        strength: (H, W), >= 0.
+        box: in pixels of the picture; what lies outside of the picture is cut off.
+        size_wh: the picture's width and height.
+    """
+    (height, width), (left, top, right, bottom) = strength.shape, box
+    rows = _overlap(height, top / size_wh[1], bottom / size_wh[1])
+    columns = _overlap(width, left / size_wh[0], right / size_wh[0])
+    total = float(strength.sum())
+    share = float(rows @ strength.astype(np.float64) @ columns) / total if total > 0 else math.nan
+    return share, float(rows.sum() * columns.sum()) / (height * width)
+
+
+def _overlap(num_cells: int, low: float, high: float) -> NDArray[np.float64]:
+    """How much of each cell lies between two fractions of the whole."""
+    starts = np.arange(num_cells)
+    return np.clip(np.minimum(starts + 1, high * num_cells) - np.maximum(starts, low * num_cells), 0, 1)
+
+
+def stretch_map(strength: Floats, size_wh: tuple[int, int]) -> Floats:
+    """A map (H, W) at a picture's size, bilinear, stretched to [0, 1] by its least and greatest value.
+
+    The stretching hides how strong a map is; that is why its entropy and share are given beside it.
+    """
+    wide = interpolate(torch.from_numpy(strength)[None, None].float(), (size_wh[1], size_wh[0]), mode="bilinear")[0, 0]
+    low, high = wide.min(), wide.max()
+    return ((wide - low) / (high - low).clamp_min(1e-12)).numpy()
+
+
+def find_layers(network: nn.Module, wanted: Sequence[str]) -> list[str]:
+    """Names of layers, in the network's order within each wish and each once.
+
+    Args:
+        network: with ``feature_map``.
+        wanted: ``last`` (what ``feature_map`` gives), ``stages`` (every child that gives a map), ``streams`` (of the
+            last block that has some), a module's name such as ``conv4.1``, or a pattern such as
+            ``conv4.1.streams.*``.
+
+    Raises:
+        ModelError: nothing of that name; the message says what is near.
+    """
+    names = [name for name, _ in network.named_modules() if name]
+    found: list[str] = []
+    for wish in wanted:
+        if wish == LAST:
+            matching = [LAST]
+        elif wish == STAGES:
+            matching = [name for name, child in network.named_children() if name not in _no_maps(network)]
+        elif wish == STREAMS:
+            blocks = [name.rpartition(".")[0] for name in names if name.endswith(".streams.0")]
+            matching = [name for name in names if blocks and _is_child(name, blocks[-1])]
+        else:
+            depth = wish.count(".")
+            matching = [name for name in names if name.count(".") == depth and fnmatchcase(name, wish)]
+        if not matching:
+            near = ", ".join(get_close_matches(wish, names, 4)) or ", ".join(name for name in names if "." not in name)
+            raise ModelError(f"the network has no layer {wish!r}; choose last, stages, streams, or for instance {near}")
+        found += matching
+    return list(dict.fromkeys(found))
+
+
+def _is_child(name: str, parent: str) -> bool:
+    return name.rpartition(".")[0] == parent
+
+
+def _no_maps(network: nn.Module) -> set[str]:
+    """Children that give no map, found by trying."""
+    seen: dict[str, bool] = {}
+    hooks = [
+        child.register_forward_hook(
+            lambda _m, _i, out, name=name: seen.__setitem__(name, isinstance(out, Tensor) and out.ndim == 4)
+        )
+        for name, child in network.named_children()
+    ]
+    parameter = next(network.parameters())
+    try:
+        with eval_mode(network), torch.inference_mode():
+            network(torch.zeros(1, 3, 64, 64, device=parameter.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name for name, _ in network.named_children() if not seen.get(name)}
+
+
+@contextmanager
+def watch_layers(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[Any]]]:
+    """Forward hooks: inside, each named module's outputs are appended to its list, call by call."""
+    kept: dict[str, list[Any]] = {name: [] for name in names}
+    hooks = [
+        network.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: kept[name].append(out))
+        for name in kept
+    ]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside, and every module's own mode again afterwards."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def prepare_pictures(embedder: Embedder, pictures: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of any sizes -> (N, 3, H, W) as the embedder's network expects it."""
+    pixels = torch.stack([resize_image(picture, embedder.preprocessing) for picture in pictures])
+    return normalize(to_fractions(pixels.to(embedder.device)), embedder.preprocessing)
+
+
+def compute_maps(
+    embedder: Embedder,
+    pictures: Sequence[Image.Image],
+    layers: Sequence[str] = (LAST,),
+    measure: Measure = "absolute",
+) -> dict[str, Floats]:
+    """Maps of pictures by layer: (N, H, W) each, of length 1 per picture.
+
+    Args:
+        embedder: whose network is looked into; any network with ``feature_map``.
+        pictures: RGB.
+        layers: as ``find_layers`` takes them.
+        measure: see ``activation_map``.
+
+    Raises:
+        ModelError: no such layer, one that gives no map, or one that is called more than once in a pass.
+    """
+    names = find_layers(embedder.network, layers)
+    made: dict[str, list[Floats]] = {name: [] for name in names}
+    inner = [name for name in names if name != LAST]
+    for start in range(0, len(pictures), BATCH):
+        images = prepare_pictures(embedder, pictures[start : start + BATCH])
+        with eval_mode(embedder.network), torch.inference_mode(), watch_layers(embedder.network, inner) as kept:
+            last = embedder.network.feature_map(images)
+            for name in names:
+                outputs = [last] if name == LAST else kept[name]
+                made[name].append(activation_map(_one_map(name, outputs), measure).cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in made.items()}
+
+
+def _one_map(name: str, outputs: list[Any]) -> Tensor:
+    if len(outputs) != 1:
+        raise ModelError(f"the layer {name!r} is called {len(outputs)} times on the way to the last map, not once")
+    if not isinstance(outputs[0], Tensor) or outputs[0].ndim != 4:
+        shape = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else type(outputs[0]).__name__
+        raise ModelError(f"the layer {name!r} gives {shape}, which is no map (B, C, H, W)")
+    return outputs[0]
