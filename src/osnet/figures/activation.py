@@ -155,7 +155,7 @@ def _draw_group(
     sheet: Sheet, corner: tuple[float, float], cell_h: float, photo: Photo, maps: Sequence[SeenMap], colours: str
 ) -> None:
     """One photo and its maps in a row."""
-    cell = photo.picture.resize(_fit(photo.picture.size), Image.Resampling.LANCZOS)
+    cell = photo.picture.resize(fit_picture(photo.picture.size), Image.Resampling.LANCZOS)
     for place in range(1 + len(maps)):
         seen = maps[place - 1] if place else None
         x = corner[0] + place * (CELL_IN[0] + GAP_IN)
@@ -186,7 +186,7 @@ def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2)
     return "\n".join(line.strip() for line in (made if len(made) <= lines else [*made[: lines - 1], f"...{made[-1]}"]))
 
 
-def _fit(size_wh: tuple[int, int]) -> tuple[int, int]:
+def fit_picture(size_wh: tuple[int, int]) -> tuple[int, int]:
     """Twice the usual input size, in the photo's own shape, so that nobody is stretched."""
     width, height = size_wh
     scale = min(256 / width, 512 / height)

@@ -1,13 +1,20 @@
-"""Lines and intervals as SVG that can stand inside a page, in its text colour, told apart by more than colour.
+"""Curves, distributions and intervals, told apart by more than colour: as files, or as SVG in a page's text colour.
 
 Needs the extra ``figures``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from osnet.figures.canvas import GREY, INK, STYLES, as_svg, new_axes
 from osnet.metrics.intervals import Interval
+from osnet.metrics.pair_scores import RECALL_LEVELS, PairCounts, PairCurves
+
+NUM_BARS = 200
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,8 @@ class Line:
     y: Sequence[float]
 
 
-def draw_lines(
+@contextmanager
+def plotted_lines(
     lines: Mapping[str, Line],
     x_label: str,
     y_label: str,
@@ -26,8 +34,11 @@ def draw_lines(
     names: Sequence[str] = (),
     percent: bool = False,
     whole_x: bool = False,
-) -> str:
-    """Curves with a legend, as an SVG element.
+    log_x: bool = False,
+    title: str = "",
+    equal: tuple[float, float] | None = None,
+) -> Iterator[Any]:
+    """Curves with a legend, as a figure.
 
     Args:
         lines: by name.
@@ -36,6 +47,9 @@ def draw_lines(
         names: everything that is drawn on the page: a name looks the same in all its figures.
         percent: the values are fractions and are shown as percents.
         whole_x: only whole numbers stand at the axis.
+        log_x: a logarithmic axis; what is not above 0 is left out.
+        title: above it.
+        equal: limits of y, in what is shown.
     """
     with new_axes((5.6, 3.6)) as (figure, axes):
         places = list(names or lines)
@@ -47,10 +61,82 @@ def draw_lines(
                 line.x, y, dash, color=colour, marker=marker, markevery=every, markersize=4.5, linewidth=1.8, label=name
             )
         axes.set(xlabel=x_label, ylabel=f"{y_label} (%)" if percent else y_label)
+        if title:
+            axes.set_title(title, fontsize=11, loc="left")
+        if equal is not None:
+            axes.set_ylim(*equal)
+        if log_x:
+            axes.set_xscale("log")
         if whole_x:
             axes.locator_params(axis="x", integer=True)
         axes.legend()
+        yield figure
+
+
+def draw_lines(lines: Mapping[str, Line], x_label: str, y_label: str, **style: Any) -> str:
+    """As ``plotted_lines``, as an SVG element."""
+    with plotted_lines(lines, x_label, y_label, **style) as figure:
         return as_svg(figure, f"{x_label} {y_label}")
+
+
+def make_roc(counts: PairCounts) -> Line:
+    """True by false positive rate, from the rarest false positive that the pairs can show."""
+    fpr, tpr = counts.rates()
+    order = np.flatnonzero((fpr > 0) & np.append(np.diff(fpr) != 0, True))[::-1]
+    return Line([float(v) for v in fpr[order]], [float(v) for v in tpr[order]])
+
+
+def make_precision_recall(curves: PairCurves) -> Line:
+    """Mean precision by recall, as fractions."""
+    return Line([float(v) for v in RECALL_LEVELS], [float(v) for v in curves.precision])
+
+
+@contextmanager
+def plotted_scores(counts: PairCounts, threshold: float, title: str = "") -> Iterator[Any]:
+    """Distributions of the scores of same and of different people, each of area 1, and the threshold, as a figure.
+
+    Args:
+        counts: with both kinds of pairs.
+        threshold: a cosine score; a line, with what it costs written beside it.
+        title: above it.
+    """
+    fpr, tpr = counts.at(threshold)
+    with new_axes((5.6, 3.6)) as (figure, axes):
+        step = max(1, len(counts.same) // NUM_BARS)
+        edges = counts.edges[::step]
+        for name, values, (colour, dash, _), hatch in (
+            ("different people", counts.different, STYLES[1], "///"), ("same person", counts.same, STYLES[0], ""),
+        ):  # fmt: skip
+            total = np.add.reduceat(values, np.arange(0, len(values), step))
+            density = total / max(1, total.sum()) / np.diff(np.append(edges[: len(total)], 1.0))
+            axes.stairs(density, np.append(edges[: len(total)], 1.0), fill=True, facecolor=colour, edgecolor=colour, alpha=0.3,
+                        hatch=hatch)  # fmt: skip
+            axes.stairs(density, np.append(edges[: len(total)], 1.0), color=colour, linestyle=dash, linewidth=1.6,
+                        label=f"{name} ({values.sum():,} pairs)")  # fmt: skip
+        axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="-")
+        axes.plot([], [], color=INK, linewidth=1.4,
+                  label=f"threshold {threshold:.3f}: {100 * tpr:.1f} % of same,\n"
+                  f"{_show_rate(fpr)} of different pairs pass")  # fmt: skip
+        used = np.flatnonzero(counts.same + counts.different)
+        if len(used):
+            axes.set_xlim(counts.edges[used[0]] - 0.02, min(1.02, counts.edges[used[-1] + 1] + 0.02))
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.42)  # room for the legend
+        axes.set(xlabel="cosine score of a pair", ylabel="density")
+        axes.legend(loc="upper left", fontsize=9)
+        if title:
+            axes.set_title(title, fontsize=11, loc="left")
+        yield figure
+
+
+def draw_scores(counts: PairCounts, threshold: float, name: str) -> str:
+    """As ``plotted_scores``, as an SVG element; ``name`` is in its ids."""
+    with plotted_scores(counts, threshold, name) as figure:
+        return as_svg(figure, f"scores {name}")
+
+
+def _show_rate(rate: float) -> str:
+    percent = 100 * rate
+    return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
 
 
 def draw_intervals(rows: Mapping[str, Interval], x_label: str) -> str:

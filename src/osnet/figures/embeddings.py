@@ -1,0 +1,106 @@
+"""A data set's embeddings as a map in two dimensions, with thumbnails. Needs the extra ``figures``.
+
+t-SNE (van der Maaten and Hinton, JMLR 2008) keeps neighbours together; distances between groups and their sizes mean
+nothing. PCA keeps the directions of largest variance and mixes what lies behind them. Shapes: N images, D embedding.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from osnet.data.loading import read_image
+from osnet.errors import DataError, require_extra
+from osnet.figures.canvas import DPI, Sheet, new_figure, save_figure
+from osnet.types import Crop
+
+Projection = Literal["tsne", "pca"]
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#000000", "#999999", "#f0e442")
+SIZE_IN = 9.0
+
+
+def project(vectors: ArrayLike, method: Projection = "tsne", seed: int = 0) -> NDArray[np.float64]:
+    """Embeddings (N, D) -> places (N, 2), in [0, 1] each; the same places every time.
+
+    Vectors are brought to length 1 first, so that distance follows the cosine.
+
+    Args:
+        vectors: at least three.
+        method: ``tsne`` (started from PCA, perplexity 30 or a third of what there is) or ``pca``.
+        seed: of t-SNE.
+
+    Raises:
+        DataError: fewer than three vectors, or another method.
+        MissingExtraError: without scikit-learn.
+    """
+    array = np.asarray(vectors, dtype=np.float64)
+    if method not in ("tsne", "pca"):
+        raise DataError(f"unknown method {method!r}; choose from tsne, pca")
+    if array.ndim != 2 or len(array) < 3:
+        raise DataError(f"vectors of shape {array.shape}: a map needs at least three images")
+    array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
+    places = require_extra("sklearn.decomposition", "figures").PCA(2, random_state=seed).fit_transform(array)
+    if method == "tsne":
+        manifold = require_extra("sklearn.manifold", "figures")
+        perplexity = min(30.0, (len(array) - 1) / 3)
+        start = places / max(float(places[:, 0].std()), 1e-12) * 1e-4
+        places = manifold.TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(array)
+    spread = places.max(0) - places.min(0)
+    return np.asarray((places - places.min(0)) / np.maximum(spread, 1e-12), dtype=np.float64)
+
+
+def choose_crops(crops: Sequence[Crop], number: int) -> list[int]:
+    """Places of whole people, taken evenly over the sorted identities, until ``number`` images are reached."""
+    by_pid: dict[int, list[int]] = {}
+    for place, crop in enumerate(crops):
+        by_pid.setdefault(crop.pid, []).append(place)
+    pids = sorted(by_pid)
+    wanted = max(1, min(len(pids), number * len(pids) // max(1, len(crops))))
+    chosen = [pids[i * len(pids) // wanted] for i in range(wanted)]
+    return [place for pid in chosen for place in by_pid[pid]][:number]
+
+
+def draw_embeddings(
+    places: NDArray[np.float64], crops: Sequence[Crop], path: str | Path, title: str = "", thumb_in: float | None = None
+) -> None:
+    """Write the map: thumbnails at their places, a frame's colour (of ten, used again) says who it is.
+
+    Args:
+        places: what ``project`` gave.
+        crops: as many.
+        path: ending in .png, .pdf or .svg.
+        title: above it.
+        thumb_in: width of a thumbnail; by default so that the page is not crowded.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    width = thumb_in or min(0.5, 0.55 * SIZE_IN / math.sqrt(max(1, len(crops)) * 2))
+    rank = {pid: number for number, pid in enumerate(sorted({crop.pid for crop in crops}))}
+    with new_figure((SIZE_IN, SIZE_IN + 0.3), layout=None) as figure:
+        sheet = Sheet(figure)
+        sheet.write(0.1, 0.08, title, fontsize=10)
+        axes = sheet.add_axes(0, 0.3, SIZE_IN, SIZE_IN)
+        axes.set_axis_off()
+        axes.set(xlim=(0, SIZE_IN), ylim=(0, SIZE_IN))
+        for (x, y), crop in zip(places, crops, strict=True):
+            left = 0.05 + x * (SIZE_IN - width - 0.1)
+            bottom = 0.05 + y * (SIZE_IN - 2 * width - 0.1)
+            framed = frame_thumb(read_image(crop.path), COLOURS[rank[crop.pid] % len(COLOURS)], width)
+            axes.imshow(np.asarray(framed), extent=(left, left + width, bottom, bottom + 2 * width), aspect="auto")
+        axes.set(xlim=(0, SIZE_IN), ylim=(0, SIZE_IN))
+        save_figure(figure, path)
+
+
+def frame_thumb(picture: Image.Image, colour: str, width_in: float) -> Image.Image:
+    """A picture at 1:2, as the network takes it, with a coloured frame around."""
+    width = max(24, round(width_in * DPI))
+    framed = Image.new("RGB", (width, 2 * width), colour)
+    edge = max(2, round(width / 14))
+    inside = picture.resize((width - 2 * edge, 2 * (width - edge)), Image.Resampling.LANCZOS)
+    framed.paste(inside, (edge, edge))
+    return framed

@@ -1,0 +1,242 @@
+"""What the gates choose, watched with hooks. Zhou et al., ICCV 2019, section 4.4, Fig. 5; no change to the network.
+
+The gating vector of an image is what the gates of the last block say, stream after stream: T streams of C channels.
+The paper clusters these vectors of a data set and shows the images nearest to four centres; how many clusters it made,
+with which scaling and on which images, was not to be found, so ours are choices. Shapes: N images, T streams, C channels
+of a stream, B blocks, K clusters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from osnet.data.loading import read_image
+from osnet.errors import DataError, ModelError, require_extra
+from osnet.figures.activation import fit_picture
+from osnet.figures.canvas import STYLES, Sheet, new_figure, save_figure
+from osnet.figures.maps import BATCH, eval_mode, prepare_pictures
+from osnet.inference.embedder import Embedder
+from osnet.inference.vectors import Progress, no_progress
+from osnet.models.osnet import SeparateGates, UnifiedGate
+
+NUM_CLUSTERS = 4
+NUM_NEAREST = 15
+"""Images per cluster, as in the paper's figure."""
+HATCHES = ("", "///", "...", "xxx", "---", "ooo")
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """What the gates said of each image."""
+
+    blocks: tuple[str, ...]
+    """B names, from the input to the output."""
+    shares: NDArray[np.float32]
+    """(N, B, T): of each block's summed gates, the share of each stream; sums to 1 over T."""
+    vectors: NDArray[np.float32]
+    """(N, T * C): the last block's gating vectors, each number in (0, 1)."""
+    fields: tuple[int, ...]
+    """T receptive fields within the block, in pixels of its map: 3, 5, 7, 9 for OSNet."""
+
+
+@dataclass(frozen=True)
+class GateClusters:
+    """Images grouped by their gating vectors."""
+
+    labels: NDArray[np.int64]
+    """(N,): cluster of each image, numbered by falling size."""
+    nearest: tuple[NDArray[np.int64], ...]
+    """Of each cluster, its images from the nearest to its centre outwards."""
+
+
+def record_gates(embedder: Embedder, paths: Sequence[Path], progress: Progress = no_progress) -> GateRecord:
+    """Run images through the network and keep what its gates say.
+
+    Raises:
+        ModelError: a network without gates, or whose gates are the same for every image.
+        ImageError: an image that cannot be read.
+    """
+    blocks = _find_gates(embedder.network)
+    outputs: dict[str, list[Tensor]] = {name: [] for name in blocks}
+    hooks = [
+        gate.register_forward_hook(lambda _m, _i, out, name=name: outputs[name].append(out))
+        for name, (gates, _) in blocks.items()
+        for gate in gates
+    ]
+    shares: list[NDArray[np.float32]] = []
+    vectors: list[NDArray[np.float32]] = []
+    starts = range(0, len(paths), BATCH)
+    try:
+        for start in progress(starts, len(starts), "gates"):
+            images = prepare_pictures(embedder, [read_image(path) for path in paths[start : start + BATCH]])
+            for kept in outputs.values():
+                kept.clear()
+            with eval_mode(embedder.network), torch.inference_mode():
+                embedder.network.feature_map(images)
+            stacked = [torch.stack([gate.flatten(1) for gate in outputs[name]], 1).float() for name in blocks]
+            if len(stacked[-1]) != len(images):
+                raise ModelError("this network's gates were learned once and are the same for every image")
+            sums = torch.stack([gates.sum(2) for gates in stacked], 1)
+            shares.append((sums / sums.sum(2, keepdim=True)).cpu().numpy())
+            vectors.append(stacked[-1].flatten(1).cpu().numpy())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not shares:
+        raise DataError("no images to watch the gates on")
+    return GateRecord(tuple(blocks), np.concatenate(shares), np.concatenate(vectors), next(iter(blocks.values()))[1])
+
+
+def _find_gates(network: nn.Module) -> dict[str, tuple[list[nn.Module], tuple[int, ...]]]:
+    """Of each block with gates: the gates, and the receptive fields of its streams."""
+    found: dict[str, tuple[list[nn.Module], tuple[int, ...]]] = {}
+    for name, block in network.named_modules():
+        aggregate: Any = getattr(block, "aggregate", None)
+        if isinstance(aggregate, UnifiedGate):
+            gates: list[nn.Module] = [aggregate.gate]  # called once per stream, in order
+        elif isinstance(aggregate, SeparateGates):
+            gates = list(aggregate.gates)
+        else:
+            continue
+        found[name] = gates, tuple(1 + 2 * len(stream) for stream in block.streams)
+    if not found:
+        raise ModelError("this network has no gates: its streams are added, concatenated, or there is only one")
+    return found
+
+
+def cluster_gates(record: GateRecord, clusters: int = NUM_CLUSTERS, seed: int = 0) -> GateClusters:
+    """k-means of the gating vectors as they are (numbers in (0, 1), no further scaling), the best of ten starts.
+
+    Raises:
+        DataError: fewer different vectors than clusters.
+        MissingExtraError: without scikit-learn.
+    """
+    different = len(np.unique(record.vectors, axis=0))
+    if not 1 <= clusters <= different:
+        raise DataError(f"clusters {clusters} must be from 1 to {different}, the number of different gating vectors")
+    sklearn = require_extra("sklearn.cluster", "figures")
+    fitted = sklearn.KMeans(clusters, n_init=10, random_state=seed).fit(record.vectors.astype(np.float64))
+    order = np.argsort(-np.bincount(fitted.labels_, minlength=clusters), kind="stable")
+    labels = np.argsort(order)[fitted.labels_]
+    distance = np.linalg.norm(record.vectors - fitted.cluster_centers_[order][labels], axis=1)
+    ranked = np.argsort(distance, kind="stable")
+    return GateClusters(labels, tuple(ranked[labels[ranked] == k] for k in range(clusters)))
+
+
+def draw_clusters(
+    record: GateRecord,
+    clusters: GateClusters,
+    paths: Sequence[Path],
+    path: str | Path,
+    shown: int = 4,
+    nearest: int = NUM_NEAREST,
+) -> None:
+    """Write Fig. 5: of each of the ``shown`` largest clusters a row of the images nearest to its centre.
+
+    Below each row: how many images the cluster has, and how its mean shares of the scales in the last block differ
+    from those of all images.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    rows = clusters.nearest[:shown]
+    columns = min(nearest, max(map(len, rows)))
+    cell_w, cell_h, row_h = 0.52, 1.04, 1.36
+    last = record.shares[:, -1]
+    with new_figure((columns * (cell_w + 0.04) + 0.16, len(rows) * row_h + 0.05), layout=None) as figure:
+        sheet = Sheet(figure)
+        for row, members in enumerate(rows):
+            mean, change = last[members].mean(0), last[members].mean(0) - last.mean(0)
+            scales = ", ".join(
+                f"{field} x {field}: {100 * m:.1f} % ({100 * c:+.1f})"
+                for field, m, c in zip(record.fields, mean, change, strict=True)
+            )
+            text = f"cluster {row + 1}: {len(members)} of {len(record.vectors)} images; {scales}"
+            sheet.write(0.08, row * row_h + 0.07, text, fontsize=7.5 if columns > 9 else 5.5)
+            for place, index in enumerate(members[:columns]):
+                picture = read_image(paths[index])
+                small = picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)
+                sheet.add_image(np.asarray(small), 0.08 + place * (cell_w + 0.04), row * row_h + 0.24, cell_w, cell_h)
+        save_figure(figure, path)
+
+
+def draw_shares(
+    record: GateRecord, path: str | Path, examples: Mapping[str, tuple[Path, int]] | None = None, title: str = ""
+) -> None:
+    """Write the plot of scales: block by block the share of each stream over all images, and of single images.
+
+    Args:
+        record: of the data set.
+        path: ending in .png, .pdf or .svg.
+        examples: images to show one by one: name, file, and their place in the record.
+        title: above it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    examples = dict(list((examples or {}).items())[:4])
+    with new_figure((8.4, 3.4 + (2.5 if examples else 0))) as figure:
+        parts = figure.subfigures(2, 1, height_ratios=[3.4, 2.5]) if examples else [figure]
+        _draw_boxes(parts[0], record, title)
+        if examples:
+            _draw_examples(parts[1], record, examples)
+        save_figure(figure, path)
+
+
+def _draw_boxes(part: Any, record: GateRecord, title: str) -> None:
+    """For each block and stream the middle half, the median and the 5th to 95th percentile of the images."""
+    axes = part.subplots()
+    num_streams = record.shares.shape[2]
+    width = 0.8 / num_streams
+    for stream in range(num_streams):
+        values = 100 * record.shares[:, :, stream]
+        low, q1, median, q3, high = np.percentile(values, [5, 25, 50, 75, 95], axis=0)
+        x = np.arange(len(record.blocks)) + (stream - (num_streams - 1) / 2) * width
+        colour = STYLES[stream % len(STYLES)][0]
+        axes.vlines(x, low, high, color=colour, linewidth=1)
+        label = f"{record.fields[stream]} x {record.fields[stream]}"
+        axes.bar(
+            x, np.maximum(q3 - q1, 0.05), 0.8 * width, q1, color=colour, alpha=0.55, edgecolor=colour, label=label,
+            hatch=HATCHES[stream % len(HATCHES)], linewidth=0.8,
+        )  # fmt: skip
+        axes.hlines(median, x - 0.4 * width, x + 0.4 * width, color="black", linewidth=1.4)
+    axes.axhline(100 / num_streams, color="black", linewidth=0.8, linestyle=":")
+    axes.set_xticks(range(len(record.blocks)), record.blocks)
+    axes.grid(visible=False, axis="x")
+    axes.set(xlabel="block", ylabel="share of the summed gates (%)")
+    axes.set_title(f"{title + ': ' if title else ''}{len(record.shares):,} images", fontsize=10, loc="left")
+    part.legend(
+        *axes.get_legend_handles_labels(), loc="outside right upper" if hasattr(part, "subfigs") else "outside right",
+        title="stream sees\n(cells of the\nblock's map)", fontsize=9, title_fontsize=8,
+    )  # fmt: skip
+
+
+def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[Path, int]]) -> None:
+    """Single images, each beside how far the shares of its scales lie from even ones, block by block."""
+    num_streams = record.shares.shape[2]
+    all_axes = part.subplots(1, 2 * len(examples), width_ratios=[1, 2.6] * len(examples), squeeze=False)[0]
+    places = [index for _, index in examples.values()]
+    reach = 1.1 * max(0.01, float(np.abs(100 * record.shares[places] - 100 / num_streams).max()))
+    for number, (name, (file, index)) in enumerate(examples.items()):
+        photo, lines = all_axes[2 * number], all_axes[2 * number + 1]
+        picture = read_image(file)
+        photo.imshow(np.asarray(picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)))
+        photo.set_axis_off()
+        photo.set_title(name, fontsize=8)
+        for stream in range(num_streams):
+            colour, dash, marker = STYLES[stream % len(STYLES)]
+            values = 100 * record.shares[index, :, stream] - 100 / num_streams
+            lines.plot(values, dash, color=colour, marker=marker, markersize=3, linewidth=1.1)
+        lines.axhline(0, color="black", linewidth=0.8, linestyle=":")
+        lines.set_ylim(-reach, reach)
+        lines.set_xticks(range(len(record.blocks)), record.blocks, fontsize=6, rotation=60)
+        lines.tick_params(axis="y", labelsize=6)
+        if not number:
+            lines.set_ylabel("points from an even share", fontsize=7)
