@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from osnet.data.loading import read_image
 from osnet.errors import ImageError
+from osnet.figures.canvas import DPI, Sheet, new_figure, save_figure
 from osnet.files import written_aside
 from osnet.types import Hit
 
@@ -26,13 +28,17 @@ class RankedList:
     hits: Sequence[Hit]
     identity: str | None = None
     """Who the query shows; None if unknown, and then no hit is called right or wrong."""
+    ignored: frozenset[str] = frozenset()
+    """Sources that the protocol ignores (the same person in the query's own camera); they have no rank."""
+    title: str = ""
+    """What to say of the query beside its identity."""
 
 
 def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Image:
     """One row per query. RGB; as wide as the longest list.
 
-    Right hits have a double green frame and the word "same", wrong ones a single red frame and
-    "other". A file that can no longer be read leaves a crossed cell that says so.
+    Right hits have a double green frame and the word "same", wrong ones a single red frame and "other", ignored ones
+    a grey bar across and "ignored". A file that can no longer be read leaves a crossed cell that says so.
     """
     columns = 1 + max((len(ranked.hits) for ranked in lists), default=0)
     cell_w, cell_h = CELL_WH
@@ -45,17 +51,29 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Ima
         draw.text((GAP, 12), title, fill=INK, font=ImageFont.load_default(18))
     for row, ranked in enumerate(lists):
         y = top + row * (cell_h + CAPTION + GAP)
-        _draw_cell(sheet, (GAP, y), ranked.query, ["query", ranked.identity or "unknown person"], INK, 1)
-        for hit in ranked.hits:
-            x = 2 * GAP + hit.rank * (cell_w + GAP)
+        _draw_cell(sheet, (GAP, y), ranked.query, [ranked.title or "query", ranked.identity or "unknown person"], INK, 1)
+        for place, hit in enumerate(ranked.hits, start=1):
+            x = 2 * GAP + place * (cell_w + GAP)
             lines, colour, rings = _judge(ranked, hit)
             _draw_cell(sheet, (x, y), Path(hit.item.source), lines, colour, rings)
+            if hit.item.source in ranked.ignored:
+                draw.line([(x, y + cell_h), (x + cell_w, y)], fill=NEUTRAL, width=6)
     return sheet
 
 
 def save_ranked_lists(lists: Sequence[RankedList], path: str | Path, title: str = "") -> None:
-    """``draw_ranked_lists`` as a PNG, written aside and then renamed."""
+    """``draw_ranked_lists`` as a PNG, or as a PDF or SVG that holds the same picture; written aside, then renamed.
+
+    Raises:
+        OutputError: it cannot be written.
+        MissingExtraError: a PDF or SVG without matplotlib.
+    """
     sheet = draw_ranked_lists(lists, title)
+    if Path(path).suffix.lower() in (".pdf", ".svg"):
+        with new_figure((sheet.width / DPI, sheet.height / DPI), layout=None) as figure:
+            Sheet(figure).add_image(np.asarray(sheet), 0, 0, sheet.width / DPI, sheet.height / DPI)
+            save_figure(figure, path)
+        return
     with written_aside(path) as aside:
         sheet.save(aside, format="PNG")
 
@@ -65,6 +83,8 @@ def _judge(ranked: RankedList, hit: Hit) -> tuple[list[str], str, int]:
     about = " ".join(
         part for part in (hit.item.identity or "", f"camera {hit.item.camera}" if hit.item.camera else "") if part
     )
+    if hit.item.source in ranked.ignored:
+        return [f"ignored   {hit.score:.3f}", about], NEUTRAL, 1
     if ranked.identity is None:
         return [f"{hit.rank}   {hit.score:.3f}", about], NEUTRAL, 1
     right = hit.item.identity == ranked.identity

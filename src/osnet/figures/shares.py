@@ -1,7 +1,8 @@
 """Does one network look at the person more than another? Shares of activation maps inside people's boxes, measured.
 
 Each generated image is looked at by both networks, so their difference is a paired one; intervals draw people, since
-one person's images are alike. The networks were trained once: another seed is not in the intervals.
+one person's images are alike. The networks were trained once: another seed is not in the intervals. A box holds what
+hides the person too, so a share under occlusion says "where the person is", not "what is seen of the person".
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,8 +43,8 @@ class Shares:
     differences: Mapping[str, Interval]
     """By step: share of the first minus share of the second, image by image."""
     losses: Mapping[str, Interval]
-    """By network, and ``difference`` (first minus second): what the share loses from ``in full view`` to ``much hidden``,
-    person by person; above 0 is a loss. Empty where too few people have both kinds of images."""
+    """By network, and ``difference`` (first minus second): what the share above a uniform map's loses from ``in full
+    view`` to ``much hidden``, person by person; above 0 is a loss. Empty where too few people have both kinds."""
     entropies: Mapping[str, float]
     """Mean bits, by network."""
 
@@ -61,7 +62,7 @@ class Shares:
             lines.append(f"{step}: {values}; difference {_show(self.differences[step], signed=True)}")
         for name, interval in self.losses.items():
             what = f"{self.first} minus {self.second}" if name == "difference" else name
-            lines.append(f"lost from full view to much hidden, {what}: {_show(interval, signed=name == 'difference')}")
+            lines.append(f"lost from full view to much hidden, {what}: {_show(interval, signed=True)}")
         lines.append("entropy: " + ", ".join(f"{name} {bits:.3f} bits" for name, bits in self.entropies.items()))
         return "\n".join(lines)
 
@@ -117,7 +118,7 @@ def measure_shares(
         first, second, len(crops), len(set(pids.tolist())), measure, float(uniform.mean()),
         {s: {n: cluster_interval(v[mask], pids[mask]) for n, v in shares.items()} for s, mask in steps.items()},
         {s: cluster_interval(difference[mask], pids[mask]) for s, mask in steps.items()},
-        _measure_losses({**shares, "difference": difference}, pids, steps),
+        _measure_losses({**{n: v - uniform for n, v in shares.items()}, "difference": difference}, pids, steps),
         {name: float(np.nanmean(values)) for name, values in bits.items()},
     )  # fmt: skip
 

@@ -1,0 +1,243 @@
+"""Networks on a data set -> everything that a report shows of them. The demo and ``osnet report`` both come here."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osnet.comparison import Comparison, Entrant
+from osnet.data.synthetic import ANNOTATIONS_FILE, read_annotations, read_pairs
+from osnet.errors import ImageError
+from osnet.evaluation import Evaluation, evaluate
+from osnet.figures.activation import look
+from osnet.figures.boxes import read_photos
+from osnet.figures.curves import Line
+from osnet.figures.embeddings import choose_crops, project
+from osnet.figures.match import explain_match
+from osnet.figures.rankings import Rankings, draw_lots, group_failures, pick_queries
+from osnet.figures.ranks import RankedList
+from osnet.figures.report import EmbeddingMap, Look, QueryRow, ShownFailures, ShownQuery
+from osnet.files import make_folder
+from osnet.inference.embedder import Embedder
+from osnet.inference.vectors import Progress, no_progress, read_vectors
+from osnet.metrics.pair_scores import count_pairs
+from osnet.types import ReidDataset
+
+PLACES = {
+    "Best": 0.0, "Better than three quarters": 0.25, "Median": 0.5, "Worse than three quarters": 0.75, "Worst": 1.0,
+}  # fmt: skip
+NUM_DRAWN, NUM_FAILURES, NUM_HITS, NUM_LOOKED_AT, NUM_ON_MAP = 7, 8, 8, 4, 200
+DEFAULT_FPR = 0.001
+TWINS = {"small cue": "alike but for the logo", "overall look": "same logo and bag, other clothes"}
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A network with its vectors of a data set."""
+
+    entrant: Entrant
+    embedder: Embedder
+
+
+def study(
+    name: str, embedder: Embedder, dataset: ReidDataset, features: Path, force: bool = False,
+    progress: Progress = no_progress,
+) -> tuple[Studied, Evaluation]:  # fmt: skip
+    """Score as ``osnet evaluate`` does; the vectors stay in the folder ``features``. Raises as ``evaluate`` does."""
+    make_folder(features)
+    scored = evaluate(embedder, dataset, force=force, features=features, progress=progress)
+    query, gallery = (read_vectors(features / f"{part}.npz")[0].vectors for part in ("query", "gallery"))
+    return Studied(Entrant(name, query, gallery), embedder), scored
+
+
+def describe_networks(
+    dataset: ReidDataset,
+    studied: Sequence[Studied],
+    comparison: Comparison,
+    thresholds: Mapping[str, float] | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """The fields of a ``Report`` that come from networks and data: lists with maps, failures, curves, the map.
+
+    Shown in full are five queries by the first network's average precision (best, median, worst, two between), seven
+    drawn by lot, and the eight worst of each kind of failure; the table has every query.
+
+    Args:
+        dataset: what was searched.
+        studied: one or more; the first decides which queries are shown.
+        comparison: that holds them among others.
+        thresholds: scores from which pairs count as the same, by name; by default such that one in a thousand
+            different pairs of this data passes.
+        progress: draws a bar.
+    """
+    main = studied[0].entrant.name
+    rankings = {s.entrant.name: Rankings(dataset, s.entrant.query, s.entrant.gallery) for s in studied}
+    pairs = {
+        s.entrant.name: count_pairs(
+            s.entrant.query, s.entrant.gallery, dataset.query.pids, dataset.gallery.pids, dataset.query.camids,
+            dataset.gallery.camids,
+        )
+        for s in studied
+    }  # fmt: skip
+    hidden, twins, notes = _read_truth(dataset)
+    rates = pairs[main].counts.rates()[1]
+    alike_at = float(pairs[main].counts.edges[int(np.flatnonzero(rates >= 0.5)[-1])]) if rates[0] == 1 else 1.0
+    groups = group_failures(rankings[main], alike_at, hidden, twins)
+    ap = comparison.ap_per_query[main]
+    picked = pick_queries(ap, PLACES)
+    drawn = draw_lots(ap, NUM_DRAWN, list(picked.values()))
+    titles = {q: f"{title} query by {main}: average precision {100 * ap[q]:.0f} %" for title, q in picked.items()}
+    titles |= {q: f"Drawn by lot: average precision {100 * ap[q]:.0f} % by {main}" for q in drawn}
+    failed = {q: _describe_failure(rankings[main], q) for group in groups for q in group.queries[:NUM_FAILURES]}
+    every = list(dict.fromkeys([*titles, *failed]))
+    show = _Shower(dataset, studied, rankings, notes)
+    shown = {q: show.make(q) for q in progress(every, len(every), "maps")}
+    num_failed = len(rankings[main].failed)
+    return {
+        "queries": [show.named(shown[q], title) for q, title in titles.items()],
+        "failures": [
+            ShownFailures(
+                g.name, g.about, len(g.queries), [show.named(shown[q], failed[q]) for q in g.queries[:NUM_FAILURES]]
+            )
+            for g in groups
+        ],
+        "failures_about": f"{num_failed:,} of {int((~np.isnan(ap)).sum()):,} queries find another person first by "
+        f"{main}. Each counts once, in the first group that fits.",
+        "cameras": _name_cameras(dataset, rankings[main]),
+        "pairs": pairs,
+        "thresholds": thresholds or {n: p.counts.threshold_at(DEFAULT_FPR) for n, p in pairs.items()},
+        "threshold_about": "The threshold was given." if thresholds else "The threshold was set on these same pairs, "
+        "so that at most 1 in 1,000 different pairs passes; on other data its costs differ.",
+        "embedding_map": _draw_map(dataset, studied[0]),
+        "rows": _list_rows(rankings[main]),
+        "cards": {s.entrant.name: describe_card(s.embedder) for s in studied},
+    }  # fmt: skip
+
+
+class _Shower:
+    """Makes what is shown of a query."""
+
+    def __init__(
+        self, dataset: ReidDataset, studied: Sequence[Studied], rankings: Mapping[str, Rankings],
+        notes: Mapping[int, Mapping[str, str]],
+    ) -> None:  # fmt: skip
+        self.dataset, self.studied, self.rankings, self.notes = dataset, studied, rankings, notes
+
+    def make(self, q: int) -> ShownQuery:
+        """Lists by network, and what each looked at."""
+        lists = {name: rankings.list_hits(q, NUM_HITS) for name, rankings in self.rankings.items()}
+        looks: dict[str, Look] = {}
+        for s in self.studied:
+            name = s.entrant.name
+            found = self._look(s.embedder, lists[name], self.rankings[name], q)
+            if found is not None:
+                looks[name] = found
+        return ShownQuery("", lists, self.notes.get(self.dataset.query.crops[q].pid, {}), looks)
+
+    @staticmethod
+    def named(query: ShownQuery, title: str) -> ShownQuery:
+        """The same under a title."""
+        return ShownQuery(title, query.lists, query.notes, query.looks)
+
+    @staticmethod
+    def _look(embedder: Embedder, ranked: RankedList, rankings: Rankings, q: int) -> Look | None:
+        hits = [Path(hit.item.source) for hit in ranked.hits[:NUM_LOOKED_AT]]
+        following = rankings.find_next_person(q)
+        try:
+            photos = read_photos([ranked.query, *hits])
+            after = read_photos([Path(following.item.source)])[0].picture if following else None
+        except ImageError:  # gone since it was embedded: the list says so
+            return None
+        seen = [maps[0] for maps in look(photos, {"": embedder})]
+        match = explain_match(embedder, photos[0].picture, photos[1].picture, after) if hits else None
+        return Look(list(zip([ranked.query, *hits], seen, strict=True)), match, hits[0] if hits else None)
+
+
+def _describe_failure(rankings: Rankings, q: int) -> str:
+    crop, hit = rankings.dataset.query.crops[q], rankings.dataset.gallery.crops[int(rankings.first_G[q])]
+    rank = rankings.scores.first_rank_per_query[q]
+    return (
+        f"Person {crop.identity or crop.pid} in camera {crop.camera or 'unknown'}: first hit person "
+        f"{hit.identity or hit.pid} in camera {hit.camera or 'unknown'}; first right picture at rank {rank:.0f}"
+    )
+
+
+def _read_truth(
+    dataset: ReidDataset,
+) -> tuple[NDArray[np.float64] | None, dict[int, frozenset[int]], dict[int, dict[str, str]]]:
+    """Of generated people: how much of each query is hidden, who is made like whom, and what to say of it."""
+    if not (dataset.root / ANNOTATIONS_FILE).is_file():
+        return None, {}, {}
+    truth = read_annotations(dataset.root)
+    hidden = np.array([truth[crop.path.relative_to(dataset.root).as_posix()].hidden for crop in dataset.query.crops])
+    notes: dict[int, dict[str, str]] = {}
+    for a, b, kind in read_pairs(dataset.root):
+        notes.setdefault(a, {})[str(b)] = TWINS[kind]
+        notes.setdefault(b, {})[str(a)] = TWINS[kind]
+    return hidden, {pid: frozenset(map(int, others)) for pid, others in notes.items()}, notes
+
+
+def _name_cameras(dataset: ReidDataset, rankings: Rankings) -> dict[tuple[str, str], tuple[float, int]]:
+    names = {crop.camid: crop.camera or str(crop.camid) for crop in (*dataset.query.crops, *dataset.gallery.crops)}
+    return {(names[a], names[b]): value for (a, b), value in rankings.camera_pairs().items()}
+
+
+def _draw_map(dataset: ReidDataset, studied: Studied) -> EmbeddingMap | None:
+    chosen = choose_crops(dataset.gallery.crops, NUM_ON_MAP)
+    if len(chosen) < 3:
+        return None
+    crops = [dataset.gallery.crops[i] for i in chosen]
+    about = (
+        f"{len(chosen)} gallery images of {len({crop.pid for crop in crops})} people by {studied.entrant.name}, t-SNE: "
+        "neighbours belong together; how far groups lie apart means nothing. A frame's colour says who it is; ten "
+        "colours are used again and again."
+    )
+    return EmbeddingMap(project(studied.entrant.gallery[chosen]), crops, about)
+
+
+def _list_rows(rankings: Rankings) -> list[QueryRow]:
+    ap, rows = rankings.scores.ap_per_query, []
+    for q in np.argsort(np.where(np.isnan(ap), 2.0, ap), kind="stable").tolist():
+        g = int(rankings.first_G[q])
+        hit = rankings.dataset.gallery.crops[g] if g >= 0 else None
+        score = float(rankings.query[q] @ rankings.gallery[g]) if hit else float("nan")
+        found = f"person {hit.identity or hit.pid}, camera {hit.camera or 'unknown'}" if hit else "nothing"
+        name = rankings.dataset.query.crops[q].path.name
+        rows.append(QueryRow(name, float(ap[q]), float(rankings.scores.first_rank_per_query[q]), found, score))
+    return rows
+
+
+def describe_card(embedder: Embedder) -> dict[str, str]:
+    """What the weights' card says, name by name."""
+    card = embedder.network.card
+    if card is None:
+        return {"weights": "random or unnamed"}
+    fields = {key: value for key, value in asdict(card).items() if value not in (None, "")}
+    nested = {f"{key}: {k}": v for key, value in fields.items() if isinstance(value, dict) for k, v in value.items()}
+    plain = {key: value for key, value in fields.items() if not isinstance(value, dict)}
+    said = {**plain, **nested, "network sha256": embedder.sha256()}
+    return {key.replace("_", " "): str(value) for key, value in said.items()}
+
+
+def read_run(folder: Path) -> tuple[dict[str, str], Line | None]:
+    """A run's recipe, name by name, and its training loss; empty and None for what is no run's folder."""
+    recipe: dict[str, str] = {}
+    rows = _read_quietly(folder / "recipe.json", json.loads)
+    for key, value in (rows.get("recipe", {}) if isinstance(rows, dict) else {}).items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        recipe |= {f"{key} {k}".strip().replace("_", " "): str(v) for k, v in inner}
+    lines = _read_quietly(folder / "metrics.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
+    losses = [row for row in lines or [] if isinstance(row, dict) and "loss" in row and "epoch" in row]
+    line = Line([row["epoch"] for row in losses], [row["loss"] for row in losses]) if losses else None
+    return recipe, line
+
+
+def _read_quietly(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
