@@ -7,7 +7,7 @@ Each step leaves its result in the output folder, so a demo that was cut off goe
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,12 +17,12 @@ import torch
 
 from osnet.comparison import Comparison, Entrant, compare, group_generated
 from osnet.data.folder import read_dataset
-from osnet.data.synthetic import SETTINGS_FILE, GeneratedSettings, generate_dataset, read_pairs
+from osnet.data.synthetic import SETTINGS_FILE, GeneratedSettings, generate_dataset
 from osnet.errors import DemoError, OutputError
 from osnet.evaluation import evaluate
-from osnet.figures.curves import Line
 from osnet.figures.ranks import RankedList, save_ranked_lists
-from osnet.figures.report import Report, ShownQuery, write_report
+from osnet.figures.report import Report, write_report
+from osnet.figures.study import CAUTION_GENERATED, Studied, choose_sheet, describe_networks, read_run
 from osnet.files import check_writable, make_folder, write_json
 from osnet.gallery import Gallery, Where
 from osnet.inference.embedder import Embedder
@@ -36,16 +36,11 @@ from osnet.types import DISTRACTOR_PID, Crop, Item, ReidDataset
 
 NUM_SHOWN = 5
 NUM_HITS = 8
-NUM_ON_SHEET = 16
 
 OSNET, BASELINE, HISTOGRAM = "OSNet x0.25", "single-scale T=1", "colour histogram"
 UNTRAINED = {OSNET: "OSNet, untrained", BASELINE: "T=1, untrained"}
 CONTRASTS = ((OSNET, BASELINE), (OSNET, UNTRAINED[OSNET]), (BASELINE, UNTRAINED[BASELINE]), (OSNET, HISTOGRAM))
-CAUTION = (
-    "These are generated people, painted by a program. The numbers show that training, scoring and search work; they "
-    "say nothing about how good a network is on photographs of real people."
-)
-TWINS = {"small cue": "alike but for the logo", "overall look": "same logo and bag, other clothes"}
+CAUTION = CAUTION_GENERATED
 
 
 @dataclass(frozen=True)
@@ -93,23 +88,22 @@ def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path
         entrants.sort(key=lambda entrant: order.index(entrant.name))
         comparison = compare(dataset, entrants, CONTRASTS, group_generated(dataset))
         print(comparison)
-    with _step(5, "index the gallery and search it"):
-        galleries = {
-            name: index_features(
-                out / folder, dataset, _features(out / "scores", name) / "gallery.npz", embedders[name]
-            )
-            for name, folder in ((OSNET, "gallery"), (BASELINE, "gallery-t1"))
-        }
-        shown = _search(comparison, dataset, galleries, embedders)
+    with _step(5, "index the gallery and look at what was found"):
+        index_features(out / "gallery", dataset, _features(out / "scores", OSNET) / "gallery.npz", embedders[OSNET])
+        by_name = {entrant.name: entrant for entrant in entrants}
+        studied = [Studied(by_name[name], embedders[name]) for name in (OSNET, BASELINE)]
+        parts = describe_networks(dataset, studied, comparison, progress=progress)
+        runs = {name: read_run(out / recipe.name) for name, recipe in recipes.items()}
     with _step(6, "write the report"):
         facts = _describe(size, dataset, recipes, time.monotonic() - start, resumed)
         write_json(out / "comparison.json", {**comparison.to_json(), "facts": facts})
         findings = describe_findings(comparison)
         report = Report(
             title=f"Found again? OSNet and its single-scale baseline on {size.people.identities} generated people",
-            caution=CAUTION, findings=findings, comparison=comparison, queries=shown,
-            losses={name: _read_losses(out / recipe.name) for name, recipe in recipes.items()},
-            sheet=_choose_sheet(dataset), facts=facts,
+            caution=CAUTION, findings=findings, comparison=comparison,
+            losses={name: losses for name, (_, losses) in runs.items() if losses},
+            recipes={name: recipe for name, (recipe, _) in runs.items()},
+            sheet=choose_sheet(dataset), facts=facts, **parts,
         )  # fmt: skip
         write_report(report, out / "report.html")
     print("", *findings, "", CAUTION, sep="\n")
@@ -237,50 +231,6 @@ def _histograms(dataset: ReidDataset, progress: Progress) -> Entrant:
         for split in (dataset.query, dataset.gallery)
     )
     return Entrant(HISTOGRAM, query, gallery)
-
-
-def _search(
-    comparison: Comparison, dataset: ReidDataset, galleries: dict[str, Gallery], embedders: dict[str, Embedder]
-) -> list[ShownQuery]:
-    """The best, the median, the worst query by OSNet's average precision, and two between."""
-    ap = comparison.ap_per_query[OSNET]
-    order = [int(i) for i in np.argsort(-ap, kind="stable") if not np.isnan(ap[i])]
-    places = {
-        "Best": 0.0,
-        "Better than three quarters": 0.25,
-        "Median": 0.5,
-        "Worse than three quarters": 0.75,
-        "Worst": 1.0,
-    }
-    notes: dict[int, dict[str, str]] = {}
-    for a, b, kind in read_pairs(dataset.root):
-        notes.setdefault(a, {})[str(b)] = TWINS[kind]
-        notes.setdefault(b, {})[str(a)] = TWINS[kind]
-    shown = []
-    for title, share in places.items():
-        index = order[round(share * (len(order) - 1))]
-        crop = dataset.query.crops[index]
-        lists = {name: search_elsewhere(galleries[name], embedders[name], crop) for name in galleries}
-        shown.append(
-            ShownQuery(
-                f"{title} query by {OSNET}: average precision {100 * ap[index]:.0f} %", lists, notes.get(crop.pid, {})
-            )
-        )
-    return shown
-
-
-def _read_losses(run: Path) -> Line:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if "loss" in row]
-    return Line([row["epoch"] for row in rows], [row["loss"] for row in rows])
-
-
-def _choose_sheet(dataset: ReidDataset) -> Sequence[Sequence[Path]]:
-    """The first people of the query split, each as all cameras see them."""
-    rows: dict[int, list[Path]] = {}
-    for crop in dataset.query.crops:
-        rows.setdefault(crop.pid, []).append(crop.path)
-    return list(rows.values())[:NUM_ON_SHEET]
 
 
 def _describe(

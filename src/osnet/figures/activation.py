@@ -1,4 +1,4 @@
-"""Activation maps as a figure: photos, and beside each what every network looks at. Fig. A of the paper's supplement."""
+"""Activation maps as a figure: photos, and beside each what every network looks at. The supplement's Fig. A."""
 
 import math
 import re

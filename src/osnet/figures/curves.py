@@ -108,11 +108,11 @@ def plotted_scores(counts: PairCounts, threshold: float, title: str = "") -> Ite
             ("different people", counts.different, STYLES[1], "///"), ("same person", counts.same, STYLES[0], ""),
         ):  # fmt: skip
             total = np.add.reduceat(values, np.arange(0, len(values), step))
-            density = total / max(1, total.sum()) / np.diff(np.append(edges[: len(total)], 1.0))
-            axes.stairs(density, np.append(edges[: len(total)], 1.0), fill=True, facecolor=colour, edgecolor=colour, alpha=0.3,
-                        hatch=hatch)  # fmt: skip
-            axes.stairs(density, np.append(edges[: len(total)], 1.0), color=colour, linestyle=dash, linewidth=1.6,
-                        label=f"{name} ({values.sum():,} pairs)")  # fmt: skip
+            borders = np.append(edges[: len(total)], 1.0)
+            density = total / max(1, total.sum()) / np.diff(borders)
+            label = f"{name} ({values.sum():,} pairs)"
+            axes.stairs(density, borders, fill=True, facecolor=colour, edgecolor=colour, alpha=0.3, hatch=hatch)
+            axes.stairs(density, borders, color=colour, linestyle=dash, linewidth=1.6, label=label)
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="-")
         axes.plot([], [], color=INK, linewidth=1.4,
                   label=f"threshold {threshold:.3f}: {100 * tpr:.1f} % of same,\n"

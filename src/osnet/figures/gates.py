@@ -2,8 +2,8 @@
 
 The gating vector of an image is what the gates of the last block say, stream after stream: T streams of C channels.
 The paper clusters these vectors of a data set and shows the images nearest to four centres; how many clusters it made,
-with which scaling and on which images, was not to be found, so ours are choices. Shapes: N images, T streams, C channels
-of a stream, B blocks, K clusters.
+with which scaling and on which images, was not to be found, so ours are choices. Shapes: N images, T streams, C
+channels of a stream, B blocks, K clusters.
 """
 
 from collections.abc import Mapping, Sequence

@@ -143,16 +143,21 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
         OutputError: it cannot be written.
     """
     titles = ["query", f"hit: score {maps.score:.3f}"]
-    below = [("query: what\nspeaks for the hit", maps.query_for_hit), ("hit: what speaks\nfor the query", maps.hit_for_query)]  # fmt: skip
-    if maps.query_rather_than_next is not None:
+    below = [
+        ("query: what\nspeaks for the hit", maps.query_for_hit),
+        ("hit: what speaks\nfor the query", maps.hit_for_query),
+    ]
+    if maps.query_rather_than_next is not None and maps.next_score is not None:
         titles.append(f"next person: {maps.next_score:.3f}")
-        below.append((f"query: hit rather than\nnext, {maps.score - (maps.next_score or 0):+.3f}", maps.query_rather_than_next))  # fmt: skip
+        apart = f"query: hit rather than\nnext, {maps.score - maps.next_score:+.3f}"
+        below.append((apart, maps.query_rather_than_next))
     columns, bars = len(photos), 0.95 if len(photos) < 3 else 1.75
     cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.picture.height / p.picture.width) for p in photos)
     row_h = TITLE_IN + cell_h + CAPTION_IN
     greatest = [max(float(m.max()) for _, m in below[:2]), float(np.abs(below[-1][1]).max())]
     with new_figure((columns * (CELL_IN[0] + GAP_IN) + bars, 2 * row_h - 0.2), layout=None) as figure:
         sheet = Sheet(figure)
+        query = photos[0].picture.resize(fit_picture(photos[0].picture.size), Image.Resampling.LANCZOS)
         for place, photo in enumerate(photos):
             x = GAP_IN / 2 + place * (CELL_IN[0] + GAP_IN)
             picture = photo.picture.resize(fit_picture(photo.picture.size), Image.Resampling.LANCZOS)
@@ -162,7 +167,7 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
             sheet.write(middle, TITLE_IN + cell_h + 0.06, wrap_name(photo.name), ha="center")
             title, parts = below[place]
             signed = place == 2
-            ground = picture if place == 1 else _query_picture(photos)
+            ground = picture if place == 1 else query
             sheet.write(middle, row_h + TITLE_IN - 0.05, title, ha="center", va="bottom", fontsize=8)
             over = lay_parts_over(ground, parts, greatest[signed], signed)
             sheet.add_image(over, x, row_h + TITLE_IN, CELL_IN[0], cell_h)
@@ -171,11 +176,6 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
         if columns == 3:
             _draw_bar(sheet, x + 0.85, y, cell_h, DIVERGING, (-greatest[1], greatest[1]))
         save_figure(figure, path)
-
-
-def _query_picture(photos: Sequence[Photo]) -> Image.Image:
-    picture = photos[0].picture
-    return picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)
 
 
 def _draw_bar(sheet: Sheet, x: float, y: float, height: float, colours: str, limits: tuple[float, float]) -> None:

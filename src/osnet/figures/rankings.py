@@ -39,7 +39,9 @@ class Rankings:
         self.query, self.gallery = _unit(query_QD), _unit(gallery_GD)
         rows = len(self.query), len(self.gallery)
         if rows != (len(dataset.query), len(dataset.gallery)):
-            raise DataError(f"{rows} vectors for {len(dataset.query)} queries and {len(dataset.gallery)} gallery images")
+            raise DataError(
+                f"{rows} vectors for {len(dataset.query)} queries and {len(dataset.gallery)} gallery images"
+            )
         self.pids_Q, self.camids_Q = np.array(dataset.query.pids), np.array(dataset.query.camids)
         self.pids_G, self.camids_G = np.array(dataset.gallery.pids), np.array(dataset.gallery.camids)
         self.scores: RankingScores = rank_scores(

@@ -51,7 +51,9 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Ima
         draw.text((GAP, 12), title, fill=INK, font=ImageFont.load_default(18))
     for row, ranked in enumerate(lists):
         y = top + row * (cell_h + CAPTION + GAP)
-        _draw_cell(sheet, (GAP, y), ranked.query, [ranked.title or "query", ranked.identity or "unknown person"], INK, 1)
+        _draw_cell(
+            sheet, (GAP, y), ranked.query, [ranked.title or "query", ranked.identity or "unknown person"], INK, 1
+        )
         for place, hit in enumerate(ranked.hits, start=1):
             x = 2 * GAP + place * (cell_w + GAP)
             lines, colour, rings = _judge(ranked, hit)

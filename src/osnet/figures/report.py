@@ -247,7 +247,11 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
         ]
         if match.query_rather_than_next is not None:
             apart = match.query_rather_than_next
-            said = ["query: first hit (red)", "or the next person", f"(blue), {match.score - (match.next_score or 0):+.3f}"]
+            said = [
+                "query: first hit (red)",
+                "or the next person",
+                f"(blue), {match.score - (match.next_score or 0):+.3f}",
+            ]
             parts.append((query, apart, float(np.abs(apart).max()), True, said))
         why = [
             _Cell(_as_data_uri(lay_parts_over(picture, part, top, signed)), " ".join(lines), "", lines)

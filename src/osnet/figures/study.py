@@ -1,15 +1,18 @@
 """Networks on a data set -> everything that a report shows of them. The demo and ``osnet report`` both come here."""
 
 import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from osnet.comparison import Comparison, Entrant
+from osnet import __version__
+from osnet.comparison import Comparison, Entrant, compare, group_generated
 from osnet.data.synthetic import ANNOTATIONS_FILE, read_annotations, read_pairs
 from osnet.errors import ImageError
 from osnet.evaluation import Evaluation, evaluate
@@ -20,7 +23,7 @@ from osnet.figures.embeddings import choose_crops, project
 from osnet.figures.match import explain_match
 from osnet.figures.rankings import Rankings, draw_lots, group_failures, pick_queries
 from osnet.figures.ranks import RankedList
-from osnet.figures.report import EmbeddingMap, Look, QueryRow, ShownFailures, ShownQuery
+from osnet.figures.report import EmbeddingMap, Look, QueryRow, Report, ShownFailures, ShownQuery
 from osnet.files import make_folder
 from osnet.inference.embedder import Embedder
 from osnet.inference.vectors import Progress, no_progress, read_vectors
@@ -28,10 +31,19 @@ from osnet.metrics.pair_scores import count_pairs
 from osnet.types import ReidDataset
 
 PLACES = {
-    "Best": 0.0, "Better than three quarters": 0.25, "Median": 0.5, "Worse than three quarters": 0.75, "Worst": 1.0,
+    "Best": 0.0, "Upper quartile": 0.25, "Median": 0.5, "Lower quartile": 0.75, "Worst": 1.0,
 }  # fmt: skip
-NUM_DRAWN, NUM_FAILURES, NUM_HITS, NUM_LOOKED_AT, NUM_ON_MAP = 7, 8, 8, 4, 200
+NUM_DRAWN, NUM_FAILURES, NUM_HITS, NUM_LOOKED_AT = 7, 8, 8, 4
+NUM_ON_MAP, NUM_ON_SHEET = 200, 16
 DEFAULT_FPR = 0.001
+CAUTION = (
+    "These scores hold for this data set and for people like these. Alike clothes look alike: a hit is a hint, never a "
+    "proof of who somebody is, and a score is no probability."
+)
+CAUTION_GENERATED = (
+    "These are generated people, painted by a program. The numbers show that training, scoring and search work; they "
+    "say nothing about how good a network is on photographs of real people."
+)
 TWINS = {"small cue": "alike but for the logo", "overall look": "same logo and bag, other clothes"}
 
 
@@ -211,6 +223,14 @@ def _list_rows(rankings: Rankings) -> list[QueryRow]:
     return rows
 
 
+def choose_sheet(dataset: ReidDataset) -> list[list[Path]]:
+    """The first people of the query split, each as all cameras see them."""
+    rows: dict[int, list[Path]] = {}
+    for crop in dataset.query.crops:
+        rows.setdefault(crop.pid, []).append(crop.path)
+    return list(rows.values())[:NUM_ON_SHEET]
+
+
 def describe_card(embedder: Embedder) -> dict[str, str]:
     """What the weights' card says, name by name."""
     card = embedder.network.card
@@ -241,3 +261,74 @@ def _read_quietly(path: Path, parse: Callable[[str], Any]) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def features_of(folder: Path, name: str) -> Path:
+    """The folder of one network's vectors among several."""
+    return folder / "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
+def compile_report(
+    dataset: ReidDataset,
+    embedders: Mapping[str, Embedder],
+    features: Path,
+    runs: Mapping[str, Path],
+    threshold: float | None = None,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> Report:
+    """The report of weights on a data set.
+
+    Args:
+        dataset: with query and gallery.
+        embedders: one or more, by name; the others are compared with the first.
+        features: a folder that keeps the vectors.
+        runs: by name, the folder of a run, whose recipe and losses are shown; others are passed over.
+        threshold: of the first network; by default 1 in 1,000 different pairs of this data passes.
+        force: score weights on images they were trained on.
+        progress: draws a bar.
+
+    Raises:
+        DataError: as ``evaluate``, or no query has a match.
+    """
+    names = list(embedders)
+    made = [study(n, e, dataset, features_of(features, n), force, progress) for n, e in embedders.items()]
+    generated = (dataset.root / ANNOTATIONS_FILE).is_file()
+    contrasts = [(names[0], other) for other in names[1:]]
+    groups = group_generated(dataset) if generated else []
+    comparison = compare(dataset, [s.entrant for s, _ in made], contrasts, groups)
+    given = None if threshold is None else dict.fromkeys(names, threshold)
+    parts = describe_networks(dataset, [s for s, _ in made], comparison, given, progress)
+    told = {name: read_run(runs[name]) for name in names if name in runs}
+    scores = comparison.groups[0].scores
+    findings = [
+        f"{name} finds the right person first for {100 * scores[name]['rank-1']:.1f} % of the queries "
+        f"(mAP {100 * scores[name]['mAP']:.1f} %)."
+        for name in names
+    ]
+    findings += [f"{a} against {b}, mAP: {comparison.difference(a, b)}." for a, b in contrasts]
+    findings += [f"{len(parts['rows']):,} queries; {parts['failures_about'].split('. ')[0]}."]
+    findings += [f"Note: {warning}." for _, scored in made for warning in scored.warnings]
+    return Report(
+        title=f"{' and '.join(names[:3])} on {dataset.name}",
+        caution=CAUTION_GENERATED if generated else CAUTION, findings=findings, comparison=comparison,
+        losses={name: line for name, (_, line) in told.items() if line},
+        recipes={name: recipe for name, (recipe, _) in told.items() if recipe},
+        sheet=choose_sheet(dataset), facts=_describe_data(dataset, made[0][1]), **parts,
+    )  # fmt: skip
+
+
+def _describe_data(dataset: ReidDataset, scored: Evaluation) -> dict[str, str]:
+    """How it was made."""
+    counts = [
+        f"{name}: {c.images:,} images of {c.identities:,} people in {c.cameras or 'unknown'} cameras"
+        for name, c in scored.counts.items()
+        if c.images
+    ]
+    return {
+        "data": f"{dataset.name}; " + "; ".join(counts),
+        "protocol": scored.protocol,
+        "shown": f"five queries by average precision, {NUM_DRAWN} drawn by lot (the same each time), and the "
+        f"{NUM_FAILURES} worst of each kind of failure; the table has every query",
+        "made with": f"osnet {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+    }
