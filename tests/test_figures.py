@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from conftest import write_picture
-from osnet.figures.ranks import RIGHT, WRONG, RankedList, draw_ranked_lists
+from osnet.figures.ranks import NEUTRAL, RIGHT, WRONG, RankedList, draw_ranked_lists, save_ranked_lists
 from osnet.types import Hit, Item
 
 
@@ -28,3 +28,15 @@ def test_a_file_that_is_gone_leaves_a_mark(tmp_path: Path) -> None:
     photo = write_picture(tmp_path / "a.png")
     sheet = draw_ranked_lists([RankedList(photo, [Hit(1, 0.5, Item(str(tmp_path / "gone.png")))])])
     assert sheet.size[0] > 2 * 128
+
+
+def test_ignored_hits_are_marked_and_take_no_rank(tmp_path: Path) -> None:
+    a, b = (str(write_picture(tmp_path / f"{n}.png", n)) for n in range(2))
+    hits = [Hit(0, 0.9, Item(a, "ada", "1")), Hit(1, 0.8, Item(b, "ada", "2"))]
+    plain = draw_ranked_lists([RankedList(Path(a), hits, "ada")])
+    marked = draw_ranked_lists([RankedList(Path(a), hits, "ada", frozenset({a}))])
+    assert plain.size == marked.size
+    assert pixels_of(marked, RIGHT) < 0.7 * pixels_of(plain, RIGHT)
+    assert pixels_of(marked, NEUTRAL) > pixels_of(plain, NEUTRAL)
+    save_ranked_lists([RankedList(Path(a), hits, "ada", frozenset({a}))], tmp_path / "a.pdf")
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")

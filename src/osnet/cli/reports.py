@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,9 +65,11 @@ def ranks(
     names = [crop.path.name for crop in dataset.query.crops]
     if unknown := [name for name in query if name not in names]:
         raise DataError(f"no query is called {', '.join(unknown)}; they are called like {names[0]}")
-    picked = {f"query {name}": names.index(name) for name in query} if query else pick_queries(ap, PLACES)
-    titles = {q: f"{title}: AP {100 * ap[q]:.0f} %" for title, q in picked.items()}
-    lists = [rankings.list_hits(q, top, with_ignored=True, title=title) for q, title in titles.items()]
+    picked = {f"query {n}": names.index(name) for n, name in enumerate(query, 1)} if query else pick_queries(ap, PLACES)
+    lists = [
+        replace(rankings.list_hits(q, top, with_ignored=True), title=title, note=f"AP {100 * ap[q]:.0f} %")
+        for title, q in picked.items()
+    ]
     save_ranked_lists(lists, out, f"{dataset.name} by {studied.entrant.name}")
     print(f"{len(lists)} ranked lists in {out}")
 

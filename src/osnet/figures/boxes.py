@@ -93,7 +93,7 @@ def _cut(frame: Path, track: int, box: Box, wider: float) -> Photo:
     picture = read_image(frame)
     left, top, right, bottom = box
     more_x, more_y = (wider - 1) / 2 * (right - left), (wider - 1) / 2 * (bottom - top)
-    x, y = max(0, int(left - more_x)), max(0, int(top - more_y))
+    x, y = max(0, round(left - more_x)), max(0, round(top - more_y))
     end = min(picture.width, round(right + more_x)), min(picture.height, round(bottom + more_y))
     return Photo(
         f"{frame.parent.parent.name} person {track}", picture.crop((x, y, *end)),

@@ -74,8 +74,9 @@ def measure_share(strength: Floats, box: Box, size_wh: tuple[int, int]) -> tuple
     (height, width), (left, top, right, bottom) = strength.shape, box
     rows = _overlap(height, top / size_wh[1], bottom / size_wh[1])
     columns = _overlap(width, left / size_wh[0], right / size_wh[0])
-    total = float(strength.sum())
-    share = float(rows @ strength.astype(np.float64) @ columns) / total if total > 0 else math.nan
+    exact = strength.astype(np.float64)
+    total = float(exact.sum())
+    share = float(rows @ exact @ columns) / total if total > 0 else math.nan
     return share, float(rows.sum() * columns.sum()) / (height * width)
 
 

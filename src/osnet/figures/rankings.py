@@ -72,7 +72,7 @@ class Rankings:
         places = np.flatnonzero(matched & (self.pids_G[self.first_G] != self.pids_Q))
         return places[np.argsort(ap[places], kind="stable")]
 
-    def list_hits(self, q: int, top: int, *, with_ignored: bool = False, title: str = "") -> RankedList:
+    def list_hits(self, q: int, top: int, *, with_ignored: bool = False) -> RankedList:
         """The ``top`` best of a query, ties in gallery order; ignored items stand among them only if asked for."""
         distance = 1 - self.query[q] @ self.gallery.T
         crop = self.dataset.query.crops[q]
@@ -88,7 +88,7 @@ class Rankings:
             score = float(1 - distance[g])
             hits.append(Hit(0 if ignored[g] else rank, score, _item(self.dataset.gallery.crops[int(g)])))
         unseen = frozenset(hit.item.source for hit in hits if hit.rank == 0)
-        return RankedList(crop.path, hits, _name(crop), unseen, title)
+        return RankedList(crop.path, hits, _name(crop), unseen)
 
     def find_next_person(self, q: int) -> Hit | None:
         """The best-scored picture of anybody but the first hit's person; None if there is nobody else."""
@@ -137,9 +137,9 @@ def group_failures(
 ) -> list[FailureGroup]:
     """Failures by what went wrong; each counts once, in the first group that fits.
 
-    Occlusion: a quarter of the query's person or more is hidden (where that is known). Another person alike: a known
-    twin, or a score that at least half of the right pairs do not reach. Camera pair: the best right match lies in a
-    camera whose rank-1 with the query's camera is 10 points or more below that of all pairs. The rest: none of these.
+    Occlusion: a quarter of the query's person or more is hidden (where that is known). Camera pair: the best right
+    match lies in a camera whose rank-1 with the query's camera is 10 points or more below that of all pairs. Another
+    person alike: a known twin, or a score that at least half of the right pairs do not reach. The rest: none of these.
 
     Args:
         rankings: of the network.
@@ -151,17 +151,17 @@ def group_failures(
     total = sum(n for _, n in pairs.values())
     overall = sum(rank_1 * n for rank_1, n in pairs.values()) / total if total else 0.0
     weak = {pair for pair, (rank_1, _) in pairs.items() if rank_1 <= overall - WEAK_PAIR}
-    names: dict[str, list[int]] = {"occlusion": [], "another person alike": [], "camera pair": [], "other": []}
+    names: dict[str, list[int]] = {"occlusion": [], "camera pair": [], "another person alike": [], "other": []}
     for q in rankings.failed.tolist():
         g, best = int(rankings.first_G[q]), int(rankings.best_match_G[q])
         score = float(rankings.query[q] @ rankings.gallery[g])
         wrong, pid = int(rankings.pids_G[g]), int(rankings.pids_Q[q])
         if hidden_Q is not None and hidden_Q[q] >= MUCH_HIDDEN:
             names["occlusion"].append(q)
-        elif wrong in (twins or {}).get(pid, ()) or score >= alike_at:
-            names["another person alike"].append(q)
         elif (int(rankings.camids_Q[q]), int(rankings.camids_G[best])) in weak:
             names["camera pair"].append(q)
+        elif wrong in (twins or {}).get(pid, ()) or score >= alike_at:
+            names["another person alike"].append(q)
         else:
             names["other"].append(q)
     known = "" if hidden_Q is not None else " How much of a person is hidden is not known here, so this stays empty."

@@ -31,7 +31,9 @@ class RankedList:
     ignored: frozenset[str] = frozenset()
     """Sources that the protocol ignores (the same person in the query's own camera); they have no rank."""
     title: str = ""
-    """What to say of the query beside its identity."""
+    """Stands below the query instead of the word "query"."""
+    note: str = ""
+    """Stands behind its identity."""
 
 
 def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Image:
@@ -52,7 +54,12 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Ima
     for row, ranked in enumerate(lists):
         y = top + row * (cell_h + CAPTION + GAP)
         _draw_cell(
-            sheet, (GAP, y), ranked.query, [ranked.title or "query", ranked.identity or "unknown person"], INK, 1
+            sheet,
+            (GAP, y),
+            ranked.query,
+            [ranked.title or "query", f"{ranked.identity or 'unknown person'}   {ranked.note}"],
+            INK,
+            1,
         )
         for place, hit in enumerate(ranked.hits, start=1):
             x = 2 * GAP + place * (cell_w + GAP)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osnet import __version__
 from osnet.comparison import Comparison, Entrant, compare, group_generated
 from osnet.data.synthetic import ANNOTATIONS_FILE, read_annotations, read_pairs
 from osnet.errors import ImageError
@@ -330,5 +329,5 @@ def _describe_data(dataset: ReidDataset, scored: Evaluation) -> dict[str, str]:
         "protocol": scored.protocol,
         "shown": f"five queries by average precision, {NUM_DRAWN} drawn by lot (the same each time), and the "
         f"{NUM_FAILURES} worst of each kind of failure; the table has every query",
-        "made with": f"osnet {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        "made with": f"Python {platform.python_version()}, torch {torch.__version__}",
     }

@@ -1,0 +1,61 @@
+"""Counted pairs, thresholds and precision by recall against slow loops."""
+
+import numpy as np
+import pytest
+
+from osnet.metrics.pair_scores import RECALL_LEVELS, PairCounts, count_pairs
+
+
+def make_labels(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    pids = rng.integers(1, 6, 12), rng.integers(-1, 6, 40)
+    camids = rng.integers(1, 4, 12), rng.integers(1, 4, 40)
+    vectors = rng.normal(size=(12, 3)), rng.normal(size=(40, 3)).round(0) + 0.01  # rounded: many ties
+    return *vectors, *pids, *camids
+
+
+def test_counts_and_precision_against_a_slow_loop() -> None:
+    query, gallery, qp, gp, qc, gc = make_labels(np.random.default_rng(0))
+    curves = count_pairs(query, gallery, qp, gp, qc, gc, num_bins=50)
+    same, different, precisions = [], [], []
+    for q in range(12):
+        scored = []
+        for g in range(40):
+            score = float(query[q] @ gallery[g] / np.linalg.norm(query[q]) / np.linalg.norm(gallery[g]))
+            if gp[g] == -1 or (gp[g] == qp[q] and gc[g] == qc[q]):
+                continue
+            (same if gp[g] == qp[q] else different).append(score)
+            scored.append((-round(score, 5), g, gp[g] == qp[q]))
+        right = [is_right for _, _, is_right in sorted(scored)]
+        num = sum(right)
+        if num:
+            points = [(sum(right[: k + 1]) / num, sum(right[: k + 1]) / (k + 1)) for k in range(len(right)) if right[k]]
+            precisions.append([max(p for r, p in points if r >= level - 1e-9) for level in RECALL_LEVELS])
+    edges = np.linspace(-1, 1, 51)
+    np.testing.assert_array_equal(curves.counts.same, np.histogram(same, edges)[0])
+    np.testing.assert_array_equal(curves.counts.different, np.histogram(different, edges)[0])
+    np.testing.assert_allclose(curves.precision, np.mean(precisions, 0), atol=1e-9)
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = make_labels(np.random.default_rng(1))
+    whole = count_pairs(*labels)
+    monkeypatch.setattr("osnet.metrics.pair_scores.BLOCK_FLOATS", 90)  # two queries at a time
+    parts = count_pairs(*labels)
+    np.testing.assert_array_equal(whole.counts.same, parts.counts.same)
+    np.testing.assert_allclose(whole.precision, parts.precision)
+
+
+def test_rates_and_threshold_by_hand() -> None:
+    counts = PairCounts(same=np.array([0, 1, 1, 2]), different=np.array([5, 3, 2, 0]))  # borders -1, -.5, 0, .5, 1
+    fpr, tpr = counts.rates()
+    np.testing.assert_allclose(fpr, [1, 0.5, 0.2, 0, 0])
+    np.testing.assert_allclose(tpr, [1, 1, 0.75, 0.5, 0])
+    assert counts.threshold_at(0.2) == 0
+    assert counts.threshold_at(0.1999) == 0.5
+    assert counts.at(0.49) == (0, 0.5)
+    assert np.isnan(PairCounts(np.zeros(4, np.int64), counts.different).rates()[1]).all()
+
+
+def test_labels_must_fit() -> None:
+    with pytest.raises(ValueError, match="2 queries and 3 gallery"):
+        count_pairs(np.ones((2, 4)), np.ones((3, 4)), [1], [1, 2, 3], [1, 1], [2, 2, 2])
