@@ -216,8 +216,8 @@ def test_mot_crops_are_wider_than_the_box(tmp_path: Path) -> None:
 
 def test_the_real_network_looks_at_people(msmt17_pth: Path) -> None:
     """On crops 1.6 times as large as the person, its map lies in the box far more than a uniform one would."""
-    sequence = shared_data("mot17-mini/train/MOT17-09-FRCNN")
-    photos = cut_mot_people(sequence, 12)
+    sequences = [shared_data(f"mot17-mini/train/MOT17-{number}-FRCNN") for number in ("04", "09")]
+    photos = [photo for sequence in sequences for photo in cut_mot_people(sequence, 8)]
     seen = [maps[0] for maps in look(photos, {"": Embedder(msmt17_pth)})]
     gains = [s.share[0] - s.share[1] for s in seen if s.share]
     assert len(gains) >= 8

@@ -45,23 +45,27 @@ class Rankings:
         self.pids_Q, self.camids_Q = np.array(dataset.query.pids), np.array(dataset.query.camids)
         self.pids_G, self.camids_G = np.array(dataset.gallery.pids), np.array(dataset.gallery.camids)
         self.scores: RankingScores = rank_scores(
-            self.query, self.gallery, self.pids_Q, self.pids_G, self.camids_Q, self.camids_G
+            query_QD, gallery_GD, self.pids_Q, self.pids_G, self.camids_Q, self.camids_G
         )
         self.first_G, self.best_match_G = self._find_first()
 
     def _find_first(self) -> tuple[Ints, Ints]:
-        """Of each query: place of the first hit, and of the best right match (-1 if there is none)."""
+        """Of each query: place of the first hit, and of the best right match (-1 if there is none).
+
+        Whether the first hit is right is what the scores say, so that the two agree where distances are equal.
+        """
         first, best = np.full(len(self.query), -1, dtype=np.intp), np.full(len(self.query), -1, dtype=np.intp)
         rows = max(1, BLOCK_FLOATS // max(1, len(self.gallery)))
         for start in range(0, len(self.query), rows):
             block = slice(start, start + rows)
-            distance = 1 - self.query[block] @ self.gallery.T  # as rank_scores does, so that ties are the same
+            distance = 1 - self.query[block] @ self.gallery.T
             equal = self.pids_Q[block, None] == self.pids_G
             ignored = (equal & (self.camids_Q[block, None] == self.camids_G)) | (self.pids_G == JUNK_PID)
-            kept = np.where(ignored, np.inf, distance)
-            first[block] = np.where(ignored.all(1), -1, kept.argmin(1))
             right = np.where(equal & ~ignored, distance, np.inf)
             best[block] = np.where(np.isinf(right).all(1), -1, right.argmin(1))
+            wrong = np.where(equal | ignored, np.inf, distance)
+            nearest = np.where(np.isinf(wrong).all(1), -1, wrong.argmin(1))
+            first[block] = np.where(self.scores.first_rank_per_query[block] == 1, best[block], nearest)
         return first, best
 
     @property
