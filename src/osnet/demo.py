@@ -22,7 +22,15 @@ from osnet.errors import DemoError, OutputError
 from osnet.evaluation import evaluate
 from osnet.figures.ranks import RankedList, save_ranked_lists
 from osnet.figures.report import Report, write_report
-from osnet.figures.study import CAUTION_GENERATED, Studied, choose_sheet, describe_networks, read_run
+from osnet.figures.study import (
+    CAUTION_GENERATED,
+    Studied,
+    choose_sheet,
+    compile_studied,
+    describe_networks,
+    read_run,
+    study,
+)
 from osnet.files import check_writable, make_folder, write_json
 from osnet.gallery import Gallery, Where
 from osnet.inference.embedder import Embedder
@@ -145,14 +153,16 @@ def check_learned(comparison: Comparison) -> None:
 def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Progress) -> None:
     """Score ``weights`` on ``data``, index its gallery, search it with a few queries, draw the ranked lists.
 
-    Writes ``scores.json``, ``features/``, ``gallery/`` and ``ranked.png`` into ``out``; prints the scores and
-    where the picture lies. Called again after it was cut off, it goes on.
+    Writes ``scores.json``, ``features/``, ``gallery/``, ``ranked.png`` and ``report.html`` into ``out``; prints the
+    scores and where these lie. Called again after it was cut off, it goes on.
     """
     dataset = read_dataset(data)
     embedder = Embedder(weights, device=device)
     make_folder(out)
     check_writable(out / "scores.json")
-    result = evaluate(embedder, dataset, features=out / "features", progress=progress)
+    card = embedder.network.card
+    name = (card and card.name) or "your network"
+    studied, result = study(name, embedder, dataset, out / "features", progress=progress)
     write_json(out / "scores.json", result.to_json())
     print(result)
     gallery = index_features(out / "gallery", dataset, out / "features" / "gallery.npz", embedder)
@@ -161,7 +171,11 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
     lists = [search_elsewhere(gallery, embedder, crop) for crop in shown]
     save_ranked_lists(lists, out / "ranked.png", f"{dataset.name}: {NUM_SHOWN} queries, found in other cameras")
     print(f"ranked lists of {len(lists)} queries: {(out / 'ranked.png').absolute()}")
+    write_report(
+        compile_studied(dataset, [(studied, result)], {name: Path(weights)}, progress=progress), out / "report.html"
+    )
     print(f"the gallery can be searched: osnet search {out / 'gallery'} PHOTO")
+    print(f"report: {(out / 'report.html').absolute()}")
 
 
 def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder: Embedder) -> Gallery:

@@ -26,7 +26,7 @@ from osnet.figures.report import EmbeddingMap, Look, QueryRow, Report, ShownFail
 from osnet.files import make_folder
 from osnet.inference.embedder import Embedder
 from osnet.inference.vectors import Progress, no_progress, read_vectors
-from osnet.metrics.pair_scores import count_pairs
+from osnet.metrics.pair_scores import PairCurves, count_pairs
 from osnet.types import ReidDataset
 
 PLACES = {
@@ -95,9 +95,7 @@ def describe_networks(
         for s in studied
     }  # fmt: skip
     hidden, twins, notes = _read_truth(dataset)
-    rates = pairs[main].counts.rates()[1]
-    alike_at = float(pairs[main].counts.edges[int(np.flatnonzero(rates >= 0.5)[-1])]) if rates[0] == 1 else 1.0
-    groups = group_failures(rankings[main], alike_at, hidden, twins)
+    groups = group_failures(rankings[main], _find_median(pairs[main]), hidden, twins)
     ap = comparison.ap_per_query[main]
     picked = pick_queries(ap, PLACES)
     drawn = draw_lots(ap, NUM_DRAWN, list(picked.values()))
@@ -127,6 +125,12 @@ def describe_networks(
         "rows": _list_rows(rankings[main]),
         "cards": {s.entrant.name: describe_card(s.embedder) for s in studied},
     }  # fmt: skip
+
+
+def _find_median(pairs: PairCurves) -> float:
+    """The score that half of the right pairs reach; 1 where there is none."""
+    rates = pairs.counts.rates()[1]
+    return float(pairs.counts.edges[int(np.flatnonzero(rates >= 0.5)[-1])]) if rates[0] == 1 else 1.0
 
 
 class _Shower:
@@ -290,8 +294,19 @@ def compile_report(
     Raises:
         DataError: as ``evaluate``, or no query has a match.
     """
-    names = list(embedders)
     made = [study(n, e, dataset, features_of(features, n), force, progress) for n, e in embedders.items()]
+    return compile_studied(dataset, made, runs, threshold, progress)
+
+
+def compile_studied(
+    dataset: ReidDataset,
+    made: Sequence[tuple[Studied, Evaluation]],
+    runs: Mapping[str, Path],
+    threshold: float | None = None,
+    progress: Progress = no_progress,
+) -> Report:
+    """The report of what ``study`` gave, one or more. Arguments and errors as for ``compile_report``."""
+    names = [s.entrant.name for s, _ in made]
     generated = (dataset.root / ANNOTATIONS_FILE).is_file()
     contrasts = [(names[0], other) for other in names[1:]]
     groups = group_generated(dataset) if generated else []
