@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from osnet.metrics import ranking
+from osnet.metrics import streaming
 from osnet.metrics.ranking import RankingScores, match_ranks, rank_scores, rank_scores_from_distances, summarize
 
 
@@ -81,7 +81,8 @@ def test_from_embeddings_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = [rng.integers(1, 6, 11), rng.integers(-1, 6, 40), rng.integers(1, 3, 11), rng.integers(1, 3, 40)]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery)]
     whole = rank_scores_from_distances(1 - unit[0] @ unit[1].T, *labels)
-    monkeypatch.setattr(ranking, "BLOCK_FLOATS", 100)
+    monkeypatch.setattr(streaming, "BLOCK_FLOATS", 100)
+    monkeypatch.setattr(streaming, "CHUNK_ITEMS", 17)
     blocks = rank_scores(query * 5, gallery, *labels)  # lengths do not matter
     assert blocks.mean_ap == pytest.approx(whole.mean_ap, abs=1e-9)
     np.testing.assert_allclose(blocks.cmc, whole.cmc)
@@ -93,7 +94,8 @@ def test_memory_is_one_block_not_the_matrix(monkeypatch: pytest.MonkeyPatch) -> 
     rng = np.random.default_rng(0)
     query, gallery = rng.normal(size=(2000, 4)).astype(np.float32), rng.normal(size=(5000, 4)).astype(np.float32)
     labels = [np.ones(2000, int), np.ones(5000, int), np.zeros(2000, int), np.ones(5000, int)]
-    monkeypatch.setattr(ranking, "BLOCK_FLOATS", 50_000)
+    monkeypatch.setattr(streaming, "BLOCK_FLOATS", 50_000)
+    monkeypatch.setattr(streaming, "CHUNK_ITEMS", 500)
     tracemalloc.start()
     rank_scores(query, gallery, *labels)
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,0 +1,262 @@
+"""How many gallery items come before a given one: exact, a block of the gallery at a time, nothing sorted.
+
+A block of float32 products decides nearly everything. What lies closer together than such a product can be
+wrong is decided by the two distances themselves, in float64, from the two vectors alone. So ranks do not depend on
+the sizes of blocks, on threads, on the matrix library or on how queries are shared out, and equal vectors tie exactly.
+
+Shapes: Q queries, G gallery, D embedding, R x C one block, K = D or D + 1, M pairs.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from osnet.metrics.rules import Ints, Pairs
+
+Distance = Literal["cosine", "euclidean"]
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+BLOCK_FLOATS = 1 << 22
+"""A block of products has at most so many numbers (16 MiB), and at least one row."""
+CHUNK_ITEMS = 1 << 13
+"""So many gallery items are made ready at a time."""
+UNIT_ROUNDOFF = 2.0**-24
+SMALLEST = float(np.finfo(np.float32).tiny)
+LONGEST = 1e15
+"""Longer vectors would overflow float32 when squared."""
+
+
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Machine code, kept on disk between runs where there is a folder for it."""
+    try:
+        compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # nowhere to write
+        compiled = numba.njit(nogil=True)(function)
+    return compiled
+
+
+@_compile
+def _dot(a_D, b_D):  # type: ignore[no-untyped-def]
+    """In float64, in one fixed order: the products are exact, and no compiler may reorder the sums."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+    whole = len(a_D) - len(a_D) % 8
+    for k in range(0, whole, 8):
+        s0 += np.float64(a_D[k]) * np.float64(b_D[k])
+        s1 += np.float64(a_D[k + 1]) * np.float64(b_D[k + 1])
+        s2 += np.float64(a_D[k + 2]) * np.float64(b_D[k + 2])
+        s3 += np.float64(a_D[k + 3]) * np.float64(b_D[k + 3])
+        s4 += np.float64(a_D[k + 4]) * np.float64(b_D[k + 4])
+        s5 += np.float64(a_D[k + 5]) * np.float64(b_D[k + 5])
+        s6 += np.float64(a_D[k + 6]) * np.float64(b_D[k + 6])
+        s7 += np.float64(a_D[k + 7]) * np.float64(b_D[k + 7])
+    for k in range(whole, len(a_D)):
+        s0 += np.float64(a_D[k]) * np.float64(b_D[k])
+    return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+
+
+@_compile
+def _lengths(vectors_ND):  # type: ignore[no-untyped-def]
+    """(N,) float64; not finite where a vector is not."""
+    out = np.empty(len(vectors_ND))
+    for n in range(len(vectors_ND)):
+        out[n] = np.sqrt(_dot(vectors_ND[n], vectors_ND[n]))
+    return out
+
+
+@_compile
+def _closeness(query_D, gallery_D, query_length, gallery_length, euclidean):  # type: ignore[no-untyped-def]
+    """Higher is closer. Cosine: the cosine. Euclidean: (|q|^2 - |q - g|^2) / 2. A vector of length 0 has cosine 0."""
+    if not euclidean:
+        return _dot(query_D, gallery_D) / ((query_length or 1.0) * (gallery_length or 1.0))
+    total = 0.0
+    for k in range(len(query_D)):
+        step = np.float64(query_D[k]) - np.float64(gallery_D[k])
+        total += step * step
+    return (query_length * query_length - total) / 2
+
+
+@_compile
+def _pair_closeness(query_QD, gallery_GD, query_lengths, gallery_lengths, queries, items, euclidean):  # type: ignore[no-untyped-def]
+    out = np.empty(len(items))
+    for m in range(len(items)):
+        q, g = queries[m], items[m]
+        out[m] = _closeness(query_QD[q], gallery_GD[g], query_lengths[q], gallery_lengths[g], euclidean)
+    return out
+
+
+@_compile
+def _hide(block_RC, first, starts, items, columns_C):  # type: ignore[no-untyped-def]
+    """Ignored items are infinitely far."""
+    for r in range(len(block_RC)):
+        for m in range(starts[first + r], starts[first + r + 1]):
+            c = np.searchsorted(columns_C, items[m])
+            if c < len(columns_C) and columns_C[c] == items[m]:
+                block_RC[r, c] = -np.inf
+
+
+@_compile
+def _count(  # type: ignore[no-untyped-def]
+    block_RC, first, columns_C, starts, items, wanted_M, margin_Q,
+    query_QD, gallery_GD, query_lengths, gallery_lengths, euclidean, before_M,
+):  # fmt: skip
+    """Adds to ``before_M`` what of this block comes before each wanted item of the block's queries."""
+    exact_C = np.empty(len(columns_C))
+    for r in range(len(block_RC)):
+        q, row, known = first + r, block_RC[r], False
+        for m in range(starts[q], starts[q + 1]):
+            wanted = wanted_M[m]
+            high, low = np.float32(wanted + margin_Q[q]), np.float32(wanted - margin_Q[q])
+            surely, perhaps = np.int32(0), np.int32(0)
+            for c in range(len(row)):  # the hot loop: two comparisons, many numbers at a time
+                surely += np.int32(row[c] > high)
+                perhaps += np.int32(row[c] >= low)
+            before_M[m] += surely
+            if perhaps == surely:
+                continue
+            if not known:
+                exact_C[:] = np.nan
+                known = True
+            for c in range(len(row)):
+                if row[c] < low or row[c] > high or columns_C[c] == items[m]:
+                    continue
+                g = columns_C[c]
+                if np.isnan(exact_C[c]):
+                    exact_C[c] = _closeness(query_QD[q], gallery_GD[g], query_lengths[q], gallery_lengths[g], euclidean)
+                if exact_C[c] > wanted or (exact_C[c] == wanted and g < items[m]):
+                    before_M[m] += 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Products of some queries with some gallery items."""
+
+    first: int
+    """The first query; the others follow."""
+    columns_C: Ints
+    """The gallery items, increasing."""
+    closeness_RC: Floats
+    """Higher is closer. Cosine: the cosine. Euclidean: (|q|^2 - distance^2) / 2. Valid until the next block."""
+    reach_C: float
+    """Euclidean: the longest gallery vector in it; cosine: 1."""
+
+
+class Vectors:
+    """Queries and gallery, checked; copied only a block at a time.
+
+    Args:
+        query_QD: (Q, D), taken as float32.
+        gallery_GD: (G, D), taken as float32; an array of float32 is not copied.
+        distance: ``cosine`` (lengths do not matter) or ``euclidean``.
+
+    Raises:
+        ValueError: shapes that do not go together, values that are not finite, an unknown distance.
+    """
+
+    def __init__(self, query_QD: ArrayLike, gallery_GD: ArrayLike, distance: Distance) -> None:
+        if distance not in get_args(Distance):
+            raise ValueError(f"unknown distance {distance!r}; choose from {', '.join(get_args(Distance))}")
+        self.query_QD, self.query_lengths = _check(query_QD, "query")
+        self.gallery_GD, self.gallery_lengths = _check(gallery_GD, "gallery")
+        if self.query_QD.shape[1] != self.gallery_GD.shape[1]:
+            raise ValueError(
+                f"query embeddings have {self.query_QD.shape[1]} components, gallery embeddings "
+                f"{self.gallery_GD.shape[1]}"
+            )
+        self.euclidean = distance == "euclidean"
+
+    def of_queries(self, first: int, last: int) -> "Vectors":
+        """The same gallery for the queries ``first`` to ``last``, exclusive."""
+        part = object.__new__(Vectors)
+        part.query_QD, part.query_lengths = self.query_QD[first:last], self.query_lengths[first:last]
+        part.gallery_GD, part.gallery_lengths, part.euclidean = self.gallery_GD, self.gallery_lengths, self.euclidean
+        return part
+
+    def blocks(self, columns: Ints) -> Iterator[Block]:
+        """Products of all queries with the gallery items ``columns`` (increasing), in blocks of bounded size."""
+        query_QK = self._ready(self.query_QD, self.query_lengths, np.float32(1))
+        rows = max(1, BLOCK_FLOATS // CHUNK_ITEMS)
+        out = np.empty((min(rows, len(query_QK)), min(CHUNK_ITEMS, len(columns))), dtype=np.float32)
+        for start in range(0, len(columns), CHUNK_ITEMS):
+            columns_C = columns[start : start + CHUNK_ITEMS]
+            whole = columns_C[-1] - columns_C[0] + 1 == len(columns_C)  # no gaps: no copy
+            chosen: slice | Ints = slice(int(columns_C[0]), int(columns_C[-1]) + 1) if whole else columns_C
+            lengths = self.gallery_lengths[chosen]
+            half = (-(lengths**2) / 2).astype(np.float32)
+            gallery_CK = self._ready(self.gallery_GD[chosen], lengths, half)
+            reach = float(lengths.max()) if self.euclidean else 1.0
+            for first in range(0, len(query_QK), rows):
+                part_RK = query_QK[first : first + rows]
+                block = out.reshape(-1)[: len(part_RK) * len(columns_C)].reshape(len(part_RK), len(columns_C))
+                np.matmul(part_RK, gallery_CK.T, out=block)
+                yield Block(first, columns_C, block, reach)
+
+    def _ready(self, vectors_ND: Floats, lengths: Doubles, last: Any) -> Floats:
+        """Rows whose products are the closeness: of length 1; or, Euclidean, with one more component."""
+        if not self.euclidean:
+            scale = (1 / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+            return vectors_ND * scale[:, None]
+        ready = np.empty((len(vectors_ND), vectors_ND.shape[1] + 1), dtype=np.float32)
+        ready[:, :-1], ready[:, -1] = vectors_ND, last
+        return ready
+
+    def margin(self, reach: float) -> Doubles:
+        """(Q,): how far a float32 product can be off, whatever the order of its sum.
+
+        Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1: n u |x||y|, nearly. 16 more
+        operations cover the lengths, the last component and the rounding of what is compared.
+        """
+        size = self.query_lengths * reach + reach * reach if self.euclidean else np.ones(len(self.query_lengths))
+        return 1.01 * (self.query_QD.shape[1] + 16) * UNIT_ROUNDOFF * size + SMALLEST  # products may underflow
+
+    def count_before(self, wanted: Pairs, ignored: Pairs, columns: Ints) -> Ints:
+        """For each wanted pair, how many of the gallery items ``columns`` come before it; (M,).
+
+        Before an item are those that are closer to the query, and those exactly as close that stand earlier in
+        the gallery. Ignored pairs are not counted. A wanted item need not be among ``columns``.
+        """
+        closeness_M = _pair_closeness(
+            self.query_QD, self.gallery_GD, self.query_lengths, self.gallery_lengths,
+            wanted.queries, wanted.items, self.euclidean,
+        )  # fmt: skip
+        before_M: Ints = np.zeros(len(wanted.items), dtype=np.int64)
+        num_threads = count_threads()
+
+        def count(block: Block, margin_Q: Doubles, rows: slice) -> None:
+            part, first = block.closeness_RC[rows], block.first + rows.start
+            _hide(part, first, ignored.starts, ignored.items, block.columns_C)
+            _count(part, first, block.columns_C, wanted.starts, wanted.items, closeness_M, margin_Q,
+                   self.query_QD, self.gallery_GD, self.query_lengths, self.gallery_lengths, self.euclidean,
+                   before_M)  # fmt: skip
+
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="osnet-count") as pool:
+            for block in self.blocks(columns):
+                margin_Q = self.margin(block.reach_C)
+                edges = np.linspace(0, len(block.closeness_RC), 4 * num_threads + 1).astype(int).tolist()
+                list(pool.map(lambda a, b, bl=block, mg=margin_Q: count(bl, mg, slice(a, b)), edges[:-1], edges[1:]))
+        return before_M
+
+
+def _check(embeddings: ArrayLike, name: str) -> tuple[Floats, Doubles]:
+    """The embeddings and their lengths."""
+    array = np.ascontiguousarray(embeddings, dtype=np.float32)
+    if array.ndim != 2:
+        raise ValueError(f"{name} embeddings of shape {array.shape} instead of (number, components)")
+    lengths: Doubles = _lengths(array)
+    if not np.isfinite(lengths).all():
+        raise ValueError(f"{name} embeddings hold values that are not finite")
+    if len(lengths) and lengths.max() > LONGEST:
+        raise ValueError(f"{name} embeddings have lengths up to {lengths.max():.1e}, above {LONGEST:.0e}; scale them")
+    return array, np.where(lengths < SMALLEST, 0, lengths)
+
+
+def count_threads() -> int:
+    """Threads to count with: OMP_NUM_THREADS, as for the matrix product, or one per core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else os.cpu_count() or 1
