@@ -100,14 +100,18 @@ class Labels:
         left, right = (np.searchsorted(ordered, self.query_pids, side) for side in ("left", "right"))
         return (right - left).astype(np.int64)
 
-    def same_person(self) -> tuple[Pairs, Pairs]:
-        """Matches, and what Market-1501's rule ignores: the same person in the query's own camera."""
+    def person_pairs(self) -> Pairs:
+        """All gallery items of each query's person."""
         order = np.argsort(self.gallery_pids, kind="stable")
         first = np.searchsorted(self.gallery_pids[order], self.query_pids, "left")
         starts = _starts(self.num_same_person())
         pairs = Pairs(starts, order)
         places = np.arange(starts[-1]) - starts[pairs.queries] + first[pairs.queries]
-        pairs = Pairs(starts, order[places])
+        return Pairs(starts, order[places])
+
+    def same_person(self) -> tuple[Pairs, Pairs]:
+        """Matches, and what Market-1501's rule ignores: the same person in the query's own camera."""
+        pairs = self.person_pairs()
         same_camera_M = self.gallery_camids[pairs.items] == self.query_camids[pairs.queries]  # proves nothing
         return pairs.keep(~same_camera_M), pairs.keep(same_camera_M)
 
