@@ -13,7 +13,7 @@ ROWS = [
     {"types", "errors", "files"},
     {"models", "data", "losses", "metrics"},
     {"tasks", "training", "inference", "gallery"},
-    {"evaluation", "comparison", "video"},
+    {"evaluation", "splits", "calibration", "comparison", "video"},
     {"recipes", "figures", "service"},
     {"cli", "demo"},
 ]

@@ -1,9 +1,10 @@
-"""Weights + data set -> scores, by Market-1501's rule, as an object that prints itself."""
+"""Weights + data set, or vectors -> scores, as an object that prints itself."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,48 @@ from osnet.data.folder import read_dataset
 from osnet.errors import DataError, ImageError
 from osnet.files import make_folder
 from osnet.inference.embedder import Embedder, Embeddings, OnError
-from osnet.inference.vectors import Progress, embed_files, find_changed, no_progress, read_vectors
-from osnet.metrics.ranking import rank_scores, summarize
+from osnet.inference.labelled import LabelledVectors
+from osnet.inference.sharing import embed_shared, gather_interleaved, join_processes
+from osnet.inference.vectors import Progress, embed_files, find_changed, no_progress, read_vectors, save_vectors
+from osnet.metrics.ranking import AveragePrecision, RankingScores, rank_scores, summarize
+from osnet.metrics.rules import Rule
+from osnet.metrics.streaming import Distance
 from osnet.models.osnet import OSNet
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
 
 RANKS = (1, 5, 10, 20)
 COMBINED = "_combineall"
 """Training data so called (``msmt17_combineall``, ``market1501+msmt17_combineall``) hold test images."""
+RULES = {
+    "market1501": "Market-1501: same person in the same camera ignored, junk ignored, distractors count",
+    "cuhk03": "CUHK03: single gallery shot, CMC over 10 draws of one image of each person; same person in the same "
+    "camera ignored; AP over the whole gallery",
+}
+CONVENTIONS = {
+    "precision": "AP is the mean of precision at each match",
+    "trapezoid": "AP by the trapezoid rule, as in Market-1501's official script",
+}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How vectors are scored; see ``rank_scores``."""
+
+    rule: Rule = "market1501"
+    distance: Distance = "cosine"
+    ap: AveragePrecision = "precision"
+    seed: int = 0
+    """Of CUHK03's draws."""
+
+    def __post_init__(self) -> None:
+        distances = ("cosine", "euclidean")
+        for what, value, known in (("rule", self.rule, RULES), ("ap", self.ap, CONVENTIONS),
+                                   ("distance", self.distance, distances)):  # fmt: skip
+            if value not in known:
+                raise DataError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
+
+    def __str__(self) -> str:
+        return f"{RULES[self.rule]}; {self.distance} distance; ties in gallery order; {CONVENTIONS[self.ap]}"
 
 
 @dataclass(frozen=True)
@@ -40,10 +75,7 @@ class Evaluation:
     """Queries without a match in another camera; in no score."""
     unreadable: tuple[str, ...]
     """Images left out because they could not be read, with the reasons."""
-    protocol: str = (
-        "Market-1501: same person in the same camera ignored, junk ignored, distractors count; cosine distance; "
-        "ties in gallery order; AP is the mean of precision at each match"
-    )
+    protocol: str = str(Scoring())
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -63,6 +95,8 @@ class Evaluation:
             if names:
                 more = f", ... ({len(names) - 5} more)" if len(names) > 5 else ""
                 lines.append(f"{len(names)} {what}: {', '.join(names[:5])}{more}")
+        if self.protocol != str(Scoring()):
+            lines.append(self.protocol)
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
 
 
@@ -74,20 +108,29 @@ def evaluate(
     weights: Embedder | OSNet | str | Path,
     dataset: ReidDataset | str | Path,
     *,
+    rule: Rule = "market1501",
+    distance: Distance = "cosine",
+    ap: AveragePrecision = "precision",
+    seed: int = 0,
     force: bool = False,
     on_error: OnError = "raise",
     features: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Embed query and gallery, rank, score.
+    """Embed query and gallery, rank, score. Under torchrun the processes share both, and all get the result.
 
     Args:
-        weights: an embedder, a network, or what ``Embedder`` takes.
+        weights: an embedder (``Embedder(..., flip=True)`` averages mirrored crops), a network, or what ``Embedder``
+            takes.
         dataset: a data set, or a folder that ``read_dataset`` understands.
+        rule: ``market1501``, or ``cuhk03`` (single gallery shot).
+        distance: ``cosine``; or ``euclidean``, between vectors as the network gives them, not of length 1.
+        ap: ``precision``, or ``trapezoid`` as in Market-1501's official script; see ``AveragePrecision``.
+        seed: of CUHK03's draws.
         force: evaluate even where the weights were trained on the test images; the result says so.
         on_error: ``raise`` stops at an unreadable image; ``skip`` leaves it out and says so.
-        features: a folder that keeps the vectors (``query.npz``, ``gallery.npz``). A run that was cut off goes
-            on from there, and a finished one is not embedded again.
+        features: a folder that keeps the vectors (``query.npz``, ``gallery.npz``; of any length: ``query-raw.npz``,
+            ``gallery-raw.npz``). A run that was cut off goes on from there, and a finished one is not embedded again.
         progress: draws a bar.
 
     Raises:
@@ -95,40 +138,128 @@ def evaluate(
             were trained on this benchmark's test images.
         ImageError: an unreadable image, if ``on_error`` is ``raise``.
     """
+    scoring = Scoring(rule, distance, ap, seed)
     data = dataset if isinstance(dataset, ReidDataset) else read_dataset(dataset)
-    _check_scorable(data)
-    embedder = weights if isinstance(weights, Embedder) else Embedder(weights)
-    warnings = _check_leak(embedder.network, data, force)
-    folder = make_folder(features) if features is not None else None
-    query, query_QD, failed_q = _embed_split(embedder, data.query, folder, on_error, progress)
-    gallery, gallery_GD, failed_g = _embed_split(embedder, data.gallery, folder, on_error, progress)
-    if not len(query) or not len(gallery):
-        raise DataError(f"{data.root}: no readable image is left in {'query' if not len(query) else 'gallery'}")
-    scores = rank_scores(
-        query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids, max_rank=max(RANKS)
-    )
-    card = embedder.network.card
+    check_scorable(data)
+    embedder = prepare_embedder(weights, distance)
+    warnings = check_leak(embedder.network, data, force)
+    query, gallery = embed_dataset(embedder, data, on_error, features, progress)
+    return score_embedded(embedder, data, query, gallery, scoring, warnings)
+
+
+def score_embedded(
+    embedder: Embedder,
+    data: ReidDataset,
+    query: "EmbeddedSplit",
+    gallery: "EmbeddedSplit",
+    scoring: Scoring,
+    warnings: Sequence[str] = (),
+) -> Evaluation:
+    """The second half of ``evaluate``, for vectors that are there already."""
+    vectors = [part.labelled() for part in (query, gallery)]
+    scores = score_shared(vectors[0], vectors[1], scoring)
     return Evaluation(
         dataset=data.name,
         root=str(data.root),
         counts={split.name: count_split(split) for split in data.splits},
-        weights={
-            "name": (card and card.name) or "an unnamed network",
-            "training_data": card.training_data if card else "random weights",
-            "network_sha256": embedder.sha256(),
-            "file_sha256": card.sha256 if card else "",
-            "size_hw": embedder.preprocessing.size_hw,
-        },
+        weights=describe_weights(embedder),
         scores=summarize(scores, RANKS),
-        num_queries=len(query),
+        num_queries=len(query.split),
         num_scored=scores.num_scored,
-        unmatched=tuple(str(query.crops[q].path) for q in scores.unmatched),
-        unreadable=tuple(str(failure) for failure in [*failed_q, *failed_g]),
+        unmatched=tuple(vectors[0].names[q] for q in scores.unmatched),
+        unreadable=tuple(str(failure) for failure in [*query.failures, *gallery.failures]),
+        protocol=str(scoring),
         warnings=tuple(warnings),
     )
 
 
-def _check_scorable(data: ReidDataset) -> None:
+def evaluate_vectors(
+    query: LabelledVectors,
+    gallery: LabelledVectors,
+    *,
+    rule: Rule = "market1501",
+    distance: Distance = "cosine",
+    ap: AveragePrecision = "precision",
+    seed: int = 0,
+    name: str = "vectors",
+    root: str = "",
+) -> Evaluation:
+    """Score anybody's vectors (``inference.labelled.read_labelled`` reads them from files); arguments as ``evaluate``.
+
+    Raises:
+        DataError: vectors or labels that cannot be scored; the message says why.
+    """
+    scoring = Scoring(rule, distance, ap, seed)
+    try:
+        scores = score_shared(query, gallery, scoring)
+    except ValueError as error:
+        raise DataError(f"{root or name}: {error}") from error
+    return Evaluation(
+        dataset=name,
+        root=root,
+        counts={"query": _count(query), "gallery": _count(gallery)},
+        weights={"name": "of these vectors", "training_data": "unknown"},
+        scores=summarize(scores, RANKS),
+        num_queries=len(query),
+        num_scored=scores.num_scored,
+        unmatched=tuple(query.names[q] for q in scores.unmatched),
+        unreadable=(),
+        protocol=str(scoring),
+    )
+
+
+def _count(part: LabelledVectors) -> SplitCounts:
+    people, cameras = np.unique(part.pids[part.pids > DISTRACTOR_PID]), np.unique(part.camids[part.camids >= 0])
+    return SplitCounts(len(people), len(part), len(cameras))
+
+
+def score_shared(query: LabelledVectors, gallery: LabelledVectors, scoring: Scoring) -> RankingScores:
+    """``rank_scores``; under torchrun each process ranks some of the queries and all get the same scores.
+
+    A query's ranks do not depend on the other queries (see ``metrics.streaming``), so the scores are equal to the last
+    bit from any number of processes.
+    """
+    rank, size = join_processes()
+    mine = rank_scores(
+        query.vectors[rank::size], gallery.vectors, query.pids[rank::size], gallery.pids, query.camids[rank::size],
+        gallery.camids, max(RANKS), distance=scoring.distance, rule=scoring.rule, ap=scoring.ap, seed=scoring.seed,
+    )  # fmt: skip
+    if size == 1:
+        return mine
+    shots = mine.single_shot_ranks_RQ
+    return RankingScores.of_queries(
+        gather_interleaved(mine.ap_per_query),
+        gather_interleaved(mine.inp_per_query),
+        gather_interleaved(mine.first_rank_per_query),
+        num_gallery=len(gallery), max_rank=max(RANKS),
+        single_shot_ranks_RQ=None if shots is None else gather_interleaved(shots, axis=1),
+    )  # fmt: skip
+
+
+def prepare_embedder(weights: Embedder | OSNet | str | Path, distance: Distance) -> Embedder:
+    """An embedder whose vectors suit the distance: for the Euclidean one, not brought to length 1."""
+    embedder = weights if isinstance(weights, Embedder) else Embedder(weights)
+    if distance == "euclidean" and embedder.normalize:
+        embedder = copy(embedder)
+        embedder.normalize = False
+    return embedder
+
+
+def describe_weights(embedder: Embedder) -> dict[str, Any]:
+    """What a result says about the weights."""
+    card = embedder.network.card
+    return {
+        "name": (card and card.name) or "an unnamed network",
+        "training_data": card.training_data if card else "random weights",
+        "network_sha256": embedder.sha256(),
+        "file_sha256": card.sha256 if card else "",
+        "size_hw": embedder.preprocessing.size_hw,
+        "flip": embedder.flip,
+    }
+
+
+def check_scorable(data: ReidDataset) -> None:
+    """Raises ``DataError`` for a data set without queries or gallery, or with queries of nobody."""
     for split in (data.query, data.gallery):
         if not len(split):
             raise DataError(f"{data.root} has no {split.name} images, so nothing can be scored")
@@ -136,7 +267,7 @@ def _check_scorable(data: ReidDataset) -> None:
         raise DataError(f"{len(nobody)} queries are labelled junk or distractor: {', '.join(nobody[:5])}")
 
 
-def _check_leak(network: OSNet, data: ReidDataset, force: bool) -> list[str]:
+def check_leak(network: OSNet, data: ReidDataset, force: bool) -> list[str]:
     """Weights must not have seen the test images."""
     trained_on = network.card.training_data if network.card else ""
     benchmarks = trained_on.removesuffix(COMBINED).split("+") if trained_on.endswith(COMBINED) else []
@@ -154,20 +285,55 @@ def _check_leak(network: OSNet, data: ReidDataset, force: bool) -> list[str]:
     return [f"{told}: this score says nothing about new people"]
 
 
-def _embed_split(
+class EmbeddedSplit(NamedTuple):
+    """A split without what could not be read, its vectors, and what could not be read."""
+
+    split: Split
+    vectors: NDArray[np.float32]
+    failures: Sequence[ImageError]
+
+    def labelled(self) -> LabelledVectors:
+        """With the labels of its crops."""
+        pids, camids = (np.array(labels, dtype=np.int64) for labels in (self.split.pids, self.split.camids))
+        return LabelledVectors(self.vectors, pids, camids, tuple(map(str, self.split.paths)))
+
+
+def embed_dataset(
+    embedder: Embedder, data: ReidDataset, on_error: OnError, features: str | Path | None, progress: Progress
+) -> tuple[EmbeddedSplit, EmbeddedSplit]:
+    """Query and gallery; arguments as for ``evaluate``.
+
+    Raises:
+        DataError: kept vectors of other weights or images; or nothing readable is left.
+        ImageError: an unreadable image, if ``on_error`` is ``raise``.
+    """
+    folder = make_folder(features) if features is not None else None
+    query, gallery = (embed_split(embedder, split, folder, on_error, progress) for split in (data.query, data.gallery))
+    for part in (query, gallery):
+        if not len(part.split):
+            raise DataError(f"{data.root}: no readable image is left in {part.split.name}")
+    return query, gallery
+
+
+def embed_split(
     embedder: Embedder, split: Split, folder: Path | None, on_error: OnError, progress: Progress
-) -> tuple[Split, NDArray[np.float32], Sequence[ImageError]]:
-    """Vectors of a split, and the split without what could not be read."""
-    out = folder / f"{split.name}.npz" if folder is not None else None
-    if out is None:
-        result = embedder.embed_named(progress(split.paths, len(split), split.name), on_error=on_error)
-    elif out.exists():
+) -> EmbeddedSplit:
+    """One split; what a folder keeps of it is used. What is raised: see ``embed_dataset``."""
+    rank, size = join_processes()
+    out = folder / f"{split.name}{'' if embedder.normalize else '-raw'}.npz" if folder is not None else None
+    if out is not None and out.exists():
         result = _read_back(out, embedder, split, on_error)
+    elif size > 1:
+        result = embed_shared(embedder, split.paths, on_error)
+        if out is not None and rank == 0:
+            save_vectors(out, result, embedder.sha256())
+    elif out is None:
+        result = embedder.embed_named(progress(split.paths, len(split), split.name), on_error=on_error)
     else:
         result = embed_files(embedder, split.paths, out, on_error=on_error, progress=progress, label=split.name)
     crops = {str(crop.path): crop for crop in split.crops}
     kept = tuple(crops[name] for name in result.names)
-    return Split(split.name, kept), result.vectors, result.failures
+    return EmbeddedSplit(Split(split.name, kept), result.vectors, result.failures)
 
 
 def _read_back(out: Path, embedder: Embedder, split: Split, on_error: OnError) -> Embeddings:

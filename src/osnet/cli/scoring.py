@@ -1,4 +1,4 @@
-"""osnet embed, evaluate, data generate, demo."""
+"""osnet embed, evaluate, calibrate, data generate, demo."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from osnet.calibration import calibrate as calibrate_weights
 from osnet.cli.common import app, data_app, draw_progress, report_failures
 from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
 from osnet.data.loading import list_images
@@ -14,9 +15,15 @@ from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annot
 from osnet.demo import FULL, QUICK, run_demo, run_demo_on
 from osnet.errors import DataError, OutputError
 from osnet.evaluation import evaluate as evaluate_weights
+from osnet.evaluation import evaluate_vectors
 from osnet.files import check_writable, write_json
 from osnet.inference.embedder import Embedder, OnError
+from osnet.inference.labelled import read_labelled
+from osnet.inference.sharing import join_processes, leave_processes, local_device
 from osnet.inference.vectors import embed_files
+from osnet.metrics.ranking import AveragePrecision
+from osnet.metrics.rules import Rule
+from osnet.metrics.streaming import Distance
 
 
 @app.command
@@ -56,30 +63,47 @@ def embed(
 @app.command
 def evaluate(
     *,
-    weights: str,
-    data: Path,
+    weights: str | None = None,
+    data: Path | None = None,
+    features: tuple[Path, ...] = (),
     out: Path | None = None,
+    rule: Rule = "market1501",
+    distance: Distance = "cosine",
+    ap: AveragePrecision = "precision",
+    flip: bool = False,
+    seed: int = 0,
     identity_from: IdentityFrom = "auto",
     pattern: str | None = None,
     csv: Path | None = None,
     name: str | None = None,
-    features: Path | None = None,
     force: bool = False,
     on_error: OnError = "raise",
     batch_size: int = 32,
     device: str = "auto",
 ) -> None:
-    """Score weights on a data set by Market-1501's rule: CMC, mAP, mINP.
+    """Score weights on a data set, or anybody's vectors: CMC, mAP, mINP.
+
+    Weights and a data set: `osnet evaluate --weights W --data DIR`. Vectors: `osnet evaluate --features FILE.npz`, with
+    query_vectors, query_pids, query_camids and gallery_vectors, gallery_pids, gallery_camids in it; or
+    `--features QUERY.npz GALLERY.npz`, each with vectors, pids, camids, or made by `osnet embed`, whose identities are
+    read from names like Market-1501's or from `--csv`. Under torchrun the processes share the work:
+    `torchrun --nproc-per-node 2 -m osnet.cli evaluate ...`
 
     Args:
         weights: a path, or a short name like osnet_x0_25_msmt17.
         data: Market-1501's layout; or folders query and gallery; or, with a CSV that has a column split, any folder.
+        features: with weights: a folder to keep the vectors in; a run that was cut off goes on from there. Without:
+            one or two files of vectors to score.
         out: write the result here as JSON.
+        rule: market1501, or cuhk03: one gallery image of each person, drawn 10 times.
+        distance: cosine, or euclidean between vectors as the network gives them.
+        ap: average precision as in most papers' code (precision), or as in Market-1501's official script (trapezoid).
+        flip: average each vector with that of the mirrored crop.
+        seed: of cuhk03's draws.
         identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
         pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
         csv: a table with the columns path, identity, camera, split.
         name: what to call the data set.
-        features: keep the vectors in this folder; a run that was cut off goes on from there.
         force: evaluate weights on images they were trained on; the result says so.
         on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
         batch_size: crops per forward pass.
@@ -87,10 +111,81 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
+    if weights is None or data is None:
+        if weights is not None or data is not None or not features:
+            raise DataError("give --weights and --data, or --features with files of vectors")
+        if flip:
+            raise DataError("--flip embeds mirrored crops; vectors in files cannot be mirrored")
+        query, gallery = read_labelled(features, csv)
+        result = evaluate_vectors(
+            query, gallery, rule=rule, distance=distance, ap=ap, seed=seed,
+            name=name or features[0].stem, root=", ".join(map(str, features)),
+        )  # fmt: skip
+    else:
+        if len(features) > 1 or (features and features[0].is_file()):
+            raise DataError("with --weights, --features is one folder that keeps the vectors; without, it is files")
+        dataset = read_dataset(data, FolderLayout(identity_from, pattern, csv), name)
+        embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
+        result = evaluate_weights(
+            embedder, dataset, rule=rule, distance=distance, ap=ap, seed=seed, force=force, on_error=on_error,
+            features=features[0] if features else None, progress=draw_progress,
+        )  # fmt: skip
+    first = join_processes()[0] == 0
+    leave_processes()
+    if first:
+        if out is not None:
+            write_json(out, result.to_json())
+        print(result)
+
+
+@app.command
+def calibrate(
+    *,
+    weights: str,
+    data: Path,
+    fpr: float | None = None,
+    fpir: float | None = None,
+    out: Path | None = None,
+    features: Path | None = None,
+    flip: bool = False,
+    identity_from: IdentityFrom = "auto",
+    pattern: str | None = None,
+    csv: Path | None = None,
+    name: str | None = None,
+    force: bool = False,
+    on_error: OnError = "raise",
+    batch_size: int = 32,
+    device: str = "auto",
+) -> None:
+    """Turn a validation set into a score threshold, and say what it costs.
+
+    `--fpr 0.001`: two crops are compared, and one in a thousand pairs of strangers may pass. `--fpir 0.01`: a crop is
+    searched for in a gallery, and one in a hundred searches for unknown people may return anybody. A rate that the
+    set is too small for is refused.
+
+    Args:
+        weights: a path, or a short name like osnet_x0_25_msmt17.
+        data: people that the weights were not trained on, as for `osnet evaluate`.
+        fpr: the share of pairs of different people that may pass.
+        fpir: the share of searches for unknown people that may return somebody.
+        out: write the threshold and all figures here as JSON.
+        features: a folder that keeps the vectors.
+        flip: average each vector with that of the mirrored crop; then searches must too.
+        identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
+        pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
+        csv: a table with the columns path, identity, camera, split.
+        name: what to call the data set.
+        force: use images that the weights were trained on; the result says so.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
+        batch_size: crops per forward pass.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    if out is not None:
+        check_writable(out)
     dataset = read_dataset(data, FolderLayout(identity_from, pattern, csv), name)
-    embedder = Embedder(weights, device=device, batch_size=batch_size)
-    result = evaluate_weights(
-        embedder, dataset, force=force, on_error=on_error, features=features, progress=draw_progress
+    embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip)
+    result = calibrate_weights(
+        embedder, dataset, fpr=fpr, fpir=fpir, force=force, on_error=on_error, features=features, progress=draw_progress
     )
     if out is not None:
         write_json(out, result.to_json())

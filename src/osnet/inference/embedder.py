@@ -3,6 +3,7 @@
 Shapes: B batch, N all inputs, D embedding (512 for every named OSNet), H, W the network's input size.
 """
 
+import hashlib
 import os
 import warnings
 from collections import deque
@@ -65,6 +66,9 @@ class Embedder:
         normalize: divide each vector by its length.
         num_workers: threads that read and resize; by default one per core, at most 8.
         preprocessing: instead of the card's; needed for nothing but experiments.
+        flip: average each vector with that of the mirrored crop, as many papers' tests do. The resized pixels are
+            mirrored left to right; both vectors go into the mean as the network gives them, and the mean is brought
+            to length 1 if ``normalize``. Twice the work.
 
     Raises:
         WeightsError: no such weights, or damaged ones.
@@ -79,6 +83,7 @@ class Embedder:
         normalize: bool = True,
         num_workers: int | None = None,
         preprocessing: Preprocessing | None = None,
+        flip: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ModelError(f"batch_size {batch_size} must be at least 1")
@@ -89,6 +94,7 @@ class Embedder:
         self.network = network.to(self.device)
         self.batch_size = batch_size
         self.normalize = normalize
+        self.flip = flip
         self.num_workers = num_workers or min(8, os.cpu_count() or 1)
         card = network.card
         self.preprocessing = preprocessing or (card.preprocessing if card else Preprocessing())
@@ -99,8 +105,9 @@ class Embedder:
         return self.network.config.embedding_size
 
     def sha256(self) -> str:
-        """Of all that decides a vector: network, tensors, preprocessing. Galleries are tied to it."""
-        return network_sha256(self.network, self.preprocessing)
+        """Of all that decides a vector: network, tensors, preprocessing, flip. Galleries are tied to it."""
+        digest = network_sha256(self.network, self.preprocessing)
+        return hashlib.sha256(f"{digest} flip".encode()).hexdigest() if self.flip else digest
 
     def embed(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> NDArray[np.float32]:
         """All vectors at once, in the order of the input: float32 (N, D); (0, D) for no input.
@@ -231,6 +238,8 @@ class Embedder:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), _eval_mode(self.network):
             vectors = self.network(images).float()
+            if self.flip:
+                vectors = (vectors + self.network(images.flip(3)).float()) / 2
             lengths = vectors.norm(dim=1)
             if self.normalize:
                 vectors = unit_length(vectors)

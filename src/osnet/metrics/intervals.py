@@ -11,7 +11,7 @@ COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and where it may lie."""
+    """A mean, or a ratio, and where it may lie."""
 
     mean: float
     low: float
@@ -43,16 +43,36 @@ def cluster_interval(
     Raises:
         ValueError: lengths that differ, or fewer than two clusters with a value.
     """
-    numbers, names = np.asarray(values, dtype=np.float64), np.asarray(clusters)
-    if numbers.ndim != 1 or numbers.shape != names.shape:
-        raise ValueError(f"values {numbers.shape} and clusters {names.shape} must be two lists of one length")
+    numbers = np.asarray(values, dtype=np.float64)
     known = ~np.isnan(numbers)
+    return ratio_interval(np.where(known, numbers, 0), known, clusters, seed, num_resamples)
+
+
+def ratio_interval(
+    parts: ArrayLike, wholes: ArrayLike, clusters: ArrayLike, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> Interval:
+    """The ratio of two sums, such as false positives of all pairs, with an interval as ``cluster_interval`` draws it.
+
+    Args:
+        parts: (Q,); what is counted.
+        wholes: (Q,), not negative; out of how many. Rows with 0 are left out.
+        clusters: (Q,); what belongs together, such as identities.
+        seed: of the draws.
+        num_resamples: how many.
+
+    Raises:
+        ValueError: lengths that differ, or fewer than two clusters with a value.
+    """
+    numbers, counts = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
+    names = np.asarray(clusters)
+    if numbers.ndim != 1 or numbers.shape != names.shape or counts.shape != names.shape:
+        raise ValueError(f"values {numbers.shape} and clusters {names.shape} must be two lists of one length")
+    known = counts > 0
     unique, index = np.unique(names[known], return_inverse=True)
     if len(unique) < 2:
         raise ValueError(f"{len(unique)} clusters with a value; an interval needs at least two")
-    sums = np.bincount(index, weights=numbers[known])
-    counts = np.bincount(index)
+    part_sums, whole_sums = (np.bincount(index, weights=x[known]) for x in (numbers, counts))
     drawn = np.random.default_rng(seed).integers(0, len(unique), (num_resamples, len(unique)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Interval(float(numbers[known].mean()), float(low), float(high), len(unique))
+    ratios = part_sums[drawn].sum(1) / whole_sums[drawn].sum(1)
+    low, high = np.quantile(ratios, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return Interval(float(part_sums.sum() / whole_sums.sum()), float(low), float(high), len(unique))

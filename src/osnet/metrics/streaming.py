@@ -30,6 +30,8 @@ CHUNK_ITEMS = 1 << 13
 """So many gallery items are made ready at a time."""
 SEGMENT = 256
 """Where something in so many numbers is too close to call, these are looked through one by one."""
+MANY = 512
+"""A query with more matches than this is counted another way, which is faster then."""
 UNIT_ROUNDOFF = 2.0**-24
 SMALLEST = float(np.finfo(np.float32).tiny)
 LONGEST = 1e15
@@ -122,29 +124,60 @@ def _count(  # type: ignore[no-untyped-def]
     """Adds to ``before_M`` what of this block comes before each wanted item of the block's queries."""
     exact_C = np.empty(len(columns_C))
     for r in range(len(block_RC)):
-        q, row_C, known = first + r, block_RC[r], False
-        for m in range(starts[q], starts[q + 1]):
-            wanted = wanted_M[m]
-            high, low = np.float32(wanted + margin_Q[q]), np.float32(wanted - margin_Q[q])
-            for start in range(0, len(row_C), SEGMENT):
-                end = min(start + SEGMENT, len(row_C))
-                above, at_least = _compare(row_C[start:end], high, low)
-                before_M[m] += above
-                if at_least == above:
-                    continue
-                if not known:
-                    exact_C[:] = np.nan
-                    known = True
-                for c in range(start, end):
-                    g = columns_C[c]
-                    if row_C[c] < low or row_C[c] > high or g == items[m]:
-                        continue
-                    if np.isnan(exact_C[c]):
-                        exact_C[c] = _closeness(
-                            query_QD[q], gallery_GD[g], query_lengths[q], gallery_lengths[g], euclidean
-                        )
-                    if exact_C[c] > wanted or (exact_C[c] == wanted and g < items[m]):
-                        before_M[m] += 1
+        q, row_C = first + r, block_RC[r]
+        exact_C[:] = np.nan  # each is computed once for a query, if at all
+        own = slice(starts[q], starts[q + 1])
+        vectors = query_QD[q], gallery_GD, query_lengths[q], gallery_lengths, euclidean
+        if starts[q + 1] - starts[q] > MANY:
+            _count_many(row_C, columns_C, items[own], wanted_M[own], margin_Q[q], exact_C, vectors, before_M[own])
+        else:
+            _count_few(row_C, columns_C, items[own], wanted_M[own], margin_Q[q], exact_C, vectors, before_M[own])
+
+
+@compile_function
+def _is_before(c, g, item, wanted, exact_C, vectors):  # type: ignore[no-untyped-def]
+    """Whether gallery item ``g``, in column ``c``, comes before the wanted item, by the exact numbers."""
+    if g == item:
+        return False
+    if np.isnan(exact_C[c]):
+        query_D, gallery_GD, query_length, gallery_lengths, euclidean = vectors
+        exact_C[c] = _closeness(query_D, gallery_GD[g], query_length, gallery_lengths[g], euclidean)
+    return exact_C[c] > wanted or (exact_C[c] == wanted and g < item)
+
+
+@compile_function
+def _count_few(row_C, columns_C, items, wanted_P, margin, exact_C, vectors, before_P):  # type: ignore[no-untyped-def]
+    """One pass over the row for each wanted item."""
+    for p in range(len(items)):
+        high, low = np.float32(wanted_P[p] + margin), np.float32(wanted_P[p] - margin)
+        for start in range(0, len(row_C), SEGMENT):
+            end = min(start + SEGMENT, len(row_C))
+            above, at_least = _compare(row_C[start:end], high, low)
+            before_P[p] += above
+            if at_least == above:
+                continue
+            for c in range(start, end):
+                if low <= row_C[c] <= high:
+                    before_P[p] += _is_before(c, columns_C[c], items[p], wanted_P[p], exact_C, vectors)
+
+
+@compile_function
+def _count_many(row_C, columns_C, items, wanted_P, margin, exact_C, vectors, before_P):  # type: ignore[no-untyped-def]
+    """One pass over the row, with a search among the wanted items for each number in it."""
+    order = np.argsort(wanted_P)
+    highs, lows = wanted_P[order] + margin, wanted_P[order] - margin
+    tally = np.zeros(len(items) + 1, dtype=np.int64)
+    for c in range(len(row_C)):
+        surely = np.searchsorted(highs, np.float64(row_C[c]), side="left")
+        perhaps = np.searchsorted(lows, np.float64(row_C[c]), side="right")
+        tally[surely] += 1
+        for k in range(surely, perhaps):
+            p = order[k]
+            before_P[p] += _is_before(c, columns_C[c], items[p], wanted_P[p], exact_C, vectors)
+    beaten = 0
+    for k in range(len(items) - 1, -1, -1):
+        beaten += tally[k + 1]
+        before_P[order[k]] += beaten
 
 
 @dataclass(frozen=True)
