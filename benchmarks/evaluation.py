@@ -4,9 +4,9 @@ Vectors are drawn: a point per person, and noise around it. Each measurement is 
 warmed up on a few (ours compiles then), and is timed from vectors to scores, distances included, on both sides. Memory
 is the process's peak beyond what it held when libraries and vectors were loaded.
 
-torchreid lives in an environment of its own; give its Python, or only ours is measured. `evaluation.py` says how such an
-environment is made in tests/fixtures/make_torchreid_outputs.py; torchreid's Cython module is not in PyPI's 0.2.5, but
-in the authors' repository (torchreid/metrics/rank_cylib), from where it can be built into torchreid.reid.metrics.
+torchreid lives in an environment of its own; give its Python, or only ours is measured. How such an environment is
+made stands in tests/fixtures/make_torchreid_outputs.py; torchreid's Cython module is not in PyPI's 0.2.5, but in the
+authors' repository (torchreid/metrics/rank_cylib), from where it can be built into torchreid.reid.metrics.rank_cylib.
 
     python benchmarks/evaluation.py --peer peer/bin/python --out benchmarks/results/evaluation-cpu.json
 """
@@ -136,7 +136,7 @@ def run_size(size: str, settings: Settings, folder: Path) -> dict[str, Any]:
     with_peer = settings.peer is not None and size in PEER_FITS
     for number in range(settings.rounds if size in PEER_FITS else 1):
         for side in runs:
-            if side != "ours" and not with_peer or (side == "python" and number):
+            if (side != "ours" and not with_peer) or (side == "python" and number):
                 continue
             result = measure(side, sys.executable if side == "ours" else settings.peer or "", folder, settings.distance)
             if result is not None:

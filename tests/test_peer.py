@@ -1,4 +1,4 @@
-"""Against what PyPI's torchreid 0.2.5 computed (fixtures/make_torchreid_outputs.py made the file)."""
+"""Against what PyPI's torchreid 0.2.5 computed (fixtures/make_torchreid_outputs.py made the files)."""
 
 import importlib.util
 
@@ -19,6 +19,7 @@ assert SPEC.loader is not None
 RULES = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(RULES)
 PEER = np.load(FIXTURES / "torchreid_outputs.npz", allow_pickle=False)
+CUHK03 = np.load(FIXTURES / "torchreid_cuhk03.npz", allow_pickle=False)
 
 
 @pytest.mark.parametrize("name", RULES.NAMES)
@@ -52,3 +53,32 @@ def test_ranking_scores() -> None:
     scores = rank_scores_from_distances(PEER["distances"], *labels, max_rank=20)
     assert scores.mean_ap == pytest.approx(float(PEER["mean_ap"]), abs=1e-6)
     np.testing.assert_allclose(scores.cmc, PEER["cmc"], atol=1e-6)
+
+
+def labels_of(prefix: str) -> list[np.ndarray]:
+    return [CUHK03[prefix + key] for key in ("query_pids", "gallery_pids", "query_camids", "gallery_camids")]
+
+
+def test_cuhk03_rule_where_nothing_is_drawn() -> None:
+    scores = rank_scores_from_distances(CUHK03["distances"], *labels_of(""), max_rank=20, rule="cuhk03")
+    assert 0.0 < scores.mean_ap < 0.9
+    assert scores.mean_ap == pytest.approx(float(CUHK03["mean_ap"]), abs=1e-6)
+    np.testing.assert_allclose(scores.cmc, CUHK03["cmc"], atol=1e-6)
+
+
+def test_cuhk03_rule_with_draws() -> None:
+    """Other draws, the same distribution: means of 400 repeats on either side, within four standard errors."""
+    ours = np.array(
+        [
+            rank_scores_from_distances(
+                CUHK03["drawn distances"], *labels_of("drawn "), max_rank=10, rule="cuhk03", seed=seed
+            ).cmc
+            for seed in range(40)
+        ]
+    )
+    theirs = CUHK03["drawn cmcs"]
+    error = np.sqrt((ours.var(0, ddof=1) + theirs.var(0, ddof=1)) / 40)
+    assert (np.abs(ours.mean(0) - theirs.mean(0)) <= 4 * error + 1e-9).all()
+    multi_shot = rank_scores_from_distances(CUHK03["drawn distances"], *labels_of("drawn "), max_rank=10)
+    assert np.abs(multi_shot.cmc - theirs.mean(0)).max() > 0.1  # the rule matters
+    assert multi_shot.mean_ap == pytest.approx(float(CUHK03["drawn mean_ap"]), abs=1e-6)

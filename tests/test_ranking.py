@@ -32,13 +32,20 @@ def test_by_hand() -> None:
     assert summarize(scores, (1,)) == {"mAP": scores.mean_ap, "mINP": scores.mean_inp, "rank-1": 0.5}
 
 
-def slow_scores(distance_QG, query_pids, gallery_pids, query_camids, gallery_camids, max_rank):
-    """The definition, one query and one gallery item at a time; ties in gallery order."""
+def slow_scores(distance_QG, query_pids, gallery_pids, query_camids, gallery_camids, max_rank, ap="precision"):
+    """The definition, one query and one gallery item at a time; ties in gallery order.
+
+    The trapezoid is added up along the ranked list, as the official script of Market-1501 does it.
+    """
     cmc = np.zeros(max_rank)
     average_precisions, penalties, unmatched = [], [], []
     for q in range(len(query_pids)):
         order = sorted(range(len(gallery_pids)), key=lambda g: (distance_QG[q][g], g))
         rank, hits, precisions, last = 0, 0, [], 0
+        total = sum(
+            p == query_pids[q] and c != query_camids[q] for p, c in zip(gallery_pids, gallery_camids, strict=True)
+        )
+        area, old_recall, old_precision = 0.0, 0.0, 1.0
         for g in order:
             if gallery_pids[g] == -1:
                 continue
@@ -51,8 +58,12 @@ def slow_scores(distance_QG, query_pids, gallery_pids, query_camids, gallery_cam
                 if hits == 1 and rank <= max_rank:
                     cmc[rank - 1 :] += 1
                 last = rank
+            if total:
+                recall, precision = hits / total, hits / rank
+                area += (recall - old_recall) * (old_precision + precision) / 2
+                old_recall, old_precision = recall, precision
         if hits:
-            average_precisions.append(sum(precisions) / hits)
+            average_precisions.append(area if ap == "trapezoid" else sum(precisions) / hits)
             penalties.append(hits / last)
         else:
             unmatched.append(q)
@@ -93,7 +104,7 @@ def test_memory_is_one_block_not_the_matrix(monkeypatch: pytest.MonkeyPatch) -> 
 
     rng = np.random.default_rng(0)
     query, gallery = rng.normal(size=(2000, 4)).astype(np.float32), rng.normal(size=(5000, 4)).astype(np.float32)
-    labels = [np.ones(2000, int), np.ones(5000, int), np.zeros(2000, int), np.ones(5000, int)]
+    labels = [rng.integers(1, 200, 2000), rng.integers(1, 200, 5000), np.zeros(2000, int), np.ones(5000, int)]
     monkeypatch.setattr(streaming, "BLOCK_FLOATS", 50_000)
     monkeypatch.setattr(streaming, "CHUNK_ITEMS", 500)
     tracemalloc.start()

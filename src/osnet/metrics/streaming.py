@@ -190,7 +190,7 @@ class Block:
     """The gallery items, increasing."""
     closeness_RC: Floats
     """Higher is closer. Cosine: the cosine. Euclidean: (|q|^2 - distance^2) / 2. Valid until the next block."""
-    reach_C: float
+    reach: float
     """Euclidean: the longest gallery vector in it; cosine: 1."""
 
 
@@ -284,7 +284,7 @@ class Vectors:
 
         with ThreadPoolExecutor(num_threads, thread_name_prefix="osnet-count") as pool:
             for block in self.blocks(columns):
-                margin_Q = self.margin(block.reach_C)
+                margin_Q = self.margin(block.reach)
                 edges = np.linspace(0, len(block.closeness_RC), 4 * num_threads + 1).astype(int).tolist()
                 list(pool.map(lambda a, b, bl=block, mg=margin_Q: count(bl, mg, slice(a, b)), edges[:-1], edges[1:]))
         return before_M

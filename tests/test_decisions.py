@@ -1,0 +1,207 @@
+"""Thresholds and what they cost: hand-worked cases, slow loops with ties, refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_picture
+from osnet import Embedder
+from osnet.calibration import calibrate
+from osnet.data.folder import read_dataset
+from osnet.errors import DataError
+from osnet.metrics import streaming
+from osnet.metrics.decisions import DecisionScores, count_decisions, identification_scores, verification_scores
+from osnet.metrics.intervals import cluster_interval, ratio_interval
+from test_streaming import draw_labels, signs
+
+RATES = (0.0, 0.01, 0.05, 0.3, 1.0)
+
+
+def scores_of(query: np.ndarray, gallery: np.ndarray, distance: str) -> np.ndarray:
+    """All exact, as the vectors are of signs."""
+    if distance == "cosine":
+        return query @ gallery.T / 16
+    return -((query[:, None] - gallery[None]) ** 2).sum(2)
+
+
+def slow_point(positives: list[float], negatives: list[float], rate: float) -> tuple[float, float]:
+    """(false positive rate, miss rate) at the lowest threshold that keeps to the rate: try one after the other."""
+    values = sorted({*negatives, *positives})
+    thresholds = [-np.inf, *[np.nextafter(np.float32(v), np.float32(np.inf)) for v in values]]
+    for threshold in thresholds:
+        false = sum(n >= threshold for n in negatives)
+        if false <= rate * len(negatives) + 1e-9:
+            return false / len(negatives), sum(p < threshold for p in positives) / len(positives)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("seed", range(2))
+def test_verification_against_the_slow_loop(distance: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "BLOCK_FLOATS", 300)
+    monkeypatch.setattr(streaming, "CHUNK_ITEMS", 61)
+    rng = np.random.default_rng(seed)
+    query, gallery, labels = signs(rng, 15), signs(rng, 200), draw_labels(rng, 15, 200)
+    positives, negatives = [], []
+    for q, g in np.ndindex(15, 200):
+        score = scores_of(query[[q]], gallery[[g]], distance)[0, 0]
+        same = labels[0][q] == labels[1][g]
+        if labels[1][g] != -1 and not (same and labels[2][q] == labels[3][g]):
+            (positives if same else negatives).append(score)
+    found = verification_scores(query, gallery, *labels, RATES, distance=distance)
+    assert (found.num_positives, found.num_negatives) == (len(positives), len(negatives))
+    for rate, point in zip(RATES, found.points, strict=True):
+        expected = slow_point(positives, negatives, rate)
+        assert (point.false_positive_rate, point.miss_rate) == pytest.approx(expected, abs=1e-12)
+        counts = count_decisions(query, gallery, *labels, point.threshold, distance=distance)
+        assert counts.num_false.sum() / counts.num_negatives.sum() == pytest.approx(expected[0])
+        assert counts.num_missed.sum() / counts.num_positives.sum() == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_identification_against_the_slow_loop(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "BLOCK_FLOATS", 300)
+    monkeypatch.setattr(streaming, "CHUNK_ITEMS", 61)
+    rng = np.random.default_rng(3)
+    query, gallery, labels = signs(rng, 40), signs(rng, 90), draw_labels(rng, 40, 90, people=30)
+    gallery[::3] = query[np.arange(30)]  # so that some are found
+    labels[1][::3] = labels[0][:30]
+    unknown, mated = [], []
+    for q in range(40):
+        row = scores_of(query[[q]], gallery, distance)[0]
+        order = sorted((g for g in range(90) if labels[1][g] != -1), key=lambda g: (-row[g], g))
+        order = [g for g in order if labels[1][g] != labels[0][q] or labels[3][g] != labels[2][q]]
+        others = [g for g in order if labels[1][g] != labels[0][q]]
+        unknown.append(row[others[0]])
+        if len(others) < len(order):
+            first = order[0]
+            mated.append(row[first] if labels[1][first] == labels[0][q] else -np.inf)
+    assert 0 < len(mated) < 40
+    found = identification_scores(query, gallery, *labels, RATES, distance=distance)
+    assert (found.num_positives, found.num_negatives) == (len(mated), 40)
+    for rate, point in zip(RATES, found.points, strict=True):
+        expected = slow_point(mated, unknown, rate)
+        assert (point.false_positive_rate, point.miss_rate) == pytest.approx(expected, abs=1e-12)
+        counts = count_decisions(query, gallery, *labels, point.threshold, identify=True, distance=distance)
+        assert counts.num_missed.sum() / counts.num_positives.sum() == pytest.approx(expected[1])
+        assert counts.num_false.sum() / 40 == pytest.approx(expected[0])
+
+
+def test_by_hand() -> None:
+    """Cosines of the query with the gallery: the man himself 0.8 (another camera), strangers 0.6 and 0; 1 is ignored."""
+    gallery = [[0.8, 0.6], [0.6, 0.8], [0, 1], [1, 0]]
+    labels = ([1], [1, 2, 3, 1], [1], [2, 2, 2, 1])
+    point = verification_scores([[1, 0]], gallery, *labels, (0.0,)).at(0.0)
+    assert 0.6 < point.threshold < 0.6001
+    assert (point.false_positive_rate, point.miss_rate, point.supported) == (0, 0, False)
+    half = verification_scores([[1, 0]], gallery, *labels, (0.5,)).at(0.5)  # one stranger may pass: the nearer one
+    assert 0 < half.threshold < 0.001
+    assert half.false_positive_rate == 0.5
+    identified = identification_scores([[1, 0]], gallery, *labels, (0.0, 1.0))
+    assert (identified.at(0.0).miss_rate, identified.at(1.0).threshold) == (0, -np.inf)
+    with pytest.raises(ValueError, match=r"rate 0\.25 was not asked for; there are 0, 1"):
+        identified.at(0.25)
+
+
+def test_refusals() -> None:
+    vectors, labels = np.eye(2), ([1, 2], [1, 2], [1, 1], [1, 1])
+    with pytest.raises(ValueError, match="0 pairs of one person and 2 of two"):
+        verification_scores(vectors, vectors, *labels)
+    with pytest.raises(ValueError, match="nobody can be identified"):
+        identification_scores(vectors, vectors, *labels)
+    with pytest.raises(ValueError, match=r"fprs \(2,\) must be"):
+        verification_scores(vectors, vectors, *labels, fprs=(2,))
+
+
+def test_ratio_interval() -> None:
+    """A ratio of sums, not a mean of ratios; with equal wholes, the mean that the other interval gives."""
+    assert ratio_interval([1, 0], [1, 9], [1, 2]).mean == pytest.approx(0.1)
+    values, clusters = np.random.default_rng(0).random(40), np.arange(40) // 4
+    a, b = ratio_interval(values, np.ones(40), clusters), cluster_interval(values, clusters)
+    assert (a.mean, a.low, a.high) == pytest.approx((b.mean, b.low, b.high))
+
+
+# Calibration
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_weights: Path) -> Embedder:
+    return Embedder(tiny_weights, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("people")
+    for pid in range(1, 33):
+        write_picture(root / "query" / f"{pid:04d}_c1s1_000000_00.jpg", 10 * pid)
+        write_picture(root / "bounding_box_test" / f"{pid:04d}_c2s1_000001_00.jpg", 10 * pid + 1)
+    return root
+
+
+def test_calibrate_finds_the_threshold_of_its_vectors(embedder: Embedder, people: Path) -> None:
+    data = read_dataset(people)
+    found = calibrate(embedder, data, fpr=0.05)
+    query, gallery = embedder.embed(data.query.paths), embedder.embed(data.gallery.paths)
+    labels = (data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids)
+    point = verification_scores(query, gallery, *labels, (0.05,)).at(0.05)
+    cosines = query @ gallery.T
+    strangers, same = cosines[~np.eye(32, dtype=bool)], np.diag(cosines)
+    assert found.threshold == pytest.approx(point.threshold, abs=1e-6)
+    assert (strangers >= found.threshold).mean() == pytest.approx(found.false_positives.mean, abs=0.002)
+    assert found.false_positives.mean <= 0.05 < (strangers >= found.threshold - 0.002).mean() + 0.01
+    assert (same < found.threshold).mean() == pytest.approx(found.misses.mean, abs=0.04)
+    assert found.misses.low <= found.misses.mean <= found.misses.high
+    assert (found.num_negatives, found.num_positives) == (32 * 31, 32)
+    printed = str(found)
+    assert f"accept at a cosine of {found.threshold:.4f} or more" in printed
+    assert "of 992 pairs of different people" in printed
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["weights"]["network_sha256"] == embedder.sha256()
+
+
+def test_calibrate_for_identification(embedder: Embedder, people: Path) -> None:
+    found = calibrate(embedder, people, fpir=0.95)
+    assert (found.kind, found.num_negatives, found.num_positives) == ("identification", 32, 32)
+    assert found.false_positives.mean <= 0.95
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        (
+            {"fpr": 0.001},
+            "allow 1.02 errors at FPR 0.001, too few to tell the rate (at least 30); ask for 0.029 or more",
+        ),
+        ({"fpir": 0.1}, "32 searches for unknown people allow 3.2 errors at FPIR 0.1"),
+        ({}, "give either fpr"),
+        ({"fpr": 0.1, "fpir": 0.1}, "give either fpr"),
+        ({"fpr": 1.5}, "a share between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_said_before_anything_is_embedded(
+    embedder: Embedder, people: Path, rates: dict, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Embedder, "stream", None)
+    with pytest.raises(DataError) as caught:
+        calibrate(embedder, people, **rates)
+    assert words in str(caught.value)
+
+
+def test_few_matches_are_refused(embedder: Embedder, people: Path, tmp_path: Path) -> None:
+    data = read_dataset(people)
+    for crop in data.query.crops[:3]:
+        write_picture(tmp_path / "query" / crop.path.name, 1)
+    for crop in data.gallery.crops:
+        write_picture(tmp_path / "bounding_box_test" / crop.path.name, crop.pid)
+    with pytest.raises(DataError, match="3 pairs of one person in two cameras are too few to say what is missed"):
+        calibrate(embedder, tmp_path, fpr=0.5)
+
+
+def test_support_is_the_rule_of_30() -> None:
+    rng = np.random.default_rng(0)
+    query, gallery = rng.normal(size=(10, 8)), rng.normal(size=(301, 8))
+    labels = (np.ones(10, int), np.r_[1, np.full(300, 2)], np.ones(10, int), np.full(301, 2))
+    found = verification_scores(query, gallery, *labels, (0.0099, 0.01))
+    assert isinstance(found, DecisionScores)
+    assert [point.supported for point in found.points] == [False, True]
