@@ -272,7 +272,9 @@ def _allowed(rate: float, count: int) -> int:
 
 @compile_function
 def _key(bits):  # type: ignore[no-untyped-def]
-    """Of a float32's bits: a whole number in the floats' order."""
+    """Of a float32's bits: a whole number in the floats' order, in which -0 is 0."""
+    if bits == np.uint32(0x80000000):
+        bits = np.uint32(0)
     return np.uint32(~bits) if bits >> np.uint32(31) else np.uint32(bits | np.uint32(0x80000000))
 
 

@@ -1,0 +1,196 @@
+"""Anybody's vectors from files: the ways to say who is who, what is refused, and what evaluate makes of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_picture
+from osnet import Embedder, evaluate
+from osnet.data.folder import read_dataset
+from osnet.errors import DataError
+from osnet.evaluation import evaluate_vectors
+from osnet.inference.labelled import read_labelled
+from osnet.inference.vectors import embed_files
+from osnet.metrics.ranking import rank_scores, summarize
+from osnet.splits import evaluate_splits
+from test_cli import Run, run  # noqa: F401 a fixture
+
+
+def drawn(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    sizes = {"query": 12, "gallery": 60}
+    return {
+        **{f"{part}_vectors": rng.normal(size=(n, 8)) for part, n in sizes.items()},
+        **{f"{part}_pids": rng.integers(1, 6, n) for part, n in sizes.items()},
+        **{f"{part}_camids": rng.integers(1, 4, n) for part, n in sizes.items()},
+    }
+
+
+def direct(arrays: dict[str, np.ndarray], **options) -> dict:
+    keys = ("query_vectors", "gallery_vectors", "query_pids", "gallery_pids", "query_camids", "gallery_camids")
+    return summarize(rank_scores(*(arrays[key] for key in keys), **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"distance": "euclidean", "ap": "trapezoid"}, {"rule": "cuhk03", "seed": 3}])
+def test_one_file_and_two_files(options: dict, tmp_path: Path) -> None:
+    arrays = drawn()
+    np.savez(tmp_path / "all.npz", **arrays)
+    for part in ("query", "gallery"):
+        np.savez(tmp_path / f"{part}.npz", **{k.removeprefix(f"{part}_"): v for k, v in arrays.items() if part in k})
+    for files in (["all.npz"], ["query.npz", "gallery.npz"]):
+        result = evaluate_vectors(*read_labelled([tmp_path / name for name in files]), **options)
+        assert result.scores == direct(arrays, **options)
+        assert result.counts["gallery"].images == 60
+    assert options.get("distance", "cosine") in str(result.protocol)
+
+
+def test_names_are_numbered_and_unknown_cameras_are_nobodys(tmp_path: Path) -> None:
+    arrays = drawn()
+    expected = direct(arrays | {"query_camids": np.full(12, -1), "gallery_camids": np.arange(60)})
+    named = {k: np.array([f"p{v}" for v in x]) if "pids" in k else x for k, x in arrays.items() if "camids" not in k}
+    np.savez(tmp_path / "named.npz", **named)
+    query, gallery = read_labelled([tmp_path / "named.npz"])
+    assert len({*query.camids.tolist(), *gallery.camids.tolist()}) == 72  # a camera of its own for each
+    assert query.pids.tolist() == arrays["query_pids"].tolist()  # p1, p2, ... in sorted order
+    assert evaluate_vectors(query, gallery).scores == expected
+
+
+def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+    embedder, data = Embedder(tiny_weights), read_dataset(market)
+    expected = evaluate(embedder, data).scores
+    for split in (data.query, data.gallery):
+        embed_files(embedder, split.paths, tmp_path / f"{split.name}.npz")
+    both = [tmp_path / "query.npz", tmp_path / "gallery.npz"]
+    assert evaluate_vectors(*read_labelled(both)).scores == expected  # by Market-1501's names
+    rows = [f"{crop.path},P{crop.pid},C{crop.camid},{split.name}"
+            for split in (data.query, data.gallery) for crop in split.crops if crop.pid > 0]  # fmt: skip
+    rows += [f"{crop.path.name},stranger,C9,gallery" for crop in data.gallery.crops if crop.pid == 0]
+    table = tmp_path / "labels.csv"
+    table.write_text("path,identity,camera,split\n" + "\n".join(rows))
+    assert evaluate_vectors(*read_labelled(both, table)).scores == expected
+    embed_files(embedder, [*data.query.paths, *data.gallery.paths], tmp_path / "all.npz")
+    assert evaluate_vectors(*read_labelled([tmp_path / "all.npz"], table)).scores == expected
+    table.write_text("path,identity\nnobody.jpg,1")
+    with pytest.raises(DataError, match="no row for 3 images"):
+        read_labelled(both, table)
+    with pytest.raises(DataError, match="one list of vectors; give a second file"):
+        read_labelled([tmp_path / "all.npz"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"query_vectors": None}, "has no array 'query_vectors'; it holds gallery_camids"),
+        ({"query_pids": None}, "has no array 'query_pids' and no names"),
+        ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 whole numbers or names"),
+        ({"query_pids": np.full(12, 0.5)}, "query_pids is float64"),
+        ({"query_pids": np.zeros(12, int)}, "pid 0 or less"),
+        ({"gallery_vectors": np.ones((60, 9))}, "query vectors have 8 components, gallery vectors 9"),
+        ({"gallery_vectors": np.full((60, 8), np.nan)}, "60 rows of gallery_vectors hold values that are not finite"),
+        ({"gallery_vectors": np.ones(8)}, "gallery_vectors is float64 (8,)"),
+        ({"query_pids": np.array([""] * 12)}, "an identity is empty"),
+    ],
+)
+def test_refusals(change: dict, words: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", **{k: v for k, v in (drawn() | change).items() if v is not None})
+    with pytest.raises(DataError) as caught:
+        evaluate_vectors(*read_labelled([tmp_path / "v.npz"]))
+    assert words in str(caught.value)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", query_vectors=np.array([{}], dtype=object))
+    with pytest.raises(DataError, match=r"v\.npz is not an \.npz of plain arrays"):
+        read_labelled([tmp_path / "v.npz"])
+
+
+def test_command_line(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    np.savez(tmp_path / "v.npz", **drawn())
+    status, out, _ = run(
+        "evaluate", "--features", tmp_path / "v.npz", "--ap", "trapezoid", "--out", tmp_path / "o.json"
+    )
+    assert (status, "trapezoid rule" in out) == (0, True)
+    assert json.loads((tmp_path / "o.json").read_text())["scores"] == direct(drawn(), ap="trapezoid")
+    status, _, err = run("evaluate", "--data", tmp_path)
+    assert (status, "give --weights and --data, or --features" in err) == (2, True)
+    status, _, err = run("evaluate", "--features", tmp_path / "v.npz", "--flip")
+    assert (status, "cannot be mirrored" in err) == (2, True)
+
+
+def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:  # noqa: F811
+    words = ("evaluate", "--weights", tiny_weights, "--data", market)
+    status, out, _ = run(*words, "--flip", "--distance", "euclidean", "--rule", "cuhk03", "--out", tmp_path / "o.json")
+    assert (status, "CUHK03" in out) == (0, True)
+    flipped = evaluate(Embedder(tiny_weights, flip=True), market, distance="euclidean", rule="cuhk03")
+    assert json.loads((tmp_path / "o.json").read_text())["scores"] == pytest.approx(flipped.scores)
+    (tmp_path / "file.npz").touch()
+    status, _, err = run(*words, "--features", tmp_path / "file.npz")
+    assert (status, "--features is one folder" in err) == (2, True)
+    status, _, err = run("calibrate", "--weights", tiny_weights, "--data", market, "--fpr", 0.01)
+    assert (status, "too few to tell the rate" in err) == (2, True)
+    threshold = tmp_path / "t.json"
+    for pid in range(10, 50):
+        write_picture(market / "query" / f"{pid:04d}_c1s1_000000_00.jpg", pid)
+        write_picture(market / "bounding_box_test" / f"{pid:04d}_c2s1_000000_00.jpg", pid)
+    status, out, _ = run("calibrate", "--weights", tiny_weights, "--data", market, "--fpr", 0.1, "--out", threshold)
+    assert (status, "pairs of different people" in out) == (0, True)
+    assert -1 <= json.loads(threshold.read_text())["threshold"] <= 1
+
+
+# Flip, distance and splits in evaluate
+
+
+def test_flip_is_the_mean_over_mirrored_crops(tiny_weights: Path, tmp_path: Path) -> None:
+    from PIL import Image, ImageOps
+
+    path = write_picture(tmp_path / "a.png", 5, (128, 256))  # of the network's size, so that mirroring is exact
+    ImageOps.mirror(Image.open(path)).save(tmp_path / "b.png")
+    plain = Embedder(tiny_weights, normalize=False)
+    raw = plain.embed([path, tmp_path / "b.png"])
+    both = Embedder(tiny_weights, flip=True).embed([path, tmp_path / "b.png"])
+    mean = raw.mean(0)
+    np.testing.assert_allclose(both[0], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(both[0], both[1], atol=1e-5)
+    assert np.abs(raw[0] / np.linalg.norm(raw[0]) - both[0]).max() > 1e-3  # mirroring changes something
+    assert Embedder(tiny_weights, flip=True).sha256() != plain.sha256() == Embedder(tiny_weights).sha256()
+
+
+def test_euclidean_is_of_raw_vectors(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+    embedder, data = Embedder(tiny_weights), read_dataset(market)
+    raw = Embedder(tiny_weights, normalize=False)
+    labels = (data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids)
+    vectors = raw.embed(data.query.paths), raw.embed(data.gallery.paths)
+    expected = summarize(rank_scores(*vectors, *labels, distance="euclidean"))
+    found = evaluate(embedder, data, distance="euclidean", features=tmp_path / "f")
+    assert found.scores == pytest.approx(expected)
+    assert embedder.normalize
+    assert evaluate(embedder, data, features=tmp_path / "f").scores == evaluate(embedder, data).scores
+    assert len(list((tmp_path / "f").iterdir())) == 4  # the two kinds do not mix
+
+
+def test_splits(tiny_weights: Path, market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from osnet.types import Split
+
+    data = read_dataset(market)
+    halves = [replace(data, query=Split("query", data.query.crops[k : k + 2])) for k in (0, 1)]
+    embedder = Embedder(tiny_weights)
+    single = [evaluate(embedder, half, rule="cuhk03").scores for half in halves]
+    embedded: list[int] = []
+    stream = Embedder.stream
+    monkeypatch.setattr(Embedder, "stream", lambda self, *a, **k: (embedded.append(1), stream(self, *a, **k))[1])
+    found = evaluate_splits(embedder, halves, rule="cuhk03")
+    assert len(embedded) == 1  # an image of both splits is embedded once
+    for score, mean in found.mean.items():
+        values = [scores[score] for scores in single]
+        assert mean == pytest.approx(np.mean(values), abs=1e-6)
+        assert found.deviation[score] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+    assert "2 splits" in str(found)
+    assert f"{100 * found.mean['mAP']:.2f} % +- " in str(found)
+    assert evaluate_splits(embedder, halves[:1]).deviation["mAP"] is None
+    with pytest.raises(DataError, match="no splits"):
+        evaluate_splits(embedder, [])
+    json.dumps(found.to_json(), allow_nan=False)
