@@ -234,3 +234,30 @@ def test_two_processes_give_equal_scores(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(json.loads(out.read_text()))
     assert found[0] == found[1]  # to the last bit
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_whole_evaluation(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+    """The command line under torchrun: images and queries are shared, and one process speaks."""
+    found, printed = [], []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.json"
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        words = ["-m", "osnet.cli", "evaluate", "--weights", tiny_weights, "--data", market, "--batch-size", "2",
+                 "--features", tmp_path / f"features-{processes}", "--out", out]  # fmt: skip
+        start = launch if processes > 1 else [sys.executable]
+        done = subprocess.run([*start, *map(str, words)], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(out.read_text()))
+        printed.append(done.stdout)
+    assert found[0] == found[1]
+    assert printed[0] == printed[1]
+    one, two = (np.load(tmp_path / f"features-{n}" / "gallery.npz") for n in (1, 2))
+    assert one["names"].tolist() == two["names"].tolist()
+    np.testing.assert_array_equal(one["vectors"], two["vectors"])
+    next((market / "bounding_box_test").glob("*.jpg")).write_bytes(b"broken")
+    words[-3] = tmp_path / "new"
+    done = subprocess.run([*launch, *map(str, words)], capture_output=True, text=True, env=environment)
+    assert done.returncode != 0  # both stop; neither waits for the other
+    assert "not an image" in done.stderr
