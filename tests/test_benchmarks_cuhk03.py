@@ -69,6 +69,8 @@ def test_cuhk03_classic_splits_search_all_images_of_the_test_people_by_cuhk03s_r
         assert names(dataset.query) == names(dataset.gallery) == expected
         assert len(dataset.train) + len(dataset.query) == len(layouts.cuhk03_names("detected"))
     assert benchmark.variant == "detected, classic"
+    whole = next(row for row in benchmark.counts() if row.splits == "train+query+gallery")
+    assert whole.found == (len(layouts.cuhk03_names("detected")),)  # an image that is query and gallery counts once
 
 
 def test_cuhk03_one_file_as_query_and_gallery_is_no_trouble_but_in_train_it_is(tmp_path: Path) -> None:
