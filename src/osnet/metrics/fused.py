@@ -1,4 +1,4 @@
-"""The three inner loops of re-ranking, compiled for the CPU. The one file that needs numba (extra ``rerank``).
+"""The three inner loops of re-ranking, compiled for the CPU. The one file that needs numba.
 
 For lists of nearest neighbours a tile of distances is read once per direction: along its rows for the items of the
 rows, along its columns for the items of the columns. Most runs of numbers hold nothing that is closer than an item's

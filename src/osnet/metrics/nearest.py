@@ -1,6 +1,6 @@
 """Exact nearest neighbours among all of a set, by squared Euclidean distance, in bounded memory.
 
-Shapes: N items, K neighbours, D embedding. Two ways to the same lists. On a CPU with numba (extra ``rerank``) each
+Shapes: N items, K neighbours, D embedding. Two ways to the same lists. On a CPU with numba each
 inner product is computed once and serves both of its items, a tile at a time. Elsewhere, and on a GPU, a strip of
 whole rows at a time goes through ``torch.topk``. Products are float32: of two neighbours whose distances differ by
 less than its rounding, either may come first, or in at all.
