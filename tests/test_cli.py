@@ -217,6 +217,7 @@ def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> Non
     assert "mAP" in out
     assert str(tmp_path / "demo" / "ranked.png") in out
     assert Image.open(tmp_path / "demo" / "ranked.png").size[1] > 3 * 256
+    assert "What went wrong" in (tmp_path / "demo" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
