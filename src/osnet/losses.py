@@ -1,6 +1,6 @@
-"""Losses of re-identification. Pure functions of tensors.
+"""Losses of re-identification and of attributes. Pure functions of tensors.
 
-Shapes: B batch, C classes, D embedding.
+Shapes: B batch, C classes, D embedding, A attributes.
 """
 
 import torch
@@ -26,6 +26,16 @@ def smoothed_cross_entropy(logits_BC: Tensor, labels_B: Tensor, smoothing: float
     if len(labels_B) and not bool(((labels_B >= 0) & (labels_B < classes)).all()):
         raise ValueError(f"labels from {int(labels_B.min())} to {int(labels_B.max())} for {classes} classes")
     return functional.cross_entropy(logits_BC, labels_B, label_smoothing=smoothing)
+
+
+def smoothed_cross_entropy_sum(
+    logits_BC: Tensor, labels_B: Tensor, smoothing: float = LABEL_SMOOTHING
+) -> tuple[Tensor, Tensor]:
+    """As ``smoothed_cross_entropy``, for batches in which some labels are unknown (-1): the sum, and over how many."""
+    total = functional.cross_entropy(
+        logits_BC.float(), labels_B, label_smoothing=smoothing, ignore_index=-1, reduction="sum"
+    )
+    return total, (labels_B >= 0).sum()
 
 
 def pairwise_distance(embeddings_BD: Tensor) -> Tensor:
@@ -64,3 +74,44 @@ def batch_hard_triplet(embeddings_BD: Tensor, pids_B: Tensor, margin: float | No
     if margin is None:
         return functional.softplus(farthest - closest).mean()
     return (farthest - closest + margin).clamp(min=0).mean()
+
+
+def weigh_per_attribute(ratios_A: Tensor) -> Tensor:
+    """Form A: one weight per attribute, exp(-p), whatever the label: (A,) -> (2, A), first row for label 0.
+
+    p is the attribute's share of positives in training. DeepMAR (Li, Chen, Huang, ACPR 2015) in the form of the
+    authors' code for PA-100K: rare attributes weigh up to 1, ever-present ones 0.37. It does not balance positives
+    against negatives.
+    """
+    return torch.exp(-ratios_A).expand(2, -1)
+
+
+def weigh_per_label(ratios_A: Tensor) -> Tensor:
+    """Form B: exp(1 - p) for positives, exp(p) for negatives: (A,) -> (2, A), first row for label 0.
+
+    The class-balancing form of later code (Strong_Baseline, fast-reid) and, in words, of HydraPlus-Net's author.
+    """
+    return torch.stack([torch.exp(ratios_A), torch.exp(1 - ratios_A)])
+
+
+def weighted_multi_label(logits_BA: Tensor, labels_BA: Tensor, weights_2A: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of weighted sigmoid cross-entropies, and over how many labels: -w [y log s + (1 - y) log(1 - s)].
+
+    A label of NaN is unknown and counts for nothing; the mean is the sum over the count (supplement, section B).
+
+    Args:
+        logits_BA: before the sigmoid.
+        labels_BA: 0, 1 or NaN.
+        weights_2A: of label 0 and of label 1, from ``weigh_per_attribute`` or ``weigh_per_label``.
+
+    Raises:
+        ValueError: the shapes do not agree.
+    """
+    if logits_BA.shape != labels_BA.shape or weights_2A.shape != (2, logits_BA.shape[1]):
+        raise ValueError(f"logits {tuple(logits_BA.shape)}, labels {tuple(labels_BA.shape)}, "
+                         f"weights {tuple(weights_2A.shape)} do not agree")  # fmt: skip
+    known = ~labels_BA.isnan()
+    labels = labels_BA.nan_to_num(0)
+    weights = torch.where(labels > 0, weights_2A[1], weights_2A[0]) * known
+    losses = functional.binary_cross_entropy_with_logits(logits_BA.float(), labels, weights, reduction="none")
+    return losses.sum(), known.sum()

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from osnet.data.attributes.pa100k import ATTRIBUTES
 from osnet.data.drawing import Dice
 from osnet.data.people import Person, View, overall_twin, roll_person, small_twin
 from osnet.data.scenes import Camera, Shot, make_camera, shoot
@@ -32,14 +33,6 @@ GROUP = 4
 JPEG_QUALITY = 90
 
 PairKind = Literal["small cue", "overall look"]
-
-# PA-100K's attributes, in its order and spelling.
-ATTRIBUTES = (
-    "Female", "AgeOver60", "Age18-60", "AgeLess18", "Front", "Side", "Back", "Hat", "Glasses", "HandBag",
-    "ShoulderBag", "Backpack", "HoldObjectsInFront", "ShortSleeve", "LongSleeve", "UpperStride", "UpperLogo",
-    "UpperPlaid", "UpperSplice", "LowerStripe", "LowerPattern", "LongCoat", "Trousers", "Shorts", "Skirt&Dress",
-    "boots",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import hashlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,8 @@ class Embeddings:
     """N names: a path, ``input 3``, ``frame.jpg box 2``."""
     failures: list[ImageError] = field(default_factory=list)
     """What could not be embedded, if the run was to go on; these have no row."""
+    probabilities: NDArray[np.float32] | None = None
+    """(N, A) of the attributes, from an ``AttributePredictor``."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -90,7 +92,7 @@ class Embedder:
         if num_workers is not None and num_workers < 1:
             raise ModelError(f"num_workers {num_workers} must be at least 1")
         network = model if isinstance(model, OSNet) else load_model(model)
-        self.device = _pick_device(device, network if isinstance(model, OSNet) else None)
+        self.device = pick_device(device, network if isinstance(model, OSNet) else None)
         self.network = network.to(self.device)
         self.batch_size = batch_size
         self.normalize = normalize
@@ -133,19 +135,15 @@ class Embedder:
 
     def embed_named(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> Embeddings:
         """As ``embed``, with the name of each row and the failures."""
-        vectors: list[NDArray[np.float32]] = []
-        names: list[str] = []
-        failures: list[ImageError] = []
+        batches: list[Embeddings] = []
 
         def collected() -> Embeddings:
-            empty = np.empty((0, self.embedding_size), dtype=np.float32)
-            return Embeddings(np.concatenate([empty, *vectors]), names, failures)
+            failures = [failure for batch in batches for failure in batch.failures]
+            return join_embeddings([self._forward([], []), *batches], failures)
 
         try:
             for batch in self.stream(inputs, channels=channels, on_error=on_error):
-                vectors.append(batch.vectors)
-                names += batch.names
-                failures += batch.failures
+                batches.append(batch)
         except ImageError as error:
             raise EmbeddingError(error, collected()) from error
         return collected()
@@ -188,7 +186,7 @@ class Embedder:
         if on_error == "skip" and (batch.names or batch.failures):
             yield batch
         elif batch.names:
-            yield Embeddings(batch.vectors, batch.names)
+            yield replace(batch, failures=[])
         if on_error == "raise" and batch.failures:
             raise batch.failures[0]
 
@@ -228,7 +226,8 @@ class Embedder:
         names = [crop.name for crop in crops]
         pixels = [crop.pixels for crop in crops if isinstance(crop.pixels, Tensor)]
         if not pixels:
-            return Embeddings(np.empty((0, self.embedding_size), dtype=np.float32), [], failures)
+            nothing = torch.empty(0, self.embedding_size)
+            return Embeddings(nothing.numpy(), [], failures, self._read_probabilities(nothing.to(self.device)))
         if all(p.dtype == torch.uint8 for p in pixels):
             images = to_fractions(torch.stack(pixels).to(self.device))
         else:
@@ -241,6 +240,7 @@ class Embedder:
             if self.flip:
                 vectors = (vectors + self.network(images.flip(3)).float()) / 2
             lengths = vectors.norm(dim=1)
+            probabilities = self._read_probabilities(vectors)
             if self.normalize:
                 vectors = unit_length(vectors)
         good = torch.isfinite(lengths) & ((lengths > 0) | (not self.normalize))
@@ -248,10 +248,28 @@ class Embedder:
         lost = "the network gives it no direction (a zero or infinite vector); check the weights"
         failed = [ImageError(name, lost) for name, kept in zip(names, keep, strict=True) if not kept]
         kept_names = [name for name, kept in zip(names, keep, strict=True) if kept]
-        return Embeddings(vectors.cpu().numpy()[keep], kept_names, failures + failed)
+        kept = None if probabilities is None else probabilities[keep]
+        return Embeddings(vectors.cpu().numpy()[keep], kept_names, failures + failed, kept)
+
+    def _read_probabilities(self, _vectors: Tensor) -> NDArray[np.float32] | None:
+        """(B, D), as the network gives them -> (B, A); none here."""
+        return None
 
 
-def _pick_device(device: str | torch.device, network: nn.Module | None) -> torch.device:
+def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -> Embeddings:
+    """Batches as one; at least one is needed."""
+    parts = [batch.probabilities for batch in batches if batch.probabilities is not None]
+    names = [name for batch in batches for name in batch.names]
+    vectors = np.concatenate([batch.vectors for batch in batches])
+    return Embeddings(vectors, names, failures, np.concatenate(parts) if parts else None)
+
+
+def pick_device(device: str | torch.device, network: nn.Module | None) -> torch.device:
+    """The device that ``auto`` means, for a network that stays where it is or, with None, for weights from a file.
+
+    Raises:
+        ModelError: a device that cannot be used here.
+    """
     if str(device) != "auto":
         try:
             picked = torch.device(device)

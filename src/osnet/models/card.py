@@ -36,10 +36,25 @@ class Card:
     """The file they were converted from, with its SHA-256, or the run that made them."""
     sha256: str = ""
     """SHA-256 of the tensors' file; empty for weights that are not on disk yet."""
+    attributes: tuple[str, ...] = ()
+    """What the attribute head says, in the order of its rows; empty if there is no such head."""
+    attribute_thresholds: tuple[float, ...] = ()
+    """From which probability on each of them is said to hold; empty: 0.5 for all."""
+    attributes_off: tuple[str, ...] = ()
+    """Those that must not be used here: they are neither computed nor stored."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.attributes)) != len(self.attributes) or not all(self.attributes):
+            raise ValueError(f"attributes without a name, or one twice: {', '.join(self.attributes)}")
+        if unknown := sorted(set(self.attributes_off) - set(self.attributes)):
+            raise ValueError(f"attributes_off names {', '.join(unknown)}, which the head does not have")
+        if self.attribute_thresholds and len(self.attribute_thresholds) != len(self.attributes):
+            raise ValueError(f"{len(self.attribute_thresholds)} thresholds for {len(self.attributes)} attributes")
 
     def to_json(self, weights_file: str) -> dict[str, Any]:
-        """As ``card.json`` stores it."""
-        return {"format": FORMAT, "weights": weights_file, **asdict(self)}
+        """As ``card.json`` stores it; without a head it is what versions before heads wrote."""
+        content = {"format": FORMAT, "weights": weights_file, **asdict(self)}
+        return {key: value for key, value in content.items() if value or not key.startswith("attribute")}
 
 
 def read_card(folder: str | Path) -> tuple[Card, str]:
@@ -57,14 +72,11 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
             raise WeightsError(f"{path} has the format {content.get('format')!r}; this version reads {FORMAT!r}")
         weights_file = str(content.pop("weights"))
         del content["format"]
-        preprocessing: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in content.pop("preprocessing").items()
-        }
+        preprocessing = _tuples(content.pop("preprocessing"))
         card = Card(
             architecture=OSNetConfig(**content.pop("architecture")),
             preprocessing=Preprocessing(**preprocessing),
-            **content,
+            **_tuples(content),
         )
     except WeightsError:
         raise
@@ -73,3 +85,8 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
     if not is_plain_name(weights_file):
         raise WeightsError(f"{path} names the file {weights_file!r}, which is not a plain name in its own folder")
     return card, weights_file
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}

@@ -18,7 +18,7 @@ from osnet.files import sha256_file
 from osnet.models.card import CARD_FILE, LICENCE_ZOO
 from osnet.models.osnet import OSNet
 from osnet.models.variants import VARIANTS
-from osnet.models.weights import load_weights
+from osnet.models.weights import Checkpoint, read_checkpoint
 
 REPOSITORY = "kaiyangzhou/osnet"
 REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
@@ -108,12 +108,17 @@ def find_weights(model: str, pretrained: str | Path) -> Path:
 
 
 def load_model(weights: str | Path) -> OSNet:
-    """A network with weights, from a path or from a short name like ``osnet_x0_25_msmt17``.
+    """A network with weights; arguments and errors as for ``find_checkpoint``."""
+    return find_checkpoint(weights).build()
+
+
+def find_checkpoint(weights: str | Path) -> Checkpoint:
+    """Tensors and card, from a path or from a short name like ``osnet_x0_25_msmt17``.
 
     Short names are those of BoxMOT, with or without ``.pt``, and ``MODEL_DATASET`` of any published pair.
 
     Raises:
-        WeightsError: no such file and no such name, or as ``find_weights`` and ``load_weights`` raise.
+        WeightsError: no such file and no such name, or as ``find_weights`` and ``read_checkpoint`` raise.
     """
     text = str(weights)
     if not Path(weights).exists():
@@ -121,7 +126,7 @@ def load_model(weights: str | Path) -> OSNet:
         for published in PUBLISHED.values():
             if short in published.local_names:
                 path = find_weights(published.model, published.dataset)
-                return load_weights(path, architecture=published.model)
+                return read_checkpoint(path, architecture=published.model)
         if short in VARIANTS:
             known = [f"{short}_{d}" for m, d in PUBLISHED if m == short]
             raise WeightsError(
@@ -132,7 +137,7 @@ def load_model(weights: str | Path) -> OSNet:
             f"did you mean {', '.join(near)}?" if near else "`osnet weights` lists the names that may stand for a path"
         )
         raise WeightsError(f"no such weights: there is no file {text!r}; {hint}")
-    return load_weights(weights)
+    return read_checkpoint(weights)
 
 
 def _nothing_known(model: str, pretrained: str) -> str:

@@ -26,6 +26,7 @@ from osnet.errors import ModelError, WeightsError
 from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
 from osnet.models.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
 from osnet.models.config import OSNetConfig
+from osnet.models.heads import PREFIX, AttributeHead, build_head, check_head
 from osnet.models.osnet import OSNet, build_on_meta
 from osnet.models.torchreid import (
     infer_config,
@@ -40,10 +41,14 @@ from osnet.models.torchreid import (
 from osnet.models.variants import get_config
 from osnet.types import Preprocessing
 
+HEADS = ("classifier.", PREFIX)
+"""Tensors whose names begin so belong to heads."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by our names, and their card. ``classifier.*`` may be among them; the network has none."""
+    """Tensors by our names, and their card. ``classifier.*`` and ``attributes.*`` may be among them: heads, which are
+    no part of the network."""
 
     card: Card
     state: dict[str, Tensor]
@@ -51,10 +56,14 @@ class Checkpoint:
     def build(self) -> OSNet:
         """The network with these tensors, in eval mode."""
         network = build_on_meta(self.card.architecture)
-        tensors = {key: value for key, value in self.state.items() if not key.startswith("classifier.")}
+        tensors = {key: value for key, value in self.state.items() if not key.startswith(HEADS)}
         network.load_state_dict(tensors, assign=True)
         network.card = self.card
         return network.eval()
+
+    def build_attribute_head(self) -> AttributeHead | None:
+        """The attribute head, without what the card switches off; None if there is none."""
+        return build_head(self.card, self.state)
 
 
 def load_weights(path: str | Path, *, architecture: str | None = None, config: OSNetConfig | None = None) -> OSNet:
@@ -98,6 +107,7 @@ def save_weights(
     folder: str | Path,
     card: Card | None = None,
     classifier: Mapping[str, Tensor] | None = None,
+    attributes: AttributeHead | None = None,
 ) -> Card:
     """Save ``network`` as a checkpoint folder; what was there is replaced only when all is written.
 
@@ -107,6 +117,7 @@ def save_weights(
         card: what to say of it; by default the network's own card. The architecture, the classes and
             the SHA-256 are filled in here.
         classifier: ``weight`` (classes, D) and ``bias`` (classes,) of the head, kept beside it.
+        attributes: the attribute head, kept beside it; its names and thresholds go on the card.
 
     Returns:
         The card as it was written.
@@ -114,6 +125,10 @@ def save_weights(
     card = replace(card or network.card or Card(network.config), architecture=network.config)
     state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
     state |= {f"classifier.{key}": value.detach().cpu() for key, value in (classifier or {}).items()}
+    state |= {key: value.cpu() for key, value in (attributes.tensors() if attributes else {}).items()}
+    names, thresholds = (attributes.names, attributes.thresholds) if attributes else ((), ())
+    off = tuple(name for name in card.attributes_off if name in names)
+    card = replace(card, attributes=names, attribute_thresholds=thresholds, attributes_off=off)
     return save_checkpoint(Checkpoint(card, state), folder)
 
 
@@ -122,6 +137,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
     folder = make_folder(folder)
     card = checkpoint.card
     _check_state(checkpoint.state, card.architecture, str(folder))
+    check_head(card, checkpoint.state, str(folder))
     content = save({key: value.contiguous() for key, value in checkpoint.state.items()})
     digest = hashlib.sha256(content).hexdigest()
     weights_file = f"weights-{digest[:12]}.safetensors"
@@ -208,6 +224,7 @@ def _read_folder(folder: Path, expected: OSNetConfig | None) -> Checkpoint:
         state = load_file(path)
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+    check_head(card, state, str(path))
     return Checkpoint(card, _check_state(state, card.architecture, str(path)))
 
 
@@ -246,6 +263,7 @@ def _read_torchreid_file(path: Path, architecture: str | None, config: OSNetConf
         source=f"{path.name} (sha256 {digest})",
         sha256=digest,
     )
+    check_head(card, state, str(path))  # there is none in their files
     return Checkpoint(card, state)
 
 
@@ -264,7 +282,7 @@ def _check_state(
     """
     shown = shown_as or {}
     expected = build_on_meta(config).state_dict()
-    body = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+    body = {key: value for key, value in state.items() if not key.startswith(HEADS)}
     problems = [f"missing: {shown.get(key, key)}" for key in expected if key not in body]
     problems += [f"unexpected: {shown.get(key, key)}" for key in body if key not in expected]
     for key, wanted in expected.items():

@@ -248,10 +248,10 @@ class Trainer:
             return
         if self.accelerator.is_main_process:
             task = self.average.apply_to(self._bare())
-            self.plan.save(task, self.out / "weights")
             due = progress.epoch == recipe.epochs or progress.epoch % recipe.evaluate_every == 0
-            if self.plan.validated_on is not None and due:
-                scores = self.plan.score(task)
+            scores = self.plan.score(task) if self.plan.validated_on is not None and due else {}
+            self.plan.save(task, self.out / "weights")
+            if scores:
                 if scores[self.plan.metric] > progress.best_score:
                     progress.best_score, progress.best_epoch = scores[self.plan.metric], progress.epoch
                     self.plan.save(task, self.out / "best")

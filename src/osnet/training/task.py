@@ -78,7 +78,10 @@ class Plan(ABC):
 
     @abstractmethod
     def save(self, task: Any, folder: Path) -> None:
-        """Write a checkpoint folder (network, heads, card), all or nothing. ``task`` is in eval mode."""
+        """Write a checkpoint folder (network, heads, card), all or nothing. ``task`` is in eval mode.
+
+        Where validation was due, ``score`` has seen this very task before.
+        """
 
     def score(self, task: Any) -> dict[str, float]:
         """Validation scores, ``metric`` among them, all finite. Called on one process, with ``task`` in eval mode."""

@@ -1,0 +1,100 @@
+"""Any data set of attributes, by what lies in its folder; and the plainest of all, a CSV."""
+
+import csv
+from pathlib import Path
+
+from osnet.data.attributes.dataset import AttributeDataset, Found, Listed, OnMismatch, finish
+from osnet.data.attributes.identities import find_market_labels, read_generated_attributes, read_market_attributes
+from osnet.data.attributes.pa100k import find_pa100k, read_pa100k
+from osnet.data.attributes.peta_rap import PETA_FILE, RAP_FILE, read_peta, read_rap
+from osnet.data.folder import inside
+from osnet.data.loading import list_images
+from osnet.data.synthetic import ANNOTATIONS_FILE
+from osnet.errors import DataError
+
+CSV_FILE = "attributes.csv"
+NO_ATTRIBUTES = {"path", "split"}
+VALUES = {"0": 0.0, "1": 1.0, "": float("nan")}
+
+
+def read_attributes(root: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
+    """PA-100K, PETA, RAP 1 or 2, Market-1501 with its labels, generated people, or a CSV: whichever is there.
+
+    Args:
+        root: a data set's folder; or a CSV file, whose images lie beside or below it.
+        on_mismatch: ``raise``: stop where files and labels do not match, naming them; ``skip``: leave these out and
+            name them in ``problems``.
+
+    Raises:
+        DataError: none of these is there (the message says what was looked for), or as its reader raises.
+    """
+    root = Path(root)
+    if root.is_file():
+        return read_csv(root, on_mismatch)
+    if not root.is_dir():
+        raise DataError(f"no such folder: {root}")
+    if (root / CSV_FILE).is_file():
+        return read_csv(root / CSV_FILE, on_mismatch)
+    if (root / ANNOTATIONS_FILE).is_file():
+        return read_generated_attributes(root)
+    if (root / PETA_FILE).is_file():
+        return read_peta(root, on_mismatch)
+    if (root / RAP_FILE).is_file():
+        return read_rap(root, on_mismatch)
+    if find_pa100k(root) is not None:
+        return read_pa100k(root, on_mismatch)
+    if find_market_labels(root) is not None:
+        return read_market_attributes(root, on_mismatch)
+    raise DataError(
+        f"{root} holds no attributes that are known: looked for {CSV_FILE}, {ANNOTATIONS_FILE} (generated people), "
+        f"{PETA_FILE}, {RAP_FILE}, annotation.mat (PA-100K), market_attribute.mat (Market-1501)"
+    )
+
+
+def knows_attributes(root: str | Path) -> bool:
+    """True if ``read_attributes`` would find a data set there."""
+    root = Path(root)
+    files = (CSV_FILE, ANNOTATIONS_FILE, PETA_FILE, RAP_FILE)
+    return (
+        root.is_file()
+        or any((root / name).is_file() for name in files)
+        or find_pa100k(root) is not None
+        or find_market_labels(root) is not None
+    )
+
+
+def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
+    """A CSV with a header: ``path`` (below the CSV's folder), maybe ``split`` (train, val, test; train where it is
+    missing), and one column per attribute, holding 0, 1, or nothing where nobody knows.
+
+    Raises:
+        DataError: no such columns, a value other than these, a path that leads out, or a mismatch.
+    """
+    table = Path(table)
+    root = table.parent
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            header = list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {table}: {error}") from error
+    names = [name for name in header if name not in NO_ATTRIBUTES]
+    if "path" not in header or not names or len(set(header)) != len(header) or "" in names:
+        raise DataError(f"{table} needs a header with path and attributes, each once; it has {', '.join(header)}")
+    listed = []
+    for number, row in enumerate(rows, start=2):
+        where = f"{table.name} line {number}"
+        split = row.get("split") or "train"
+        values = [(row[name] or "").strip() for name in names]
+        if split not in ("train", "val", "test"):
+            raise DataError(f"{where}: split {split!r}; choose from train, val, test")
+        if None in row or (strange := [value for value in values if value not in VALUES]):
+            shown = "more values than columns" if None in row else f"the value {strange[0]!r}; give 0, 1 or nothing"
+            raise DataError(f"{where}: {shown}")
+        if row["path"]:
+            inside(root, row["path"], where)
+        listed.append(Listed(split, row["path"] or "", [VALUES[value] for value in values], where))
+    found = Found(root, len(names))
+    found.add_all(listed, {path.relative_to(root).as_posix() for path in list_images(root)})
+    return finish(root.resolve().name, root, names, found, on_mismatch)

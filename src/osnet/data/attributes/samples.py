@@ -1,0 +1,101 @@
+"""Training samples with attributes, with identities, or with either; and data sets of both kinds as one."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from osnet.data.attributes.dataset import NO_IDENTITY, AttributeDataset, AttributeSplit, Labels
+from osnet.data.augmentation import Augmentation
+from osnet.data.joining import join_training
+from osnet.data.loading import read_image
+from osnet.data.training_set import Key
+from osnet.errors import DataError
+from osnet.types import DISTRACTOR_PID, Preprocessing, ReidDataset
+
+NO_LABEL = -1
+
+
+class AttributeSamples(Dataset[dict[str, Tensor | int]]):
+    """Samples by key: ``image`` (3, H, W) float32, ``attributes`` (A,) of 0, 1 or NaN, ``label`` of the identity.
+
+    Labels are 0..C-1 in the order of the pids, and -1 where nobody says who it is.
+    """
+
+    def __init__(
+        self, split: AttributeSplit, augmentation: Augmentation, preprocessing: Preprocessing, seed: int
+    ) -> None:
+        self.split = split
+        self.pids = sorted({crop.pid for crop in split.crops} - {NO_IDENTITY})
+        label_of = {pid: label for label, pid in enumerate(self.pids)} | {NO_IDENTITY: NO_LABEL}
+        self.labels = [label_of[crop.pid] for crop in split.crops]
+        self.attributes = torch.from_numpy(split.labels.astype(np.float32))
+        self.augmentation, self.preprocessing, self.seed = augmentation, preprocessing, seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor | int]:
+        """The sample is a function of the seed and the key alone."""
+        epoch, place, index, donor = key
+        rng = np.random.default_rng([self.seed, epoch, place])
+        crops = self.split.crops
+        image = self.augmentation.apply(
+            read_image(crops[index].path), self.preprocessing, rng, lambda: read_image(crops[donor].path)
+        )
+        return {"image": image, "attributes": self.attributes[index], "label": self.labels[index]}
+
+    def name_of(self, index: int) -> str:
+        """The name of the file."""
+        return self.split.crops[index].path.name
+
+
+def join_labels(datasets: Sequence[AttributeDataset | ReidDataset]) -> AttributeDataset:
+    """Data sets that have identities, attributes or both, as one. What one of them does not say is unknown there.
+
+    Attributes are those of all of them, in the order in which they first come; equal names are taken to mean the same.
+    Identities and cameras are numbered on, and ``dsetid`` is the place in ``datasets``. Of data sets for
+    re-identification the train split is used; validation and test parts are those of the others.
+
+    Raises:
+        DataError: none given, one twice, or the same name twice.
+    """
+    if not datasets:
+        raise DataError("no data set to train on")
+    names = list(dict.fromkeys(name for d in datasets if isinstance(d, AttributeDataset) for name in d.attributes))
+    parts: dict[str, list[AttributeSplit]] = {"train": [], "val": [], "test": []}
+    first_pid, first_camid = 1, 1
+    for dsetid, dataset in enumerate(datasets):
+        if isinstance(dataset, ReidDataset):
+            crops = join_training([dataset]).train.crops
+            nobody_says = np.full((len(crops), len(names)), np.nan, dtype=np.float32)
+            splits: tuple[AttributeSplit, ...] = (AttributeSplit("train", crops, nobody_says),)
+        else:
+            splits = dataset.select(names).splits if names else dataset.splits
+        pids = sorted({crop.pid for split in splits for crop in split.crops} - {NO_IDENTITY})
+        camids = sorted({crop.camid for split in splits for crop in split.crops})
+        pid_of = {pid: first_pid + i for i, pid in enumerate(pids)} | {NO_IDENTITY: NO_IDENTITY}
+        camid_of = {camid: first_camid + i for i, camid in enumerate(camids)}
+        first_pid, first_camid = first_pid + len(pids), first_camid + len(camids)
+        for split in splits:
+            crops = tuple(
+                replace(crop, pid=pid_of[crop.pid], camid=camid_of[crop.camid], dsetid=dsetid) for crop in split.crops
+            )
+            parts[split.name].append(replace(split, crops=crops))
+    train, val, test = (_join_parts(name, parts[name], len(names)) for name in ("train", "val", "test"))
+    said = [d for d in datasets if isinstance(d, AttributeDataset)]
+    return AttributeDataset(
+        "+".join(d.name for d in datasets), datasets[0].root, tuple(names), train, val, test,
+        tuple(p for d in said for p in d.problems), tuple(n for d in said for n in d.notes),
+    )  # fmt: skip
+
+
+def _join_parts(name: str, parts: Sequence[AttributeSplit], num_attributes: int) -> AttributeSplit:
+    nothing: Labels = np.empty((0, num_attributes), dtype=np.float32)
+    crops = tuple(crop for part in parts for crop in part.crops)
+    if strangers := [crop.path.name for crop in crops if crop.pid == DISTRACTOR_PID]:
+        raise DataError(f"{len(strangers)} training images are labelled distractor: {', '.join(strangers[:5])}")
+    return AttributeSplit(name, crops, np.concatenate([nothing, *(part.labels for part in parts)]))

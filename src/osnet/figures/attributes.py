@@ -1,0 +1,79 @@
+"""Crops with their attributes as one picture; right, wrong and missed told apart by more than colour."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from osnet.data.loading import read_image
+from osnet.errors import ImageError
+from osnet.files import written_aside
+
+CELL_WH = (96, 192)
+TEXT_W = 190
+GAP = 14
+LINE_H = 15
+COLUMNS = 4
+INK, PAPER, RIGHT, WRONG, MISSED, NEUTRAL = "#1b1b1b", "#ffffff", "#1a7f37", "#c62828", "#8a5a00", "#9e9e9e"
+
+
+@dataclass(frozen=True)
+class Described:
+    """One crop, what is said of it, and what is true."""
+
+    path: Path
+    predicted: tuple[str, ...]
+    true: tuple[str, ...] | None = None
+    """None: unknown, and then nothing is called right or wrong."""
+    heading: str = ""
+    """A line above the attributes, such as a score."""
+
+
+def describe_lines(shown: Described) -> list[tuple[str, str]]:
+    """Lines with their colours: ``= x`` predicted and true, ``+ x`` predicted but not true, ``- x`` true but missed."""
+    lines = [(shown.heading, INK)] if shown.heading else []
+    if shown.true is None:
+        return lines + [(name, INK) for name in shown.predicted]
+    lines += [(f"= {name}", RIGHT) for name in shown.predicted if name in shown.true]
+    lines += [(f"+ {name}", WRONG) for name in shown.predicted if name not in shown.true]
+    return lines + [(f"- {name}", MISSED) for name in shown.true if name not in shown.predicted]
+
+
+def draw_attribute_sheet(crops: Sequence[Described], title: str = "") -> Image.Image:
+    """Four crops per row, each with its lines beside it (see ``describe_lines``). RGB.
+
+    A file that can no longer be read leaves a crossed cell that says so.
+    """
+    lines = [describe_lines(shown) for shown in crops]
+    cell_w, cell_h = CELL_WH
+    row_h = max([cell_h, *(LINE_H * len(of) for of in lines)]) + GAP
+    rows = -(-len(crops) // COLUMNS)
+    top = 44 if title else GAP
+    sheet = Image.new(
+        "RGB", (GAP + min(COLUMNS, max(1, len(crops))) * (cell_w + TEXT_W + GAP), top + rows * row_h), PAPER
+    )
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((GAP, 12), title, fill=INK, font=ImageFont.load_default(18))
+    font = ImageFont.load_default(13)
+    for place, (shown, of) in enumerate(zip(crops, lines, strict=True)):
+        x = GAP + place % COLUMNS * (cell_w + TEXT_W + GAP)
+        y = top + place // COLUMNS * row_h
+        written = of
+        try:
+            sheet.paste(read_image(shown.path).resize(CELL_WH, Image.Resampling.LANCZOS), (x, y))
+        except ImageError:
+            draw.line([(x, y), (x + cell_w, y + cell_h)], fill=NEUTRAL, width=2)
+            draw.line([(x, y + cell_h), (x + cell_w, y)], fill=NEUTRAL, width=2)
+            written = [("file not readable", INK), *of]
+        for number, (line, colour) in enumerate(written):
+            draw.text((x + cell_w + 8, y + number * LINE_H), line, fill=colour, font=font)
+    return sheet
+
+
+def save_attribute_sheet(crops: Sequence[Described], path: str | Path, title: str = "") -> None:
+    """``draw_attribute_sheet`` as a PNG, written aside and then renamed."""
+    sheet = draw_attribute_sheet(crops, title)
+    with written_aside(path) as aside:
+        sheet.save(aside, format="PNG")

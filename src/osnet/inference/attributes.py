@@ -1,0 +1,154 @@
+"""What people look like, in words: pictures in, probabilities out; the embedding comes in the same pass.
+
+Shapes: N inputs, A attributes, D embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from osnet.errors import DataError, ImageError, WeightsError
+from osnet.inference.embedder import Embedder, Embeddings, OnError, pick_device
+from osnet.models.heads import AttributeHead
+from osnet.models.osnet import OSNet
+from osnet.models.published import find_checkpoint
+from osnet.types import ChannelOrder, Preprocessing
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities with the names of what they were made of."""
+
+    attributes: tuple[str, ...]
+    """A names."""
+    thresholds: tuple[float, ...]
+    """A probabilities, from which on an attribute is said to hold."""
+    probabilities: NDArray[np.float32]
+    """(N, A), in [0, 1]; each attribute by itself, they do not add up to 1."""
+    vectors: NDArray[np.float32]
+    """(N, D): the embeddings, from the same pass."""
+    names: list[str]
+    """N names: a path, ``input 3``, ``frame.jpg box 2``."""
+    failures: list[ImageError]
+    """What could not be used, if the run was to go on; these have no row."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def held(self, row: int) -> list[str]:
+        """The attributes that are said to hold for one input."""
+        return [
+            name
+            for name, threshold, value in zip(self.attributes, self.thresholds, self.probabilities[row], strict=True)
+            if value >= threshold
+        ]
+
+
+class AttributePredictor(Embedder):
+    """An ``Embedder`` that also says what people look like. It takes what an embedder takes, with the same promises.
+
+    >>> predictor = AttributePredictor("my-run")             # weights that carry an attribute head
+    >>> seen = predictor.predict(["a.jpg", "b.jpg"])
+    >>> seen.held(0), seen.probabilities[0]
+
+    Attributes that the card switches off are not computed and appear nowhere.
+
+    Args:
+        model: a path that ``load_weights`` takes; or a network, with its ``head``.
+        head: instead of the one in the weights.
+        device, batch_size, normalize, num_workers, preprocessing: as for ``Embedder``.
+
+    Raises:
+        WeightsError: no such weights, damaged ones, or none with an attribute head.
+        ModelError: as for ``Embedder``.
+    """
+
+    def __init__(
+        self,
+        model: OSNet | str | Path,
+        device: str | torch.device = "auto",
+        batch_size: int = 32,
+        normalize: bool = True,
+        num_workers: int | None = None,
+        preprocessing: Preprocessing | None = None,
+        head: AttributeHead | None = None,
+    ) -> None:
+        source = "this network"
+        if not isinstance(model, OSNet):
+            source, checkpoint = str(model), find_checkpoint(model)
+            head = head or checkpoint.build_attribute_head()
+            model, device = checkpoint.build(), pick_device(device, None)
+        if head is None:
+            raise WeightsError(
+                f"{source} carries no attribute head; train one, for instance: osnet train pa100k-osnet-x1-0"
+            )
+        super().__init__(model, device, batch_size, normalize, num_workers, preprocessing)
+        self.head = head.to(self.device).eval()
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """A names."""
+        return self.head.names
+
+    def predict(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> Predictions:
+        """All at once, in the order of the input. Arguments and errors as for ``embed``; ``failures`` has the rest."""
+        return self._as_predictions(self.embed_named(inputs, channels=channels, on_error=on_error))
+
+    def _as_predictions(self, done: Embeddings) -> Predictions:
+        assert done.probabilities is not None
+        return Predictions(
+            self.head.names, self.head.thresholds, done.probabilities, done.vectors, done.names, done.failures
+        )
+
+    def _read_probabilities(self, vectors: Tensor) -> NDArray[np.float32]:
+        """(B, D) -> (B, A)."""
+        with torch.inference_mode():
+            return torch.sigmoid(self.head(vectors)).float().cpu().numpy()
+
+
+def match_score(
+    probabilities_NA: NDArray[np.float32], names: Sequence[str], having: Sequence[str], lacking: Sequence[str]
+) -> NDArray[np.float32]:
+    """How well each row fits a description: (N,), in [0, 1]; higher is closer.
+
+    The geometric mean of the probabilities that each named attribute holds (``having``) or does not (``lacking``):
+    one that does not fit at all makes it 0.
+
+    Raises:
+        DataError: nothing is asked for, an unknown attribute, or one both asked for and ruled out.
+    """
+    columns = find_attributes(names, having), find_attributes(names, lacking)
+    if not columns[0] + columns[1]:
+        raise DataError("no attribute is asked for")
+    if twice := sorted({names[i] for i in columns[0]} & {names[i] for i in columns[1]}):
+        raise DataError(f"{', '.join(twice)}: both asked for and ruled out")
+    fits = np.concatenate([probabilities_NA[:, columns[0]], 1 - probabilities_NA[:, columns[1]]], axis=1)
+    with np.errstate(divide="ignore"):
+        return np.exp(np.log(fits.astype(np.float64)).mean(axis=1)).astype(np.float32)
+
+
+def find_attributes(names: Sequence[str], asked: Sequence[str]) -> list[int]:
+    """Places of attributes by name; case, spaces and punctuation do not matter: "long sleeve" is ``LongSleeve``.
+
+    Raises:
+        DataError: a name that is none of them.
+    """
+    place = {_plain(name): i for i, name in enumerate(names)}
+    places = []
+    for name in asked:
+        plain = _plain(name)
+        found = place.get(plain, place.get(plain.removesuffix("s")))
+        if found is None:
+            raise DataError(f"unknown attribute {name!r}; choose from {', '.join(names) or 'none: there are none'}")
+        places.append(found)
+    return places
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

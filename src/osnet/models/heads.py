@@ -1,0 +1,117 @@
+"""The attribute head: embedding -> one logit per attribute. It is kept beside the network's tensors.
+
+In a checkpoint folder it is ``attributes.weight`` (A, D) and ``attributes.bias`` (A,), and the card has the names in
+this order, the thresholds, and which names are switched off. Shapes: B batch, D embedding, A attributes.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from osnet.errors import WeightsError
+from osnet.files import write_json
+from osnet.models.card import CARD_FILE, Card, read_card
+
+PREFIX = "attributes."
+THRESHOLD = 0.5
+
+
+class AttributeHead(nn.Module):
+    """One linear layer on the embedding as the network gives it, not normalised. (B, D) -> (B, A), logits.
+
+    Attributes:
+        names: A names.
+        thresholds: A probabilities, from which on an attribute is said to hold.
+    """
+
+    def __init__(self, embedding_size: int, names: Sequence[str], thresholds: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.thresholds = tuple(thresholds) or (THRESHOLD,) * len(self.names)
+        self.linear = nn.Linear(embedding_size, len(self.names))
+        nn.init.normal_(self.linear.weight, 0, 0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, D) -> (B, A)."""
+        return self.linear(embeddings)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a checkpoint keeps them."""
+        return {f"{PREFIX}weight": self.linear.weight.detach(), f"{PREFIX}bias": self.linear.bias.detach()}
+
+    def without(self, names: Iterable[str]) -> "AttributeHead":
+        """The head of the other attributes: what is left out has no row any more and cannot be computed."""
+        off = set(names)
+        rows = [i for i, name in enumerate(self.names) if name not in off]
+        kept = AttributeHead(self.linear.in_features, [self.names[i] for i in rows], [self.thresholds[i] for i in rows])
+        with torch.no_grad():
+            kept.linear.weight.copy_(self.linear.weight[rows])
+            kept.linear.bias.copy_(self.linear.bias[rows])
+        return kept.to(self.linear.weight.device)
+
+    def sha256(self) -> str:
+        """Of names and tensors, row by row in the order of the names, so that it tells heads apart."""
+        digest = hashlib.sha256()
+        for name, row, bias in zip(self.names, self.linear.weight, self.linear.bias, strict=True):
+            digest.update(name.encode() + b"\0")
+            digest.update(torch.cat([row, bias[None]]).detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def build_head(card: Card, state: Mapping[str, Tensor]) -> AttributeHead | None:
+    """The head in a checkpoint, without the attributes that its card switches off; None if it has none.
+
+    Raises:
+        WeightsError: all of its attributes are switched off.
+    """
+    if not card.attributes:
+        return None
+    weight, bias = state[f"{PREFIX}weight"], state[f"{PREFIX}bias"]
+    head = AttributeHead(weight.shape[1], card.attributes, card.attribute_thresholds)
+    with torch.no_grad():
+        head.linear.weight.copy_(weight)
+        head.linear.bias.copy_(bias)
+    head = head.without(card.attributes_off)
+    if not head.names:
+        raise WeightsError(f"all {len(card.attributes)} attributes are switched off at the card")
+    return head.eval()
+
+
+def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:
+    """Names on the card and tensors must agree.
+
+    Raises:
+        WeightsError: they do not.
+    """
+    tensors = {key: value for key, value in state.items() if key.startswith(PREFIX)}
+    number, size = len(card.attributes), card.architecture.embedding_size
+    expected = {f"{PREFIX}weight": (number, size), f"{PREFIX}bias": (number,)} if number else {}
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    if shapes != expected:
+        raise WeightsError(f"{source}: the card names {number} attributes, so it needs the tensors {expected}; "
+                           f"there are {shapes}")  # fmt: skip
+    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+        raise WeightsError(f"{source}: the attribute head is not finite")
+
+
+def switch_attributes(folder: str | Path, off: Iterable[str] = (), on: Iterable[str] = ()) -> Card:
+    """Switch attributes off, or on again, at the card of a checkpoint folder. Returns the new card.
+
+    Raises:
+        WeightsError: no checkpoint folder, or an attribute that its card does not name.
+    """
+    folder = Path(folder)
+    card, weights_file = read_card(folder)
+    off, on = list(off), list(on)
+    if unknown := sorted({*off, *on} - set(card.attributes)):
+        known = ", ".join(card.attributes) or "none"
+        raise WeightsError(f"{folder / CARD_FILE} names no attribute {', '.join(unknown)}; it names {known}")
+    switched = (set(card.attributes_off) | set(off)) - set(on)
+    card = replace(card, attributes_off=tuple(name for name in card.attributes if name in switched))
+    write_json(folder / CARD_FILE, card.to_json(weights_file))
+    return card
