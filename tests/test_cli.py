@@ -226,7 +226,7 @@ def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> Non
         (("evaluate", "--weights", "x", "--data", "."), ". is no data set that can be scored"),
         (("evaluate", "--weights", "x", "--data", "gone"), "no such folder: gone"),
         (("embed", "gone.jpg", "--weights", "x", "--out", "v.npz"), "no such file: gone.jpg"),
-        (("embed", "--weights", "x", "--out", "v.npz"), "nothing to embed"),
+        (("embed", "--weights", "x", "--out", "v.npz"), "nothing to look at"),
         (("search", "gone", "photo.jpg"), "is no gallery"),
         (("index", "gone", "--out", "g", "--weights", "x"), "no such folder: gone"),
         (("data", "check", "gone"), "no such folder: gone"),

@@ -25,7 +25,7 @@ DOORS = {
     "safetensors": {"models/weights.py"},
     "tyro": {"cli/"},
     "tqdm": {"cli/"},
-    "filelock": {"gallery/folder.py", "inference/vectors.py"},
+    "filelock": {"gallery/folder.py", "gallery/segments.py", "inference/vectors.py"},
     "PIL": {"data/", "inference/inputs.py", "figures/"},
     "torchvision": {"data/transforms.py"},
     "onnxruntime": set(),

@@ -137,8 +137,10 @@ class Hit:
     rank: int
     """1 is the best."""
     score: float
-    """Cosine similarity in [-1, 1]; higher is closer."""
+    """Higher is closer: a cosine in [-1, 1], or in [0, 1] how well a description fits."""
     item: Item
+    attributes: dict[str, float] | None = field(default=None, compare=False)
+    """What is said of it, with probabilities; None where the gallery stores no attributes."""
 
 
 def as_tuple(crops: Iterable[Crop]) -> tuple[Crop, ...]:

@@ -2,11 +2,11 @@
 
 import sys
 
-from osnet.cli import datasets, figures, galleries, models, reports, reranking, scoring, training
+from osnet.cli import attributes, datasets, figures, galleries, models, reports, reranking, scoring, training
 from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app
 from osnet.errors import OsnetError
 
-__all__ = ["datasets", "figures", "galleries", "main", "models", "reports", "reranking", "scoring", "training"]
+__all__ = ["attributes", "datasets", "figures", "galleries", "main", "models", "reports", "reranking", "scoring", "training"]
 
 
 def main(args: list[str] | None = None) -> None:

@@ -2,11 +2,15 @@
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from tqdm import tqdm
 from tyro.extras import SubcommandApp
+
+from osnet.data.loading import list_images
+from osnet.errors import DataError
 
 EXIT_FOUND_TROUBLE = 1
 EXIT_ERROR = 2
@@ -31,3 +35,25 @@ def report_failures(failures: list[str]) -> None:
     if failures:
         print(f"{len(failures)} left out:", *failures, sep="\n  ", file=sys.stderr)
         raise SystemExit(EXIT_FOUND_TROUBLE)
+
+
+def list_inputs(inputs: Iterable[Path]) -> list[Path]:
+    """Images, and those in folders, each once.
+
+    Raises:
+        DataError: one does not exist, a folder has none, or there are none at all.
+    """
+    paths: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = list(list_images(path))
+            if not found:
+                raise DataError(f"no images in {path}")
+            paths += found
+        else:
+            paths.append(path)
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise DataError(f"no such file: {', '.join(missing[:5])}")
+    if not paths:
+        raise DataError("nothing to look at; give images or folders of images")
+    return list(dict.fromkeys(paths))

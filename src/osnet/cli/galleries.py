@@ -1,7 +1,7 @@
 """osnet index, search, gallery show, gallery remove."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +13,16 @@ from osnet.data.folder import FolderLayout, IdentityFrom, parse_time, read_folde
 from osnet.data.loading import list_images
 from osnet.data.reid.market1501 import parse_name
 from osnet.errors import DataError, GalleryError
+from osnet.figures.attributes import Described as Shown
+from osnet.figures.attributes import save_attribute_sheet
 from osnet.figures.ranks import RankedList, save_ranked_lists
 from osnet.files import check_writable
-from osnet.gallery import Gallery, Where
-from osnet.gallery.folder import MANIFEST, WEIGHTS
-from osnet.inference.embedder import Embedder, OnError
-from osnet.models.card import CARD_FILE
+from osnet.gallery import Gallery, Where, describe
+from osnet.gallery.folder import WEIGHTS
+from osnet.gallery.segments import MANIFEST
+from osnet.inference.attributes import find_attributes, open_embedder
+from osnet.inference.embedder import Embedder, OnError, join_embeddings
+from osnet.models.card import CARD_FILE, read_card
 from osnet.types import DISTRACTOR_PID, Hit, Item
 
 GalleryArg = Annotated[Path, Positional, tyro.conf.arg(metavar="GALLERY")]
@@ -42,7 +46,8 @@ def index(
 ) -> None:
     """Put a folder of crops into a gallery, new or old. What is in it already is passed over.
 
-    The gallery keeps a copy of the weights, so that searching needs nothing else.
+    The gallery keeps a copy of the weights, so that searching needs nothing else. Where the weights say attributes, a
+    new gallery keeps their probabilities beside the vectors, but for those that are switched off.
 
     Args:
         crops: the folder.
@@ -67,7 +72,8 @@ def index(
         if waiting:
             vectors = [row for batch in waiting for row in batch.vectors]
             names = [name for batch in waiting for name in batch.names]
-            gallery.add(vectors, [todo[name] for name in names], weights_sha256=embedder.sha256())
+            said = describe(embedder, join_embeddings(waiting, []).probabilities)
+            gallery.add(vectors, [todo[name] for name in names], weights_sha256=embedder.sha256(), attributes=said)
             waiting.clear()
 
     try:
@@ -88,8 +94,11 @@ def index(
 @app.command
 def search(
     gallery: GalleryArg,
-    photo: Annotated[Path, Positional, tyro.conf.arg(metavar="PHOTO")],
+    photo: Annotated[Path | None, Positional, tyro.conf.arg(metavar="PHOTO")] = None,
     *,
+    having: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = (),
+    lacking: Annotated[tuple[str, ...], tyro.conf.arg(name="without")] = (),
+    min_probability: float | None = None,
     top: int = 10,
     identity: tuple[str, ...] = (),
     camera: tuple[str, ...] = (),
@@ -101,11 +110,18 @@ def search(
     sheet: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Search a gallery for the person on a photo. The score is a cosine: higher is closer.
+    """Search a gallery for the person on a photo, for people of some description, or for both.
+
+    With a photo the score is a cosine. Without one it says how well the description fits: the geometric mean of the
+    attributes' probabilities, in 0 to 1. Higher is closer. Listed is only what is said to fit the description.
 
     Args:
         gallery: its folder.
-        photo: a crop of one person.
+        photo: a crop of one person; it stands before --with and --without.
+        having: attributes that hold, such as: backpack "long sleeve".
+        lacking: attributes that do not, such as: hat.
+        min_probability: from which probability on an attribute is said to hold; by default each one's own threshold,
+            and 0 lists everything in the order of the scores.
         top: how many hits.
         identity: only these people.
         camera: only these cameras.
@@ -119,21 +135,56 @@ def search(
     """
     if sheet is not None:
         check_writable(sheet)
+    if photo is None and not having + lacking:
+        raise DataError("nothing to search for: give a photo, or a description: --with backpack --without hat")
     where = _where(identity, camera, after, before, source)
-    Gallery.open(gallery)  # it must exist: searching makes none
-    store, embedder = _open_gallery(gallery, weights, device, 1)
-    hits = store.search(embedder.embed(photo), weights_sha256=embedder.sha256(), top=top, where=where)
-    if as_json:
-        print(json.dumps({"query": str(photo), "hits": [_hit_json(hit) for hit in hits]}, indent=2))
+    if min_probability != 0:
+        where = replace(where, having=frozenset(having), lacking=frozenset(lacking), min_probability=min_probability)
+    store = Gallery.open(gallery)  # it must exist: searching makes none
+    if photo is None:
+        forget_switched_off(store)
+        hits = store.search_attributes(having, lacking, top=top, where=where)
     else:
-        print(f"{'rank':>4}  {'score':>6}  {'identity':<10}{'camera':<8}source")
-        for hit in hits:
-            item = hit.item
-            print(f"{hit.rank:>4}  {hit.score:6.3f}  {item.identity or '-':<10}{item.camera or '-':<8}{item.source}")
-        if not hits:
-            print("nothing in the gallery passes these conditions")
-    if sheet is not None:
+        store, embedder = _open_gallery(gallery, weights, device, 1)
+        hits = store.search(embedder.embed(photo), weights_sha256=embedder.sha256(), top=top, where=where)
+    asked = [store.attributes[i] for i in find_attributes(store.attributes, having + lacking)]
+    _print_hits(hits, asked, None if photo is None else str(photo), (having, lacking), as_json)
+    if sheet is not None and photo is not None:
         save_ranked_lists([RankedList(photo, hits)], sheet, f"{photo.name} in {gallery}")
+    elif sheet is not None:
+        words = [f"with {name}" for name in having] + [f"without {name}" for name in lacking]
+        found = [Shown(Path(h.item.source), tuple(_percents(h, asked)), heading=f"{h.score:.3f}") for h in hits]
+        save_attribute_sheet(found, sheet, f"{', '.join(words)} in {gallery}")
+
+
+def _print_hits(
+    hits: list[Hit], asked: list[str], photo: str | None, words: tuple[tuple[str, ...], tuple[str, ...]], as_json: bool
+) -> None:
+    if as_json:
+        query = {"query": photo, "with": list(words[0]), "without": list(words[1])}
+        print(json.dumps({**query, "hits": [_hit_json(hit) for hit in hits]}, indent=2))
+        return
+    print(
+        f"{'rank':>4}  {'score':>6}  {'identity':<10}{'camera':<8}source"
+        + ("  [attributes asked for]" if asked else "")
+    )
+    for hit in hits:
+        item = hit.item
+        said = f"  [{', '.join(_percents(hit, asked))}]" if asked else ""
+        print(f"{hit.rank:>4}  {hit.score:6.3f}  {item.identity or '-':<10}{item.camera or '-':<8}{item.source}{said}")
+    if not hits:
+        print("nothing in the gallery passes these conditions")
+
+
+def _percents(hit: Hit, names: list[str]) -> list[str]:
+    return [f"{name} {100 * (hit.attributes or {})[name]:.0f} %" for name in names]
+
+
+def forget_switched_off(store: Gallery) -> None:
+    """Delete from a gallery what the card of its own weights switches off."""
+    own_copy = store.folder / WEIGHTS
+    if store.attributes and (own_copy / CARD_FILE).exists():
+        store.forget_attributes(read_card(own_copy)[0].attributes_off)
 
 
 @gallery_app.command(name="show")
@@ -148,6 +199,7 @@ def gallery_show(gallery: GalleryArg) -> None:
     cameras = {item.camera for item in store.items if item.camera}
     print(f"{len(store)} items, {len(people)} known identities, {len(cameras)} known cameras")
     print(f"vectors of {store.weights_name}, network {store.weights_sha256}")
+    print(f"attributes: {', '.join(store.attributes) or 'none'}")
 
 
 @gallery_app.command(name="remove")
@@ -206,7 +258,7 @@ def _open_gallery(folder: Path, weights: str | None, device: str, batch_size: in
         if (folder / MANIFEST).exists():
             raise GalleryError(f"{folder} carries no copy of its weights: name them, --weights PATH_OR_NAME")
         raise DataError(f"{folder} is a new gallery: say whose vectors it shall hold, --weights PATH_OR_NAME")
-    embedder = Embedder(weights or own_copy, device=device, batch_size=batch_size)
+    embedder = open_embedder(weights or own_copy, device, batch_size)
     return Gallery.for_embedder(folder, embedder), embedder
 
 
@@ -223,4 +275,5 @@ def _where(
 
 
 def _hit_json(hit: Hit) -> dict[str, Any]:
-    return {"rank": hit.rank, "score": hit.score, **asdict(hit.item)}
+    said = {} if hit.attributes is None else {"attributes": hit.attributes}
+    return {"rank": hit.rank, "score": hit.score, **asdict(hit.item), **said}

@@ -1,6 +1,5 @@
 """osnet embed, evaluate, calibrate, data generate, demo."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +7,8 @@ import tyro
 from tyro.conf import Positional
 
 from osnet.calibration import calibrate as calibrate_weights
-from osnet.cli.common import app, data_app, draw_progress, report_failures
+from osnet.cli.common import app, data_app, draw_progress, list_inputs, report_failures
 from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
-from osnet.data.loading import list_images
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
 from osnet.demo import FULL, QUICK, run_demo, run_demo_on
 from osnet.errors import DataError, OutputError
@@ -50,7 +48,7 @@ def embed(
         device: auto, cpu, cuda, cuda:1, mps.
         overwrite: replace the file if it exists.
     """
-    paths = _list_inputs(inputs)
+    paths = list_inputs(inputs)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another name or say --overwrite")
     check_writable(out)
@@ -237,20 +235,3 @@ def demo(
         run_demo(out, QUICK if quick else FULL, device, draw_progress)
     else:
         run_demo_on(data, weights, out, device, draw_progress)
-
-
-def _list_inputs(inputs: Iterable[Path]) -> list[Path]:
-    paths: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = list(list_images(path))
-            if not found:
-                raise DataError(f"no images in {path}")
-            paths += found
-        else:
-            paths.append(path)
-    if missing := [str(path) for path in paths if not path.exists()]:
-        raise DataError(f"no such file: {', '.join(missing[:5])}")
-    if not paths:
-        raise DataError("nothing to embed; give images or folders of images")
-    return list(dict.fromkeys(paths))

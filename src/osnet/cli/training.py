@@ -46,6 +46,10 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
     ) -> None:
         trainer = Trainer(recipe, recipe.read(data, combine_all), out, RunOptions(workers=workers, cpu=cpu))
         print = trainer.accelerator.print  # of several processes, the first one speaks
+        facts = trainer.plan.describe_data()
+        for label, name in (("left out", "problems"), ("note", "notes")):
+            for line in facts.get(name, ()):
+                print(f"{label}: {line}")
         if trainer.progress.step:
             print(f"going on at epoch {trainer.progress.epoch + 1}, batch {trainer.progress.batch + 1}")
         try:

@@ -1,6 +1,7 @@
 """Crops that can be searched: a folder that keeps vectors and where they came from."""
 
+from osnet.gallery.described import Described, describe
 from osnet.gallery.folder import Gallery
 from osnet.gallery.protocol import VectorStore, Where
 
-__all__ = ["Gallery", "VectorStore", "Where"]
+__all__ = ["Described", "Gallery", "VectorStore", "Where", "describe"]

@@ -4,69 +4,54 @@
       gallery.json            whose vectors these are, and the list of segments; written last, atomically
       vectors-000001.npy      float32 (N, D), rows of length 1
       items-000001.jsonl      one line per row: source, identity, camera, time_s
+      attributes-000001.npy   float32 (N, A), probabilities, if the weights say attributes
       weights/                a copy of the weights, if an embedder made the gallery
 
 Adding writes one more segment; nothing that is there is touched. Removing writes the segments anew
 without the removed rows and deletes the old files. A file that ``gallery.json`` does not name does not
 count, and the next writer deletes it, so a crash leaves the state before or the state after.
-Shapes: N items, D embedding.
+Shapes: N items, D embedding, A attributes.
 """
 
-import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from osnet.errors import GalleryError
-from osnet.files import TEMPORARY_PREFIX, is_plain_name, make_folder, sha256_file, write_json, written_aside
+from osnet.files import make_folder
+from osnet.gallery.described import Described, choose_columns, find_fitting, stored_attributes
 from osnet.gallery.protocol import Where
+from osnet.gallery.segments import (
+    LOCK,
+    MANIFEST,
+    Floats,
+    Manifest,
+    Rows,
+    StoredAttribute,
+    join_rows,
+    read_manifest,
+    read_segment,
+    sweep,
+    sweep_if_free,
+    write_manifest,
+    write_segment,
+)
+from osnet.inference.attributes import AttributePredictor, match_score
 from osnet.inference.embedder import Embedder
 from osnet.models.card import CARD_FILE, Card
 from osnet.models.weights import save_weights
 from osnet.types import Hit, Item
 
-FORMAT = "osnet-gallery-1"
-MANIFEST = "gallery.json"
 WEIGHTS = "weights"
 """A copy of the weights whose vectors these are, as a checkpoint folder."""
-LOCK = ".lock"
 LOCK_TIMEOUT_S = 10.0
 MAX_SEGMENTS = 32
 """With more, adding merges all of them into one."""
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class _Segment:
-    number: int
-    count: int
-    vectors_sha256: str
-    items_sha256: str
-
-    @property
-    def vectors_file(self) -> str:
-        return f"vectors-{self.number:06d}.npy"
-
-    @property
-    def items_file(self) -> str:
-        return f"items-{self.number:06d}.jsonl"
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    weights_sha256: str
-    weights_name: str
-    embedding_size: int
-    next_segment: int = 1
-    segments: tuple[_Segment, ...] = ()
 
 
 class Gallery:
@@ -77,16 +62,21 @@ class Gallery:
     what others wrote at its own next write, or when it is opened again.
     """
 
-    def __init__(self, folder: Path, manifest: _Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self._manifest = manifest
-        self._items: list[Item] = []
-        self._chunks: list[Floats] = []
+        self._parts: list[Rows] = []
         self._load()
 
     @classmethod
     def create(
-        cls, folder: str | Path, *, weights_sha256: str, embedding_size: int, weights_name: str = ""
+        cls,
+        folder: str | Path,
+        *,
+        weights_sha256: str,
+        embedding_size: int,
+        weights_name: str = "",
+        attributes: Sequence[StoredAttribute] = (),
     ) -> "Gallery":
         """A new, empty gallery for vectors of one network.
 
@@ -95,6 +85,7 @@ class Gallery:
             weights_sha256: ``Embedder.sha256()`` of the network that makes the vectors.
             embedding_size: D.
             weights_name: for people to read.
+            attributes: of which probabilities will be stored beside the vectors.
 
         Raises:
             GalleryError: there is something in the folder already.
@@ -105,8 +96,8 @@ class Gallery:
             raise GalleryError(f"{folder} holds a gallery already; open it instead")
         if any(path.name != LOCK for path in folder.iterdir()):
             raise GalleryError(f"{folder} is not empty; a new gallery needs a folder of its own")
-        manifest = _Manifest(weights_sha256, weights_name, embedding_size)
-        _write_manifest(folder, manifest)
+        manifest = Manifest(weights_sha256, weights_name, embedding_size, attributes=tuple(attributes))
+        write_manifest(folder, manifest)
         return cls(folder, manifest)
 
     @classmethod
@@ -114,26 +105,30 @@ class Gallery:
         """The gallery in ``folder``, made if there is none, for the vectors of one embedder.
 
         A new gallery keeps a copy of the embedder's weights in ``folder/weights``, so that it can be searched
-        when the original is gone.
+        when the original is gone. Made for an ``AttributePredictor``, it stores the probabilities of all attributes
+        that are not switched off at the card; those that are switched off later are deleted from it here.
 
         Raises:
             GalleryError: it holds vectors of other weights, or the folder holds something else.
         """
         folder = Path(folder)
         card = embedder.network.card
+        head = embedder.head if isinstance(embedder, AttributePredictor) else None
         if (folder / MANIFEST).exists():
             gallery = cls.open(folder)
             gallery.check_weights(embedder.sha256())
+            gallery.forget_attributes(card.attributes_off if card else ())
         else:
             gallery = cls.create(
                 folder,
                 weights_sha256=embedder.sha256(),
                 embedding_size=embedder.embedding_size,
                 weights_name=(card and card.name) or "unnamed",
+                attributes=stored_attributes(embedder),
             )
         if not (folder / WEIGHTS / CARD_FILE).exists():
             card = replace(card or Card(embedder.network.config), preprocessing=embedder.preprocessing)
-            save_weights(embedder.network, folder / WEIGHTS, card)
+            save_weights(embedder.network, folder / WEIGHTS, card, attributes=head)
         return gallery
 
     @classmethod
@@ -144,22 +139,22 @@ class Gallery:
             GalleryError: there is none, or it is damaged (the file is named).
         """
         folder = Path(folder)
-        _sweep_if_free(folder)
+        sweep_if_free(folder)
         for attempts_left in (2, 1, 0):
             try:
-                return cls(folder, _read_manifest(folder))
+                return cls(folder, read_manifest(folder))
             except FileNotFoundError as error:  # another process replaced a segment meanwhile
                 if not attempts_left:
                     raise GalleryError(f"{error.filename} is named by {folder / MANIFEST} but is not there") from error
         raise AssertionError("unreachable")
 
     def __len__(self) -> int:
-        return len(self._items)
+        return sum(len(part.items) for part in self._parts)
 
     @property
     def items(self) -> tuple[Item, ...]:
         """All items, in the order in which they were added."""
-        return tuple(self._items)
+        return tuple(self._rows().items)
 
     @property
     def weights_sha256(self) -> str:
@@ -176,16 +171,31 @@ class Gallery:
         """D."""
         return self._manifest.embedding_size
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """A names, of which probabilities are stored; none in a gallery without attributes."""
+        return tuple(attribute.name for attribute in self._manifest.attributes)
+
     def sources(self) -> set[str]:
         """Sources of all items."""
-        return {item.source for item in self._items}
+        return {item.source for part in self._parts for item in part.items}
 
-    def add(self, vectors_ND: ArrayLike, items: Sequence[Item], *, weights_sha256: str) -> None:
+    def add(
+        self, vectors_ND: ArrayLike, items: Sequence[Item], *, weights_sha256: str, attributes: Described | None = None
+    ) -> None:
         """Store vectors (N, D) with their items, all or none; vectors are stored at length 1.
+
+        Args:
+            vectors_ND: in any length.
+            items: N of them.
+            weights_sha256: of the network that made the vectors.
+            attributes: what an ``AttributePredictor`` said of them, from ``describe``; of it the gallery's own
+                attributes are stored, no others. Needed if there are any.
 
         Raises:
             GalleryError: vectors of other weights, of another size, not finite or zero; as many items as
-                vectors are not given; or a source is there already, or twice in ``items``.
+                vectors are not given; a source is there already, or twice in ``items``; or attributes are
+                missing or of another head.
         """
         self.check_weights(weights_sha256)
         vectors = self._unit_rows(vectors_ND)
@@ -197,13 +207,21 @@ class Gallery:
                 if item.source in known:
                     raise GalleryError(f"{item.source} is in {self.folder} already; remove it first")
                 known.add(item.source)
+            rows = Rows(
+                vectors, list(items), choose_columns(self._manifest.attributes, attributes, len(items), self.folder)
+            )
             if len(self._manifest.segments) >= MAX_SEGMENTS:
-                self._replace_all(np.concatenate([self._matrix(), vectors]), [*self._items, *items])
+                self._replace_all(self._join([*self._parts, rows]))
             elif len(items):
-                segment = self._write_segment(self._manifest.next_segment, vectors, items)
-                self._commit((*self._manifest.segments, segment), segment.number + 1)
-                self._items.extend(items)
-                self._chunks.append(vectors)
+                segment = write_segment(self.folder, self._manifest.next_segment, rows)
+                self._commit(
+                    replace(
+                        self._manifest,
+                        segments=(*self._manifest.segments, segment),
+                        next_segment=segment.number + 1,
+                    )
+                )
+                self._parts.append(rows)
 
     def search(
         self, vector_D: ArrayLike, *, weights_sha256: str, top: int = 10, where: Where | None = None
@@ -218,27 +236,58 @@ class Gallery:
 
         Raises:
             GalleryError: a vector of other weights, of another size, or without direction.
+            DataError: ``where`` asks for attributes that are not stored.
         """
         self.check_weights(weights_sha256)
-        if top < 1:
-            raise GalleryError(f"top {top} must be at least 1")
         query = np.asarray(vector_D, dtype=np.float32)
         if query.ndim == 2 and len(query) != 1:
             raise GalleryError(f"one vector is searched for at a time; this has shape {query.shape}")
         unit = self._unit_rows(query.reshape(1, -1))[0]
-        scores = self._matrix() @ unit
+        return self._best(np.clip(self._rows().vectors @ unit, -1, 1), top, where)
+
+    def search_attributes(
+        self, having: Sequence[str], lacking: Sequence[str] = (), *, top: int = 10, where: Where | None = None
+    ) -> list[Hit]:
+        """The items that fit a description best; equal scores in the order in which they were added.
+
+        The score is the geometric mean of the probabilities that each attribute holds, or does not: in [0, 1].
+
+        Args:
+            having: attributes that hold.
+            lacking: attributes that do not.
+            top: at most so many hits, at least 1.
+            where: only among these; with its ``having`` and ``lacking`` only what is said to fit is listed at all.
+
+        Raises:
+            DataError: nothing is asked for, or attributes that are not stored.
+        """
+        scores = match_score(self._rows().probabilities, self.attributes, having, lacking)
+        return self._best(scores, top, where)
+
+    def _best(self, scores: Floats, top: int, where: Where | None) -> list[Hit]:
+        if top < 1:
+            raise GalleryError(f"top {top} must be at least 1")
         rows = np.arange(len(scores))
         if where is not None and not where.is_empty:
-            rows = np.array([i for i, item in enumerate(self._items) if where.matches(item)], dtype=np.int64)
+            rows = np.flatnonzero(self._passing(where))
         chosen = scores[rows]
         if len(rows) > top:
             threshold = np.partition(chosen, len(rows) - top)[len(rows) - top]
             rows = rows[chosen >= threshold]
             chosen = scores[rows]
         order = np.argsort(-chosen, kind="stable")[:top]
-        return [
-            Hit(rank, float(np.clip(chosen[i], -1, 1)), self._items[rows[i]]) for rank, i in enumerate(order, start=1)
-        ]
+        return [self._hit(rank, float(chosen[i]), int(rows[i])) for rank, i in enumerate(order, start=1)]
+
+    def _hit(self, rank: int, score: float, row: int) -> Hit:
+        rows = self._rows()
+        said = dict(zip(self.attributes, rows.probabilities[row].tolist(), strict=True)) if self.attributes else None
+        return Hit(rank, score, rows.items[row], said)
+
+    def _passing(self, where: Where) -> np.ndarray:
+        """(N,) bool."""
+        rows = self._rows()
+        passing = np.array([where.matches(item) for item in rows.items], dtype=bool)
+        return passing & find_fitting(self._manifest.attributes, rows.probabilities, where)
 
     def remove(self, where: Where) -> int:
         """Delete what passes ``where``: its bytes are in none of the gallery's files afterwards.
@@ -254,11 +303,25 @@ class Gallery:
         if where.is_empty:
             raise GalleryError("remove needs a condition; to delete everything, delete the folder")
         with self._writing():
-            doomed = np.array([where.matches(item) for item in self._items], dtype=bool)
+            doomed = self._passing(where)
             if doomed.any():
-                items = [item for item, gone in zip(self._items, doomed, strict=True) if not gone]
-                self._replace_all(self._matrix()[~doomed], items)
+                self._replace_all(self._rows().take(~doomed))
             return int(doomed.sum())
+
+    def forget_attributes(self, names: Iterable[str]) -> None:
+        """Delete the probabilities of some attributes: they are in none of the gallery's files afterwards.
+
+        Names that are not stored are passed over.
+        """
+        doomed = set(names)
+        if not doomed & set(self.attributes):
+            return
+        with self._writing():
+            kept = [i for i, name in enumerate(self.attributes) if name not in doomed]
+            rows = self._rows()
+            manifest = replace(self._manifest, attributes=tuple(self._manifest.attributes[i] for i in kept))
+            probabilities = np.ascontiguousarray(rows.probabilities[:, kept])
+            self._replace_all(replace(rows, probabilities=probabilities), manifest)
 
     def check_weights(self, weights_sha256: str) -> None:
         """Refuse vectors of other weights before they are made.
@@ -282,118 +345,40 @@ class Gallery:
             raise GalleryError(f"vector {int(np.argmin(np.isfinite(lengths) & (lengths > 0)))} is zero or not finite")
         return array / lengths
 
-    def _matrix(self) -> Floats:
-        if len(self._chunks) != 1:
-            empty = np.empty((0, self.embedding_size), dtype=np.float32)
-            self._chunks = [np.concatenate([empty, *self._chunks])]
-        return self._chunks[0]
+    def _join(self, parts: Sequence[Rows]) -> Rows:
+        return join_rows(parts, self.embedding_size, len(self._manifest.attributes))
+
+    def _rows(self) -> Rows:
+        """All rows, as one piece."""
+        if len(self._parts) != 1:
+            self._parts = [self._join(self._parts)]
+        return self._parts[0]
 
     def _load(self) -> None:
-        items: list[Item] = []
-        chunks: list[Floats] = []
-        for segment in self._manifest.segments:
-            vectors, rows = _read_segment(self.folder, segment, self.embedding_size)
-            chunks.append(vectors)
-            items += rows
-        self._items, self._chunks = items, chunks
+        size, num_attributes = self.embedding_size, len(self._manifest.attributes)
+        self._parts = [read_segment(self.folder, s, size, num_attributes) for s in self._manifest.segments]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Alone, on the newest state, in a folder without leftovers; what was replaced is deleted at the end."""
         try:
             with FileLock(self.folder / LOCK, timeout=LOCK_TIMEOUT_S):
-                newest = _read_manifest(self.folder)
+                newest = read_manifest(self.folder)
                 if newest != self._manifest:
                     self._manifest = newest
                     self._load()
-                _sweep(self.folder, newest)
+                sweep(self.folder, newest)
                 yield
-                _sweep(self.folder, self._manifest)
+                sweep(self.folder, self._manifest)
         except Timeout as error:
             raise GalleryError(f"another process is writing to {self.folder}; try again when it is done") from error
 
-    def _write_segment(self, number: int, vectors: Floats, items: Sequence[Item]) -> _Segment:
-        segment = _Segment(number, len(items), "", "")
-        with written_aside(self.folder / segment.vectors_file) as aside, aside.open("wb") as file:
-            np.save(file, vectors, allow_pickle=False)
-        with (
-            written_aside(self.folder / segment.items_file) as aside,
-            aside.open("w", encoding="utf-8") as text,
-        ):
-            text.writelines(json.dumps(asdict(item), allow_nan=False) + "\n" for item in items)
-        return replace(
-            segment,
-            vectors_sha256=sha256_file(self.folder / segment.vectors_file),
-            items_sha256=sha256_file(self.folder / segment.items_file),
-        )
-
-    def _replace_all(self, vectors: Floats, items: list[Item]) -> None:
+    def _replace_all(self, rows: Rows, manifest: Manifest | None = None) -> None:
         number = self._manifest.next_segment
-        segments = (self._write_segment(number, vectors, items),) if items else ()
-        self._commit(segments, number + 1)
-        self._items, self._chunks = items, [vectors]
+        segments = (write_segment(self.folder, number, rows),) if rows.items else ()
+        self._commit(replace(manifest or self._manifest, segments=segments, next_segment=number + 1))
+        self._parts = [rows]
 
-    def _commit(self, segments: tuple[_Segment, ...], next_segment: int) -> None:
-        manifest = replace(self._manifest, segments=segments, next_segment=next_segment)
-        _write_manifest(self.folder, manifest)
+    def _commit(self, manifest: Manifest) -> None:
+        write_manifest(self.folder, manifest)
         self._manifest = manifest
-
-
-def _write_manifest(folder: Path, manifest: _Manifest) -> None:
-    write_json(folder / MANIFEST, {"format": FORMAT, **asdict(manifest)})
-
-
-def _read_manifest(folder: Path) -> _Manifest:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise GalleryError(f"{folder} is no gallery: it holds no {MANIFEST}; make one with `osnet index`")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
-            raise GalleryError(f"{path} has another format; this version reads {FORMAT!r}")
-        segments = tuple(_Segment(**segment) for segment in content.pop("segments"))
-        manifest = _Manifest(**content, segments=segments)
-        if not all(is_plain_name(s.vectors_file) and s.count >= 0 for s in segments):
-            raise ValueError("segments must have plain numbers")
-    except GalleryError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise GalleryError(f"{path} is damaged: {error!r}") from error
-    return manifest
-
-
-def _read_segment(folder: Path, segment: _Segment, embedding_size: int) -> tuple[Floats, list[Item]]:
-    vectors_path, items_path = folder / segment.vectors_file, folder / segment.items_file
-    for path, digest in ((vectors_path, segment.vectors_sha256), (items_path, segment.items_sha256)):
-        if sha256_file(path) != digest:
-            raise GalleryError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
-    try:
-        vectors = np.load(vectors_path, allow_pickle=False)
-        names = {field.name for field in fields(Item)}
-        with items_path.open(encoding="utf-8") as file:
-            items = [Item(**{k: v for k, v in json.loads(line).items() if k in names}) for line in file]
-    except (ValueError, TypeError) as error:
-        raise GalleryError(f"{vectors_path} or {items_path.name} cannot be read: {error}") from error
-    if vectors.dtype != np.float32 or vectors.shape != (segment.count, embedding_size) or len(items) != segment.count:
-        raise GalleryError(f"{vectors_path} and {items_path.name} do not hold the {segment.count} rows they should")
-    return vectors, items
-
-
-def _sweep(folder: Path, manifest: _Manifest) -> None:
-    """Delete what no manifest names: replaced segments, and leftovers of a write that was cut off."""
-    named = {name for segment in manifest.segments for name in (segment.vectors_file, segment.items_file)}
-    ours = re.compile(rf"vectors-\d{{6,}}\.npy|items-\d{{6,}}\.jsonl|{re.escape(TEMPORARY_PREFIX)}.*")
-    for path in list(folder.iterdir()):
-        if path.name not in named and ours.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _sweep_if_free(folder: Path) -> None:
-    """Sweep if nobody is writing and we may: what a crashed ``remove`` left behind must not stay."""
-    if not (folder / MANIFEST).is_file():
-        return
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            _sweep(folder, _read_manifest(folder))
-    except (Timeout, OSError):
-        return

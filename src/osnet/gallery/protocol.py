@@ -1,7 +1,7 @@
 """What a gallery does, whatever stores it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Protocol
 
@@ -25,19 +25,25 @@ class Where:
     """Taken at this time or earlier."""
     source: str | None = None
     """A pattern with ``*`` and ``?`` for the source."""
+    having: frozenset[str] = frozenset()
+    """Attributes that are said to hold."""
+    lacking: frozenset[str] = frozenset()
+    """Attributes that are said not to hold."""
+    min_probability: float | None = None
+    """From which probability on an attribute is said to hold; None: each one's own threshold."""
 
     def __post_init__(self) -> None:
-        for name in ("identities", "cameras"):
+        for name in ("identities", "cameras", "having", "lacking"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a set of names, not the string {getattr(self, name)!r}")
 
     @property
     def is_empty(self) -> bool:
         """True if everything passes."""
-        return self == Where()
+        return replace(self, min_probability=None) == Where()
 
     def matches(self, item: Item) -> bool:
-        """True if ``item`` passes."""
+        """True if ``item`` passes all but the conditions on attributes, which the store looks at."""
         if self.identities is not None and item.identity not in self.identities:
             return False
         if self.cameras is not None and item.camera not in self.cameras:

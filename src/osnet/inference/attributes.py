@@ -86,7 +86,8 @@ class AttributePredictor(Embedder):
             model, device = checkpoint.build(), pick_device(device, None)
         if head is None:
             raise WeightsError(
-                f"{source} carries no attribute head; train one, for instance: osnet train pa100k-osnet-x1-0"
+                f"{source} says no attributes: it has no head, or its card switches all of it off; train one, "
+                "for instance: osnet train pa100k-osnet-x1-0"
             )
         super().__init__(model, device, batch_size, normalize, num_workers, preprocessing)
         self.head = head.to(self.device).eval()
@@ -110,6 +111,15 @@ class AttributePredictor(Embedder):
         """(B, D) -> (B, A)."""
         with torch.inference_mode():
             return torch.sigmoid(self.head(vectors)).float().cpu().numpy()
+
+
+def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32) -> Embedder:
+    """An ``AttributePredictor`` if the weights say attributes, else an ``Embedder``; arguments as for these."""
+    checkpoint = find_checkpoint(model)
+    picked, head = pick_device(device, None), checkpoint.build_attribute_head()
+    if head is None:
+        return Embedder(checkpoint.build(), picked, batch_size)
+    return AttributePredictor(checkpoint.build(), picked, batch_size, head=head)
 
 
 def match_score(

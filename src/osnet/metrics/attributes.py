@@ -6,7 +6,8 @@ counts, and counts neither as true nor as predicted in its image.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,6 +68,10 @@ class AttributeScores:
         if not values or len(values) != len(set(names)) or any(value is None for value in values):
             raise ValueError(f"mA is not defined over {', '.join(names) or 'no attributes'}")
         return float(np.mean([value for value in values if value is not None]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        return asdict(self)
 
     def __str__(self) -> str:
         lines = [f"{'attribute':<26}{'threshold':>9}{'positives':>10}{'TP/P':>8}{'TN/N':>8}{'mA':>8}{'AP':>8}"]

@@ -54,32 +54,27 @@ class AttributeHead(nn.Module):
             kept.linear.bias.copy_(self.linear.bias[rows])
         return kept.to(self.linear.weight.device)
 
-    def sha256(self) -> str:
-        """Of names and tensors, row by row in the order of the names, so that it tells heads apart."""
-        digest = hashlib.sha256()
-        for name, row, bias in zip(self.names, self.linear.weight, self.linear.bias, strict=True):
-            digest.update(name.encode() + b"\0")
-            digest.update(torch.cat([row, bias[None]]).detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+    def digests(self) -> list[str]:
+        """SHA-256 of each attribute's name and row: probabilities of equal ones can be compared."""
+        rows = zip(self.names, self.linear.weight.detach(), self.linear.bias.detach(), strict=True)
+        return [
+            hashlib.sha256(
+                name.encode() + b"\0" + torch.cat([row, bias[None]]).float().cpu().numpy().tobytes()
+            ).hexdigest()
+            for name, row, bias in rows
+        ]
 
 
 def build_head(card: Card, state: Mapping[str, Tensor]) -> AttributeHead | None:
-    """The head in a checkpoint, without the attributes that its card switches off; None if it has none.
-
-    Raises:
-        WeightsError: all of its attributes are switched off.
-    """
-    if not card.attributes:
+    """The head in a checkpoint, without the attributes that its card switches off; None if nothing is left of it."""
+    if not set(card.attributes) - set(card.attributes_off):
         return None
     weight, bias = state[f"{PREFIX}weight"], state[f"{PREFIX}bias"]
     head = AttributeHead(weight.shape[1], card.attributes, card.attribute_thresholds)
     with torch.no_grad():
         head.linear.weight.copy_(weight)
         head.linear.bias.copy_(bias)
-    head = head.without(card.attributes_off)
-    if not head.names:
-        raise WeightsError(f"all {len(card.attributes)} attributes are switched off at the card")
-    return head.eval()
+    return head.without(card.attributes_off).eval()
 
 
 def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:

@@ -1,0 +1,173 @@
+"""osnet predict attributes; osnet attributes show, switch, evaluate."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+from tyro.extras import SubcommandApp
+
+from osnet.cli.common import JsonFlag, app, list_inputs, report_failures
+from osnet.cli.galleries import forget_switched_off
+from osnet.data.attributes.reading import read_attributes
+from osnet.errors import OutputError
+from osnet.files import check_writable, write_json, written_aside
+from osnet.gallery import Gallery
+from osnet.gallery.folder import WEIGHTS
+from osnet.gallery.segments import MANIFEST
+from osnet.inference.attributes import AttributePredictor, Predictions
+from osnet.inference.embedder import OnError
+from osnet.metrics.attributes import ZERO_RULES
+from osnet.models.card import CARD_FILE, Card, read_card
+from osnet.models.heads import switch_attributes
+from osnet.tasks.attributes import labelled, score_split
+
+predict_app = SubcommandApp()
+attributes_app = SubcommandApp()
+app.command(predict_app, name="predict", help="Say what is on images: attributes.")
+app.command(attributes_app, name="attributes", help="Show, switch off or score the attributes that weights say.")
+
+WeightsArg = Annotated[Path, Positional, tyro.conf.arg(metavar="WEIGHTS_OR_GALLERY")]
+
+
+@predict_app.command(name="attributes")
+def predict_attributes(
+    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO...")],
+    *,
+    weights: str,
+    out: Path | None = None,
+    on_error: OnError = "raise",
+    batch_size: int = 32,
+    device: str = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what people look like: names of attributes with probabilities, those that are said to hold first.
+
+    Args:
+        inputs: crops of people, and folders of them.
+        weights: a path of weights with an attribute head.
+        out: also write all probabilities here, as .csv (a row per image) or .json.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
+        batch_size: crops per forward pass.
+        device: auto, cpu, cuda, cuda:1, mps.
+        as_json: print JSON.
+    """
+    if out is not None:
+        if out.suffix not in (".csv", ".json"):
+            raise OutputError(f"{out}: probabilities are written as .csv or .json; choose a name that ends so")
+        check_writable(out)
+    paths = list_inputs(inputs)
+    predictor = AttributePredictor(weights, device, batch_size)
+    seen = predictor.predict(paths, on_error=on_error)
+    rows = [
+        {"source": name, "holds": seen.held(i), "probabilities": _by_name(seen, i)} for i, name in enumerate(seen.names)
+    ]
+    if out is not None and out.suffix == ".json":
+        write_json(out, {"thresholds": dict(zip(seen.attributes, seen.thresholds, strict=True)), "images": rows})
+    elif out is not None:
+        with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", *seen.attributes])
+            writer.writerows([name, *(f"{p:.6f}" for p in seen.probabilities[i])] for i, name in enumerate(seen.names))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        for i, name in enumerate(seen.names):
+            print(name)
+            for holds in (True, False):
+                said = [(n, p) for n, p in _by_name(seen, i).items() if (n in seen.held(i)) == holds]
+                shown = [f"{n} {100 * p:.0f} %" for n, p in sorted(said, key=lambda pair: -pair[1])]
+                print(f"  {'yes' if holds else 'no':<4}{', '.join(shown) or '-'}")
+    report_failures([str(failure) for failure in seen.failures])
+
+
+@attributes_app.command
+def show(weights: WeightsArg) -> None:
+    """List the attributes that weights say, with their thresholds, and which are switched off.
+
+    Args:
+        weights: a checkpoint folder, a run's folder, or a gallery.
+    """
+    _print_card(read_card(_card_folder(weights))[0])
+
+
+@attributes_app.command
+def switch(weights: WeightsArg, *, off: tuple[str, ...] = (), on: tuple[str, ...] = ()) -> None:
+    """Switch attributes off, or on again, at the weights' card. What is off is neither computed nor stored.
+
+    In a gallery, the probabilities of what is switched off are deleted too, and do not come back.
+
+    Args:
+        weights: a checkpoint folder, a run's folder, or a gallery.
+        off: attributes to switch off, by their names on the card.
+        on: attributes to switch on again.
+    """
+    card = switch_attributes(_card_folder(weights), off, on)
+    if (weights / MANIFEST).exists():
+        forget_switched_off(Gallery.open(weights))
+    _print_card(card)
+
+
+@attributes_app.command
+def evaluate(
+    *,
+    weights: str,
+    data: Path,
+    split: Literal["train", "val", "test"] = "test",
+    chosen_thresholds: bool = False,
+    skip_mismatches: bool = False,
+    out: Path | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Score weights on a data set: mA, accuracy, precision, recall, F1, and a row per attribute.
+
+    Args:
+        weights: a path of weights with an attribute head.
+        data: PA-100K, PETA, RAP, Market-1501 with market_attribute.mat, generated people, or a CSV.
+        split: which part.
+        chosen_thresholds: the thresholds that were chosen on validation, from the card; else 0.5, as published scores.
+        skip_mismatches: leave out where files and labels do not match, and say so.
+        out: write the result here as JSON.
+        batch_size: crops per forward pass.
+        device: auto, cpu, cuda, cuda:1, mps.
+        as_json: print JSON.
+    """
+    if out is not None:
+        check_writable(out)
+    dataset = read_attributes(data, "skip" if skip_mismatches else "raise")
+    predictor = AttributePredictor(weights, device, batch_size)
+    part = labelled(next(s for s in dataset.splits if s.name == split))
+    scores, _ = score_split(predictor, part, dataset.attributes, chosen_thresholds)
+    content = {"data": dataset.name, "split": split, "zero_rules": ZERO_RULES, "problems": list(dataset.problems),
+               "notes": list(dataset.notes), **scores.to_json()}  # fmt: skip
+    if out is not None:
+        write_json(out, content)
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    for problem in dataset.problems:
+        print(f"left out: {problem}")
+    for note in dataset.notes:
+        print(f"note: {note}")
+    print(scores)
+
+
+def _by_name(seen: Predictions, row: int) -> dict[str, float]:
+    return dict(zip(seen.attributes, (round(float(p), 6) for p in seen.probabilities[row]), strict=True))
+
+
+def _card_folder(weights: Path) -> Path:
+    """Where the card is: the folder itself, or ``weights`` in a run's or a gallery's folder."""
+    return weights if (weights / CARD_FILE).exists() else weights / WEIGHTS
+
+
+def _print_card(card: Card) -> None:
+    thresholds = card.attribute_thresholds or (0.5,) * len(card.attributes)
+    for name, threshold in zip(card.attributes, thresholds, strict=True):
+        print(f"{name:<26}" + ("off" if name in card.attributes_off else f"from {threshold:.2f}"))
+    if not card.attributes:
+        print("these weights say no attributes")

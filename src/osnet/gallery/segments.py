@@ -1,0 +1,195 @@
+"""The files of a gallery: its list of segments, and the segments. See ``folder.py`` for how they are used.
+
+Shapes: N items, D embedding, A attributes.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from osnet.errors import GalleryError
+from osnet.files import TEMPORARY_PREFIX, is_plain_name, sha256_file, write_json, written_aside
+from osnet.types import Item
+
+FORMAT = "osnet-gallery-1"
+MANIFEST = "gallery.json"
+LOCK = ".lock"
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StoredAttribute:
+    """One attribute of which a gallery keeps probabilities."""
+
+    name: str
+    threshold: float
+    """From which probability on it is said to hold."""
+    sha256: str
+    """Of the part of the head that says it: probabilities of another one cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some rows, in files of their own."""
+
+    number: int
+    count: int
+    vectors_sha256: str
+    items_sha256: str
+    attributes_sha256: str = ""
+    """Empty in a gallery without attributes."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Kind -> name of the file."""
+        names = {"vectors": f"vectors-{self.number:06d}.npy", "items": f"items-{self.number:06d}.jsonl"}
+        if self.attributes_sha256:
+            names["attributes"] = f"attributes-{self.number:06d}.npy"
+        return names
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Whose vectors, and which segments."""
+
+    weights_sha256: str
+    weights_name: str
+    embedding_size: int
+    next_segment: int = 1
+    segments: tuple[Segment, ...] = ()
+    attributes: tuple[StoredAttribute, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What segments hold."""
+
+    vectors: Floats
+    """(N, D), of length 1."""
+    items: list[Item]
+    probabilities: Floats
+    """(N, A); A is 0 in a gallery without attributes."""
+
+    def take(self, keep: NDArray[np.bool_]) -> "Rows":
+        """The rows where ``keep`` (N,) is true."""
+        items = [item for item, kept in zip(self.items, keep, strict=True) if kept]
+        return Rows(self.vectors[keep], items, self.probabilities[keep])
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace ``gallery.json``; without attributes it is what versions before attributes wrote."""
+    content: dict[str, Any] = {"format": FORMAT, **asdict(manifest)}
+    if not manifest.attributes:
+        del content["attributes"]
+        for segment in content["segments"]:
+            del segment["attributes_sha256"]
+    write_json(folder / MANIFEST, content)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """``gallery.json``.
+
+    Raises:
+        GalleryError: there is none, or it is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise GalleryError(f"{folder} is no gallery: it holds no {MANIFEST}; make one with `osnet index`")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise GalleryError(f"{path} has another format; this version reads {FORMAT!r}")
+        segments = tuple(Segment(**segment) for segment in content.pop("segments"))
+        attributes = tuple(StoredAttribute(**attribute) for attribute in content.pop("attributes", ()))
+        manifest = Manifest(**content, segments=segments, attributes=attributes)
+        names = [name for s in segments for name in s.files.values()]
+        if not all(is_plain_name(name) for name in names) or any(s.count < 0 for s in segments):
+            raise ValueError("segments must have plain numbers")
+        if any(bool(s.attributes_sha256) != bool(attributes) for s in segments):
+            raise ValueError("either all segments have attributes or none has")
+    except GalleryError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise GalleryError(f"{path} is damaged: {error!r}") from error
+    return manifest
+
+
+def write_segment(folder: Path, number: int, rows: Rows) -> Segment:
+    """Write the files of one segment, each aside first."""
+    has_attributes = rows.probabilities.shape[1] > 0
+    segment = Segment(number, len(rows.items), "", "", "to come" if has_attributes else "")
+    arrays = {"vectors": rows.vectors} | ({"attributes": rows.probabilities} if has_attributes else {})
+    for kind, array in arrays.items():
+        with written_aside(folder / segment.files[kind]) as aside, aside.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+    with written_aside(folder / segment.files["items"]) as aside, aside.open("w", encoding="utf-8") as text:
+        text.writelines(json.dumps(asdict(item), allow_nan=False) + "\n" for item in rows.items)
+    digests = {f"{kind}_sha256": sha256_file(folder / name) for kind, name in segment.files.items()}
+    return replace(segment, **digests)  # type: ignore[arg-type]
+
+
+def read_segment(folder: Path, segment: Segment, embedding_size: int, num_attributes: int) -> Rows:
+    """The rows of one segment.
+
+    Raises:
+        GalleryError: a file is damaged.
+        FileNotFoundError: a file is gone: another process replaced it.
+    """
+    for kind, name in segment.files.items():
+        if sha256_file(folder / name) != getattr(segment, f"{kind}_sha256"):
+            raise GalleryError(f"{folder / name} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    path = folder / segment.files["vectors"]
+    try:
+        vectors = np.load(path, allow_pickle=False)
+        known = {field.name for field in fields(Item)}
+        with (folder / segment.files["items"]).open(encoding="utf-8") as file:
+            items = [Item(**{k: v for k, v in json.loads(line).items() if k in known}) for line in file]
+        probabilities = np.empty((len(items), 0), dtype=np.float32)
+        if num_attributes:
+            probabilities = np.load(folder / segment.files["attributes"], allow_pickle=False)
+    except (ValueError, TypeError) as error:
+        raise GalleryError(f"{path} or {segment.files['items']} cannot be read: {error}") from error
+    wanted = ((vectors, embedding_size), (probabilities, num_attributes))
+    right = all(a.dtype == np.float32 and a.shape == (segment.count, size) for a, size in wanted)
+    if not right or len(items) != segment.count:
+        raise GalleryError(f"{path} and its companions do not hold the {segment.count} rows they should")
+    return Rows(vectors, items, probabilities)
+
+
+def sweep(folder: Path, manifest: Manifest) -> None:
+    """Delete what no manifest names: replaced segments, and leftovers of a write that was cut off."""
+    named = {name for segment in manifest.segments for name in segment.files.values()}
+    ours = re.compile(rf"(vectors|attributes)-\d{{6,}}\.npy|items-\d{{6,}}\.jsonl|{re.escape(TEMPORARY_PREFIX)}.*")
+    for path in list(folder.iterdir()):
+        if path.name not in named and ours.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def sweep_if_free(folder: Path) -> None:
+    """Sweep if nobody is writing and we may: what a crashed ``remove`` left behind must not stay."""
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            sweep(folder, read_manifest(folder))
+    except (Timeout, OSError):
+        return
+
+
+def join_rows(parts: Sequence[Rows], embedding_size: int, num_attributes: int) -> Rows:
+    """Rows of several segments as one."""
+    vectors = np.empty((0, embedding_size), dtype=np.float32)
+    probabilities = np.empty((0, num_attributes), dtype=np.float32)
+    return Rows(
+        np.concatenate([vectors, *(part.vectors for part in parts)]),
+        [item for part in parts for item in part.items],
+        np.concatenate([probabilities, *(part.probabilities for part in parts)]),
+    )
