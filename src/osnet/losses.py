@@ -83,7 +83,7 @@ def weigh_per_attribute(ratios_A: Tensor) -> Tensor:
     authors' code for PA-100K: rare attributes weigh up to 1, ever-present ones 0.37. It does not balance positives
     against negatives.
     """
-    return torch.exp(-ratios_A).expand(2, -1)
+    return torch.exp(-ratios_A).repeat(2, 1)
 
 
 def weigh_per_label(ratios_A: Tensor) -> Tensor:

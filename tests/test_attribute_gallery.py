@@ -1,0 +1,258 @@
+"""Galleries that store attributes: search by photo, by description, by both; what is switched off is deleted."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from osnet import Embedder, Gallery, Item
+from osnet.cli import main
+from osnet.data.attributes.identities import read_generated_attributes
+from osnet.data.synthetic import GeneratedSettings, generate_dataset
+from osnet.errors import DataError, GalleryError
+from osnet.gallery import Described, Where, describe
+from osnet.gallery.segments import StoredAttribute
+from osnet.inference.attributes import AttributePredictor, find_attributes, match_score
+from osnet.models.heads import AttributeHead, switch_attributes
+from osnet.models.weights import save_weights
+
+NAMES = ("Female", "Hat", "Backpack")
+STORED = tuple(StoredAttribute(name, threshold, name) for name, threshold in zip(NAMES, (0.5, 0.3, 0.5), strict=True))
+PROBABILITIES = np.array([[0.9, 0.1, 0.8], [0.2, 0.4, 0.9], [0.6, 0.29, 0.4], [0.5, 0.9, 0.95]], dtype=np.float32)
+VECTORS = np.array([[1, 0], [0, 1], [1, 1], [1, 0.1]], dtype=np.float32)
+ITEMS = [Item(name, camera=camera) for name, camera in zip("abcd", "1122", strict=True)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Gallery:
+    gallery = Gallery.create(tmp_path / "g", weights_sha256="w", embedding_size=2, attributes=STORED)
+    for rows in (slice(0, 3), slice(3, 4)):
+        said = Described(STORED, PROBABILITIES[rows])
+        gallery.add(VECTORS[rows], ITEMS[rows], weights_sha256="w", attributes=said)
+    return gallery
+
+
+def sources(hits: list) -> str:
+    return "".join(hit.item.source for hit in hits)
+
+
+def test_by_description(store: Gallery) -> None:
+    """Score: the geometric mean of p for what holds and 1 - p for what does not."""
+    hits = store.search_attributes(["backpack"], ["hat"])
+    expected = {"a": 0.8 * 0.9, "b": 0.9 * 0.6, "c": 0.4 * 0.71, "d": 0.95 * 0.1}
+    assert sources(hits) == "abcd"
+    for hit in hits:
+        assert hit.score == pytest.approx(math.sqrt(expected[hit.item.source]), abs=1e-6)
+    assert hits[0].attributes == pytest.approx({"Female": 0.9, "Hat": 0.1, "Backpack": 0.8})
+    assert sources(store.search_attributes(["hat"], where=Where(cameras=frozenset("1")))) == "ba"
+    assert sources(store.search_attributes([], ["female"], top=1)) == "b"
+    for having, lacking, words in (
+        ([], [], "no attribute is asked for"), (["tail"], [], "unknown attribute 'tail'; choose from Female, Hat"),
+        (["hat"], ["Hat"], "Hat: both asked for and ruled out"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            store.search_attributes(having, lacking)
+
+
+def test_by_photo_and_description(store: Gallery) -> None:
+    """A description filters, by each attribute's own threshold; the photo ranks."""
+    everything = store.search([1.0, 0.0], weights_sha256="w")
+    assert sources(everything) == "adcb"
+    with_backpack = store.search([1.0, 0.0], weights_sha256="w", where=Where(having=frozenset({"backpack"})))
+    assert sources(with_backpack) == "adb"
+    assert with_backpack[0].score == everything[0].score == pytest.approx(1)
+    no_hat = Where(lacking=frozenset({"Hat"}))
+    assert sources(store.search([1.0, 0.0], weights_sha256="w", where=no_hat)) == "ac"  # the hat's threshold is 0.3
+    strict = Where(lacking=frozenset({"Hat"}), min_probability=0.5)
+    assert sources(store.search([1.0, 0.0], weights_sha256="w", where=strict)) == "acb"
+    assert Where(min_probability=0.1).is_empty
+
+
+def test_it_survives_closing_and_removing(store: Gallery) -> None:
+    store.remove(Where(having=frozenset({"female"}), lacking=frozenset({"hat"})))  # a and c
+    again = Gallery.open(store.folder)
+    assert again.attributes == NAMES
+    assert sources(again.search_attributes(["hat"])) == "db"
+    assert [hit.attributes for hit in again.search_attributes(["hat"], top=1)] == [
+        pytest.approx({"Female": 0.5, "Hat": 0.9, "Backpack": 0.95})
+    ]
+    assert len(list(store.folder.glob("attributes-*.npy"))) == 1
+    path = next(store.folder.glob("attributes-*.npy"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(GalleryError, match=r"attributes-\d+\.npy is damaged"):
+        Gallery.open(store.folder)
+
+
+def test_forgetting_is_deleting(store: Gallery) -> None:
+    store.forget_attributes(["Female", "never stored"])
+    assert store.attributes == ("Hat", "Backpack")
+    again = Gallery.open(store.folder)
+    assert again.attributes == ("Hat", "Backpack")
+    assert sources(again.search_attributes(["backpack"])) == "dbac"
+    column = PROBABILITIES[:, 0].tobytes()
+    for path in store.folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert column not in content
+            assert b"Female" not in content
+    with pytest.raises(DataError, match="unknown attribute 'female'; choose from Hat, Backpack"):
+        again.search_attributes(["female"])
+    again.add([[0, 1]], [Item("e")], weights_sha256="w", attributes=Described(STORED, [[0.9, 0.1, 0.2]]))
+    assert sources(again.search_attributes(["backpack"])) == "dbace"  # stored: its own columns only
+    again.forget_attributes(["Hat", "Backpack"])
+    assert again.attributes == ()
+    assert not list(store.folder.glob("attributes-*"))
+    assert "attributes" not in (store.folder / "gallery.json").read_text()
+    again.add([[0, 1]], [Item("f")], weights_sha256="w")
+    assert len(Gallery.open(store.folder)) == 6
+
+
+def test_attributes_of_another_head_do_not_belong(store: Gallery) -> None:
+    with pytest.raises(GalleryError, match="is not told Female, Hat, Backpack"):
+        store.add([[0, 1]], [Item("e")], weights_sha256="w")
+    other = (*STORED[:2], StoredAttribute("Backpack", 0.5, "another head's"))
+    with pytest.raises(GalleryError, match="is not told Backpack by the head"):
+        store.add([[0, 1]], [Item("e")], weights_sha256="w", attributes=Described(other, [[0.1, 0.2, 0.3]]))
+    for wrong in ([[0.1, 0.2]], [[0.1, 0.2, 1.5]], [[0.1, 0.2, math.nan]]):
+        with pytest.raises(GalleryError, match="probabilities"):
+            store.add([[0, 1]], [Item("e")], weights_sha256="w", attributes=Described(STORED, wrong))
+    assert len(store) == 4
+
+
+def test_many_additions_are_merged_with_their_attributes(tmp_path: Path) -> None:
+    gallery = Gallery.create(tmp_path / "g", weights_sha256="w", embedding_size=2, attributes=STORED)
+    for i in range(40):
+        said = Described(STORED, [[i / 40, 0.5, 0.5]])
+        gallery.add([[1, i]], [Item(str(i))], weights_sha256="w", attributes=said)
+    again = Gallery.open(tmp_path / "g")
+    assert [hit.item.source for hit in again.search_attributes(["female"], top=3)] == ["39", "38", "37"]
+
+
+def test_names_are_found_as_people_write_them() -> None:
+    names = ["LongSleeve", "Age18-60", "Skirt&Dress", "boots", "Glasses"]
+    asked = ["long sleeves", "LONG-SLEEVE", "age 18-60", "skirt & dress", "boots", "glasses"]
+    assert find_attributes(names, asked) == [0, 0, 1, 2, 3, 4]
+    assert match_score(np.array([[0.0, 1.0]], np.float32), ["a", "b"], ["a", "b"], []).tolist() == [0.0]
+
+
+def test_a_gallery_from_before_attributes_goes_on(tiny_network, tmp_path: Path) -> None:
+    """Its files say nothing of attributes, and a network with a head may add to it as before."""
+    gallery = Gallery.for_embedder(tmp_path / "g", Embedder(tiny_network))
+    content = json.loads((tmp_path / "g" / "gallery.json").read_text())
+    assert "attributes" not in content
+    picture = np.random.default_rng(0).integers(0, 255, (64, 32, 3), np.uint8)
+    predictor = AttributePredictor(tiny_network, head=AttributeHead(512, ["hat"]))
+    seen = predictor.predict(picture)
+    gallery = Gallery.for_embedder(tmp_path / "g", predictor)
+    said = describe(predictor, seen.probabilities)
+    gallery.add(seen.vectors, [Item("a")], weights_sha256=predictor.sha256(), attributes=said)
+    assert gallery.attributes == ()
+    assert gallery.search(seen.vectors[0], weights_sha256=predictor.sha256())[0].attributes is None
+    assert "attributes" not in (tmp_path / "g" / "gallery.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate_dataset(tmp_path_factory.mktemp("p") / "people", GeneratedSettings(8, 2, 2, 4))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, tiny_network) -> Path:
+    """A head whose answers differ between pictures."""
+    from osnet.data.attributes.pa100k import ATTRIBUTES
+
+    torch.manual_seed(5)
+    head = AttributeHead(512, ATTRIBUTES)
+    with torch.no_grad():
+        head.linear.weight.normal_(0, 0.3)
+    folder = tmp_path_factory.mktemp("w") / "weights"
+    save_weights(tiny_network, folder, attributes=head)
+    return folder
+
+
+def test_the_commands(people: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crops, gallery = people / "bounding_box_test", tmp_path / "gallery"
+    photo = str(next((people / "query").iterdir()))
+    main(["index", str(crops), "--out", str(gallery), "--weights", str(weights)])
+    main(["gallery", "show", str(gallery)])
+    assert "attributes: Female, AgeOver60" in capsys.readouterr().out
+    sheet = tmp_path / "sheet.png"
+    main(["search", str(gallery), "--with", "backpack", "long sleeves", "--without", "hat", "--min-probability", "0",
+          "--json", "--sheet", str(sheet), "--top", "4"])  # fmt: skip
+    answer = json.loads(capsys.readouterr().out)
+    predictor = AttributePredictor(weights)
+    paths = sorted(crops.iterdir())
+    seen = predictor.predict(paths).probabilities
+    place = [predictor.attributes.index(n) for n in ("Backpack", "LongSleeve", "Hat")]
+    slow = [(p[place[0]] * p[place[1]] * (1 - p[place[2]])) ** (1 / 3) for p in seen.astype(float)]
+    order = sorted(range(len(paths)), key=lambda i: -slow[i])
+    assert [Path(hit["source"]).name for hit in answer["hits"]] == [paths[i].name for i in order[:4]]
+    assert [hit["score"] for hit in answer["hits"]] == pytest.approx([slow[i] for i in order[:4]], abs=1e-4)
+    assert sheet.stat().st_size > 1000
+    middle = float(np.median(seen[:, place[0]]))
+    main(["search", str(gallery), photo, "--with", "backpack", "--min-probability", str(middle), "--json", "--top", "99",
+          "--sheet", str(sheet)])  # fmt: skip
+    both = json.loads(capsys.readouterr().out)["hits"]
+    expected = {path.name for path, p in zip(paths, seen[:, place[0]], strict=True) if p >= middle}
+    assert {Path(hit["source"]).name for hit in both} == expected
+    assert 0 < len(both) < len(paths)
+    assert [hit["score"] for hit in both] == sorted((hit["score"] for hit in both), reverse=True)
+    main(["search", str(gallery), photo])
+    assert "attributes asked for" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["search", str(gallery)])
+    assert "give a photo, or a description" in capsys.readouterr().err
+
+
+def test_switching_off_at_the_gallerys_card(
+    people: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery = tmp_path / "gallery"
+    own = shutil.copytree(weights, tmp_path / "weights")
+    switch_attributes(own, off=["AgeOver60"])
+    main(["index", str(people / "query"), "--out", str(gallery), "--weights", str(own)])
+    assert "AgeOver60" not in Gallery.open(gallery).attributes
+    assert "AgeOver60" not in (gallery / "weights" / "card.json").read_text()  # the copy cannot say it at all
+    main(["attributes", "switch", str(gallery), "--off", "Female"])
+    assert "Female                    off" in capsys.readouterr().out
+    assert Gallery.open(gallery).attributes[0] == "Age18-60"
+    assert b"Female" not in (gallery / "gallery.json").read_bytes()
+    with pytest.raises(SystemExit):
+        main(["search", str(gallery), "--with", "female"])
+    assert "unknown attribute 'female'" in capsys.readouterr().err
+    main(["index", str(people / "bounding_box_test"), "--out", str(gallery)])  # goes on, without it
+    assert len(Gallery.open(gallery)) == len(list((people / "query").iterdir())) * 2
+    card = json.loads((gallery / "weights" / "card.json").read_text())
+    card["attributes_off"] = ["Female", "Hat"]  # by hand
+    (gallery / "weights" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(SystemExit):
+        main(["search", str(gallery), "--with", "hat"])
+    assert "unknown attribute 'hat'" in capsys.readouterr().err
+    assert "Hat" not in Gallery.open(gallery).attributes
+
+
+def test_predict_and_evaluate(people: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = sorted((people / "query").iterdir())
+    out = tmp_path / "said.csv"
+    main(["predict", "attributes", *map(str, paths[:2]), "--weights", str(weights), "--out", str(out), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    seen = AttributePredictor(weights).predict(paths[:2])
+    assert list(said[1]["probabilities"].values()) == pytest.approx(seen.probabilities[1].tolist(), abs=1e-6)
+    assert said[1]["holds"] == seen.held(1)
+    lines = out.read_text().splitlines()
+    assert lines[0].startswith("path,Female,AgeOver60")
+    assert [float(v) for v in lines[2].split(",")[1:]] == pytest.approx(seen.probabilities[1].tolist(), abs=1e-6)
+    main(["predict", "attributes", str(paths[0]), "--weights", str(weights), "--out", str(tmp_path / "said.json")])
+    assert f"{seen.held(0)[0]} " in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "said.json").read_text())["images"]) == 1
+    main(["attributes", "evaluate", "--weights", str(weights), "--data", str(people), "--json"])
+    scores = json.loads(capsys.readouterr().out)
+    data = read_generated_attributes(people)
+    truth, said_all = data.test.labels == 1, AttributePredictor(weights).predict(data.test.paths).probabilities >= 0.5
+    assert scores["recall"] == pytest.approx(np.mean((truth & said_all).sum(1) / truth.sum(1)))
+    main(["attributes", "show", str(weights)])
+    assert "Backpack                  from 0.50" in capsys.readouterr().out
