@@ -28,7 +28,7 @@ from osnet.data.attributes.reading import read_attributes
 from osnet.figures.attributes import Described, save_attribute_sheet
 from osnet.files import make_folder, write_json
 from osnet.inference.attributes import AttributePredictor
-from osnet.metrics.attributes import AttributeScores, score_attributes
+from osnet.metrics.attributes import AttributeScores, Criterion, choose_thresholds, score_attributes
 from osnet.recipes.pa100k import pa100k_osnet_x1_0
 from osnet.tasks.attributes import AttributeRecipe, labelled, score_split
 from osnet.training.engine import RunOptions, Trainer
@@ -36,6 +36,9 @@ from osnet.training.engine import RunOptions, Trainer
 LEAST_POSITIVES = 10
 """mA is reported over the attributes with at least so many positives in test."""
 SHOWN = 16
+CRITERIA: tuple[Criterion, ...] = ("mA", "F1")
+WAYS = ("at 0.5", "at validation's best mA", "at validation's best F1")
+"""Thresholds."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,15 @@ def run_one(
     trainer = Trainer(recipe, dataset, folder / "run", RunOptions(cpu=settings.cpu, workers=settings.workers))
     trainer.run(draw_progress)
     scores: dict[str, Any] = {"best_epoch": trainer.progress.best_epoch, "validation_mA": trainer.progress.best_score}
+    names, test, val = dataset.attributes, labelled(dataset.test), labelled(dataset.val)
     for name, weights in (("best epoch", "best"), ("last epoch", "weights")):
         predictor = AttributePredictor(folder / "run" / weights, device="cpu" if settings.cpu else "auto")
-        test = labelled(dataset.test)
-        plain, probabilities = score_split(predictor, test, dataset.attributes)
-        chosen = score_attributes(probabilities, test.labels, dataset.attributes, predictor.head.thresholds)
-        scores[name] = {"at 0.5": summarize(plain, counted), "at thresholds of validation": summarize(chosen, counted)}
+        plain, probabilities = score_split(predictor, test, names)
+        _, on_val = score_split(predictor, val, names)
+        scores[name] = {WAYS[0]: summarize(plain, counted)}
+        for way, criterion in zip(WAYS[1:], CRITERIA, strict=True):
+            thresholds = choose_thresholds(on_val, val.labels, names, criterion)
+            scores[name][way] = summarize(score_attributes(probabilities, test.labels, names, thresholds), counted)
         scores[name]["per attribute"] = [asdict(row) for row in plain.rows]
     write_json(result, scores)
     return scores, True
@@ -127,7 +133,7 @@ def over_seeds(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Mean, least and greatest over the seeds, for every way of scoring."""
     table: dict[str, Any] = {"seeds": sorted(runs)}
     for epoch in ("best epoch", "last epoch"):
-        for way in ("at 0.5", "at thresholds of validation"):
+        for way in WAYS:
             values = {name: [run[epoch][way][name] for run in runs.values()] for name in ("mA", "F1", "mAP")}
             table[f"{epoch}, {way}"] = {
                 name: {"mean": float(np.mean(v)), "min": min(v), "max": max(v)} for name, v in values.items()

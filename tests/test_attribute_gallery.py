@@ -194,8 +194,8 @@ def test_the_commands(people: Path, weights: Path, tmp_path: Path, capsys: pytes
     assert [hit["score"] for hit in answer["hits"]] == pytest.approx([slow[i] for i in order[:4]], abs=1e-4)
     assert sheet.stat().st_size > 1000
     middle = float(np.median(seen[:, place[0]]))
-    main(["search", str(gallery), photo, "--with", "backpack", "--min-probability", str(middle), "--json", "--top", "99",
-          "--sheet", str(sheet)])  # fmt: skip
+    main(["search", str(gallery), photo, "--with", "backpack", "--min-probability", str(middle), "--json", "--top",
+          "99", "--sheet", str(sheet)])  # fmt: skip
     both = json.loads(capsys.readouterr().out)["hits"]
     expected = {path.name for path, p in zip(paths, seen[:, place[0]], strict=True) if p >= middle}
     assert {Path(hit["source"]).name for hit in both} == expected

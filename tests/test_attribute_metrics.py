@@ -143,7 +143,7 @@ def test_thresholds_are_the_best_there_are() -> None:
     labels[:, 2] = 0
     probabilities = np.clip(0.2 + 0.2 * labels + 0.15 * rng.normal(size=(80, 3)), 0, 1)
     names = ["a", "b", "never"]
-    chosen = choose_thresholds(probabilities, labels, names)
+    chosen = choose_thresholds(probabilities, labels, names, "mA")
     assert chosen[2] == 0.5
     best = score_attributes(probabilities, labels, names, chosen)
     assert best.mean_accuracy is not None
@@ -154,5 +154,13 @@ def test_thresholds_are_the_best_there_are() -> None:
         other = score_attributes(probabilities, labels, names, threshold)
         for row, rival in zip(best.rows[:2], other.rows[:2], strict=True):
             assert (row.mean_accuracy or 0) >= (rival.mean_accuracy or 0) - 1e-12
+    by_f1 = choose_thresholds(probabilities, labels, names, "F1")
+
+    def f1(a: int, threshold: float) -> float:
+        said, true = probabilities[:, a] >= threshold, labels[:, a] == 1
+        return 2 * (said & true).sum() / (said.sum() + true.sum()) if said.any() else 0.0
+
+    for a in range(2):
+        assert f1(a, by_f1[a]) == pytest.approx(max(f1(a, t) for t in [*probabilities[:, a], 0.5]), abs=1e-12)
     perfect = choose_thresholds([[0.2], [0.9]], [[0], [1]], ["a"])
     assert perfect.tolist() == [0.5]  # among equals the nearest to a half

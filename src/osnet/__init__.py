@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from osnet.data.reid.market1501 import read_market1501 as read_market1501
     from osnet.evaluation import evaluate as evaluate
     from osnet.gallery import Gallery as Gallery
+    from osnet.inference.attributes import AttributePredictor as AttributePredictor
     from osnet.inference.embedder import Embedder as Embedder
     from osnet.inference.inputs import Frame as Frame
     from osnet.metrics.expansion import expand_queries as expand_queries
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AttributePredictor": "osnet.inference.attributes",
     "Embedder": "osnet.inference.embedder",
     "Frame": "osnet.inference.inputs",
     "Gallery": "osnet.gallery",

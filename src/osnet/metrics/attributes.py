@@ -7,7 +7,7 @@ counts, and counts neither as true nor as predicted in its image.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 THRESHOLD = 0.5
 """At or above it an attribute is predicted, as the authors' code has it."""
+Criterion = Literal["mA", "F1"]
 ZERO_RULES = (
     "mA leaves out attributes without a positive or without a negative; an image with nothing true and nothing "
     "predicted counts 1 in accuracy, precision and recall; one with nothing predicted else counts 0 in precision, one "
@@ -144,11 +145,20 @@ def average_precision(scores_N: Floats, true_N: NDArray[np.bool_]) -> float | No
     return float((gained * hits[last] / (last + 1)).sum() / hits[-1])
 
 
-def choose_thresholds(probabilities_NA: ArrayLike, labels_NA: ArrayLike, names: Sequence[str]) -> Floats:
-    """For each attribute the threshold with the best (TP / P + TN / N) / 2: (A,), in [0, 1].
+def choose_thresholds(
+    probabilities_NA: ArrayLike, labels_NA: ArrayLike, names: Sequence[str], criterion: Criterion = "F1"
+) -> Floats:
+    """For each attribute the threshold that is best by a criterion: (A,), in [0, 1]. On validation, never on test.
 
     Candidates are 0.5 and the middles between neighbouring probabilities; among equals the one nearest to 0.5.
-    An attribute without a positive or without a negative keeps 0.5. Choose on validation, never on test.
+    An attribute without a positive or without a negative keeps 0.5.
+
+    Args:
+        probabilities_NA: in [0, 1].
+        labels_NA: 0, 1 or NaN.
+        names: A names.
+        criterion: ``mA``: (TP / P + TN / N) / 2, which finds rare attributes and calls them out far too often; ``F1``:
+            2 TP / (2 TP + FP + FN), which is what someone who reads the answers wants.
 
     Raises:
         ValueError: as ``score_attributes``.
@@ -163,10 +173,14 @@ def choose_thresholds(probabilities_NA: ArrayLike, labels_NA: ArrayLike, names: 
         distinct = np.unique(values)
         candidates = np.append((distinct[1:] + distinct[:-1]) / 2, THRESHOLD)
         positives, negatives = np.sort(values[true]), np.sort(values[~true])
-        found = 1 - np.searchsorted(positives, candidates) / len(positives)
-        spared = np.searchsorted(negatives, candidates) / len(negatives)
-        balanced = np.round((found + spared) / 2, 12)  # so that equal fractions are equal
-        best = candidates[balanced == balanced.max()]
+        found = len(positives) - np.searchsorted(positives, candidates)
+        wrong = len(negatives) - np.searchsorted(negatives, candidates)
+        if criterion == "mA":
+            quality = (found / len(positives) + 1 - wrong / len(negatives)) / 2
+        else:
+            quality = 2 * found / (found + wrong + len(positives))
+        quality = np.round(quality, 12)  # so that equal fractions are equal
+        best = candidates[quality == quality.max()]
         chosen[a] = best[np.argmin(np.abs(best - THRESHOLD))]
     return chosen
 
