@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import write_picture
 from osnet import Embedder, create_model, load_weights
+from osnet.cli import main
 from osnet.data.attributes.identities import read_generated_attributes
 from osnet.data.attributes.samples import join_labels
 from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_any
 from osnet.data.synthetic import GeneratedSettings, generate_dataset
 from osnet.errors import DataError, WeightsError
+from osnet.figures.attributes import Described, describe_lines, draw_attribute_sheet
 from osnet.inference.attributes import AttributePredictor
 from osnet.losses import smoothed_cross_entropy
 from osnet.models.card import Card, read_card
@@ -330,3 +333,34 @@ def test_the_supplements_recipe() -> None:
     assert widths == {"osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25"}
     task = AttributeTask(create_model("osnet_x0_25", pooling="max"), ["a", "b"], [0.5, 0.0], AttributeLoss())
     assert task.label_weights.tolist() == [pytest.approx([np.exp(-0.5), 1.0])] * 2
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CSV with one image too few: said, and no hindrance if the user chose so."""
+    for i in range(10):
+        write_picture(tmp_path / "crops" / f"{i}.jpg", i)
+    rows = [f"{i}.jpg,{'val' if i > 7 else 'train'},{i % 2}" for i in range(11)]
+    (tmp_path / "crops" / "attributes.csv").write_text("\n".join(["path,split,hat", *rows]))
+    command = ["train", "pa100k-osnet-x0-25", "--data", str(tmp_path / "crops"), "--out", str(tmp_path / "run"),
+               "--cpu", "--epochs", "1", "--size-hw", "32", "16", "--batch-size", "8", "--loss.form", "per_label"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "attributes.csv line 12: 10.jpg is not in" in capsys.readouterr().err
+    main([*command, "--skip-mismatches"])
+    out = capsys.readouterr().out
+    assert "left out: attributes.csv line 12: 10.jpg is not in" in out
+    assert "% mA on the validation part" in out
+    assert read_card(tmp_path / "run" / "best")[0].architecture.pooling == "max"
+    with pytest.raises(SystemExit):
+        main([*command, "--combine-all"])
+    assert "and combine_all" in capsys.readouterr().err
+
+
+def test_the_sheet_tells_right_from_wrong(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.jpg")
+    shown = Described(path, ("hat", "bag"), ("bag", "boots"), heading="0.9")
+    assert [line for line, _ in describe_lines(shown)] == ["0.9", "= bag", "+ hat", "- boots"]
+    assert [line for line, _ in describe_lines(Described(path, ("hat",)))] == ["hat"]
+    sheet = draw_attribute_sheet([shown, Described(tmp_path / "gone.jpg", ("hat",))] * 3, "title")
+    assert sheet.size[1] > 2 * 192
+    assert len(sheet.getcolors(1 << 20)) > 100
