@@ -341,8 +341,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         write_picture(tmp_path / "crops" / f"{i}.jpg", i)
     rows = [f"{i}.jpg,{'val' if i > 7 else 'train'},{i % 2}" for i in range(11)]
     (tmp_path / "crops" / "attributes.csv").write_text("\n".join(["path,split,hat", *rows]))
-    command = ["train", "pa100k-osnet-x0-25", "--data", str(tmp_path / "crops"), "--out", str(tmp_path / "run"),
-               "--cpu", "--epochs", "1", "--size-hw", "32", "16", "--batch-size", "8", "--loss.form", "per_label"]  # fmt: skip
+    run = tmp_path / "run"
+    command = [
+        *("train", "pa100k-osnet-x0-25", "--data", str(tmp_path / "crops"), "--out", str(run), "--cpu"),
+        *("--epochs", "1", "--size-hw", "32", "16", "--batch-size", "8", "--loss.form", "per_label"),
+    ]
     with pytest.raises(SystemExit):
         main(command)
     assert "attributes.csv line 12: 10.jpg is not in" in capsys.readouterr().err
@@ -350,7 +353,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = capsys.readouterr().out
     assert "left out: attributes.csv line 12: 10.jpg is not in" in out
     assert "% mA on the validation part" in out
-    assert read_card(tmp_path / "run" / "best")[0].architecture.pooling == "max"
+    assert read_card(run / "best")[0].architecture.pooling == "max"
     with pytest.raises(SystemExit):
         main([*command, "--combine-all"])
     assert "and combine_all" in capsys.readouterr().err

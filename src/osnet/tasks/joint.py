@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from osnet.data.attributes.dataset import AttributeDataset
 from osnet.data.attributes.reading import knows_attributes, read_attributes
 from osnet.data.attributes.samples import NO_LABEL, AttributeSamples, join_labels
-from osnet.data.folder import read_any
+from osnet.data.reid.catalog import read_source
 from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
 from osnet.errors import DataError
 from osnet.losses import LABEL_SMOOTHING, smoothed_cross_entropy_sum
@@ -105,7 +105,7 @@ class JointRecipe(Recipe):
         return {**super().network_settings(), "pooling": self.pooling}
 
     def read(self, folders: Sequence[Path], combine_all: bool = False) -> AttributeDataset:
-        """Data sets with attributes (and identities, where they have them) and data sets for re-identification, joined.
+        """Folders with attributes (and identities, where they have them), and whatever ``read_source`` takes; joined.
 
         Raises:
             DataError: they cannot be read or joined.
@@ -114,7 +114,7 @@ class JointRecipe(Recipe):
             raise DataError(f"recipe {self.name} trains on training parts only, not on test images (combine_all)")
         on_mismatch = "skip" if self.skip_mismatches else "raise"
         return join_labels(
-            [read_attributes(f, on_mismatch) if knows_attributes(f) else read_any(f) for f in folders]  # type: ignore[arg-type]
+            [read_attributes(f, on_mismatch) if knows_attributes(f) else read_source(f) for f in folders]  # type: ignore[arg-type]
         )
 
     def plan(self, dataset: AttributeDataset) -> Plan:
