@@ -162,5 +162,8 @@ def test_thresholds_are_the_best_there_are() -> None:
 
     for a in range(2):
         assert f1(a, by_f1[a]) == pytest.approx(max(f1(a, t) for t in [*probabilities[:, a], 0.5]), abs=1e-12)
-    perfect = choose_thresholds([[0.2], [0.9]], [[0], [1]], ["a"])
-    assert perfect.tolist() == [0.5]  # among equals the nearest to a half
+    apart = [[0.2]] * 10 + [[0.9]] * 10
+    assert choose_thresholds(apart, [[0]] * 10 + [[1]] * 10, ["a"]).tolist() == [0.5]  # among equals the nearest
+    low = [[0.1]] * 10 + [[0.3]] * 10
+    assert choose_thresholds(low, [[0]] * 10 + [[1]] * 10, ["a"]).tolist() == [pytest.approx(0.2)]
+    assert choose_thresholds(low, [[0]] * 11 + [[1]] * 9, ["a"]).tolist() == [0.5]  # too few positives to choose by

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 THRESHOLD = 0.5
 """At or above it an attribute is predicted, as the authors' code has it."""
+LEAST_SUPPORT = 10
+"""Positives, and negatives, that it takes to choose a threshold."""
 Criterion = Literal["mA", "F1"]
 ZERO_RULES = (
     "mA leaves out attributes without a positive or without a negative; an image with nothing true and nothing "
@@ -151,7 +153,7 @@ def choose_thresholds(
     """For each attribute the threshold that is best by a criterion: (A,), in [0, 1]. On validation, never on test.
 
     Candidates are 0.5 and the middles between neighbouring probabilities; among equals the one nearest to 0.5.
-    An attribute without a positive or without a negative keeps 0.5.
+    An attribute with fewer positives or negatives than ``LEAST_SUPPORT`` keeps 0.5: a threshold would be chance.
 
     Args:
         probabilities_NA: in [0, 1].
@@ -168,7 +170,7 @@ def choose_thresholds(
     for a in range(len(names)):
         known = ~np.isnan(labels[:, a])
         values, true = probabilities[known, a], labels[known, a] == 1
-        if not true.any() or true.all():
+        if min(true.sum(), (~true).sum()) < LEAST_SUPPORT:
             continue
         distinct = np.unique(values)
         candidates = np.append((distinct[1:] + distinct[:-1]) / 2, THRESHOLD)
