@@ -6,7 +6,18 @@ from osnet.cli import attributes, datasets, figures, galleries, models, reports,
 from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app
 from osnet.errors import OsnetError
 
-__all__ = ["attributes", "datasets", "figures", "galleries", "main", "models", "reports", "reranking", "scoring", "training"]
+__all__ = [
+    "attributes",
+    "datasets",
+    "figures",
+    "galleries",
+    "main",
+    "models",
+    "reports",
+    "reranking",
+    "scoring",
+    "training",
+]
 
 
 def main(args: list[str] | None = None) -> None:
