@@ -27,7 +27,7 @@ DOORS = {
     "tqdm": {"cli/"},
     "filelock": {"gallery/folder.py", "gallery/segments.py", "inference/vectors.py"},
     "PIL": {"data/", "inference/inputs.py", "figures/"},
-    "torchvision": {"data/transforms.py"},
+    "torchvision": {"data/transforms.py", "models/backbones.py"},
     "onnxruntime": set(),
     "accelerate": {"training/"},
     "tensorboard": {"training/"},

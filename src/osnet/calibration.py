@@ -14,7 +14,7 @@ from osnet.inference.embedder import Embedder, OnError
 from osnet.inference.vectors import Progress, no_progress
 from osnet.metrics.decisions import MIN_ERRORS, count_decisions, identification_scores, verification_scores
 from osnet.metrics.intervals import Interval, ratio_interval
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.types import ReidDataset
 
 KINDS = {
@@ -65,7 +65,7 @@ def _show(interval: Interval) -> str:
 
 
 def calibrate(
-    weights: Embedder | OSNet | str | Path,
+    weights: Embedder | Network | str | Path,
     dataset: ReidDataset | str | Path,
     *,
     fpr: float | None = None,

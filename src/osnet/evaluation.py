@@ -20,7 +20,7 @@ from osnet.inference.vectors import Progress, embed_files, find_changed, no_prog
 from osnet.metrics.ranking import AveragePrecision, RankingScores, rank_scores, summarize
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
 
 RANKS = (1, 5, 10, 20)
@@ -105,7 +105,7 @@ def _percent(value: float | None) -> str:
 
 
 def evaluate(
-    weights: Embedder | OSNet | str | Path,
+    weights: Embedder | Network | str | Path,
     dataset: ReidDataset | str | Path,
     *,
     rule: Rule = "market1501",
@@ -236,7 +236,7 @@ def score_shared(query: LabelledVectors, gallery: LabelledVectors, scoring: Scor
     )  # fmt: skip
 
 
-def prepare_embedder(weights: Embedder | OSNet | str | Path, distance: Distance) -> Embedder:
+def prepare_embedder(weights: Embedder | Network | str | Path, distance: Distance) -> Embedder:
     """An embedder whose vectors suit the distance: for the Euclidean one, not brought to length 1."""
     embedder = weights if isinstance(weights, Embedder) else Embedder(weights)
     if distance == "euclidean" and embedder.normalize:
@@ -267,7 +267,7 @@ def check_scorable(data: ReidDataset) -> None:
         raise DataError(f"{len(nobody)} queries are labelled junk or distractor: {', '.join(nobody[:5])}")
 
 
-def check_leak(network: OSNet, data: ReidDataset, force: bool) -> list[str]:
+def check_leak(network: Network, data: ReidDataset, force: bool) -> list[str]:
     """Weights must not have seen the test images."""
     trained_on = network.card.training_data if network.card else ""
     benchmarks = trained_on.removesuffix(COMBINED).split("+") if trained_on.endswith(COMBINED) else []

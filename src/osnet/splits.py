@@ -23,7 +23,7 @@ from osnet.inference.vectors import Progress, no_progress
 from osnet.metrics.ranking import AveragePrecision
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.types import ReidDataset, Split
 
 
@@ -55,7 +55,7 @@ class SplitEvaluation:
 
 
 def evaluate_splits(
-    weights: Embedder | OSNet | str | Path,
+    weights: Embedder | Network | str | Path,
     datasets: Sequence[ReidDataset],
     *,
     rule: Rule = "market1501",

@@ -16,7 +16,7 @@ from torch import Tensor
 from osnet.errors import DataError, ImageError, WeightsError
 from osnet.inference.embedder import Embedder, Embeddings, OnError, pick_device
 from osnet.models.heads import AttributeHead
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.models.published import find_checkpoint
 from osnet.types import ChannelOrder, Preprocessing
 
@@ -71,7 +71,7 @@ class AttributePredictor(Embedder):
 
     def __init__(
         self,
-        model: OSNet | str | Path,
+        model: Network | str | Path,
         device: str | torch.device = "auto",
         batch_size: int = 32,
         normalize: bool = True,
@@ -80,7 +80,7 @@ class AttributePredictor(Embedder):
         head: AttributeHead | None = None,
     ) -> None:
         source = "this network"
-        if not isinstance(model, OSNet):
+        if not isinstance(model, Network):
             source, checkpoint = str(model), find_checkpoint(model)
             head = head or checkpoint.build_attribute_head()
             model, device = checkpoint.build(), pick_device(device, None)

@@ -23,7 +23,7 @@ from torch.nn.functional import normalize as unit_length
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import EmbeddingError, ImageError, ModelError
 from osnet.inference.inputs import Job, PreparedCrop, iterate_jobs
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.models.published import load_model
 from osnet.models.weights import network_sha256
 from osnet.types import ChannelOrder, Preprocessing
@@ -79,7 +79,7 @@ class Embedder:
 
     def __init__(
         self,
-        model: OSNet | str | Path,
+        model: Network | str | Path,
         device: str | torch.device = "auto",
         batch_size: int = 32,
         normalize: bool = True,
@@ -91,8 +91,8 @@ class Embedder:
             raise ModelError(f"batch_size {batch_size} must be at least 1")
         if num_workers is not None and num_workers < 1:
             raise ModelError(f"num_workers {num_workers} must be at least 1")
-        network = model if isinstance(model, OSNet) else load_model(model)
-        self.device = pick_device(device, network if isinstance(model, OSNet) else None)
+        network = model if isinstance(model, Network) else load_model(model)
+        self.device = pick_device(device, network if isinstance(model, Network) else None)
         self.network = network.to(self.device)
         self.batch_size = batch_size
         self.normalize = normalize

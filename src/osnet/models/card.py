@@ -7,7 +7,7 @@ from typing import Any
 
 from osnet.errors import WeightsError
 from osnet.files import is_plain_name
-from osnet.models.config import OSNetConfig
+from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.types import Preprocessing
 
 FORMAT = "osnet-weights-1"
@@ -23,7 +23,7 @@ LICENCE_ZOO = (
 class Card:
     """What weights say about themselves. Stored as ``card.json``."""
 
-    architecture: OSNetConfig
+    architecture: NetworkConfig
     name: str | None = None
     """The architecture's name in the table, if it has one."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -74,7 +74,7 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
         del content["format"]
         preprocessing = _tuples(content.pop("preprocessing"))
         card = Card(
-            architecture=OSNetConfig(**content.pop("architecture")),
+            architecture=_read_architecture(content.pop("architecture")),
             preprocessing=Preprocessing(**preprocessing),
             **_tuples(content),
         )
@@ -90,3 +90,8 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
 def _tuples(content: dict[str, Any]) -> dict[str, Any]:
     """JSON's lists as tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+
+
+def _read_architecture(settings: dict[str, Any]) -> NetworkConfig:
+    """Only the other backbones name a family; cards from before there were any hold an OSNet."""
+    return BackboneConfig(**settings) if "family" in settings else OSNetConfig(**settings)

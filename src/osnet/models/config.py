@@ -1,4 +1,4 @@
-"""Every dial of OSNet, as one frozen dataclass that checks itself."""
+"""Every dial of the networks, as frozen dataclasses that check themselves: OSNet's, and the other backbones'."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -10,6 +10,7 @@ Normalization = Literal["bn", "ibn", "ain"]
 GroupExtent = Literal["lite", "block", "all"]
 Stem = Literal["imagenet", "cifar"]
 Pooling = Literal["avg", "max"]
+Family = Literal["squeezenet", "mobilenetv1", "mobilenetv2", "shufflenet"]
 
 BASE_CHANNELS = (64, 256, 384, 512)
 """Channels of the stem and the three stages at width 1.0 (paper, Table 1)."""
@@ -90,6 +91,11 @@ class OSNetConfig:
         return (max(1, round(stem * self.width)), scaled[0], scaled[1], scaled[2])
 
     @property
+    def smallest_side(self) -> int:
+        """The least height and width, in pixels, that leave a map to pool."""
+        return 16 if self.stem == "imagenet" else 4
+
+    @property
     def stream_depths(self) -> list[int]:
         """3x3 layers in each stream."""
         if self.stream_depth is not None:
@@ -124,3 +130,94 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "stem": get_args(Stem),
     "pooling": get_args(Pooling),
 }
+
+
+SHUFFLENET_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
+"""Groups -> channels of stage 2 at width 1.0 (Zhang et al., ShuffleNet, Table 1); each later stage doubles them."""
+SHUFFLENET_STEMS = {0.5: 12, 1.0: 24, 1.5: 24, 2.0: 48}
+"""Width -> channels of the stem, as in its authors' released code; other widths were not published."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Every dial of the networks beside which the supplement's Table A puts OSNet.
+
+    The embedding is the pooled last map, as in these networks' own papers, unless ``projection`` asks for a layer
+    like OSNet's on top.
+
+    Raises:
+        ModelError: a setting is unknown or does not fit the others.
+    """
+
+    family: Family
+    """Which network: SqueezeNet 1.0, MobileNetV1, MobileNetV2, or ShuffleNet (the first one)."""
+    width: float = 1.0
+    """Multiplies channel counts; SqueezeNet has one width, ShuffleNet 0.5, 1.0, 1.5 and 2.0."""
+    groups: int = 1
+    """ShuffleNet's groups of the pointwise convolutions: 1, 2, 3, 4 or 8. The others have none."""
+    stem: Stem = "imagenet"
+    """``imagenet``: as published. ``cifar``: 3x3 stride 1, and in all two halvings fewer, for 32x32 images: what
+    OSNet's does to OSNet (our own choice)."""
+    pooling: Pooling = "avg"
+    """Global pooling before the embedding."""
+    projection: int = 0
+    """Outputs of a linear layer, BatchNorm and ReLU after the pooling, as OSNet has; 0: none."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("family", get_args(Family)),
+            ("stem", get_args(Stem)),
+            ("pooling", get_args(Pooling)),
+        ):
+            if (value := getattr(self, name)) not in choices:
+                raise ModelError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+        if not 0 <= self.projection <= 65536:
+            raise ModelError(f"projection {self.projection} is outside 0 to 65536")
+        if self.family == "shufflenet":
+            if self.width not in SHUFFLENET_STEMS:
+                raise ModelError(f"width {self.width} of ShuffleNet: choose from {_listed(SHUFFLENET_STEMS)}")
+            if self.groups not in SHUFFLENET_CHANNELS:
+                raise ModelError(f"groups {self.groups} of ShuffleNet: choose from {_listed(SHUFFLENET_CHANNELS)}")
+        elif self.groups != 1:
+            raise ModelError(
+                f"groups {self.groups}: {self.family} has no grouped pointwise convolutions; leave it at 1"
+            )
+        if self.family == "squeezenet" and self.width != 1:
+            raise ModelError(f"width {self.width}: SqueezeNet 1.0 has one width, 1.0")
+        if not 0.1 <= self.width <= 4:
+            raise ModelError(f"width {self.width} is outside 0.1 to 4")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last map."""
+        if self.family == "squeezenet":
+            return 512
+        if self.family == "mobilenetv1":
+            return round_to_eight(1024 * self.width)
+        if self.family == "mobilenetv2":
+            return round_to_eight(1280 * max(1.0, self.width))
+        return 4 * round(SHUFFLENET_CHANNELS[self.groups] * self.width)
+
+    @property
+    def smallest_side(self) -> int:
+        """The least height and width, in pixels, that leave a map to pool."""
+        return 32 if self.stem == "imagenet" else 8
+
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        return self.projection or self.channels
+
+
+NetworkConfig = OSNetConfig | BackboneConfig
+"""Settings of any network of the library."""
+
+
+def round_to_eight(channels: float) -> int:
+    """The MobileNets' rule: the nearest multiple of 8, at least 8, never more than a tenth below ``channels``."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _listed(table: dict[float, int] | dict[int, int]) -> str:
+    return ", ".join(map(str, table))

@@ -131,3 +131,29 @@ class StaticGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (1, C, 1, 1) in (0, 1)."""
         return self.logit.sigmoid()
+
+
+class EmbeddingLayer(nn.Module):
+    """Linear, BatchNorm, ReLU: (B, C) -> (B, D), every component >= 0. Paper, Table 1, "fc"."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, size)
+        self.norm = nn.BatchNorm1d(size)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C) -> (B, D)."""
+        return self.act(self.norm(self.linear(x)))
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initial values as in the authors' code."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -13,9 +13,17 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from osnet.models.card import Card
 from osnet.models.config import OSNetConfig
-from osnet.models.layers import ChannelGate, ConvNormAct, LiteConv3x3, NormKind, StaticGate
+from osnet.models.layers import (
+    ChannelGate,
+    ConvNormAct,
+    EmbeddingLayer,
+    LiteConv3x3,
+    NormKind,
+    StaticGate,
+    init_weights,
+)
+from osnet.models.network import Network
 
 
 class UnifiedGate(nn.Module):
@@ -126,21 +134,7 @@ class Transition(nn.Module):
         return self.pool(self.mix(x))
 
 
-class EmbeddingLayer(nn.Module):
-    """Linear, BatchNorm, ReLU: (B, C) -> (B, D), every component >= 0. Paper, Table 1, "fc"."""
-
-    def __init__(self, channels: int, size: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, size)
-        self.norm = nn.BatchNorm1d(size)
-        self.act = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C) -> (B, D)."""
-        return self.act(self.norm(self.linear(x)))
-
-
-class OSNet(nn.Module):
+class OSNet(Network):
     """(B, 3, H, W) -> (B, D), always. Any H and W of at least 16 (4 with the ``cifar`` stem).
 
     Input is what ``Preprocessing`` describes. The embedding is not normalised and, coming out of a
@@ -152,10 +146,11 @@ class OSNet(nn.Module):
         card: what its weights say about themselves; None for random ones.
     """
 
+    config: OSNetConfig
+
     def __init__(self, config: OSNetConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or OSNetConfig()
-        self.card: Card | None = None
         stem, conv2, conv3, conv4 = config.channels
         imagenet = config.stem == "imagenet"
         self.stem = ConvNormAct(
@@ -174,7 +169,7 @@ class OSNet(nn.Module):
         self.conv4 = self._make_stage(conv3, conv4, rows[2])
         self.conv5 = ConvNormAct(conv4, conv4, groups=config.groups_of("all"), shuffle=False)
         self.embedding = EmbeddingLayer(conv4, config.embedding_size)
-        self.apply(_init_weights)
+        self.apply(init_weights)
 
     def _make_stage(self, channels_in: int, channels_out: int, instance_norms: list[bool]) -> nn.Sequential:
         inputs = [channels_in] + [channels_out] * (len(instance_norms) - 1)
@@ -194,18 +189,6 @@ class OSNet(nn.Module):
         features = self.feature_map(x)
         pooled = features.mean(dim=(2, 3)) if self.config.pooling == "avg" else features.amax(dim=(2, 3))
         return self.embedding(pooled)
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Initial values as in the authors' code."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, 0, 0.01)
-    else:
-        return
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 def build_on_meta(config: OSNetConfig) -> OSNet:

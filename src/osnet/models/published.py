@@ -16,7 +16,7 @@ from typing import Literal
 from osnet.errors import WeightsError
 from osnet.files import sha256_file
 from osnet.models.card import CARD_FILE, LICENCE_ZOO
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.models.variants import VARIANTS
 from osnet.models.weights import Checkpoint, read_checkpoint
 
@@ -107,7 +107,7 @@ def find_weights(model: str, pretrained: str | Path) -> Path:
     return _find_local(published) or _download(published)
 
 
-def load_model(weights: str | Path) -> OSNet:
+def load_model(weights: str | Path) -> Network:
     """A network with weights; arguments and errors as for ``find_checkpoint``."""
     return find_checkpoint(weights).build()
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from osnet.models.osnet import OSNet
+from osnet.models.build import build_network
+from osnet.models.network import Network
 from osnet.models.variants import get_config
 
 
-def create_model(name: str, pretrained: str | Path | None = None, **overrides: Any) -> OSNet:
+def create_model(name: str, pretrained: str | Path | None = None, **overrides: Any) -> Network:
     """A network by name, with random weights or with published or own ones.
 
     Args:
@@ -16,7 +17,8 @@ def create_model(name: str, pretrained: str | Path | None = None, **overrides: A
             ``msmt17_combineall``, looked for in the folder ``$OSNET_WEIGHTS``, then in the download
             cache, then downloaded from the authors' repository; or the path of a checkpoint folder of
             ours or a checkpoint file of Torchreid's. The network then carries its ``card``.
-        **overrides: fields of ``OSNetConfig``, such as ``width=0.5`` or ``stem="cifar"``.
+        **overrides: fields of ``OSNetConfig`` (of ``BackboneConfig`` for the other networks), such as ``width=0.5``
+            or ``stem="cifar"``.
 
     Raises:
         ModelError: the name or a setting is unknown, or settings do not fit together.
@@ -24,7 +26,7 @@ def create_model(name: str, pretrained: str | Path | None = None, **overrides: A
     """
     config = get_config(name, **overrides)
     if pretrained is None:
-        return OSNet(config)
+        return build_network(config)
     from osnet.models.published import find_weights  # needs more than torch
     from osnet.models.weights import load_weights
 

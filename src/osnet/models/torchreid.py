@@ -8,7 +8,6 @@ BoxMOT carries the same files as ``osnet_x0_25_msmt17.pt``.
 
 import re
 from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import written_aside
-from osnet.models.config import Normalization, OSNetConfig
+from osnet.models.config import NetworkConfig, Normalization, OSNetConfig
 from osnet.models.osnet import build_on_meta
 from osnet.models.variants import VARIANTS
 
@@ -53,12 +52,14 @@ def training_data_from_file(path: Path, num_classes: int) -> str:
     return {"market": "market1501", "duke": "dukemtmcreid"}.get(data, data)
 
 
-def torchreid_names(config: OSNetConfig) -> "OrderedDict[str, str]":
+def torchreid_names(config: NetworkConfig) -> "OrderedDict[str, str]":
     """Our tensor name -> Torchreid's, in Torchreid's order, classifier excluded.
 
     Raises:
         ModelError: Torchreid has no such network, so it has no names for it.
     """
+    if not isinstance(config, OSNetConfig):
+        raise ModelError(f"only OSNets can be exchanged with Torchreid, not {config.family}")
     plain = OSNetConfig(
         width=config.width, norm=config.norm, pooling=config.pooling, embedding_size=config.embedding_size
     )
@@ -124,12 +125,6 @@ def infer_config(state: dict[str, Tensor]) -> OSNetConfig | None:
         return None
 
 
-def name_of(config: OSNetConfig) -> str | None:
-    """The table's name for these settings (the pooling and the embedding's size aside), if there is one."""
-    base = replace(config, pooling="avg", embedding_size=512)
-    return next((name for name, variant in VARIANTS.items() if variant.config == base), None)
-
-
 class _Ignored:
     """Stands for whatever NumPy object a training file holds beside the tensors. It does nothing."""
 
@@ -176,7 +171,7 @@ def read_torchreid(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def write_torchreid(path: str | Path, state: dict[str, Tensor], config: OSNetConfig) -> None:
+def write_torchreid(path: str | Path, state: dict[str, Tensor], config: NetworkConfig) -> None:
     """Write our tensors as a Torchreid file: a bare state dict under Torchreid's names.
 
     Raises:

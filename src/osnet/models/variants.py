@@ -1,4 +1,4 @@
-"""The table of named networks, and what was printed of their costs."""
+"""The table of named networks."""
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from osnet.errors import ModelError
-from osnet.models.config import GroupExtent, OSNetConfig
+from osnet.models.config import BackboneConfig, GroupExtent, NetworkConfig, OSNetConfig
 
 WIDTHS = {"x1_0": 1.0, "x0_75": 0.75, "x0_5": 0.5, "x0_25": 0.25}
 
@@ -15,18 +15,9 @@ WIDTHS = {"x1_0": 1.0, "x0_75": 0.75, "x0_5": 0.5, "x0_25": 0.25}
 class Variant:
     """A named network."""
 
-    config: OSNetConfig
+    config: NetworkConfig
     about: str
     """What it is and where it is described."""
-
-
-@dataclass(frozen=True)
-class PublishedCost:
-    """What was printed, to the digits in which it was printed."""
-
-    params: str
-    madds: str
-    source: str
 
 
 def _variants() -> dict[str, Variant]:
@@ -41,7 +32,7 @@ def _variants() -> dict[str, Variant]:
                 f"OSNet-{norm.upper()}, arXiv:1910.06827, as in the authors' code",
             )
     table |= _ablations()
-    for suffix, groups in (("x1_0", (2, 4)), ("x0_75", (2, 3, 4)), ("x0_5", (2, 4))):
+    for suffix, groups in (("x1_0", (2, 4, 8)), ("x0_75", (2, 3, 4, 8)), ("x0_5", (2, 4, 8))):
         for g in groups:
             extents: tuple[GroupExtent, ...] = ("lite", "block", "all")
             for extent in extents:
@@ -49,6 +40,26 @@ def _variants() -> dict[str, Variant]:
                     OSNetConfig(width=WIDTHS[suffix], groups=g, group_extent=extent),
                     "grouped pointwise convolutions with shuffle, proposed in supplement C",
                 )
+    return table | _others()
+
+
+def _others() -> dict[str, Variant]:
+    """The other networks of the supplement's Table A."""
+    table = {"squeezenet1_0": Variant(BackboneConfig("squeezenet"), "SqueezeNet 1.0, arXiv:1602.07360; Table A")}
+    for suffix in ("x0_5", "x0_75", "x1_0"):
+        config = BackboneConfig("mobilenetv1", width=WIDTHS[suffix])
+        table[f"mobilenetv1_{suffix}"] = Variant(config, "MobileNetV1, arXiv:1704.04861; Table A")
+    for suffix, width in (("x1_0", 1.0), ("x1_4", 1.4)):
+        config = BackboneConfig("mobilenetv2", width=width)
+        table[f"mobilenetv2_{suffix}"] = Variant(config, "MobileNetV2, arXiv:1801.04381; Table A")
+    for suffix, width, groups, about in (
+        ("x1_0", 1.0, 8, "Table A"),
+        ("x1_0", 1.0, 3, "not the one of Table A, whose 2.4M fit 8 groups only"),
+        ("x1_5", 1.5, 3, "Table A"),
+        ("x2_0", 2.0, 3, "Table A"),
+    ):
+        config = BackboneConfig("shufflenet", width=width, groups=groups)
+        table[f"shufflenet_{suffix}_g{groups}"] = Variant(config, f"ShuffleNet (the first), arXiv:1707.01083; {about}")
     return table
 
 
@@ -85,33 +96,6 @@ def _ablations() -> dict[str, Variant]:
 VARIANTS: dict[str, Variant] = _variants()
 
 
-def _published_costs() -> dict[tuple[str, tuple[int, int], int], PublishedCost]:
-    table6 = "paper, Table 6"
-    sizes = ((256, 128), (192, 96), (128, 64), (64, 32))
-    rows = {
-        "osnet_x1_0": ("2.2M", ("978.9M", "550.7M", "244.9M", "61.5M")),
-        "osnet_x0_75": ("1.3M", ("571.8M", "321.7M", "143.1M", "35.9M")),
-        "osnet_x0_5": ("0.6M", ("272.9M", "153.6M", "68.3M", "17.2M")),
-        "osnet_x0_25": ("0.2M", ("82.3M", "46.3M", "20.6M", "5.2M")),
-    }
-    costs = {
-        (name, size, 0): PublishedCost(params, madds, table6)
-        for name, (params, row) in rows.items()
-        for size, madds in zip(sizes, row, strict=True)
-    }
-    for name, params, madds in (
-        ("x1_0", "2.7M", "1511M"),
-        ("x0_75", "1.8M", "885M"),
-        ("x0_5", "1.1M", "424M"),
-    ):
-        costs[f"osnet_{name}", (224, 224), 1000] = PublishedCost(params, madds, "supplement, Table A")
-    return costs
-
-
-PUBLISHED_COSTS = _published_costs()
-"""(name, height and width, classes) -> what the paper and its supplement print."""
-
-
 def list_models(pattern: str = "*") -> list[str]:
     """Names that match ``pattern`` (``*`` and ``?`` are wildcards), sorted.
 
@@ -121,8 +105,8 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in VARIANTS if fnmatchcase(name, pattern))
 
 
-def get_config(name: str, **overrides: Any) -> OSNetConfig:
-    """The settings behind a name, with any of ``OSNetConfig``'s fields replaced.
+def get_config(name: str, **overrides: Any) -> NetworkConfig:
+    """The settings behind a name, with any of their fields replaced.
 
     Raises:
         ModelError: the name or a field is unknown, or the settings do not fit together.
@@ -131,7 +115,17 @@ def get_config(name: str, **overrides: Any) -> OSNetConfig:
         near = get_close_matches(name, VARIANTS, n=4)
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise ModelError(f"unknown model {name!r}; {hint}choose from {', '.join(list_models())}")
-    known = OSNetConfig.__dataclass_fields__
+    config = VARIANTS[name].config
+    known = config.__dataclass_fields__
     if unknown := sorted(set(overrides) - set(known)):
         raise ModelError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
-    return replace(VARIANTS[name].config, **overrides)
+    return replace(config, **overrides)
+
+
+def name_of(config: NetworkConfig) -> str | None:
+    """The table's name for these settings (pooling and the embedding's size aside), if there is one."""
+    if isinstance(config, OSNetConfig):
+        config = replace(config, pooling="avg", embedding_size=512)
+    else:
+        config = replace(config, pooling="avg", projection=0)
+    return next((name for name, variant in VARIANTS.items() if variant.config == config), None)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,21 @@ from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
+from osnet.models.build import build_network
 from osnet.models.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
-from osnet.models.config import OSNetConfig
+from osnet.models.config import NetworkConfig
 from osnet.models.heads import PREFIX, AttributeHead, build_head, check_head
-from osnet.models.osnet import OSNet, build_on_meta
+from osnet.models.network import Network
 from osnet.models.torchreid import (
     infer_config,
     is_torchreid_path,
     name_from_file,
-    name_of,
     read_torchreid,
     torchreid_names,
     training_data_from_file,
     write_torchreid,
 )
-from osnet.models.variants import get_config
+from osnet.models.variants import get_config, name_of
 from osnet.types import Preprocessing
 
 HEADS = ("classifier.", PREFIX)
@@ -53,9 +53,9 @@ class Checkpoint:
     card: Card
     state: dict[str, Tensor]
 
-    def build(self) -> OSNet:
+    def build(self) -> Network:
         """The network with these tensors, in eval mode."""
-        network = build_on_meta(self.card.architecture)
+        network = build_network(self.card.architecture, "meta")
         tensors = {key: value for key, value in self.state.items() if not key.startswith(HEADS)}
         network.load_state_dict(tensors, assign=True)
         network.card = self.card
@@ -66,7 +66,7 @@ class Checkpoint:
         return build_head(self.card, self.state)
 
 
-def load_weights(path: str | Path, *, architecture: str | None = None, config: OSNetConfig | None = None) -> OSNet:
+def load_weights(path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None) -> Network:
     """A network from a checkpoint folder of ours or a checkpoint file of Torchreid's, in eval mode.
 
     Args:
@@ -83,7 +83,7 @@ def load_weights(path: str | Path, *, architecture: str | None = None, config: O
 
 
 def read_checkpoint(
-    path: str | Path, *, architecture: str | None = None, config: OSNetConfig | None = None
+    path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None
 ) -> Checkpoint:
     """Tensors and card; arguments and errors as for ``load_weights``."""
     path = Path(path)
@@ -103,7 +103,7 @@ def read_checkpoint(
 
 
 def save_weights(
-    network: OSNet,
+    network: Network,
     folder: str | Path,
     card: Card | None = None,
     classifier: Mapping[str, Tensor] | None = None,
@@ -112,7 +112,7 @@ def save_weights(
     """Save ``network`` as a checkpoint folder; what was there is replaced only when all is written.
 
     Args:
-        network: any OSNet.
+        network: any network of the library.
         folder: made if need be.
         card: what to say of it; by default the network's own card. The architecture, the classes and
             the SHA-256 are filled in here.
@@ -183,7 +183,7 @@ def convert(
     return replace(checkpoint.card, sha256=sha256_file(target))
 
 
-def network_sha256(network: OSNet, preprocessing: Preprocessing) -> str:
+def network_sha256(network: Network, preprocessing: Preprocessing) -> str:
     """SHA-256 of all that decides an embedding: settings, preprocessing, tensors.
 
     It does not depend on the kind of file: a network converted from Torchreid's format has the same.
@@ -199,9 +199,9 @@ def network_sha256(network: OSNet, preprocessing: Preprocessing) -> str:
     return digest.hexdigest()
 
 
-def _decisions(settings: OSNetConfig | Preprocessing) -> dict[str, Any]:
+def _decisions(settings: NetworkConfig | Preprocessing) -> dict[str, Any]:
     """What differs from the defaults: a dial that is added one day changes no digest. 1 and 1.0 are the same."""
-    defaults = asdict(type(settings)())
+    defaults = {field.name: field.default for field in fields(settings)}
     return {
         name: float(value) if isinstance(defaults[name], float) else value
         for name, value in asdict(settings).items()
@@ -209,7 +209,7 @@ def _decisions(settings: OSNetConfig | Preprocessing) -> dict[str, Any]:
     }
 
 
-def _read_folder(folder: Path, expected: OSNetConfig | None) -> Checkpoint:
+def _read_folder(folder: Path, expected: NetworkConfig | None) -> Checkpoint:
     card, weights_file = read_card(folder)
     if expected is not None and expected != card.architecture:
         raise WeightsError(
@@ -228,7 +228,7 @@ def _read_folder(folder: Path, expected: OSNetConfig | None) -> Checkpoint:
     return Checkpoint(card, _check_state(state, card.architecture, str(path)))
 
 
-def _read_torchreid_file(path: Path, architecture: str | None, config: OSNetConfig | None) -> Checkpoint:
+def _read_torchreid_file(path: Path, architecture: str | None, config: NetworkConfig | None) -> Checkpoint:
     theirs = read_torchreid(path)
     inferred = infer_config(theirs)
     name = architecture or name_from_file(path)
@@ -273,7 +273,7 @@ def _num_classes(state: Mapping[str, Tensor]) -> int:
 
 
 def _check_state(
-    state: dict[str, Tensor], config: OSNetConfig, source: str, shown_as: Mapping[str, str] | None = None
+    state: dict[str, Tensor], config: NetworkConfig, source: str, shown_as: Mapping[str, str] | None = None
 ) -> dict[str, Tensor]:
     """``state`` if it is exactly the network's tensors, plus or minus a classifier, all finite.
 
@@ -281,7 +281,7 @@ def _check_state(
         WeightsError: listing every tensor that is missing, unexpected, of another shape, or not finite.
     """
     shown = shown_as or {}
-    expected = build_on_meta(config).state_dict()
+    expected = build_network(config, "meta").state_dict()
     body = {key: value for key, value in state.items() if not key.startswith(HEADS)}
     problems = [f"missing: {shown.get(key, key)}" for key in expected if key not in body]
     problems += [f"unexpected: {shown.get(key, key)}" for key in body if key not in expected]

@@ -25,7 +25,7 @@ from osnet.metrics.attributes import AttributeScores, choose_thresholds, score_a
 from osnet.models.card import Card
 from osnet.models.config import Pooling
 from osnet.models.heads import AttributeHead
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.models.weights import save_weights
 from osnet.tasks.reid import embed
 from osnet.training.recipe import Recipe, build_network, one_folder
@@ -64,9 +64,9 @@ class AttributeTask(Task):
     label_weights: Tensor
     """(2, A): of label 0 and of label 1."""
 
-    def __init__(self, network: OSNet, names: Sequence[str], ratios_A: ArrayLike, loss: AttributeLoss) -> None:
+    def __init__(self, network: Network, names: Sequence[str], ratios_A: ArrayLike, loss: AttributeLoss) -> None:
         super().__init__()
-        self.network: OSNet = network
+        self.network: Network = network
         self.head = AttributeHead(network.config.embedding_size, names)
         self.register_buffer("label_weights", loss.weights(torch.as_tensor(np.asarray(ratios_A), dtype=torch.float32)))
 
@@ -135,7 +135,7 @@ class LabelledPlan(Plan):
 
     metric = "mA"
 
-    def prepare(self, recipe: Recipe, dataset: AttributeDataset) -> OSNet:
+    def prepare(self, recipe: Recipe, dataset: AttributeDataset) -> Network:
         """Samples, checks, the network; the recipe's seed is set when it returns, for the heads."""
         if not len(dataset.train) or not dataset.attributes:
             raise DataError(f"{dataset.root} has no training images with attributes")

@@ -16,7 +16,7 @@ from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
 from osnet.errors import DataError
 from osnet.losses import LABEL_SMOOTHING, smoothed_cross_entropy_sum
 from osnet.models.config import Pooling
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.models.weights import save_weights
 from osnet.tasks.attributes import AttributeLoss, AttributeTask, LabelledPlan, attribute_losses, mean_count
 from osnet.tasks.reid import embed
@@ -48,7 +48,7 @@ class JointTask(AttributeTask):
     """
 
     def __init__(
-        self, network: OSNet, num_classes: int, names: Sequence[str], ratios_A: ArrayLike, weighting: AttributeLoss,
+        self, network: Network, num_classes: int, names: Sequence[str], ratios_A: ArrayLike, weighting: AttributeLoss,
         mix: JointLoss,
     ) -> None:  # fmt: skip
         super().__init__(network, names, ratios_A, weighting)

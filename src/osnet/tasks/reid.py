@@ -17,7 +17,7 @@ from osnet.inference.embedder import Embedder
 from osnet.losses import LABEL_SMOOTHING, MARGIN, batch_hard_triplet, smoothed_cross_entropy
 from osnet.metrics.ranking import rank_scores
 from osnet.models.card import Card
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.models.weights import save_weights
 from osnet.training.recipe import Recipe, build_network
 from osnet.training.task import Batch, Plan, Task
@@ -52,9 +52,9 @@ class ReidTask(Task):
         loss: which losses.
     """
 
-    def __init__(self, network: OSNet, num_classes: int, loss: ReidLoss) -> None:
+    def __init__(self, network: Network, num_classes: int, loss: ReidLoss) -> None:
         super().__init__()
-        self.network: OSNet = network
+        self.network: Network = network
         self.loss = loss
         size = network.config.embedding_size
         self.neck: nn.Module = nn.BatchNorm1d(size) if loss.bnneck else nn.Identity()

@@ -11,7 +11,7 @@ import torch
 
 from osnet.data.augmentation import Augmentation
 from osnet.errors import DataError, ModelError
-from osnet.models.osnet import OSNet
+from osnet.models.network import Network
 from osnet.models.registry import create_model
 from osnet.models.variants import get_config
 from osnet.training.task import Plan
@@ -115,7 +115,7 @@ def one_folder(recipe: Recipe, folders: Sequence[Path], combine_all: bool) -> Pa
     return folders[0]
 
 
-def build_network(recipe: Recipe) -> OSNet:
+def build_network(recipe: Recipe) -> Network:
     """The network as the recipe's training begins: the same seed, the same first weights."""
     torch.manual_seed(recipe.seed)
     return create_model(recipe.model, recipe.pretrained, **recipe.network_settings())

@@ -1,0 +1,46 @@
+"""MobileNetV1's layers. Howard et al., "MobileNets", 2017, arXiv:1704.04861, section 3 and Table 1.
+
+Our own: torchvision has none, and timm builds widths 1.0 and 1.25 only through its public functions.
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from torch import nn
+
+from osnet.models.config import round_to_eight
+from osnet.models.layers import ConvNormAct, init_weights
+
+BLOCKS = (
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+    *((512, 1),) * 5,
+    *((1024, 2), (1024, 1)),
+)
+"""(channels at width 1.0, stride) of the depthwise separable convolutions (Table 1)."""
+
+
+class SeparableConv(nn.Sequential):
+    """Depthwise 3x3, BatchNorm, ReLU, then 1x1, BatchNorm, ReLU: (B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__(
+            ConvNormAct(channels_in, channels_in, 3, stride=stride, groups=channels_in, shuffle=False),
+            ConvNormAct(channels_in, channels_out),
+        )
+
+
+class MobileNetV1(nn.Sequential):
+    """(B, 3, H, W) -> (B, 1024 width, H/32, W/32), H/8 and W/8 if ``small``.
+
+    Args:
+        width: multiplies all channels (the paper's alpha).
+        small: for 32x32 images: the stem and the first block that would halve do not.
+    """
+
+    def __init__(self, width: float, small: bool) -> None:
+        channels = round_to_eight(32 * width)
+        layers: list[nn.Module] = [ConvNormAct(3, channels, 3, stride=1 if small else 2)]
+        for index, (base, stride) in enumerate(BLOCKS):
+            out = round_to_eight(base * width)
+            layers.append(SeparableConv(channels, out, 1 if small and index == 1 else stride))
+            channels = out
+        super().__init__(*layers)
+        self.apply(init_weights)

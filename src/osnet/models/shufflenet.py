@@ -1,0 +1,64 @@
+"""ShuffleNet (the first). Zhang et al., "ShuffleNet", CVPR 2018, arXiv:1707.01083, section 3 and Table 1.
+
+Our own: neither torchvision nor timm has it. Where the paper is silent this is what its authors' released code
+builds: the 1x1 convolutions are a quarter as wide inside, the very first of stage 2 is not grouped, and at width 2.0
+the stem has 48 channels. Shapes: B batch, C channels, H height, W width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from osnet.models.config import SHUFFLENET_CHANNELS, SHUFFLENET_STEMS
+from osnet.models.layers import ConvNormAct, init_weights
+
+REPEATS = (4, 8, 4)
+"""Blocks in stages 2, 3 and 4."""
+
+
+class ShuffleUnit(nn.Module):
+    """Figure 2 (b) and (c): (B, C_in, H, W) -> (B, C_out, H/stride, W/stride).
+
+    Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1. With stride 1 the input is added; with stride 2 its 3x3
+    average is put in front of the result, which has so many channels fewer.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, groups: int, stride: int, first_groups: int) -> None:
+        super().__init__()
+        mid = channels_out // 4
+        made = channels_out - (channels_in if stride == 2 else 0)
+        self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else nn.Identity()
+        self.reduce = ConvNormAct(channels_in, mid, groups=first_groups)  # not grouped, a shuffle would relabel only
+        self.depthwise = ConvNormAct(mid, mid, 3, stride=stride, groups=mid, shuffle=False, act=False)
+        self.expand = ConvNormAct(mid, made, groups=groups, shuffle=False, act=False)
+        self.joins = stride == 2
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
+        made = self.expand(self.depthwise(self.reduce(x)))
+        return self.act(torch.cat([self.pool(x), made], dim=1) if self.joins else x + made)
+
+
+class ShuffleNet(nn.Sequential):
+    """(B, 3, H, W) -> (B, C, H/32, W/32), H/8 and W/8 if ``small``.
+
+    Args:
+        width: the paper's scale factor s.
+        groups: of the 1x1 convolutions.
+        small: for 32x32 images: the stem has stride 1 and no max pool follows it.
+    """
+
+    def __init__(self, width: float, groups: int, small: bool) -> None:
+        channels = SHUFFLENET_STEMS[width]
+        layers: list[nn.Module] = [ConvNormAct(3, channels, 3, stride=1 if small else 2)]
+        if not small:
+            layers.append(nn.MaxPool2d(3, 2, padding=1))
+        stage2 = round(SHUFFLENET_CHANNELS[groups] * width)
+        for stage, repeats in enumerate(REPEATS):
+            out = stage2 * 2**stage
+            for block in range(repeats):
+                first_groups = 1 if stage == block == 0 else groups
+                layers.append(ShuffleUnit(channels, out, groups, 2 if block == 0 else 1, first_groups))
+                channels = out
+        super().__init__(*layers)
+        self.apply(init_weights)
