@@ -37,8 +37,8 @@ _OSNET = (
 TABLE_A: tuple[TableARow, ...] = (
     TableARow(
         "squeezenet1_0", "SqueezeNet 1.0", "1.2M", None, 57.5,
-        "its own classifier is a convolution at each of 13 x 13 places before the pooling: 818.9M so; ours comes "
-        "after it. The parameters are the same",
+        "its own classifier is a convolution at each of 13 x 13 places before the pooling: 823.3M so (818.9M "
+        "without biases); ours comes after it. The parameters are the same",
     ),
     TableARow("mobilenetv1_x0_5", "MobileNetV1 x0.5", "1.3M", "149M", 63.7),
     TableARow("mobilenetv1_x0_75", "MobileNetV1 x0.75", "2.6M", "325M", 68.4),

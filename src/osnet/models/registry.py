@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from osnet.models.build import build_network
-from osnet.models.network import Network
 from osnet.models.variants import get_config
 
 
-def create_model(name: str, pretrained: str | Path | None = None, **overrides: Any) -> Network:
+def create_model(name: str, pretrained: str | Path | None = None, **overrides: Any) -> Any:
     """A network by name, with random weights or with published or own ones.
 
     Args:
@@ -19,6 +18,9 @@ def create_model(name: str, pretrained: str | Path | None = None, **overrides: A
             ours or a checkpoint file of Torchreid's. The network then carries its ``card``.
         **overrides: fields of ``OSNetConfig`` (of ``BackboneConfig`` for the other networks), such as ``width=0.5``
             or ``stem="cifar"``.
+
+    Returns:
+        A ``Network``: an ``OSNet`` or a ``Backbone``. Which one, the name decides, so the annotation leaves it open.
 
     Raises:
         ModelError: the name or a setting is unknown, or settings do not fit together.
