@@ -112,6 +112,20 @@ def test_channel_shuffle_by_hand() -> None:
     assert ChannelShuffle(3)(x).flatten().tolist() == [0, 2, 4, 1, 3, 5]
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_channel_shuffle_keeps_the_memory_format(memory_format: torch.memory_format, requires_grad: bool) -> None:
+    x = torch.rand(2, 12, 3, 5).contiguous(memory_format=memory_format).requires_grad_(requires_grad)
+    out = ChannelShuffle(4)(x)
+    assert out.is_contiguous(memory_format=memory_format)
+    for group in range(4):
+        for i in range(3):
+            assert torch.equal(out[:, i * 4 + group], x[:, group * 3 + i])
+    if requires_grad:
+        (gradient,) = torch.autograd.grad((out * torch.arange(12).view(1, 12, 1, 1)).sum(), x)
+        assert gradient[0, :, 0, 0].tolist() == [i * 4 + group for group in range(4) for i in range(3)]
+
+
 def test_groups_see_each_other_between_lite_layers() -> None:
     """Without a shuffle, the second layer's output in group 1 would depend on group 1 alone."""
     x = torch.rand(1, 8, 9, 9, requires_grad=True)

@@ -26,7 +26,7 @@ class Preprocessing:
     """
 
     size_hw: tuple[int, int] = (256, 128)
-    """Height and width in pixels; the crop is stretched to it."""
+    """Height and width in pixels; the crop is stretched to it, unless one of the last two settings is used."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per channel, in fractions of 255, in ``channel_order``."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -35,9 +35,17 @@ class Preprocessing:
     """Pillow's filter of that name, which smooths when it makes an image smaller."""
     channel_order: ChannelOrder = "rgb"
     """The order that the network expects."""
+    crop_from: tuple[int, int] | None = None
+    """Height and width to resize to first; ``size_hw`` is then cut from the middle. None: nothing is cut off."""
+    keep_aspect: bool = False
+    """Do not stretch: resize until the picture just covers ``crop_from`` (or ``size_hw``), and cut off the rest."""
 
     def __post_init__(self) -> None:
         height, width = self.size_hw
+        if self.crop_from is not None and not (
+            height <= self.crop_from[0] <= 4096 and width <= self.crop_from[1] <= 4096
+        ):
+            raise ValueError(f"crop_from {self.crop_from} must be from size_hw {self.size_hw} to 4096 pixels")
         if not (1 <= height <= 4096 and 1 <= width <= 4096):
             raise ValueError(f"size_hw {self.size_hw} must be two numbers of pixels from 1 to 4096")
         if min(self.std) <= 0:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 NormKind = Literal["batch", "instance", "none"]
 
@@ -29,7 +30,7 @@ class ChannelShuffle(nn.Module):
     """Interleaves ``groups`` runs of channels, so that the next grouped layer sees all of them.
 
     (B, C, H, W) -> (B, C, H, W); C must be divisible by ``groups``. It has no parameters and
-    no multiply-adds, though it does take time.
+    no multiply-adds, though it does take time; the memory format stays as it is.
     """
 
     def __init__(self, groups: int) -> None:
@@ -38,9 +39,13 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W): channel ``g * C/G + i`` moves to ``i * G + g``."""
-        batch, channels, height, width = x.shape
-        grouped = x.view(batch, self.groups, channels // self.groups, height, width)
-        return grouped.transpose(1, 2).reshape(batch, channels, height, width)
+        channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        if channels_last and (x.requires_grad or x.device.type != "cpu"):
+            # Here torch's own would give the other memory format, and the next layer would have to turn it back.
+            batch, _, height, width = x.shape
+            grouped = x.permute(0, 2, 3, 1).view(batch, height, width, self.groups, -1)
+            return grouped.transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
+        return functional.channel_shuffle(x, self.groups)
 
     def extra_repr(self) -> str:
         """Shown by ``print(network)``."""

@@ -1,0 +1,118 @@
+"""How fast the grouped OSNets run beside their multiply-adds, and what their shuffles cost: all in turn.
+
+A shuffle has no multiply-adds and takes time all the same, so each grouped network is also timed with its shuffles
+taken out (which computes something else; it only shows the cost). Random weights; one process; each round times
+every network once. Images per second are this machine's, now: quote the ratios to the ungrouped network.
+
+    python benchmarks/variants.py [--pattern 'osnet_x1_0_g*'] [--size 224 224] [--batch-size 8] [--rounds 10]
+"""
+
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import nn
+
+from osnet import create_model, list_models
+from osnet.models.counting import count_cost
+from osnet.models.layers import ChannelShuffle
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    pattern: str = "osnet_x1_0_g*"
+    """Which networks; the ungrouped one of the same width is always there."""
+    size: tuple[int, int] = (224, 224)
+    """Height and width in pixels."""
+    batch_size: int = 8
+    rounds: int = 10
+    """Each round times every network once."""
+    device: str = "cpu"
+    threads: int = 0
+    """Of torch; 0 leaves its own choice."""
+    out: Path | None = None
+    """Write the result here as JSON."""
+
+
+def without_shuffles(network: nn.Module) -> nn.Module:
+    """The network with its shuffles taken out, in place."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, ChannelShuffle):
+                setattr(module, name, nn.Identity())
+    return network
+
+
+def time_s(network: nn.Module, images: torch.Tensor) -> float:
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    network(images)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main(settings: Settings) -> None:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(0)
+    device = torch.device(settings.device)
+    images = torch.rand(settings.batch_size, 3, *settings.size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    names = list_models(settings.pattern)
+    plain = sorted({name.split("_g")[0] for name in names})
+    networks: dict[str, nn.Module] = {}
+    for name in [*plain, *names]:
+        networks[name] = create_model(name)
+        if name in names:
+            networks[f"{name} no shuffle"] = without_shuffles(create_model(name))
+    madds = {name: count_cost(network, settings.size).madds for name, network in networks.items()}
+    for name, network in networks.items():
+        networks[name] = network.to(device, memory_format=torch.channels_last).eval()
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.inference_mode():
+        for number in range(settings.rounds + 1):
+            for name, network in networks.items():
+                elapsed = time_s(network, images)
+                if number:  # the first warms up
+                    times[name].append(elapsed)
+    results = {}
+    print(
+        f"{len(images)} images of {settings.size[0]} x {settings.size[1]}, {device}, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{'network':<24}{'mult-adds':>11}{'ratio':>7}{'img/s':>9}{'speed ratio':>13}{'(rounds)':>15}{'shuffles':>10}"
+    )
+    for name in [*plain, *names]:
+        base = name.split("_g")[0]
+        ratios = [b / t for b, t in zip(times[base], times[name], strict=True)]
+        bare = times.get(f"{name} no shuffle", times[name])
+        shuffles = statistics.median(1 - b / t for b, t in zip(bare, times[name], strict=True))
+        results[name] = {
+            "madds": madds[name],
+            "madds_ratio": madds[base] / madds[name],
+            "images_per_s": settings.batch_size / statistics.median(times[name]),
+            "speed_ratio": statistics.median(ratios),
+            "speed_ratio_range": (min(ratios), max(ratios)),
+            "share_of_time_in_shuffles": shuffles,
+        }
+        r = results[name]
+        print(
+            f"{name:<24}{madds[name] / 1e6:>10.1f}M{r['madds_ratio']:>7.2f}{r['images_per_s']:>9.1f}"
+            f"{r['speed_ratio']:>13.2f}{f'{min(ratios):.2f} to {max(ratios):.2f}':>15}{100 * shuffles:>8.0f} %"
+        )
+    if settings.out is not None:
+        report = {"settings": asdict(settings) | {"out": str(settings.out)}, "torch": torch.__version__}
+        report |= {"threads": torch.get_num_threads(), "results": results}
+        settings.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
