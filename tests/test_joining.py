@@ -7,7 +7,7 @@ import pytest
 from osnet.data.joining import join_training
 from osnet.data.training_set import TrainingSet
 from osnet.errors import DataError
-from osnet.evaluation import _check_leak
+from osnet.evaluation import check_leak
 from osnet.models.card import Card
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, ReidDataset, Split
@@ -73,8 +73,8 @@ def test_weights_that_saw_the_test_images(trained_on: str, refused: bool, tiny_n
     network = OSNet(tiny_network.config)
     network.card = Card(network.config, training_data=trained_on)
     if not refused:
-        assert _check_leak(network, B, force=False) == []
+        assert check_leak(network, B, force=False) == []
         return
     with pytest.raises(DataError, match="trained on the test images of b"):
-        _check_leak(network, B, force=False)
-    assert "says nothing about new people" in _check_leak(network, B, force=True)[0]
+        check_leak(network, B, force=False)
+    assert "says nothing about new people" in check_leak(network, B, force=True)[0]
