@@ -36,6 +36,7 @@ from osnet.training.engine import RunOptions, Trainer
 LEAST_POSITIVES = 10
 """mA is reported over the attributes with at least so many positives in test."""
 SHOWN = 16
+SCORES = "scores.json"
 CRITERIA: tuple[Criterion, ...] = ("mA", "F1")
 WAYS = ("at 0.5", "at validation's best mA", "at validation's best F1")
 """Thresholds."""
@@ -101,7 +102,7 @@ def run_one(
     """Scores of a run, and whether anything was trained for them."""
     recipe = make_recipe(settings, entrant, seed)
     folder = settings.work / recipe.name
-    result = folder / "scores.json"
+    result = folder / SCORES
     if result.exists():
         return json.loads(result.read_text(encoding="utf-8")), False
     make_folder(folder)
@@ -144,7 +145,9 @@ def over_seeds(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
 def draw_sheet(settings: Settings, dataset: AttributeDataset) -> None:
     run = settings.work / make_recipe(settings, settings.entrants[0], settings.seeds[0]).name / "run" / "best"
     predictor = AttributePredictor(run, device="cpu" if settings.cpu else "auto")
-    test = labelled(dataset.test)
+    test, val = labelled(dataset.test), labelled(dataset.val)
+    _, on_val = score_split(predictor, val, dataset.attributes)
+    predictor.head.thresholds = tuple(choose_thresholds(on_val, val.labels, dataset.attributes))
     rows = list(range(0, len(test), max(1, len(test) // SHOWN)))[:SHOWN]
     seen = predictor.predict([test.paths[i] for i in rows])
     shown = [
@@ -165,7 +168,8 @@ def main(settings: Settings) -> None:
     counted = [name for name, number in zip(dataset.attributes, positives, strict=True) if number >= LEAST_POSITIVES]
     report: dict[str, Any] = {
         "caution": "a sample of 2 % of PA-100K: not comparable with published figures",
-        "settings": json.loads(json.dumps(asdict(settings), default=lambda path: path.name)),
+        "settings": json.loads(json.dumps({**asdict(settings), "pretrained": Path(settings.pretrained).name},
+                                          default=lambda path: path.name)),
         "images": {split.name: len(labelled(split)) for split in dataset.splits},
         "problems": dataset.problems,
         "attributes_in_mA": counted,
@@ -178,7 +182,8 @@ def main(settings: Settings) -> None:
     trained, runs = 0, {entrant: {} for entrant in settings.entrants}
     for seed in settings.seeds:  # by seed, so that what is cut off is a seed, not a network
         for entrant in settings.entrants:
-            if trained >= settings.max_runs:
+            finished = settings.work / make_recipe(settings, entrant, seed).name / SCORES
+            if trained >= settings.max_runs and not finished.exists():
                 print("stopped after --max-runs; call it again")
                 return
             scores, new = run_one(settings, dataset, entrant, seed, counted)
