@@ -12,13 +12,16 @@ from osnet.models.registry import create_model
 from osnet.models.variants import list_models
 
 if TYPE_CHECKING:
+    from osnet.calibration import calibrate as calibrate
     from osnet.data.folder import read_folder as read_folder
     from osnet.data.reid.market1501 import read_market1501 as read_market1501
     from osnet.evaluation import evaluate as evaluate
+    from osnet.evaluation import evaluate_vectors as evaluate_vectors
     from osnet.gallery import Gallery as Gallery
     from osnet.inference.attributes import AttributePredictor as AttributePredictor
     from osnet.inference.embedder import Embedder as Embedder
     from osnet.inference.inputs import Frame as Frame
+    from osnet.inference.labelled import read_labelled as read_labelled
     from osnet.metrics.expansion import expand_queries as expand_queries
     from osnet.metrics.ranking import rank_scores as rank_scores
     from osnet.metrics.rerank import rerank as rerank
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from osnet.models.weights import convert as convert
     from osnet.models.weights import load_weights as load_weights
     from osnet.models.weights import save_weights as save_weights
+    from osnet.splits import evaluate_splits as evaluate_splits
     from osnet.types import Item as Item
 
 __version__ = "0.1.0"
@@ -36,12 +40,16 @@ _LAZY = {
     "Frame": "osnet.inference.inputs",
     "Gallery": "osnet.gallery",
     "Item": "osnet.types",
+    "calibrate": "osnet.calibration",
     "convert": "osnet.models.weights",
     "evaluate": "osnet.evaluation",
     "expand_queries": "osnet.metrics.expansion",
+    "evaluate_splits": "osnet.splits",
+    "evaluate_vectors": "osnet.evaluation",
     "load_weights": "osnet.models.weights",
     "rank_scores": "osnet.metrics.ranking",
     "read_folder": "osnet.data.folder",
+    "read_labelled": "osnet.inference.labelled",
     "read_market1501": "osnet.data.reid.market1501",
     "rerank": "osnet.metrics.rerank",
     "rerank_best": "osnet.metrics.rerank",

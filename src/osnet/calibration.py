@@ -93,12 +93,7 @@ def calibrate(
             they could); a data set that cannot be scored.
         ImageError: an unreadable image, if ``on_error`` is ``raise``.
     """
-    if (fpr is None) == (fpir is None):
-        raise DataError("give either fpr (same or different?) or fpir (who is it, if anybody?)")
-    rate = fpr if fpr is not None else fpir
-    assert rate is not None
-    if not 0 < rate < 1:
-        raise DataError(f"a false positive rate of {rate:g} cannot be calibrated for; give a share between 0 and 1")
+    rate = _pick_rate(fpr, fpir)
     data = dataset if isinstance(dataset, ReidDataset) else read_dataset(dataset)
     check_scorable(data)
     _check_size(data, rate, identify=fpir is not None)
@@ -128,6 +123,16 @@ def calibrate(
         weights=describe_weights(embedder),
         warnings=(*warnings, *(str(failure) for part in embedded for failure in part.failures)),
     )
+
+
+def _pick_rate(fpr: float | None, fpir: float | None) -> float:
+    if (fpr is None) == (fpir is None):
+        raise DataError("give either fpr (same or different?) or fpir (who is it, if anybody?)")
+    rate = fpr if fpr is not None else fpir
+    assert rate is not None
+    if not 0 < rate < 1:
+        raise DataError(f"a false positive rate of {rate:g} cannot be calibrated for; give a share between 0 and 1")
+    return rate
 
 
 def _check_size(data: ReidDataset, rate: float, identify: bool) -> None:

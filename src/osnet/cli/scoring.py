@@ -1,5 +1,6 @@
 """osnet embed, evaluate, calibrate, data generate, demo."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,8 @@ from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
 from osnet.demo import FULL, QUICK, run_demo, run_demo_on
 from osnet.errors import DataError, OutputError
+from osnet.evaluation import Evaluation, Scoring, evaluate_vectors
 from osnet.evaluation import evaluate as evaluate_weights
-from osnet.evaluation import evaluate_vectors
 from osnet.files import check_writable, write_json
 from osnet.inference.embedder import Embedder, OnError
 from osnet.inference.labelled import read_labelled
@@ -109,23 +110,20 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
-    if weights is None or data is None:
-        if weights is not None or data is not None or not features:
-            raise DataError("give --weights and --data, or --features with files of vectors")
+    scoring = Scoring(rule, distance, ap, seed)
+    if weights is None and data is None and features:
         if flip:
             raise DataError("--flip embeds mirrored crops; vectors in files cannot be mirrored")
-        query, gallery = read_labelled(features, csv)
-        result = evaluate_vectors(
-            query, gallery, rule=rule, distance=distance, ap=ap, seed=seed,
-            name=name or features[0].stem, root=", ".join(map(str, features)),
-        )  # fmt: skip
+        result = _score_files(features, csv, name, scoring)
+    elif weights is None or data is None:
+        raise DataError("give --weights and --data, or --features with files of vectors")
     else:
         if len(features) > 1 or (features and features[0].is_file()):
             raise DataError("with --weights, --features is one folder that keeps the vectors; without, it is files")
         dataset = read_dataset(data, FolderLayout(identity_from, pattern, csv), name)
         embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
         result = evaluate_weights(
-            embedder, dataset, rule=rule, distance=distance, ap=ap, seed=seed, force=force, on_error=on_error,
+            embedder, dataset, **asdict(scoring), force=force, on_error=on_error,
             features=features[0] if features else None, progress=draw_progress,
         )  # fmt: skip
     first = join_processes()[0] == 0
@@ -134,6 +132,12 @@ def evaluate(
         if out is not None:
             write_json(out, result.to_json())
         print(result)
+
+
+def _score_files(files: tuple[Path, ...], table: Path | None, name: str | None, scoring: Scoring) -> Evaluation:
+    query, gallery = read_labelled(files, table)
+    root = ", ".join(map(str, files))
+    return evaluate_vectors(query, gallery, **asdict(scoring), name=name or files[0].stem, root=root)
 
 
 @app.command
