@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from osnet.calibration import calibrate as calibrate_weights
 from osnet.cli.common import app, data_app, draw_progress, list_inputs, report_failures
 from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
+from osnet.data.reid.catalog import read_benchmark
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
 from osnet.demo import FULL, QUICK, run_demo, run_demo_on
 from osnet.errors import DataError, OutputError
@@ -23,6 +24,8 @@ from osnet.inference.vectors import embed_files
 from osnet.metrics.ranking import AveragePrecision
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
+from osnet.splits import SplitEvaluation, evaluate_splits
+from osnet.types import ReidDataset
 
 
 @app.command
@@ -66,7 +69,8 @@ def evaluate(
     data: Path | None = None,
     features: tuple[Path, ...] = (),
     out: Path | None = None,
-    rule: Rule = "market1501",
+    benchmark: str | None = None,
+    rule: Rule | None = None,
     distance: Distance = "cosine",
     ap: AveragePrecision = "precision",
     flip: bool = False,
@@ -82,19 +86,17 @@ def evaluate(
 ) -> None:
     """Score weights on a data set, or anybody's vectors: CMC, mAP, mINP.
 
-    Weights and a data set: `osnet evaluate --weights W --data DIR`. Vectors: `osnet evaluate --features FILE.npz`, with
-    query_vectors, query_pids, query_camids and gallery_vectors, gallery_pids, gallery_camids in it; or
-    `--features QUERY.npz GALLERY.npz`, each with vectors, pids, camids, or made by `osnet embed`, whose identities are
-    read from names like Market-1501's or from `--csv`. Under torchrun the processes share the work:
-    `torchrun --nproc-per-node 2 -m osnet.cli evaluate ...`
+    Vectors: `--features FILE.npz` with query_vectors, query_pids, query_camids and the same for gallery; or two files
+    with vectors, pids, camids each, or made by `osnet embed` (people from Market-1501's names or `--csv`).
+    Several processes share the work: `torchrun --nproc-per-node 2 -m osnet.cli evaluate ...`
 
     Args:
         weights: a path, or a short name like osnet_x0_25_msmt17.
         data: Market-1501's layout; or folders query and gallery; or, with a CSV that has a column split, any folder.
-        features: with weights: a folder to keep the vectors in; a run that was cut off goes on from there. Without:
-            one or two files of vectors to score.
+        features: with weights, a folder that keeps the vectors, so that a run goes on; without, files of vectors.
         out: write the result here as JSON.
-        rule: market1501, or cuhk03: one gallery image of each person, drawn 10 times.
+        benchmark: read the data as this one (`osnet data benchmarks` lists them) and score each of its splits.
+        rule: market1501, or cuhk03: one gallery image of each person, drawn 10 times; by default the benchmark's.
         distance: cosine, or euclidean between vectors as the network gives them.
         ap: average precision as in most papers' code (precision), or as in Market-1501's official script (trapezoid).
         flip: average each vector with that of the mirrored crop.
@@ -110,22 +112,57 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
-    scoring = Scoring(rule, distance, ap, seed)
-    if weights is None and data is None and features:
-        if flip:
-            raise DataError("--flip embeds mirrored crops; vectors in files cannot be mirrored")
-        result = _score_files(features, csv, name, scoring)
-    elif weights is None or data is None:
-        raise DataError("give --weights and --data, or --features with files of vectors")
+    result: Evaluation | SplitEvaluation
+    if weights is None or data is None:
+        if weights is not None or data is not None or not features or flip or benchmark:
+            raise DataError(
+                "give --weights and --data, or --features with files of vectors (and no --flip, no benchmark)"
+            )
+        result = _score_files(features, csv, name, Scoring(rule or "market1501", distance, ap, seed))
     else:
-        if len(features) > 1 or (features and features[0].is_file()):
-            raise DataError("with --weights, --features is one folder that keeps the vectors; without, it is files")
-        dataset = read_dataset(data, FolderLayout(identity_from, pattern, csv), name)
         embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
-        result = evaluate_weights(
-            embedder, dataset, **asdict(scoring), force=force, on_error=on_error,
-            features=features[0] if features else None, progress=draw_progress,
+        found = _read_protocol(data, benchmark, FolderLayout(identity_from, pattern, csv), name)
+        scoring = Scoring(rule or found[1], distance, ap, seed)
+        result = _score_weights(embedder, found[0], scoring, force, on_error, _one_folder(features))
+    _tell_once(result, out)
+
+
+def _one_folder(features: tuple[Path, ...]) -> Path | None:
+    if len(features) > 1 or (features and features[0].is_file()):
+        raise DataError("with --weights, --features is one folder that keeps the vectors; without, it is files")
+    return features[0] if features else None
+
+
+def _read_protocol(
+    data: Path, benchmark: str | None, layout: FolderLayout, name: str | None
+) -> tuple[tuple[ReidDataset, ...], Rule]:
+    """The splits to score, and the rule that they are made for."""
+    if benchmark is None:
+        return (read_dataset(data, layout, name),), "market1501"
+    found = read_benchmark(benchmark, data)
+    return found.datasets, found.rule
+
+
+def _score_weights(
+    embedder: Embedder,
+    datasets: tuple[ReidDataset, ...],
+    scoring: Scoring,
+    force: bool,
+    on_error: OnError,
+    features: Path | None,
+) -> Evaluation | SplitEvaluation:
+    if len(datasets) == 1:
+        return evaluate_weights(
+            embedder, datasets[0], **asdict(scoring), force=force, on_error=on_error, features=features,
+            progress=draw_progress,
         )  # fmt: skip
+    return evaluate_splits(
+        embedder, datasets, **asdict(scoring), force=force, on_error=on_error, features=features, progress=draw_progress
+    )
+
+
+def _tell_once(result: Evaluation | SplitEvaluation, out: Path | None) -> None:
+    """Of several processes, one speaks and writes."""
     first = join_processes()[0] == 0
     leave_processes()
     if first:
