@@ -104,7 +104,7 @@ def evaluate(
         identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
         pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
         csv: a table with the columns path, identity, camera, split.
-        name: what to call the data set.
+        name: of the data set.
         force: evaluate weights on images they were trained on; the result says so.
         on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
         batch_size: crops per forward pass.
