@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from conftest import write_picture
-from layouts import make_viper
+from layouts import make_market, make_viper
 from osnet import Embedder, evaluate
+from osnet.cli.common import EXIT_ERROR
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
 from osnet.evaluation import evaluate_vectors
@@ -200,7 +201,8 @@ def test_splits(tiny_weights: Path, market: Path, tmp_path: Path, monkeypatch: p
 def test_a_benchmark_of_several_splits(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
     """VIPeR: ten halves in two directions, its own rule, mean and deviation."""
     root = make_viper(tmp_path)
-    status, out, err = run("evaluate", "--weights", tiny_weights, "--data", root, "--benchmark", "viper", "--out",
+    assert root.is_relative_to(tmp_path)
+    status, out, err = run("evaluate", "--weights", tiny_weights, "--data", "viper", "--root", tmp_path, "--out",
                            tmp_path / "o.json")  # fmt: skip
     assert (status, err) == (0, err)
     assert "20 splits" in out
@@ -208,3 +210,24 @@ def test_a_benchmark_of_several_splits(run: Run, tiny_weights: Path, tmp_path: P
     values = [evaluation["scores"]["rank-1"] for evaluation in found["evaluations"]]
     assert len(values) == 20
     assert found["mean"]["rank-1"] == pytest.approx(np.mean(values))
+
+
+def test_several_benchmarks_each_by_its_own_rule(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Train on one, test on others: a name each, one object each, all read before anything is embedded."""
+    make_viper(tmp_path)
+    make_market(tmp_path)
+    evaluate_them = ["evaluate", "--weights", tiny_weights, "--root", tmp_path, "--out", tmp_path / "o.json", "--data"]
+    status, out, err = run(*evaluate_them, "market1501", "--targets", "viper:3", "--features", tmp_path / "f")
+    assert (status, err) == (0, err)
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert list(found) == ["market1501", "viper:3"]
+    assert found["market1501"]["dataset"] == "market1501"
+    assert found["viper:3"]["num_queries"] == found["viper:3"]["counts"]["query"]["images"]
+    assert (tmp_path / "f" / "viper-3" / "query.npz").exists()
+    assert out.count("mAP") >= 2
+    status, _, err = run(*evaluate_them, "market1501", "--targets", "msmt17")
+    assert (status, "msmt17" in err.lower()) == (EXIT_ERROR, True)
+    status, _, err = run(*evaluate_them, "nonesuch")
+    assert (status, "choose from market1501" in err) == (EXIT_ERROR, True)
+    status, _, err = run("evaluate", "--weights", tiny_weights, "--data", tmp_path, "--targets", "viper")
+    assert (status, "needs --root" in err) == (EXIT_ERROR, True)

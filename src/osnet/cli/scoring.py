@@ -10,7 +10,7 @@ from tyro.conf import Positional
 from osnet.calibration import calibrate as calibrate_weights
 from osnet.cli.common import app, data_app, draw_progress, list_inputs, report_failures
 from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
-from osnet.data.reid.catalog import read_benchmark
+from osnet.data.reid.catalog import read_named
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
 from osnet.demo import FULL, QUICK, run_demo, run_demo_on
 from osnet.errors import DataError, OutputError
@@ -67,9 +67,10 @@ def evaluate(
     *,
     weights: str | None = None,
     data: Path | None = None,
+    root: Path | None = None,
+    targets: tuple[str, ...] = (),
     features: tuple[Path, ...] = (),
     out: Path | None = None,
-    benchmark: str | None = None,
     rule: Rule | None = None,
     distance: Distance = "cosine",
     ap: AveragePrecision = "precision",
@@ -93,9 +94,11 @@ def evaluate(
     Args:
         weights: a path, or a short name like osnet_x0_25_msmt17.
         data: Market-1501's layout; or folders query and gallery; or, with a CSV that has a column split, any folder.
+            With --root, a benchmark's name (`osnet data benchmarks`): market1501, cuhk03:labelled,classic, viper:3.
+        root: the folder of all data sets, or of this one; every split is scored, by the benchmark's own rule.
+        targets: further benchmarks below --root.
         features: with weights, a folder that keeps the vectors, so that a run goes on; without, files of vectors.
         out: write the result here as JSON.
-        benchmark: read the data as this one (`osnet data benchmarks` lists them) and score each of its splits.
         rule: market1501, or cuhk03: one gallery image of each person, drawn 10 times; by default the benchmark's.
         distance: cosine, or euclidean between vectors as the network gives them.
         ap: average precision as in most papers' code (precision), or as in Market-1501's official script (trapezoid).
@@ -112,19 +115,22 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
-    result: Evaluation | SplitEvaluation
     if weights is None or data is None:
-        if weights is not None or data is not None or not features or flip or benchmark:
+        if weights is not None or data is not None or not features or flip or root or targets:
             raise DataError(
-                "give --weights and --data, or --features with files of vectors (and no --flip, no benchmark)"
+                "give --weights and --data, or --features with files of vectors (and no --flip, --root or --targets)"
             )
         result = _score_files(features, csv, name, Scoring(rule or "market1501", distance, ap, seed))
-    else:
-        embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
-        found = _read_protocol(data, benchmark, FolderLayout(identity_from, pattern, csv), name)
-        scoring = Scoring(rule or found[1], distance, ap, seed)
-        result = _score_weights(embedder, found[0], scoring, force, on_error, _one_folder(features))
-    _tell_once(result, out)
+        return _tell_once({"": result}, out)
+    layout, keep = FolderLayout(identity_from, pattern, csv), _one_folder(features)
+    protocols = _read_protocols(data, root, targets, layout, name)
+    embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
+    results: dict[str, Evaluation | SplitEvaluation] = {}
+    for spec, (datasets, own_rule) in protocols.items():
+        scoring = Scoring(rule or own_rule, distance, ap, seed)
+        folder = keep / spec.replace(":", "-").replace(",", "-") if keep and spec else keep
+        results[spec] = _score_weights(embedder, datasets, scoring, force, on_error, folder)
+    _tell_once(results, out)
 
 
 def _one_folder(features: tuple[Path, ...]) -> Path | None:
@@ -133,14 +139,18 @@ def _one_folder(features: tuple[Path, ...]) -> Path | None:
     return features[0] if features else None
 
 
-def _read_protocol(
-    data: Path, benchmark: str | None, layout: FolderLayout, name: str | None
-) -> tuple[tuple[ReidDataset, ...], Rule]:
-    """The splits to score, and the rule that they are made for."""
-    if benchmark is None:
-        return (read_dataset(data, layout, name),), "market1501"
-    found = read_benchmark(benchmark, data)
-    return found.datasets, found.rule
+def _read_protocols(
+    data: Path, root: Path | None, targets: tuple[str, ...], layout: FolderLayout, name: str | None
+) -> dict[str, tuple[tuple[ReidDataset, ...], Rule]]:
+    """By the benchmark's name (empty for a plain folder): the splits to score, and the rule that they are made for."""
+    if root is None:
+        if targets:
+            raise DataError(f"--targets {' '.join(targets)} needs --root, the folder of all data sets")
+        return {"": ((read_dataset(data, layout, name),), "market1501")}
+    if layout != FolderLayout() or name is not None:
+        raise DataError("with --root, a benchmark says itself who is on its images; leave out name, pattern and csv")
+    specs = dict.fromkeys([str(data), *targets])
+    return {spec: (found.datasets, found.rule) for spec in specs for found in (read_named(spec, root),)}
 
 
 def _score_weights(
@@ -161,14 +171,16 @@ def _score_weights(
     )
 
 
-def _tell_once(result: Evaluation | SplitEvaluation, out: Path | None) -> None:
-    """Of several processes, one speaks and writes."""
+def _tell_once(results: dict[str, Evaluation | SplitEvaluation], out: Path | None) -> None:
+    """Of several processes, one speaks and writes: one result as it is, several by name."""
     first = join_processes()[0] == 0
     leave_processes()
-    if first:
-        if out is not None:
-            write_json(out, result.to_json())
-        print(result)
+    if not first:
+        return
+    if out is not None:
+        contents = {spec: result.to_json() for spec, result in results.items()}
+        write_json(out, contents if len(contents) > 1 else next(iter(contents.values())))
+    print(*results.values(), sep="\n\n")
 
 
 def _score_files(files: tuple[Path, ...], table: Path | None, name: str | None, scoring: Scoring) -> Evaluation:

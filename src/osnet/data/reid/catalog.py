@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -134,19 +134,33 @@ def get_benchmark(name: str) -> Entry:
 def read_source(source: str | Path) -> ReidDataset:
     """What to train on. ``NAME=FOLDER`` is a benchmark; anything else is a folder that ``read_any`` understands.
 
-    ``NAME:WORD,WORD=FOLDER`` chooses among a benchmark's forms: ``labelled``, ``classic``, ``distractors``, ``v1``,
-    ``v2``, or a number: which split of its protocol (0 is the first, and the default).
+    ``NAME:WORD,WORD=FOLDER`` chooses among a benchmark's forms: see ``read_named``. Without a number it is the first
+    split of its protocol.
 
     Raises:
         DataError: a word that means nothing, a split that is not there, or as ``read_benchmark`` and ``read_any``.
     """
-    spec, separator, folder = str(source).partition("=")
+    name, separator, folder = str(source).partition("=")
     if not separator or Path(source).exists():
         return read_any(source)
+    return read_named(name, folder).datasets[0]
+
+
+def read_named(spec: str, root: str | Path) -> Benchmark:
+    """``read_benchmark`` by one word: ``NAME``, or ``NAME:WORD,WORD``.
+
+    Args:
+        spec: the words are ``labelled``, ``classic``, ``distractors``, ``v1``, ``v2``, or a number: one split of the
+            protocol alone (0 is the first).
+        root: as for ``read_benchmark``.
+
+    Raises:
+        DataError: a word that means nothing, a split that is not there, or as ``read_benchmark``.
+    """
     name, _, words = spec.partition(":")
     get_benchmark(name)
     options: Options = {}
-    number = 0
+    number: int | None = None
     for word in filter(None, words.split(",")):
         if word in ("labelled", "classic", "distractors"):
             options[word] = True  # type: ignore[literal-required]
@@ -155,11 +169,14 @@ def read_source(source: str | Path) -> ReidDataset:
         elif word.isdecimal():
             number = int(word)
         else:
-            raise DataError(f"{source}: {word!r} is none of labelled, classic, distractors, v1, v2, a split's number")
-    datasets = read_benchmark(name, folder, **options).datasets
-    if number >= len(datasets):
-        raise DataError(f"{source}: {name} has the splits 0 to {len(datasets) - 1}, so there is no split {number}")
-    return datasets[number]
+            raise DataError(f"{spec}: {word!r} is none of labelled, classic, distractors, v1, v2, a split's number")
+    benchmark = read_benchmark(name, root, **options)
+    if number is None:
+        return benchmark
+    if number >= len(benchmark.datasets):
+        last = len(benchmark.datasets) - 1
+        raise DataError(f"{spec}: {name} has the splits 0 to {last}, so there is no split {number}")
+    return replace(benchmark, datasets=(benchmark.datasets[number],))
 
 
 def names_of(entries: Sequence[Entry] = _ENTRIES) -> tuple[str, ...]:
