@@ -106,6 +106,7 @@ def test_whole_people_are_chosen() -> None:
     assert len(choose_crops(crops, 1000)) == 50
 
 
+@pytest.mark.slow
 def test_commands_draw(
     people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +159,9 @@ def test_report_command(
     assert len(list((tmp_path / "f").iterdir())) == 2
 
 
-def test_mistakes_come_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_come_before_the_work(
+    people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails(*arguments: object) -> str:
         with pytest.raises(SystemExit) as stopped:
             run(*arguments)
@@ -174,6 +177,11 @@ def test_mistakes_come_before_the_work(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--run" in fails("figure", "curves", "training", "--out", tmp_path / "a.png")
     assert "--data" in fails("figure", "curves", "roc", "--out", tmp_path / "a.png")
     (tmp_path / "t.json").write_text("{}")
+    (tmp_path / "other.json").write_text('{"threshold": 0.5, "weights": {"network_sha256": "0123456789abcdef"}}')
+    data, one = people, weights["one"]
+    assert "calibrated for other weights" in fails(
+        "report", one, "--data", data, "--out", tmp_path / "r.html", "--threshold", tmp_path / "other.json"
+    )
     assert '"threshold"' in fails(
         "report", "no", "--data", tmp_path, "--out", tmp_path / "r.html", "--threshold", tmp_path / "t.json"
     )

@@ -82,7 +82,7 @@ def curves(
     data: Path | None = None,
     weights: tuple[str, ...] = (),
     run: tuple[Path, ...] = (),
-    threshold: float | None = None,
+    threshold: str | None = None,
     features: Path | None = None,
     force: bool = False,
     device: str = "auto",
@@ -96,7 +96,7 @@ def curves(
         data: a data set with query and gallery; for all but training.
         weights: one or more; for all but training.
         run: folders of runs; for training.
-        threshold: for scores: a line; by default so that 1 in 1,000 different pairs passes.
+        threshold: for scores: a cosine, or a file of `osnet calibrate`; by default 1 in 1,000 different pairs passes.
         features: keep the vectors in this folder.
         force: score weights on images they were trained on.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -123,7 +123,7 @@ def curves(
     print(f"{kind} in {out}")
 
 
-def _draw_curves(kind: Curve, dataset: ReidDataset, studied: list[Studied], out: Path, threshold: float | None) -> None:
+def _draw_curves(kind: Curve, dataset: ReidDataset, studied: list[Studied], out: Path, threshold: str | None) -> None:
     if kind == "cmc":
         found = {s.entrant.name: Rankings(dataset, s.entrant.query, s.entrant.gallery).scores.cmc[:20] for s in studied}
         lines = {name: Line(list(range(1, 1 + len(cmc))), cmc.tolist()) for name, cmc in found.items()}
@@ -133,7 +133,9 @@ def _draw_curves(kind: Curve, dataset: ReidDataset, studied: list[Studied], out:
     pairs = {s.entrant.name: _count(dataset, s) for s in studied}
     if kind == "scores":
         ((name, one),) = pairs.items()
-        limit = one.counts.threshold_at(DEFAULT_FPR) if threshold is None else threshold
+        limit = one.counts.threshold_at(DEFAULT_FPR)
+        if threshold is not None:
+            limit = _parse_threshold(threshold, studied[0].embedder)
         with plotted_scores(one.counts, limit, f"{name} on {dataset.name}") as figure:
             save_figure(figure, out)
     elif kind == "roc":
@@ -175,18 +177,21 @@ def report(
         data: a data set with query and gallery.
         out: the file to write.
         compare: other runs or weights, compared with the first; differences have intervals.
-        threshold: a JSON file with a score as "threshold"; by default 1 in 1,000 different pairs of this data passes.
+        threshold: a file of `osnet calibrate` for the first weights; by default, and for others, 1 in 1,000 different
+            pairs of this data passes.
         features: keep the vectors in this folder; a call that was cut off goes on from there.
         force: score weights on images they were trained on; the report says so.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_writable(out)
-    limit = _read_threshold(threshold) if threshold is not None else None
+    if threshold is not None:
+        _read_threshold(threshold, None)
     dataset = read_dataset(data)
     given = (weights, *compare)
     names = name_all(list(given))
     embedders = {name: Embedder(each, device=device) for name, each in zip(names, given, strict=True)}
     runs = {name: Path(each) for name, each in zip(names, given, strict=True)}
+    limit = _read_threshold(threshold, embedders[names[0]]) if threshold is not None else None
     with kept_in(features) as folder:
         page = compile_report(dataset, embedders, folder, runs, limit, force, draw_progress)
     write_report(page, out)
@@ -194,11 +199,23 @@ def report(
     print(f"report: {out.absolute()}")
 
 
-def _read_threshold(path: Path) -> float:
+def _parse_threshold(text: str, embedder: Embedder) -> float:
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f'{path} is no JSON file with a number as "threshold": {error!r}') from error
+        return float(text)
+    except ValueError:
+        return _read_threshold(Path(text), embedder)
+
+
+def _read_threshold(path: Path, embedder: Embedder | None) -> float:
+    """The threshold of a file that ``osnet calibrate`` wrote, if it was for these weights."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        threshold, made_for = float(content["threshold"]), content.get("weights", {}).get("network_sha256")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f'{path} is no file of osnet calibrate, with a number as "threshold": {error!r}') from error
+    if embedder is not None and made_for is not None and made_for != embedder.sha256():
+        raise DataError(f"{path} was calibrated for other weights (network {made_for[:12]}...); calibrate these anew")
+    return threshold
 
 
 @contextmanager

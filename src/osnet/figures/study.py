@@ -118,8 +118,9 @@ def describe_networks(
         f"{main}. Each counts once, in the first group that fits.",
         "cameras": _name_cameras(dataset, rankings[main]),
         "pairs": pairs,
-        "thresholds": thresholds or {n: p.counts.threshold_at(DEFAULT_FPR) for n, p in pairs.items()},
-        "threshold_about": "The threshold was given." if thresholds else "The threshold was set on these same pairs, "
+        "thresholds": {n: p.counts.threshold_at(DEFAULT_FPR) for n, p in pairs.items()} | dict(thresholds or {}),
+        "threshold_about": (f"The threshold of {', '.join(thresholds)} was given. " if thresholds else "")
+        + "Where none was given, it was set on these same pairs, "
         "so that at most 1 in 1,000 different pairs passes; on other data its costs differ.",
         "embedding_map": _draw_map(dataset, studied[0]),
         "rows": _list_rows(rankings[main]),
@@ -311,7 +312,7 @@ def compile_studied(
     contrasts = [(names[0], other) for other in names[1:]]
     groups = group_generated(dataset) if generated else []
     comparison = compare(dataset, [s.entrant for s, _ in made], contrasts, groups)
-    given = None if threshold is None else dict.fromkeys(names, threshold)
+    given = None if threshold is None else {names[0]: threshold}
     parts = describe_networks(dataset, [s for s, _ in made], comparison, given, progress)
     told = {name: read_run(runs[name]) for name in names if name in runs}
     scores = comparison.groups[0].scores
