@@ -58,7 +58,8 @@ def explain_match(
     pictures = [query, hit, *([following] if following is not None else [])]
     images = prepare_pictures(embedder, pictures)
     with eval_mode(embedder.network), torch.inference_mode():
-        unit = torch.nn.functional.normalize(embedder.network(images).float())
+        vectors = embedder.network(images).float()
+        unit = vectors / _length(vectors)[:, None]
     scores = (unit @ unit[0]).cpu().numpy()
     towards = [unit[1], unit[0]] + ([unit[1] - unit[2]] if following is not None else [])
     of_pictures = [0, 1] + ([0] if following is not None else [])
@@ -87,12 +88,17 @@ def split_scores(network: nn.Module, images: Tensor, directions: Tensor) -> Floa
         embedding = network(images.clone()).float()
         if len(kept) != 1:
             raise ModelError(f"{type(network).__name__} calls feature_map {len(kept)} times for an embedding, not once")
-        products = (embedding * directions.clone()).sum(1) / embedding.detach().norm(dim=1)
+        products = (embedding * directions.clone()).sum(1) / _length(embedding.detach())
         gradient = torch.autograd.grad(products.sum(), kept[0])[0]
     parts = (gradient * kept[0]).detach().sum(1).double()
     rest = products.detach().double() - parts.sum((1, 2))
     parts = parts + (rest / parts[0].numel())[:, None, None]
     return parts.float().cpu().numpy()
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """(B, D) -> (B,), above 0: an untrained network's vectors may be very short, or zero."""
+    return vectors.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @contextmanager
