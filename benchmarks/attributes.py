@@ -37,6 +37,8 @@ LEAST_POSITIVES = 10
 """mA is reported over the attributes with at least so many positives in test."""
 SHOWN = 16
 SCORES = "scores.json"
+NARROW = {"osnet_t1_x0_25": ("osnet_t1", 0.25), "mobilenetv2_x0_25": ("mobilenetv2_x1_0", 0.25)}
+"""Networks of OSNet x0.25's size: 201,864 parameters with its embedding layer; these have 153,632 and 238,112."""
 CRITERIA: tuple[Criterion, ...] = ("mA", "F1")
 WAYS = ("at 0.5", "at validation's best mA", "at validation's best F1")
 """Thresholds."""
@@ -50,9 +52,8 @@ class Settings:
     work: Path
     """Runs; one that is there goes on."""
     out: Path
-    entrants: tuple[str, ...] = ("osnet_x0_25", "osnet_t1_x0_25", "osnet_x0_25_finetuned")
-    """Names of networks; ``osnet_t1_x0_25`` is the single-scale one at that width, ``_finetuned`` starts from
-    ``pretrained``."""
+    entrants: tuple[str, ...] = ("osnet_x0_25", "osnet_t1_x0_25", "mobilenetv2_x0_25", "osnet_x0_25_finetuned")
+    """Names of networks; of ``NARROW`` ones too, and ``_finetuned`` starts from ``pretrained``."""
     pretrained: str = "osnet_x0_25_msmt17"
     """What ``_finetuned`` starts from: a path, or ``MODEL_DATASET``."""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -83,8 +84,9 @@ def make_recipe(settings: Settings, entrant: str, seed: int) -> AttributeRecipe:
         model = entrant.removesuffix("_finetuned")
         start = settings.pretrained.removeprefix(f"{model}_")
         return replace(recipe, model=model, pretrained=start, pooling="avg", lr=settings.finetuning_lr)
-    if entrant == "osnet_t1_x0_25":
-        return replace(recipe, model="osnet_t1", width=0.25)
+    if entrant in NARROW:
+        model, width = NARROW[entrant]
+        return replace(recipe, model=model, width=width)
     return replace(recipe, model=entrant)
 
 
