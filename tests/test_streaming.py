@@ -119,8 +119,9 @@ def test_a_collapsed_network_ranks_in_gallery_order() -> None:
 def test_many_matches_are_counted_the_other_way() -> None:
     rng = np.random.default_rng(4)
     query, (query_pids, pids, query_camids, camids) = signs(rng, 10), draw_labels(rng, 10, 400, people=4)
-    gallery, pids, camids = (np.repeat(x, 8, 0) for x in (signs(rng, 400), pids, camids))
-    assert min(np.bincount(pids[pids > 0])[1:]) > streaming.MANY
+    gallery, pids, camids = (np.repeat(x, 20, 0) for x in (signs(rng, 400), pids, camids))
+    matches, _ = Labels.check(query_pids, pids, query_camids, camids, 10, 8000).same_person()
+    assert np.diff(matches.starts).min() > streaming.MANY
     many = rank_scores(query, gallery, query_pids, pids, query_camids, camids)
     matrix = rank_scores_from_distances(1 - query @ gallery.T / 16, query_pids, pids, query_camids, camids)
     np.testing.assert_allclose(many.ap_per_query, matrix.ap_per_query, atol=1e-12)
