@@ -74,7 +74,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_the_file_map_is_true() -> None:
-    listed = set(re.findall(r"\b([a-z0-9_]+\.py)\b", README[README.index("## Where things are") :]))
+    listed = set(re.findall(r"\b([a-z0-9_]+\.py)\b", (ROOT / "docs" / "map.md").read_text(encoding="utf-8")))
     there = {p.name for p in (ROOT / "src" / "osnet").rglob("*.py") if not p.name.startswith("__")}
     benchmarks = {p.name for p in (ROOT / "benchmarks").glob("*.py")}
     assert there | benchmarks == listed
