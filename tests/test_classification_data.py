@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from conftest import make_picture, shared_data, write_picture
+from osnet.cli import main
 from osnet.data import cifar, packed
 from osnet.data.cifar import CIFAR10, CIFAR100, Archive, read_cifar
 from osnet.data.classification import (
@@ -417,6 +418,12 @@ def test_packed_and_read_again(many: Photos, tmp_path: Path) -> None:
     assert seen == epoch(index, batch_size=1)
     assert seen != epoch(index, batch_size=1, epoch=1)
     assert seen != epoch(index, batch_size=1, buffer=1)  # the buffer does shuffle
+
+
+def test_pack_on_the_command_line(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "pack", str(zoo / "val"), "--out", str(tmp_path / "p"), "--classes-of", str(zoo / "train")])
+    assert "1 photographs of 2 classes in 1 shards" in capsys.readouterr().out
+    assert read_packed_index(tmp_path / "p").classes == ("cat", "dog")
 
 
 def test_packing_is_deterministic_and_keeps_the_bytes(many: Photos, tmp_path: Path) -> None:

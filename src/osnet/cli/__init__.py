@@ -2,7 +2,7 @@
 
 import sys
 
-from osnet.cli import attributes, datasets, figures, galleries, models, reports, reranking, scoring, training
+from osnet.cli import attributes, datasets, figures, galleries, models, photos, reports, reranking, scoring, training
 from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app
 from osnet.errors import OsnetError
 
@@ -13,6 +13,7 @@ __all__ = [
     "galleries",
     "main",
     "models",
+    "photos",
     "reports",
     "reranking",
     "scoring",
