@@ -359,7 +359,7 @@ def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
     """Two processes, as on two GPUs or two nodes: one folder, one voice, and a run that one process can go on with."""
     args = ["train", "market1501-osnet-x0-25-scratch", "--data", str(people), "--out", str(tmp_path / "run"), "--cpu"]
     args += ["--batch-size", "8", "--size-hw", "32", "16", "--epochs"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "osnet.cli"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "osnet.cli"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
