@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ DOORS = {
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
+@cache
 def imports_of(path: Path) -> list[str]:
     """Dotted names that a file imports, wherever in it; relative ones are refused."""
     names: list[str] = []
