@@ -122,16 +122,19 @@ def _count(  # type: ignore[no-untyped-def]
     query_QD, gallery_GD, query_lengths, gallery_lengths, euclidean, before_M,
 ):  # fmt: skip
     """Adds to ``before_M`` what of this block comes before each wanted item of the block's queries."""
-    exact_C = np.empty(len(columns_C))
+    exact_C = np.full(len(columns_C), np.nan)  # each is computed once for a query, if at all
     for r in range(len(block_RC)):
         q, row_C = first + r, block_RC[r]
-        exact_C[:] = np.nan  # each is computed once for a query, if at all
         own = slice(starts[q], starts[q + 1])
         vectors = query_QD[q], gallery_GD, query_lengths[q], gallery_lengths, euclidean
         if starts[q + 1] - starts[q] > MANY:
-            _count_many(row_C, columns_C, items[own], wanted_M[own], margin_Q[q], exact_C, vectors, before_M[own])
+            used = _count_many(
+                row_C, columns_C, items[own], wanted_M[own], margin_Q[q], exact_C, vectors, before_M[own]
+            )
         else:
-            _count_few(row_C, columns_C, items[own], wanted_M[own], margin_Q[q], exact_C, vectors, before_M[own])
+            used = _count_few(row_C, columns_C, items[own], wanted_M[own], margin_Q[q], exact_C, vectors, before_M[own])
+        if used:
+            exact_C[:] = np.nan
 
 
 @compile_function
@@ -147,23 +150,30 @@ def _is_before(c, g, item, wanted, exact_C, vectors):  # type: ignore[no-untyped
 
 @compile_function
 def _count_few(row_C, columns_C, items, wanted_P, margin, exact_C, vectors, before_P):  # type: ignore[no-untyped-def]
-    """One pass over the row for each wanted item."""
+    """One pass over the row for each wanted item. True if exact numbers were needed."""
+    used = False
     for p in range(len(items)):
+        own = np.searchsorted(columns_C, items[p])
+        if own == len(columns_C) or columns_C[own] != items[p] or row_C[own] == -np.inf:
+            own = -1  # not here, or ignored
         high, low = np.float32(wanted_P[p] + margin), np.float32(wanted_P[p] - margin)
         for start in range(0, len(row_C), SEGMENT):
             end = min(start + SEGMENT, len(row_C))
             above, at_least = _compare(row_C[start:end], high, low)
             before_P[p] += above
-            if at_least == above:
+            if at_least - above <= np.int32(start <= own < end):  # nothing is close to it but itself
                 continue
+            used = True
             for c in range(start, end):
                 if low <= row_C[c] <= high:
                     before_P[p] += _is_before(c, columns_C[c], items[p], wanted_P[p], exact_C, vectors)
+    return used
 
 
 @compile_function
 def _count_many(row_C, columns_C, items, wanted_P, margin, exact_C, vectors, before_P):  # type: ignore[no-untyped-def]
-    """One pass over the row, with a search among the wanted items for each number in it."""
+    """One pass over the row, with a search among the wanted items for each number in it. True, as exact numbers are
+    nearly always needed."""
     order = np.argsort(wanted_P)
     highs, lows = wanted_P[order] + margin, wanted_P[order] - margin
     tally = np.zeros(len(items) + 1, dtype=np.int64)
@@ -178,6 +188,7 @@ def _count_many(row_C, columns_C, items, wanted_P, margin, exact_C, vectors, bef
     for k in range(len(items) - 1, -1, -1):
         beaten += tally[k + 1]
         before_P[order[k]] += beaten
+    return True
 
 
 @dataclass(frozen=True)
