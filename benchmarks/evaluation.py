@@ -127,8 +127,8 @@ def measure(side: str, python: Path | str, folder: Path, distance: str) -> dict[
         print(f"{side}: not measured: {done.stderr.strip().splitlines()[-1:]}")
         return None
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{side:<8} {result['seconds']:8.2f} s, {result['processor_s']:.2f} s of processors, {result['beyond_gb']:.2f} GB beyond what was loaded, "
-          f"mAP {result['mAP']:.6f}", flush=True)  # fmt: skip
+    print(f"{side:<8} {result['seconds']:8.2f} s, processors {result['processor_s']:.2f} s, "
+          f"{result['beyond_gb']:.2f} GB beyond what was loaded, mAP {result['mAP']:.6f}", flush=True)  # fmt: skip
     return result
 
 
