@@ -10,6 +10,7 @@ every network once. Images per second are this machine's, now: quote the ratios 
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class Settings:
     device: str = "cpu"
     threads: int = 0
     """Of torch; 0 leaves its own choice."""
+    processor_time: bool = False
+    """Count the processor's time of one thread, not the clock's: for a machine that others use as well."""
     out: Path | None = None
     """Write the result here as JSON."""
 
@@ -49,19 +52,20 @@ def without_shuffles(network: nn.Module) -> nn.Module:
     return network
 
 
-def time_s(network: nn.Module, images: torch.Tensor) -> float:
+def time_s(network: nn.Module, images: torch.Tensor, clock: Callable[[], float]) -> float:
     if images.is_cuda:
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     network(images)
     if images.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def main(settings: Settings) -> None:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    clock = time.thread_time if settings.processor_time else time.perf_counter
+    if settings.threads or settings.processor_time:
+        torch.set_num_threads(1 if settings.processor_time else settings.threads)
     torch.manual_seed(0)
     device = torch.device(settings.device)
     images = torch.rand(settings.batch_size, 3, *settings.size, device=device)
@@ -80,7 +84,7 @@ def main(settings: Settings) -> None:
     with torch.inference_mode():
         for number in range(settings.rounds + 1):
             for name, network in networks.items():
-                elapsed = time_s(network, images)
+                elapsed = time_s(network, images, clock)
                 if number:  # the first warms up
                     times[name].append(elapsed)
     results = {}
