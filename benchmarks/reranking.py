@@ -45,6 +45,8 @@ class Settings:
     """Spread within a group, in units of the spread of the groups' centres."""
     pairs: int = 3
     """Runs of torchreid, each followed by one of ours; 0: ours alone, once, streaming the best 50."""
+    threads: int | None = None
+    """Threads for both; by default as many as there are cores. 1 says most where others use the machine, too."""
     peer_python: Path | None = None
     """The Python that has torchreid."""
     out: Path | None = None
@@ -191,8 +193,10 @@ def compare(folder: Path) -> dict[str, Any]:
 RUNS = {run.__name__: run for run in (run_peer, run_peer_neighbours, run_ours, run_ours_best)}
 
 
-def child(python: Path, run: Any, folder: Path) -> dict[str, Any]:
+def child(python: Path, run: Any, folder: Path, threads: int | None) -> dict[str, Any]:
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+    if threads is not None:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
     done = subprocess.run(
         [python, __file__, run.__name__, str(folder)], capture_output=True, text=True, check=True, env=environment
     )
@@ -206,7 +210,8 @@ def main(settings: Settings) -> None:
         "caution": "drawn features: speed and agreement, not what re-ranking is worth",
         "settings": json.loads(json.dumps(asdict(settings) | {"out": None, "peer_python": None})),
         "machine": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-                    "threads": torch.get_num_threads(), "cores": os.cpu_count(), "load_at_start": os.getloadavg()[0]},
+                    "threads": settings.threads or torch.get_num_threads(), "cores": os.cpu_count(),
+                    "load_at_start": os.getloadavg()[0]},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -214,12 +219,15 @@ def main(settings: Settings) -> None:
             np.save(folder / f"{part}.npy", rows)
         this = Path(sys.executable)
         if settings.pairs == 0:
-            report["ours"] = child(this, run_ours_best, folder)
+            report["ours"] = child(this, run_ours_best, folder, settings.threads)
         else:
             if settings.peer_python is None:
                 raise SystemExit("say --peer-python, the Python that has torchreid, or --pairs 0")
             runs = [
-                (child(settings.peer_python, run_peer, folder), child(this, run_ours, folder))
+                (
+                    child(settings.peer_python, run_peer, folder, settings.threads),
+                    child(this, run_ours, folder, settings.threads),
+                )
                 for _ in range(settings.pairs)
             ]
             ratios = [peer["seconds"] / ours["seconds"] for peer, ours in runs]
@@ -235,7 +243,7 @@ def main(settings: Settings) -> None:
                 },
                 "share_of_memory": max(ours["gib"] for _, ours in runs) / min(peer["gib"] for peer, _ in runs),
             }
-            child(settings.peer_python, run_peer_neighbours, folder)
+            child(settings.peer_python, run_peer_neighbours, folder, settings.threads)
             report["agreement"] = compare(folder)
             shown = ("times_as_fast", "times_less_cpu", "share_of_memory", "agreement")
             print(json.dumps({key: report[key] for key in shown}, indent=2))

@@ -118,8 +118,8 @@ def pair_distances(
         distance_P[p] = total
 
 
-@_compiled("void(i8, i8[::1], i8[::1], f8[::1], i8[::1], i8[::1], f8[::1], f8[:,::1])")  # type: ignore[misc, untyped-decorator, unused-ignore]
-def add_shared(
+@_compiled("void(i8, i8[::1], i8[::1], f8[::1], i8[::1], i8[::1], f8[::1], f8, f4, f4[:,::1])")  # type: ignore[misc, untyped-decorator, unused-ignore]
+def add_jaccard(
     first_row: int,
     start: NDArray[np.int64],
     column_E: NDArray[np.int64],
@@ -127,23 +127,31 @@ def add_shared(
     other_start: NDArray[np.int64],
     other_column_E: NDArray[np.int64],
     other_value_E: NDArray[np.float64],
-    total_BG: NDArray[np.float64],
+    num_averaged: float,
+    weight: float,
+    distance_BG: NDArray[np.float32],
 ) -> None:
-    """Sums of the smaller of two codes' entries, added to ``total_BG``; see ``Encoding``.
+    """Add ``weight`` times the Jaccard distances of some queries' codes to those of the gallery; see ``Encoding``.
 
     Args:
         first_row: the query of row 0 of the result.
         start: codes by rows, with ``column_E`` and ``value_E``.
         column_E: members.
-        value_E: their weights.
+        value_E: their weights, times ``num_averaged``.
         other_start: the gallery's codes by members, with ``other_column_E`` and ``other_value_E``.
         other_column_E: gallery items.
-        other_value_E: the member's weights in their codes.
-        total_BG: zeros before.
+        other_value_E: the member's weights in their codes, times ``num_averaged``.
+        num_averaged: codes that were added up.
+        weight: share of the Jaccard distance.
+        distance_BG: the rest of the distance.
     """
-    for b in numba.prange(len(total_BG)):
-        row = total_BG[b]
+    for b in numba.prange(len(distance_BG)):
+        row = distance_BG[b]
+        shared = np.zeros(len(row), np.float64)
         for place in range(start[first_row + b], start[first_row + b + 1]):
             value, member = value_E[place], column_E[place]
             for other in range(other_start[member], other_start[member + 1]):
-                row[other_column_E[other]] += min(value, other_value_E[other])
+                shared[other_column_E[other]] += min(value, other_value_E[other])
+        for g in range(len(row)):
+            overlap = np.float32(shared[g] / num_averaged)
+            row[g] += weight * (np.float32(1) - overlap / (np.float32(2) - overlap))

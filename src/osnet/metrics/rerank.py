@@ -112,27 +112,25 @@ class Encoding:
             furthest = self.furthest[start:stop, None].clamp(min=torch.finfo(torch.float32).tiny)
             distance.div_(furthest).mul_(lambda_value)
             if by_member is not None:
-                shared = self._shared(start, stop, by_member)
-                jaccard = shared.div_(shared.neg().add_(2)).neg_().add_(1)
-                distance.add_(jaccard, alpha=1 - lambda_value)
+                self._add_jaccard(start, by_member, 1 - lambda_value, distance)
             yield DistanceBlock(start, distance.cpu().numpy())
 
-    def _shared(self, start: int, stop: int, by_member: Rows) -> Tensor:
-        """(B, G): sums of the smaller of two codes' entries; equation 10 is 1 - sum / (2 - sum)."""
-        num_gallery = len(self.items) - self.num_queries
-        total = torch.zeros((stop - start), num_gallery, dtype=torch.float64, device=self.items.device)
+    def _add_jaccard(self, start: int, by_member: Rows, weight: float, distance_BG: Tensor) -> None:
+        """Equation 10: 1 - s / (2 - s), where s sums the smaller of two codes' entries."""
         if fused := _fused_on(self.items.device):
             arrays = [
                 part.numpy() for rows in (self.codes, by_member) for part in (rows.start, rows.column, rows.value)
             ]
-            fused.add_shared(start, *arrays, total.numpy())
-        else:
-            _add_shared(start, self.codes, by_member, total)
-        return total.div_(self.num_averaged).float()
+            fused.add_jaccard(start, *arrays, self.num_averaged, weight, distance_BG.numpy())
+            return
+        total = torch.zeros(distance_BG.shape, dtype=torch.float64, device=self.items.device)
+        _add_shared(start, self.codes, by_member, total)
+        shared = total.div_(self.num_averaged).float()
+        distance_BG.add_(1 - shared / (2 - shared), alpha=weight)
 
 
 def _add_shared(first_row: int, codes: Rows, by_member: Rows, total_BG: Tensor) -> None:
-    """``fused.add_shared`` for any device: all pairs of entries that have a member in common, some at a time."""
+    """The sums of ``fused.add_jaccard`` on any device: all pairs of entries with a member in common, some at a time."""
     rows = torch.arange(len(total_BG), device=total_BG.device)
     query, place = codes.places(rows + first_row)
     member, value = codes.column[place], codes.value[place]
@@ -268,9 +266,12 @@ def rerank(
     device: str | torch.device = "cpu",
 ) -> NDArray[np.float32]:
     """All re-ranked distances at once, (Q, G) in [0, 1]: for sets whose matrix fits into memory. See ``encode``."""
-    return np.concatenate(
-        [block.distance for block in encode(query_QD, gallery_GD, k1, k2, device=device).blocks(lambda_value)]
-    )
+    encoding = encode(query_QD, gallery_GD, k1, k2, device=device)
+    blocks = encoding.blocks(lambda_value)
+    distance_QG = np.empty((encoding.num_queries, len(encoding.items) - encoding.num_queries), np.float32)
+    for block in blocks:
+        distance_QG[block.start : block.start + len(block.distance)] = block.distance
+    return distance_QG
 
 
 def rerank_best(
