@@ -1,0 +1,208 @@
+"""The inference graph and its ONNX form compute what the network computes, for every named variant."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from osnet import OSNet, OSNetConfig, create_model, list_models
+from osnet.data.transforms import normalize, to_fractions
+from osnet.inference.graph import LARGEST_STACKED, InferenceGraph, StackedBlock, fold, optimize
+from osnet.inference.onnx_graph import UnknownStepError, write_onnx
+from osnet.types import Preprocessing
+
+ODD = Preprocessing(mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
+"""Wrong anywhere if channels are mixed up."""
+
+
+def used(network: nn.Module) -> nn.Module:
+    """Norms that have seen something and learned something, so that folding them wrongly shows."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        network.train()(torch.rand(4, 3, 32, 16))
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.3, 0.3)
+    return network.eval()
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, relative: float = 1e-5) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == torch.float32
+    assert expected.std() > 1e-3
+    assert (found - expected).norm() <= relative * expected.norm()
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_variant_is_the_same_function(name: str) -> None:
+    network = used(create_model(name))
+    pixels = torch.randint(0, 256, (LARGEST_STACKED + 1, 3, 32, 16), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = network(normalize(to_fractions(pixels), ODD))
+        graph = optimize(network, ODD)
+        assert_close(fold(network, ODD)(pixels), expected)
+        assert_close(graph(pixels), expected)  # more images than are stacked
+        assert_close(graph(pixels[:2]), expected[:2])
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 16, 16), (3, 33, 47), (5, 64, 32), (2, 256, 128)])
+def test_shapes_and_batches(batch: int, height: int, width: int) -> None:
+    torch.manual_seed(batch)
+    network = used(OSNet(OSNetConfig(width=0.25)))
+    images = torch.randn(batch, 3, height, width)
+    with torch.inference_mode():
+        for form in (fold, optimize):
+            assert_close(form(network)(images), network(images))
+            assert_close(form(network).feature_map(images), network.feature_map(images))
+            pixels = 255 * torch.rand(batch, 3, height, width)
+            assert_close(form(network, ODD)(pixels), network(normalize(pixels / 255, ODD)))
+
+
+def test_the_network_stays_as_it_is() -> None:
+    network = used(OSNet(OSNetConfig(width=0.25))).train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    optimize(network, ODD)
+    assert network.training
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert network.conv2[0].act.inplace is False
+
+
+def test_fewer_steps() -> None:
+    """No BatchNorm is left, and the sixteen blocks' worth of convolutions became what stacking promises."""
+
+    def count(graph: nn.Module, kind: type[nn.Module]) -> int:
+        return sum(isinstance(module, kind) for module in graph.modules())
+
+    network = OSNet(OSNetConfig(width=0.25)).eval()
+    graph = optimize(network, Preprocessing())
+    assert count(graph, nn.BatchNorm2d) + count(graph, nn.BatchNorm1d) == 0
+    assert count(graph, StackedBlock) == 6
+    assert count(fold(network), nn.Conv2d) == count(network, nn.Conv2d)
+    steps: list[nn.Module] = []
+    for module in graph.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, _inputs, _output: steps.append(module))
+    with torch.inference_mode():
+        graph(torch.zeros(1, 3, 64, 32))
+    # per block: reduce, expand, four levels of two; three shortcuts; stem, two transitions, conv5
+    assert len(steps) == 6 * (2 + 4 * 2) + 3 + 4
+
+
+class PixelsAsLinear(nn.Module):
+    """A network whose first layer cannot take the normalisation in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(4)
+        self.linear = nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.pool(x).mean(dim=(2, 3)))
+
+
+class SqueezeExcite(nn.Module):
+    """Convolutions and norms in a plain Sequential, as torchvision's networks have them, and other steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU6(), nn.MaxPool2d(3, 2, ceil_mode=True)
+        )
+        self.out = nn.Linear(16, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.out(torch.cat([x, x * 0.5], dim=1).amax(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("make", [PixelsAsLinear, SqueezeExcite])
+def test_other_networks(make: Callable[[], nn.Module]) -> None:
+    network = used(make())
+    pixels = torch.randint(0, 256, (3, 3, 32, 16), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = network(normalize(to_fractions(pixels), ODD))
+        graph = fold(network, ODD)
+        assert_close(graph(pixels), expected)
+    assert_close(run_onnx(write_onnx(graph, (32, 16), ["out"], uint8=True), pixels.numpy()), expected)
+
+
+def run_onnx(content: bytes, images: np.ndarray) -> torch.Tensor:
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"images": images})[0])
+
+
+KINDS = [
+    "osnet_x1_0",
+    "osnet_ain_x1_0",
+    "osnet_ibn_x1_0",
+    "osnet_static_gates",
+    "osnet_concat",
+    "osnet_streamwise_gate",
+    "osnet_full_conv",
+    "osnet_x0_5_g2_all",
+]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_onnx_is_the_same_function(name: str) -> None:
+    pytest.importorskip("onnx")
+    network = used(create_model(name, width=0.25))
+    pixels = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = network(normalize(to_fractions(pixels), ODD))
+    content = write_onnx(fold(network, ODD), (64, 32), ["embeddings"], uint8=True)
+    assert_close(run_onnx(content, pixels.numpy()), expected)
+    assert_close(run_onnx(content, pixels.numpy()[:1]), expected[:1])
+    content = write_onnx(fold(network, ODD), (64, 32), ["embeddings"])
+    assert_close(run_onnx(content, pixels.numpy().astype(np.float32)), expected)
+    half = run_onnx(write_onnx(fold(network, ODD), (64, 32), ["embeddings"], half=True), pixels.numpy().astype("f4"))
+    assert nn.functional.cosine_similarity(half, expected).min() > 0.999
+
+
+def test_two_outputs_and_what_is_said_of_them() -> None:
+    onnx = pytest.importorskip("onnx")
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = fold(OSNet(OSNetConfig(width=0.25)))
+            self.two = nn.Linear(512, 7)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            embeddings = self.one(x)
+            return embeddings, torch.sigmoid(self.two(embeddings))
+
+    content = write_onnx(Two().eval(), (64, 32), ["embeddings", "attributes"], metadata={"who": "me"})
+    model = onnx.load_model_from_string(content)
+    assert [out.name for out in model.graph.output] == ["embeddings", "attributes"]
+    assert [d.dim_param or d.dim_value for d in model.graph.output[1].type.tensor_type.shape.dim] == ["batch", 7]
+    assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", 3, 64, 32]
+    assert {prop.key: prop.value for prop in model.metadata_props} == {"who": "me"}
+
+
+def test_what_cannot_be_written_says_so() -> None:
+    pytest.importorskip("onnx")
+
+    class Softmax(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).mean(dim=(2, 3)).softmax(1)
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) if x.sum() > 0 else x
+
+    for network, words in ((Softmax(), "softmax"), (Branches(), "cannot be traced")):
+        with pytest.raises(UnknownStepError, match=words):
+            write_onnx(InferenceGraph(nn.Identity(), network).eval(), (32, 16), ["out"])
