@@ -136,14 +136,8 @@ def run_onnx(content: bytes, images: np.ndarray) -> torch.Tensor:
 
 
 KINDS = [
-    "osnet_x1_0",
-    "osnet_ain_x1_0",
-    "osnet_ibn_x1_0",
-    "osnet_static_gates",
-    "osnet_concat",
-    "osnet_streamwise_gate",
-    "osnet_full_conv",
-    "osnet_x0_5_g2_all",
+    *("osnet_x1_0", "osnet_ain_x1_0", "osnet_ibn_x1_0", "osnet_static_gates"),
+    *("osnet_concat", "osnet_streamwise_gate", "osnet_full_conv", "osnet_x0_5_g2_all"),
 ]
 
 

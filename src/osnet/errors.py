@@ -8,6 +8,7 @@
       DataError     ValueError  a data set that cannot be read or scored
       GalleryError  ValueError  a gallery that is damaged, or vectors that do not belong in it
       TrainingError RuntimeError  a run that cannot go on: the loss is not finite
+      ExportError   RuntimeError  an exported file that does not compute what the network does
       DemoError     RuntimeError  the demo ran, and does not show what it should
       OutputError   OSError     a result that cannot be written where it was asked for
       MissingExtraError  ImportError   an optional part that is not installed
@@ -59,6 +60,10 @@ class GalleryError(OsnetError, ValueError):
 
 class TrainingError(OsnetError, RuntimeError):
     """A run that cannot go on."""
+
+
+class ExportError(OsnetError, RuntimeError):
+    """An exported file that does not compute what the network does."""
 
 
 class DemoError(OsnetError, RuntimeError):

@@ -2,13 +2,26 @@
 
 import sys
 
-from osnet.cli import attributes, datasets, figures, galleries, models, photos, reports, reranking, scoring, training
+from osnet.cli import (
+    attributes,
+    datasets,
+    exporting,
+    figures,
+    galleries,
+    models,
+    photos,
+    reports,
+    reranking,
+    scoring,
+    training,
+)
 from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app
 from osnet.errors import OsnetError
 
 __all__ = [
     "attributes",
     "datasets",
+    "exporting",
     "figures",
     "galleries",
     "main",

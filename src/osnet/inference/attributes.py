@@ -18,6 +18,7 @@ from osnet.inference.embedder import Embedder, Embeddings, OnError, pick_device
 from osnet.models.heads import AttributeHead
 from osnet.models.network import Network
 from osnet.models.published import find_checkpoint
+from osnet.models.weights import Checkpoint
 from osnet.types import ChannelOrder, Preprocessing
 
 
@@ -71,7 +72,7 @@ class AttributePredictor(Embedder):
 
     def __init__(
         self,
-        model: Network | str | Path,
+        model: Network | Checkpoint | str | Path,
         device: str | torch.device = "auto",
         batch_size: int = 32,
         normalize: bool = True,
@@ -81,9 +82,9 @@ class AttributePredictor(Embedder):
     ) -> None:
         source = "this network"
         if not isinstance(model, Network):
-            source, checkpoint = str(model), find_checkpoint(model)
-            head = head or checkpoint.build_attribute_head()
-            model, device = checkpoint.build(), pick_device(device, None)
+            source = "this checkpoint" if isinstance(model, Checkpoint) else str(model)
+            model = model if isinstance(model, Checkpoint) else find_checkpoint(model)
+            head = head or model.build_attribute_head()
         if head is None:
             raise WeightsError(
                 f"{source} says no attributes: it has no head, or its card switches all of it off; train one, "
@@ -118,8 +119,8 @@ def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32)
     checkpoint = find_checkpoint(model)
     picked, head = pick_device(device, None), checkpoint.build_attribute_head()
     if head is None:
-        return Embedder(checkpoint.build(), picked, batch_size)
-    return AttributePredictor(checkpoint.build(), picked, batch_size, head=head)
+        return Embedder(checkpoint, picked, batch_size)
+    return AttributePredictor(checkpoint, picked, batch_size, head=head)
 
 
 def match_score(

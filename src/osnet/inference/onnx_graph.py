@@ -90,7 +90,7 @@ class _Writer:
     """Collects nodes and tensors of one graph."""
 
     def __init__(self, traced: GraphModule, half: bool) -> None:
-        self.onnx: Any = require_extra("onnx", "export")
+        self.onnx: Any = require_extra("onnx", "speed")
         self.traced, self.half = traced, half
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []

@@ -1,0 +1,50 @@
+"""osnet export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from osnet.cli.common import app
+from osnet.inference.export import Format, Precision
+from osnet.inference.export import export as export_files
+from osnet.models.published import find_checkpoint
+
+
+@app.command
+def export(
+    weights: Annotated[str, Positional, tyro.conf.arg(metavar="WEIGHTS")],
+    *,
+    out: Path,
+    format: Format = "onnx",
+    precision: Precision = "fp32",
+    outputs: tuple[str, ...] = (),
+    images: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write weights as files for other runtimes, and compare them with the network before saying done.
+
+    Two files are made: one takes RGB pixels (uint8, normalisation inside), one normalised float images, as BoxMOT
+    gives them. The batch is free. What they need to know stands in their metadata. For BoxMOT's own format:
+    `osnet convert WEIGHTS osnet_x0_25_msmt17.pt`.
+
+    Args:
+        weights: a path or a short name.
+        out: the folder for the files.
+        format: onnx; openvino (.xml and .bin); torch-export (.pt2).
+        precision: fp32, or fp16 for half the size.
+        outputs: names of outputs beside embeddings: attributes, logits. By default the attributes if there are any.
+        images: a folder of images to compare on; by default generated ones.
+        overwrite: replace files that are there.
+    """
+    files = export_files(
+        find_checkpoint(weights), out, format=format, precision=precision, outputs=outputs, images=images,
+        overwrite=overwrite,
+    )  # fmt: skip
+    for file in files:
+        print(f"{file.path}: {file.input} images -> {', '.join(file.outputs)}; sha256 {file.sha256}")
+        print(
+            f"  beside the network, at batches of 1, 3 and 8: largest difference {file.largest_difference:.1e}, "
+            f"smallest cosine {file.smallest_cosine:.6f}"
+        )

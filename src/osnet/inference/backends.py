@@ -1,0 +1,229 @@
+"""What runs the network: PyTorch, ONNX Runtime or OpenVINO. The same vectors from all, to 1e-4 in float32.
+
+A backend takes RGB pixels at the network's size and gives embeddings as the network does, not normalised. It is made
+from a network in its present state; what is done to the network later does not reach it. Before a runtime is used,
+its outputs are compared with the network's.
+
+Shapes: B batch, H, W the network's input size, D embedding.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize as unit_length
+
+from osnet.data.transforms import normalize, to_fractions
+from osnet.errors import ModelError, require_extra
+from osnet.inference.graph import fold, optimize
+from osnet.inference.onnx_graph import INPUT, UnknownStepError, write_onnx
+from osnet.types import Preprocessing
+
+BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
+TOLERANCE = 1e-4
+"""Largest difference of a unit vector's component between a runtime and the network, in float32."""
+AT_A_TIME = 2
+"""Images that one thread takes at once from a batch."""
+
+Runner = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+class Backend(ABC):
+    """Pixels in, embeddings out."""
+
+    name: str
+
+    @abstractmethod
+    def run(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB, uint8 or float32 in 0..255, on the CPU -> (B, D) float32, on any device."""
+
+
+class TorchBackend(Backend):
+    """PyTorch, with the network restructured for it (``optimize``)."""
+
+    name = "torch"
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.device = device
+        self.graph = optimize(network, preprocessing).to(device)
+
+    def run(self, pixels: Tensor) -> Tensor:
+        """See ``Backend``."""
+        pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            return self.graph(pixels).float()
+
+
+class RuntimeBackend(Backend):
+    """A runtime on the CPU that reads ONNX.
+
+    All threads work on a batch of one. Of a larger one, each thread takes a few images for itself: then nothing waits
+    for the slowest thread at each of 180 steps, and what is worked on stays in a core's cache.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, num_threads: int | None = None) -> None:
+        self.num_threads = num_threads or count_cores()
+        self.at_a_time = AT_A_TIME
+        self._graph, self._size_hw = fold(network, preprocessing).cpu(), preprocessing.size_hw
+        self._runners: dict[tuple[bool, int], Runner] = {}
+        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="osnet-run")
+        self._runner(uint8=True, num_threads=self.num_threads)  # what cannot be made is said now
+
+    @abstractmethod
+    def make_runner(self, content: bytes, num_threads: int) -> Runner:
+        """A function that runs an ONNX file and may be called by several threads at once."""
+
+    def _runner(self, uint8: bool, num_threads: int) -> Runner:
+        """Made when first needed: float pixels are rare."""
+        key = uint8, num_threads
+        if key not in self._runners:
+            content = write_onnx(self._graph, self._size_hw, ["embeddings"], uint8=uint8)
+            self._runners[key] = self.make_runner(content, num_threads)
+        return self._runners[key]
+
+    def run(self, pixels: Tensor) -> Tensor:
+        """See ``Backend``."""
+        images = pixels.contiguous().numpy()
+        uint8 = images.dtype == np.uint8
+        if len(images) == 1 or self.num_threads == 1:
+            return torch.from_numpy(self._runner(uint8, self.num_threads)(images))
+        run = self._runner(uint8, 1)
+        step = min(self.at_a_time, -(-len(images) // self.num_threads))
+        parts = [images[start : start + step] for start in range(0, len(images), step)]
+        return torch.from_numpy(np.concatenate(list(self._pool.map(run, parts))))
+
+
+class OnnxRuntimeBackend(RuntimeBackend):
+    """ONNX Runtime on the CPU."""
+
+    name = "onnxruntime"
+
+    def make_runner(self, content: bytes, num_threads: int) -> Runner:
+        """See ``RuntimeBackend``."""
+        runtime = require_extra("onnxruntime", "speed")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return lambda images: session.run(None, {INPUT: images})[0]
+
+
+class OpenVinoBackend(RuntimeBackend):
+    """OpenVINO on the CPU, in float32 (left alone it takes bfloat16 where the processor has it)."""
+
+    name = "openvino"
+
+    def make_runner(self, content: bytes, num_threads: int) -> Runner:
+        """See ``RuntimeBackend``."""
+        core = require_extra("openvino", "openvino").Core()
+        streams = self.num_threads if num_threads == 1 else 1
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": str(self.num_threads),
+            "NUM_STREAMS": str(streams),
+        }
+        compiled = core.compile_model(core.read_model(content), "CPU", settings)
+
+        def run(images: NDArray[Any]) -> NDArray[np.float32]:
+            request = compiled.create_infer_request()  # one is used by one thread at a time
+            return next(iter(request.infer({0: images}, share_inputs=True).values())).copy()
+
+        return run
+
+
+RUNTIMES: dict[str, type[RuntimeBackend]] = {
+    "onnxruntime": OnnxRuntimeBackend,
+    "openvino": OpenVinoBackend,
+}
+
+
+def choose_backend(name: BackendName, device: torch.device) -> str:
+    """What ``auto`` means on ``device``: ONNX Runtime on a CPU if it and ``onnx`` are installed, else PyTorch.
+
+    Raises:
+        ModelError: an unknown name, or a runtime for a device it does not run on here.
+    """
+    if name not in get_args(BackendName):
+        raise ModelError(f"unknown backend {name!r}; choose from {', '.join(get_args(BackendName))}")
+    if name == "auto":
+        installed = find_spec("onnxruntime") is not None and find_spec("onnx") is not None
+        return "onnxruntime" if installed and device.type == "cpu" else "torch"
+    if name in RUNTIMES and device.type != "cpu":
+        raise ModelError(
+            f"backend {name!r} runs on the CPU here, not on {device}; choose device='cpu' or backend='torch'"
+        )
+    return name
+
+
+def make_backend(name: BackendName, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> Backend:
+    """The backend called ``name``, made from ``network`` as it is now and compared with it.
+
+    Raises:
+        ModelError: an unknown name, a device it does not run on, or vectors that differ by more than ``TOLERANCE``.
+        MissingExtraError: the runtime, or ``onnx``, is not installed.
+    """
+    chosen = choose_backend(name, device)
+    if chosen not in RUNTIMES:
+        return TorchBackend(network, preprocessing, device)
+    try:
+        backend = RUNTIMES[chosen](network, preprocessing)
+        if (difference := measure_difference(backend, network, preprocessing)) <= TOLERANCE:
+            return backend
+        trouble = ModelError(f"{chosen} gives vectors that differ from the network's by {difference:.1e}")
+    except UnknownStepError as error:
+        trouble = error
+    if name == "auto":
+        return TorchBackend(network, preprocessing, device)
+    raise ModelError(f"backend {name!r} cannot run this network ({trouble}); choose backend='torch'") from trouble
+
+
+def measure_difference(backend: Backend, network: nn.Module, preprocessing: Preprocessing) -> float:
+    """Largest difference of unit vectors between ``backend`` and ``network``, over two generated images."""
+    pixels = generate_pixels(2, preprocessing.size_hw)
+    found = unit_length(backend.run(pixels).cpu())
+    return float((found - unit_length(run_plainly(network, pixels, preprocessing))).abs().max())
+
+
+def run_plainly(network: nn.Module, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The definition: (B, 3, H, W) RGB uint8 -> what ``network`` gives in eval mode, (B, D) float32 on the CPU."""
+    device = next(network.parameters()).device
+    with torch.inference_mode(), eval_mode(network):
+        return network(normalize(to_fractions(pixels), preprocessing).to(device)).float().cpu()
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside, and every module's own mode again afterwards."""
+    training = [module for module in network.modules() if module.training]
+    if training:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def generate_pixels(number: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
+    """(number, 3, H, W) uint8: blocks of colour with noise over them, so that maps vary from place to place."""
+    draw = torch.Generator().manual_seed(seed)
+    blocks = torch.rand(number, 3, 8, 4, generator=draw)
+    noise = torch.rand(number, 3, *size_hw, generator=draw)
+    smooth = nn.functional.interpolate(blocks, size=size_hw, mode="bilinear")
+    return (255 * (0.8 * smooth + 0.2 * noise)).round().to(torch.uint8)
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1

@@ -1,0 +1,116 @@
+"""Whatever runs the network, the vectors are the same."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import make_picture
+from osnet import Embedder, OSNet, OSNetConfig
+from osnet.errors import MissingExtraError, ModelError
+from osnet.inference import backends
+from osnet.inference.backends import (
+    OnnxRuntimeBackend,
+    TorchBackend,
+    choose_backend,
+    generate_pixels,
+    make_backend,
+    run_plainly,
+)
+from osnet.types import Preprocessing
+
+CPU = torch.device("cpu")
+NAMED = ["torch", "onnxruntime", "openvino"]
+
+
+def need(backend: str) -> None:
+    if backend != "torch":
+        pytest.importorskip(backend)
+        pytest.importorskip("onnx")
+
+
+@pytest.mark.parametrize("backend", [*NAMED, "auto"])
+def test_same_vectors_for_every_input(backend: str, tiny_network: OSNet, tiny_weights: Path) -> None:
+    need(backend if backend != "auto" else "torch")
+    pictures = [make_picture(n, (40 + 9 * n, 200 - 7 * n)) for n in range(9)]
+    tensors = [torch.from_numpy(np.array(make_picture(n, (128, 256)))).permute(2, 0, 1) / 255 for n in range(3)]
+    plain = Embedder(tiny_network)  # a network as an object is run as it is
+    embedder = Embedder(tiny_weights, backend=backend)  # type: ignore[arg-type]
+    for inputs in (pictures, pictures[:1], pictures[:3], tensors, [pictures[0], tensors[0]], []):
+        expected = plain.embed(inputs)
+        found = embedder.embed(inputs)
+        assert found.shape == expected.shape
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    raw = Embedder(tiny_weights, backend=backend, normalize=False).embed(pictures)  # type: ignore[arg-type]
+    expected = Embedder(tiny_network, normalize=False).embed(pictures)
+    np.testing.assert_allclose(raw, expected, atol=1e-4 * np.abs(expected).max())
+    assert embedder.sha256() == plain.sha256(), "galleries do not care what made their vectors"
+
+
+@pytest.mark.parametrize("backend", NAMED)
+def test_the_cards_preprocessing_is_in_the_graph(backend: str, tiny_network: OSNet) -> None:
+    need(backend)
+    odd = Preprocessing(size_hw=(64, 48), mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
+    pixels = generate_pixels(5, odd.size_hw, seed=3)
+    made = make_backend(backend, tiny_network, odd, CPU)  # type: ignore[arg-type]
+    expected = run_plainly(tiny_network, pixels, odd)
+    for given in (pixels, pixels.float(), pixels[:1], pixels[:2]):
+        found = made.run(given)
+        assert found.shape == (len(given), 512)
+        np.testing.assert_allclose(found, expected[: len(given)], atol=1e-4 * float(expected.max()))
+
+
+def test_what_auto_means(tiny_network: OSNet, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Embedder(tiny_network).backend == "torch"
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    assert Embedder(tiny_weights).backend == "onnxruntime"
+    assert Embedder(tiny_network, backend="onnxruntime").backend == "onnxruntime"
+    assert choose_backend("auto", torch.device("cuda")) == "torch"
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
+    assert Embedder(tiny_weights).backend == "torch"
+
+
+def test_a_network_in_training_is_run_as_it_is_and_a_named_backend_keeps_its_copy() -> None:
+    torch.manual_seed(4)
+    network = OSNet(OSNetConfig(width=0.25)).eval()
+    live, copy = Embedder(network), Embedder(network, backend="torch")
+    picture = make_picture(1)
+    before = live.embed(picture)
+    with torch.no_grad():
+        network.conv5.conv.weight.mul_(torch.rand_like(network.conv5.conv.weight))
+    assert np.abs(live.embed(picture) - before).max() > 1e-3
+    np.testing.assert_allclose(copy.embed(picture), before, atol=1e-5)
+
+
+class Liar(OnnxRuntimeBackend):
+    def run(self, pixels: Tensor) -> Tensor:
+        return super().run(pixels).flip(1)
+
+
+def test_a_runtime_that_computes_something_else_is_not_used(
+    tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("onnxruntime")
+    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", Liar)
+    assert isinstance(make_backend("auto", tiny_network, Preprocessing(), CPU), TorchBackend)
+    with pytest.raises(ModelError, match=r"onnxruntime.*differ from the network's by"):
+        make_backend("onnxruntime", tiny_network, Preprocessing(), CPU)
+
+
+def test_settings_that_cannot_be(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="unknown backend 'tensorrt'; choose from auto, torch"):
+        Embedder(tiny_network, backend="tensorrt")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="'openvino' runs on the CPU"):
+        choose_backend("openvino", torch.device("cuda"))
+
+    def absent(module: str, extra: str) -> None:
+        raise MissingExtraError(f"{module} {extra}")
+
+    monkeypatch.setattr(backends, "require_extra", absent)
+    with pytest.raises(MissingExtraError, match="onnxruntime speed"):
+        Embedder(tiny_network, backend="onnxruntime")

@@ -1,0 +1,169 @@
+"""Exported files: what they take and give, what they say, and that a wrong one is never left behind."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_picture
+from osnet import OSNet, OSNetConfig
+from osnet.cli import main
+from osnet.data.transforms import normalize, to_fractions
+from osnet.errors import DataError, ExportError, ModelError
+from osnet.inference import export as exporting
+from osnet.inference.backends import generate_pixels
+from osnet.inference.export import WithHeads, export, find_heads
+from osnet.inference.graph import fold
+from osnet.inference.onnx_graph import UnknownStepError, write_onnx
+from osnet.models.card import Card
+from osnet.models.weights import Checkpoint, network_sha256, read_checkpoint, save_weights
+from osnet.types import Preprocessing
+
+SMALL = Preprocessing(size_hw=(64, 32), channel_order="bgr", mean=(0.4, 0.5, 0.6))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_network: OSNet, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Small images, BGR, and a classifier of 7."""
+    torch.manual_seed(2)
+    head = torch.nn.Linear(512, 7)
+    folder = tmp_path_factory.mktemp("export") / "weights"
+    card = Card(tiny_network.config, preprocessing=SMALL, training_data="nothing", licence="MIT")
+    save_weights(tiny_network, folder, card, classifier=head.state_dict())
+    return read_checkpoint(folder)
+
+
+def run(path: Path, images: np.ndarray) -> list[np.ndarray]:
+    runtime = pytest.importorskip("onnxruntime")
+    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"images": images})
+
+
+def expected_of(checkpoint: Checkpoint, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Normalised images, embeddings and logits by the definition."""
+    images = normalize(to_fractions(pixels), SMALL)
+    with torch.no_grad():
+        embeddings = checkpoint.build()(images)
+        logits = embeddings @ checkpoint.state["classifier.weight"].T + checkpoint.state["classifier.bias"]
+    return images.numpy(), embeddings.numpy(), logits.numpy()
+
+
+def test_both_files(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    files = export(checkpoint, tmp_path, outputs=("logits",))
+    assert [file.path.name for file in files] == ["osnet_x0_25_nothing.onnx", "osnet_x0_25_nothing_uint8.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(file.path.name for file in files)
+    pixels = generate_pixels(5, SMALL.size_hw, seed=9)
+    images, embeddings, logits = expected_of(checkpoint, pixels)
+    for file, given in zip(files, (images, pixels.numpy()), strict=True):
+        assert file.outputs == ("embeddings", "logits")
+        assert file.largest_difference < 1e-4
+        assert 0.9999 < file.smallest_cosine < 1.0001
+        for rows in (slice(0, 1), slice(0, 5), slice(2, 4)):
+            found = run(file.path, given[rows])
+            np.testing.assert_allclose(found[0], embeddings[rows], atol=1e-4 * embeddings.max())
+            np.testing.assert_allclose(found[1], logits[rows], atol=1e-4 * np.abs(logits).max())
+        about = {prop.key: prop.value for prop in onnx.load(file.path).metadata_props}
+        assert about["network_sha256"] == network_sha256(checkpoint.build(), SMALL)
+        assert about["weights_sha256"] == checkpoint.card.sha256
+        kept = json.loads(about["preprocessing"])
+        assert Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}) == SMALL
+
+
+def test_half_precision_is_half_the_size_and_close(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    full = export(checkpoint, tmp_path / "full")
+    half = export(checkpoint, tmp_path / "half", precision="fp16")
+    for a, b in zip(full, half, strict=True):
+        assert b.path.stat().st_size < 0.6 * a.path.stat().st_size
+        assert b.smallest_cosine >= 0.999
+        assert b.largest_difference > a.largest_difference
+
+
+def test_openvino(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("onnx")
+    pixels = generate_pixels(4, SMALL.size_hw, seed=9)
+    images, embeddings, _ = expected_of(checkpoint, pixels)
+    files = export(checkpoint, tmp_path, format="openvino")
+    assert len(list(tmp_path.iterdir())) == 4, "two .xml, two .bin, nothing else"
+    for file, given in zip(files, (images, pixels.numpy()), strict=True):
+        model = openvino.Core().read_model(file.path)
+        assert model.get_rt_info(["osnet", "network_sha256"]).value == network_sha256(checkpoint.build(), SMALL)
+        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        np.testing.assert_allclose(compiled(given)["embeddings"], embeddings, atol=1e-4 * embeddings.max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_torch_export(checkpoint: Checkpoint, tmp_path: Path, precision: str) -> None:
+    files = export(checkpoint, tmp_path, format="torch-export", precision=precision)  # type: ignore[arg-type]
+    extra = {"osnet.json": ""}
+    module = torch.export.load(files[1].path, extra_files=extra).module()
+    pixels = generate_pixels(3, SMALL.size_hw, seed=9)
+    with torch.no_grad():
+        (found,) = module(pixels)
+    _, embeddings, _ = expected_of(checkpoint, pixels)
+    assert torch.nn.functional.cosine_similarity(found, torch.from_numpy(embeddings)).min() > 0.999
+    assert json.loads(extra["osnet.json"])["network_sha256"] == network_sha256(checkpoint.build(), SMALL)
+
+
+def test_a_wrong_file_is_not_left_behind(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    torch.manual_seed(8)
+    other = WithHeads(fold(OSNet(OSNetConfig(width=0.25)).eval(), None), {}).eval()
+    monkeypatch.setattr(exporting, "write_onnx", lambda _graph, *args, **more: write_onnx(other, *args, **more))
+    with pytest.raises(ExportError, match=r"osnet_x0_25_nothing\.onnx is not written: at batch 1 its embeddings"):
+        export(checkpoint, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_networks_that_our_writer_does_not_know_go_through_pytorchs(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+
+    def unknown(*_args: object, **_more: object) -> bytes:
+        raise UnknownStepError("a step")
+
+    monkeypatch.setattr(exporting, "write_onnx", unknown)
+    files = export(checkpoint, tmp_path, outputs=("logits",))
+    pixels = generate_pixels(5, SMALL.size_hw, seed=9)
+    _, embeddings, logits = expected_of(checkpoint, pixels)
+    found = run(files[1].path, pixels.numpy())
+    np.testing.assert_allclose(found[0], embeddings, atol=1e-4 * embeddings.max())
+    np.testing.assert_allclose(found[1], logits, atol=1e-4 * np.abs(logits).max())
+    assert "network_sha256" in {prop.key for prop in onnx.load(files[0].path).metadata_props}
+
+
+def test_requests_that_cannot_be(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    assert list(find_heads(checkpoint)) == ["logits"]
+    (tmp_path / "osnet_x0_25_nothing.onnx").write_text("mine")
+    for arguments, error, words in (
+        ({}, DataError, "exists; choose another folder"),
+        ({"format": "tflite"}, ModelError, "unknown 'tflite'; choose from onnx"),
+        ({"precision": "fp8"}, ModelError, "unknown 'fp8'"),
+        ({"outputs": ("ages",)}, ModelError, "no ages; choose from embeddings, logits"),
+        ({"images": tmp_path}, DataError, "no images in"),
+    ):
+        with pytest.raises(error, match=words):
+            export(checkpoint, tmp_path, **arguments)  # type: ignore[arg-type]
+    assert (tmp_path / "osnet_x0_25_nothing.onnx").read_text() == "mine"
+
+
+def test_the_command(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx")
+    for n in range(2):
+        write_picture(tmp_path / "crops" / f"{n}.png", n)
+    main(["export", str(tiny_weights), "--out", str(tmp_path / "out"), "--images", str(tmp_path / "crops")])
+    shown = capsys.readouterr().out
+    assert "osnet_x0_25_nothing.onnx: float images -> embeddings; sha256 " in shown
+    assert "at batches of 1, 3 and 8: largest difference" in shown
+    with pytest.raises(SystemExit):
+        main(["export", str(tiny_weights), "--out", str(tmp_path / "out")])
+    assert "--overwrite" in capsys.readouterr().err
