@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -21,7 +22,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 """What is taken for an image in a folder, whatever the case."""
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 """Decoders that may be tried on a file, whatever it is called."""
-EXIF_ORIENTATION = 0x0112
+ROTATED = (b"Exif\0\0", b"http://ns.adobe.com/xap/")
+"""A JPEG that holds one of these may say that it lies on its side."""
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header alone. 64 million pixels decode to 192 MB."""
 
@@ -48,25 +50,27 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Ima
 def decode_pixels(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
     """As ``decode_image``, as (3, height, width) uint8: the same pixels, sooner where simplejpeg is installed.
 
-    simplejpeg (the extra ``fast``) decodes with the library that Pillow uses, and spares some copies. What is turned
-    by EXIF, is not grey or RGB, or is no JPEG takes Pillow's way.
+    simplejpeg (the extra ``fast``) decodes with the library that Pillow uses, and spares some copies. What may be
+    turned by EXIF, is not grey or YCbCr, is damaged, or is no JPEG takes Pillow's way: so all errors are Pillow's.
     """
-    if _simplejpeg is not None:
-        try:
-            with Image.open(BytesIO(content), formats=FORMATS) as image:
-                check_size(name, image.size, max_pixels)
-                turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
-                plain = image.format == "JPEG" and image.mode in ("L", "RGB") and not turned
-        except ImageError:
-            raise
-        except Exception:  # Pillow's way says what is wrong with it
-            plain = False
-        if plain:
-            try:
-                return torch.from_numpy(_simplejpeg.decode_jpeg(content, "RGB")).permute(2, 0, 1)
-            except ValueError as error:
-                raise ImageError(name, f"cannot be decoded: {error}") from error
+    pixels = _decode_jpeg(content, max_pixels)
+    if pixels is not None:
+        return torch.from_numpy(pixels).permute(2, 0, 1)
     return torch.from_numpy(np.array(decode_image(content, name, max_pixels))).permute(2, 0, 1)
+
+
+def _decode_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """(height, width, 3); None for anything but a whole, upright JPEG, grey or in plain colours."""
+    if _simplejpeg is None or not content.startswith(b"\xff\xd8\xff") or any(mark in content for mark in ROTATED):
+        return None
+    try:
+        height, width, colours, _ = _simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray") or not 0 < width * height <= max_pixels:
+            return None
+        pixels: NDArray[np.uint8] = _simplejpeg.decode_jpeg(content, "RGB")
+    except ValueError:  # Pillow says what is wrong with it
+        return None
+    return pixels
 
 
 def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:

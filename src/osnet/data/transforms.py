@@ -24,6 +24,19 @@ def resize_image(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     return cut_centre(to_tensor(resized), preprocessing.size_hw)
 
 
+def resize_pixels(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(3, h, w) uint8, RGB -> (3, H, W) uint8: the same as ``resize_image``, bit for bit, sooner where it enlarges.
+
+    PyTorch's antialiased resize of uint8 gives Pillow's values where neither side shrinks, in under half the time.
+    Where a side shrinks, up to a fifth of the values are 1 off, so Pillow does it then.
+    """
+    width, height = resized_wh((pixels.shape[2], pixels.shape[1]), preprocessing)
+    enlarges = pixels.shape[1] <= height and pixels.shape[2] <= width
+    if not enlarges or preprocessing.interpolation != "bilinear":
+        return resize_image(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), preprocessing)
+    return cut_centre(resize_bytes(pixels, (height, width)), preprocessing.size_hw)
+
+
 def resize_fractions(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """(3, h, w) float in [0, 1], RGB -> (3, H, W), smoothed where it shrinks, as Pillow does it.
 

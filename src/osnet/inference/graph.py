@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from osnet.models.layers import ChannelGate, ChannelShuffle, ConvNormAct, LiteConv3x3
-from osnet.models.osnet import EmbeddingLayer, OSBlock, UnifiedGate
+from osnet.models.layers import ChannelGate, ChannelShuffle, ConvNormAct, EmbeddingLayer, LiteConv3x3
+from osnet.models.osnet import OSBlock, UnifiedGate
 from osnet.types import Preprocessing
 
 LARGEST_STACKED = 4

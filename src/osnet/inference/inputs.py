@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from osnet.data.loading import check_size, list_images, own_rgb, read_image, to_rgb
-from osnet.data.transforms import resize_fractions, resize_image
+from osnet.data.loading import check_size, list_images, own_rgb, read_image, read_pixels, to_rgb
+from osnet.data.transforms import resize_fractions, resize_image, resize_pixels
 from osnet.errors import ImageError
 from osnet.types import ChannelOrder, Preprocessing
 
@@ -157,7 +157,7 @@ def _prepare(name: str, picture: Image.Image | Tensor, preprocessing: Preprocess
 
 def _prepare_file(path: Path, preprocessing: Preprocessing) -> list[PreparedCrop]:
     try:
-        return [_prepare(str(path), read_image(path), preprocessing)]
+        return [PreparedCrop(str(path), resize_pixels(read_pixels(path), preprocessing))]
     except ImageError as error:
         return [PreparedCrop(str(path), error)]
 

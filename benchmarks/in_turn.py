@@ -1,0 +1,91 @@
+"""One process per contender, run in turn (A B A B ...): thread pools of two runtimes in one process fight for cores.
+
+A worker script calls ``serve(work)``; the benchmark starts workers and asks them, round by round, for one block each.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def serve(work: Callable[[], Any]) -> None:
+    """In a worker: warm up, say so, then time one call of ``work`` for every line on standard input."""
+    out, sys.stdout = sys.stdout, sys.stderr  # some libraries print while they load
+    work()
+    work()
+    out.write("ready\n")
+    out.flush()
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            work()
+        out.write(f"{(time.perf_counter() - start) / int(line)}\n")
+        out.flush()
+
+
+class Worker:
+    """A contender in its own process."""
+
+    def __init__(self, name: str, command: Sequence[str], threads: int) -> None:
+        pinned = {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        self.name, self.seconds = name, list[float]()
+        self.process = subprocess.Popen(
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **pinned}
+        )
+        assert self.process.stdout is not None
+        if self.process.stdout.readline().strip() != "ready":
+            raise SystemExit(f"{name} does not start: {' '.join(command)}")
+
+    def block(self, repeats: int) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{repeats}\n")
+        self.process.stdin.flush()
+        self.seconds.append(float(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(workers: list[Worker], rounds: int, repeats: int) -> dict[str, dict[str, Any]]:
+    """Rounds of one block each; the first worker is what the others are compared with."""
+    for _ in range(rounds):
+        for worker in workers:
+            worker.block(repeats)
+    for worker in workers:
+        worker.close()
+    base = workers[0].seconds
+    result = {}
+    for worker in workers:
+        within = statistics.median(a / b for a, b in zip(base, worker.seconds, strict=True))
+        best = min(base) / min(worker.seconds)
+        result[worker.name] = {
+            "median_ms": 1e3 * statistics.median(worker.seconds), "best_ms": 1e3 * min(worker.seconds),
+            "quartiles_ms": [1e3 * q for q in statistics.quantiles(worker.seconds, n=4)[::2]],
+            "ratio_within_rounds": within, "ratio_best": best, "ratio": min(within, best),
+        }  # fmt: skip
+    return result
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What it ran on, and the load that others put on it."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return {
+        "cpu": model[0].split(":")[1].strip() if model else platform.processor(),
+        "cores": os.cpu_count(), "threads": threads, "load": os.getloadavg(), "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def write(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,134 @@
+"""How fast the network is: each backend against PyPI's torchreid 0.2.5, one process each, in turn.
+
+    python benchmarks/inference.py --peer-python peer/bin/python --boxmot-python boxmot-env/bin/python
+
+Without peers, the network as PyTorch runs it (torchreid's is the same layers) stands first. ``ratio`` is the smaller
+of two: the median over rounds of the ratio within a round, and best to best. Beside each time stands the share of the
+machine's own matrix-product peak, counting two operations per multiply-add. The networks have random weights; they do
+not change the time. How to make the peers' environments: tests/fixtures/make_torchreid_outputs.py, make_boxmot_outputs.py.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+THIS = Path(__file__).resolve()
+sys.path.insert(0, str(THIS.parent))
+import in_turn  # noqa: E402
+
+SIZE_HW = (256, 128)
+GFLOP = {"osnet_x1_0": 1.957, "osnet_x0_75": 1.143, "osnet_x0_5": 0.546, "osnet_x0_25": 0.165}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    models: tuple[str, ...] = ("osnet_x0_25", "osnet_x1_0")
+    batches: tuple[int, ...] = (1, 8, 32)
+    rounds: int = 12
+    threads: int = 2
+    backends: tuple[str, ...] = ("torch", "onnxruntime", "openvino")
+    peer_python: Path | None = None
+    """Python of an environment with torchreid 0.2.5."""
+    boxmot_python: Path | None = None
+    """Python of an environment with boxmot; it runs our exported file."""
+    out: Path | None = None
+
+
+def worker(kind: str, model: str, batch: int, threads: int, folder: str) -> None:
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (batch, 3, *SIZE_HW), dtype=np.uint8))
+    images = torch.from_numpy(rng.standard_normal((batch, 3, *SIZE_HW), dtype=np.float32))
+    if kind == "torchreid":
+        from torchreid.reid.models import build_model
+
+        network = build_model(model, num_classes=1, pretrained=False).eval()
+    elif kind == "plain":
+        from osnet import create_model
+
+        network = create_model(model).eval()
+    elif kind == "boxmot":
+        from boxmot.reid.backends.onnx_backend import ONNXBackend
+
+        backend = ONNXBackend(Path(folder) / f"{model}.onnx", torch.device("cpu"), False)
+        return in_turn.serve(lambda: backend.forward(images))
+    else:
+        from osnet import create_model
+        from osnet.inference.backends import make_backend
+        from osnet.types import Preprocessing
+
+        made = make_backend(kind, create_model(model).eval(), Preprocessing(), torch.device("cpu"))  # type: ignore[arg-type]
+        return in_turn.serve(lambda: made.run(pixels))
+
+    def plain() -> None:
+        with torch.no_grad():
+            network(images)
+
+    return in_turn.serve(plain)
+
+
+def peak_gflops(threads: int) -> float:
+    """The best of many matrix products of 2048 x 2048, in float32."""
+    import torch
+
+    torch.set_num_threads(threads)
+    a, best = torch.rand(2048, 2048), 1e9
+    for _ in range(20):
+        start = time.perf_counter()
+        torch.mm(a, a)
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048**3 / best / 1e9
+
+
+def main(settings: Settings) -> None:
+    peak = peak_gflops(settings.threads)
+    result: dict[str, Any] = {"machine": in_turn.machine(settings.threads), "peak_gflops": peak, "cells": []}
+    print(f"{result['machine']['cpu']}, {settings.threads} threads, measured peak {peak:.0f} GFLOP/s in float32")
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = [("torchreid", settings.peer_python)] if settings.peer_python else [("plain", None)]
+        contenders += [(name, None) for name in settings.backends]
+        if settings.boxmot_python:
+            contenders.append(("boxmot", settings.boxmot_python))
+            _export_all(settings.models, Path(folder))
+        for model in settings.models:
+            for batch in settings.batches:
+                arguments = [model, str(batch), str(settings.threads), folder]
+                workers = [
+                    in_turn.Worker(kind, [str(python or sys.executable), str(THIS), "--worker", kind, *arguments],
+                                   settings.threads)
+                    for kind, python in contenders
+                ]  # fmt: skip
+                rows = in_turn.compare(workers, settings.rounds, 10 if batch == 1 else 1)
+                for name, row in rows.items():
+                    row["share_of_peak"] = GFLOP[model] * batch / (row["best_ms"] / 1e3) / peak
+                    print(f"{model} batch {batch:<3}{name:<12}{row['median_ms']:9.2f} ms (best {row['best_ms']:8.2f}), "
+                          f"{row['share_of_peak']:4.0%} of the peak, ratio {row['ratio']:.2f}", flush=True)  # fmt: skip
+                result["cells"].append({"model": model, "batch": batch, "rounds": settings.rounds, "rows": rows})
+                in_turn.write(settings.out, result)
+
+
+def _export_all(models: tuple[str, ...], folder: Path) -> None:
+    from osnet import create_model
+    from osnet.inference.export import export
+    from osnet.models.weights import read_checkpoint, save_weights
+
+    for model in models:
+        save_weights(create_model(model).eval(), folder / model / "weights")
+        export(read_checkpoint(folder / model / "weights"), folder)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+    else:
+        import tyro
+
+        main(tyro.cli(Settings, description=__doc__))

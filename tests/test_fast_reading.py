@@ -1,0 +1,100 @@
+"""The fast road from a file to pixels gives Pillow's pixels, bit for bit, and Pillow's errors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import make_picture, shared_data
+from osnet.data import loading
+from osnet.data.loading import read_image, read_pixels
+from osnet.data.transforms import resize_image, resize_pixels
+from osnet.errors import ImageError
+from osnet.types import Preprocessing
+
+
+def noisy(seed: int, size_wh: tuple[int, int]) -> Image.Image:
+    """A picture with fine grain, which shows any difference between decoders and filters."""
+    rng = np.random.RandomState(seed)
+    grain = rng.randint(-40, 41, (size_wh[1], size_wh[0], 3))
+    return Image.fromarray(np.clip(np.asarray(make_picture(seed, size_wh), np.int16) + grain, 0, 255).astype(np.uint8))
+
+
+def as_tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("size_wh", [(64, 128), (37, 91), (201, 499), (1, 1)])
+def test_jpeg_pixels_are_pillows(size_wh: tuple[int, int], subsampling: int, tmp_path: Path) -> None:
+    pytest.importorskip("simplejpeg")
+    for n, settings in enumerate(({"quality": 50}, {"quality": 95}, {"quality": 80, "progressive": True})):
+        path = tmp_path / f"{n}.jpg"
+        noisy(n, size_wh).save(path, subsampling=subsampling, **settings)
+        assert loading._decode_jpeg(path.read_bytes(), 10**6) is not None, "the fast road was taken"
+        np.testing.assert_array_equal(read_pixels(path), as_tensor(read_image(path)))
+
+
+def test_what_only_pillow_may_decide(tmp_path: Path) -> None:
+    """Turned, CMYK, truncated, another format under the name, too many pixels, nothing at all."""
+    pytest.importorskip("simplejpeg")
+    picture = noisy(1, (60, 90))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert read_pixels(tmp_path / "turned.jpg").shape == (3, 60, 90)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    picture.save(tmp_path / "xmp.jpg", xmp=xmp, quality=95)
+    picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    picture.convert("L").save(tmp_path / "grey.jpg")
+    picture.save(tmp_path / "really.png")
+    (tmp_path / "really.png").rename(tmp_path / "png.jpg")
+    for name in ("turned", "xmp", "cmyk", "grey", "png"):
+        path = tmp_path / f"{name}.jpg"
+        np.testing.assert_array_equal(read_pixels(path), as_tensor(read_image(path)), err_msg=name)
+    whole = (tmp_path / "grey.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[:-300])
+    (tmp_path / "head.jpg").write_bytes(whole[:40])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    for name in ("truncated", "head", "empty", "missing"):
+        path = tmp_path / f"{name}.jpg"
+        with pytest.raises(ImageError) as pillows:
+            read_image(path)
+        with pytest.raises(ImageError) as ours:
+            read_pixels(path)
+        assert str(ours.value) == str(pillows.value)
+    assert read_pixels(tmp_path / "grey.jpg", max_pixels=5400).shape == (3, 90, 60)
+    with pytest.raises(ImageError, match="60 x 90 is more than the 5,399"):
+        read_pixels(tmp_path / "grey.jpg", max_pixels=5399)
+
+
+def test_without_simplejpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy(1, (30, 40)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(loading, "_simplejpeg", None)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.jpg"), as_tensor(read_image(tmp_path / "a.jpg")))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize(
+    "size_hw", [(128, 64), (256, 128), (77, 33), (255, 127), (1, 1), (500, 200), (256, 129), (300, 20), (20, 300)]
+)
+def test_resized_pixels_are_pillows(size_hw: tuple[int, int], interpolation: str) -> None:
+    """Both ways, one way, not at all: never a level apart."""
+    preprocessing = Preprocessing(interpolation=interpolation)  # type: ignore[arg-type]
+    picture = noisy(3, size_hw[::-1])
+    expected = resize_image(picture, preprocessing)
+    found = resize_pixels(as_tensor(picture), preprocessing)
+    assert found.shape == (3, 256, 128)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_real_crops() -> None:
+    files = sorted(shared_data("people-mini").rglob("*.jpg"))
+    for path in files[::4]:
+        picture = read_image(path)
+        np.testing.assert_array_equal(read_pixels(path), as_tensor(picture))
+        np.testing.assert_array_equal(
+            resize_pixels(read_pixels(path), Preprocessing()), resize_image(picture, Preprocessing())
+        )
