@@ -23,10 +23,11 @@ def serve(work: Callable[[], Any]) -> None:
     out.write("ready\n")
     out.flush()
     for line in sys.stdin:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             work()
-        out.write(f"{(time.perf_counter() - start) / int(line)}\n")
+        passed, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
+        out.write(f"{passed / int(line)} {cpu_s / int(line)}\n")
         out.flush()
 
 
@@ -35,7 +36,7 @@ class Worker:
 
     def __init__(self, name: str, command: Sequence[str], threads: int) -> None:
         pinned = {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        self.name, self.seconds = name, list[float]()
+        self.name, self.seconds, self.cpu_s = name, list[float](), list[float]()
         self.process = subprocess.Popen(
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **pinned}
         )
@@ -48,7 +49,9 @@ class Worker:
         assert self.process.stdout is not None
         self.process.stdin.write(f"{repeats}\n")
         self.process.stdin.flush()
-        self.seconds.append(float(self.process.stdout.readline()))
+        passed, cpu_s = map(float, self.process.stdout.readline().split())
+        self.seconds.append(passed)
+        self.cpu_s.append(cpu_s)
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -57,7 +60,11 @@ class Worker:
 
 
 def compare(workers: list[Worker], rounds: int, repeats: int) -> dict[str, dict[str, Any]]:
-    """Rounds of one block each; the first worker is what the others are compared with."""
+    """Rounds of one block each; the first worker is what the others are compared with.
+
+    ``cpu_ratio`` compares processor time, all threads added: on a machine that others use too, and with one thread,
+    it is the ratio that they disturb least (waiting for a core is not counted, busy waiting is).
+    """
     for _ in range(rounds):
         for worker in workers:
             worker.block(repeats)
@@ -71,6 +78,7 @@ def compare(workers: list[Worker], rounds: int, repeats: int) -> dict[str, dict[
         result[worker.name] = {
             "median_ms": 1e3 * statistics.median(worker.seconds), "best_ms": 1e3 * min(worker.seconds),
             "quartiles_ms": [1e3 * q for q in statistics.quantiles(worker.seconds, n=4)[::2]],
+            "cpu_ms": 1e3 * min(worker.cpu_s), "cpu_ratio": min(workers[0].cpu_s) / min(worker.cpu_s),
             "ratio_within_rounds": within, "ratio_best": best, "ratio": min(within, best),
         }  # fmt: skip
     return result

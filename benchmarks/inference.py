@@ -5,7 +5,7 @@
 Without peers, the network as PyTorch runs it (torchreid's is the same layers) stands first. ``ratio`` is the smaller
 of two: the median over rounds of the ratio within a round, and best to best. Beside each time stands the share of the
 machine's own matrix-product peak, counting two operations per multiply-add. The networks have random weights; they do
-not change the time. How to make the peers' environments: tests/fixtures/make_torchreid_outputs.py, make_boxmot_outputs.py.
+not change the time. How to make the peers' environments: see make_torchreid_outputs.py in tests/fixtures.
 """
 
 import sys
@@ -110,7 +110,7 @@ def main(settings: Settings) -> None:
                 for name, row in rows.items():
                     row["share_of_peak"] = GFLOP[model] * batch / (row["best_ms"] / 1e3) / peak
                     print(f"{model} batch {batch:<3}{name:<12}{row['median_ms']:9.2f} ms (best {row['best_ms']:8.2f}), "
-                          f"{row['share_of_peak']:4.0%} of the peak, ratio {row['ratio']:.2f}", flush=True)  # fmt: skip
+                          f"{row['share_of_peak']:4.0%} of the peak, ratio {row['ratio']:.2f}, in processor time {row['cpu_ratio']:.2f}", flush=True)  # fmt: skip
                 result["cells"].append({"model": model, "batch": batch, "rounds": settings.rounds, "rows": rows})
                 in_turn.write(settings.out, result)
 
