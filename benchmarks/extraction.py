@@ -62,6 +62,7 @@ def make_crops(folder: Path, size_hw: tuple[int, int], number: int) -> list[str]
 def worker(kind: str, weights: str, model: str, folder: str, threads: int) -> None:
     import torch
 
+    in_turn.pin(threads)
     torch.set_num_threads(threads)
     paths = sorted(str(path) for path in Path(folder).iterdir())
     if kind == "torchreid":
@@ -167,7 +168,8 @@ def main(settings: Settings) -> None:
                 if name in off:
                     row["largest_difference"] = off[name]
                 print(f"{settings.model} {size:<8} {name:<12}{row['median_ms'] / BLOCK:8.3f} ms per crop (best "
-                      f"{row['best_ms'] / BLOCK:.3f}), ratio {row['ratio']:.2f}, in processor time {row['cpu_ratio']:.2f}, off by {off.get(name, 0):.1e}",
+                      f"{row['best_ms'] / BLOCK:.3f}), ratio {row['ratio']:.2f}, "
+                      f"in processor time {row['cpu_ratio']:.2f}, off by {off.get(name, 0):.1e}",
                       flush=True)  # fmt: skip
             result["sizes"][size] = {"rounds": settings.rounds, "block": BLOCK, "rows": rows}
             in_turn.write(settings.out, result)

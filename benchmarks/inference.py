@@ -43,6 +43,7 @@ def worker(kind: str, model: str, batch: int, threads: int, folder: str) -> None
     import numpy as np
     import torch
 
+    in_turn.pin(threads)
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (batch, 3, *SIZE_HW), dtype=np.uint8))
@@ -110,7 +111,8 @@ def main(settings: Settings) -> None:
                 for name, row in rows.items():
                     row["share_of_peak"] = GFLOP[model] * batch / (row["best_ms"] / 1e3) / peak
                     print(f"{model} batch {batch:<3}{name:<12}{row['median_ms']:9.2f} ms (best {row['best_ms']:8.2f}), "
-                          f"{row['share_of_peak']:4.0%} of the peak, ratio {row['ratio']:.2f}, in processor time {row['cpu_ratio']:.2f}", flush=True)  # fmt: skip
+                          f"{row['share_of_peak']:4.0%} of the peak, ratio {row['ratio']:.2f}, "
+                          f"in processor time {row['cpu_ratio']:.2f}", flush=True)  # fmt: skip
                 result["cells"].append({"model": model, "batch": batch, "rounds": settings.rounds, "rows": rows})
                 in_turn.write(settings.out, result)
 
