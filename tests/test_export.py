@@ -18,6 +18,7 @@ from osnet.inference.export import WithHeads, export, find_heads
 from osnet.inference.graph import fold
 from osnet.inference.onnx_graph import UnknownStepError, write_onnx
 from osnet.models.card import Card
+from osnet.models.heads import AttributeHead
 from osnet.models.weights import Checkpoint, network_sha256, read_checkpoint, save_weights
 from osnet.types import Preprocessing
 
@@ -69,6 +70,24 @@ def test_both_files(checkpoint: Checkpoint, tmp_path: Path) -> None:
         assert about["weights_sha256"] == checkpoint.card.sha256
         kept = json.loads(about["preprocessing"])
         assert Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}) == SMALL
+
+
+def test_attributes_are_an_output_unless_switched_off(tiny_network: OSNet, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    torch.manual_seed(3)
+    head = AttributeHead(512, ["hat", "bag", "age"])
+    card = Card(tiny_network.config, preprocessing=SMALL, attributes=head.names, attributes_off=("age",))
+    save_weights(tiny_network, tmp_path / "weights", card, attributes=head)
+    file = export(read_checkpoint(tmp_path / "weights"), tmp_path)[1]
+    assert file.outputs == ("embeddings", "attributes")
+    pixels = generate_pixels(3, SMALL.size_hw, seed=9)
+    embeddings, found = run(file.path, pixels.numpy())
+    with torch.no_grad():
+        expected = torch.sigmoid(head(torch.from_numpy(embeddings)))[:, :2]
+    assert found.shape == (3, 2), "what the card switches off is not computed"
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    kept = export(read_checkpoint(tmp_path / "weights"), tmp_path / "plain", outputs=("embeddings",))
+    assert kept[0].outputs == ("embeddings",)
 
 
 def test_half_precision_is_half_the_size_and_close(checkpoint: Checkpoint, tmp_path: Path) -> None:

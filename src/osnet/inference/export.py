@@ -73,8 +73,7 @@ def find_heads(checkpoint: Checkpoint) -> dict[str, nn.Module]:
     ``logits`` (B, C) of the classifier; ``attributes`` (B, A), probabilities, without those the card switches off.
     """
     heads: dict[str, nn.Module] = {}
-    build_attribute_head = getattr(checkpoint, "build_attribute_head", None)
-    if build_attribute_head is not None and (head := build_attribute_head()) is not None:
+    if (head := checkpoint.build_attribute_head()) is not None:
         heads["attributes"] = nn.Sequential(head.linear, nn.Sigmoid())
     if (weight := checkpoint.state.get("classifier.weight")) is not None:
         linear = nn.Linear(weight.shape[1], weight.shape[0])
@@ -116,7 +115,8 @@ def export(
         if value not in known:
             raise ModelError(f"unknown {value!r}; choose from {', '.join(known)}")
     heads = find_heads(checkpoint)
-    wanted = [name for name in outputs if name != "embeddings"] or (["attributes"] if "attributes" in heads else [])
+    by_default = ["attributes"] if "attributes" in heads else []
+    wanted = [name for name in outputs if name != "embeddings"] if outputs else by_default
     if unknown := sorted(set(wanted) - set(heads)):
         raise ModelError(f"these weights have no {', '.join(unknown)}; choose from embeddings, {', '.join(heads)}")
     chosen = {name: heads[name] for name in wanted}
@@ -175,7 +175,7 @@ def describe(checkpoint: Checkpoint, kind: InputKind, precision: str, names: tup
         "weights_sha256": card.sha256,
         "training_data": card.training_data,
         "licence": card.licence,
-        "attributes": json.dumps(list(getattr(card, "attributes", ()))),
+        "attributes": json.dumps([name for name in card.attributes if name not in card.attributes_off]),
     }
 
 
