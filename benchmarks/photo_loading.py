@@ -136,7 +136,7 @@ def main(settings: Settings) -> None:
             f"{r['ratio_median']:.2f} times the reference ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     if settings.out is not None:
-        shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+        shown = {key: value for key, value in asdict(settings).items() if key not in ("out", "photos")}
         settings.out.write_text(
             json.dumps({"settings": shown, "torch": torch.__version__, "results": results}, indent=2) + "\n"
         )

@@ -113,7 +113,8 @@ def main(settings: Settings) -> None:
             f"{r['speed_ratio']:>13.2f}{f'{min(ratios):.2f} to {max(ratios):.2f}':>15}{100 * shuffles:>8.0f} %"
         )
     if settings.out is not None:
-        report = {"settings": asdict(settings) | {"out": str(settings.out)}, "torch": torch.__version__}
+        shown = {key: value for key, value in asdict(settings).items() if key != "out"}
+        report: dict[str, object] = {"settings": shown, "torch": torch.__version__}
         report |= {"threads": torch.get_num_threads(), "results": results}
         settings.out.write_text(json.dumps(report, indent=2) + "\n")
 
