@@ -1,5 +1,7 @@
 """Whatever runs the network, the vectors are the same."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -100,6 +102,27 @@ def test_a_runtime_that_computes_something_else_is_not_used(
     assert isinstance(make_backend("auto", tiny_network, Preprocessing(), CPU), TorchBackend)
     with pytest.raises(ModelError, match=r"onnxruntime.*differ from the network's by"):
         make_backend("onnxruntime", tiny_network, Preprocessing(), CPU)
+
+
+def test_signals_still_arrive_when_openvino_backends_come_and_go() -> None:
+    """In a process of its own, which a signal on a stack that is gone would end."""
+    need("openvino")
+    code = """
+import gc, signal, time, torch
+from osnet import OSNet, OSNetConfig
+from osnet.inference.backends import OpenVinoBackend
+from osnet.types import Preprocessing
+network = OSNet(OSNetConfig(width=0.25)).eval()
+made = [OpenVinoBackend(network, Preprocessing(size_hw=(32, 16))) for _ in range(2)]
+while made:
+    made.pop(0)
+    gc.collect()
+signal.signal(signal.SIGALRM, lambda *_: print("caught", flush=True))
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+time.sleep(0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "caught"), done.stderr
 
 
 def test_settings_that_cannot_be(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:

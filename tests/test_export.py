@@ -13,7 +13,7 @@ from osnet.cli import main
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import DataError, ExportError, ModelError
 from osnet.inference import export as exporting
-from osnet.inference.backends import generate_pixels
+from osnet.inference.backends import generate_pixels, openvino_core
 from osnet.inference.export import WithHeads, export, find_heads
 from osnet.inference.graph import fold
 from osnet.inference.onnx_graph import UnknownStepError, write_onnx
@@ -101,16 +101,16 @@ def test_half_precision_is_half_the_size_and_close(checkpoint: Checkpoint, tmp_p
 
 
 def test_openvino(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     pytest.importorskip("onnx")
     pixels = generate_pixels(4, SMALL.size_hw, seed=9)
     images, embeddings, _ = expected_of(checkpoint, pixels)
     files = export(checkpoint, tmp_path, format="openvino")
     assert len(list(tmp_path.iterdir())) == 4, "two .xml, two .bin, nothing else"
     for file, given in zip(files, (images, pixels.numpy()), strict=True):
-        model = openvino.Core().read_model(file.path)
+        model = openvino_core().read_model(file.path)
         assert model.get_rt_info(["osnet", "network_sha256"]).value == network_sha256(checkpoint.build(), SMALL)
-        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         np.testing.assert_allclose(compiled(given)["embeddings"], embeddings, atol=1e-4 * embeddings.max())
 
 

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -116,6 +117,19 @@ class OnnxRuntimeBackend(RuntimeBackend):
         return lambda images: session.run(None, {INPUT: images})[0]
 
 
+@cache
+def openvino_core() -> Any:
+    """The one OpenVINO core of this process.
+
+    Each core sets up a stack for signals, and one that goes before another leaves a stack that is no more: the next
+    signal with a handler then ends the process (seen with OpenVINO 2026.4.1). So there is one, and it stays.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+    """
+    return require_extra("openvino", "openvino").Core()
+
+
 class OpenVinoBackend(RuntimeBackend):
     """OpenVINO on the CPU, in float32 (left alone it takes bfloat16 where the processor has it)."""
 
@@ -123,7 +137,7 @@ class OpenVinoBackend(RuntimeBackend):
 
     def make_runner(self, content: bytes, num_threads: int) -> Runner:
         """See ``RuntimeBackend``."""
-        core = require_extra("openvino", "openvino").Core()
+        core = openvino_core()
         streams = self.num_threads if num_threads == 1 else 1
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",

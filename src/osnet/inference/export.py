@@ -21,7 +21,7 @@ from osnet.data.loading import list_images, read_image
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError, ExportError, ModelError, require_extra
 from osnet.files import make_folder, sha256_file, written_aside
-from osnet.inference.backends import generate_pixels
+from osnet.inference.backends import generate_pixels, openvino_core
 from osnet.inference.graph import fold
 from osnet.inference.onnx_graph import INPUT, UnknownStepError, write_onnx
 from osnet.models.weights import Checkpoint, network_sha256
@@ -276,7 +276,7 @@ def _write_openvino(
     precision: Precision, about: dict[str, str],
 ) -> None:  # fmt: skip
     openvino = require_extra("openvino", "openvino")
-    model = openvino.Core().read_model(_onnx_bytes(graph, size_hw, names, kind, False, about))
+    model = openvino_core().read_model(_onnx_bytes(graph, size_hw, names, kind, False, about))
     for key, value in about.items():
         model.set_rt_info(value, ["osnet", key])
     openvino.save_model(model, aside, compress_to_fp16=precision == "fp16")
@@ -316,8 +316,7 @@ def _read_onnx(path: Path) -> Runner:
 
 
 def _read_openvino(path: Path) -> Runner:
-    openvino = require_extra("openvino", "openvino")
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: [value.copy() for value in compiled({INPUT: images}).values()]
 
 
