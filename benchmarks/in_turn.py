@@ -17,9 +17,10 @@ from typing import Any
 
 def serve(work: Callable[[], Any]) -> None:
     """In a worker: warm up, say so, then time one call of ``work`` for every line on standard input."""
-    out, sys.stdout = sys.stdout, sys.stderr  # some libraries print while they load
     work()
     work()
+    out = sys.__stdout__
+    assert out is not None
     out.write("ready\n")
     out.flush()
     for line in sys.stdin:
@@ -32,7 +33,8 @@ def serve(work: Callable[[], Any]) -> None:
 
 
 def pin(threads: int) -> None:
-    """Give this process so many cores, the same ones for every contender; all runtimes count these."""
+    """First in a worker: so many cores, the same ones for every contender; all runtimes count these."""
+    sys.stdout = sys.stderr  # some libraries print while they load
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
