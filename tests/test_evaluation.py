@@ -12,9 +12,9 @@ from conftest import write_picture
 from osnet import Embedder, evaluate
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError, EmbeddingError, ImageError, OutputError
-from osnet.evaluation import Evaluation
+from osnet.evaluation import Evaluation, embed_dataset
 from osnet.inference.embedder import Embeddings
-from osnet.inference.vectors import embed_files, find_changed, read_vectors, save_vectors
+from osnet.inference.vectors import embed_files, find_changed, no_progress, read_vectors, save_vectors
 from osnet.metrics.ranking import rank_scores
 
 
@@ -42,6 +42,27 @@ def test_scores_are_those_of_the_embeddings(embedder: Embedder, market: Path) ->
     assert f"{100 * direct.mean_ap:.2f} %" in printed
     assert "images: 3, identities: 3, cameras: 1" in printed
     assert json.loads(json.dumps(result.to_json()))["weights"]["network_sha256"] == embedder.sha256()
+
+
+def test_decisions_stand_beside_the_ranks(embedder: Embedder, market: Path, tmp_path: Path) -> None:
+    plain, told = (evaluate(embedder, market, decisions=decisions, features=tmp_path) for decisions in (False, True))
+    assert plain.decisions == ()
+    assert plain.scores == told.scores
+    roc, search = told.decisions
+    query, gallery = embed_dataset(embedder, read_dataset(market), "raise", tmp_path, no_progress)
+    scores_QG = query.vectors @ gallery.vectors.T
+    pids = np.array([[q == g for g in gallery.split.pids] for q in query.split.pids])
+    junk = np.array(gallery.split.pids) == -1
+    cameras = np.array([[q == g for g in gallery.split.camids] for q in query.split.camids])
+    same, different = scores_QG[pids & ~cameras & ~junk], scores_QG[~pids & ~junk[None]]
+    assert (roc.num_positives, roc.num_negatives) == (len(same), len(different))
+    point = roc.at(0.1)
+    assert np.sort(different)[-1 - len(different) // 10] == pytest.approx(point.threshold, abs=1e-6)
+    assert point.miss_rate == pytest.approx(np.mean(same < point.threshold))
+    assert f"TPR {100 * (1 - point.miss_rate):6.2f} %" in str(told)
+    assert search.num_negatives == len(query.split)
+    assert "FNIR" in str(told)
+    assert told.to_json()["decisions"][0]["points"][-1]["asked"] == 0.1
 
 
 def test_the_real_weights_on_real_crops(msmt17_pth: Path, people_mini: Path) -> None:

@@ -1,5 +1,6 @@
 """Several data sets as one training set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,28 @@ def test_weights_that_saw_the_test_images(trained_on: str, refused: bool, tiny_n
     with pytest.raises(DataError, match="trained on the test images of b"):
         check_leak(network, B, force=False)
     assert "says nothing about new people" in check_leak(network, B, force=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "tested_on", "overlap"),
+    [
+        ("viper-00", "viper-00", False),
+        ("viper-00", "viper-01", False),  # the same half, the other way round
+        ("viper-01", "viper-02", True),
+        ("grid-00", "grid-01", True),  # ten partitions of their own
+        ("viper-00", "grid-02", False),
+        ("market1501", "viper-00", False),
+        ("street-01", "street-02", False),  # no benchmark: a folder of one's own
+        ("market1501+viper-00", "viper-04", True),
+    ],
+)
+def test_weights_of_another_split_saw_its_people(
+    trained_on: str, tested_on: str, overlap: bool, tiny_network: OSNet
+) -> None:
+    network = OSNet(tiny_network.config)
+    network.card = Card(network.config, training_data=trained_on)
+    tested = replace(B, name=tested_on)
+    if overlap:
+        with pytest.raises(DataError, match=f"trained on people that {tested_on} tests on"):
+            check_leak(network, tested, force=False)
+    assert bool(check_leak(network, tested, force=True)) == overlap

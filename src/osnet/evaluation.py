@@ -1,6 +1,7 @@
 """Weights + data set, or vectors -> scores, as an object that prints itself."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 
 from osnet.data.check import SplitCounts, count_split
 from osnet.data.folder import read_dataset
+from osnet.data.reid.catalog import splits_overlap
 from osnet.errors import DataError, ImageError
 from osnet.files import make_folder
 from osnet.inference.embedder import Embedder, Embeddings, OnError
 from osnet.inference.labelled import LabelledVectors
 from osnet.inference.sharing import embed_shared, gather_interleaved, join_processes
 from osnet.inference.vectors import Progress, embed_files, find_changed, no_progress, read_vectors, save_vectors
+from osnet.metrics.decisions import DecisionScores, NoPairsError, identification_scores, verification_scores
 from osnet.metrics.ranking import AveragePrecision, RankingScores, rank_scores, summarize
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
@@ -46,6 +49,8 @@ class Scoring:
     ap: AveragePrecision = "precision"
     seed: int = 0
     """Of CUHK03's draws."""
+    decisions: bool = False
+    """ROC and open-set identification too, by Market-1501's rule whatever ``rule`` is."""
 
     def __post_init__(self) -> None:
         distances = ("cosine", "euclidean")
@@ -77,6 +82,8 @@ class Evaluation:
     """Images left out because they could not be read, with the reasons."""
     protocol: str = str(Scoring())
     warnings: tuple[str, ...] = ()
+    decisions: tuple[DecisionScores, ...] = ()
+    """TPR at fixed FPR, FNIR at fixed FPIR, with their thresholds; if asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
@@ -91,6 +98,7 @@ class Evaluation:
             )
         lines += [f"{name:<8} {_percent(value)}" for name, value in self.scores.items()]
         lines.append(f"over {self.num_scored:,} of {self.num_queries:,} queries")
+        lines += map(str, self.decisions)
         for names, what in ((self.unmatched, "without a match in another camera"), (self.unreadable, "left out")):
             if names:
                 more = f", ... ({len(names) - 5} more)" if len(names) > 5 else ""
@@ -112,6 +120,7 @@ def evaluate(
     distance: Distance = "cosine",
     ap: AveragePrecision = "precision",
     seed: int = 0,
+    decisions: bool = False,
     force: bool = False,
     on_error: OnError = "raise",
     features: str | Path | None = None,
@@ -127,6 +136,7 @@ def evaluate(
         distance: ``cosine``; or ``euclidean``, between vectors as the network gives them, not of length 1.
         ap: ``precision``, or ``trapezoid`` as in Market-1501's official script; see ``AveragePrecision``.
         seed: of CUHK03's draws.
+        decisions: ROC and open-set identification too; see ``metrics.decisions``.
         force: evaluate even where the weights were trained on the test images; the result says so.
         on_error: ``raise`` stops at an unreadable image; ``skip`` leaves it out and says so.
         features: a folder that keeps the vectors (``query.npz``, ``gallery.npz``; of any length: ``query-raw.npz``,
@@ -138,7 +148,7 @@ def evaluate(
             were trained on this benchmark's test images.
         ImageError: an unreadable image, if ``on_error`` is ``raise``.
     """
-    scoring = Scoring(rule, distance, ap, seed)
+    scoring = Scoring(rule, distance, ap, seed, decisions)
     data = dataset if isinstance(dataset, ReidDataset) else read_dataset(dataset)
     check_scorable(data)
     embedder = prepare_embedder(weights, distance)
@@ -170,6 +180,7 @@ def score_embedded(
         unreadable=tuple(str(failure) for failure in [*query.failures, *gallery.failures]),
         protocol=str(scoring),
         warnings=tuple(warnings),
+        decisions=_decide(vectors[0], vectors[1], scoring),
     )
 
 
@@ -181,6 +192,7 @@ def evaluate_vectors(
     distance: Distance = "cosine",
     ap: AveragePrecision = "precision",
     seed: int = 0,
+    decisions: bool = False,
     name: str = "vectors",
     root: str = "",
 ) -> Evaluation:
@@ -189,9 +201,9 @@ def evaluate_vectors(
     Raises:
         DataError: vectors or labels that cannot be scored; the message says why.
     """
-    scoring = Scoring(rule, distance, ap, seed)
+    scoring = Scoring(rule, distance, ap, seed, decisions)
     try:
-        scores = score_shared(query, gallery, scoring)
+        scores, points = score_shared(query, gallery, scoring), _decide(query, gallery, scoring)
     except ValueError as error:
         raise DataError(f"{root or name}: {error}") from error
     return Evaluation(
@@ -205,7 +217,18 @@ def evaluate_vectors(
         unmatched=tuple(query.names[q] for q in scores.unmatched),
         unreadable=(),
         protocol=str(scoring),
+        decisions=points,
     )
+
+
+def _decide(query: LabelledVectors, gallery: LabelledVectors, scoring: Scoring) -> tuple[DecisionScores, ...]:
+    """Same or different, and who if anybody; a kind without pairs or searches is left out."""
+    arrays = (query.vectors, gallery.vectors, query.pids, gallery.pids, query.camids, gallery.camids)
+    found = []
+    for score in (verification_scores, identification_scores) if scoring.decisions else ():
+        with suppress(NoPairsError):
+            found.append(score(*arrays, distance=scoring.distance))
+    return tuple(found)
 
 
 def _count(part: LabelledVectors) -> SplitCounts:
@@ -268,8 +291,13 @@ def check_scorable(data: ReidDataset) -> None:
 
 
 def check_leak(network: Network, data: ReidDataset, force: bool) -> list[str]:
-    """Weights must not have seen the test images."""
+    """Weights must not have seen the test images: no ``combine_all``, and no other random split of the same people."""
     trained_on = network.card.training_data if network.card else ""
+    if other := next((name for name in trained_on.split("+") if splits_overlap(name, data.name)), None):
+        told = f"weights of {trained_on!r} were trained on people that {data.name} tests on: both divide the same ones"
+        if not force:
+            raise DataError(f"{told}; score them on {other}, or say that it is to be forced")
+        return [f"{told}: this score says nothing about new people"]
     benchmarks = trained_on.removesuffix(COMBINED).split("+") if trained_on.endswith(COMBINED) else []
     places = [place.lower() for place in (data.name, *data.root.resolve().parts)]
     seen = [name for name in benchmarks if any(place.startswith(name.lower()) for place in places)]

@@ -62,6 +62,7 @@ def evaluate_splits(
     distance: Distance = "cosine",
     ap: AveragePrecision = "precision",
     seed: int = 0,
+    decisions: bool = False,
     force: bool = False,
     on_error: OnError = "raise",
     features: str | Path | None = None,
@@ -84,7 +85,7 @@ def evaluate_splits(
     """
     if not datasets:
         raise DataError("no splits to evaluate; give at least one data set")
-    scoring = Scoring(rule, distance, ap, seed)
+    scoring = Scoring(rule, distance, ap, seed, decisions)
     for dataset in datasets:
         check_scorable(dataset)
     embedder = prepare_embedder(weights, distance)

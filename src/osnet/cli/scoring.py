@@ -76,6 +76,7 @@ def evaluate(
     ap: AveragePrecision = "precision",
     flip: bool = False,
     seed: int = 0,
+    decisions: bool = False,
     identity_from: IdentityFrom = "auto",
     pattern: str | None = None,
     csv: Path | None = None,
@@ -104,6 +105,7 @@ def evaluate(
         ap: average precision as in most papers' code (precision), or as in Market-1501's official script (trapezoid).
         flip: average each vector with that of the mirrored crop.
         seed: of cuhk03's draws.
+        decisions: also TPR at fixed FPR (same person or not) and FNIR at fixed FPIR (who is it, if anybody).
         identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
         pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
         csv: a table with the columns path, identity, camera, split.
@@ -120,14 +122,14 @@ def evaluate(
             raise DataError(
                 "give --weights and --data, or --features with files of vectors (and no --flip, --root or --targets)"
             )
-        result = _score_files(features, csv, name, Scoring(rule or "market1501", distance, ap, seed))
+        result = _score_files(features, csv, name, Scoring(rule or "market1501", distance, ap, seed, decisions))
         return _tell_once({"": result}, out)
     layout, keep = FolderLayout(identity_from, pattern, csv), _one_folder(features)
     protocols = _read_protocols(data, root, targets, layout, name)
     embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
     results: dict[str, Evaluation | SplitEvaluation] = {}
     for spec, (datasets, own_rule) in protocols.items():
-        scoring = Scoring(rule or own_rule, distance, ap, seed)
+        scoring = Scoring(rule or own_rule, distance, ap, seed, decisions)
         folder = keep / spec.replace(":", "-").replace(",", "-") if keep and spec else keep
         results[spec] = _score_weights(embedder, datasets, scoring, force, on_error, folder)
     _tell_once(results, out)

@@ -22,7 +22,15 @@ MIN_ERRORS = 30
 2000; ISO/IEC 19795-1, annex B), by which the true rate is within 30 % of the measured one, with 90 % confidence. It
 takes errors for independent, which one person's are not: an interval over people is wider."""
 DEFAULT_RATES = (1e-4, 1e-3, 1e-2, 1e-1)
+WORDS = {
+    "verification": ("pairs of one person in two cameras", "pairs of two people", "FPR", "TPR"),
+    "identification": ("searches for people in the gallery", "for unknown people", "FPIR", "FNIR"),
+}
 BINS = 1 << 16
+
+
+class NoPairsError(ValueError):
+    """Nothing to decide: no pair of one person, none of two, or nobody who can be found."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,15 @@ class DecisionScores:
                 return point
         raise ValueError(f"rate {rate:g} was not asked for; there are {', '.join(f'{p.asked:g}' for p in self.points)}")
 
+    def __str__(self) -> str:
+        positives, negatives, rate, hit = WORDS[self.kind]
+        lines = [f"{self.kind}: {self.num_positives:,} {positives}, {self.num_negatives:,} {negatives}"]
+        for point in self.points:
+            found = 1 - point.miss_rate if hit == "TPR" else point.miss_rate
+            few = "" if point.supported else f"   allows {point.num_allowed} errors only, which says little"
+            lines.append(f"  {rate} {point.asked:<7g} {hit} {100 * found:6.2f} %   score >= {point.threshold:.4f}{few}")
+        return "\n".join(lines)
+
 
 def verification_scores(
     query_QD: ArrayLike,
@@ -96,7 +113,7 @@ def verification_scores(
     num_different = int(high_bins.sum())
     same_M = np.sort(np.concatenate(positives)) if positives else np.empty(0, dtype=np.float32)
     if not len(same_M) or not num_different:
-        raise ValueError(f"{len(same_M)} pairs of one person and {num_different} of two; both kinds are needed")
+        raise NoPairsError(f"{len(same_M)} pairs of one person and {num_different} of two; both kinds are needed")
     allowed = [_allowed(fpr, num_different) for fpr in fprs]
     keys = _select(scored, high_bins, allowed)
     points = []
@@ -132,7 +149,7 @@ def identification_scores(
     other_Q, found_Q, mate_Q = scored.best()
     mated = np.isfinite(mate_Q)
     if not mated.any():
-        raise ValueError("no query has a match, so nobody can be identified")
+        raise NoPairsError("no query has a match, so nobody can be identified")
     unknown = np.sort(other_Q[np.isfinite(other_Q)])  # where nobody else is there, nobody can be taken for him
     num_searches = len(other_Q)
     points = []

@@ -1,6 +1,7 @@
 """Every benchmark by name: its layout, its published counts, its reader."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,6 +93,9 @@ _ENTRIES = (
     Entry("sensereid", "SenseReID", sensereid.LAYOUT, sensereid.read_sensereid, {"": sensereid.PUBLISHED},
           sensereid.NOTES),
 )  # fmt: skip
+NUMBER = re.compile(r"\d\d")
+BOTH_WAYS = ("viper", "cuhk01")
+"""Benchmarks whose splits come in pairs with the same training half; see ``drawn.draw_halves``."""
 BENCHMARKS: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 
@@ -177,6 +181,18 @@ def read_named(spec: str, root: str | Path) -> Benchmark:
         last = len(benchmark.datasets) - 1
         raise DataError(f"{spec}: {name} has the splits 0 to {last}, so there is no split {number}")
     return replace(benchmark, datasets=(benchmark.datasets[number],))
+
+
+def splits_overlap(trained_on: str, tested_on: str) -> bool:
+    """Does one split of a benchmark test people whom another one trains on?
+
+    True for two numbers of one benchmark (``viper-00``, ``viper-02``), unless they search the same half in both
+    directions (``viper-00``, ``viper-01``). A folder of one's own that is called so is none.
+    """
+    (first, i), (second, j) = (name.rpartition("-")[::2] for name in (trained_on, tested_on))
+    if first != second or first not in BENCHMARKS or not (NUMBER.fullmatch(i) and NUMBER.fullmatch(j)) or i == j:
+        return False
+    return not (first in BOTH_WAYS and int(i) // 2 == int(j) // 2)
 
 
 def names_of(entries: Sequence[Entry] = _ENTRIES) -> tuple[str, ...]:
