@@ -2,9 +2,9 @@
 
 Vectors are drawn: a point per person, and noise around it. Each measurement is a process of its own that loads them, is
 warmed up on a few (ours compiles then), and is timed from vectors to scores, distances included, on both sides. Memory
-is the process's peak beyond what it held when libraries and vectors were loaded. Seconds mean something on a machine
-that does nothing else (ours uses every core, torchreid's ranking one); beside them stand the processors' seconds, which
-other work touches less, and the machine's load.
+is the process's peak beyond what it held when libraries and vectors were loaded; its curve is kept, too. Seconds mean
+something on a machine that does nothing else (ours uses every core, torchreid's ranking one); beside them stand the
+processors' seconds, which other work touches less, and the machine's load.
 
 torchreid lives in an environment of its own; give its Python, or only ours is measured. How such an environment is
 made stands in tests/fixtures/make_torchreid_outputs.py; torchreid's Cython module is not in PyPI's 0.2.5, but in the
@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,6 +103,29 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+class MemoryCurve:
+    """The process's resident memory while something runs."""
+
+    def __enter__(self) -> "MemoryCurve":
+        self.start, self.over = time.perf_counter(), threading.Event()
+        self.points: list[tuple[float, float]] = []
+        self.watcher = threading.Thread(target=self.watch, daemon=True)
+        self.watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.watcher.join()
+
+    def watch(self) -> None:
+        while not self.over.wait(0.25):
+            self.points.append((round(time.perf_counter() - self.start, 2), round(resident_bytes() / 1e9, 4)))
+
+    def thinned(self) -> list[tuple[float, float]]:
+        """At most 40 points: seconds, GB."""
+        return self.points[:: len(self.points) // 40 + 1]
+
+
 def child(side: str, folder: Path, distance: str) -> None:
     score = ours(distance) if side == "ours" else peer(distance, side == "cython")
     files = ("query", "gallery", "query-pids", "gallery-pids", "query-camids", "gallery-camids")
@@ -109,14 +133,15 @@ def child(side: str, folder: Path, distance: str) -> None:
     few = [a[:200] if name.startswith("query") else a[:4000] for name, a in zip(files, arrays, strict=True)]
     score(*few)
     held = resident_bytes()
-    start, processor_start = time.perf_counter(), time.process_time()
-    found = score(*arrays)
-    seconds, processor_s = time.perf_counter() - start, time.process_time() - processor_start
+    with MemoryCurve() as curve:
+        start, processor_start = time.perf_counter(), time.process_time()
+        found = score(*arrays)
+        seconds, processor_s = time.perf_counter() - start, time.process_time() - processor_start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     features = sum(a.nbytes for a in arrays[:2])
     print(json.dumps({"seconds": seconds, "processor_s": processor_s,
                       "load": os.getloadavg()[0], "beyond_gb": (peak - held) / 1e9, "peak_gb": peak / 1e9,
-                      "features_gb": features / 1e9, **found}))  # fmt: skip
+                      "features_gb": features / 1e9, "curve_s_gb": curve.thinned(), **found}))  # fmt: skip
 
 
 def measure(side: str, python: Path | str, folder: Path, distance: str) -> dict[str, Any] | None:

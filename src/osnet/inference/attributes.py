@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from osnet.errors import DataError, ImageError, WeightsError
+from osnet.inference.backends import BackendName
 from osnet.inference.embedder import Embedder, Embeddings, OnError, pick_device
 from osnet.models.heads import AttributeHead
 from osnet.models.network import Network
@@ -63,7 +64,7 @@ class AttributePredictor(Embedder):
     Args:
         model: a path that ``load_weights`` takes; or a network, with its ``head``.
         head: instead of the one in the weights.
-        device, batch_size, normalize, num_workers, preprocessing: as for ``Embedder``.
+        device, batch_size, normalize, num_workers, preprocessing, backend: as for ``Embedder``.
 
     Raises:
         WeightsError: no such weights, damaged ones, or none with an attribute head.
@@ -79,6 +80,7 @@ class AttributePredictor(Embedder):
         num_workers: int | None = None,
         preprocessing: Preprocessing | None = None,
         head: AttributeHead | None = None,
+        backend: BackendName = "auto",
     ) -> None:
         source = "this network"
         if not isinstance(model, Network):
@@ -90,7 +92,7 @@ class AttributePredictor(Embedder):
                 f"{source} says no attributes: it has no head, or its card switches all of it off; train one, "
                 "for instance: osnet train pa100k-osnet-x1-0"
             )
-        super().__init__(model, device, batch_size, normalize, num_workers, preprocessing)
+        super().__init__(model, device, batch_size, normalize, num_workers, preprocessing, backend=backend)
         self.head = head.to(self.device).eval()
 
     @property
