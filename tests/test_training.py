@@ -435,7 +435,7 @@ def test_batches_by_data_set(people: Path, tmp_path: Path) -> None:
     joined = join_training([read_any(people), read_any(other)])
     recipe = replace(TINY, epochs=1, sampler="data set", images_per_label=4)
     trainer = Trainer(recipe, joined, tmp_path / "run", INLINE)
-    batches = trainer.sampler.batches(0)
+    batches = trainer.epochs.sampler.batches(0)
     assert len(batches) == 12  # 48 images of the smaller one, four in each
     for batch in batches:
         assert sorted(joined.train.crops[index].dsetid for index in batch) == [0] * 4 + [1] * 4

@@ -160,6 +160,8 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         preprocessing: sizes and normalisation.
         seed: of all draws.
         epoch: from 0.
+        first_batch: go on from this batch of this process. Whole rounds of the workers are skipped without decoding;
+            ``num_extra`` batches more than asked for then come first, to be thrown away.
         rank: this process, from 0.
         num_ranks: how many processes there are.
         num_workers: of this process's loader; 0 reads in the process itself.
@@ -180,6 +182,7 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         seed: int,
         *,
         epoch: int = 0,
+        first_batch: int = 0,
         rank: int = 0,
         num_ranks: int = 1,
         num_workers: int = 0,
@@ -215,6 +218,14 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         self.shards = [dealt[rank + num_ranks * w] for w in range(self.readers)]
         self.num_batches = _cut_to(full[rank], fewest)
         """For each worker."""
+        if not 0 <= first_batch <= sum(self.num_batches):
+            raise DataError(f"batch {first_batch} of an epoch of {sum(self.num_batches)}")
+        # A loader takes a batch of each worker in turn, and leaves out those that have no more.
+        taken = [
+            sum(min(batches, rounds) for batches in self.num_batches) for rounds in range(max(self.num_batches) + 1)
+        ]
+        self.rounds = max(rounds for rounds, batches in enumerate(taken) if batches <= first_batch)
+        self.num_extra = first_batch - taken[self.rounds]
 
     def _full_batches(self, shards: list[int]) -> int:
         return sum(self.index.shards[i].num_images for i in shards) // self.batch_size
@@ -237,11 +248,15 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         if (info.num_workers if info else 0) != self.num_workers:
             raise DataError(f"made for {self.num_workers} workers, but read by {info.num_workers if info else 0}")
         worker = info.id if info else 0
+        skipped = min(self.rounds, self.num_batches[worker]) * self.batch_size
         left = self.num_batches[worker] * self.batch_size
         for key, name, content, label in self._shuffled(worker):
             if not left:
                 return
             left -= 1
+            skipped -= 1
+            if skipped >= 0:
+                continue
             rng = np.random.default_rng([self.seed, self.epoch, key])
             make = self.augmentation.draw if self.as_bytes else self.augmentation.apply
             yield {"image": make(decode_pixels(content, name), self.preprocessing, rng), "label": label}
@@ -250,32 +265,37 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         from webdataset.filters import shuffle
 
         draw = random.Random(f"{self.seed} {self.epoch} {self.rank} {worker}")  # noqa: S311
-        samples = (sample for shard in self.shards[worker] for sample in self._read(self.index.shards[shard]))
+        samples = (
+            sample for shard in self.shards[worker] for sample in read_shard(self.index, self.index.shards[shard])
+        )
         yield from shuffle(self.buffer, initial=self.buffer, rng=draw)(samples)
 
-    def _read(self, shard: Shard) -> Iterator[tuple[int, str, bytes, int]]:
-        """(number, name, image file, label) of a shard in its order."""
-        import webdataset
 
-        address = f"{self.index.source}/{shard.file}"
-        shards = webdataset.WebDataset(
+def read_shard(index: PackedIndex, shard: Shard) -> Iterator[tuple[int, str, bytes, int]]:
+    """(number, name, image file, label) of a shard in its order.
+
+    Raises:
+        DataError: it is missing, damaged or shorter than the index says.
+    """
+    webdataset = require_extra("webdataset", "packed")
+    address = f"{index.source}/{shard.file}"
+    seen = 0
+    try:
+        for sample in webdataset.WebDataset(
             [address], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
-        )
-        seen = 0
-        try:
-            for sample in shards:
-                key, label = int(sample["__key__"]), int(sample["cls"])
-                (suffix,) = [name for name in sample if not name.startswith("__") and name != "cls"]
-                if not 0 <= label < len(self.index.classes):
-                    raise DataError(f"{address}: {key} has the label {label} of {len(self.index.classes)} classes")
-                seen += 1
-                yield key, f"{address}#{key:09d}.{suffix}", sample[suffix], label
-        except DataError:
-            raise
-        except Exception as error:  # tar files, addresses and subprocesses fail in many ways
-            raise DataError(f"{address} cannot be read after {seen} images: {str(error) or error!r}") from error
-        if seen != shard.num_images:
-            raise DataError(f"{address} holds {seen} images, {INDEX_FILE} says {shard.num_images}; it is damaged")
+        ):
+            key, label = int(sample["__key__"]), int(sample["cls"])
+            (suffix,) = [name for name in sample if not name.startswith("__") and name != "cls"]
+            if not 0 <= label < len(index.classes):
+                raise DataError(f"{address}: {key} has the label {label} of {len(index.classes)} classes")
+            seen += 1
+            yield key, f"{address}#{key:09d}.{suffix}", sample[suffix], label
+    except DataError:
+        raise
+    except Exception as error:  # tar files, addresses and subprocesses fail in many ways
+        raise DataError(f"{address} cannot be read after {seen} images: {str(error) or error!r}") from error
+    if seen != shard.num_images:
+        raise DataError(f"{address} holds {seen} images, {INDEX_FILE} says {shard.num_images}; it is damaged")
 
 
 def _cut_to(batches: list[int], total: int) -> list[int]:

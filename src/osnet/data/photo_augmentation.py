@@ -112,7 +112,9 @@ def _cut(pixels: Tensor, size_hw: tuple[int, int], rng: np.random.Generator) -> 
     return pixels[:, top : top + height, left : left + width]
 
 
-def pad_and_cut(images: Tensor, pad: int, flip: float, rng: np.random.Generator) -> Tensor:
+def pad_and_cut(
+    images: Tensor, pad: int, flip: float, rng: np.random.Generator, num_drawn: int | None = None, first: int = 0
+) -> Tensor:
     """(B, 3, H, W) uint8 -> the same shape: each framed with ``pad`` black pixels, cut at random, perhaps mirrored.
 
     The whole batch at once, wherever it lies; the draws come from ``rng`` on the CPU, so they are the same anywhere.
@@ -122,10 +124,13 @@ def pad_and_cut(images: Tensor, pad: int, flip: float, rng: np.random.Generator)
         pad: pixels of frame.
         flip: probability of mirroring.
         rng: of the draws.
+        num_drawn: draw for a larger batch, of which these are a part; by default they are all of it.
+        first: their place in it.
     """
     num, _, height, width = images.shape
-    corners = torch.from_numpy(rng.integers(0, 2 * pad + 1, (2, num))).to(images.device)
-    mirrored = torch.from_numpy(rng.random(num) < flip).to(images.device)
+    drawn, part = num_drawn or num, slice(first, first + num)
+    corners = torch.from_numpy(rng.integers(0, 2 * pad + 1, (2, drawn))[:, part]).to(images.device)
+    mirrored = torch.from_numpy((rng.random(drawn) < flip)[part]).to(images.device)
     rows = corners[0][:, None] + torch.arange(height, device=images.device)
     columns = corners[1][:, None] + torch.arange(width, device=images.device)
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)

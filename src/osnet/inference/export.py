@@ -75,9 +75,7 @@ def find_heads(checkpoint: Checkpoint) -> dict[str, nn.Module]:
     heads: dict[str, nn.Module] = {}
     if (head := checkpoint.build_attribute_head()) is not None:
         heads["attributes"] = nn.Sequential(head.linear, nn.Sigmoid())
-    if (weight := checkpoint.state.get("classifier.weight")) is not None:
-        linear = nn.Linear(weight.shape[1], weight.shape[0])
-        linear.load_state_dict({key: checkpoint.state[f"classifier.{key}"] for key in ("weight", "bias")})
+    if (linear := checkpoint.build_classifier()) is not None:
         heads["logits"] = linear
     return heads
 
@@ -176,6 +174,7 @@ def describe(checkpoint: Checkpoint, kind: InputKind, precision: str, names: tup
         "training_data": card.training_data,
         "licence": card.licence,
         "attributes": json.dumps([name for name in card.attributes if name not in card.attributes_off]),
+        "classes": json.dumps(card.classes),
     }
 
 

@@ -42,6 +42,9 @@ class Card:
     """From which probability on each of them is said to hold; empty: 0.5 for all."""
     attributes_off: tuple[str, ...] = ()
     """Those that must not be used here: they are neither computed nor stored."""
+    classes: tuple[str, ...] = ()
+    """What the classifier tells apart, in the order of its rows; empty where that is nobody's business to name, as
+    with the identities of re-identification."""
 
     def __post_init__(self) -> None:
         if len(set(self.attributes)) != len(self.attributes) or not all(self.attributes):
@@ -50,11 +53,16 @@ class Card:
             raise ValueError(f"attributes_off names {', '.join(unknown)}, which the head does not have")
         if self.attribute_thresholds and len(self.attribute_thresholds) != len(self.attributes):
             raise ValueError(f"{len(self.attribute_thresholds)} thresholds for {len(self.attributes)} attributes")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes names one class twice")
+        if self.classes and self.num_classes and len(self.classes) != self.num_classes:
+            raise ValueError(f"{len(self.classes)} names for {self.num_classes} classes")
 
     def to_json(self, weights_file: str) -> dict[str, Any]:
         """As ``card.json`` stores it; without a head it is what versions before heads wrote."""
         content = {"format": FORMAT, "weights": weights_file, **asdict(self)}
-        return {key: value for key, value in content.items() if value or not key.startswith("attribute")}
+        late = ("attribute", "classes")
+        return {key: value for key, value in content.items() if value or not key.startswith(late)}
 
 
 def read_card(folder: str | Path) -> tuple[Card, str]:

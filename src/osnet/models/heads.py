@@ -77,6 +77,19 @@ def build_head(card: Card, state: Mapping[str, Tensor]) -> AttributeHead | None:
     return head.without(card.attributes_off).eval()
 
 
+def build_classifier(state: Mapping[str, Tensor]) -> nn.Linear | None:
+    """The classifier in a checkpoint, ``classifier.weight`` (C, D) and, where it has one, ``classifier.bias`` (C,)."""
+    weight, bias = state.get("classifier.weight"), state.get("classifier.bias")
+    if weight is None or weight.ndim != 2:
+        return None
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear.eval()
+
+
 def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:
     """Names on the card and tensors must agree.
 

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
 from osnet.models.build import build_network
 from osnet.models.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
 from osnet.models.config import NetworkConfig
-from osnet.models.heads import PREFIX, AttributeHead, build_head, check_head
+from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_head
 from osnet.models.network import Network
 from osnet.models.torchreid import (
     infer_config,
@@ -64,6 +64,10 @@ class Checkpoint:
     def build_attribute_head(self) -> AttributeHead | None:
         """The attribute head, without what the card switches off; None if there is none."""
         return build_head(self.card, self.state)
+
+    def build_classifier(self) -> nn.Linear | None:
+        """The classifier, in eval mode: (B, D) -> (B, C), logits; None if there is none."""
+        return build_classifier(self.state)
 
 
 def load_weights(path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None) -> Network:
@@ -143,10 +147,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
     weights_file = f"weights-{digest[:12]}.safetensors"
     with written_aside(folder / weights_file) as aside:
         aside.write_bytes(content)
+    num_classes = _num_classes(checkpoint.state)
     card = replace(
         card,
         name=name_of(card.architecture),
-        num_classes=_num_classes(checkpoint.state),
+        num_classes=num_classes,
+        classes=card.classes if num_classes else (),
         sha256=digest,
     )
     write_json(folder / CARD_FILE, card.to_json(weights_file))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from osnet.recipes import ablations, cross_domain, demo, market1501, pa100k, same_domain
+from osnet.recipes import ablations, cifar, cross_domain, demo, imagenet, market1501, pa100k, same_domain
 from osnet.recipes.runs import Printed, Run
 from osnet.training.recipe import Recipe
 
@@ -49,6 +49,7 @@ RUNS: list[Run] = [
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **{run.name: run.make for run in RUNS},
-    **{make().name: make for make in (*pa100k.RUNS, demo.demo_osnet_x0_25, demo.demo_osnet_t1_x0_25)},
+    **{make().name: make for make in (*pa100k.RUNS, *imagenet.RUNS, *cifar.RUNS)},
+    **{make().name: make for make in (demo.demo_osnet_x0_25, demo.demo_osnet_t1_x0_25)},
 }
 """Name -> the function that returns the recipe."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from osnet.data.attributes.dataset import AttributeDataset, AttributeSplit
 from osnet.data.attributes.reading import read_attributes
 from osnet.data.attributes.samples import AttributeSamples
+from osnet.data.augmentation import Augmentation
 from osnet.data.samplers import BatchSampler, RandomBatches
 from osnet.data.training_set import check_headers
 from osnet.errors import DataError
@@ -101,6 +102,7 @@ class AttributeRecipe(Recipe):
         ModelError: a value that cannot be, or values that do not fit together.
     """
 
+    augmentation: Augmentation = field(default_factory=Augmentation)
     loss: AttributeLoss = field(default_factory=AttributeLoss)
     pooling: Pooling = "max"
     """Before the embedding; the authors' code for attributes takes the maximum, not the average."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from osnet.data.attributes.dataset import AttributeDataset
 from osnet.data.attributes.reading import knows_attributes, read_attributes
 from osnet.data.attributes.samples import NO_LABEL, AttributeSamples, join_labels
+from osnet.data.augmentation import Augmentation
 from osnet.data.reid.catalog import read_source
 from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
 from osnet.errors import DataError
@@ -83,6 +84,7 @@ class JointRecipe(Recipe):
         ModelError: a value that cannot be, or values that do not fit together.
     """
 
+    augmentation: Augmentation = field(default_factory=Augmentation)
     loss: AttributeLoss = field(default_factory=AttributeLoss)
     mix: JointLoss = field(default_factory=JointLoss)
     pooling: Pooling = "avg"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from osnet.data.augmentation import Augmentation
 from osnet.data.joining import join_training
 from osnet.data.reid.catalog import read_source
 from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
@@ -102,6 +103,7 @@ class ReidRecipe(Recipe):
         ModelError: a value that cannot be, or values that do not fit together.
     """
 
+    augmentation: Augmentation = field(default_factory=Augmentation)
     loss: ReidLoss = field(default_factory=ReidLoss)
     sampler: Sampler = "random"
     images_per_label: int = 4

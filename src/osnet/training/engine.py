@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from osnet.data.training_set import EpochKeys
 from osnet.errors import DataError, OsnetError, OutputError, TrainingError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json, written_aside
+from osnet.training.epochs import Batch, split_batch
 from osnet.training.optimizer import Average, make_optimizer
 from osnet.training.recipe import Recipe, learning_rate
 from osnet.training.state import Progress, load_state, save_state
-from osnet.training.task import Batch, Task
+from osnet.training.task import Task
 
 SAVE_EVERY_S = 300.0
 VALIDATION = "validation_"
@@ -83,7 +82,9 @@ class Trainer:
             mixed_precision="bf16" if recipe.precision == "bf16" else "no",
             kwargs_handlers=[kwargs],
         )
-        self.sampler = self.plan.make_sampler(self.accelerator.process_index, self.accelerator.num_processes)
+        self.epochs = self.plan.make_epochs(
+            self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device
+        )
         task = task.to(memory_format=torch.channels_last)  # as the images are; gradients then have the same strides
         optimizer = make_optimizer(recipe, task)
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
@@ -156,6 +157,10 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.state = {k: v.to(self.accelerator.device) for k, v in state["average"].items()}
         self.progress = Progress(**state["progress"])
+        before, now = self.progress.num_ranks, self.accelerator.num_processes
+        if self.epochs.tied and self.progress.batch and before != now:
+            raise DataError(f"{self.out} stopped in mid-epoch with {before} processes, and the order of what it reads "
+                            f"depends on their number; go on with as many, not {now}")  # fmt: skip
         self._cut_metrics()
 
     def _cut_metrics(self) -> None:
@@ -169,20 +174,12 @@ class Trainer:
 
     def _train_epoch(self, draw: DrawProgress | None) -> None:
         progress, recipe = self.progress, self.recipe
-        keys = EpochKeys(self.sampler, progress.epoch, progress.batch)
-        total = progress.batch + len(keys)
-        loader: DataLoader[Any] = DataLoader(
-            self.plan.samples,  # type: ignore[arg-type]  # a Protocol, and keys that are tuples
-            batch_sampler=keys,
-            num_workers=self._workers(),
-            worker_init_fn=_ignore_interrupts,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
+        batches, left = self.epochs.load(progress.epoch, progress.batch, self._workers())
+        total, progress.num_ranks = progress.batch + left, self.accelerator.num_processes
         frozen = progress.epoch < recipe.frozen_epochs
         self.task.train()
-        batches: Iterable[Any] = loader
         if draw is not None and self.accelerator.is_main_process:
-            batches = draw(loader, len(keys), f"epoch {progress.epoch + 1}/{recipe.epochs}")
+            batches = draw(batches, left, f"epoch {progress.epoch + 1}/{recipe.epochs}")
         for batch in batches:
             self._set_rate(learning_rate(recipe, progress.epoch, progress.batch, total))
             self._step(batch, frozen)
@@ -195,22 +192,33 @@ class Trainer:
                 raise KeyboardInterrupt
 
     def _step(self, batch: Batch, frozen: bool) -> None:
+        torch.manual_seed(self._step_seed())  # what a task draws on the device is no hidden state either
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = split_batch(batch, self.plan.num_micro_batches)
+        sums: dict[str, float] = {}
+        for number, part in enumerate(parts, 1):
+            with self.accelerator.no_sync(self.task) if number < len(parts) else nullcontext():
+                values = self._add_gradients(part, frozen, len(parts))
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / len(parts)
+        self.optimizer.step()
+        self.average.update(self._bare())
+        for name, value in sums.items():
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+
+    def _add_gradients(self, batch: Batch, frozen: bool, num_parts: int) -> dict[str, float]:
+        """Forward and backward of one of ``num_parts`` parts of a batch; its scalars."""
         there = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         # Channels last: on a CPU, depthwise convolutions train several times faster so.
         there["image"] = there["image"].contiguous(memory_format=torch.channels_last)
-        torch.manual_seed(self._step_seed())  # what a task draws on the device is no hidden state either
         with self.accelerator.autocast():
             scalars = self.task(there, frozen=frozen)
         numbers = torch.stack([value.detach().float() for value in scalars.values()]).tolist()  # one wait, not many
         values = dict(zip(scalars, numbers, strict=True))
         if not math.isfinite(values["loss"]):
             raise TrainingError(self._describe_bad_batch(values))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(scalars["loss"])
-        self.optimizer.step()
-        self.average.update(self._bare())
-        for name, value in values.items():
-            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+        self.accelerator.backward(scalars["loss"] / num_parts)
+        return values
 
     def _step_seed(self) -> int:
         """A number of (seed, step, rank) alone."""
@@ -218,8 +226,7 @@ class Trainer:
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
     def _describe_bad_batch(self, values: dict[str, float]) -> str:
-        keys = EpochKeys(self.sampler, self.progress.epoch, self.progress.batch)
-        files = [self.plan.samples.name_of(index) for _, _, index, _ in next(iter(keys))]
+        files = self.epochs.name_batch(self.progress.epoch, self.progress.batch)
         return (
             f"the loss is {values['loss']} at step {self.progress.step} (epoch {self.progress.epoch + 1}, batch "
             f"{self.progress.batch + 1}); a lower lr than {self.recipe.lr} may help. Files: {', '.join(files)}"
@@ -304,11 +311,6 @@ def _interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    """In the loader's processes: Ctrl-C is for the loop, which ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

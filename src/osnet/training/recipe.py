@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from osnet.data.augmentation import Augmentation
+from osnet.data.photo_augmentation import PhotoAugmentation
 from osnet.errors import DataError, ModelError
 from osnet.models.network import Network
 from osnet.models.registry import create_model
@@ -57,7 +58,8 @@ class Recipe(ABC):
     """First epochs in which only the heads learn; they count as epochs."""
     backbone_lr_factor: float = 1.0
     """The network's rate relative to the heads'."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation | PhotoAugmentation = field(default_factory=Augmentation)
+    """Each task names its own kind."""
     ema: float = 0.0
     """Weights saved and scored are an average with this memory per step; 0 for none."""
     precision: Literal["fp32", "bf16"] = "fp32"

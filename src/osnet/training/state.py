@@ -27,6 +27,8 @@ class Progress:
     """Epochs whose weights have been exported and, if it was time, scored."""
     best_score: float = -1.0
     best_epoch: int = -1
+    num_ranks: int = 0
+    """Processes that trained last; 0: not known."""
 
 
 def save_state(folder: Path, recipe: dict[str, Any], progress: Progress, tensors: dict[str, Any]) -> None:

@@ -1,23 +1,20 @@
 """What the trainer asks of a task. Re-identification, attributes and both together are a small file each in ``tasks/``.
 
 recipe.read(folders)  ->  a data set
-recipe.plan(dataset)  ->  Plan: the samples, the task, the sampler, how to score, what to save
+recipe.plan(dataset)  ->  Plan: the batches, the task, how to score, what to save
 task(batch)           ->  {"loss": ..., other scalars to watch}
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from osnet.data.samplers import BatchSampler
-from osnet.data.training_set import Key
+from osnet.training.epochs import Batch, Epochs, SampledEpochs, Samples
 from osnet.types import Preprocessing
-
-Batch = Mapping[str, Tensor]
-"""What a DataLoader makes of samples: ``image`` (B, 3, H, W), and the labels by name, each (B, ...)."""
 
 
 class Task(nn.Module, ABC):
@@ -40,22 +37,6 @@ class Task(nn.Module, ABC):
         """
 
 
-class Samples(Protocol):
-    """Training samples, each a function of its key alone, so that a resumed run makes the same ones."""
-
-    def __len__(self) -> int:
-        """How many."""
-        ...
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        """``image`` (3, H, W) float32, normalised, and the labels."""
-        ...
-
-    def name_of(self, index: int) -> str:
-        """What errors call a sample: its file's name."""
-        ...
-
-
 class Plan(ABC):
     """A recipe and a data set, made ready for the trainer. Making it must find what would stop a run later."""
 
@@ -67,14 +48,25 @@ class Plan(ABC):
     """Which validation score picks the best epoch; higher is better. Logged as ``validation_`` and its name."""
     validated_on: str | None = None
     """What is scored, in words: ``the held-out identities``; None if nothing is, and then the last epoch counts."""
+    num_micro_batches: int = 1
+    """Into how many parts a process splits its part of a batch, adding up their gradients before the step. Above 1 only
+    for losses that are means over images, and then the same but for BatchNorm, which sees the parts."""
 
     @abstractmethod
     def describe_data(self) -> dict[str, Any]:
         """Sizes and names for ``recipe.json``."""
 
-    @abstractmethod
+    def make_epochs(self, rank: int, num_ranks: int, device: torch.device) -> Epochs:
+        """The batches of process ``rank``; they may lie on ``device`` already.
+
+        Raises:
+            DataError: a batch cannot be shared out so.
+        """
+        return SampledEpochs(self.samples, self.make_sampler(rank, num_ranks), pin=device.type == "cuda")
+
     def make_sampler(self, rank: int, num_ranks: int) -> BatchSampler:
-        """Which samples make up a batch on process ``rank``."""
+        """Which samples make up a batch on process ``rank``, for ``make_epochs``."""
+        raise NotImplementedError(f"{type(self).__name__} draws no samples")
 
     @abstractmethod
     def save(self, task: Any, folder: Path) -> None:

@@ -1,0 +1,138 @@
+"""What is on a photograph: pictures in, probabilities of classes out; the embedding comes in the same pass.
+
+Shapes: N inputs, B batch, C classes, D embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from osnet.errors import ImageError, ModelError, WeightsError
+from osnet.inference.backends import BackendName
+from osnet.inference.embedder import Embedder, OnError
+from osnet.models.network import Network
+from osnet.models.published import find_checkpoint
+from osnet.models.weights import Checkpoint
+from osnet.types import ChannelOrder, Preprocessing
+
+IMAGENET = "imagenet"
+"""Weights whose training data are called so have ImageNet's 1000 classes, sorted by WordNet id, with or without names."""
+
+
+@dataclass(frozen=True)
+class ClassPredictions:
+    """Probabilities with the names of what they were made of."""
+
+    classes: tuple[str, ...]
+    """C names."""
+    probabilities: NDArray[np.float32]
+    """(N, C), in [0, 1]; each row sums to 1."""
+    vectors: NDArray[np.float32]
+    """(N, D): the embeddings, from the same pass."""
+    names: list[str]
+    """N names: a path, ``input 3``, ``frame.jpg box 2``."""
+    failures: list[ImageError]
+    """What could not be used, if the run was to go on; these have no row."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def best(self, row: int, top: int = 5) -> list[tuple[str, float]]:
+        """The ``top`` classes of one input with their probabilities, the likeliest first (ties: the lower class)."""
+        order = np.argsort(-self.probabilities[row], kind="stable")[:top]
+        return [(self.classes[i], float(self.probabilities[row, i])) for i in order]
+
+
+class ClassPredictor(Embedder):
+    """An ``Embedder`` that also says which class a photograph is of. It takes what an embedder takes, with the same
+    promises.
+
+    >>> predictor = ClassPredictor("my-run")                 # weights trained by a classification recipe
+    >>> seen = predictor.predict(["a.jpg", "b.jpg"])
+    >>> seen.best(0, top=3)
+
+    Vectors are as the network gives them unless ``normalize``: a photograph whose embedding is zero has classes too,
+    but no direction.
+
+    Args:
+        model: a path that ``load_weights`` takes, a short name; or a network, with its ``classifier`` and ``classes``.
+        classifier: instead of the one in the weights: (B, D) -> (B, C), logits.
+        classes: C names, for that classifier, or instead of those on the card.
+        device, batch_size, normalize, num_workers, preprocessing, flip, backend: as for ``Embedder``; ``flip`` averages
+            embeddings, not probabilities.
+
+    Raises:
+        WeightsError: no such weights, damaged ones, or none with a classifier of things that have names.
+        ModelError: as for ``Embedder``; or another number of names than the classifier has rows.
+    """
+
+    def __init__(
+        self,
+        model: Network | Checkpoint | str | Path,
+        device: str | torch.device = "auto",
+        batch_size: int = 32,
+        normalize: bool = False,
+        num_workers: int | None = None,
+        preprocessing: Preprocessing | None = None,
+        flip: bool = False,
+        backend: BackendName = "auto",
+        classifier: nn.Linear | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        source = "this network"
+        if not isinstance(model, Network):
+            source = "this checkpoint" if isinstance(model, Checkpoint) else str(model)
+            model = model if isinstance(model, Checkpoint) else find_checkpoint(model)
+            classifier = classifier or model.build_classifier()
+            classes = classes or known_classes(model)
+        if classifier is None or not classes:
+            raise WeightsError(
+                f"{source} names no classes: {'its classifier tells identities apart' if classifier else 'no classifier'}"
+                "; train one, for instance: osnet train cifar10-osnet-x1-0"
+            )
+        if len(classes) != classifier.out_features:
+            raise ModelError(f"{len(classes)} names for the {classifier.out_features} classes of {source}")
+        super().__init__(model, device, batch_size, normalize, num_workers, preprocessing, flip, backend)
+        self.classifier = classifier.to(self.device).eval()
+        self.classes = tuple(classes)
+
+    def predict(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> ClassPredictions:
+        """All at once, in the order of the input. Arguments and errors as for ``embed``; ``failures`` has the rest."""
+        done = self.embed_named(inputs, channels=channels, on_error=on_error)
+        assert done.probabilities is not None
+        return ClassPredictions(self.classes, done.probabilities, done.vectors, done.names, done.failures)
+
+    def classify_bytes(self, pixels: Tensor) -> NDArray[np.float32]:
+        """(N, 3, H, W) uint8, RGB, of the network's size already -> (N, C) probabilities; nothing is resized.
+
+        Raises:
+            ModelError: bytes of another size, or of another type.
+        """
+        if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != (3, *self.preprocessing.size_hw):
+            raise ModelError(f"{pixels.dtype} of {tuple(pixels.shape)}: give uint8 (N, 3, "
+                             f"{', '.join(map(str, self.preprocessing.size_hw))})")  # fmt: skip
+        rows = [np.empty((0, len(self.classes)), np.float32)]
+        with torch.inference_mode():
+            for part in pixels.split(self.batch_size) if len(pixels) else ():
+                rows.append(self._read_probabilities(self._run(list(part))))
+        return np.concatenate(rows)
+
+    def _read_probabilities(self, vectors: Tensor) -> NDArray[np.float32]:
+        """(B, D) -> (B, C)."""
+        with torch.inference_mode():
+            return torch.softmax(self.classifier(vectors.to(self.device)).float(), dim=1).cpu().numpy()
+
+
+def known_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The names of what a checkpoint tells apart: from its card; numbers for ImageNet's weights without names; none
+    for identities."""
+    card = checkpoint.card
+    if not card.classes and card.training_data == IMAGENET:
+        return tuple(map(str, range(card.num_classes)))
+    return card.classes
