@@ -4,7 +4,7 @@ Only the learning rate is chosen, for each network by itself, in short runs that
 images. Each final run is scored once on the 10,000 test images. Runs that are finished are skipped and one that was cut
 off goes on, so call it again until it says that all is done. The result is written after every run.
 
-    python benchmarks/cifar.py --plan cpu --data cifar10-jpeg.tar.xz --work out/cifar --out benchmarks/results/cifar.json
+    python benchmarks/cifar.py --plan cpu --data cifar10-jpeg.tar.xz --work out/cifar --out cifar-cpu.json
     python benchmarks/cifar.py --plan gpu --data cifar10-jpeg.tar.xz --work out/cifar-gpu --out cifar-gpu.json
 
 ``--data`` is ``cifar-10-binary.tar.gz``, or a tar file or folder of ``train/CLASS/N.jpg`` and ``test/CLASS/N.jpg``. The
@@ -133,8 +133,11 @@ def read_data(settings: Settings) -> dict[str, PhotoBytes]:
             np.savez(file, classes=np.array(splits["train"].classes), name=splits["train"].name, **arrays)
     with np.load(cache, allow_pickle=False) as kept:
         classes, name = tuple(map(str, kept["classes"])), str(kept["name"]).removesuffix(" train")
-        return {s: PhotoBytes(f"{name} {s}", torch.from_numpy(kept[f"{s}_pixels"]),
-                              torch.from_numpy(kept[f"{s}_labels"]).long(), classes) for s in ("train", "test")}  # fmt: skip
+        splits = {}
+        for split in ("train", "test"):
+            pixels, labels = (torch.from_numpy(kept[f"{split}_{kind}"]) for kind in ("pixels", "labels"))
+            splits[split] = PhotoBytes(f"{name} {split}", pixels, labels.long(), classes)
+        return splits
 
 
 def split_data(splits: dict[str, PhotoBytes], budget: Budget, limit: int | None) -> tuple[PhotoDataset, PhotoDataset]:

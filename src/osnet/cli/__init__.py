@@ -4,6 +4,7 @@ import sys
 
 from osnet.cli import (
     attributes,
+    classes,
     datasets,
     exporting,
     figures,
@@ -20,6 +21,7 @@ from osnet.errors import OsnetError
 
 __all__ = [
     "attributes",
+    "classes",
     "datasets",
     "exporting",
     "figures",

@@ -26,7 +26,7 @@ from osnet.tasks.attributes import labelled, score_split
 
 predict_app = SubcommandApp()
 attributes_app = SubcommandApp()
-app.command(predict_app, name="predict", help="Say what is on images: attributes.")
+app.command(predict_app, name="predict", help="Say what is on images: attributes, or classes.")
 app.command(attributes_app, name="attributes", help="Show, switch off or score the attributes that weights say.")
 
 WeightsArg = Annotated[Path, Positional, tyro.conf.arg(metavar="WEIGHTS_OR_GALLERY")]

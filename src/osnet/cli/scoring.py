@@ -8,6 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from osnet.calibration import calibrate as calibrate_weights
+from osnet.cli.classes import asks_for_classes, evaluate_classes
 from osnet.cli.common import app, data_app, draw_progress, list_inputs, report_failures
 from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
 from osnet.data.reid.catalog import read_named
@@ -24,6 +25,7 @@ from osnet.inference.vectors import embed_files
 from osnet.metrics.ranking import AveragePrecision
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
+from osnet.models.published import find_checkpoint
 from osnet.splits import SplitEvaluation, evaluate_splits
 from osnet.types import ReidDataset
 
@@ -86,7 +88,7 @@ def evaluate(
     batch_size: int = 32,
     device: str = "auto",
 ) -> None:
-    """Score weights on a data set, or anybody's vectors: CMC, mAP, mINP.
+    """Score weights on a data set, or anybody's vectors: CMC, mAP, mINP; of a classification, top-1 and top-5.
 
     Vectors: `--features FILE.npz` with query_vectors, query_pids, query_camids and the same for gallery; or two files
     with vectors, pids, camids each, or made by `osnet embed` (people from Market-1501's names or `--csv`).
@@ -94,7 +96,9 @@ def evaluate(
 
     Args:
         weights: a path, or a short name like osnet_x0_25_msmt17.
-        data: Market-1501's layout; or folders query and gallery; or, with a CSV that has a column split, any folder.
+        data: of weights that name classes, what `osnet data pack` and recipes of classification take: test is scored,
+            else val, else the folder itself. Of others Market-1501's layout; or folders query and gallery; or, with a
+            CSV that has a column split, any folder.
             With --root, a benchmark's name (`osnet data benchmarks`): market1501, cuhk03:labelled,classic, viper:3.
         root: the folder of all data sets, or of this one; every split is scored, by the benchmark's own rule.
         targets: further benchmarks below --root.
@@ -125,8 +129,14 @@ def evaluate(
         result = _score_files(features, csv, name, Scoring(rule or "market1501", distance, ap, seed, decisions))
         return _tell_once({"": result}, out)
     layout, keep = FolderLayout(identity_from, pattern, csv), _one_folder(features)
+    checkpoint = find_checkpoint(weights)
+    if root is None and layout == FolderLayout() and asks_for_classes(checkpoint, data):
+        if keep or rule or flip or force or name or distance != "cosine" or targets:
+            raise DataError(f"{weights} tells classes apart: it is scored with --data, --out, --on-error, --batch-size "
+                            "and --device alone; the other flags are of re-identification")  # fmt: skip
+        return evaluate_classes(checkpoint, data, out, on_error, batch_size, local_device(device))
     protocols = _read_protocols(data, root, targets, layout, name)
-    embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
+    embedder = Embedder(checkpoint, device=local_device(device), batch_size=batch_size, flip=flip)
     results: dict[str, Evaluation | SplitEvaluation] = {}
     for spec, (datasets, own_rule) in protocols.items():
         scoring = Scoring(rule or own_rule, distance, ap, seed, decisions)

@@ -65,13 +65,12 @@ class PhotoDataset:
             DataError: images of different sizes, or packed photographs.
             ImageError: an image cannot be read.
         """
-        decoded = {}
-        for split in ("train", "val", "test"):
-            part = getattr(self, split)
-            if isinstance(part, PackedIndex):
-                raise DataError(f"{self.name}: packed photographs are read from front to back, not held in memory")
-            decoded[split] = decode_all(part) if isinstance(part, Photos) else part
-        return replace(self, **decoded)
+        return replace(self, train=self._decode(self.train), val=self._decode(self.val), test=self._decode(self.test))
+
+    def _decode(self, part: PhotoSet | None) -> PhotoBytes | None:
+        if isinstance(part, PackedIndex):
+            raise DataError(f"{self.name}: packed photographs are read from front to back, not held in memory")
+        return decode_all(part) if isinstance(part, Photos) else part
 
 
 def read_photos(source: str | Path, classes: Sequence[str] | None = None) -> PhotoDataset:

@@ -22,7 +22,7 @@ from osnet.models.weights import Checkpoint
 from osnet.types import ChannelOrder, Preprocessing
 
 IMAGENET = "imagenet"
-"""Weights whose training data are called so have ImageNet's 1000 classes, sorted by WordNet id, with or without names."""
+"""Weights whose training data are called so have ImageNet's 1000 classes, sorted by WordNet id, even without names."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class ClassPredictor(Embedder):
             classifier = classifier or model.build_classifier()
             classes = classes or known_classes(model)
         if classifier is None or not classes:
+            reason = "no classifier" if classifier is None else "its classifier tells identities apart"
             raise WeightsError(
-                f"{source} names no classes: {'its classifier tells identities apart' if classifier else 'no classifier'}"
-                "; train one, for instance: osnet train cifar10-osnet-x1-0"
+                f"{source} names no classes: {reason}; train one, for instance: osnet train cifar10-osnet-x1-0"
             )
         if len(classes) != classifier.out_features:
             raise ModelError(f"{len(classes)} names for the {classifier.out_features} classes of {source}")
@@ -119,8 +119,9 @@ class ClassPredictor(Embedder):
                              f"{', '.join(map(str, self.preprocessing.size_hw))})")  # fmt: skip
         rows = [np.empty((0, len(self.classes)), np.float32)]
         with torch.inference_mode():
-            for part in pixels.split(self.batch_size) if len(pixels) else ():
-                rows.append(self._read_probabilities(self._run(list(part))))
+            for start in range(0, len(pixels), self.batch_size):
+                part = list(pixels[start : start + self.batch_size])
+                rows.append(self._read_probabilities(self._run(part)))
         return np.concatenate(rows)
 
     def _read_probabilities(self, vectors: Tensor) -> NDArray[np.float32]:

@@ -57,7 +57,8 @@ def _runs() -> tuple[Callable[[], Recipe], ...]:
         for network, (label, _) in NETWORKS.items():
             error = ERRORS.get((data, network))
             expect = "not published" if error is None else (
-                f"an error of {error} %, top-1 {100 - error:.2f} (the paper's table of CIFAR as remembered: unconfirmed)"
+                f"an error of {error} %, top-1 {100 - error:.2f} (the paper's table of CIFAR, as remembered: "
+                "unconfirmed)"
             )  # fmt: skip
             source = SOURCE if network.startswith("osnet-x") or network == "osnet-3-8-6" else f"{SOURCE}; {WITHOUT}"
             runs.append(as_command(make_cifar(data, network), f"{label} on {title}.", archive, source, expect))

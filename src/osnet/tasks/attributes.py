@@ -29,8 +29,9 @@ from osnet.models.heads import AttributeHead
 from osnet.models.network import Network
 from osnet.models.weights import save_weights
 from osnet.tasks.reid import embed
+from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe, build_network, one_folder
-from osnet.training.task import Batch, Plan, Task
+from osnet.training.task import Plan, Task
 from osnet.types import Preprocessing
 
 LossForm = Literal["per_attribute", "per_label", "none"]

@@ -99,8 +99,8 @@ class ClassificationRecipe(Recipe):
     dropout: float = 0.0
     """Before the classifier."""
     accumulation: int = 1
-    """Parts into which each process splits its part of a batch, one after the other: for memory. The gradients are those
-    of the whole batch but for BatchNorm, whose statistics are of the parts."""
+    """Parts into which each process splits its part of a batch, one after the other: for memory. The gradients are
+    those of the whole batch but for BatchNorm, whose statistics are of the parts."""
     validation: int = 0
     """Images of train, classes in proportion, held out to pick the best epoch by; the same whatever the seed."""
     in_memory: bool = False
@@ -178,8 +178,14 @@ class ClassificationPlan(Plan):
             check_headers(path for part in (self.train, self.held) if isinstance(part, Photos) for path in part.paths)
         network = build_network(recipe)
         self.task = ClassificationTask(network, len(self.classes), self.preprocessing, recipe.smoothing, recipe.dropout)
-        self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
-                         classes=self.classes, licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
+        self.card = Card(
+            network.config,
+            preprocessing=self.preprocessing,
+            training_data=dataset.name,
+            classes=self.classes,
+            licence="as the training data",
+            source=f"recipe {recipe.name}",
+        )
 
     def describe_data(self) -> dict[str, Any]:
         """Images and classes."""

@@ -21,8 +21,9 @@ from osnet.models.network import Network
 from osnet.models.weights import save_weights
 from osnet.tasks.attributes import AttributeLoss, AttributeTask, LabelledPlan, attribute_losses, mean_count
 from osnet.tasks.reid import embed
+from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe
-from osnet.training.task import Batch, Plan
+from osnet.training.task import Plan
 
 
 @dataclass(frozen=True)

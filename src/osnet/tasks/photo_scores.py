@@ -36,9 +36,12 @@ class ClassScores:
     def to_json(self) -> dict[str, Any]:
         """As ``osnet evaluate --out`` writes it."""
         return {
-            "data": self.data, "images": self.num_images, **{f"top{k}": value for k, value in self.top.items()},
-            "by_class": dict(zip(self.classes, self.by_class, strict=True)), "left_out": [str(f) for f in self.failures],
-        }  # fmt: skip
+            "data": self.data,
+            "images": self.num_images,
+            **{f"top{k}": value for k, value in self.top.items()},
+            "by_class": dict(zip(self.classes, self.by_class, strict=True)),
+            "left_out": [str(failure) for failure in self.failures],
+        }
 
     def __str__(self) -> str:
         lines = [f"{self.data}: {self.num_images:,} images, {len(self.classes):,} classes, one crop each"]

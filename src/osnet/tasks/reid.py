@@ -20,8 +20,9 @@ from osnet.metrics.ranking import rank_scores
 from osnet.models.card import Card
 from osnet.models.network import Network
 from osnet.models.weights import save_weights
+from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe, build_network
-from osnet.training.task import Batch, Plan, Task
+from osnet.training.task import Plan, Task
 from osnet.types import Preprocessing, ReidDataset, Split
 
 Sampler = Literal["random", "identity", "camera", "data set"]

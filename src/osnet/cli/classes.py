@@ -1,0 +1,98 @@
+"""osnet predict classes; what osnet evaluate does with weights that name classes."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from osnet.cli.attributes import predict_app
+from osnet.cli.common import JsonFlag, list_inputs, report_failures
+from osnet.data.photos import read_photos
+from osnet.errors import OutputError
+from osnet.files import check_writable, write_json, written_aside
+from osnet.inference.classes import ClassPredictions, ClassPredictor, known_classes
+from osnet.inference.embedder import OnError
+from osnet.models.weights import Checkpoint
+from osnet.tasks.photo_scores import score_photos
+
+
+@predict_app.command(name="classes")
+def predict_classes(
+    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO...")],
+    *,
+    weights: str,
+    top: int = 5,
+    out: Path | None = None,
+    on_error: OnError = "raise",
+    batch_size: int = 32,
+    device: str = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which class photographs are of, with probabilities, the likeliest first.
+
+    Args:
+        inputs: photographs, and folders of them.
+        weights: a path of weights that a classification recipe trained.
+        top: how many classes to print of each.
+        out: also write all probabilities here, as .csv (a row per photograph) or .json.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
+        batch_size: photographs per forward pass.
+        device: auto, cpu, cuda, cuda:1, mps.
+        as_json: print JSON.
+    """
+    if out is not None:
+        if out.suffix not in (".csv", ".json"):
+            raise OutputError(f"{out}: probabilities are written as .csv or .json; choose a name that ends so")
+        check_writable(out)
+    paths = list_inputs(inputs)
+    seen = ClassPredictor(weights, device, batch_size).predict(paths, on_error=on_error)
+    if out is not None:
+        _write(seen, out)
+    if as_json:
+        rows = [{"source": name, "probabilities": _rounded(seen, row, top)} for row, name in enumerate(seen.names)]
+        print(json.dumps(rows, indent=2))
+    else:
+        for row, name in enumerate(seen.names):
+            print(name)
+            for label, probability in seen.best(row, top):
+                print(f"{100 * probability:>8.2f} %  {label}")
+    report_failures([str(failure) for failure in seen.failures])
+
+
+def asks_for_classes(checkpoint: Checkpoint, data: Path) -> bool:
+    """True for weights that tell classes apart, unless ``data`` is laid out for searching people in it."""
+    people = any((data / name).is_dir() for name in ("query", "bounding_box_test"))
+    return bool(known_classes(checkpoint)) and not people
+
+
+def evaluate_classes(
+    checkpoint: Checkpoint, data: Path, out: Path | None, on_error: OnError, batch_size: int, device: str
+) -> None:
+    """Print top-1 and top-5 on ``test`` (else ``val``, else the folder itself), and write them as JSON."""
+    predictor = ClassPredictor(checkpoint, device, batch_size)
+    numbered = not checkpoint.card.classes  # published weights without names: the data's classes, sorted
+    photos = read_photos(data, None if numbered else predictor.classes).scored
+    scores = score_photos(predictor, photos, on_error)
+    if out is not None:
+        write_json(out, scores.to_json())
+    print(scores)
+    report_failures([str(failure) for failure in scores.failures])
+
+
+def _rounded(seen: ClassPredictions, row: int, top: int) -> dict[str, float]:
+    return {name: round(probability, 6) for name, probability in seen.best(row, top)}
+
+
+def _write(seen: ClassPredictions, out: Path) -> None:
+    if out.suffix == ".json":
+        every = len(seen.classes)
+        images = [{"source": n, "probabilities": _rounded(seen, row, every)} for row, n in enumerate(seen.names)]
+        write_json(out, {"classes": list(seen.classes), "images": images})
+        return
+    with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", *seen.classes])
+        writer.writerows([name, *(f"{p:.6f}" for p in seen.probabilities[row])] for row, name in enumerate(seen.names))
