@@ -231,6 +231,11 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def start_clock(minutes: float | None) -> None:
     """After so long, stop as Ctrl-C would: between batches, with everything saved."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)  # while a run trains, its trainer takes the signal instead
     if minutes is not None:
         clock = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
         clock.daemon = True

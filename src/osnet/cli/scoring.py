@@ -131,10 +131,14 @@ def evaluate(
     layout, keep = FolderLayout(identity_from, pattern, csv), _one_folder(features)
     checkpoint = find_checkpoint(weights)
     if root is None and layout == FolderLayout() and asks_for_classes(checkpoint, data):
-        if keep or rule or flip or force or name or distance != "cosine" or targets:
+        if keep or rule or flip or force or name or decisions or targets or distance != "cosine":
             raise DataError(f"{weights} tells classes apart: it is scored with --data, --out, --on-error, --batch-size "
                             "and --device alone; the other flags are of re-identification")  # fmt: skip
-        return evaluate_classes(checkpoint, data, out, on_error, batch_size, local_device(device))
+        rank = join_processes()[0]
+        leave_processes()
+        if rank == 0:  # one process is enough; the others have nothing to do
+            evaluate_classes(checkpoint, data, out, on_error, batch_size, local_device(device))
+        return None
     protocols = _read_protocols(data, root, targets, layout, name)
     embedder = Embedder(checkpoint, device=local_device(device), batch_size=batch_size, flip=flip)
     results: dict[str, Evaluation | SplitEvaluation] = {}

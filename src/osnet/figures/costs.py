@@ -1,0 +1,99 @@
+"""Accuracy against what it costs: networks as points, by parameters and by multiply-adds, side by side.
+
+Needs the extra ``figures``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osnet.errors import DataError, require_extra
+from osnet.figures.canvas import STYLES, check_figure_path, new_figure, save_figure
+
+SIZE_IN = (9.6, 4.0)
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """One network."""
+
+    family: str
+    """Points of one family look alike and are joined, from the smallest to the largest; the legend names it."""
+    label: str
+    """Short, beside the point: what tells it from its family, such as ``x0.5``."""
+    params: float
+    """Parameters."""
+    madds: float | None
+    """Multiply-adds; None: only in the panel of parameters."""
+    accuracy: float
+    """A fraction: the mean, where there are several runs."""
+    low: float | None = None
+    """The least and the greatest of the runs; None: no bar."""
+    high: float | None = None
+
+
+def save_costs(points: Sequence[CostPoint], path: str | Path, y_label: str, title: str = "") -> None:
+    """Draw the points as PNG, PDF or SVG by the path's ending.
+
+    Args:
+        points: at least one.
+        path: of the figure.
+        y_label: what the accuracy is, without its unit.
+        title: above both panels; it should say on which data.
+
+    Raises:
+        DataError: no points, or numbers that cannot be.
+        OutputError: another ending, or it cannot be written.
+        MissingExtraError: without matplotlib.
+    """
+    check_figure_path(path)
+    if not points:
+        raise DataError("no networks to draw")
+    if bad := [
+        f"{p.family} {p.label}" for p in points if p.params <= 0 or (p.madds or 1) <= 0 or not 0 <= p.accuracy <= 1
+    ]:
+        raise DataError(f"{bad[0]}: parameters and multiply-adds must be above 0, the accuracy from 0 to 1")
+    with new_figure(SIZE_IN) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        families = list(dict.fromkeys(point.family for point in points))
+        panels = ((left, "params", "parameters (millions)"), (right, "madds", "multiply-adds (millions)"))
+        for axes, cost, label in panels:
+            shown = [point for point in points if getattr(point, cost) is not None]
+            for number, family in enumerate(families):
+                members = sorted((p for p in shown if p.family == family), key=lambda p: getattr(p, cost))
+                _draw_family(axes, members, cost, family, number)
+            axes.set_xscale("log")
+            axes.margins(x=0.12, y=0.1)
+            axes.set_xlabel(label)
+            _plain_ticks(axes)
+        left.set_ylabel(f"{y_label} (%)")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
+        if title:
+            figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        save_figure(figure, path)
+
+
+def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str, number: int) -> None:
+    colour, dash, marker = STYLES[number % len(STYLES)]
+    face = colour if number < len(STYLES) else "none"  # more families than styles: hollow
+    x = [getattr(point, cost) / 1e6 for point in members]
+    y = [100 * point.accuracy for point in members]
+    axes.plot(
+        x, y, dash, color=colour, marker=marker, markersize=6.5, markerfacecolor=face, linewidth=1.2, label=family
+    )
+    for place, point in enumerate(members):
+        if point.low is not None and point.high is not None:
+            bar = [[y[place] - 100 * point.low], [100 * point.high - y[place]]]
+            axes.errorbar(x[place], y[place], bar, color=colour, capsize=4, linewidth=1.2)
+        axes.annotate(
+            point.label, (x[place], y[place]), xytext=(6, -10), textcoords="offset points", fontsize=8, color=colour
+        )
+
+
+def _plain_ticks(axes: Any) -> None:
+    """0.2, 1, 10 rather than powers of ten: the axis is short."""
+    ticker = require_extra("matplotlib.ticker", "figures")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _place: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
