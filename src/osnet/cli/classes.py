@@ -10,11 +10,13 @@ from tyro.conf import Positional
 
 from osnet.cli.attributes import predict_app
 from osnet.cli.common import JsonFlag, list_inputs, report_failures
-from osnet.data.photos import read_photos
-from osnet.errors import OutputError
+from osnet.data.photos import SCHEME, read_photos
+from osnet.errors import DataError, OutputError, WeightsError
 from osnet.files import check_writable, write_json, written_aside
 from osnet.inference.classes import ClassPredictions, ClassPredictor, known_classes
 from osnet.inference.embedder import OnError
+from osnet.inference.sharing import join_processes, leave_processes, local_device
+from osnet.models.published import find_checkpoint
 from osnet.models.weights import Checkpoint
 from osnet.tasks.photo_scores import score_photos
 
@@ -62,17 +64,39 @@ def predict_classes(
     report_failures([str(failure) for failure in seen.failures])
 
 
-def asks_for_classes(checkpoint: Checkpoint, data: Path) -> bool:
-    """True for weights that tell classes apart, unless ``data`` is laid out for searching people in it."""
-    people = any((data / name).is_dir() for name in ("query", "bounding_box_test"))
-    return bool(known_classes(checkpoint)) and not people
+def find_classifying(weights: str, data: Path) -> Checkpoint | None:
+    """The weights, if there is something at ``data`` and they tell classes apart."""
+    if not data.exists() and not SCHEME.match(str(data)):
+        return None
+    try:
+        checkpoint = find_checkpoint(weights)
+    except WeightsError:
+        return None
+    return checkpoint if known_classes(checkpoint) else None
 
 
 def evaluate_classes(
-    checkpoint: Checkpoint, data: Path, out: Path | None, on_error: OnError, batch_size: int, device: str
-) -> None:
-    """Print top-1 and top-5 on ``test`` (else ``val``, else the folder itself), and write them as JSON."""
-    predictor = ClassPredictor(checkpoint, device, batch_size)
+    weights: str, data: Path, out: Path | None, on_error: OnError, batch_size: int, device: str, other_flags: bool
+) -> bool:
+    """Print top-1 and top-5 on ``test`` (else ``val``, else the folder itself), and write them as JSON.
+
+    False, and nothing done, if ``weights`` do not tell classes apart. ``other_flags``: some were given that mean nothing
+    here.
+
+    Raises:
+        DataError: such flags; no photographs, or of other classes.
+    """
+    checkpoint = find_classifying(weights, data)
+    if checkpoint is None:
+        return False
+    if other_flags:
+        raise DataError(f"{weights} tells classes apart: it is scored with --data, --out, --on-error, --batch-size and "
+                        "--device alone; the other flags are of re-identification")  # fmt: skip
+    rank = join_processes()[0]
+    leave_processes()
+    if rank:  # one process is enough; the others have nothing to do
+        return True
+    predictor = ClassPredictor(checkpoint, local_device(device), batch_size)
     numbered = not checkpoint.card.classes  # published weights without names: the data's classes, sorted
     photos = read_photos(data, None if numbered else predictor.classes).scored
     scores = score_photos(predictor, photos, on_error)
@@ -80,6 +104,7 @@ def evaluate_classes(
         write_json(out, scores.to_json())
     print(scores)
     report_failures([str(failure) for failure in scores.failures])
+    return True
 
 
 def _rounded(seen: ClassPredictions, row: int, top: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from osnet.calibration import calibrate as calibrate_weights
-from osnet.cli.classes import asks_for_classes, evaluate_classes
+from osnet.cli.classes import evaluate_classes
 from osnet.cli.common import app, data_app, draw_progress, list_inputs, report_failures
 from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
 from osnet.data.reid.catalog import read_named
@@ -25,7 +25,6 @@ from osnet.inference.vectors import embed_files
 from osnet.metrics.ranking import AveragePrecision
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
-from osnet.models.published import find_checkpoint
 from osnet.splits import SplitEvaluation, evaluate_splits
 from osnet.types import ReidDataset
 
@@ -129,18 +128,18 @@ def evaluate(
         result = _score_files(features, csv, name, Scoring(rule or "market1501", distance, ap, seed, decisions))
         return _tell_once({"": result}, out)
     layout, keep = FolderLayout(identity_from, pattern, csv), _one_folder(features)
-    checkpoint = find_checkpoint(weights)
-    if root is None and layout == FolderLayout() and asks_for_classes(checkpoint, data):
-        if keep or rule or flip or force or name or decisions or targets or distance != "cosine":
-            raise DataError(f"{weights} tells classes apart: it is scored with --data, --out, --on-error, --batch-size "
-                            "and --device alone; the other flags are of re-identification")  # fmt: skip
-        rank = join_processes()[0]
-        leave_processes()
-        if rank == 0:  # one process is enough; the others have nothing to do
-            evaluate_classes(checkpoint, data, out, on_error, batch_size, local_device(device))
+    try:
+        protocols = _read_protocols(data, root, targets, layout, name)
+    except DataError:  # nobody to search for in it; but it may hold photographs of things
+        others = bool(keep or rule or flip or force or name or decisions or targets or distance != "cosine")
+        if (
+            root is not None
+            or layout != FolderLayout()
+            or not evaluate_classes(weights, data, out, on_error, batch_size, device, others)
+        ):
+            raise
         return None
-    protocols = _read_protocols(data, root, targets, layout, name)
-    embedder = Embedder(checkpoint, device=local_device(device), batch_size=batch_size, flip=flip)
+    embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
     results: dict[str, Evaluation | SplitEvaluation] = {}
     for spec, (datasets, own_rule) in protocols.items():
         scoring = Scoring(rule or own_rule, distance, ap, seed, decisions)
