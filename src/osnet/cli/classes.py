@@ -80,8 +80,8 @@ def evaluate_classes(
 ) -> bool:
     """Print top-1 and top-5 on ``test`` (else ``val``, else the folder itself), and write them as JSON.
 
-    False, and nothing done, if ``weights`` do not tell classes apart. ``other_flags``: some were given that mean nothing
-    here.
+    False, and nothing done, if ``weights`` do not tell classes apart. ``other_flags``: some were given that mean
+    nothing here.
 
     Raises:
         DataError: such flags; no photographs, or of other classes.
