@@ -31,7 +31,7 @@ class Settings:
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 12
     threads: int = 2
-    backends: tuple[str, ...] = ("torch", "onnxruntime", "openvino")
+    backends: tuple[str, ...] = ("torch", "native", "onnxruntime", "openvino")
     peer_python: Path | None = None
     """Python of an environment with torchreid 0.2.5."""
     boxmot_python: Path | None = None
