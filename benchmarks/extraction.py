@@ -163,7 +163,7 @@ def main(settings: Settings) -> None:
                                settings.threads)
                 for kind, python in [first, *((kind, None) for kind in settings.backends)]
             ]  # fmt: skip
-            rows = in_turn.compare(workers, settings.rounds, 1)
+            rows = in_turn.compare(workers, settings.rounds, 0)
             for name, row in rows.items():
                 if name in off:
                     row["largest_difference"] = off[name]

@@ -30,6 +30,8 @@ class Settings:
     models: tuple[str, ...] = ("osnet_x0_25", "osnet_x1_0")
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 12
+    block_s: float = 0.4
+    """Each contender's turn takes so long, or one batch if that takes longer."""
     threads: int = 2
     backends: tuple[str, ...] = ("torch", "native", "onnxruntime", "openvino")
     peer_python: Path | None = None
@@ -107,7 +109,7 @@ def main(settings: Settings) -> None:
                                    settings.threads)
                     for kind, python in contenders
                 ]  # fmt: skip
-                rows = in_turn.compare(workers, settings.rounds, 10 if batch == 1 else 1)
+                rows = in_turn.compare(workers, settings.rounds, settings.block_s)
                 for name, row in rows.items():
                     row["share_of_peak"] = GFLOP[model] * batch / (row["best_ms"] / 1e3) / peak
                     print(f"{model} batch {batch:<3}{name:<12}{row['median_ms']:9.2f} ms (best {row['best_ms']:8.2f}), "

@@ -39,11 +39,11 @@ class Map:
     """A map in the arena: (height, width, channels) float32 at ``offset``."""
 
     offset: int
+    num_bytes: int
+    """Of its memory, which may be more than the map needs."""
     height: int
     width: int
     channels: int
-    pitch: int
-    """Bytes from row to row."""
 
 
 @dataclass
@@ -56,6 +56,10 @@ class Plan:
     steps: list[list[int]] = field(default_factory=list)
     tensors: list[NDArray[np.float32]] = field(default_factory=list)
     """The network's numbers, which the steps point into."""
+    free: list[tuple[int, int]] = field(default_factory=list)
+    """(bytes, offset) of maps that nothing reads any more."""
+    rings: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Offsets of the rings by width and channels: only for these are their borders the same, and stay zero."""
 
     def step(self, kernel: str, arguments: Sequence[int], owner: int = ALL_THREADS, wait: bool = True) -> None:
         """Add one; ``owner`` is the thread that runs it, of those that share an image."""
@@ -69,8 +73,17 @@ class Plan:
         return offset
 
     def map(self, height: int, width: int, channels: int) -> Map:
-        """Memory for a map."""
-        return Map(self.reserve(4 * height * width * channels), height, width, channels, 4 * width * channels)
+        """Memory for a map, that of a released one where it fits: the less there is, the more stays in the caches."""
+        num_bytes = 4 * height * width * channels
+        place = min((place for place in self.free if num_bytes <= place[0] <= 2 * num_bytes), default=None)
+        if place is None:
+            return Map(self.reserve(num_bytes), num_bytes, height, width, channels)
+        self.free.remove(place)
+        return Map(place[1], place[0], height, width, channels)
+
+    def release(self, *maps: Map) -> None:
+        """These are not read after the steps so far, nor written."""
+        self.free += [(one.num_bytes, one.offset) for one in maps]
 
     def constant(self, tensor: Tensor) -> int:
         """The address of a copy, which this plan keeps."""
@@ -158,47 +171,52 @@ class Plan:
         reduced = self.convolve(source, _conv(block.reduce), relu=True)
         px = 4 * reduced.channels
         gates = self.reserve(px * len(block.streams))
-        loads = [0] * SHARED_BY
-        ended: list[Map] = []
         depths = [len(stream) for stream in block.streams]  # type: ignore[arg-type]
-        order = sorted(range(len(depths)), key=lambda t: -depths[t])
-        streams: dict[int, Map] = {}
-        for t in order:
+        loads = [0] * SHARED_BY
+        spare = [self.map(reduced.height, reduced.width, reduced.channels) for _ in loads]
+        ended = [self.map(reduced.height, reduced.width, reduced.channels) for _ in depths]
+        for t in sorted(range(len(depths)), key=lambda t: -depths[t]):
             owner = loads.index(min(loads))
             loads[owner] += depths[t]
-            streams[t] = self.add_stream(block.streams[t], reduced, gate, gates + t * px, owner)
+            self.add_stream(block.streams[t], reduced, (ended[t], spare[owner]), owner)
+            self.add_gate(gate, ended[t], gates + t * px, owner)
         self.steps[-1][2] = 1  # all wait for the gates
-        ended = [streams[t] for t in range(len(depths))]
-        fused = self.map(reduced.height, reduced.width, reduced.channels)
+        fused = ended[0]  # each pixel is read before it is written
         self.step(f"weigh_{len(ended)}", [
             gates, fused.offset, fused.height, fused.width, px, *(stream.offset for stream in ended)
         ])  # fmt: skip
-        return self.convolve(fused, _conv(block.expand), relu=True, out=out, add=True)
+        self.convolve(fused, _conv(block.expand), relu=True, out=out, add=True)
+        self.release(reduced, *spare, *ended, *([] if out is source else [source]))
+        return out
 
-    def add_stream(self, stream: Any, reduced: Map, gate: ChannelGate, gate_at: int, owner: int) -> Map:
-        """Lite layers and their gate, all by one thread."""
+    def add_stream(self, stream: Any, reduced: Map, targets: tuple[Map, Map], owner: int) -> None:
+        """Lite layers, all by one thread, that write both targets by turns; the last one writes the first target."""
         source, px = reduced, 4 * reduced.channels
-        ring_bytes = -(-4 * (reduced.width + 2) * px // 64) * 64
-        ring = self.reserve(ring_bytes * SHARED_BY)
+        ring_bytes = 4 * (reduced.width + 2) * px
+        size = reduced.width, reduced.channels
+        if size not in self.rings:
+            self.rings[size] = self.reserve(ring_bytes * SHARED_BY)
         zeros = self.constant(torch.zeros(reduced.channels))
-        pair = [self.map(reduced.height, reduced.width, reduced.channels) for _ in range(min(2, len(stream)))]
         for level, layer in enumerate(stream):
-            target = pair[level % 2]
+            target = targets[(len(stream) - 1 - level) % 2]
             self.step("lite", [
                 source.offset, target.offset, source.height, source.width, px,
                 self.weights(layer.pointwise.weight.flatten(1)), zeros,
                 self.constant(layer.depthwise.weight.flatten(1).T), self.constant(layer.depthwise.bias),
-                ring, ring_bytes, self.packed(reduced.channels),
+                self.rings[size], ring_bytes, self.packed(reduced.channels),
             ], owner, wait=False)  # fmt: skip
             source = target
+
+    def add_gate(self, gate: ChannelGate, stream: Map, out: int, owner: int) -> None:
+        """The gate of one stream, at ``out``."""
+        px = 4 * stream.channels
         pooled = self.reserve(px)
-        self.step("mean", [source.offset, pooled, source.height * source.width, px], owner, wait=False)
+        self.step("mean", [stream.offset, pooled, stream.height * stream.width, px], owner, wait=False)
         self.step("gate", [
-            pooled, gate_at, px, self.constant(gate.reduce.weight.flatten(1)), self.constant(_bias(gate.reduce)),
+            pooled, out, px, self.constant(gate.reduce.weight.flatten(1)), self.constant(_bias(gate.reduce)),
             gate.reduce.out_channels, self.constant(gate.expand.weight.flatten(1).T),
             self.constant(_bias(gate.expand)),
         ], owner, wait=False)  # fmt: skip
-        return source
 
     def add_end(self, layer: EmbeddingLayer, source: Map) -> None:
         """The mean over the last map, and the dense layer."""
@@ -255,8 +273,10 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
     for stage in (body.conv2, body.transition2, body.conv3, body.transition3, body.conv4):
         if isinstance(stage, Transition):
             mixed = plan.convolve(current, _conv(stage.mix), relu=True)
+            plan.release(current)
             current = plan.map(mixed.height // 2, mixed.width // 2, mixed.channels)
             plan.step("average_pool", [mixed.offset, current.offset, current.height, current.width, 4 * mixed.channels])
+            plan.release(mixed)
         else:
             for block in stage.children():
                 current = plan.add_block(block, current)
