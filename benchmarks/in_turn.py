@@ -77,7 +77,7 @@ class Worker:
 
 
 def compare(workers: list[Worker], rounds: int, block_s: float) -> dict[str, dict[str, Any]]:
-    """Rounds of one block each, of so many seconds (0: one call); the first worker is what the others are compared with.
+    """Rounds of one block each, of so many seconds (0: one call); the others are compared with the first worker.
 
     ``cpu_ratio`` compares processor time, all threads added: on a machine that others use too, and with one thread,
     it is the ratio that they disturb least (waiting for a core is not counted, busy waiting is).

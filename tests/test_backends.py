@@ -74,7 +74,7 @@ def test_what_auto_means(tiny_network: OSNet, tiny_weights: Path, monkeypatch: p
     assert Embedder(tiny_weights).backend == ("native" if can_compile() else "onnxruntime")
     assert Embedder(tiny_network, backend="onnxruntime").backend == "onnxruntime"
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
-    assert list_backends("auto", CPU) == ["native", "torch"]
+    assert list_backends("auto", tiny_network, CPU) == ["native", "torch"]
     ibn = OSNet(OSNetConfig(width=0.25, norm="ibn"))
     assert make_backend("auto", ibn, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
 
@@ -132,7 +132,7 @@ def test_settings_that_cannot_be(tiny_network: OSNet, monkeypatch: pytest.Monkey
     with pytest.raises(ModelError, match="unknown backend 'tensorrt'; choose from auto, torch"):
         Embedder(tiny_network, backend="tensorrt")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="'openvino' runs on the CPU"):
-        list_backends("openvino", torch.device("cuda"))
+        list_backends("openvino", tiny_network, torch.device("cuda"))
 
     def absent(module: str, extra: str) -> None:
         raise MissingExtraError(f"{module} {extra}")

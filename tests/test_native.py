@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from osnet import OSNet, OSNetConfig
+from osnet import OSNet, OSNetConfig, create_model
 from osnet.errors import ModelError
 from osnet.inference.backends import NativeBackend, generate_pixels, list_backends, make_backend, run_plainly
 from osnet.inference.graph import fold
@@ -89,9 +89,10 @@ def test_other_networks_are_left_to_other_backends(settings: dict[str, Any], siz
 
 
 def test_what_auto_tries_first() -> None:
-    assert list_backends("auto", CPU)[0] == "native"
-    assert list_backends("auto", CPU)[-1] == "torch"
-    assert list_backends("auto", torch.device("cuda")) == ["torch"]
-    assert list_backends("openvino", CPU) == ["openvino"]
+    narrow, wide = create_model("osnet_x0_25"), create_model("osnet_x1_0")
+    assert list_backends("auto", narrow, CPU)[0] == "native"
+    assert list_backends("auto", wide, CPU)[-2:] == ["native", "torch"]
+    assert list_backends("auto", narrow, torch.device("cuda")) == ["torch"]
+    assert list_backends("openvino", narrow, CPU) == ["openvino"]
     with pytest.raises(ModelError, match="'native' runs on the CPU"):
-        list_backends("native", torch.device("cuda"))
+        list_backends("native", narrow, torch.device("cuda"))
