@@ -33,7 +33,7 @@ class Settings:
     """Height x width of the crops."""
     rounds: int = 10
     threads: int = 2
-    backends: tuple[str, ...] = ("onnxruntime", "openvino")
+    backends: tuple[str, ...] = ("native", "onnxruntime", "openvino")
     peer_python: Path | None = None
     """Python of an environment with torchreid 0.2.5. Without it, a plain loop of Pillow and PyTorch stands first."""
     model: str = "osnet_x0_25"
@@ -119,22 +119,27 @@ def watch_stream(settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = make_crops(Path(folder) / "crops", (128, 64), 512)
         embedder = Embedder(settings.weights)
-        done, early, start = 0, 0.0, time.perf_counter()
+        done, start = 0, time.perf_counter()
+        curve: list[tuple[int, float]] = []  # crops done, MB
         with (Path(folder) / "vectors.f32").open("wb") as file:
             for batch in embedder.stream(islice(cycle(paths), settings.stream)):
                 batch.vectors.tofile(file)
                 done += len(batch)
-                if not early and done >= 2000:
-                    early = memory_mb()
-        end, seconds = memory_mb(), time.perf_counter() - start
+                if done >= (len(curve) + 1) * max(1000, settings.stream // 50):
+                    curve.append((done, memory_mb()))
+        curve.append((done, memory_mb()))
+        seconds = time.perf_counter() - start
         assert done == settings.stream
-        print(
-            f"{done} crops in {seconds:.0f} s ({embedder.backend}): {early:.0f} MB after 2,000, {end:.0f} MB at the end"
-        )
+    early = next(mb for crops, mb in curve if crops >= 2000)
+    most = max(mb for _, mb in curve)
+    grown = max(mb for crops, mb in curve if crops >= 2000) - early
+    print(f"{done} crops in {seconds:.0f} s ({embedder.backend}): {early:.0f} MB after the first 2,000, at most "
+          f"{most:.0f} MB, so grown by {grown:.1f} MB")  # fmt: skip
     in_turn.write(
         settings.out,
-        {"machine": in_turn.machine(settings.threads), "crops": done, "mb_after_2000": early, "mb_at_end": end,
-         "grown_mb": end - early, "seconds": seconds, "backend": embedder.backend, "weights": settings.weights.name},
+        {"machine": in_turn.machine(settings.threads), "weights": settings.weights.name, "crops": done,
+         "backend": embedder.backend, "seconds": seconds, "mb_after_2000": early, "mb_at_most": most,
+         "grown_mb": grown, "curve_crops_mb": curve},
     )  # fmt: skip
 
 
@@ -163,7 +168,7 @@ def main(settings: Settings) -> None:
                                settings.threads)
                 for kind, python in [first, *((kind, None) for kind in settings.backends)]
             ]  # fmt: skip
-            rows = in_turn.compare(workers, settings.rounds, 1)
+            rows = in_turn.compare(workers, settings.rounds, 0)
             for name, row in rows.items():
                 if name in off:
                     row["largest_difference"] = off[name]

@@ -16,19 +16,28 @@ from typing import Any
 
 
 def serve(work: Callable[[], Any]) -> None:
-    """In a worker: warm up, say so, then time one call of ``work`` for every line on standard input."""
+    """In a worker: warm up, say so, then for every line on standard input, a number of seconds, work that long.
+
+    ``work`` is called until the time has passed, and at least once. If it is much shorter, a call that is not timed
+    comes first: while the other contenders had their turn, the caches were theirs.
+    """
     work()
     work()
     out = sys.__stdout__
     assert out is not None
     out.write("ready\n")
     out.flush()
+    short = False
     for line in sys.stdin:
-        start, cpu_start = time.perf_counter(), time.process_time()
-        for _ in range(int(line)):
+        if short:
             work()
+        calls, start, cpu_start = 0, time.perf_counter(), time.process_time()
+        while not calls or time.perf_counter() - start < float(line):
+            work()
+            calls += 1
         passed, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
-        out.write(f"{passed / int(line)} {cpu_s / int(line)}\n")
+        short = 10 * passed / calls < float(line)
+        out.write(f"{passed / calls} {cpu_s / calls}\n")
         out.flush()
 
 
@@ -52,10 +61,10 @@ class Worker:
         if self.process.stdout.readline().strip() != "ready":
             raise SystemExit(f"{name} does not start: {' '.join(command)}")
 
-    def block(self, repeats: int) -> None:
+    def block(self, seconds: float) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{repeats}\n")
+        self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
         passed, cpu_s = map(float, self.process.stdout.readline().split())
         self.seconds.append(passed)
@@ -67,15 +76,15 @@ class Worker:
         self.process.wait()
 
 
-def compare(workers: list[Worker], rounds: int, repeats: int) -> dict[str, dict[str, Any]]:
-    """Rounds of one block each; the first worker is what the others are compared with.
+def compare(workers: list[Worker], rounds: int, block_s: float) -> dict[str, dict[str, Any]]:
+    """Rounds of one block each, of so many seconds (0: one call); the others are compared with the first worker.
 
     ``cpu_ratio`` compares processor time, all threads added: on a machine that others use too, and with one thread,
     it is the ratio that they disturb least (waiting for a core is not counted, busy waiting is).
     """
     for _ in range(rounds):
         for worker in workers:
-            worker.block(repeats)
+            worker.block(block_s)
     for worker in workers:
         worker.close()
     base = workers[0].seconds

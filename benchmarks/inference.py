@@ -1,6 +1,7 @@
 """How fast the network is: each backend against PyPI's torchreid 0.2.5, one process each, in turn.
 
     python benchmarks/inference.py --peer-python peer/bin/python --boxmot-python boxmot-env/bin/python
+    python benchmarks/inference.py --device cuda     # ways to run it in PyTorch on a GPU: see in_pytorch.py
 
 Without peers, the network as PyTorch runs it (torchreid's is the same layers) stands first. ``ratio`` is the smaller
 of two: the median over rounds of the ratio within a round, and best to best. Beside each time stands the share of the
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 THIS = Path(__file__).resolve()
 sys.path.insert(0, str(THIS.parent))
+import in_pytorch  # noqa: E402
 import in_turn  # noqa: E402
 
 SIZE_HW = (256, 128)
@@ -30,19 +34,31 @@ class Settings:
     models: tuple[str, ...] = ("osnet_x0_25", "osnet_x1_0")
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 12
+    block_s: float = 0.4
+    """Each contender's turn takes so long, or one batch if that takes longer."""
     threads: int = 2
-    backends: tuple[str, ...] = ("torch", "onnxruntime", "openvino")
+    backends: tuple[str, ...] = ("torch", "native", "onnxruntime", "openvino")
     peer_python: Path | None = None
     """Python of an environment with torchreid 0.2.5."""
     boxmot_python: Path | None = None
     """Python of an environment with boxmot; it runs our exported file."""
+    device: str | None = None
+    """Instead: PyTorch alone on this device (cuda, cpu), plain float32 beside bfloat16, compiled, captured and ours."""
+    size: str = "256x128"
+    """With a device: height x width of the images."""
     out: Path | None = None
 
 
 def worker(kind: str, model: str, batch: int, threads: int, folder: str) -> None:
-    import numpy as np
     import torch
 
+    if kind.startswith("on "):
+        _, device, size, way = kind.split(" ", 3)
+        height, width = map(int, size.split("x"))
+        if not device.startswith("cuda"):
+            in_turn.pin(threads)
+            torch.set_num_threads(threads)
+        return in_turn.serve(in_pytorch.make_way(way, model, batch, (height, width), device))
     in_turn.pin(threads)
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)
@@ -77,21 +93,26 @@ def worker(kind: str, model: str, batch: int, threads: int, folder: str) -> None
 
 
 def peak_gflops(threads: int) -> float:
-    """The best of many matrix products of 2048 x 2048, in float32."""
+    """The best of many matrix products in float32, by PyTorch's library and by NumPy's, at three sizes."""
     import torch
 
     torch.set_num_threads(threads)
-    a, best = torch.rand(2048, 2048), 1e9
-    for _ in range(20):
-        start = time.perf_counter()
-        torch.mm(a, a)
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048**3 / best / 1e9
+    peak = 0.0
+    for size in (512, 1024, 2048):
+        a = torch.rand(size, size)
+        for _ in range(20):
+            for multiply, matrix in ((torch.mm, a), (np.matmul, a.numpy())):
+                start = time.perf_counter()
+                multiply(matrix, matrix)  # type: ignore[operator]
+                peak = max(peak, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return peak
 
 
 def main(settings: Settings) -> None:
-    peak = peak_gflops(settings.threads)
-    result: dict[str, Any] = {"machine": in_turn.machine(settings.threads), "peak_gflops": peak, "cells": []}
+    result: dict[str, Any] = {"machine": in_turn.machine(settings.threads), "cells": []}
+    if settings.device is not None:
+        return measure_device(settings, settings.device, result)
+    result["peak_gflops"] = peak = peak_gflops(settings.threads)
     print(f"{result['machine']['cpu']}, {settings.threads} threads, measured peak {peak:.0f} GFLOP/s in float32")
     with tempfile.TemporaryDirectory() as folder:
         contenders = [("torchreid", settings.peer_python)] if settings.peer_python else [("plain", None)]
@@ -101,13 +122,7 @@ def main(settings: Settings) -> None:
             _export_all(settings.models, Path(folder))
         for model in settings.models:
             for batch in settings.batches:
-                arguments = [model, str(batch), str(settings.threads), folder]
-                workers = [
-                    in_turn.Worker(kind, [str(python or sys.executable), str(THIS), "--worker", kind, *arguments],
-                                   settings.threads)
-                    for kind, python in contenders
-                ]  # fmt: skip
-                rows = in_turn.compare(workers, settings.rounds, 10 if batch == 1 else 1)
+                rows = _measure(settings, contenders, model, batch, folder)
                 for name, row in rows.items():
                     row["share_of_peak"] = GFLOP[model] * batch / (row["best_ms"] / 1e3) / peak
                     print(f"{model} batch {batch:<3}{name:<12}{row['median_ms']:9.2f} ms (best {row['best_ms']:8.2f}), "
@@ -115,6 +130,39 @@ def main(settings: Settings) -> None:
                           f"in processor time {row['cpu_ratio']:.2f}", flush=True)  # fmt: skip
                 result["cells"].append({"model": model, "batch": batch, "rounds": settings.rounds, "rows": rows})
                 in_turn.write(settings.out, result)
+    return None
+
+
+def measure_device(settings: Settings, device: str, result: dict[str, Any]) -> None:
+    """Images per second of each way to run a network in PyTorch."""
+    import torch
+
+    if device.startswith("cuda"):
+        result["machine"]["gpu"] = torch.cuda.get_device_name(device)
+    result["machine"]["torch"] = torch.__version__
+    ways = [(f"on {device} {settings.size} {way}", None) for way in in_pytorch.ways_on(device)]
+    for model in settings.models:
+        for batch in settings.batches:
+            rows = _measure(settings, ways, model, batch, "")
+            rows = {name.split(" ", 3)[3]: row for name, row in rows.items()}
+            for name, row in rows.items():
+                row["images_per_s"] = 1e3 * batch / row["median_ms"]
+                print(f"{model} batch {batch:<5}{name:<24}{row['median_ms']:9.3f} ms, "
+                      f"{row['images_per_s']:9.0f} images/s, ratio {row['ratio']:.2f}", flush=True)  # fmt: skip
+            cell = {"model": model, "batch": batch, "size": settings.size, "rounds": settings.rounds, "rows": rows}
+            result["cells"].append(cell)
+            in_turn.write(settings.out, result)
+
+
+def _measure(
+    settings: Settings, contenders: list[tuple[str, Path | None]], model: str, batch: int, folder: str
+) -> dict[str, dict[str, Any]]:
+    arguments = [model, str(batch), str(settings.threads), folder]
+    workers = [
+        in_turn.Worker(kind, [str(python or sys.executable), str(THIS), "--worker", kind, *arguments], settings.threads)
+        for kind, python in contenders
+    ]
+    return in_turn.compare(workers, settings.rounds, settings.block_s)
 
 
 def _export_all(models: tuple[str, ...], folder: Path) -> None:

@@ -17,19 +17,20 @@ from osnet.inference import backends
 from osnet.inference.backends import (
     OnnxRuntimeBackend,
     TorchBackend,
-    choose_backend,
     generate_pixels,
+    list_backends,
     make_backend,
     run_plainly,
 )
+from osnet.inference.llvm import can_compile
 from osnet.types import Preprocessing
 
 CPU = torch.device("cpu")
-NAMED = ["torch", "onnxruntime", "openvino"]
+NAMED = ["torch", "native", "onnxruntime", "openvino"]
 
 
 def need(backend: str) -> None:
-    if backend != "torch":
+    if backend in ("onnxruntime", "openvino"):
         pytest.importorskip(backend)
         pytest.importorskip("onnx")
 
@@ -56,7 +57,7 @@ def test_same_vectors_for_every_input(backend: str, tiny_network: OSNet, tiny_we
 @pytest.mark.parametrize("backend", NAMED)
 def test_the_cards_preprocessing_is_in_the_graph(backend: str, tiny_network: OSNet) -> None:
     need(backend)
-    odd = Preprocessing(size_hw=(64, 48), mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
+    odd = Preprocessing(size_hw=(64, 96), mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
     pixels = generate_pixels(5, odd.size_hw, seed=3)
     made = make_backend(backend, tiny_network, odd, CPU)  # type: ignore[arg-type]
     expected = run_plainly(tiny_network, pixels, odd)
@@ -70,11 +71,12 @@ def test_what_auto_means(tiny_network: OSNet, tiny_weights: Path, monkeypatch: p
     assert Embedder(tiny_network).backend == "torch"
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    assert Embedder(tiny_weights).backend == "onnxruntime"
+    assert Embedder(tiny_weights).backend == ("native" if can_compile() else "onnxruntime")
     assert Embedder(tiny_network, backend="onnxruntime").backend == "onnxruntime"
-    assert choose_backend("auto", torch.device("cuda")) == "torch"
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
-    assert Embedder(tiny_weights).backend == "torch"
+    assert list_backends("auto", tiny_network, CPU) == ["native", "torch"]
+    ibn = OSNet(OSNetConfig(width=0.25, norm="ibn"))
+    assert make_backend("auto", ibn, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
 
 
 def test_a_network_in_training_is_run_as_it_is_and_a_named_backend_keeps_its_copy() -> None:
@@ -98,7 +100,8 @@ def test_a_runtime_that_computes_something_else_is_not_used(
     tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("onnxruntime")
-    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", Liar)
+    for runtime in ("native", "onnxruntime"):
+        monkeypatch.setitem(backends.RUNTIMES, runtime, Liar)
     assert isinstance(make_backend("auto", tiny_network, Preprocessing(), CPU), TorchBackend)
     with pytest.raises(ModelError, match=r"onnxruntime.*differ from the network's by"):
         make_backend("onnxruntime", tiny_network, Preprocessing(), CPU)
@@ -129,7 +132,7 @@ def test_settings_that_cannot_be(tiny_network: OSNet, monkeypatch: pytest.Monkey
     with pytest.raises(ModelError, match="unknown backend 'tensorrt'; choose from auto, torch"):
         Embedder(tiny_network, backend="tensorrt")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="'openvino' runs on the CPU"):
-        choose_backend("openvino", torch.device("cuda"))
+        list_backends("openvino", tiny_network, torch.device("cuda"))
 
     def absent(module: str, extra: str) -> None:
         raise MissingExtraError(f"{module} {extra}")

@@ -31,6 +31,7 @@ DOORS = {
     "simplejpeg": {"data/loading.py"},
     "torchvision": {"data/transforms.py", "models/backbones.py"},
     "onnx": {"inference/onnx_graph.py", "inference/export.py"},
+    "llvmlite": {"inference/llvm.py", "inference/kernels.py", "inference/map_kernels.py"},
     "onnxruntime": {"inference/backends.py", "inference/export.py"},
     "openvino": {"inference/backends.py", "inference/export.py"},
     "accelerate": {"training/"},

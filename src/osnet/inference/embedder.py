@@ -21,13 +21,15 @@ from torch.nn.functional import normalize as unit_length
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import EmbeddingError, ImageError, ModelError
 from osnet.inference.backends import Backend, BackendName, count_cores, eval_mode, make_backend
-from osnet.inference.inputs import Job, PreparedCrop, iterate_jobs
+from osnet.inference.inputs import Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
 from osnet.models.network import Network
 from osnet.models.published import load_model
 from osnet.models.weights import Checkpoint, network_sha256
 from osnet.types import ChannelOrder, Preprocessing
 
 OnError = Literal["raise", "skip"]
+TOGETHER = 8
+"""Crops that a thread prepares before it asks for more, if the batch is large enough for all threads."""
 MAX_FAILURES = 1024
 """A batch of a stream lists at most so many; then it comes out, full or not."""
 
@@ -71,10 +73,11 @@ class Embedder:
         flip: average each vector with that of the mirrored crop, as many papers' tests do. The resized pixels are
             mirrored left to right; both vectors go into the mean as the network gives them, and the mean is brought
             to length 1 if ``normalize``. Twice the work.
-        backend: what runs the network: ``torch``, ``onnxruntime`` or ``openvino``. ``auto`` means, for weights on a
-            CPU, ONNX Runtime if the extra ``speed`` is installed. With ``auto`` a network that is given as an object,
-            or that is on a GPU, runs as it is, so you may go on training it; a backend that you name takes a copy of
-            its present state. Vectors differ by less than 1e-4 between backends, and ``sha256`` not at all.
+        backend: what runs the network: ``torch``, ``native`` (machine code made here), ``onnxruntime`` or ``openvino``.
+            ``auto`` means, for weights on a CPU, the fastest that is installed (see ``list_backends``). With ``auto``
+            a network that is given as an object, or that is on a GPU, runs as it is, so you may go on training it; a
+            backend that you name takes a copy of its present state. Vectors differ by less than 1e-4 between
+            backends, and ``sha256`` not at all.
 
     Raises:
         WeightsError: no such weights, or damaged ones.
@@ -121,7 +124,7 @@ class Embedder:
 
     @property
     def backend(self) -> str:
-        """What runs the network: ``torch``, ``onnxruntime`` or ``openvino``."""
+        """What runs the network: ``torch``, ``native``, ``onnxruntime`` or ``openvino``."""
         return self._backend.name if self._backend else "torch"
 
     def sha256(self) -> str:
@@ -213,8 +216,10 @@ class Embedder:
 
         If the caller's iterator raises, what it gave before comes out first and its error last.
         """
-        ahead: deque[tuple[Future[list[PreparedCrop]], int]] = deque()
-        crops_ahead = 0
+        ahead: deque[tuple[Future[Prepared], int]] = deque()
+        group: list[Job] = []  # a thread takes several small jobs at once: handing one over costs as much as reading it
+        crops_ahead = in_group = 0
+        together = max(1, min(TOGETHER, self.batch_size // self.num_workers))
         stopped: Exception | None = None
         with ThreadPoolExecutor(self.num_workers, thread_name_prefix="osnet-read") as pool:
             try:
@@ -222,18 +227,24 @@ class Embedder:
                     try:
                         job = next(jobs, None)
                     except Exception as error:
-                        stopped = error
-                        break
-                    if job is None:
-                        break
-                    ahead.append((pool.submit(job.run, self.preprocessing), job.weight))
-                    crops_ahead += job.weight
-                    while crops_ahead >= 2 * self.batch_size:
+                        stopped, job = error, None
+                    if job is not None:
+                        group.append(job)
+                        in_group += job.weight
+                        crops_ahead += job.weight
+                    full = in_group >= together or crops_ahead >= 2 * self.batch_size
+                    if group and (full or job is None):
+                        ahead.append((pool.submit(run_jobs, group, self.preprocessing), in_group))
+                        group, in_group = [], 0
+                    while ahead and (job is None or crops_ahead >= 2 * self.batch_size):
                         future, weight = ahead.popleft()
                         crops_ahead -= weight
-                        yield from future.result()
-                while ahead:
-                    yield from ahead.popleft()[0].result()
+                        crops, error = future.result()
+                        yield from crops
+                        if error is not None:
+                            raise error
+                    if job is None:
+                        break
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
         if stopped is not None:

@@ -4,7 +4,7 @@ Accepted: paths of images and of folders, Pillow images, NumPy arrays, tensors, 
 and iterables of any of these. Nothing is read until its job runs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,21 @@ class Job:
     run: Callable[[Preprocessing], list[PreparedCrop]]
     weight: int = 1
     """Crops that it holds in memory, at least 1."""
+
+
+Prepared = tuple[list[PreparedCrop], Exception | None]
+"""Crops in order, and what stopped the work if anything did."""
+
+
+def run_jobs(jobs: Sequence[Job], preprocessing: Preprocessing) -> Prepared:
+    """One job after the other; of an unforeseen error, what came before it is kept."""
+    crops: list[PreparedCrop] = []
+    for job in jobs:
+        try:
+            crops += job.run(preprocessing)
+        except Exception as error:
+            return crops, error
+    return crops, None
 
 
 def iterate_jobs(inputs: Any, channels: ChannelOrder) -> Iterator[Job]:

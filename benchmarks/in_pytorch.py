@@ -1,0 +1,90 @@
+"""Ways to run a network in PyTorch itself, on a GPU or a CPU, for inference.py: each beside plain float32.
+
+A way that does not give plain float32's vectors does not start: cosines are at least 0.9999, with bfloat16 0.99.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+Run = Callable[[], Tensor]
+WAYS = (
+    "float32", "float32 channels_last", "float32 compiled", "float32 ours", "bf16", "bf16 channels_last",
+    "bf16 compiled", "bf16 CUDA graph", "bf16 ours", "bf16 ours, CUDA graph",
+)  # fmt: skip
+"""Precision, then what is done; ``ours`` is ``osnet.inference.graph.optimize``, from uint8 pixels."""
+
+
+def ways_on(device: str) -> list[str]:
+    """All of them on a GPU; CUDA graphs are nowhere else."""
+    return [way for way in WAYS if device.startswith("cuda") or "CUDA" not in way]
+
+
+def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device: str) -> Run:
+    """One batch through the network, waited for.
+
+    Args:
+        way: one of ``WAYS``.
+        model: a name of ``create_model``.
+        batch: images.
+        size_hw: of the images.
+        device: ``cuda`` or ``cpu``.
+    """
+    from osnet import create_model
+    from osnet.data.transforms import normalize, to_fractions
+    from osnet.inference.graph import optimize
+    from osnet.types import Preprocessing
+
+    torch.manual_seed(0)
+    preprocessing = Preprocessing(size_hw=size_hw)
+    network = create_model(model).eval().requires_grad_(False).to(device)
+    pixels = torch.randint(0, 256, (batch, 3, *size_hw), dtype=torch.uint8).to(device)
+    images = normalize(to_fractions(pixels), preprocessing)
+    with torch.inference_mode():
+        expected = network(images).float()
+    precision, _, rest = way.partition(" ")
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    ours = rest.startswith("ours")
+    run: Any = (optimize(network, preprocessing) if ours else network).to(kind)
+    given = pixels if ours else images.to(kind)
+    if rest:  # all but plain float32 and plain bf16
+        given = given.contiguous(memory_format=torch.channels_last)
+        run = run.to(memory_format=torch.channels_last)
+    if "compiled" in rest:
+        run = torch.compile(run)
+    step = _captured(run, given) if "CUDA graph" in rest else lambda: run(given)
+
+    def work() -> Tensor:
+        with torch.inference_mode():
+            result: Tensor = step()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+        return result
+
+    closest = float(cosine_similarity(work().float(), expected).min())
+    if closest < (0.99 if kind == torch.bfloat16 else 0.9999):
+        raise SystemExit(f"{way} gives other vectors: smallest cosine {closest}")
+    return work
+
+
+def _captured(run: nn.Module, given: Tensor) -> Run:
+    """The same steps as one CUDA graph, replayed: nothing is left for Python to do between them."""
+    with torch.inference_mode():
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                run(given)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = run(given)
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay

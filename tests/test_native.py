@@ -1,0 +1,98 @@
+"""Our own machine code computes what the network computes, alone and with two threads on one image."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from osnet import OSNet, OSNetConfig, create_model
+from osnet.errors import ModelError
+from osnet.inference.backends import NativeBackend, generate_pixels, list_backends, make_backend, run_plainly
+from osnet.inference.graph import fold
+from osnet.inference.llvm import can_compile
+from osnet.inference.native import NativeRunner, lay_out
+from osnet.inference.onnx_graph import UnknownStepError
+from osnet.types import Preprocessing
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(not can_compile(), reason="native code is made for x86 with AVX2 and FMA, and for ARM")
+
+
+def make_network(seed: int = 1, **settings: Any) -> OSNet:
+    """Norms that do something, so that folding and every bias count."""
+    torch.manual_seed(seed)
+    network = OSNet(OSNetConfig(**settings)).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    return network
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"width": 0.25}, {"width": 0.5}, {"width": 0.75}, {"width": 1.0}, {"width": 0.25, "streams": 1},
+        {"width": 0.25, "streams": 3, "depth": (1, 2, 1)}, {"width": 0.5, "stream_depth": 2, "embedding_size": 64},
+        {"width": 0.125, "depth": (1, 1, 1)},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("size_hw", [(256, 128), (64, 32), (96, 160)], ids=str)
+def test_the_networks_own_embeddings(settings: dict[str, Any], size_hw: tuple[int, int]) -> None:
+    network = make_network(**settings)
+    preprocessing = Preprocessing(size_hw=size_hw, mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
+    pixels = generate_pixels(5, size_hw, seed=4)
+    expected = run_plainly(network, pixels, preprocessing).numpy()
+    assert expected.std() > 1e-3
+    backend = NativeBackend(network, preprocessing, num_threads=3)
+    for given in (pixels, pixels[:1], pixels[3:4], pixels[1:4].float(), pixels[:1].float()):
+        first = int(torch.all(pixels.float() == given[0].float(), dim=(1, 2, 3)).nonzero()[0])
+        rows = expected[first : first + len(given)]
+        np.testing.assert_allclose(backend.run(given), rows, atol=1e-5 * np.abs(expected).max())
+
+
+def test_two_threads_share_an_image_and_many_callers_one_runner() -> None:
+    network, preprocessing = make_network(width=0.25), Preprocessing(size_hw=(64, 64))
+    runner = NativeRunner(lay_out(fold(network, preprocessing), preprocessing.size_hw, uint8=True))
+    pixels = generate_pixels(40, preprocessing.size_hw, seed=5).numpy()
+    alone = runner(pixels)
+    with ThreadPoolExecutor(3) as helpers, ThreadPoolExecutor(6) as callers:
+        shared = list(callers.map(lambda image: runner(image[None], helpers), pixels))
+        pairs = list(callers.map(lambda n: runner(pixels[n : n + 2]), range(0, 40, 2)))
+    np.testing.assert_array_equal(np.concatenate(shared), alone)
+    np.testing.assert_array_equal(np.concatenate(pairs), alone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size_hw"),
+    [
+        ({"width": 0.25, "norm": "ibn"}, (64, 32)), ({"width": 0.25, "norm": "ain"}, (64, 32)),
+        ({"width": 0.25, "groups": 2}, (64, 32)), ({"width": 0.25, "pooling": "max"}, (64, 32)),
+        ({"width": 0.25, "aggregation": "addition"}, (64, 32)), ({"width": 0.25, "lite": False}, (64, 32)),
+        ({"width": 0.25, "stem": "cifar"}, (32, 32)), ({"width": 0.25}, (64, 48)), ({"width": 0.3}, (64, 32)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_networks_are_left_to_other_backends(settings: dict[str, Any], size_hw: tuple[int, int]) -> None:
+    network, preprocessing = OSNet(OSNetConfig(**settings)).eval(), Preprocessing(size_hw=size_hw)
+    with pytest.raises(UnknownStepError):
+        lay_out(fold(network, preprocessing), size_hw, uint8=True)
+    with pytest.raises(ModelError, match="backend 'native' cannot run this network"):
+        make_backend("native", network, preprocessing, CPU)
+    assert make_backend("auto", network, preprocessing, CPU).name in ("onnxruntime", "torch")
+
+
+def test_what_auto_tries_first() -> None:
+    narrow, wide = create_model("osnet_x0_25"), create_model("osnet_x1_0")
+    assert list_backends("auto", narrow, CPU)[0] == "native"
+    assert list_backends("auto", wide, CPU)[-2:] == ["native", "torch"]
+    assert list_backends("auto", narrow, torch.device("cuda")) == ["torch"]
+    assert list_backends("openvino", narrow, CPU) == ["openvino"]
+    with pytest.raises(ModelError, match="'native' runs on the CPU"):
+        list_backends("native", narrow, torch.device("cuda"))
