@@ -279,6 +279,7 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
             plan.release(mixed)
         else:
             for block in stage.children():
+                assert isinstance(block, OSBlock)
                 current = plan.add_block(block, current)
     plan.add_end(body.embedding, plan.convolve(current, _conv(body.conv5), relu=True))
     return plan
