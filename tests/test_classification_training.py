@@ -246,6 +246,7 @@ def test_stopped_anywhere_it_ends_bit_for_bit_the_same(kind: str, colours: Path,
     assert rows[0].count("\n") == 2
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 2, 3])
 def test_packed_files_go_on_in_mid_epoch(workers: int, packed: Path) -> None:
     """With unequal shares of the workers, so that rounds at the end lack some."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from osnet.evaluation import evaluate_vectors as evaluate_vectors
     from osnet.gallery import Gallery as Gallery
     from osnet.inference.attributes import AttributePredictor as AttributePredictor
+    from osnet.inference.classes import ClassPredictor as ClassPredictor
     from osnet.inference.embedder import Embedder as Embedder
     from osnet.inference.inputs import Frame as Frame
     from osnet.inference.labelled import read_labelled as read_labelled
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "AttributePredictor": "osnet.inference.attributes",
+    "ClassPredictor": "osnet.inference.classes",
     "Embedder": "osnet.inference.embedder",
     "Frame": "osnet.inference.inputs",
     "Gallery": "osnet.gallery",
