@@ -239,10 +239,10 @@ class Embedder:
                     while ahead and (job is None or crops_ahead >= 2 * self.batch_size):
                         future, weight = ahead.popleft()
                         crops_ahead -= weight
-                        crops, error = future.result()
+                        crops, trouble = future.result()
                         yield from crops
-                        if error is not None:
-                            raise error
+                        if trouble is not None:
+                            raise trouble
                     if job is None:
                         break
             finally:

@@ -253,7 +253,7 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
     """
     body: Any = graph.body
     if not can_compile():
-        raise UnknownStepError("native code is made for x86 with AVX2 and FMA, and for ARM")
+        raise UnknownStepError("native code is made on Linux and macOS, for x86 with AVX2 and FMA")
     if (
         not isinstance(body, OSNet)
         or body.config.norm != "bn"
@@ -278,7 +278,8 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
             plan.step("average_pool", [mixed.offset, current.offset, current.height, current.width, 4 * mixed.channels])
             plan.release(mixed)
         else:
-            for block in stage.children():
+            blocks: Any = stage.children()
+            for block in blocks:
                 current = plan.add_block(block, current)
     plan.add_end(body.embedding, plan.convolve(current, _conv(body.conv5), relu=True))
     return plan
