@@ -13,14 +13,16 @@ from torch.nn.functional import cosine_similarity
 Run = Callable[[], Tensor]
 WAYS = (
     "float32", "float32 channels_last", "float32 compiled", "float32 ours", "bf16", "bf16 channels_last",
-    "bf16 compiled", "bf16 CUDA graph", "bf16 ours", "bf16 ours, CUDA graph",
+    "bf16 compiled", "bf16 CUDA graph", "bf16 ours", "bf16 ours, CUDA graph", "bf16 Lite fused",
+    "bf16 Lite fused, CUDA graph",
 )  # fmt: skip
-"""Precision, then what is done; ``ours`` is ``osnet.inference.graph.optimize``, from uint8 pixels."""
+"""Precision, then what is done; ``ours`` is ``osnet.inference.graph.optimize``, from uint8 pixels; ``Lite fused``
+is the folded network with the kernel of lite_triton.py."""
 
 
 def ways_on(device: str) -> list[str]:
-    """All of them on a GPU; CUDA graphs are nowhere else."""
-    return [way for way in WAYS if device.startswith("cuda") or "CUDA" not in way]
+    """All of them on a GPU; CUDA graphs and Triton are nowhere else."""
+    return [way for way in WAYS if device.startswith("cuda") or not ("CUDA" in way or "Lite" in way)]
 
 
 def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device: str) -> Run:
@@ -35,7 +37,7 @@ def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device:
     """
     from osnet import create_model
     from osnet.data.transforms import normalize, to_fractions
-    from osnet.inference.graph import optimize
+    from osnet.inference.graph import fold, optimize
     from osnet.types import Preprocessing
 
     torch.manual_seed(0)
@@ -48,7 +50,12 @@ def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device:
     precision, _, rest = way.partition(" ")
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     ours = rest.startswith("ours")
-    run: Any = (optimize(network, preprocessing) if ours else network).to(kind)
+    run: Any = optimize(network, preprocessing) if ours else network
+    if "Lite fused" in rest:
+        from lite_triton import fuse_lites
+
+        run = fuse_lites(fold(network))
+    run = run.to(kind)
     given = pixels if ours else images.to(kind)
     if rest:  # all but plain float32 and plain bf16
         given = given.contiguous(memory_format=torch.channels_last)

@@ -158,10 +158,15 @@ def _measure(
     settings: Settings, contenders: list[tuple[str, Path | None]], model: str, batch: int, folder: str
 ) -> dict[str, dict[str, Any]]:
     arguments = [model, str(batch), str(settings.threads), folder]
-    workers = [
-        in_turn.Worker(kind, [str(python or sys.executable), str(THIS), "--worker", kind, *arguments], settings.threads)
-        for kind, python in contenders
-    ]
+    workers = []
+    for kind, python in contenders:
+        command = [str(python or sys.executable), str(THIS), "--worker", kind, *arguments]
+        try:
+            workers.append(in_turn.Worker(kind, command, settings.threads))
+        except SystemExit as error:
+            if settings.device is None or not workers:
+                raise
+            print(f"left out: {error}")  # the other ways can be measured without it
     return in_turn.compare(workers, settings.rounds, settings.block_s)
 
 

@@ -11,7 +11,6 @@ three, which stays in the first cache, and the depthwise convolution reads it th
 """
 
 import ctypes
-import os
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from llvmlite import binding, ir
 
 from osnet.inference import map_kernels
-from osnet.inference.llvm import F32, I8, I32, I64, KERNEL, PTR, STEP_WORDS, Writer, compile_module
+from osnet.inference.llvm import F32, I8, I32, I64, KERNEL, PTR, STEP_WORDS, Writer, compile_module, host_features
 
 SPINS = 2000
 """Looks at a barrier before a thread lets others have its core."""
@@ -269,10 +268,9 @@ class Kernels:
         b.cbranch(b.icmp_signed(">=", b.load_atomic(counter, "seq_cst", 8, typ=I64), target), done, again)
         b.position_at_end(again)
         b.store(b.add(b.load(looks, typ=I64), w.number(1)), looks)
-        if os.name == "posix":
-            others_first = ir.Function(self.module, ir.FunctionType(I32, []), "sched_yield")
-            with b.if_then(b.icmp_signed(">", b.load(looks, typ=I64), w.number(SPINS))):
-                b.call(others_first, [])
+        others_first = ir.Function(self.module, ir.FunctionType(I32, []), "sched_yield")
+        with b.if_then(b.icmp_signed(">", b.load(looks, typ=I64), w.number(SPINS))):
+            b.call(others_first, [])
         b.branch(look)
         b.position_at_end(done)
 
@@ -280,5 +278,5 @@ class Kernels:
 @cache
 def kernels(lanes: int) -> Kernels:
     """The kernels for vectors of ``lanes`` floats; compiled once in a process."""
-    wide = binding.get_host_cpu_features().get("avx512vl", False)  # 32 registers instead of 16
+    wide = host_features().get("avx512vl", False)  # 32 registers instead of 16
     return Kernels(lanes, 8 if wide else 4)

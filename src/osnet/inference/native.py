@@ -253,7 +253,7 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
     """
     body: Any = graph.body
     if not can_compile():
-        raise UnknownStepError("native code is made for x86 with AVX2 and FMA, and for ARM")
+        raise UnknownStepError("native code is made on Linux and macOS, for x86 with AVX2 and FMA")
     if (
         not isinstance(body, OSNet)
         or body.config.norm != "bn"
