@@ -78,3 +78,11 @@ def test_the_file_map_is_true() -> None:
     there = {p.name for p in (ROOT / "src" / "osnet").rglob("*.py") if not p.name.startswith("__")}
     benchmarks = {p.name for p in (ROOT / "benchmarks").glob("*.py")}
     assert there | benchmarks == listed
+
+
+def test_no_page_waits_for_its_figures() -> None:
+    """A page may not be published with a mark such as @TABLE@ where its figures were to come."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    assert len(pages) > 5
+    marked = {page.name: found for page in pages if (found := re.findall(r"@+[A-Z0-9]+@+", page.read_text("utf-8")))}
+    assert not marked

@@ -1,6 +1,5 @@
 """osnet predict attributes; osnet attributes show, switch, evaluate."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,11 +8,17 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from osnet.cli.common import JsonFlag, app, list_inputs, report_failures
+from osnet.cli.common import (
+    JsonFlag,
+    app,
+    check_probabilities_file,
+    list_inputs,
+    report_failures,
+    write_probabilities,
+)
 from osnet.cli.galleries import forget_switched_off
 from osnet.data.attributes.reading import read_attributes
-from osnet.errors import OutputError
-from osnet.files import check_writable, write_json, written_aside
+from osnet.files import check_writable, write_json
 from osnet.gallery import Gallery
 from osnet.gallery.folder import WEIGHTS
 from osnet.gallery.segments import MANIFEST
@@ -55,9 +60,7 @@ def predict_attributes(
         as_json: print JSON.
     """
     if out is not None:
-        if out.suffix not in (".csv", ".json"):
-            raise OutputError(f"{out}: probabilities are written as .csv or .json; choose a name that ends so")
-        check_writable(out)
+        check_probabilities_file(out)
     paths = list_inputs(inputs)
     predictor = AttributePredictor(weights, device, batch_size)
     seen = predictor.predict(paths, on_error=on_error)
@@ -67,10 +70,7 @@ def predict_attributes(
     if out is not None and out.suffix == ".json":
         write_json(out, {"thresholds": dict(zip(seen.attributes, seen.thresholds, strict=True)), "images": rows})
     elif out is not None:
-        with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", *seen.attributes])
-            writer.writerows([name, *(f"{p:.6f}" for p in seen.probabilities[i])] for i, name in enumerate(seen.names))
+        write_probabilities(out, seen.attributes, seen.names, seen.probabilities)
     if as_json:
         print(json.dumps(rows, indent=2))
     else:

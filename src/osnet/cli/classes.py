@@ -1,6 +1,5 @@
 """osnet predict classes; what osnet evaluate does with weights that name classes."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +8,10 @@ import tyro
 from tyro.conf import Positional
 
 from osnet.cli.attributes import predict_app
-from osnet.cli.common import JsonFlag, list_inputs, report_failures
+from osnet.cli.common import JsonFlag, check_probabilities_file, list_inputs, report_failures, write_probabilities
 from osnet.data.photos import SCHEME, read_photos
-from osnet.errors import DataError, OutputError, WeightsError
-from osnet.files import check_writable, write_json, written_aside
+from osnet.errors import DataError, WeightsError
+from osnet.files import write_json
 from osnet.inference.classes import ClassPredictions, ClassPredictor, known_classes
 from osnet.inference.embedder import OnError
 from osnet.inference.sharing import join_processes, leave_processes, local_device
@@ -46,9 +45,7 @@ def predict_classes(
         as_json: print JSON.
     """
     if out is not None:
-        if out.suffix not in (".csv", ".json"):
-            raise OutputError(f"{out}: probabilities are written as .csv or .json; choose a name that ends so")
-        check_writable(out)
+        check_probabilities_file(out)
     paths = list_inputs(inputs)
     seen = ClassPredictor(weights, device, batch_size).predict(paths, on_error=on_error)
     if out is not None:
@@ -117,7 +114,4 @@ def _write(seen: ClassPredictions, out: Path) -> None:
         images = [{"source": n, "probabilities": _rounded(seen, row, every)} for row, n in enumerate(seen.names)]
         write_json(out, {"classes": list(seen.classes), "images": images})
         return
-    with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", *seen.classes])
-        writer.writerows([name, *(f"{p:.6f}" for p in seen.probabilities[row])] for row, name in enumerate(seen.names))
+    write_probabilities(out, seen.classes, seen.names, seen.probabilities)

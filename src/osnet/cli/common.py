@@ -1,16 +1,20 @@
 """What the commands share: the bar, the statuses, the report of what was left out."""
 
+import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 from tqdm import tqdm
 from tyro.extras import SubcommandApp
 
 from osnet.data.loading import list_images
-from osnet.errors import DataError
+from osnet.errors import DataError, OutputError
+from osnet.files import check_writable, written_aside
 
 EXIT_FOUND_TROUBLE = 1
 EXIT_ERROR = 2
@@ -57,3 +61,24 @@ def list_inputs(inputs: Iterable[Path]) -> list[Path]:
     if not paths:
         raise DataError("nothing to look at; give images or folders of images")
     return list(dict.fromkeys(paths))
+
+
+def check_probabilities_file(out: Path) -> None:
+    """Before any work: probabilities can be written there.
+
+    Raises:
+        OutputError: another ending than .csv or .json, or no right to write.
+    """
+    if out.suffix not in (".csv", ".json"):
+        raise OutputError(f"{out}: probabilities are written as .csv or .json; choose a name that ends so")
+    check_writable(out)
+
+
+def write_probabilities(
+    out: Path, columns: Sequence[str], names: Sequence[str], probabilities: NDArray[np.float32]
+) -> None:
+    """As CSV: a row for each of N names, a column for each of C; ``probabilities`` is (N, C)."""
+    with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", *columns])
+        writer.writerows([name, *(f"{p:.6f}" for p in row)] for name, row in zip(names, probabilities, strict=True))
