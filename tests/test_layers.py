@@ -14,7 +14,7 @@ ROWS = [
     {"types", "errors", "files"},
     {"models", "data", "losses", "metrics"},
     {"tasks", "training", "inference", "gallery"},
-    {"evaluation", "splits", "calibration", "comparison", "video"},
+    {"evaluation", "results", "splits", "calibration", "comparison", "video"},
     {"recipes", "figures", "service"},
     {"cli", "demo"},
 ]

@@ -209,7 +209,8 @@ def test_cuhk03_draws_one_image_of_each_person_evenly() -> None:
 SHARED = """
 import json, sys
 import numpy as np
-from osnet.evaluation import Scoring, score_shared
+from osnet.evaluation import score_shared
+from osnet.results import Scoring
 from osnet.inference.labelled import LabelledVectors
 from osnet.inference.sharing import join_processes, leave_processes
 rng = np.random.default_rng(0)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from osnet.models.weights import convert as convert
     from osnet.models.weights import load_weights as load_weights
     from osnet.models.weights import save_weights as save_weights
+    from osnet.results import average_results as average_results
+    from osnet.splits import evaluate_benchmark as evaluate_benchmark
     from osnet.splits import evaluate_splits as evaluate_splits
     from osnet.types import Item as Item
 
@@ -42,10 +44,12 @@ _LAZY = {
     "Frame": "osnet.inference.inputs",
     "Gallery": "osnet.gallery",
     "Item": "osnet.types",
+    "average_results": "osnet.results",
     "calibrate": "osnet.calibration",
     "convert": "osnet.models.weights",
     "evaluate": "osnet.evaluation",
     "expand_queries": "osnet.metrics.expansion",
+    "evaluate_benchmark": "osnet.splits",
     "evaluate_splits": "osnet.splits",
     "evaluate_vectors": "osnet.evaluation",
     "load_weights": "osnet.models.weights",

@@ -43,6 +43,8 @@ class Calibration:
     counts: dict[str, SplitCounts]
     weights: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    """Images left out because they could not be read, with the reasons."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
@@ -57,6 +59,8 @@ class Calibration:
             f"{miss_name:<16} {_show(self.misses)} of {self.num_positives:,} {positives}",
             "95 % intervals over people; other cameras, clothes or seasons need a threshold of their own",
         ]
+        if self.unreadable:
+            lines.append(f"{len(self.unreadable)} left out: {', '.join(self.unreadable[:5])}")
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
 
 
@@ -121,7 +125,8 @@ def calibrate(
         dataset=data.name,
         counts={part.split.name: count_split(part.split) for part in embedded},
         weights=describe_weights(embedder),
-        warnings=(*warnings, *(str(failure) for part in embedded for failure in part.failures)),
+        warnings=tuple(warnings),
+        unreadable=tuple(str(failure) for part in embedded for failure in part.failures),
     )
 
 

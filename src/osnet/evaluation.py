@@ -1,9 +1,8 @@
-"""Weights + data set, or vectors -> scores, as an object that prints itself."""
+"""Weights + data set, or vectors -> scores."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,92 +23,12 @@ from osnet.metrics.ranking import AveragePrecision, RankingScores, rank_scores, 
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
 from osnet.models.network import Network
+from osnet.results import Evaluation, Scoring
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
 
 RANKS = (1, 5, 10, 20)
 COMBINED = "_combineall"
 """Training data so called (``msmt17_combineall``, ``market1501+msmt17_combineall``) hold test images."""
-RULES = {
-    "market1501": "Market-1501: same person in the same camera ignored, junk ignored, distractors count",
-    "cuhk03": "CUHK03: single gallery shot, CMC over 10 draws of one image of each person; same person in the same "
-    "camera ignored; AP over the whole gallery",
-}
-CONVENTIONS = {
-    "precision": "AP is the mean of precision at each match",
-    "trapezoid": "AP by the trapezoid rule, as in Market-1501's official script",
-}
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How vectors are scored; see ``rank_scores``."""
-
-    rule: Rule = "market1501"
-    distance: Distance = "cosine"
-    ap: AveragePrecision = "precision"
-    seed: int = 0
-    """Of CUHK03's draws."""
-    decisions: bool = False
-    """ROC and open-set identification too, by Market-1501's rule whatever ``rule`` is."""
-
-    def __post_init__(self) -> None:
-        distances = ("cosine", "euclidean")
-        for what, value, known in (("rule", self.rule, RULES), ("ap", self.ap, CONVENTIONS),
-                                   ("distance", self.distance, distances)):  # fmt: skip
-            if value not in known:
-                raise DataError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
-
-    def __str__(self) -> str:
-        return f"{RULES[self.rule]}; {self.distance} distance; ties in gallery order; {CONVENTIONS[self.ap]}"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What ``evaluate`` found. All scores are fractions; ``print`` shows percents."""
-
-    dataset: str
-    root: str
-    counts: dict[str, SplitCounts]
-    weights: dict[str, Any]
-    """Name, training data, size of the input; the digest of what decides a vector, and that of the file."""
-    scores: dict[str, float | None]
-    """mAP, mINP, rank-1, rank-5, rank-10, rank-20; None if no query has a match."""
-    num_queries: int
-    num_scored: int
-    unmatched: tuple[str, ...]
-    """Queries without a match in another camera; in no score."""
-    unreadable: tuple[str, ...]
-    """Images left out because they could not be read, with the reasons."""
-    protocol: str = str(Scoring())
-    warnings: tuple[str, ...] = ()
-    decisions: tuple[DecisionScores, ...] = ()
-    """TPR at fixed FPR, FNIR at fixed FPIR, with their thresholds; if asked for."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"{self.dataset} in {self.root}", f"weights  {self.weights['name']} ({self.weights['training_data']})"]
-        for name in ("query", "gallery"):
-            c = self.counts[name]
-            lines.append(
-                f"{name:<8} images: {c.images:,}, identities: {c.identities:,}, cameras: {c.cameras or 'unknown'}"
-            )
-        lines += [f"{name:<8} {_percent(value)}" for name, value in self.scores.items()]
-        lines.append(f"over {self.num_scored:,} of {self.num_queries:,} queries")
-        lines += map(str, self.decisions)
-        for names, what in ((self.unmatched, "without a match in another camera"), (self.unreadable, "left out")):
-            if names:
-                more = f", ... ({len(names) - 5} more)" if len(names) > 5 else ""
-                lines.append(f"{len(names)} {what}: {', '.join(names[:5])}{more}")
-        if self.protocol != str(Scoring()):
-            lines.append(self.protocol)
-        return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
-
-
-def _percent(value: float | None) -> str:
-    return "none: no query has a match" if value is None else f"{100 * value:6.2f} %"
 
 
 def evaluate(
@@ -171,7 +90,7 @@ def score_embedded(
     return Evaluation(
         dataset=data.name,
         root=str(data.root),
-        counts={split.name: count_split(split) for split in data.splits},
+        counts={split.name: count_split(split) for split in (data.train, query.split, gallery.split)},
         weights=describe_weights(embedder),
         scores=summarize(scores, RANKS),
         num_queries=len(query.split),
@@ -368,12 +287,17 @@ def _read_back(out: Path, embedder: Embedder, split: Split, on_error: OnError) -
     """Vectors that an earlier run kept, if they are of these weights and these images."""
     result, made_by = read_vectors(out)
     there = {*result.names, *(failure.name for failure in result.failures)}
-    if made_by != embedder.sha256() or there != {str(path) for path in split.paths}:
-        raise DataError(f"{out} holds vectors of other weights or other images; delete it or choose another folder")
+    another = "delete it or choose another folder"
+    if made_by != embedder.sha256():
+        raise DataError(
+            f"{out} holds vectors that were made otherwise: by other weights, for another input size, or with another "
+            f"--flip; {another}"
+        )
+    if there != {str(path) for path in split.paths}:
+        raise DataError(f"{out} holds vectors of other images; {another}")
     if changed := find_changed(out):
         raise DataError(
-            f"{len(changed)} images have changed since {out} was made ({', '.join(changed[:3])}); delete it or choose "
-            "another folder"
+            f"{len(changed)} images have changed since {out} was made ({', '.join(changed[:3])}); {another}"
         )
     if result.failures and on_error == "raise":
         raise result.failures[0]

@@ -1,19 +1,17 @@
-"""Weights + the several splits of a benchmark -> scores of each, their mean and deviation."""
+"""Weights + a benchmark with its protocol -> scores; of several splits each, their mean and deviation."""
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
+from osnet.data.reid.benchmark import Benchmark
 from osnet.errors import DataError
 from osnet.evaluation import (
     EmbeddedSplit,
-    Evaluation,
-    Scoring,
     check_leak,
     check_scorable,
     embed_split,
+    evaluate,
     prepare_embedder,
     score_embedded,
 )
@@ -24,34 +22,8 @@ from osnet.metrics.ranking import AveragePrecision
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
 from osnet.models.network import Network
+from osnet.results import Evaluation, Scoring, SplitEvaluation
 from osnet.types import ReidDataset, Split
-
-
-@dataclass(frozen=True)
-class SplitEvaluation:
-    """What ``evaluate_splits`` found: one ``Evaluation`` per split, in order."""
-
-    name: str
-    evaluations: tuple[Evaluation, ...]
-    mean: dict[str, float | None]
-    """Of each score over the splits, as fractions; None if a split has none."""
-    deviation: dict[str, float | None]
-    """Sample standard deviation over the splits (n - 1); None for a single split."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"{self.name}, {len(self.evaluations)} splits"]
-        for score, mean in self.mean.items():
-            spread = self.deviation[score]
-            values = [evaluation.scores[score] for evaluation in self.evaluations]
-            each = " ".join("none" if value is None else f"{100 * value:.2f}" for value in values)
-            shown = "none" if mean is None else f"{100 * mean:6.2f} %"
-            lines.append(f"{score:<8} {shown}" + ("" if spread is None else f" +- {100 * spread:.2f}") + f"   ({each})")
-        notes = dict.fromkeys(warning for evaluation in self.evaluations for warning in evaluation.warnings)
-        return "\n".join([*lines, self.evaluations[0].protocol, *(f"note: {note}" for note in notes)])
 
 
 def evaluate_splits(
@@ -97,14 +69,49 @@ def evaluate_splits(
     for dataset, warned in zip(datasets, warnings, strict=True):
         query, gallery = (_pick(images, split) for split in (dataset.query, dataset.gallery))
         found.append(score_embedded(embedder, dataset, query, gallery, scoring, warned))
-    mean: dict[str, float | None] = {}
-    deviation: dict[str, float | None] = {}
-    for score in found[0].scores:
-        values = [value for evaluation in found if (value := evaluation.scores[score]) is not None]
-        whole = len(values) == len(found)
-        mean[score] = statistics.fmean(values) if whole else None
-        deviation[score] = statistics.stdev(values) if whole and len(values) > 1 else None
-    return SplitEvaluation(datasets[0].name, tuple(found), mean, deviation)
+    return SplitEvaluation.of(found)
+
+
+def evaluate_benchmark(
+    weights: Embedder | Network | str | Path,
+    benchmark: Benchmark | ReidDataset,
+    *,
+    rule: Rule | None = None,
+    distance: Distance = "cosine",
+    ap: AveragePrecision = "precision",
+    seed: int = 0,
+    decisions: bool = False,
+    force: bool = False,
+    on_error: OnError = "raise",
+    features: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> Evaluation | SplitEvaluation:
+    """Score weights by a benchmark's own protocol (``data.reid.catalog.read_benchmark``); the rest as ``evaluate``.
+
+    The result says which form of the benchmark it is, what its owners or its protocol want known, and which published
+    counts this copy does not have. It is a ``SplitEvaluation`` if the protocol has several splits.
+
+    Args:
+        benchmark: or a plain data set, of which there is nothing to say.
+        rule: another one than the benchmark's; by default that, and Market-1501's for a plain data set.
+    """
+    if isinstance(benchmark, ReidDataset):
+        benchmark, facts = Benchmark(benchmark.name, benchmark.root, (benchmark,)), None
+    else:
+        facts = benchmark.facts()
+    scoring = Scoring(rule or benchmark.rule, distance, ap, seed, decisions)
+    result: Evaluation | SplitEvaluation
+    if len(benchmark.datasets) == 1:
+        result = evaluate(
+            weights, benchmark.datasets[0], **asdict(scoring), force=force, on_error=on_error, features=features,
+            progress=progress,
+        )  # fmt: skip
+    else:
+        result = evaluate_splits(
+            weights, benchmark.datasets, **asdict(scoring), force=force, on_error=on_error, features=features,
+            progress=progress,
+        )  # fmt: skip
+    return replace(result, benchmark=facts)
 
 
 def _pick(images: EmbeddedSplit, split: Split) -> EmbeddedSplit:

@@ -137,9 +137,7 @@ def search(
         check_writable(sheet)
     if photo is None and not having + lacking:
         raise DataError("nothing to search for: give a photo, or a description: --with backpack --without hat")
-    where = _where(identity, camera, after, before, source)
-    if min_probability != 0:
-        where = replace(where, having=frozenset(having), lacking=frozenset(lacking), min_probability=min_probability)
+    where = _fitting(_where(identity, camera, after, before, source), having, lacking, min_probability)
     store = Gallery.open(gallery)  # it must exist: searching makes none
     if photo is None:
         forget_switched_off(store)
@@ -153,8 +151,21 @@ def search(
         save_ranked_lists([RankedList(photo, hits)], sheet, f"{photo.name} in {gallery}")
     elif sheet is not None:
         words = [f"with {name}" for name in having] + [f"without {name}" for name in lacking]
-        found = [Shown(Path(h.item.source), tuple(_percents(h, asked)), heading=f"{h.score:.3f}") for h in hits]
-        save_attribute_sheet(found, sheet, f"{', '.join(words)} in {gallery}")
+        _draw_described(hits, asked, sheet, f"{', '.join(words)} in {gallery}")
+
+
+def _fitting(where: Where, having: tuple[str, ...], lacking: tuple[str, ...], min_probability: float | None) -> Where:
+    """And only what is said to fit the description; at a least probability of 0, everything does."""
+    if min_probability == 0:
+        return where
+    if min_probability is not None and not 0 < min_probability <= 1:
+        raise DataError(f"--min-probability {min_probability:g} is no probability; give one from 0 to 1")
+    return replace(where, having=frozenset(having), lacking=frozenset(lacking), min_probability=min_probability)
+
+
+def _draw_described(hits: list[Hit], asked: list[str], sheet: Path, title: str) -> None:
+    found = [Shown(Path(h.item.source), tuple(_percents(h, asked)), heading=f"{h.score:.3f}") for h in hits]
+    save_attribute_sheet(found, sheet, title)
 
 
 def _print_hits(

@@ -1,4 +1,4 @@
-"""osnet embed, evaluate, calibrate, data generate, demo."""
+"""osnet embed, evaluate, average, calibrate, data generate, demo."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +11,12 @@ from osnet.calibration import calibrate as calibrate_weights
 from osnet.cli.classes import evaluate_classes
 from osnet.cli.common import app, data_app, draw_progress, list_inputs, report_failures
 from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
-from osnet.data.reid.catalog import read_named
+from osnet.data.reid.benchmark import Benchmark
+from osnet.data.reid.catalog import BENCHMARKS, read_named
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
 from osnet.demo import FULL, QUICK, run_demo, run_demo_on
 from osnet.errors import DataError, OutputError
-from osnet.evaluation import Evaluation, Scoring, evaluate_vectors
-from osnet.evaluation import evaluate as evaluate_weights
+from osnet.evaluation import evaluate_vectors
 from osnet.files import check_writable, write_json
 from osnet.inference.embedder import Embedder, OnError
 from osnet.inference.labelled import read_labelled
@@ -25,7 +25,8 @@ from osnet.inference.vectors import embed_files
 from osnet.metrics.ranking import AveragePrecision
 from osnet.metrics.rules import Rule
 from osnet.metrics.streaming import Distance
-from osnet.splits import SplitEvaluation, evaluate_splits
+from osnet.results import Evaluation, Scoring, SplitEvaluation, average_results
+from osnet.splits import evaluate_benchmark
 from osnet.types import ReidDataset
 
 
@@ -77,6 +78,7 @@ def evaluate(
     ap: AveragePrecision = "precision",
     flip: bool = False,
     seed: int = 0,
+    work_dir: Path | None = None,
     decisions: bool = False,
     identity_from: IdentityFrom = "auto",
     pattern: str | None = None,
@@ -98,7 +100,8 @@ def evaluate(
         data: of weights that name classes, what `osnet data pack` and recipes of classification take: test is scored,
             else val, else the folder itself. Of others Market-1501's layout; or folders query and gallery; or, with a
             CSV that has a column split, any folder.
-            With --root, a benchmark's name (`osnet data benchmarks`): market1501, cuhk03:labelled,classic, viper:3.
+            With --root, a benchmark's name (`osnet data benchmarks`): market1501, cuhk03:labelled,classic; viper:3 for
+            one split, viper:seed7 for splits of another draw.
         root: the folder of all data sets, or of this one; every split is scored, by the benchmark's own rule.
         targets: further benchmarks below --root.
         features: with weights, a folder that keeps the vectors, so that a run goes on; without, files of vectors.
@@ -107,7 +110,8 @@ def evaluate(
         distance: cosine, or euclidean between vectors as the network gives them.
         ap: average precision as in most papers' code (precision), or as in Market-1501's official script (trapezoid).
         flip: average each vector with that of the mirrored crop.
-        seed: of cuhk03's draws.
+        seed: of the draws of the rule cuhk03 (drawn splits: see data).
+        work_dir: with --root, where a benchmark keeps drawn splits and extracted images; by default beside the data.
         decisions: also TPR at fixed FPR (same person or not) and FNIR at fixed FPIR (who is it, if anybody).
         identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
         pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
@@ -120,16 +124,22 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
+    layout = FolderLayout(identity_from, pattern, csv)
+    scoring = Scoring(rule or "market1501", distance, ap, seed, decisions)
     if weights is None or data is None:
-        if weights is not None or data is not None or not features or flip or root or targets:
+        alone = (weights, data, root, work_dir, pattern) == (None,) * 5 and (identity_from, on_error) == (
+            "auto",
+            "raise",
+        )
+        if not alone or not features or flip or targets or force:
             raise DataError(
-                "give --weights and --data, or --features with files of vectors (and no --flip, --root or --targets)"
+                "give --weights and --data, or --features with files of vectors; beside these go --csv, --name, "
+                "--rule, --distance, --ap, --seed, --decisions and --out (no --flip, for instance: nothing is embedded)"
             )
-        result = _score_files(features, csv, name, Scoring(rule or "market1501", distance, ap, seed, decisions))
-        return _tell_once({"": result}, out)
-    layout, keep = FolderLayout(identity_from, pattern, csv), _one_folder(features)
+        return _tell_once({"": _score_files(features, csv, name, scoring)}, out)
+    keep = _one_folder(features)
     try:
-        protocols = _read_protocols(data, root, targets, layout, name)
+        benchmarks = _read_benchmarks(data, root, targets, layout, name, work_dir)
     except DataError:  # nobody to search for in it; but it may hold photographs of things
         others = bool(keep or rule or flip or force or name or decisions or targets or distance != "cosine")
         if (
@@ -141,11 +151,13 @@ def evaluate(
         return None
     embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
     results: dict[str, Evaluation | SplitEvaluation] = {}
-    for spec, (datasets, own_rule) in protocols.items():
-        scoring = Scoring(rule or own_rule, distance, ap, seed, decisions)
+    for spec, benchmark in benchmarks.items():
         folder = keep / spec.replace(":", "-").replace(",", "-") if keep and spec else keep
-        results[spec] = _score_weights(embedder, datasets, scoring, force, on_error, folder)
-    _tell_once(results, out)
+        results[spec] = evaluate_benchmark(
+            embedder, benchmark, rule=rule, distance=distance, ap=ap, seed=seed, decisions=decisions, force=force,
+            on_error=on_error, features=folder, progress=draw_progress,
+        )  # fmt: skip
+    return _tell_once(results, out)
 
 
 def _one_folder(features: tuple[Path, ...]) -> Path | None:
@@ -154,36 +166,21 @@ def _one_folder(features: tuple[Path, ...]) -> Path | None:
     return features[0] if features else None
 
 
-def _read_protocols(
-    data: Path, root: Path | None, targets: tuple[str, ...], layout: FolderLayout, name: str | None
-) -> dict[str, tuple[tuple[ReidDataset, ...], Rule]]:
-    """By the benchmark's name (empty for a plain folder): the splits to score, and the rule that they are made for."""
+def _read_benchmarks(
+    data: Path, root: Path | None, targets: tuple[str, ...], layout: FolderLayout, name: str | None,
+    work_dir: Path | None,
+) -> dict[str, Benchmark | ReidDataset]:  # fmt: skip
+    """What to score, by the benchmark's name (empty for a plain folder)."""
     if root is None:
-        if targets:
-            raise DataError(f"--targets {' '.join(targets)} needs --root, the folder of all data sets")
-        return {"": ((read_dataset(data, layout, name),), "market1501")}
+        if targets or work_dir is not None:
+            given = f"--targets {' '.join(targets)}" if targets else f"--work-dir {work_dir}"
+            raise DataError(f"{given} needs --root, the folder of all data sets")
+        if not data.exists() and str(data).partition(":")[0] in BENCHMARKS:
+            raise DataError(f"no such folder: {data}; for the benchmark {data} say --root, the folder of all data sets")
+        return {"": read_dataset(data, layout, name)}
     if layout != FolderLayout() or name is not None:
         raise DataError("with --root, a benchmark says itself who is on its images; leave out name, pattern and csv")
-    specs = dict.fromkeys([str(data), *targets])
-    return {spec: (found.datasets, found.rule) for spec in specs for found in (read_named(spec, root),)}
-
-
-def _score_weights(
-    embedder: Embedder,
-    datasets: tuple[ReidDataset, ...],
-    scoring: Scoring,
-    force: bool,
-    on_error: OnError,
-    features: Path | None,
-) -> Evaluation | SplitEvaluation:
-    if len(datasets) == 1:
-        return evaluate_weights(
-            embedder, datasets[0], **asdict(scoring), force=force, on_error=on_error, features=features,
-            progress=draw_progress,
-        )  # fmt: skip
-    return evaluate_splits(
-        embedder, datasets, **asdict(scoring), force=force, on_error=on_error, features=features, progress=draw_progress
-    )
+    return {spec: read_named(spec, root, work_dir, draw_progress) for spec in dict.fromkeys([str(data), *targets])}
 
 
 def _tell_once(results: dict[str, Evaluation | SplitEvaluation], out: Path | None) -> None:
@@ -196,12 +193,31 @@ def _tell_once(results: dict[str, Evaluation | SplitEvaluation], out: Path | Non
         contents = {spec: result.to_json() for spec, result in results.items()}
         write_json(out, contents if len(contents) > 1 else next(iter(contents.values())))
     print(*results.values(), sep="\n\n")
+    report_failures(list(dict.fromkeys(name for result in results.values() for name in result.unreadable)))
 
 
 def _score_files(files: tuple[Path, ...], table: Path | None, name: str | None, scoring: Scoring) -> Evaluation:
     query, gallery = read_labelled(files, table)
     root = ", ".join(map(str, files))
     return evaluate_vectors(query, gallery, **asdict(scoring), name=name or files[0].stem, root=root)
+
+
+@app.command
+def average(
+    files: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="RESULT.json...")], *, out: Path | None = None
+) -> None:
+    """Mean and deviation over several results of `osnet evaluate --out`: of splits trained one by one, or of seeds.
+
+    Args:
+        files: at least two, each of one data set, by the same protocol.
+        out: write the mean here as JSON.
+    """
+    if out is not None:
+        check_writable(out)
+    result = average_results(files)
+    if out is not None:
+        write_json(out, result.to_json())
+    print(result)
 
 
 @app.command
@@ -256,6 +272,7 @@ def calibrate(
     if out is not None:
         write_json(out, result.to_json())
     print(result)
+    report_failures(list(result.unreadable))
 
 
 @data_app.command(name="generate")

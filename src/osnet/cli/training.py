@@ -41,10 +41,11 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
         out: Path,
         recipe: Annotated[kind, tyro.conf.arg(name="")] = default,
         combine_all: bool = False,
+        work_dir: Path | None = None,
         workers: int | None = None,
         cpu: bool = False,
     ) -> None:
-        trainer = Trainer(recipe, recipe.read(data, combine_all), out, RunOptions(workers=workers, cpu=cpu))
+        trainer = Trainer(recipe, recipe.read(data, combine_all, work_dir), out, RunOptions(workers=workers, cpu=cpu))
         print = trainer.accelerator.print  # of several processes, the first one speaks
         facts = trainer.plan.describe_data()
         for label, name in (("left out", "problems"), ("note", "notes")):
@@ -67,11 +68,12 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
     Args:
         data: what the recipe trains on; for re-identification Market-1501's layout, or folders train, query and
             gallery, or a folder of crops by identity, or NAME=FOLDER for a benchmark that `osnet data benchmarks`
-            lists (its first split; NAME:3=FOLDER another, cuhk03:labelled=FOLDER another form); several train as
-            one, their identities and cameras kept apart.
+            lists (its first split; NAME:3=FOLDER another, NAME:seed7,3=FOLDER one of another draw,
+            cuhk03:labelled=FOLDER another form); several train as one, their identities and cameras kept apart.
         out: the run's folder, new, or one of the same recipe to go on with.
         recipe: the recipe; each of its fields can be overridden.
         combine_all: train on validation, query and gallery images too; such weights must not be scored on this data.
+        work_dir: where a benchmark keeps drawn splits and extracted images; by default beside the data.
         workers: processes that read and augment, 0 for none; by default as many as serve the machine.
         cpu: use no GPU.
     """

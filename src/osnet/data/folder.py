@@ -12,10 +12,12 @@ from typing import Literal
 from osnet.data.loading import is_image_name, list_files, list_images
 from osnet.data.reid.market1501 import find_market1501, parse_name, read_market1501
 from osnet.errors import DataError
-from osnet.types import Crop, ReidDataset, Split
+from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
 IdentityFrom = Literal["auto", "subfolders", "pattern", "csv", "market1501"]
 SPLITS = ("train", "query", "gallery")
+NOBODY = {"-1": JUNK_PID, "0": DISTRACTOR_PID}
+"""Identities in a CSV or a name that are nobody, as in Market-1501. A sub-folder is a person whatever it is called."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,18 @@ class _Record:
     time_s: float | None = None
     split: str | None = None
     numbers: tuple[int, int] | None = None
-    """(pid, camid) where the names are Market-1501's, whose 0 and -1 have a meaning."""
+    """(pid, camid) where the names are Market-1501's."""
+    pid: int | None = None
+    """Where the identity is no name but one of ``NOBODY``."""
 
 
 def read_folder(root: str | Path, layout: FolderLayout | None = None) -> list[Crop]:
     """Crops of a folder, sorted by path.
 
     Identities and cameras get the numbers 1, 2, ... in the sorted order of their names; Market-1501's
-    names keep their own numbers, 0 (distractor) and -1 (junk) included. A crop whose camera is unknown
-    gets a camera of its own (a negative number), so that no rule about equal cameras touches it.
+    names keep their own numbers. The identity -1 is junk and 0 a distractor, in names and in a CSV as in
+    Market-1501; a sub-folder called so is a person. A crop whose camera is unknown gets a camera of its own
+    (a negative number), so that no rule about equal cameras touches it.
 
     Raises:
         DataError: no such folder, no images, or images about which the layout says nothing (they are named).
@@ -131,12 +136,19 @@ def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Rec
     found = [split for split in SPLITS if (root / split).is_dir()]
     if not {"query", "gallery"} <= set(found):
         raise DataError(
-            f"{root} is no data set that can be scored: it has neither Market-1501's folders (query, "
-            "bounding_box_test) nor folders query and gallery, and no CSV with a column split was given"
+            f"{root} is no data set that can be scored: it has no folders query and gallery, and no CSV with a column "
+            "split was given" + _why_not_market(root, layout)
         )
     kind = _choose_kind([path for split in found for path in list_images(root / split)], layout)
     layout = replace(layout, identity_from=kind)  # one way for all splits, or their numbers would not agree
     return {split: _read_records(root / split, layout) for split in found}
+
+
+def _why_not_market(root: Path, layout: FolderLayout) -> str:
+    if find_market1501(root) is None:
+        return ", nor has it Market-1501's (query, bounding_box_test)"
+    given = "the pattern" if layout.pattern else f"identity_from={layout.identity_from!r}"
+    return f"; it has Market-1501's folders, whose names say themselves who it is: leave out {given}"
 
 
 def _read_records(root: Path, layout: FolderLayout) -> list[_Record]:
@@ -181,7 +193,8 @@ def _by_pattern(root: Path, paths: list[Path], pattern: str) -> list[_Record]:
             continue
         groups = match.groupdict()
         time_s = parse_time(groups["time"], relative) if groups.get("time") else None
-        records.append(_Record(path, match["identity"], groups.get("camera"), time_s))
+        who = match["identity"]
+        records.append(_Record(path, who, groups.get("camera"), time_s, pid=NOBODY.get(who)))
     _refuse(unmatched, f"in {root} do not match the pattern {pattern!r}")
     return records
 
@@ -211,7 +224,8 @@ def _read_csv(root: Path, table: Path, must_exist: bool = True) -> list[_Record]
         if path in records:
             raise DataError(f"{where}: {row['path']} is listed twice")
         time_s = parse_time(row["time"], where) if row.get("time") else None
-        records[path] = _Record(path, row["identity"], row.get("camera") or None, time_s, row.get("split") or None)
+        who, camera, split = row["identity"], row.get("camera") or None, row.get("split") or None
+        records[path] = _Record(path, who, camera, time_s, split, pid=NOBODY.get(who))
     return [records[path] for path in sorted(records)]
 
 
@@ -256,7 +270,7 @@ def _refuse(names: list[str], what: str) -> None:
 def _number(records: dict[str, list[_Record]]) -> dict[str, list[Crop]]:
     """Numbers for names, the same in all splits, in sorted order."""
     every = [record for split in records.values() for record in split]
-    pids = _sorted_map(record.identity for record in every)
+    pids = _sorted_map(record.identity for record in every if record.pid is None)
     camids = _sorted_map(record.camera for record in every if record.camera)
     unknown = 0
     crops: dict[str, list[Crop]] = {}
@@ -266,7 +280,8 @@ def _number(records: dict[str, list[_Record]]) -> dict[str, list[Crop]]:
             if record.numbers is not None:
                 pid, camid = record.numbers
             else:
-                pid, camid = pids[record.identity], camids.get(record.camera or "", 0)
+                pid = record.pid if record.pid is not None else pids[record.identity]
+                camid = camids.get(record.camera or "", 0)
             if camid == 0 and record.numbers is None:
                 unknown += 1
                 camid = -unknown

@@ -1,9 +1,9 @@
 """Several data sets as one training set: identities, cameras and data sets stay apart."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from osnet.data.reid.benchmark import SplitName
 from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
@@ -56,7 +56,7 @@ def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) ->
             for crop in chosen
         ]  # fmt: skip
     if combine_all:  # all of a benchmark was seen, not this split only; what is scored on any split must know
-        names = [re.sub(r"-\d\d$", "", name) for name in names]
+        names = [split.benchmark if (split := SplitName.parse(name)) else name for name in names]
     joined = "+".join(names) + ("_combineall" if combine_all else "")
     return ReidDataset(joined, datasets[0].root, train=Split("train", tuple(crops)))
 

@@ -25,7 +25,10 @@ class TrainingSet(Dataset[dict[str, Tensor | int]]):
         self, crops: Sequence[Crop], augmentation: Augmentation, preprocessing: Preprocessing, seed: int
     ) -> None:
         if nobody := [crop.path.name for crop in crops if crop.pid in (JUNK_PID, DISTRACTOR_PID)]:
-            raise DataError(f"{len(nobody)} training images are labelled junk or distractor: {', '.join(nobody[:5])}")
+            raise DataError(
+                f"{len(nobody)} training images are labelled junk (identity -1) or distractor (0): "
+                f"{', '.join(nobody[:5])}; leave them out, or number people from 1"
+            )
         self.crops = list(crops)
         self.pids = sorted({crop.pid for crop in crops})
         if len(self.pids) < 2:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from osnet.comparison import Comparison, Entrant, compare, group_generated
 from osnet.data.synthetic import ANNOTATIONS_FILE, read_annotations, read_pairs
 from osnet.errors import ImageError
-from osnet.evaluation import Evaluation, evaluate
+from osnet.evaluation import evaluate
 from osnet.figures.activation import look
 from osnet.figures.boxes import read_photos
 from osnet.figures.curves import Line
@@ -27,6 +27,7 @@ from osnet.files import make_folder
 from osnet.inference.embedder import Embedder
 from osnet.inference.vectors import Progress, no_progress, read_vectors
 from osnet.metrics.pair_scores import PairCurves, count_pairs
+from osnet.results import Evaluation
 from osnet.types import ReidDataset
 
 PLACES = {

@@ -116,13 +116,17 @@ class AttributeRecipe(Recipe):
         """With the pooling."""
         return {**super().network_settings(), "pooling": self.pooling}
 
-    def read(self, folders: Sequence[Path], combine_all: bool = False) -> AttributeDataset:
+    def read(
+        self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None
+    ) -> AttributeDataset:
         """One data set, as ``read_attributes`` takes it.
 
         Raises:
             DataError: there are several, or it cannot be read.
         """
-        return read_attributes(one_folder(self, folders, combine_all), "skip" if self.skip_mismatches else "raise")
+        return read_attributes(
+            one_folder(self, folders, combine_all, work_dir), "skip" if self.skip_mismatches else "raise"
+        )
 
     def plan(self, dataset: AttributeDataset) -> Plan:
         """The train part trains, the val part picks the best epoch; test is not looked at.

@@ -133,13 +133,13 @@ class ClassificationRecipe(Recipe):
             interpolation=self.interpolation,
         )  # fmt: skip
 
-    def read(self, folders: Sequence[Path], combine_all: bool = False) -> PhotoDataset:
+    def read(self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None) -> PhotoDataset:
         """One source, as ``read_photos`` takes it; a folder of classes alone is trained on.
 
         Raises:
             DataError: there are several, or it cannot be read.
         """
-        dataset = read_photos(one_folder(self, folders, combine_all))
+        dataset = read_photos(one_folder(self, folders, combine_all, work_dir))
         if dataset.train is None and dataset.val is None:
             dataset = PhotoDataset(dataset.name, dataset.classes, train=dataset.test)
         return dataset.in_memory() if self.in_memory else dataset

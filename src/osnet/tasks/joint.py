@@ -107,7 +107,9 @@ class JointRecipe(Recipe):
         """With the pooling."""
         return {**super().network_settings(), "pooling": self.pooling}
 
-    def read(self, folders: Sequence[Path], combine_all: bool = False) -> AttributeDataset:
+    def read(
+        self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None
+    ) -> AttributeDataset:
         """Folders with attributes (and identities, where they have them), and whatever ``read_source`` takes; joined.
 
         Raises:
@@ -117,7 +119,7 @@ class JointRecipe(Recipe):
             raise DataError(f"recipe {self.name} trains on training parts only, not on test images (combine_all)")
         on_mismatch = "skip" if self.skip_mismatches else "raise"
         return join_labels(
-            [read_attributes(f, on_mismatch) if knows_attributes(f) else read_source(f) for f in folders]  # type: ignore[arg-type]
+            [read_attributes(f, on_mismatch) if knows_attributes(f) else read_source(f, work_dir) for f in folders]  # type: ignore[arg-type]
         )
 
     def plan(self, dataset: AttributeDataset) -> Plan:

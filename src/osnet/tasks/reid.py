@@ -121,13 +121,13 @@ class ReidRecipe(Recipe):
         if self.loss.triplet and self.images_per_label < 2:
             raise ModelError(f"recipe {self.name}: a triplet loss needs at least 2 images_per_label")
 
-    def read(self, folders: Sequence[Path], combine_all: bool = False) -> ReidDataset:
+    def read(self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None) -> ReidDataset:
         """Folders, and benchmarks as NAME=FOLDER (``read_source``); several train as one.
 
         Raises:
             DataError: they cannot be read or joined.
         """
-        datasets = [read_source(folder) for folder in folders]
+        datasets = [read_source(folder, work_dir) for folder in folders]
         return datasets[0] if len(datasets) == 1 and not combine_all else join_training(datasets, combine_all)
 
     def plan(self, dataset: ReidDataset) -> Plan:

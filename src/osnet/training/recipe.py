@@ -89,8 +89,11 @@ class Recipe(ABC):
         return {} if self.width is None else {"width": self.width}
 
     @abstractmethod
-    def read(self, folders: Sequence[Path], combine_all: bool = False) -> Any:
+    def read(self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None) -> Any:
         """The data set in ``folders``, as ``osnet train --data`` names them.
+
+        ``work_dir``: where a benchmark keeps what is made once (drawn splits, extracted images); by default beside the
+        data.
 
         Raises:
             DataError: they hold nothing that this task can train on.
@@ -105,12 +108,14 @@ class Recipe(ABC):
         """
 
 
-def one_folder(recipe: Recipe, folders: Sequence[Path], combine_all: bool) -> Path:
-    """The only folder, for tasks that cannot join several.
+def one_folder(recipe: Recipe, folders: Sequence[Path], combine_all: bool, work_dir: Path | None) -> Path:
+    """The only folder, for tasks that cannot join several and make nothing of the data once.
 
     Raises:
-        DataError: there are several, or test images shall be trained on too.
+        DataError: there are several, or test images shall be trained on too, or there is a folder of no use.
     """
+    if work_dir is not None:
+        raise DataError(f"recipe {recipe.name} has no use for a work_dir: only benchmarks of re-identification have")
     if len(folders) != 1 or combine_all:
         raise DataError(f"recipe {recipe.name} trains on the training part of one data set; got {len(folders)} folders"
                         + (" and combine_all" if combine_all else ""))  # fmt: skip

@@ -1,9 +1,10 @@
 """A benchmark as it was published: its splits, the rule that scores them, and the counts it should have."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from osnet.data.check import SplitCounts, count_split
 from osnet.types import Crop, ReidDataset, Split
@@ -13,6 +14,24 @@ Rule = Literal["market1501", "cuhk03"]
 (Li et al., CVPR 2014)."""
 KINDS = ("identities", "images", "cameras")
 NOT_PUBLISHED = "not published"
+SPLIT_NAME = re.compile(r"(.+?)(?:-seed(\d+))?-(\d\d)")
+
+
+class SplitName(NamedTuple):
+    """What the name of one of several splits says: ``viper-03``, or ``viper-seed7-03`` where the seed is not 0."""
+
+    benchmark: str
+    seed: int
+    number: int
+
+    @classmethod
+    def parse(cls, name: str) -> "SplitName | None":
+        """None if ``name`` is not of this form."""
+        match = SPLIT_NAME.fullmatch(name)
+        return cls(match[1], int(match[2] or 0), int(match[3])) if match else None
+
+    def __str__(self) -> str:
+        return f"{self.benchmark}{f'-seed{self.seed}' if self.seed else ''}-{self.number:02d}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,23 @@ class CountRow:
 
 
 @dataclass(frozen=True)
+class BenchmarkFacts:
+    """What a score on a benchmark has to say beside the figures."""
+
+    name: str
+    variant: str
+    num_splits: int
+    notes: tuple[str, ...]
+    differences: tuple[str, ...]
+    """Published counts that this copy does not have, in words."""
+    splits_file: str | None
+
+    def __str__(self) -> str:
+        lines = [f"splits kept in {self.splits_file}"] if self.splits_file else []
+        return "\n".join([*lines, *(f"note: {line}" for line in (*self.notes, *self.differences))])
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A data set with its protocol. ``datasets`` has one entry per split; a score is their mean."""
 
@@ -89,6 +125,12 @@ class Benchmark:
     def differences(self) -> tuple[CountRow, ...]:
         """The published counts that this copy of the data does not have."""
         return tuple(row for row in self.counts() if row.differs)
+
+    def facts(self) -> BenchmarkFacts:
+        """What belongs beside a score."""
+        kept = None if self.splits_file is None else str(self.splits_file)
+        differences = tuple(map(str, self.differences()))
+        return BenchmarkFacts(self.name, self.variant, len(self.datasets), self.notes, differences, kept)
 
     def to_json(self) -> dict[str, Any]:
         """Names, counts and notes, for a file."""

@@ -1,7 +1,6 @@
 """Every benchmark by name: its layout, its published counts, its reader."""
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from osnet.data.reid import (
     sensereid,
     viper,
 )
-from osnet.data.reid.benchmark import Benchmark, Published, describe_published
+from osnet.data.reid.benchmark import Benchmark, Published, SplitName, describe_published
 from osnet.data.reid.cuhk03_images import Progress
 from osnet.data.reid.msmt17 import Version
 from osnet.errors import DataError
@@ -93,7 +92,6 @@ _ENTRIES = (
     Entry("sensereid", "SenseReID", sensereid.LAYOUT, sensereid.read_sensereid, {"": sensereid.PUBLISHED},
           sensereid.NOTES),
 )  # fmt: skip
-NUMBER = re.compile(r"\d\d")
 BOTH_WAYS = ("viper", "cuhk01")
 """Benchmarks whose splits come in pairs with the same training half; see ``drawn.draw_halves``."""
 BENCHMARKS: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
@@ -135,11 +133,15 @@ def get_benchmark(name: str) -> Entry:
     return BENCHMARKS[name]
 
 
-def read_source(source: str | Path) -> ReidDataset:
+def read_source(source: str | Path, work_dir: Path | None = None) -> ReidDataset:
     """What to train on. ``NAME=FOLDER`` is a benchmark; anything else is a folder that ``read_any`` understands.
 
     ``NAME:WORD,WORD=FOLDER`` chooses among a benchmark's forms: see ``read_named``. Without a number it is the first
     split of its protocol.
+
+    Args:
+        source: the name or the folder.
+        work_dir: as for ``read_named``.
 
     Raises:
         DataError: a word that means nothing, a split that is not there, or as ``read_benchmark`` and ``read_any``.
@@ -147,23 +149,29 @@ def read_source(source: str | Path) -> ReidDataset:
     name, separator, folder = str(source).partition("=")
     if not separator or Path(source).exists():
         return read_any(source)
-    return read_named(name, folder).datasets[0]
+    return read_named(name, folder, work_dir).datasets[0]
 
 
-def read_named(spec: str, root: str | Path) -> Benchmark:
+def read_named(
+    spec: str, root: str | Path, work_dir: Path | None = None, progress: Progress | None = None
+) -> Benchmark:
     """``read_benchmark`` by one word: ``NAME``, or ``NAME:WORD,WORD``.
 
     Args:
-        spec: the words are ``labelled``, ``classic``, ``distractors``, ``v1``, ``v2``, or a number: one split of the
-            protocol alone (0 is the first).
+        spec: the words are ``labelled``, ``classic``, ``distractors``, ``v1``, ``v2``, ``seed7`` (of the drawn splits;
+            0 by default), or a number: one split of the protocol alone (0 is the first).
         root: as for ``read_benchmark``.
+        work_dir: where a benchmark keeps what is made once (drawn splits, extracted images); by default beside the
+            data. Of no use to the others.
+        progress: draws a bar over what takes long.
 
     Raises:
         DataError: a word that means nothing, a split that is not there, or as ``read_benchmark``.
     """
     name, _, words = spec.partition(":")
-    get_benchmark(name)
-    options: Options = {}
+    options: Options = {"progress": progress}
+    if "work_dir" in get_benchmark(name).options:
+        options["work_dir"] = work_dir
     number: int | None = None
     for word in filter(None, words.split(",")):
         if word in ("labelled", "classic", "distractors"):
@@ -172,8 +180,12 @@ def read_named(spec: str, root: str | Path) -> Benchmark:
             options["version"] = "v1" if word == "v1" else "v2"
         elif word.isdecimal():
             number = int(word)
+        elif (seed := word.removeprefix("seed")).isdecimal():
+            options["seed"] = int(seed)
         else:
-            raise DataError(f"{spec}: {word!r} is none of labelled, classic, distractors, v1, v2, a split's number")
+            raise DataError(
+                f"{spec}: {word!r} is none of labelled, classic, distractors, v1, v2, seed0, a split's number"
+            )
     benchmark = read_benchmark(name, root, **options)
     if number is None:
         return benchmark
@@ -187,12 +199,16 @@ def splits_overlap(trained_on: str, tested_on: str) -> bool:
     """Does one split of a benchmark test people whom another one trains on?
 
     True for two numbers of one benchmark (``viper-00``, ``viper-02``), unless they search the same half in both
-    directions (``viper-00``, ``viper-01``). A folder of one's own that is called so is none.
+    directions (``viper-00``, ``viper-01``); for two seeds of the draws; for CUHK03's classic splits and its 767/700. A
+    folder of one's own that is called so is none.
     """
-    (first, i), (second, j) = (name.rpartition("-")[::2] for name in (trained_on, tested_on))
-    if first != second or first not in BENCHMARKS or not (NUMBER.fullmatch(i) and NUMBER.fullmatch(j)) or i == j:
+    first, second = SplitName.parse(trained_on), SplitName.parse(tested_on)
+    if first is None or second is None:
+        names = {split.benchmark if split else name for split, name in ((first, trained_on), (second, tested_on))}
+        return names == {"cuhk03"} and first != second
+    if first == second or first.benchmark != second.benchmark or first.benchmark not in BENCHMARKS:
         return False
-    return not (first in BOTH_WAYS and int(i) // 2 == int(j) // 2)
+    return not (first.seed == second.seed and first.benchmark in BOTH_WAYS and first.number // 2 == second.number // 2)
 
 
 def names_of(entries: Sequence[Entry] = _ENTRIES) -> tuple[str, ...]:

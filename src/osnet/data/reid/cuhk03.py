@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from osnet.data.reid.benchmark import Benchmark, Published, Rule
+from osnet.data.reid.benchmark import Benchmark, Published, Rule, SplitName
 from osnet.data.reid.cuhk03_images import FILE_NAME, Boxes, Extracted, Progress, read_extracted
 from osnet.data.reid.layout import SHOWN, number_people, read_matlab5, refuse
 from osnet.errors import DataError
@@ -145,7 +145,7 @@ def _classic_splits(folder: Path, extracted: Extracted, crops: Mapping[str, Crop
         test = as_tuple(crop for name, crop in crops.items() if person_of[name] in tested)
         train = as_tuple(crop for name, crop in crops.items() if person_of[name] not in tested)
         splits = (Split("train", train), Split("query", test), Split("gallery", test))
-        datasets.append(ReidDataset(f"cuhk03-{number:02d}", folder, *splits))
+        datasets.append(ReidDataset(str(SplitName("cuhk03", 0, number)), folder, *splits))
     return tuple(datasets)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from osnet.data.reid.benchmark import SplitName
 from osnet.data.reid.layout import SHOWN, by_relative_path
 from osnet.errors import DataError, OutputError
 from osnet.files import make_folder, write_json
@@ -55,7 +56,7 @@ def drawn_datasets(
         _write(path, name, seed, root, named, drawn)
     triples = _read(path, name, seed, named)
     datasets = (
-        ReidDataset(f"{name}-{number:02d}", root, *_as_splits(triple), other_files=other_files)
+        ReidDataset(str(SplitName(name, seed, number)), root, *_as_splits(triple), other_files=other_files)
         for number, triple in enumerate(triples)
     )
     return tuple(datasets), path

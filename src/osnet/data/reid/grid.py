@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osnet.data.reid.benchmark import Benchmark, Published
+from osnet.data.reid.benchmark import Benchmark, Published, SplitName
 from osnet.data.reid.layout import SHOWN, find_layout, match_names, read_matlab5
 from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, Crop, ReidDataset, Split, as_tuple
@@ -63,7 +63,7 @@ def read_grid(root: str | Path) -> Benchmark:
         queries = [crop for crop in probe if crop.pid not in train_pids]
         rest = [crop for crop in gallery if crop.pid not in train_pids]
         splits = (Split("train", as_tuple(train)), Split("query", tuple(queries)), Split("gallery", tuple(rest)))
-        datasets.append(ReidDataset(f"grid-{number:02d}", folder, *splits, other_files=others))
+        datasets.append(ReidDataset(str(SplitName("grid", 0, number)), folder, *splits, other_files=others))
     return Benchmark("grid", folder, tuple(datasets), PUBLISHED, crops=(*probe, *gallery))
 
 

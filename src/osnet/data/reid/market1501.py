@@ -55,7 +55,8 @@ def read_market1501_benchmark(root: str | Path, *, distractors: bool = False) ->
     dataset = read_market1501(root, distractors)
     variant = "with the further distractors" if distractors else ""
     published = PUBLISHED_500K if distractors else PUBLISHED
-    return Benchmark("market1501", dataset.root, (dataset,), published, variant=variant)
+    named = replace(dataset, name="market1501")  # whatever the folder is called: weights of its test must be told
+    return Benchmark("market1501", dataset.root, (named,), published, variant=variant)
 
 
 def read_market1501(root: str | Path, distractors: bool = False) -> ReidDataset:
