@@ -248,7 +248,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, tiny_weights: Pa
     def interrupted(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("osnet.cli.scoring.evaluate_weights", interrupted)
+    monkeypatch.setattr("osnet.cli.scoring.evaluate_benchmark", interrupted)
     status, _, err = run("evaluate", "--weights", tiny_weights, "--data", market)
     assert status == EXIT_INTERRUPTED
     assert "goes on from there" in err

@@ -203,7 +203,7 @@ def test_features_are_kept_and_used_again(embedder: Embedder, market: Path, tmp_
     monkeypatch.setattr(Embedder, "stream", None)  # a second embedding would fail
     assert evaluate(embedder, market, features=tmp_path / "f").scores == first.scores
     write_picture(market / "query" / "0001_c1s1_000055_00.jpg", 3)
-    with pytest.raises(DataError, match="other weights or other images"):
+    with pytest.raises(DataError, match="holds vectors of other images"):
         evaluate(embedder, market, features=tmp_path / "f")
 
 
