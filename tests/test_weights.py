@@ -121,6 +121,30 @@ def test_a_hostile_or_foreign_card_is_refused(tiny_weights: Path, tmp_path: Path
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [None, True, 5, -1, 1e9, float("nan"), "x", "", [], [1], ["a"], [[1]], {"a": 1}])
+def test_every_field_of_a_card_with_every_kind_of_value(tiny_weights: Path, tmp_path: Path, value: object) -> None:
+    """It is refused, or it holds what its type says; nothing raises otherwise, then or later."""
+    folder = copy_of(tiny_weights, tmp_path / "w")
+    card = json.loads((folder / "card.json").read_text())
+    places = [card, card["preprocessing"], card["architecture"]]
+    num_refused = 0
+    for place in places:
+        for key, before in list(place.items()):
+            place[key] = value
+            (folder / "card.json").write_text(json.dumps(card))
+            place[key] = before
+            try:
+                read = read_card(folder)[0]
+            except (WeightsError, ModelError):
+                num_refused += 1
+                continue
+            assert isinstance(read.training_data, str)
+            assert isinstance(read.num_classes, int)
+            assert all(isinstance(v, float | int) for v in (*read.preprocessing.mean, *read.preprocessing.std))
+            assert len(read.preprocessing.mean) == 3
+    assert num_refused >= 12
+
+
 def test_a_save_that_dies_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch) -> None:
     """Every file operation of a save is made to fail in turn; the folder always loads."""
     folder = tmp_path / "w"
