@@ -247,7 +247,12 @@ def test_messages(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) ->
     status, _, err = run(*words, "--data", market, "--work-dir", tmp_path / "w")
     assert (status, "--root" in err, (tmp_path / "w").exists()) == (2, True, False)
     np.savez(tmp_path / "v.npz", vectors=np.ones((2, 4)))
-    for extra in (("--pattern", "(?P<identity>.)"), ("--on-error", "skip"), ("--identity-from", "subfolders"), ("--force",)):
+    for extra in (
+        ("--pattern", "(?P<identity>.)"),
+        ("--on-error", "skip"),
+        ("--identity-from", "subfolders"),
+        ("--force",),
+    ):
         status, _, err = run("evaluate", "--features", tmp_path / "v.npz", *extra)
         assert (status, "beside these go --csv" in err) == (2, True)
     status, _, err = run(*words, "--data", market, "--features", tmp_path / "f")

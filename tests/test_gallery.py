@@ -304,3 +304,16 @@ def test_written_aside_leaves_the_old_file_if_it_fails(tmp_path: Path) -> None:
 def test_items_keep_unknown_as_unknown(gallery: Gallery) -> None:
     assert gallery.items[0] == Item("crop-0")
     assert replace(gallery.items[0], camera="1").camera == "1"
+
+
+@pytest.mark.parametrize("key", ["weights_sha256", "weights_name", "embedding_size", "next_segment", "segments"])
+@pytest.mark.parametrize("value", [None, True, 1.5, "x", [1], [None], {"a": 1}, float("nan")])
+def test_a_manifest_of_other_types_is_damaged(tmp_path: Path, key: str, value: object) -> None:
+    Gallery.create(tmp_path / "g", weights_sha256="a" * 64, embedding_size=4)
+    path = tmp_path / "g" / "gallery.json"
+    content = json.loads(path.read_text())
+    if key.startswith("weights") and value == "x":
+        return  # a text is what belongs there
+    path.write_text(json.dumps(content | {key: value}))
+    with pytest.raises(GalleryError, match=r"gallery\.json is damaged"):
+        Gallery.open(tmp_path / "g")

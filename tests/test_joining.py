@@ -53,7 +53,9 @@ def test_nobody_is_not_made_somebody() -> None:
     from osnet.types import Preprocessing
 
     joined = join_training([make("c", [(0, 1), (1, 1), (2, 1)]), A])
-    with pytest.raises(DataError, match=r"1 training images are labelled junk \(identity -1\) or distractor \(0\): 0\.jpg"):
+    with pytest.raises(
+        DataError, match=r"1 training images are labelled junk \(identity -1\) or distractor \(0\): 0\.jpg"
+    ):
         TrainingSet(joined.train.crops, Augmentation(), Preprocessing(), 0)
 
 

@@ -1,13 +1,16 @@
-"""Writing so that nothing is ever half there, and hashing. Imports only the errors."""
+"""Writing so that nothing is ever half there, checking what was read, and hashing. Imports only the errors."""
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from osnet.errors import OutputError
 
@@ -94,3 +97,36 @@ def sha256_file(path: str | Path) -> str:
 def is_plain_name(name: str) -> bool:
     """True if ``name`` can only mean a file in its own folder: no separators, no dot in front."""
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", name) is not None
+
+
+def check_fields(settings: Any) -> None:
+    """What was read from a file into a data class holds what its types say; so do the data classes in it.
+
+    Raises:
+        ValueError: it does not; whole numbers may stand for fractions, which must be finite.
+    """
+    hints = get_type_hints(type(settings))
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if not _fits(value, hints[entry.name]):
+            raise ValueError(f"{entry.name} is {value!r}, which is no {entry.type}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
+        return len(each) == len(value) and all(map(_fits, value, each))
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        return False
+    if is_dataclass(value):
+        check_fields(value)
+    return True

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from osnet.errors import GalleryError
-from osnet.files import TEMPORARY_PREFIX, is_plain_name, sha256_file, write_json, written_aside
+from osnet.files import TEMPORARY_PREFIX, check_fields, is_plain_name, sha256_file, write_json, written_aside
 from osnet.types import Item
 
 FORMAT = "osnet-gallery-1"
@@ -110,6 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
         segments = tuple(Segment(**segment) for segment in content.pop("segments"))
         attributes = tuple(StoredAttribute(**attribute) for attribute in content.pop("attributes", ()))
         manifest = Manifest(**content, segments=segments, attributes=attributes)
+        check_fields(manifest)
         names = [name for s in segments for name in s.files.values()]
         if not all(is_plain_name(name) for name in names) or any(s.count < 0 for s in segments):
             raise ValueError("segments must have plain numbers")

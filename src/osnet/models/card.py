@@ -1,14 +1,12 @@
 """The card: what weights say about themselves, and how that is read from ``card.json``."""
 
 import json
-import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from osnet.errors import WeightsError
-from osnet.files import is_plain_name
+from osnet.files import check_fields, is_plain_name
 from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.types import Preprocessing
 
@@ -88,8 +86,7 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
             preprocessing=Preprocessing(**preprocessing),
             **_tuples(content),
         )
-        for part in (card, card.preprocessing, card.architecture):
-            _check_types(part)
+        check_fields(card)
     except WeightsError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
@@ -97,31 +94,6 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
     if not is_plain_name(weights_file):
         raise WeightsError(f"{path} names the file {weights_file!r}, which is not a plain name in its own folder")
     return card, weights_file
-
-
-def _check_types(settings: Any) -> None:
-    """Raises ``ValueError`` for a field of a data class that holds something else than its type says."""
-    hints = get_type_hints(type(settings))
-    for entry in fields(settings):
-        value = getattr(settings, entry.name)
-        if not _fits(value, hints[entry.name]):
-            raise ValueError(f"{entry.name} is {value!r}, which is no {entry.type}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    kind, parts = get_origin(hint), get_args(hint)
-    if kind in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
-    if kind is Literal:
-        return value in parts
-    if kind is tuple:
-        if not isinstance(value, tuple):
-            return False
-        each = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
-        return len(each) == len(value) and all(map(_fits, value, each))
-    if hint is float:
-        return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _tuples(content: dict[str, Any]) -> dict[str, Any]:
