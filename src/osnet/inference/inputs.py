@@ -131,9 +131,13 @@ def _frame_job(frame: Frame, name: str, channels: ChannelOrder) -> Job:
         picture = _check_picture(frame.image, name, channels)
     except ImageError as error:
         return _failed(name, error)
-    # Cut out now: the caller may reuse the frame's memory for the next one.
-    crops = _cut_all(picture, boxes, name)
-    return Job(lambda p: _prepare_crops(crops, p), max(1, len(crops)))
+    # The caller may reuse the frame's memory for the next one: keep the smaller of the crops and the whole picture.
+    width, height = _size_wh(picture)
+    if sum(_area(box, width, height) for box in boxes) < width * height:
+        crops = list(_cut_all(picture, boxes, name))
+        return Job(lambda p: _prepare_crops(crops, p), max(1, len(crops)))
+    kept = _own_copy(picture)
+    return Job(lambda p: _prepare_crops(_cut_all(kept, boxes, name), p), max(1, len(boxes)))
 
 
 def _prepare_boxes(
@@ -148,12 +152,25 @@ def _prepare_boxes(
 
 def _cut_all(
     picture: Image.Image | Tensor, boxes: NDArray[np.float64], name: str
-) -> list[tuple[str, Image.Image | Tensor | ImageError]]:
-    return [(f"{name} box {i}", _cut(picture, box, f"{name} box {i}")) for i, box in enumerate(boxes)]
+) -> Iterator[tuple[str, Image.Image | Tensor | ImageError]]:
+    """One crop at a time: boxes overlap, so that all together may be many times the picture."""
+    return ((f"{name} box {i}", _cut(picture, box, f"{name} box {i}")) for i, box in enumerate(boxes))
+
+
+def _size_wh(picture: Image.Image | Tensor) -> tuple[int, int]:
+    return picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
+
+
+def _area(box: NDArray[np.float64], width: int, height: int) -> float:
+    """Pixels of the picture in the box; 0 for one that is none."""
+    if not np.isfinite(box).all():
+        return 0.0
+    left, right, top, bottom = (*np.clip(box[[0, 2]], 0, width), *np.clip(box[[1, 3]], 0, height))
+    return float(max(0.0, right - left) * max(0.0, bottom - top))
 
 
 def _prepare_crops(
-    crops: list[tuple[str, Image.Image | Tensor | ImageError]], preprocessing: Preprocessing
+    crops: Iterable[tuple[str, Image.Image | Tensor | ImageError]], preprocessing: Preprocessing
 ) -> list[PreparedCrop]:
     return [
         PreparedCrop(name, crop) if isinstance(crop, ImageError) else _prepare(name, crop, preprocessing)
@@ -232,7 +249,7 @@ def _cut(picture: Image.Image | Tensor, box: NDArray[np.float64], name: str) -> 
     shown = "(" + ", ".join(f"{value:g}" for value in box) + ")"
     if not np.isfinite(box).all():
         return ImageError(name, f"box {shown} holds values that are not finite")
-    width, height = picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
+    width, height = _size_wh(picture)
     left, right = (int(v) for v in np.clip(np.trunc(box[[0, 2]]), 0, width))
     top, bottom = (int(v) for v in np.clip(np.trunc(box[[1, 3]]), 0, height))
     if right <= left or bottom <= top:
