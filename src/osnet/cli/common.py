@@ -3,8 +3,9 @@
 import csv
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tyro.extras import SubcommandApp
 
+from osnet.data.folder import FolderLayout, IdentityFrom
 from osnet.data.loading import list_images
 from osnet.errors import DataError, OutputError
 from osnet.files import check_writable, written_aside
@@ -21,6 +23,36 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How a data set says who is on its crops: the flags of every command that reads one."""
+
+    identity_from: IdentityFrom = "auto"
+    """where to read who is on a crop."""
+    pattern: str | None = None
+    """a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...)."""
+    csv: Path | None = None
+    """a table with the columns path, identity, camera, split."""
+
+    FLAGS: ClassVar[tuple[str, ...]] = ("--identity-from", "--pattern", "--csv")
+
+    def given(self) -> list[str]:
+        """Those of ``FLAGS`` that are not as they would be without."""
+        values = (self.identity_from != "auto", self.pattern is not None, self.csv is not None)
+        return [flag for flag, value in zip(self.FLAGS, values, strict=True) if value]
+
+    def layout(self) -> FolderLayout:
+        """The same for the readers. Raises DataError for options that contradict each other."""
+        return FolderLayout(self.identity_from, self.pattern, self.csv)
+
+
+FolderArgs = Annotated[FolderOptions, tyro.conf.arg(name="")]
+"""The options as plain flags: ``--identity-from``, ``--pattern``, ``--csv``."""
+PLAIN_FOLDER = FolderOptions()
+
+MAX_SEED = 2**32 - 1
 
 app = SubcommandApp()
 data_app = SubcommandApp()
@@ -39,6 +71,23 @@ def report_failures(failures: list[str]) -> None:
     if failures:
         print(f"{len(failures)} left out:", *failures, sep="\n  ", file=sys.stderr)
         raise SystemExit(EXIT_FOUND_TROUBLE)
+
+
+def check_counts(**counts: int) -> None:
+    """Before any work: each is at least 1.
+
+    Raises:
+        DataError: one is not; the message has its name and value.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise DataError(f"{name} {value} must be at least 1")
+
+
+def check_seed(seed: int) -> None:
+    """Before any work: scikit-learn takes this seed. Raises DataError if it does not."""
+    if not 0 <= seed <= MAX_SEED:
+        raise DataError(f"seed {seed} must be from 0 to {MAX_SEED}")
 
 
 def list_inputs(inputs: Iterable[Path]) -> list[Path]:

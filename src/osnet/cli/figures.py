@@ -7,14 +7,14 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from osnet.cli.common import app, draw_progress
+from osnet.cli.common import PLAIN_FOLDER, FolderArgs, app, check_counts, check_seed, draw_progress
 from osnet.data.folder import read_any, read_dataset
 from osnet.data.loading import list_images
 from osnet.errors import DataError
 from osnet.figures.activation import DEFAULT_COLOURS, SeenMap, check_colours, draw_activation, look
 from osnet.figures.boxes import Photo, cut_mot_people, read_photos
 from osnet.figures.canvas import check_figure_path
-from osnet.figures.embeddings import Projection, choose_crops, draw_embeddings, project
+from osnet.figures.embeddings import MIN_ON_MAP, Projection, choose_crops, draw_embeddings, project
 from osnet.figures.gates import NUM_CLUSTERS, NUM_NEAREST, cluster_gates, draw_clusters, draw_shares, record_gates
 from osnet.figures.maps import LAST, Measure
 from osnet.figures.match import draw_match, explain_match
@@ -66,7 +66,7 @@ def activation(
     shown = read_photos(_list_photos(photos, number)) + (cut_mot_people(mot, number) if mot is not None else [])
     if not shown:
         raise DataError("nothing to look at; give photos, folders of photos, or --mot SEQUENCE")
-    embedders = _load_all((weights, *compare), device)
+    embedders = load_all((weights, *compare), device)
     maps = look(shown, embedders, layers, measure)
     draw_activation(shown, maps, out, colours=colours, measure=measure)
     _print_maps(shown, maps)
@@ -118,7 +118,7 @@ def gates(
     """Fig. 5: images grouped by what the gates of the last block say, and the share of each scale, block by block.
 
     Args:
-        data: a folder of images.
+        data: a folder of images, or a data set: of its folders every image, whoever is on it.
         weights: a path or a short name, of a network with gates.
         out: the images nearest to the clusters' centres; ending in .png, .pdf or .svg.
         shares_out: the plot of shares; by default beside it, with -shares in its name.
@@ -132,6 +132,8 @@ def gates(
     shares_out = shares_out or out.with_name(f"{out.stem}-shares{out.suffix}")
     for path in (out, shares_out):
         check_figure_path(path)
+    check_counts(clusters=clusters, shown=shown, nearest=nearest, number=number)
+    check_seed(seed)
     paths = _list_photos((data,), number)
     record = record_gates(Embedder(weights, device=device), paths, draw_progress)
     grouped = cluster_gates(record, clusters, seed)
@@ -167,9 +169,7 @@ def shares(
     check_figure_path(out)
     if json_out is not None:
         check_writable(json_out)
-    found = measure_shares(
-        read_dataset(data).query.crops, _load_all((weights, compare), device), measure, draw_progress
-    )
+    found = measure_shares(read_dataset(data).query.crops, load_all((weights, compare), device), measure, draw_progress)
     draw_shares_inside(found, out)
     if json_out is not None:
         write_json(json_out, found.to_json())
@@ -185,6 +185,7 @@ def embeddings(
     number: int = 400,
     method: Projection = "tsne",
     seed: int = 0,
+    layout: FolderArgs = PLAIN_FOLDER,
     device: str = "auto",
 ) -> None:
     """A data set's embeddings as a map in two dimensions, with thumbnails.
@@ -193,15 +194,24 @@ def embeddings(
         data: a data set (its gallery is drawn), or a folder of crops by identity.
         weights: a path or a short name.
         out: ending in .png, .pdf or .svg.
-        number: about so many images, of whole people.
+        number: at most so many images, of whole people; at least 3.
         method: tsne keeps neighbours together; pca keeps large directions.
         seed: of t-SNE.
+        layout: who is on a crop.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
-    dataset = read_any(data)
+    check_seed(seed)
+    if number < MIN_ON_MAP:
+        raise DataError(f"number {number} must be at least {MIN_ON_MAP}: a map of fewer images says nothing")
+    dataset = read_any(data, layout.layout())
     crops: tuple[Crop, ...] = dataset.gallery.crops or dataset.train.crops
     chosen = [crops[i] for i in choose_crops(crops, number)]
+    if len(chosen) < MIN_ON_MAP:
+        raise DataError(
+            f"{data}: {len(chosen)} of its {len(crops)} images would be drawn at number {number}; a map needs at least "
+            f"{MIN_ON_MAP}: ask for more, or bring more"
+        )
     embedder = Embedder(weights, device=device)
     vectors = embedder.embed(draw_progress([crop.path for crop in chosen], len(chosen), "embed"))
     people = len({crop.pid for crop in chosen})
@@ -212,8 +222,7 @@ def embeddings(
 
 def _list_photos(given: tuple[Path, ...], number: int) -> list[Path]:
     """Files as they are; of a folder, ``number`` images taken evenly."""
-    if number < 1:
-        raise DataError(f"number {number} must be at least 1")
+    check_counts(number=number)
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
@@ -227,7 +236,8 @@ def _list_photos(given: tuple[Path, ...], number: int) -> list[Path]:
     return paths
 
 
-def _load_all(weights: tuple[str, ...], device: str) -> dict[str, Embedder]:
+def load_all(weights: tuple[str, ...], device: str) -> dict[str, Embedder]:
+    """Embedders by the short names of ``name_all``."""
     return {n: Embedder(w, device=device) for n, w in zip(name_all(list(weights)), weights, strict=True)}
 
 

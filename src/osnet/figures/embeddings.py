@@ -21,6 +21,7 @@ from osnet.types import Crop
 Projection = Literal["tsne", "pca"]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#000000", "#999999", "#f0e442")
 SIZE_IN = 9.0
+MIN_ON_MAP = 3
 
 
 def project(vectors: ArrayLike, method: Projection = "tsne", seed: int = 0) -> NDArray[np.float64]:
@@ -40,7 +41,7 @@ def project(vectors: ArrayLike, method: Projection = "tsne", seed: int = 0) -> N
     array = np.asarray(vectors, dtype=np.float64)
     if method not in ("tsne", "pca"):
         raise DataError(f"unknown method {method!r}; choose from tsne, pca")
-    if array.ndim != 2 or len(array) < 3:
+    if array.ndim != 2 or len(array) < MIN_ON_MAP:
         raise DataError(f"vectors of shape {array.shape}: a map needs at least three images")
     array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
     places = require_extra("sklearn.decomposition", "figures").PCA(2, random_state=seed).fit_transform(array)

@@ -144,8 +144,11 @@ def draw_clusters(
     from those of all images.
 
     Raises:
+        DataError: ``shown`` or ``nearest`` is below 1.
         OutputError: it cannot be written.
     """
+    if shown < 1 or nearest < 1:
+        raise DataError(f"shown {shown} and nearest {nearest} must be at least 1")
     rows = clusters.nearest[:shown]
     columns = min(nearest, max(map(len, rows)))
     cell_w, cell_h, row_h = 0.52, 1.04, 1.36

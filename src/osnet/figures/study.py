@@ -18,7 +18,7 @@ from osnet.evaluation import evaluate
 from osnet.figures.activation import look
 from osnet.figures.boxes import read_photos
 from osnet.figures.curves import Line
-from osnet.figures.embeddings import choose_crops, project
+from osnet.figures.embeddings import MIN_ON_MAP, choose_crops, project
 from osnet.figures.match import explain_match
 from osnet.figures.rankings import Rankings, draw_lots, group_failures, pick_queries
 from osnet.figures.ranks import RankedList
@@ -205,7 +205,7 @@ def _name_cameras(dataset: ReidDataset, rankings: Rankings) -> dict[tuple[str, s
 
 def _draw_map(dataset: ReidDataset, studied: Studied) -> EmbeddingMap | None:
     chosen = choose_crops(dataset.gallery.crops, NUM_ON_MAP)
-    if len(chosen) < 3:
+    if len(chosen) < MIN_ON_MAP:
         return None
     crops = [dataset.gallery.crops[i] for i in chosen]
     about = (
