@@ -20,10 +20,9 @@ from osnet.figures.curves import Line, make_precision_recall, make_roc, plotted_
 from osnet.figures.rankings import Rankings, pick_queries
 from osnet.figures.ranks import save_ranked_lists
 from osnet.figures.report import write_report
-from osnet.figures.study import DEFAULT_FPR, PLACES, Studied, compile_report, features_of, read_run, study
+from osnet.figures.study import DEFAULT_FPR, PLACES, Studied, compile_report, count_of, features_of, read_run, study
 from osnet.files import check_writable, make_folder
 from osnet.inference.embedder import Embedder
-from osnet.metrics.pair_scores import PairCurves, count_pairs
 from osnet.types import ReidDataset
 
 Curve = Literal["cmc", "precision-recall", "roc", "scores", "training"]
@@ -158,7 +157,7 @@ def _draw_curves(kind: Curve, dataset: ReidDataset, studied: list[Studied], out:
         with plotted_lines(lines, "rank", "queries with a right match by then", percent=True, whole_x=True) as figure:
             save_figure(figure, out)
         return
-    pairs = {s.entrant.name: _count(dataset, s) for s in studied}
+    pairs = {s.entrant.name: count_of(dataset, s.entrant) for s in studied}
     if kind == "scores":
         ((name, one),) = pairs.items()
         limit = one.counts.threshold_at(DEFAULT_FPR) if threshold is None else threshold
@@ -173,13 +172,6 @@ def _draw_curves(kind: Curve, dataset: ReidDataset, studied: list[Studied], out:
         lines = {name: make_precision_recall(p) for name, p in pairs.items()}
         with plotted_lines(lines, "recall", "precision", percent=True, equal=(0, 102)) as figure:
             save_figure(figure, out)
-
-
-def _count(dataset: ReidDataset, studied: Studied) -> PairCurves:
-    return count_pairs(
-        studied.entrant.query, studied.entrant.gallery, dataset.query.pids, dataset.gallery.pids,
-        dataset.query.camids, dataset.gallery.camids,
-    )  # fmt: skip
 
 
 @app.command

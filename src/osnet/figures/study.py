@@ -88,20 +88,11 @@ def describe_networks(
     """
     main = studied[0].entrant.name
     rankings = {s.entrant.name: Rankings(dataset, s.entrant.query, s.entrant.gallery) for s in studied}
-    pairs = {
-        s.entrant.name: count_pairs(
-            s.entrant.query, s.entrant.gallery, dataset.query.pids, dataset.gallery.pids, dataset.query.camids,
-            dataset.gallery.camids,
-        )
-        for s in studied
-    }  # fmt: skip
+    pairs = {s.entrant.name: count_of(dataset, s.entrant) for s in studied}
     hidden, twins, notes = _read_truth(dataset)
     groups = group_failures(rankings[main], _find_median(pairs[main]), hidden, twins)
     ap = comparison.ap_per_query[main]
-    picked = pick_queries(ap, PLACES)
-    drawn = draw_lots(ap, NUM_DRAWN, list(picked.values()))
-    titles = {q: f"{title} query by {main}: average precision {100 * ap[q]:.0f} %" for title, q in picked.items()}
-    titles |= {q: f"Drawn by lot: average precision {100 * ap[q]:.0f} % by {main}" for q in drawn}
+    titles = _pick_titles(main, ap)
     failed = {q: _describe_failure(rankings[main], q) for group in groups for q in group.queries[:NUM_FAILURES]}
     every = list(dict.fromkeys([*titles, *failed]))
     show = _Shower(dataset, studied, rankings, notes)
@@ -127,6 +118,20 @@ def describe_networks(
         "rows": _list_rows(rankings[main]),
         "cards": {s.entrant.name: describe_card(s.embedder) for s in studied},
     }  # fmt: skip
+
+
+def count_of(dataset: ReidDataset, entrant: Entrant) -> PairCurves:
+    """``count_pairs`` of a data set by one network's vectors."""
+    query, gallery = dataset.query, dataset.gallery
+    return count_pairs(entrant.query, entrant.gallery, query.pids, gallery.pids, query.camids, gallery.camids)
+
+
+def _pick_titles(name: str, ap: NDArray[np.float64]) -> dict[int, str]:
+    """Queries that are shown whatever went wrong, with their titles: by average precision, and by lot."""
+    picked = pick_queries(ap, PLACES)
+    titles = {q: f"{title} query by {name}: average precision {100 * ap[q]:.0f} %" for title, q in picked.items()}
+    drawn = draw_lots(ap, NUM_DRAWN, list(picked.values()))
+    return titles | {q: f"Drawn by lot: average precision {100 * ap[q]:.0f} % by {name}" for q in drawn}
 
 
 def _find_median(pairs: PairCurves) -> float:
