@@ -54,6 +54,14 @@ def run(*arguments: object) -> None:
     cli.main([str(argument) for argument in arguments])
 
 
+def fails_with(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a command says that ends with an error of ours."""
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
 def test_shares_against_a_slow_loop(people: Path, weights: dict[str, str]) -> None:
     crops = read_dataset(people).query.crops
     embedders = {name: Embedder(path) for name, path in weights.items()}
@@ -159,14 +167,73 @@ def test_report_command(
     assert len(list((tmp_path / "f").iterdir())) == 2
 
 
+@pytest.fixture(scope="module")
+def listed(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same people in one folder, under names that say nothing, and a CSV that says who they are."""
+    folder = tmp_path_factory.mktemp("listed") / people.name
+    folder.mkdir()
+    dataset = read_dataset(people)
+    rows = ["path,identity,camera,split"]
+    for split in (dataset.query, dataset.gallery):
+        for number, crop in enumerate(split.crops):
+            name = f"{split.name}{number:04d}.jpg"
+            (folder / name).write_bytes(crop.path.read_bytes())
+            rows.append(f"{name},{crop.pid:04d},{crop.camid},{split.name}")
+    table = folder.parent / "who.csv"
+    table.write_text("\n".join(rows))
+    return folder, table
+
+
+@pytest.mark.slow
+def test_a_csv_says_who_is_who(
+    people: Path, listed: tuple[Path, Path], weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = listed
+    one = weights["one"]
+    said = {}
+    for name, data, options in (("names", people, ()), ("csv", folder, ("--csv", table))):
+        for kind in ("cmc", "scores"):
+            run("figure", "curves", kind, "--data", data, "--weights", one, "--out", tmp_path / f"{kind}-{name}.svg",
+                "--features", tmp_path / name, *options)  # fmt: skip
+        run("figure", "embeddings", data, "--weights", one, "--number", 12, "--method", "pca", "--out",
+            tmp_path / f"e-{name}.svg", *options)  # fmt: skip
+        run("figure", "ranks", data, "--weights", one, "--out", tmp_path / f"r-{name}.png", "--features",
+            tmp_path / name, *options)  # fmt: skip
+        capsys.readouterr()
+        run("report", one, "--data", data, "--out", tmp_path / f"{name}.html", "--features", tmp_path / name, *options)
+        said[name] = capsys.readouterr().out.splitlines()[:2]
+    for figure in ("cmc", "scores", "e"):
+        assert (tmp_path / f"{figure}-csv.svg").read_bytes() == (tmp_path / f"{figure}-names.svg").read_bytes(), figure
+    assert "mAP" in said["names"][0]
+    assert said["csv"] == said["names"]
+    assert Image.open(tmp_path / "r-csv.png").size == Image.open(tmp_path / "r-names.png").size
+
+
+def test_a_pattern_says_who_is_who_where_cameras_are_unknown(
+    people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = read_dataset(people)
+    for split in (dataset.query, dataset.gallery):
+        (tmp_path / "d" / split.name).mkdir(parents=True)
+        for number, crop in enumerate(split.crops):
+            copy = tmp_path / "d" / split.name / f"who-{crop.pid}-{number}.jpg"
+            copy.write_bytes(crop.path.read_bytes())
+    out = tmp_path / "r.html"
+    run("report", weights["one"], "--data", tmp_path / "d", "--pattern", r"who-(?P<identity>\d+)-", "--out", out)
+    assert f"{len(dataset.query)} queries" in capsys.readouterr().out
+    text = out.read_text()
+    assert "unknown cameras" in text
+    assert "camera -" not in text, "a number that stands for no camera is no camera's name"
+    with pytest.raises(SystemExit):
+        run("report", weights["one"], "--data", tmp_path / "d", "--pattern", "no group", "--out", out)
+    assert "has no group (?P<identity>...)" in capsys.readouterr().err
+
+
 def test_mistakes_come_before_the_work(
     people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*arguments: object) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            run(*arguments)
-        assert stopped.value.code == 2
-        return capsys.readouterr().err
+        return fails_with(capsys, *arguments)
 
     assert ".png, .pdf, .svg" in fails("figure", "activation", "x.jpg", "--weights", "no", "--out", tmp_path / "a.gif")
     assert "no folder" in fails("figure", "gates", "x", "--weights", "no", "--out", tmp_path / "no" / "a.png")
@@ -186,3 +253,88 @@ def test_mistakes_come_before_the_work(
         "report", "no", "--data", tmp_path, "--out", tmp_path / "r.html", "--threshold", tmp_path / "t.json"
     )
     check_figure_path(tmp_path / "fine.PNG")
+
+
+def test_counts_below_one_come_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the data nor the weights are looked at."""
+    rest = ("no-data", "--weights", "no-weights", "--out", tmp_path / "a.png")
+    for option in ("shown", "nearest", "clusters", "number"):
+        for value in (0, -1):
+            said = fails_with(capsys, "figure", "gates", *rest, f"--{option}", value)
+            assert f"{option} {value} must be at least 1" in said
+    for number in (0, 2, -3):
+        said = fails_with(capsys, "figure", "embeddings", *rest, "--number", number)
+        assert f"number {number} must be at least 3" in said
+    for figure in ("gates", "embeddings"):
+        assert "seed -1 must be from 0 to 4294967295" in fails_with(capsys, "figure", figure, *rest, "--seed", -1)
+    assert "top 0 must be at least 1" in fails_with(capsys, "figure", "ranks", *rest, "--top", 0)
+    assert "layers" in fails_with(capsys, "figure", "activation", *rest, "--layers")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_images_for_a_map(weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for pid in (1, 2):
+        write_picture(tmp_path / "d" / str(pid) / "x.png", pid)
+    said = fails_with(
+        capsys, "figure", "embeddings", tmp_path / "d", "--weights", weights["one"], "--out", tmp_path / "e.png"
+    )
+    assert "2 of its 2 images would be drawn at number 400; a map needs at least 3" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "unused"),
+    [
+        ("roc", ("--run", "r", "--threshold", "0.3"), "--run, --threshold;"),
+        ("cmc", ("--threshold", "0.3"), "--threshold;"),
+        ("precision-recall", ("--run", "r"), "--run;"),
+        ("scores", ("--run", "r"), "--run;"),
+        ("training", ("--data", "d", "--weights", "w", "--force"), "--data, --weights, --force;"),
+        ("training", ("--features", "f", "--device", "cpu", "--csv", "c", "--pattern", "p", "--identity-from", "csv"),
+         "--features, --device, --identity-from, --pattern, --csv;"),
+    ],
+)  # fmt: skip
+def test_options_without_a_use_are_refused(
+    kind: str, options: tuple[str, ...], unused: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = fails_with(capsys, "figure", "curves", kind, *options, "--out", tmp_path / "a.png")
+    assert f"{kind} has no use for {unused}" in said
+
+
+@pytest.mark.parametrize("command", ["scores", "report"])
+def test_thresholds_that_are_none(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the data or the weights are looked at."""
+
+    def fails(threshold: object) -> str:
+        out = tmp_path / ("a.png" if command == "scores" else "a.html")
+        first = ("figure", "curves", "scores", "--weights", "no") if command == "scores" else ("report", "no")
+        return fails_with(capsys, *first, "--data", "no", "--out", out, "--threshold", threshold)
+
+    for value in ("nan", "inf", "-inf", "5", "-1.01"):
+        assert f"threshold {value} must be a cosine, a number from -1 to 1" in fails(value)
+    assert "threshold 0,3 is neither a number" in fails("0,3")
+    photo = write_picture(tmp_path / "photo.jpg")
+    said = fails(photo)
+    assert f"{photo} is no file of `osnet calibrate --out`" in said
+    assert len(said) < 120 + len(str(photo)), "not the bytes of the photo"
+    assert "cannot read" in fails(tmp_path)
+    table = tmp_path / "t.json"
+    for content in ("{}", "[1]", "not JSON", "[" * 100_000, '{"threshold": true}', '{"threshold": "0.5"}'):
+        table.write_text(content)
+        assert "is no file of `osnet calibrate --out`" in fails(table), content[:20]
+    for number in ("NaN", "1.5", "-Infinity"):
+        table.write_text(f'{{"threshold": {number}}}')
+        assert "t.json must be a cosine, a number from -1 to 1" in fails(table), number
+    table.write_text('{"kind": "identification", "threshold": 0.71234}')
+    assert "for searches (calibrate --fpir)" in (said := fails(table))
+    assert "--threshold 0.7123" in said
+
+
+def test_a_threshold_is_drawn(people: Path, weights: dict[str, str], tmp_path: Path) -> None:
+    """As a number, which may be negative, and from the file of a calibration for these weights."""
+    table, out = tmp_path / "t.json", tmp_path / "c.svg"
+    digest = Embedder(weights["one"]).sha256()
+    table.write_text(json.dumps({"kind": "verification", "threshold": 0.875, "weights": {"network_sha256": digest}}))
+    for given, drawn in ((-0.5, "threshold -0.500"), (1, "threshold 1.000"), (table, "threshold 0.875")):
+        run("figure", "curves", "scores", "--data", people, "--weights", weights["one"], "--threshold", given, "--out",
+            out, "--features", tmp_path / "f")  # fmt: skip
+        assert drawn in out.read_text().replace("\N{MINUS SIGN}", "-")

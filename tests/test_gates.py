@@ -96,6 +96,10 @@ def test_figures(paths: list[Path], tmp_path: Path) -> None:
     said = (tmp_path / "clusters.svg").read_text()
     assert f"cluster 1: {len(clusters.nearest[0])} of 40 images; 3 x 3: " in said
     assert said.count("<image") == sum(min(4, len(members)) for members in clusters.nearest)
+    for shown, nearest in ((0, 4), (3, 0), (-1, 4)):
+        with pytest.raises(DataError, match=f"shown {shown} and nearest {nearest} must be at least 1"):
+            draw_clusters(record, clusters, paths, tmp_path / "none.svg", shown, nearest)
+    assert not (tmp_path / "none.svg").exists()
     draw_shares(record, tmp_path / "shares.svg", {"one": (paths[0], 0)}, "people")
     said = (tmp_path / "shares.svg").read_text()
     assert "people: 40 images" in said

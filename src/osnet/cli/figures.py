@@ -63,6 +63,8 @@ def activation(
     """
     check_figure_path(out)
     check_colours(colours)
+    if not layers:
+        raise DataError("layers: name at least one, or leave the option out for the last")
     shown = read_photos(_list_photos(photos, number)) + (cut_mot_people(mot, number) if mot is not None else [])
     if not shown:
         raise DataError("nothing to look at; give photos, folders of photos, or --mot SEQUENCE")
