@@ -1,6 +1,7 @@
 """Activation maps: hand-worked values, slow loops, and that looking changes nothing."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -178,8 +179,32 @@ def test_figure_files(tmp_path: Path, embedder: Embedder, suffix: str) -> None:
         assert b"entropy" in first, "text stays text"
 
 
+@pytest.mark.parametrize(
+    ("networks", "layers", "titles"),
+    [
+        (["osnet_x0_25_msmt17"], ["last"], ["osnet_x0_", "25_msmt17"]),
+        (["one"], ["last", "conv3"], ["last map", "conv3"]),
+        (["one", "two"], ["last"], ["one", "two"]),
+        (["one", "two"], ["last", "conv3"], ["one", "last map", "one", "conv3", "two", "last map", "two", "conv3"]),
+        (["one"], ["conv3"], ["conv3"]),
+    ],
+)  # fmt: skip
+def test_titles_tell_the_columns_apart(
+    networks: list[str], layers: list[str], titles: list[str], tmp_path: Path, embedder: Embedder
+) -> None:
+    photos = [Photo("p", make_picture(0))]
+    draw_activation(photos, look(photos, dict.fromkeys(networks, embedder), layers), tmp_path / "t.svg")
+    said = re.findall(r">([^<>]+)</t(?:ext|span)>", (tmp_path / "t.svg").read_text())
+    start = said.index("photo")
+    assert said[start + 1 : start + 2 + len(titles)] == [*titles, "p"], "then the first photo's name"
+
+
 def test_names_are_broken_at_their_parts() -> None:
-    assert wrap_name("0010_c1s2_000001_00.jpg") == "0010_c1s2_000001_\n00"
+    assert wrap_name("0010_c1s2_000001_00.jpg") == "0010_c1s2_\n000001_00"
+    assert wrap_name("osnet_x0_25_msmt17", letters=14, lines=3) == "osnet_x0_\n25_msmt17", "lines of like length"
+    assert wrap_name("market1501-osnet-t1-x0-25", letters=14, lines=3) == "market1501-\nosnet-t1-x0-25"
+    assert wrap_name("000001.jpg") == "000001"
+    assert wrap_name("") == ""
     assert wrap_name("conv4.1.streams.0", ".") == "conv4.1.streams.0"
     assert max(map(len, wrap_name("x" * 80).split("\n"))) <= 21
 

@@ -34,6 +34,8 @@ OPACITY = 0.6
 CELL_IN, GAP_IN, MARGIN_IN, BAR_IN = (1.05, 2.1), 0.05, 0.08, 0.72
 """A photo's place is so wide and at most so high, in inches."""
 COLUMNS = 9
+TITLE_LETTERS = 14
+"""Fit above a cell."""
 MEASURES = {"absolute": "sum of |features|", "squares": "sum of squared features"}
 
 
@@ -132,7 +134,7 @@ def draw_activation(
     columns = 1 + len(seen[0])
     per_row = groups_per_row or max(1, min(len(photos), COLUMNS // columns))
     cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.picture.height / p.picture.width) for p in photos)
-    titles = [_title(m, len({m.network for m in seen[0]}) > 1) for m in seen[0]]
+    titles = _title_all(seen[0])
     title_h = 0.1 + 0.15 * max(title.count("\n") + 1 for title in titles)
     caption_h = 0.1 + 0.125 * max(max(m.caption.count("\n") + 1 for row in seen for m in row), 2)
     group_w, row_h = columns * (CELL_IN[0] + GAP_IN) + 0.14, cell_h + caption_h
@@ -167,21 +169,33 @@ def _draw_group(
         sheet.write(x + CELL_IN[0] / 2, corner[1] + cell_h + 0.06, caption, ha="center")
 
 
-def _title(seen: SeenMap, several: bool) -> str:
-    layer = "" if seen.layer == LAST else wrap_name(seen.layer, ".")
-    if seen.layer == LAST and not several:
-        return seen.network
-    return "\n".join(part for part in (seen.network if several else "", layer) if part)
+def _title_all(seen: Sequence[SeenMap]) -> list[str]:
+    """What tells the columns apart: the network, the layer, or both; the network where there is nothing to tell."""
+    networks, layers = ({getattr(m, what) for m in seen} for what in ("network", "layer"))
+    titles = []
+    for m in seen:
+        network = wrap_name(m.network, letters=TITLE_LETTERS, lines=3)
+        layer = "last map" if m.layer == LAST else wrap_name(m.layer, ".", TITLE_LETTERS)
+        named = len(networks) > 1 or layers == {LAST}
+        titles.append("\n".join([network] * named + [layer] * (layers != {LAST})))
+    return titles
 
 
 def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2) -> str:
-    """A name in at most ``lines`` lines of about ``letters`` letters, broken where its parts end."""
+    """A name in at most ``lines`` lines of about ``letters`` letters, alike in length, broken where its parts end."""
     stem = name.removesuffix(".jpg").removesuffix(".png")
-    made = [""]
-    for part in re.split(f"(?<=[{re.escape(breaks)}])", stem):
-        if made[-1] and len(made[-1]) + len(part) > letters:
-            made.append("")
-        made[-1] += part
+    parts = re.split(f"(?<=[{re.escape(breaks)}])", stem)
+
+    def fill(width: int) -> list[str]:
+        made = [""]
+        for part in parts:
+            if made[-1] and len(made[-1]) + len(part) > width:
+                made.append("")
+            made[-1] += part
+        return made
+
+    widest = fill(letters)
+    made = next(lines for lines in map(fill, range(letters + 1)) if len(lines) == len(widest))
     made = [line if len(line) <= letters + 4 else f"{line[: letters - 3]}..." for line in made]
     return "\n".join(line.strip() for line in (made if len(made) <= lines else [*made[: lines - 1], f"...{made[-1]}"]))
 
