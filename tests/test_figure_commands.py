@@ -123,7 +123,7 @@ def test_commands_draw(
     run("figure", "activation", *photos[:2], "--weights", one, "--compare", two, "--out", tmp_path / "a.png")
     said = capsys.readouterr().out
     assert "0009_c1s1_000001_00.jpg  two last: entropy " in said
-    assert "in the box (uniform" in said
+    assert "in box, uniform " in said
     run("figure", "match", *photos[:3], "--weights", one, "--out", tmp_path / "m.png")
     run("figure", "gates", people / "query", "--weights", one, "--out", tmp_path / "g.png", "--clusters", 2)
     run("figure", "shares", people, "--weights", one, "--compare", two, "--out", tmp_path / "s.png", "--json-out",

@@ -94,7 +94,10 @@ def test_figures(paths: list[Path], tmp_path: Path) -> None:
     clusters = cluster_gates(record, 3)
     draw_clusters(record, clusters, paths, tmp_path / "clusters.svg", nearest=4)
     said = (tmp_path / "clusters.svg").read_text()
-    assert f"cluster 1: {len(clusters.nearest[0])} of 40 images; 3 x 3: " in said
+    assert f">cluster 1: {len(clusters.nearest[0])} of 40 images<" in said
+    assert ">3 x 3: " in said
+    for word in (">cluster 1: ", ">Mean share of each scale"):
+        assert word in said
     assert said.count("<image") == sum(min(4, len(members)) for members in clusters.nearest)
     for shown, nearest in ((0, 4), (3, 0), (-1, 4)):
         with pytest.raises(DataError, match=f"shown {shown} and nearest {nearest} must be at least 1"):

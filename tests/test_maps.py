@@ -152,7 +152,7 @@ def test_any_network_with_a_feature_map() -> None:
     ((seen,),) = look([Photo("p", picture, (16, 0, 32, 32))], {"plain": plain})
     assert seen.share == pytest.approx((1.0, 0.25))
     assert seen.entropy == pytest.approx(9)
-    assert "100 % in the box\n(uniform 25 %)" in seen.caption
+    assert "100 % in box,\nuniform 25 %" in seen.caption
 
 
 def test_overlay_mixes_grey_and_colour() -> None:

@@ -14,7 +14,7 @@ from osnet.errors import DataError
 from osnet.figures.activation import DEFAULT_COLOURS, SeenMap, check_colours, draw_activation, look
 from osnet.figures.boxes import Photo, cut_mot_people, read_photos
 from osnet.figures.canvas import check_figure_path
-from osnet.figures.embeddings import MIN_ON_MAP, Projection, choose_crops, draw_embeddings, project
+from osnet.figures.embeddings import METHODS, MIN_ON_MAP, Projection, choose_crops, draw_embeddings, project
 from osnet.figures.gates import NUM_CLUSTERS, NUM_NEAREST, cluster_gates, draw_clusters, draw_shares, record_gates
 from osnet.figures.maps import LAST, Measure
 from osnet.figures.match import draw_match, explain_match
@@ -217,7 +217,7 @@ def embeddings(
     embedder = Embedder(weights, device=device)
     vectors = embedder.embed(draw_progress([crop.path for crop in chosen], len(chosen), "embed"))
     people = len({crop.pid for crop in chosen})
-    title = f"{dataset.name}: {len(chosen)} images of {people} people by {name_all([weights])[0]}, {method}"
+    title = f"{dataset.name}: {len(chosen)} images of {people} people by {name_all([weights])[0]}, {METHODS[method]}"
     draw_embeddings(project(vectors, method, seed), chosen, out, title)
     print(f"{len(chosen)} images of {people} people in {out}")
 

@@ -61,7 +61,7 @@ class SeenMap:
         if self.share is None:
             return lines
         inside, uniform = (100 * value for value in self.share)
-        return f"{lines}\n{inside:.0f} % in the box\n(uniform {uniform:.0f} %)"
+        return f"{lines}\n{inside:.0f} % in box,\nuniform {uniform:.0f} %"
 
 
 def look(
@@ -145,7 +145,7 @@ def draw_activation(
         for group in range(per_row):
             for place, title in enumerate(["photo", *titles]):
                 x = MARGIN_IN + group * group_w + place * (CELL_IN[0] + GAP_IN) + CELL_IN[0] / 2
-                sheet.write(x, title_h - 0.04, title, ha="center", va="bottom", fontsize=8)
+                sheet.write(x, title_h - 0.07, title, ha="center", va="baseline", fontsize=8)
         for number, (photo, maps) in enumerate(zip(photos, seen, strict=True)):
             corner = (MARGIN_IN + number % per_row * group_w, title_h + number // per_row * row_h)
             _draw_group(sheet, corner, cell_h, photo, maps, colours)

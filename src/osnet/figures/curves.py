@@ -139,10 +139,10 @@ def _show_rate(rate: float) -> str:
     return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
 
 
-def draw_intervals(rows: Mapping[str, Interval], x_label: str) -> str:
+def draw_intervals(rows: Mapping[str, Interval], x_label: str, name: str) -> str:
     """Differences in points with their intervals, one row each, and a line at 0, as an SVG element.
 
-    An interval that crosses 0 has a hollow dot.
+    An interval that crosses 0 has a hollow dot. ``name`` is in its ids.
     """
     with new_axes((5.6, 0.75 + 0.36 * len(rows))) as (figure, axes):
         axes.grid(visible=False, axis="y")
@@ -157,4 +157,4 @@ def draw_intervals(rows: Mapping[str, Interval], x_label: str) -> str:
         axes.set_yticks(range(len(rows)), list(rows))
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel(x_label)
-        return as_svg(figure, x_label)
+        return as_svg(figure, f"intervals {name}")

@@ -22,6 +22,8 @@ Projection = Literal["tsne", "pca"]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#000000", "#999999", "#f0e442")
 SIZE_IN = 9.0
 MIN_ON_MAP = 3
+METHODS: dict[Projection, str] = {"tsne": "t-SNE", "pca": "PCA"}
+"""As they are written in a title."""
 
 
 def project(vectors: ArrayLike, method: Projection = "tsne", seed: int = 0) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ from osnet.models.osnet import SeparateGates, UnifiedGate
 NUM_CLUSTERS = 4
 NUM_NEAREST = 15
 """Images per cluster, as in the paper's figure."""
+MIN_WIDTH_IN = 4.6
 HATCHES = ("", "///", "...", "xxx", "---", "ooo")
 
 
@@ -151,23 +152,33 @@ def draw_clusters(
         raise DataError(f"shown {shown} and nearest {nearest} must be at least 1")
     rows = clusters.nearest[:shown]
     columns = min(nearest, max(map(len, rows)))
-    cell_w, cell_h, row_h = 0.52, 1.04, 1.36
+    cell_w, cell_h, head_h, row_h = 0.52, 1.04, 0.34, 1.48
     last = record.shares[:, -1]
-    with new_figure((columns * (cell_w + 0.04) + 0.16, len(rows) * row_h + 0.05), layout=None) as figure:
+    width = max(MIN_WIDTH_IN, columns * (cell_w + 0.04) + 0.16)  # the lines of text need some, too
+    with new_figure((width, len(rows) * row_h + 0.2), layout=None) as figure:
         sheet = Sheet(figure)
         for row, members in enumerate(rows):
-            mean, change = last[members].mean(0), last[members].mean(0) - last.mean(0)
-            scales = ", ".join(
-                f"{field} x {field}: {100 * m:.1f} % ({100 * c:+.1f})"
-                for field, m, c in zip(record.fields, mean, change, strict=True)
+            y = row * row_h
+            sheet.write(
+                0.08, y + 0.07, f"cluster {row + 1}: {len(members)} of {len(record.vectors)} images", fontsize=8
             )
-            text = f"cluster {row + 1}: {len(members)} of {len(record.vectors)} images; {scales}"
-            sheet.write(0.08, row * row_h + 0.07, text, fontsize=7.5 if columns > 9 else 5.5)
+            sheet.write(
+                0.08, y + 0.21, _describe_scales(last[members].mean(0), last.mean(0), record.fields), fontsize=6.5
+            )
             for place, index in enumerate(members[:columns]):
                 picture = read_image(paths[index])
                 small = picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)
-                sheet.add_image(np.asarray(small), 0.08 + place * (cell_w + 0.04), row * row_h + 0.24, cell_w, cell_h)
+                sheet.add_image(np.asarray(small), 0.08 + place * (cell_w + 0.04), y + head_h, cell_w, cell_h)
+        about = "Mean share of each scale in the last block; in brackets, points from its mean over all images."
+        sheet.write(0.08, len(rows) * row_h + 0.02, about, fontsize=6)
         save_figure(figure, path)
+
+
+def _describe_scales(mean: NDArray[np.float32], of_all: NDArray[np.float32], fields: Sequence[int]) -> str:
+    """Shares in percent, and in points how they differ from those of all images."""
+    change = [f"{100 * c:+.1f}" for c in mean - of_all]
+    change = ["0.0" if float(c) == 0 else c for c in change]
+    return ", ".join(f"{f} x {f}: {100 * m:.1f} % ({c})" for f, m, c in zip(fields, mean, change, strict=True))
 
 
 def draw_shares(
@@ -232,7 +243,7 @@ def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[P
         picture = read_image(file)
         photo.imshow(np.asarray(picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)))
         photo.set_axis_off()
-        photo.set_title(name, fontsize=8)
+        photo.set_title(name, fontsize=7)
         for stream in range(num_streams):
             colour, dash, marker = STYLES[stream % len(STYLES)]
             values = 100 * record.shares[index, :, stream] - 100 / num_streams

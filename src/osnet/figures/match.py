@@ -28,7 +28,7 @@ from osnet.figures.maps import Floats, eval_mode, prepare_pictures
 from osnet.inference.embedder import Embedder
 
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
-CELL_IN, GAP_IN, TITLE_IN, CAPTION_IN = (1.25, 2.5), 0.12, 0.42, 0.36
+CELL_IN, GAP_IN, TITLE_IN, CAPTION_IN, BAR_IN = (1.25, 2.5), 0.12, 0.42, 0.36, 0.5
 
 
 @dataclass(frozen=True)
@@ -157,37 +157,41 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
         titles.append(f"next person: {maps.next_score:.3f}")
         apart = f"query: hit rather than\nnext, {maps.score - maps.next_score:+.3f}"
         below.append((apart, maps.query_rather_than_next))
-    columns, bars = len(photos), 0.95 if len(photos) < 3 else 1.75
+    columns = len(photos)
     cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.picture.height / p.picture.width) for p in photos)
     row_h = TITLE_IN + cell_h + CAPTION_IN
     greatest = [max(float(m.max()) for _, m in below[:2]), float(np.abs(below[-1][1]).max())]
-    with new_figure((columns * (CELL_IN[0] + GAP_IN) + bars, 2 * row_h - 0.2), layout=None) as figure:
+    with new_figure((columns * (CELL_IN[0] + GAP_IN), 2 * row_h + BAR_IN - CAPTION_IN), layout=None) as figure:
         sheet = Sheet(figure)
         query = photos[0].picture.resize(fit_picture(photos[0].picture.size), Image.Resampling.LANCZOS)
         for place, photo in enumerate(photos):
             x = GAP_IN / 2 + place * (CELL_IN[0] + GAP_IN)
             picture = photo.picture.resize(fit_picture(photo.picture.size), Image.Resampling.LANCZOS)
             middle = x + CELL_IN[0] / 2
-            sheet.write(middle, TITLE_IN - 0.05, titles[place], ha="center", va="bottom", fontsize=8)
+            sheet.write(middle, TITLE_IN - 0.08, titles[place], ha="center", va="baseline", fontsize=8)
             sheet.add_image(np.asarray(picture), x, TITLE_IN, CELL_IN[0], cell_h)
-            sheet.write(middle, TITLE_IN + cell_h + 0.06, wrap_name(photo.name), ha="center")
+            sheet.write(middle, TITLE_IN + cell_h + 0.06, wrap_name(photo.name, letters=20), ha="center")
             title, parts = below[place]
             signed = place == 2
             ground = picture if place == 1 else query
-            sheet.write(middle, row_h + TITLE_IN - 0.05, title, ha="center", va="bottom", fontsize=8)
+            sheet.write(middle, row_h + TITLE_IN - 0.08, title, ha="center", va="baseline", fontsize=8)
             over = lay_parts_over(ground, parts, greatest[signed], signed)
             sheet.add_image(over, x, row_h + TITLE_IN, CELL_IN[0], cell_h)
-        x, y = columns * (CELL_IN[0] + GAP_IN) + 0.05, row_h + TITLE_IN
-        _draw_bar(sheet, x, y, cell_h, SEQUENTIAL, (0, greatest[0]))
+        y = row_h + TITLE_IN + cell_h + 0.1
+        _draw_bar(sheet, GAP_IN / 2, y, 2 * CELL_IN[0] + GAP_IN, SEQUENTIAL, (0, greatest[0]))
         if columns == 3:
-            _draw_bar(sheet, x + 0.85, y, cell_h, DIVERGING, (-greatest[1], greatest[1]))
+            x = GAP_IN / 2 + 2 * (CELL_IN[0] + GAP_IN)
+            _draw_bar(sheet, x, y, CELL_IN[0], DIVERGING, (-greatest[1], greatest[1]))
         save_figure(figure, path)
 
 
-def _draw_bar(sheet: Sheet, x: float, y: float, height: float, colours: str, limits: tuple[float, float]) -> None:
+def _draw_bar(sheet: Sheet, x: float, y: float, width: float, colours: str, limits: tuple[float, float]) -> None:
+    """Below the maps it belongs to, a little narrower, so that its numbers stay within."""
     cm, norms = require_extra("matplotlib.cm", "figures"), require_extra("matplotlib.colors", "figures")
     mappable = cm.ScalarMappable(norm=norms.Normalize(*limits), cmap=colours)
-    bar = sheet.figure.colorbar(mappable, cax=sheet.add_axes(x, y, 0.12, min(height, 2.0)))
+    inside = sheet.add_axes(x + 0.15, y, width - 0.3, 0.09)
+    bar = sheet.figure.colorbar(mappable, cax=inside, orientation="horizontal")
+    bar.set_ticks(np.linspace(*limits, 3), labels=[f"{v:.3f}" for v in np.linspace(*limits, 3)])
     bar.ax.tick_params(labelsize=7, length=2)
     bar.outline.set_visible(False)
-    bar.set_label("score per cell", fontsize=7)
+    bar.set_label("score per cell", fontsize=7, labelpad=1)

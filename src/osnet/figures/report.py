@@ -151,7 +151,8 @@ def render_report(report: Report) -> str:
     forests = {}
     for first, second in dict.fromkeys((d.first, d.second) for _, d in differences):
         rows = {g.name: d.interval for g, d in differences if (d.first, d.second) == (first, second)}
-        forests[f"{first} minus {second}"] = draw_intervals(rows, f"mAP of {first} minus {second}, points")
+        name = f"mAP of {first} minus that of {second}, in points"
+        forests[name] = draw_intervals(rows, "difference in mAP, points", name)
     thumbs = _Thumbs()
     cameras = sorted({camera for pair in report.cameras for camera in pair}, key=lambda name: (len(name), name))
     return str(
