@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,3 +93,14 @@ def market(tmp_path: Path) -> Path:
     write_picture(root / "bounding_box_test" / "-1_c2s1_000008_00.jpg", 8)
     (root / "bounding_box_test" / "Thumbs.db").write_bytes(b"not an image")
     return root
+
+
+def texts_outside(figure: Any) -> list[str]:
+    """What of a matplotlib figure's text does not lie on its page."""
+    from matplotlib.text import Text
+
+    figure.draw_without_rendering()
+    page = figure.bbox.padded(1)
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    return [t.get_text() for t in texts if not page.containsx((box := t.get_window_extent()).x0)
+            or not page.containsx(box.x1) or not page.containsy(box.y0) or not page.containsy(box.y1)]  # fmt: skip

@@ -1,11 +1,14 @@
 """Pictures: right and wrong must be told apart by more than colour."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from conftest import write_picture
+from osnet.figures.curves import draw_intervals
 from osnet.figures.ranks import NEUTRAL, RIGHT, WRONG, RankedList, draw_ranked_lists, save_ranked_lists
+from osnet.metrics.intervals import Interval
 from osnet.types import Hit, Item
 
 
@@ -40,3 +43,12 @@ def test_ignored_hits_are_marked_and_take_no_rank(tmp_path: Path) -> None:
     assert pixels_of(marked, NEUTRAL) > pixels_of(plain, NEUTRAL)
     save_ranked_lists([RankedList(Path(a), hits, "ada", frozenset({a}))], tmp_path / "a.pdf")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_intervals_of_two_comparisons_share_no_ids() -> None:
+    rows = {"all": Interval(0.1, -0.1, 0.3, 5), "small cue": Interval(0.2, 0.1, 0.3, 5)}
+    drawn = [draw_intervals(rows, "difference in mAP, points", name) for name in ("a minus b", "a minus c")]
+    ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in drawn]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    assert all("difference in mAP, points" in svg for svg in drawn)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_picture, write_picture
+from conftest import make_picture, texts_outside, write_picture
 from osnet.errors import DataError, ModelError
 from osnet.figures.gates import GateRecord, cluster_gates, draw_clusters, draw_shares, record_gates
 from osnet.figures.maps import prepare_pictures
@@ -107,3 +107,12 @@ def test_figures(paths: list[Path], tmp_path: Path) -> None:
     said = (tmp_path / "shares.svg").read_text()
     assert "people: 40 images" in said
     assert "conv4.1" in said
+
+
+@pytest.mark.parametrize("nearest", [1, 15])
+def test_all_text_lies_on_the_page(nearest: int, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("osnet.figures.gates.save_figure", lambda figure, path: drawn.append(texts_outside(figure)))
+    record = record_gates(make_embedder(), paths)
+    draw_clusters(record, cluster_gates(record, 3), paths, "a.png", nearest=nearest)
+    assert drawn == [[]]

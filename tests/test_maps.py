@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from conftest import make_picture, shared_data, write_picture
+from conftest import make_picture, shared_data, texts_outside, write_picture
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
 from osnet.errors import DataError, ModelError
 from osnet.figures.activation import OPACITY, draw_activation, lay_over, look, wrap_name
@@ -197,6 +197,17 @@ def test_titles_tell_the_columns_apart(
     said = re.findall(r">([^<>]+)</t(?:ext|span)>", (tmp_path / "t.svg").read_text())
     start = said.index("photo")
     assert said[start + 1 : start + 2 + len(titles)] == [*titles, "p"], "then the first photo's name"
+
+
+def test_all_text_lies_on_the_page(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        "osnet.figures.activation.save_figure", lambda figure, path: drawn.append(texts_outside(figure))
+    )
+    names = ["osnet_x0_25_msmt17", "market1501-osnet-t1-x0-25-scratch"]
+    photos = [Photo("0010_c1s2_000001_00.jpg", make_picture(0), (10, 20, 50, 100))]
+    draw_activation(photos, look(photos, dict.fromkeys(names, embedder), ["last", "streams"]), "a.png")
+    assert drawn == [[]]
 
 
 def test_names_are_broken_at_their_parts() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import make_picture
+from conftest import make_picture, texts_outside
 from osnet.errors import ModelError
 from osnet.figures.boxes import Photo
 from osnet.figures.match import draw_match, explain_match, split_scores
@@ -97,3 +97,13 @@ def test_figure(tmp_path: Path, tiny_network: OSNet) -> None:
     assert f"hit: score {maps.score:.3f}" in (tmp_path / "2.svg").read_text()
     assert "next person" not in (tmp_path / "2.svg").read_text()
     assert f"next person: {maps.next_score:.3f}" in (tmp_path / "3.svg").read_text()
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_all_text_lies_on_the_page(number: int, tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("osnet.figures.match.save_figure", lambda figure, path: drawn.append(texts_outside(figure)))
+    photos = [Photo(f"0012_c1s2_00000{i}_00.jpg", make_picture(i)) for i in range(number)]
+    maps = explain_match(Embedder(tiny_network), *[photo.picture for photo in photos])
+    draw_match(photos, maps, "a.png")
+    assert drawn == [[]]
