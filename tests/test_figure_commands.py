@@ -141,6 +141,31 @@ def test_commands_draw(
     assert json.loads((tmp_path / "s.json").read_text())["num_images"] == len(photos)
 
 
+def test_gate_shares_of_chosen_images(
+    people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = sorted((people / "query").glob("*.jpg"))
+    outside = write_picture(tmp_path / "outside.jpg")
+    rest = (
+        "figure",
+        "gates",
+        people / "query",
+        "--weights",
+        weights["one"],
+        "--out",
+        tmp_path / "g.svg",
+        "--number",
+        6,
+    )
+    run(*rest, "--clusters", 2, "--examples", photos[0], *photos[-3:], outside)
+    said = (tmp_path / "g-shares.svg").read_text()
+    for number, name in enumerate([p.name.split("_")[0] for p in (photos[0], *photos[-3:])] + ["outside"], 1):
+        assert f">{number}. {name}" in said
+    assert said.count("<image") == 5, "five in two rows"
+    assert "10 images" in said, "those of the folder, the first among them, and four others"
+    assert "no such file" in fails_with(capsys, *rest, "--examples", tmp_path / "gone.jpg")
+
+
 @pytest.mark.parametrize("kind", ["cmc", "precision-recall", "roc"])
 def test_curves_of_several(kind: str, people: Path, weights: dict[str, str], tmp_path: Path) -> None:
     run("figure", "curves", kind, "--data", people, "--weights", *weights.values(), "--out", tmp_path / "c.svg")

@@ -9,9 +9,9 @@ from tyro.extras import SubcommandApp
 
 from osnet.cli.common import PLAIN_FOLDER, FolderArgs, app, check_counts, check_seed, draw_progress
 from osnet.data.folder import read_any, read_dataset
-from osnet.data.loading import list_images
+from osnet.data.loading import check_header, list_images
 from osnet.errors import DataError
-from osnet.figures.activation import DEFAULT_COLOURS, SeenMap, check_colours, draw_activation, look
+from osnet.figures.activation import DEFAULT_COLOURS, SeenMap, check_colours, draw_activation, look, wrap_name
 from osnet.figures.boxes import Photo, cut_mot_people, read_photos
 from osnet.figures.canvas import check_figure_path
 from osnet.figures.embeddings import METHODS, MIN_ON_MAP, Projection, choose_crops, draw_embeddings, project
@@ -110,6 +110,7 @@ def gates(
     weights: str,
     out: Path,
     shares_out: Path | None = None,
+    examples: tuple[Path, ...] = (),
     clusters: int = NUM_CLUSTERS,
     shown: int = 4,
     nearest: int = NUM_NEAREST,
@@ -124,6 +125,8 @@ def gates(
         weights: a path or a short name, of a network with gates.
         out: the images nearest to the clusters' centres; ending in .png, .pdf or .svg.
         shares_out: the plot of shares; by default beside it, with -shares in its name.
+        examples: images whose shares are drawn one by one; they are clustered with the others. By default the one
+            nearest to each centre.
         clusters: of k-means.
         shown: how many of the largest clusters.
         nearest: images per cluster.
@@ -136,12 +139,16 @@ def gates(
         check_figure_path(path)
     check_counts(clusters=clusters, shown=shown, nearest=nearest, number=number)
     check_seed(seed)
-    paths = _list_photos((data,), number)
+    for example in examples:
+        check_header(example)
+    paths = list(dict.fromkeys([*_list_photos((data,), number), *examples]))
     record = record_gates(Embedder(weights, device=device), paths, draw_progress)
     grouped = cluster_gates(record, clusters, seed)
     draw_clusters(record, grouped, paths, out, shown, nearest)
-    examples = {f"cluster {k + 1}": (paths[m[0]], int(m[0])) for k, m in enumerate(grouped.nearest[:shown])}
-    draw_shares(record, shares_out, examples, data.name)
+    single = {f"cluster {k + 1}": (paths[m[0]], int(m[0])) for k, m in enumerate(grouped.nearest[:shown])}
+    if examples:
+        single = {f"{n}. {wrap_name(p.name, letters=12)}": (p, paths.index(p)) for n, p in enumerate(examples, 1)}
+    draw_shares(record, shares_out, single, data.name)
     print(f"{len(paths)} images in {clusters} clusters of {', '.join(str(len(m)) for m in grouped.nearest)}: {out}")
     print(f"shares of the scales: {shares_out}")
 

@@ -6,6 +6,7 @@ with which scaling and on which images, was not to be found, so ours are choices
 channels of a stream, B blocks, K clusters.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ NUM_CLUSTERS = 4
 NUM_NEAREST = 15
 """Images per cluster, as in the paper's figure."""
 MIN_WIDTH_IN = 4.6
+EXAMPLES_PER_ROW = 4
 HATCHES = ("", "///", "...", "xxx", "---", "ooo")
 
 
@@ -189,18 +191,18 @@ def draw_shares(
     Args:
         record: of the data set.
         path: ending in .png, .pdf or .svg.
-        examples: images to show one by one: name, file, and their place in the record.
+        examples: images to show one by one, four in a row: name, file, and their place in the record.
         title: above it.
 
     Raises:
         OutputError: it cannot be written.
     """
-    examples = dict(list((examples or {}).items())[:4])
-    with new_figure((8.4, 3.4 + (2.5 if examples else 0))) as figure:
-        parts = figure.subfigures(2, 1, height_ratios=[3.4, 2.5]) if examples else [figure]
+    rows = math.ceil(len(examples or {}) / EXAMPLES_PER_ROW)
+    with new_figure((8.4, 3.4 + 2.5 * rows)) as figure:
+        parts = figure.subfigures(2, 1, height_ratios=[3.4, 2.5 * rows]) if examples else [figure]
         _draw_boxes(parts[0], record, title)
         if examples:
-            _draw_examples(parts[1], record, examples)
+            _draw_examples(parts[1], record, examples, rows)
         save_figure(figure, path)
 
 
@@ -232,18 +234,21 @@ def _draw_boxes(part: Any, record: GateRecord, title: str) -> None:
     )  # fmt: skip
 
 
-def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[Path, int]]) -> None:
+def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[Path, int]], rows: int) -> None:
     """Single images, each beside how far the shares of its scales lie from even ones, block by block."""
     num_streams = record.shares.shape[2]
-    all_axes = part.subplots(1, 2 * len(examples), width_ratios=[1, 2.6] * len(examples), squeeze=False)[0]
+    columns = min(len(examples), EXAMPLES_PER_ROW)
+    grid = part.subplots(rows, 2 * columns, width_ratios=[1, 2.6] * columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()  # those of the last row may stay empty
     places = [index for _, index in examples.values()]
     reach = 1.1 * max(0.01, float(np.abs(100 * record.shares[places] - 100 / num_streams).max()))
     for number, (name, (file, index)) in enumerate(examples.items()):
-        photo, lines = all_axes[2 * number], all_axes[2 * number + 1]
+        photo, lines = grid.flat[2 * number], grid.flat[2 * number + 1]
         picture = read_image(file)
         photo.imshow(np.asarray(picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)))
-        photo.set_axis_off()
         photo.set_title(name, fontsize=7)
+        lines.set_axis_on()
         for stream in range(num_streams):
             colour, dash, marker = STYLES[stream % len(STYLES)]
             values = 100 * record.shares[index, :, stream] - 100 / num_streams
@@ -252,5 +257,5 @@ def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[P
         lines.set_ylim(-reach, reach)
         lines.set_xticks(range(len(record.blocks)), record.blocks, fontsize=6, rotation=60)
         lines.tick_params(axis="y", labelsize=6)
-        if not number:
+        if not number % columns:
             lines.set_ylabel("points from an even share", fontsize=7)
