@@ -147,7 +147,7 @@ def gates(
     draw_clusters(record, grouped, paths, out, shown, nearest)
     single = {f"cluster {k + 1}": (paths[m[0]], int(m[0])) for k, m in enumerate(grouped.nearest[:shown])}
     if examples:
-        single = {f"{n}. {wrap_name(p.name, letters=12)}": (p, paths.index(p)) for n, p in enumerate(examples, 1)}
+        single = {f"{n}. {wrap_name(p.name, letters=16)}": (p, paths.index(p)) for n, p in enumerate(examples, 1)}
     draw_shares(record, shares_out, single, data.name)
     print(f"{len(paths)} images in {clusters} clusters of {', '.join(str(len(m)) for m in grouped.nearest)}: {out}")
     print(f"shares of the scales: {shares_out}")

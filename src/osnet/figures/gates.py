@@ -247,7 +247,7 @@ def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[P
         photo, lines = grid.flat[2 * number], grid.flat[2 * number + 1]
         picture = read_image(file)
         photo.imshow(np.asarray(picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)))
-        photo.set_title(name, fontsize=7)
+        lines.set_title(name, fontsize=7)  # above the wider of the two
         lines.set_axis_on()
         for stream in range(num_streams):
             colour, dash, marker = STYLES[stream % len(STYLES)]
@@ -257,5 +257,4 @@ def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[P
         lines.set_ylim(-reach, reach)
         lines.set_xticks(range(len(record.blocks)), record.blocks, fontsize=6, rotation=60)
         lines.tick_params(axis="y", labelsize=6)
-        if not number % columns:
-            lines.set_ylabel("points from an even share", fontsize=7)
+    part.supylabel("points from an even share", fontsize=8)
