@@ -325,6 +325,28 @@ def test_options_without_a_use_are_refused(
     assert f"{kind} has no use for {unused}" in said
 
 
+def test_one_person_makes_no_different_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said before the weights are looked at."""
+    for split, camera in (("query", 1), ("gallery", 2)):
+        write_picture(tmp_path / "d" / split / f"0007_c{camera}s1_000001_00.jpg", camera)
+    write_picture(tmp_path / "d" / "gallery" / "-1_c2s1_000001_00.jpg", 3)  # junk is nobody
+    for kind in ("scores", "roc", "precision-recall"):
+        said = fails_with(
+            capsys, "figure", "curves", kind, "--data", tmp_path / "d", "--weights", "no", "--out", tmp_path / "a.png"
+        )
+        assert "shows one person only" in said
+    assert "no such weights" in fails_with(
+        capsys, "figure", "curves", "cmc", "--data", tmp_path / "d", "--weights", "no", "--out", tmp_path / "a.png"
+    )
+
+
+def test_a_report_needs_two_people(weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, camera in (("query", 1), ("gallery", 2)):
+        write_picture(tmp_path / "d" / split / f"0007_c{camera}s1_000001_00.jpg", camera)
+    said = fails_with(capsys, "report", weights["one"], "--data", tmp_path / "d", "--out", tmp_path / "r.html")
+    assert "shows one person only" in said
+
+
 @pytest.mark.parametrize("command", ["scores", "report"])
 def test_thresholds_that_are_none(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before the data or the weights are looked at."""

@@ -20,7 +20,17 @@ from osnet.figures.curves import Line, make_precision_recall, make_roc, plotted_
 from osnet.figures.rankings import Rankings, pick_queries
 from osnet.figures.ranks import save_ranked_lists
 from osnet.figures.report import write_report
-from osnet.figures.study import DEFAULT_FPR, PLACES, Studied, compile_report, count_of, features_of, read_run, study
+from osnet.figures.study import (
+    DEFAULT_FPR,
+    PLACES,
+    Studied,
+    check_people,
+    compile_report,
+    count_of,
+    features_of,
+    read_run,
+    study,
+)
 from osnet.files import check_writable, make_folder
 from osnet.inference.embedder import Embedder
 from osnet.types import ReidDataset
@@ -123,6 +133,8 @@ def curves(
     else:
         limit = _parse_threshold(threshold)
         dataset = read_dataset(data, layout.layout())
+        if kind != "cmc":
+            check_people(dataset)
         embedders = load_all(weights, device)
         if limit is not None:
             limit.check(next(iter(embedders.values())))

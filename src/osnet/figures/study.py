@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from osnet.comparison import Comparison, Entrant, compare, group_generated
 from osnet.data.synthetic import ANNOTATIONS_FILE, read_annotations, read_pairs
-from osnet.errors import ImageError
+from osnet.errors import DataError, ImageError
 from osnet.evaluation import evaluate
 from osnet.figures.activation import look
 from osnet.figures.boxes import read_photos
@@ -28,7 +28,7 @@ from osnet.inference.embedder import Embedder
 from osnet.inference.vectors import Progress, no_progress, read_vectors
 from osnet.metrics.pair_scores import PairCurves, count_pairs
 from osnet.results import Evaluation
-from osnet.types import ReidDataset
+from osnet.types import JUNK_PID, ReidDataset
 
 PLACES = {
     "Best": 0.0, "Upper quartile": 0.25, "Median": 0.5, "Lower quartile": 0.75, "Worst": 1.0,
@@ -118,6 +118,17 @@ def describe_networks(
         "rows": _list_rows(rankings[main]),
         "cards": {s.entrant.name: describe_card(s.embedder) for s in studied},
     }  # fmt: skip
+
+
+def check_people(dataset: ReidDataset) -> None:
+    """Before any work: there are pairs of different people.
+
+    Raises:
+        DataError: queries and gallery show one person only.
+    """
+    people = {*dataset.query.pids, *(pid for pid in dataset.gallery.pids if pid != JUNK_PID)}
+    if len(people) == 1:
+        raise DataError(f"{dataset.root} shows one person only, so no pairs of different people; bring more people")
 
 
 def count_of(dataset: ReidDataset, entrant: Entrant) -> PairCurves:
@@ -299,8 +310,9 @@ def compile_report(
         progress: draws a bar.
 
     Raises:
-        DataError: as ``evaluate``, or no query has a match.
+        DataError: as ``evaluate``; no query has a match; one person only.
     """
+    check_people(dataset)
     made = [study(n, e, dataset, features_of(features, n), force, progress) for n, e in embedders.items()]
     return compile_studied(dataset, made, runs, threshold, progress)
 
@@ -313,6 +325,7 @@ def compile_studied(
     progress: Progress = no_progress,
 ) -> Report:
     """The report of what ``study`` gave, one or more. Arguments and errors as for ``compile_report``."""
+    check_people(dataset)
     names = [s.entrant.name for s, _ in made]
     generated = (dataset.root / ANNOTATIONS_FILE).is_file()
     contrasts = [(names[0], other) for other in names[1:]]
