@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, data_app, draw_progress
+from osnet.cli.common import EXIT_FOUND_TROUBLE, PLAIN_FOLDER, FolderArgs, JsonFlag, data_app, draw_progress
 from osnet.data.check import check_dataset, find_unreadable
-from osnet.data.folder import FolderLayout, IdentityFrom, read_any
+from osnet.data.folder import read_any
 from osnet.data.reid.benchmark import Benchmark
 from osnet.data.reid.catalog import Options, get_benchmark, list_benchmarks, read_benchmark
 from osnet.data.reid.msmt17 import Version
@@ -21,9 +21,7 @@ from osnet.errors import DataError
 def data_check(
     folder: Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")],
     *,
-    identity_from: IdentityFrom = "auto",
-    pattern: str | None = None,
-    csv: Path | None = None,
+    layout: FolderArgs = PLAIN_FOLDER,
     benchmark: str | None = None,
     labelled: bool = False,
     classic: bool = False,
@@ -40,9 +38,7 @@ def data_check(
 
     Args:
         folder: a data set, or any folder of crops (taken as a training split).
-        identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
-        pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
-        csv: a table with the columns path, identity, camera, split.
+        layout: who is on a crop.
         benchmark: the benchmark that the folder holds; `osnet data benchmarks` lists them.
         labelled: cuhk03: boxes drawn by hand instead of detected ones.
         classic: cuhk03: the 20 classic splits instead of 767/700.
@@ -60,14 +56,14 @@ def data_check(
     if seed is not None:
         options["seed"] = seed
     if benchmark is not None:
-        if FolderLayout(identity_from, pattern, csv) != FolderLayout():
-            raise DataError("--benchmark knows its own layout; leave out --identity-from, --pattern and --csv")
+        if given := layout.given():
+            raise DataError(f"--benchmark knows its own layout; leave out {', '.join(given)}")
         options["progress"] = draw_progress
         ok = _check_benchmark(read_benchmark(benchmark, folder, **options), as_json)
     elif given := sorted(name for name, value in options.items() if value not in (None, False)):
         raise DataError(f"{', '.join(given)}: only with --benchmark")
     else:
-        report = check_dataset(read_any(folder, FolderLayout(identity_from, pattern, csv)), _bar)
+        report = check_dataset(read_any(folder, layout.layout()), _bar)
         print(json.dumps(report.to_json(), indent=2) if as_json else report)
         ok = report.ok
     if not ok:

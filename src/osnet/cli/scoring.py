@@ -1,6 +1,6 @@
 """osnet embed, evaluate, average, calibrate, data generate, demo."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +9,17 @@ from tyro.conf import Positional
 
 from osnet.calibration import calibrate as calibrate_weights
 from osnet.cli.classes import evaluate_classes
-from osnet.cli.common import app, data_app, draw_progress, list_inputs, report_failures
-from osnet.data.folder import FolderLayout, IdentityFrom, read_dataset
+from osnet.cli.common import (
+    PLAIN_FOLDER,
+    FolderArgs,
+    FolderOptions,
+    app,
+    data_app,
+    draw_progress,
+    list_inputs,
+    report_failures,
+)
+from osnet.data.folder import read_dataset
 from osnet.data.reid.benchmark import Benchmark
 from osnet.data.reid.catalog import BENCHMARKS, read_named
 from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
@@ -64,6 +73,30 @@ def embed(
     report_failures([str(failure) for failure in result.failures])
 
 
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How vectors are scored."""
+
+    rule: Rule | None = None
+    """market1501, or cuhk03: one gallery image of each person, drawn 10 times; by default the benchmark's."""
+    distance: Distance = "cosine"
+    """cosine, or euclidean between vectors as the network gives them."""
+    ap: AveragePrecision = "precision"
+    """average precision as in most papers' code (precision), or as in Market-1501's official script (trapezoid)."""
+    seed: int = 0
+    """of the draws of the rule cuhk03 (drawn splits: see data)."""
+    decisions: bool = False
+    """also TPR at fixed FPR (same person or not) and FNIR at fixed FPIR (who is it, if anybody)."""
+
+    def scoring(self) -> Scoring:
+        """The same, checked, by Market-1501's rule if none is given."""
+        return Scoring(self.rule or "market1501", self.distance, self.ap, self.seed, self.decisions)
+
+
+ScoringArgs = Annotated[ScoringOptions, tyro.conf.arg(name="")]
+MARKET_SCORING = ScoringOptions()
+
+
 @app.command
 def evaluate(
     *,
@@ -73,16 +106,10 @@ def evaluate(
     targets: tuple[str, ...] = (),
     features: tuple[Path, ...] = (),
     out: Path | None = None,
-    rule: Rule | None = None,
-    distance: Distance = "cosine",
-    ap: AveragePrecision = "precision",
+    scoring: ScoringArgs = MARKET_SCORING,
     flip: bool = False,
-    seed: int = 0,
     work_dir: Path | None = None,
-    decisions: bool = False,
-    identity_from: IdentityFrom = "auto",
-    pattern: str | None = None,
-    csv: Path | None = None,
+    layout: FolderArgs = PLAIN_FOLDER,
     name: str | None = None,
     force: bool = False,
     on_error: OnError = "raise",
@@ -99,23 +126,16 @@ def evaluate(
         weights: a path, or a short name like osnet_x0_25_msmt17.
         data: of weights that name classes, what `osnet data pack` and recipes of classification take: test is scored,
             else val, else the folder itself. Of others Market-1501's layout; or folders query and gallery; or, with a
-            CSV that has a column split, any folder.
-            With --root, a benchmark's name (`osnet data benchmarks`): market1501, cuhk03:labelled,classic; viper:3 for
-            one split, viper:seed7 for splits of another draw.
+            CSV that has a column split, any folder. With --root, a benchmark's name (`osnet data benchmarks`):
+            market1501, cuhk03:labelled,classic; viper:3 for one split, viper:seed7 for splits of another draw.
         root: the folder of all data sets, or of this one; every split is scored, by the benchmark's own rule.
         targets: further benchmarks below --root.
         features: with weights, a folder that keeps the vectors, so that a run goes on; without, files of vectors.
         out: write the result here as JSON.
-        rule: market1501, or cuhk03: one gallery image of each person, drawn 10 times; by default the benchmark's.
-        distance: cosine, or euclidean between vectors as the network gives them.
-        ap: average precision as in most papers' code (precision), or as in Market-1501's official script (trapezoid).
+        scoring: how vectors are scored.
         flip: average each vector with that of the mirrored crop.
-        seed: of the draws of the rule cuhk03 (drawn splits: see data).
         work_dir: with --root, where a benchmark keeps drawn splits and extracted images; by default beside the data.
-        decisions: also TPR at fixed FPR (same person or not) and FNIR at fixed FPIR (who is it, if anybody).
-        identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
-        pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
-        csv: a table with the columns path, identity, camera, split.
+        layout: who is on a crop.
         name: of the data set.
         force: evaluate weights on images they were trained on; the result says so.
         on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
@@ -124,40 +144,34 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
-    layout = FolderLayout(identity_from, pattern, csv)
-    scoring = Scoring(rule or "market1501", distance, ap, seed, decisions)
+    checked = scoring.scoring()
     if weights is None or data is None:
-        alone = (weights, data, root, work_dir, pattern) == (None,) * 5 and (identity_from, on_error) == (
-            "auto",
-            "raise",
-        )
-        if not alone or not features or flip or targets or force:
-            raise DataError(
-                "give --weights and --data, or --features with files of vectors; beside these go --csv, --name, "
-                "--rule, --distance, --ap, --seed, --decisions and --out (no --flip, for instance: nothing is embedded)"
-            )
-        return _tell_once({"": _score_files(features, csv, name, scoring)}, out)
+        others = weights or data or root or work_dir or targets or flip or force or on_error != "raise"
+        return _tell_once({"": _score_files(features, layout, name, checked, bool(others))}, out)
     keep = _one_folder(features)
     try:
         benchmarks = _read_benchmarks(data, root, targets, layout, name, work_dir)
     except DataError:  # nobody to search for in it; but it may hold photographs of things
-        others = bool(keep or rule or flip or force or name or decisions or targets or distance != "cosine")
-        if (
-            root is not None
-            or layout != FolderLayout()
-            or not evaluate_classes(weights, data, out, on_error, batch_size, device, others)
-        ):
+        others = bool(keep or flip or force or name or targets or scoring != MARKET_SCORING)
+        if root or layout.given() or not evaluate_classes(weights, data, out, on_error, batch_size, device, others):
             raise
         return None
     embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
+    return _tell_once(_score_all(embedder, benchmarks, scoring, force, on_error, keep), out)
+
+
+def _score_all(
+    embedder: Embedder, benchmarks: dict[str, Benchmark | ReidDataset], scoring: ScoringOptions, force: bool,
+    on_error: OnError, keep: Path | None,
+) -> dict[str, Evaluation | SplitEvaluation]:  # fmt: skip
     results: dict[str, Evaluation | SplitEvaluation] = {}
     for spec, benchmark in benchmarks.items():
         folder = keep / spec.replace(":", "-").replace(",", "-") if keep and spec else keep
         results[spec] = evaluate_benchmark(
-            embedder, benchmark, rule=rule, distance=distance, ap=ap, seed=seed, decisions=decisions, force=force,
-            on_error=on_error, features=folder, progress=draw_progress,
+            embedder, benchmark, **asdict(scoring), force=force, on_error=on_error, features=folder,
+            progress=draw_progress,
         )  # fmt: skip
-    return _tell_once(results, out)
+    return results
 
 
 def _one_folder(features: tuple[Path, ...]) -> Path | None:
@@ -167,7 +181,7 @@ def _one_folder(features: tuple[Path, ...]) -> Path | None:
 
 
 def _read_benchmarks(
-    data: Path, root: Path | None, targets: tuple[str, ...], layout: FolderLayout, name: str | None,
+    data: Path, root: Path | None, targets: tuple[str, ...], layout: FolderOptions, name: str | None,
     work_dir: Path | None,
 ) -> dict[str, Benchmark | ReidDataset]:  # fmt: skip
     """What to score, by the benchmark's name (empty for a plain folder)."""
@@ -177,9 +191,9 @@ def _read_benchmarks(
             raise DataError(f"{given} needs --root, the folder of all data sets")
         if not data.exists() and str(data).partition(":")[0] in BENCHMARKS:
             raise DataError(f"no such folder: {data}; for the benchmark {data} say --root, the folder of all data sets")
-        return {"": read_dataset(data, layout, name)}
-    if layout != FolderLayout() or name is not None:
-        raise DataError("with --root, a benchmark says itself who is on its images; leave out name, pattern and csv")
+        return {"": read_dataset(data, layout.layout(), name)}
+    if strange := [*layout.given(), *(["--name"] if name is not None else [])]:
+        raise DataError(f"with --root, a benchmark says itself who is on its images; leave out {', '.join(strange)}")
     return {spec: read_named(spec, root, work_dir, draw_progress) for spec in dict.fromkeys([str(data), *targets])}
 
 
@@ -196,8 +210,16 @@ def _tell_once(results: dict[str, Evaluation | SplitEvaluation], out: Path | Non
     report_failures(list(dict.fromkeys(name for result in results.values() for name in result.unreadable)))
 
 
-def _score_files(files: tuple[Path, ...], table: Path | None, name: str | None, scoring: Scoring) -> Evaluation:
-    query, gallery = read_labelled(files, table)
+def _score_files(
+    files: tuple[Path, ...], layout: FolderOptions, name: str | None, scoring: Scoring, others: bool
+) -> Evaluation:
+    """Vectors alone. ``others``: flags were given that mean nothing without weights."""
+    if others or not files or layout != FolderOptions(csv=layout.csv):
+        raise DataError(
+            "give --weights and --data, or --features with files of vectors; beside these go --csv, --name, "
+            "--rule, --distance, --ap, --seed, --decisions and --out (no --flip, for instance: nothing is embedded)"
+        )
+    query, gallery = read_labelled(files, layout.csv)
     root = ", ".join(map(str, files))
     return evaluate_vectors(query, gallery, **asdict(scoring), name=name or files[0].stem, root=root)
 
@@ -230,9 +252,7 @@ def calibrate(
     out: Path | None = None,
     features: Path | None = None,
     flip: bool = False,
-    identity_from: IdentityFrom = "auto",
-    pattern: str | None = None,
-    csv: Path | None = None,
+    layout: FolderArgs = PLAIN_FOLDER,
     name: str | None = None,
     force: bool = False,
     on_error: OnError = "raise",
@@ -253,9 +273,7 @@ def calibrate(
         out: write the threshold and all figures here as JSON.
         features: a folder that keeps the vectors.
         flip: average each vector with that of the mirrored crop; then searches must too.
-        identity_from: where to read who is on a crop: auto, subfolders, pattern, csv, market1501.
-        pattern: a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...).
-        csv: a table with the columns path, identity, camera, split.
+        layout: who is on a crop.
         name: what to call the data set.
         force: use images that the weights were trained on; the result says so.
         on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
@@ -264,7 +282,7 @@ def calibrate(
     """
     if out is not None:
         check_writable(out)
-    dataset = read_dataset(data, FolderLayout(identity_from, pattern, csv), name)
+    dataset = read_dataset(data, layout.layout(), name)
     embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip)
     result = calibrate_weights(
         embedder, dataset, fpr=fpr, fpir=fpir, force=force, on_error=on_error, features=features, progress=draw_progress
