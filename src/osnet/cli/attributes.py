@@ -22,7 +22,7 @@ from osnet.files import check_writable, write_json
 from osnet.gallery import Gallery
 from osnet.gallery.folder import WEIGHTS
 from osnet.gallery.segments import MANIFEST
-from osnet.inference.attributes import AttributePredictor, Predictions
+from osnet.inference.attributes import AttributePredictions, AttributePredictor
 from osnet.inference.embedder import OnError
 from osnet.metrics.attributes import ZERO_RULES
 from osnet.models.card import CARD_FILE, Card, read_card
@@ -178,7 +178,7 @@ def evaluate(
     print(scores)
 
 
-def _by_name(seen: Predictions, row: int) -> dict[str, float]:
+def _by_name(seen: AttributePredictions, row: int) -> dict[str, float]:
     return dict(zip(seen.attributes, (round(float(p), 6) for p in seen.probabilities[row]), strict=True))
 
 
