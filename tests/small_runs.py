@@ -92,7 +92,9 @@ def run_in_pieces(recipe: Recipe, data: Any, out: Path, stops: tuple[int, ...], 
                 trainer.run()
 
 
-def assert_same_gradients(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], within: float = 1e-5) -> None:
+def assert_same_gradients(
+    got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], within: float = 1e-5
+) -> None:
     """Within so much of the largest component of all."""
     assert got.keys() == expected.keys()
     largest = max(float(value.abs().max()) for value in expected.values())

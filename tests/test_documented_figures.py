@@ -92,10 +92,16 @@ def test_attributes_in_words() -> None:
     ours, none = over["osnet_x0_25"][at], report["majority"]
     gain = [100 * (ours[key]["mean"] - none[key]) for key in ("mA", "F1")]
     width = [100 * (ours[key]["max"] - ours[key]["min"]) for key in ("mA", "F1")]
-    assert f"by {gain[0]:.1f} points of mA and {gain[1]:.1f} of F1, with a range of {width[0]:.1f} and {width[1]:.1f}" in page
+    assert (
+        f"by {gain[0]:.1f} points of mA and {gain[1]:.1f} of F1, with a range of {width[0]:.1f} and {width[1]:.1f}"
+        in page
+    )
     scratch = [100 * over[n][at]["mA"]["mean"] for n in list(ENTRANTS)[:3]]
     tuned = 100 * over["osnet_x0_25_finetuned"][at]["mA"]["mean"]
-    assert f"give {tuned - max(scratch):.0f} to {tuned - min(scratch):.0f} points more than the networks from scratch" in page
+    assert (
+        f"give {tuned - max(scratch):.0f} to {tuned - min(scratch):.0f} points more than the networks from scratch"
+        in page
+    )
     assert max(scratch) - min(scratch) < 2
 
 
@@ -121,7 +127,9 @@ def test_unconfirmed_figures_are_marked() -> None:
 def test_table_a_on_the_page() -> None:
     for row in TABLE_A:
         cost = count_cost(build_network(VARIANTS[row.model].config, "meta"), (224, 224), 1000)
-        (line,) = [x for x in CLASSES.splitlines() if x.startswith((f"| {row.label} |", f"| {row.label} (", f"| {row.label},"))]
+        (line,) = [
+            x for x in CLASSES.splitlines() if x.startswith((f"| {row.label} |", f"| {row.label} (", f"| {row.label},"))
+        ]
         assert f"| {row.params} | {cost.params / 1e6:.3f}M | {row.madds or '-'} | {cost.madds / 1e6:.1f}M |" in line
         assert f"| {row.top1 or '-'} |" in line
 
