@@ -106,12 +106,19 @@ def test_attributes_in_words() -> None:
 
 
 def test_searches_by_description() -> None:
-    for name, images in (("attribute-search-sample.json", 199), ("attribute-search-generated.json", None)):
-        found = results(name)
-        assert images is None or found["images"] == images
-        for row in found["rows"]:
-            asked = ", ".join([*row["with"], *(f"not {other}" for other in row["without"])])
-            assert f"| {asked} | {row['right']} | {row['by_chance']:.1f} |" in ATTRIBUTES, name
+    sample, tuned = results("attribute-search-sample.json"), results("attribute-search-generated.json")
+    scratch = results("attribute-search-generated-scratch.json")
+    assert sample["images"] == 199
+    assert tuned["images"] == scratch["images"] == 3072
+    for report, others in ((sample, [None] * 8), (tuned, scratch["rows"])):
+        for row, other in zip(report["rows"], others, strict=True):
+            asked = ", ".join([*row["with"], *(f"not {name}" for name in row["without"])])
+            last = "" if other is None else f" {other['right']} |"
+            assert f"| {asked} | {row['right']} | {row['by_chance']:.1f} |{last}\n" in ATTRIBUTES
+        right, chance = (sum(row[key] for row in report["rows"]) for key in ("right", "by_chance"))
+        assert f"In all {right} of 80" in words(ATTRIBUTES)
+        assert f"{chance:.1f} by chance." in words(ATTRIBUTES)
+    assert f"from scratch, {sum(row['right'] for row in scratch['rows'])};" in words(ATTRIBUTES)
 
 
 def test_unconfirmed_figures_are_marked() -> None:
