@@ -59,7 +59,8 @@ def test_two_processes_give_the_gradients_of_one(triplet: bool, tmp_path: Path) 
     images, labels = torch.rand(8, 3, 32, 16), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     torch.save({"images": images, "labels": labels}, tmp_path / "batch.pt")
     got = spawn_two(one_of_two, tmp_path, triplet)
-    assert_same_gradients(got, gradients(ReidLoss(triplet=float(triplet)), images, labels, 2 if triplet else 1))
+    expected = gradients(ReidLoss(triplet=float(triplet)), images, labels, 2 if triplet else 1)
+    assert_same_gradients(got, expected, within=1e-4 if triplet else 1e-5)  # distances are roots of small differences
 
 
 @pytest.mark.slow
