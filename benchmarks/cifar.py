@@ -86,7 +86,7 @@ class Settings:
     plan: Literal["cpu", "gpu"] = "cpu"
     device: Literal["auto", "cpu"] = "auto"
     limit: int | None = None
-    """For trying: so many images of each kind, and one epoch."""
+    """For trying: so many images of each kind, and one epoch unless ``epochs`` says more."""
     max_minutes: float | None = None
     """Stop then, in mid-run if need be; 7.5 for the plan gpu."""
     entrants: tuple[str, ...] = ()
@@ -247,10 +247,20 @@ def main(settings: Settings) -> None:
     budget = replace(budget, entrants=settings.entrants or budget.entrants, seeds=settings.seeds or budget.seeds,
                      epochs=settings.epochs or budget.epochs)  # fmt: skip
     if settings.limit is not None:
-        budget = replace(budget, epochs=1, sweep_epochs=1, batch_size=min(budget.batch_size, settings.limit))
+        budget = replace(budget, epochs=settings.epochs or 1, sweep_epochs=1,
+                         batch_size=min(budget.batch_size, settings.limit))  # fmt: skip
     if settings.plan == "gpu" and settings.device == "auto" and not torch.cuda.is_available():
         raise DataError("--plan gpu needs a GPU; to try it without: --device cpu --limit 256")
     start_clock(settings.max_minutes or (7.5 if settings.plan == "gpu" else None))
+    try:
+        run_all(settings, budget)
+    except KeyboardInterrupt:
+        print("stopped; all is saved: the same command goes on")
+        raise SystemExit(3) from None
+
+
+def run_all(settings: Settings, budget: Budget) -> None:
+    """Every run of the budget, but for those that are finished."""
     make_folder(settings.work)
     short, whole = split_data(read_data(settings), budget, settings.limit)
     assert short.train is not None
@@ -272,22 +282,16 @@ def main(settings: Settings) -> None:
         "networks": {entrant: cost_of(entrant) for entrant in budget.entrants}, "complete": False,
     }  # fmt: skip
     runs: dict[str, list[dict[str, Any]]] = {entrant: [] for entrant in budget.entrants}
-    try:
-        for seed in budget.seeds:  # by seed, so that what is cut off is a seed, not a network
-            for entrant in budget.entrants:
-                rate, found = choose_rate(settings, budget, short, entrant)
-                runs[entrant].append(
-                    run_one(settings, whole, make_recipe(budget, entrant, seed, rate, budget.epochs), True)
-                )
-                report["networks"][entrant] |= {
-                    "lr": rate, "held_out_top1_by_lr": found, "test_top1": over_seeds(runs[entrant]),
-                    "runs": runs[entrant],
-                }  # fmt: skip
-                write_json(settings.out, report)
-                print(f"{entrant} seed {seed}: {100 * runs[entrant][-1]['test_top1']:.2f} % top-1", flush=True)
-    except KeyboardInterrupt:
-        print("stopped; all is saved: the same command goes on")
-        raise SystemExit(3) from None
+    for seed in budget.seeds:  # by seed, so that what is cut off is a seed, not a network
+        for entrant in budget.entrants:
+            rate, found = choose_rate(settings, budget, short, entrant)
+            recipe = make_recipe(budget, entrant, seed, rate, budget.epochs)
+            runs[entrant].append(run_one(settings, whole, recipe, True))
+            report["networks"][entrant] |= {
+                "lr": rate, "held_out_top1_by_lr": found, "test_top1": over_seeds(runs[entrant]), "runs": runs[entrant],
+            }  # fmt: skip
+            write_json(settings.out, report)
+            print(f"{entrant} seed {seed}: {100 * runs[entrant][-1]['test_top1']:.2f} % top-1", flush=True)
     report["complete"] = True
     write_json(settings.out, report)
     print(f"all done: {settings.out.name}")

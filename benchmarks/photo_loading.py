@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -29,6 +30,10 @@ from osnet.data.training_set import EpochKeys
 from osnet.types import Preprocessing
 
 SETTINGS = Preprocessing(size_hw=(224, 224))
+LABELS = {
+    "reference": "torchvision's reference", "ours": "folders", "ours, bytes": "folders, bytes", "packed": "packed",
+    "packed, bytes": "packed, bytes",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,16 @@ def rate(loader: DataLoader) -> float:
     for batch in batches:
         seen += len(batch["image"] if isinstance(batch, dict) else batch[0])
     return seen / (time.perf_counter() - start)
+
+
+def markdown(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each loader, as docs/classification.md has it."""
+    lines = ["| loader | photographs per second and core | times the reference (range) |", "|---|---|---|"]
+    for name, row in results.items():
+        low, high = row["ratio_range"]
+        ratio = "1" if name == "reference" else f"{row['ratio_median']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"| {LABELS[name]} | {row['images_per_s_per_core']:.0f} | {ratio} |")
+    return "\n".join(lines)
 
 
 def main(settings: Settings) -> None:

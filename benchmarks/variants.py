@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -60,6 +61,21 @@ def time_s(network: nn.Module, images: torch.Tensor, clock: Callable[[], float])
     if images.is_cuda:
         torch.cuda.synchronize()
     return clock() - start
+
+
+def markdown(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each network, as docs/classification.md has it."""
+    lines = [
+        "| network | multiply-adds | images/s | times fewer multiply-adds | times as fast (range) | in shuffles |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in results.items():
+        low, high = row["speed_ratio_range"]
+        ratios = f"{row['madds_ratio']:.2f} | {row['speed_ratio']:.2f} ({low:.2f} to {high:.2f})"
+        shuffles = f"{100 * row['share_of_time_in_shuffles']:.0f} %"
+        rest = f"{ratios} | {shuffles}" if "_g" in name else "1 | 1 | "
+        lines.append(f"| `{name}` | {row['madds'] / 1e6:.0f}M | {row['images_per_s']:.1f} | {rest} |")
+    return "\n".join(lines)
 
 
 def main(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Shared fixtures. Real weights and images lie outside the project; tests that need them skip without."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,82 @@ def texts_outside(figure: Any) -> list[str]:
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
     return [t.get_text() for t in texts if not page.containsx((box := t.get_window_extent()).x0)
             or not page.containsx(box.x1) or not page.containsy(box.y0) or not page.containsy(box.y1)]  # fmt: skip
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Bit for bit holds for a fixed number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    """Photographs of two classes. train: cat 3 (one nested), dog 2; val: cat 1."""
+    for n, name in enumerate(("cat/1.jpg", "cat/2.JPEG", "cat/deep/3.png", "dog/a.jpg", "dog/b.jpg")):
+        write_picture(tmp_path / "zoo" / "train" / name, n, (40, 30))
+    write_picture(tmp_path / "zoo" / "val" / "cat" / "9.jpg", 9, (40, 30))
+    (tmp_path / "zoo" / "train" / "cat" / "notes.txt").write_text("no image")
+    return tmp_path / "zoo"
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of three classes: 24 to train on, 9 to test."""
+    from small_runs import write_colours
+
+    root = tmp_path_factory.mktemp("c") / "colours"
+    write_colours(root / "train", 8, 1)
+    write_colours(root / "test", 3, 2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def packed_colours(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, the training part in six tar files."""
+    from osnet.data.classification import read_photo_folder
+    from osnet.data.packed import write_packed
+
+    root = tmp_path_factory.mktemp("p") / "packed"
+    write_packed(read_photo_folder(colours / "train"), root / "train", 4)
+    write_packed(read_photo_folder(colours / "test"), root / "val", 4)
+    return root
+
+
+@pytest.fixture(scope="session")
+def colour_run(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that tells the colours apart."""
+    from small_runs import train_colours
+
+    return train_colours(colours, tmp_path_factory.mktemp("r") / "run")
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 training identities, 2 cameras, 3 images each: 48 images, 6 batches of 8."""
+    from osnet.data.synthetic import GeneratedSettings, generate_dataset
+
+    return generate_dataset(tmp_path_factory.mktemp("t") / "people", GeneratedSettings(16, 2, 3, 9))
+
+
+@pytest.fixture(scope="session")
+def described_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 training images of 4 people, 16 for validation, 32 for test; with attributes."""
+    from osnet.data.synthetic import GeneratedSettings, generate_dataset
+
+    return generate_dataset(tmp_path_factory.mktemp("t") / "people", GeneratedSettings(16, 2, 2, 9))
+
+
+@pytest.fixture(scope="session")
+def described_run(described_people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both heads, trained for a moment."""
+    from osnet.data.attributes.identities import read_generated_attributes
+    from osnet.data.attributes.samples import join_labels
+    from osnet.training.engine import Trainer
+    from small_runs import BOTH, INLINE
+
+    out = tmp_path_factory.mktemp("r") / "run"
+    Trainer(BOTH, join_labels([read_generated_attributes(described_people)]), out, INLINE).run()
+    return out

@@ -16,7 +16,7 @@ from osnet.data.attributes.reading import knows_attributes, read_attributes, rea
 from osnet.data.attributes.samples import AttributeSamples, join_labels
 from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_any
-from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
+from osnet.data.synthetic import read_annotations
 from osnet.errors import DataError
 from osnet.types import Preprocessing
 
@@ -243,20 +243,15 @@ def test_the_real_market_labels() -> None:
     assert not set(of_split["train"]) & set(of_split["test"])
 
 
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate_dataset(tmp_path_factory.mktemp("a") / "people", GeneratedSettings(16, 2, 2, 4))
-
-
-def test_generated_people(people: Path) -> None:
-    dataset = read_attributes(people)
+def test_generated_people(described_people: Path) -> None:
+    dataset = read_attributes(described_people)
     assert [len(split) for split in dataset.splits] == [16, 16, 32]
     parts = [{crop.pid for crop in split.crops} for split in dataset.splits]
     assert not parts[0] & parts[1] | parts[1] & parts[2] | parts[0] & parts[2]
-    notes = read_annotations(people)
+    notes = read_annotations(described_people)
     for split in dataset.splits:
         for crop, row in zip(split.crops, split.labels, strict=True):
-            note = notes[crop.path.relative_to(people).as_posix()]
+            note = notes[crop.path.relative_to(described_people).as_posix()]
             assert tuple(n for n, v in zip(ATTRIBUTES, row, strict=True) if v) == note.attributes
             assert (crop.pid, crop.camid) == (note.pid, note.camid)
 
@@ -284,16 +279,18 @@ def test_csv(tmp_path: Path) -> None:
         read_csv(table)
 
 
-def test_data_sets_of_both_kinds_are_joined(people: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(people, tmp_path / "other")
+def test_data_sets_of_both_kinds_are_joined(described_people: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(described_people, tmp_path / "other")
     for name in ("annotations.jsonl", "generated.json"):
         (other / name).unlink()
-    assert knows_attributes(people)
+    assert knows_attributes(described_people)
     assert not knows_attributes(other)
     for name in ("x.jpg", "y.jpg"):
         write_picture(tmp_path / "words" / name)
     (tmp_path / "words" / "attributes.csv").write_text("path,Hat,scarf\nx.jpg,1,1\ny.jpg,0,\n")
-    joined = join_labels([read_generated_attributes(people), read_any(other), read_attributes(tmp_path / "words")])
+    joined = join_labels(
+        [read_generated_attributes(described_people), read_any(other), read_attributes(tmp_path / "words")]
+    )
     assert joined.attributes == (*ATTRIBUTES, "scarf")
     assert [len(split) for split in joined.splits] == [16 + 32 + 2, 16, 32]
     by_source = [[c for c in joined.train.crops if c.dsetid == i] for i in range(3)]

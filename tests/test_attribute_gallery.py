@@ -213,11 +213,19 @@ def test_switching_off_at_the_gallerys_card(
 ) -> None:
     gallery = tmp_path / "gallery"
     own = shutil.copytree(weights, tmp_path / "weights")
-    switch_attributes(own, off=["AgeOver60"])
+    switch_attributes([own], off=["AgeOver60"])
     main(["index", str(people / "query"), "--out", str(gallery), "--weights", str(own)])
     assert "AgeOver60" not in Gallery.open(gallery).attributes
     assert "AgeOver60" not in (gallery / "weights" / "card.json").read_text()  # the copy cannot say it at all
-    main(["attributes", "switch", str(gallery), "--off", "Female"])
+    main(
+        ["attributes", "switch", str(own), str(gallery), "--off", "Female", "AgeOver60"]
+    )  # weights and gallery at once
+    out = capsys.readouterr().out
+    assert f"changed    {own / 'card.json'}: off: Female, AgeOver60" in out
+    assert f"changed    {gallery / 'weights' / 'card.json'}: off: Female" in out
+    assert f"deleted    {gallery}: the probabilities of Female" in out
+    assert "Galleries carry" not in out
+    main(["attributes", "show", str(gallery)])
     assert "Female                    off" in capsys.readouterr().out
     assert Gallery.open(gallery).attributes[0] == "Age18-60"
     assert b"Female" not in (gallery / "gallery.json").read_bytes()

@@ -1,7 +1,6 @@
-"""Training: equal to an unbroken run however often it is killed, equal on one process and on two, honest errors."""
+"""Training: equal to an unbroken run however often it is killed; what it learns, chooses and refuses."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -9,7 +8,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,64 +16,21 @@ from conftest import write_picture
 from osnet import create_model, load_weights
 from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_any
-from osnet.data.synthetic import GeneratedSettings, generate_dataset
-from osnet.data.training_set import TrainingSet, hold_out
+from osnet.data.training_set import hold_out
 from osnet.errors import DataError, ImageError, ModelError, TrainingError, WeightsError
 from osnet.recipes import RECIPES
-from osnet.tasks.reid import ReidLoss, ReidRecipe, ReidTask
+from osnet.tasks.reid import ReidLoss
 from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import learning_rate
-from osnet.types import Preprocessing
+from small_runs import INLINE, REID, assert_equal_runs
 
 pytest.importorskip("accelerate")
-
-TINY = ReidRecipe(
-    "tiny",
-    model="osnet_x0_25",
-    size_hw=(32, 16),
-    epochs=3,
-    batch_size=8,
-    lr=0.002,
-    schedule="multi_step",
-    milestones=(2,),
-    augmentation=Augmentation(crop=0.5, flip=0.5, jitter=0.5, erase=0.5),
-)
-INLINE = RunOptions(workers=0, cpu=True)
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """8 training identities, 2 cameras, 3 images each: 48 images, 6 batches of 8."""
-    return generate_dataset(tmp_path_factory.mktemp("t") / "people", GeneratedSettings(16, 2, 3, 9))
-
-
-@pytest.fixture(autouse=True)
-def _same_threads():
-    """Bit for bit holds for a fixed number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def final_tensors(out: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(out / "state.pt", weights_only=True)
-    flat = {f"task.{k}": v for k, v in state["task"].items()}
-    for number, slots in state["optimizer"]["state"].items():
-        flat |= {f"{number}.{k}": torch.as_tensor(v) for k, v in slots.items()}
-    return flat | {f"average.{k}": v for k, v in state["average"].items()}
-
-
-def assert_equal_runs(a: Path, b: Path) -> None:
-    x, y = final_tensors(a), final_tensors(b)
-    assert x.keys() == y.keys()
-    assert [key for key in x if not torch.equal(x[key], y[key])] == []
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE_KINDS = {
-    "cross-entropy": TINY,
+    "cross-entropy": REID,
     "triplet, frozen, average, SGD": replace(
-        TINY, optimizer="sgd", lr=0.02, sampler="identity", images_per_label=2, loss=ReidLoss(triplet=1.0, bnneck=True),
+        REID, optimizer="sgd", lr=0.02, sampler="identity", images_per_label=2, loss=ReidLoss(triplet=1.0, bnneck=True),
         frozen_epochs=1, ema=0.9, warmup_epochs=1, schedule="cosine",
     ),
 }  # fmt: skip
@@ -104,8 +59,6 @@ def test_stopped_after_any_batch_it_ends_bit_for_bit_the_same(kind: str, people:
         except KeyboardInterrupt:
             continue
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
-    rows = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("whole", "broken")]
-    assert rows[0] == rows[1]
 
 
 @pytest.mark.slow
@@ -115,10 +68,12 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(people: Path, tmp_pat
 import torch, sys
 torch.set_num_threads(1)
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_training import TINY, RunOptions, Trainer, read_any
+from test_training import Trainer, read_any
+from small_runs import REID
+from osnet.training.engine import RunOptions
 options = RunOptions(workers=0, cpu=True, save_every_s=0)
 print("ready", flush=True)
-Trainer(TINY, read_any({str(people)!r}), sys.argv[1], options).run()
+Trainer(REID, read_any({str(people)!r}), sys.argv[1], options).run()
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "whole")], check=True, capture_output=True)
     kills = 0
@@ -147,11 +102,11 @@ def test_the_rate_is_torchs() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     for recipe, make in (
         (
-            replace(TINY, schedule="multi_step", milestones=(2, 5)),
+            replace(REID, schedule="multi_step", milestones=(2, 5)),
             lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 5]),
         ),
-        (replace(TINY, schedule="step", step_epochs=3), lambda o: torch.optim.lr_scheduler.StepLR(o, 3)),
-        (replace(TINY, schedule="cosine", epochs=9), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 9)),
+        (replace(REID, schedule="step", step_epochs=3), lambda o: torch.optim.lr_scheduler.StepLR(o, 3)),
+        (replace(REID, schedule="cosine", epochs=9), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 9)),
     ):
         optimizer = torch.optim.SGD([parameter], lr=recipe.lr)
         scheduler = make(optimizer)
@@ -159,14 +114,14 @@ def test_the_rate_is_torchs() -> None:
             assert learning_rate(recipe, epoch, 3, 10) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
             optimizer.step()
             scheduler.step()
-    warm = replace(TINY, schedule="constant", epochs=10, warmup_epochs=2)
+    warm = replace(REID, schedule="constant", epochs=10, warmup_epochs=2)
     assert [learning_rate(warm, e, b, 10) / warm.lr for e, b in ((0, 0), (1, 0), (2, 0))] == pytest.approx(
         [0.01, 0.505, 1]
     )
 
 
 def test_the_first_epochs_change_the_classifier_alone(people: Path, tmp_path: Path) -> None:
-    recipe = replace(TINY, epochs=1, frozen_epochs=1)
+    recipe = replace(REID, epochs=1, frozen_epochs=1)
     torch.manual_seed(recipe.seed)
     start = create_model("osnet_x0_25").state_dict()
     Trainer(recipe, read_any(people), tmp_path / "run", INLINE).run()
@@ -179,7 +134,7 @@ def test_the_first_epochs_change_the_classifier_alone(people: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_it_learns(people: Path, tmp_path: Path) -> None:
     settings = {"size_hw": (64, 32), "epochs": 25, "milestones": (), "augmentation": Augmentation()}
-    recipe = replace(TINY, **settings, loss=ReidLoss(smoothing=0))
+    recipe = replace(REID, **settings, loss=ReidLoss(smoothing=0))
     Trainer(recipe, read_any(people), tmp_path / "run", INLINE).run()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert max(row["accuracy"] for row in rows) > 0.6 > 0.3 > rows[0]["accuracy"]
@@ -189,7 +144,7 @@ def test_it_learns(people: Path, tmp_path: Path) -> None:
 
 
 def test_the_best_epoch_is_chosen_on_held_out_identities(people: Path, tmp_path: Path) -> None:
-    recipe = replace(TINY, validation=0.4, evaluate_every=1)
+    recipe = replace(REID, validation=0.4, evaluate_every=1)
     data = read_any(people)
     train, query, gallery = hold_out(data.train, 0.4, recipe.seed)
     assert not set(train.pids) & set(query.pids)
@@ -208,7 +163,7 @@ def test_the_best_epoch_is_chosen_on_held_out_identities(people: Path, tmp_path:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -> None:
-    recipe = replace(TINY, optimizer="sgd", lr=900.0, schedule="constant", epochs=50)
+    recipe = replace(REID, optimizer="sgd", lr=900.0, schedule="constant", epochs=50)
     with pytest.raises(TrainingError) as caught:
         Trainer(recipe, read_any(people), tmp_path / "run", INLINE).run()
     message = str(caught.value)
@@ -226,21 +181,39 @@ def test_an_image_that_breaks_in_mid_run_loses_nothing(people: Path, tmp_path: P
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 2])  # the header is whole, so it shows only in mid-run
     with pytest.raises(ImageError, match=victim.name):
-        Trainer(TINY, data, tmp_path / "run", INLINE).run()
+        Trainer(REID, data, tmp_path / "run", INLINE).run()
     victim.write_bytes(b"broken")
     with pytest.raises(DataError, match=f"1 images cannot be trained on: .*{victim.name}: not an image"):
-        Trainer(TINY, data, tmp_path / "run", INLINE)
+        Trainer(REID, data, tmp_path / "run", INLINE)
     victim.unlink()
     with pytest.raises(DataError, match=f"{victim.name}: no such file"):
-        Trainer(TINY, data, tmp_path / "run", INLINE)
+        Trainer(REID, data, tmp_path / "run", INLINE)
     victim.write_bytes(whole)
-    Trainer(TINY, data, tmp_path / "run", INLINE).run()
-    Trainer(TINY, data, tmp_path / "unbroken", INLINE).run()
+    Trainer(REID, data, tmp_path / "run", INLINE).run()
+    Trainer(REID, data, tmp_path / "unbroken", INLINE).run()
     assert_equal_runs(tmp_path / "run", tmp_path / "unbroken")
 
 
+def test_stopped_while_the_last_epoch_is_scored(people: Path, tmp_path: Path) -> None:
+    """The run is whole then, but whoever asked must hear of it, or a list of runs would go on."""
+    trainer = Trainer(replace(REID, epochs=1), read_any(people), tmp_path / "run", INLINE)
+    publish = trainer._publish
+
+    def interrupted() -> None:
+        if trainer.progress.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        publish()
+
+    trainer._publish = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    again = Trainer(replace(REID, epochs=1), read_any(people), tmp_path / "run", INLINE)
+    assert (again.progress.epoch, again.progress.published) == (1, 1)
+    assert again.run() == tmp_path / "run" / "weights"
+
+
 def test_workers_change_nothing(people: Path, tmp_path: Path) -> None:
-    recipe = replace(TINY, epochs=1)
+    recipe = replace(REID, epochs=1)
     for name, workers in (("a", 0), ("b", 2)):
         Trainer(recipe, read_any(people), tmp_path / name, RunOptions(workers=workers, cpu=True)).run()
     assert_equal_runs(tmp_path / "a", tmp_path / "b")
@@ -251,21 +224,21 @@ def test_what_cannot_be_trained_is_said_first(people: Path, tmp_path: Path) -> N
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("precious")
     with pytest.raises(DataError, match=r"holds thesis\.txt and no run"):
-        Trainer(TINY, data, tmp_path / "full", INLINE)
+        Trainer(REID, data, tmp_path / "full", INLINE)
     with pytest.raises(DataError, match="fewer than one batch"):
-        Trainer(replace(TINY, batch_size=64), data, tmp_path / "a", INLINE)
+        Trainer(replace(REID, batch_size=64), data, tmp_path / "a", INLINE)
     with pytest.raises(DataError, match="no training images"):
-        Trainer(TINY, replace(data, train=replace(data.train, crops=())), tmp_path / "b", INLINE)
+        Trainer(REID, replace(data, train=replace(data.train, crops=())), tmp_path / "b", INLINE)
     write_picture(tmp_path / "one" / "ada" / "1.png")
     with pytest.raises(DataError, match="1 identities to train on"):
-        Trainer(TINY, read_any(tmp_path / "one"), tmp_path / "c", INLINE)
-    trainer = Trainer(TINY, data, tmp_path / "d", INLINE)
+        Trainer(REID, read_any(tmp_path / "one"), tmp_path / "c", INLINE)
+    trainer = Trainer(REID, data, tmp_path / "d", INLINE)
     trainer.save()
     with pytest.raises(DataError, match="differs in lr"):
-        Trainer(replace(TINY, lr=0.5), data, tmp_path / "d", INLINE)
+        Trainer(replace(REID, lr=0.5), data, tmp_path / "d", INLINE)
     (tmp_path / "d" / "state.pt").write_bytes(b"broken")
     with pytest.raises(WeightsError, match=r"state\.pt cannot be read"):
-        Trainer(TINY, data, tmp_path / "d", INLINE)
+        Trainer(REID, data, tmp_path / "d", INLINE)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +253,7 @@ def test_what_cannot_be_trained_is_said_first(people: Path, tmp_path: Path) -> N
 )
 def test_recipes_that_cannot_be(change: dict, words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        replace(TINY, **change)
+        replace(REID, **change)
 
 
 def test_published_recipes() -> None:
@@ -297,103 +270,6 @@ def test_published_recipes() -> None:
     small = RECIPES["market1501-osnet-x0-25"]()
     assert (small.lr, small.epochs, small.step_epochs, small.batch_size) == (0.003, 180, 80, 128)
     assert "Not the paper's" in (RECIPES["market1501-osnet-x1-0-strong"].__doc__ or "")
-
-
-# Two processes
-
-
-def gradients(loss: ReidLoss, images: torch.Tensor, labels: torch.Tensor, halves: int) -> dict[str, torch.Tensor]:
-    """One process: mean of the losses of each half, BatchNorm frozen."""
-    torch.manual_seed(0)
-    task = ReidTask(create_model("osnet_x0_25"), 4, loss).eval()
-    parts = zip(images.chunk(halves), labels.chunk(halves), strict=True)
-    total = torch.stack([task({"image": x, "label": y})["loss"] for x, y in parts]).mean()
-    total.backward()
-    return {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
-
-
-def one_of_two(rank: int, folder: str, triplet: bool) -> None:
-    """What each process does: its own half of the batch, then the averaging of torch's DDP under gloo."""
-    import accelerate
-
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
-    torch.set_num_threads(1)
-    accelerator = accelerate.Accelerator(cpu=True)
-    batch = torch.load(Path(folder) / "batch.pt", weights_only=True)
-    torch.manual_seed(0)
-    task = ReidTask(create_model("osnet_x0_25"), 4, ReidLoss(triplet=float(triplet))).eval()
-    task = accelerator.prepare(task).eval()
-    mine = slice(rank * 4, rank * 4 + 4)
-    accelerator.backward(task({"image": batch["images"][mine], "label": batch["labels"][mine]})["loss"])
-    if rank == 0:
-        grads = {k.removeprefix("module."): p.grad for k, p in task.named_parameters() if p.grad is not None}
-        torch.save(grads, Path(folder) / "grads.pt")
-    accelerator.wait_for_everyone()
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("triplet", [False, True])
-def test_two_processes_give_the_gradients_of_one(triplet: bool, tmp_path: Path) -> None:
-    """P x K = 4 people x 2 images; each process has two whole people. The triplet's reference mines in each half."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        (tmp_path / "port").write_text(str(free.getsockname()[1]))
-    torch.manual_seed(3)
-    images, labels = torch.rand(8, 3, 32, 16), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-    torch.save({"images": images, "labels": labels}, tmp_path / "batch.pt")
-    torch.multiprocessing.spawn(one_of_two, args=(str(tmp_path), triplet), nprocs=2)
-    got = torch.load(tmp_path / "grads.pt", weights_only=True)
-    expected = gradients(ReidLoss(triplet=float(triplet)), images, labels, 2 if triplet else 1)
-    assert got.keys() == expected.keys()
-    for key, value in expected.items():
-        assert float((got[key] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), key
-    assert max(float(value.abs().max()) for value in expected.values()) > 1e-3
-
-
-@pytest.mark.slow
-def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
-    """Two processes, as on two GPUs or two nodes: one folder, one voice, and a run that one process can go on with."""
-    args = ["train", "market1501-osnet-x0-25-scratch", "--data", str(people), "--out", str(tmp_path / "run"), "--cpu"]
-    args += ["--batch-size", "8", "--size-hw", "32", "16", "--epochs"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "osnet.cli"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained 2 epochs") == 1
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12)]
-    assert load_weights(tmp_path / "run" / "weights").card.name == "osnet_x0_25"
-    again = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
-    assert "going on at epoch 3, batch 1" in again.stdout
-
-
-def test_no_process_sees_anothers_images(people: Path) -> None:
-    from osnet.data.samplers import GroupedBatches
-    from osnet.data.training_set import EpochKeys
-
-    samples = TrainingSet(read_any(people).train.crops, Augmentation(), Preprocessing(), 1)
-    keys = [EpochKeys(GroupedBatches(samples.labels, 8, 2, 1, rank, 2), epoch=0) for rank in range(2)]
-    for a, b in zip(*keys, strict=True):
-        assert not {index for _, _, index, _ in a} & {index for _, _, index, _ in b}
-        assert not {samples.labels[index] for _, _, index, _ in a} & {samples.labels[index] for _, _, index, _ in b}
-        for own in (a, b):  # a random patch comes from the process's own images, and from another person
-            assert {donor for *_, donor in own} == {index for _, _, index, _ in own}
-            assert all(samples.labels[index] != samples.labels[donor] for _, _, index, donor in own)
-        places = sorted(place for _, place, _, _ in [*a, *b])
-        assert places == list(range(places[0], places[0] + 8))
-
-
-def test_samples_are_functions_of_their_keys(people: Path) -> None:
-    samples = TrainingSet(read_any(people).train.crops, TINY.augmentation, Preprocessing(size_hw=(32, 16)), 1)
-    one = samples[1, 5, 7, 2]["image"]
-    np.testing.assert_array_equal(one.numpy(), samples[1, 5, 7, 2]["image"].numpy())
-    assert any((one != samples[epoch, 5, 7, 2]["image"]).any() for epoch in (2, 3, 4))
-    assert samples[1, 5, 7, 2]["label"] == samples.labels[7]
-    assert math.isfinite(float(one.sum()))
 
 
 @pytest.mark.slow
@@ -425,19 +301,3 @@ def test_fine_tuning_real_weights_on_real_crops(people_mini: Path, msmt17_pth: P
     scores = evaluate(tmp_path / "broken" / "weights", people_mini).scores
     assert scores["mAP"] is not None
     assert scores["mAP"] > 0.97, "the data set's ceiling: fine-tuning must not spoil what the weights know"
-
-
-def test_batches_by_data_set(people: Path, tmp_path: Path) -> None:
-    """Two data sets of different sizes fill each batch by halves."""
-    from osnet.data.joining import join_training
-
-    other = generate_dataset(tmp_path / "other", GeneratedSettings(24, 2, 3, 5))
-    joined = join_training([read_any(people), read_any(other)])
-    recipe = replace(TINY, epochs=1, sampler="data set", images_per_label=4)
-    trainer = Trainer(recipe, joined, tmp_path / "run", INLINE)
-    batches = trainer.epochs.sampler.batches(0)
-    assert len(batches) == 12  # 48 images of the smaller one, four in each
-    for batch in batches:
-        assert sorted(joined.train.crops[index].dsetid for index in batch) == [0] * 4 + [1] * 4
-    trainer.run()
-    assert load_weights(tmp_path / "run" / "weights").card.training_data == "people+other"

@@ -22,12 +22,13 @@ from osnet.files import check_writable, write_json
 from osnet.gallery import Gallery
 from osnet.gallery.folder import WEIGHTS
 from osnet.gallery.segments import MANIFEST
-from osnet.inference.attributes import AttributePredictor, Predictions
+from osnet.inference.attributes import AttributePredictions, AttributePredictor
 from osnet.inference.embedder import OnError
 from osnet.metrics.attributes import ZERO_RULES
 from osnet.models.card import CARD_FILE, Card, read_card
-from osnet.models.heads import switch_attributes
+from osnet.models.heads import find_cards, switch_attributes
 from osnet.tasks.attributes import labelled, score_split
+from osnet.training.state import STATE_FILE
 
 predict_app = SubcommandApp()
 attributes_app = SubcommandApp()
@@ -94,20 +95,41 @@ def show(weights: WeightsArg) -> None:
 
 
 @attributes_app.command
-def switch(weights: WeightsArg, *, off: tuple[str, ...] = (), on: tuple[str, ...] = ()) -> None:
-    """Switch attributes off, or on again, at the weights' card. What is off is neither computed nor stored.
+def switch(
+    places: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="WEIGHTS_OR_GALLERY...")],
+    *,
+    off: tuple[str, ...] = (),
+    on: tuple[str, ...] = (),
+) -> None:
+    """Switch attributes off, or on again, at the weights' cards. What is off is neither computed nor stored.
 
-    In a gallery, the probabilities of what is switched off are deleted too, and do not come back.
+    Of a run the cards of all its weights are switched (best, weights), and the run, when it goes on, keeps to it.
+    Galleries have a copy of the weights with a card of its own: name them too. There the probabilities of what is
+    switched off are deleted as well, and do not come back.
 
     Args:
-        weights: a checkpoint folder, a run's folder, or a gallery.
+        places: runs, checkpoint folders, galleries; they stand before --off and --on.
         off: attributes to switch off, by their names on the card.
         on: attributes to switch on again.
     """
-    card = switch_attributes(_card_folder(weights), off, on)
-    if (weights / MANIFEST).exists():
-        forget_switched_off(Gallery.open(weights))
-    _print_card(card)
+    switched = switch_attributes(places, off, on)
+    for folder, (card, changed) in switched.items():
+        print(f"{'changed' if changed else 'as it was':<11}{folder / CARD_FILE}: {_say_off(card)}")
+    galleries = [place for place in places if (place / MANIFEST).exists()]
+    for gallery in galleries:
+        store = Gallery.open(gallery)
+        stored = store.attributes
+        forget_switched_off(store)
+        if gone := [name for name in stored if name not in store.attributes]:
+            print(f"deleted    {gallery}: the probabilities of {', '.join(gone)}")
+    for other in sorted({o for folder in switched for o in _other_weights(folder)} - set(switched)):
+        print(f"not asked  {other / CARD_FILE}: {_say_off(read_card(other)[0])}; of the same run")
+    if not galleries:
+        words = [*(["--off", *off] if off else []), *(["--on", *on] if on else [])]
+        print(
+            "Galleries carry a copy of the weights with a card of its own, and files that were exported stay as they "
+            f"are. For each gallery: osnet attributes switch GALLERY {' '.join(words)}"
+        )
 
 
 @attributes_app.command
@@ -156,13 +178,22 @@ def evaluate(
     print(scores)
 
 
-def _by_name(seen: Predictions, row: int) -> dict[str, float]:
+def _by_name(seen: AttributePredictions, row: int) -> dict[str, float]:
     return dict(zip(seen.attributes, (round(float(p), 6) for p in seen.probabilities[row]), strict=True))
 
 
 def _card_folder(weights: Path) -> Path:
     """Where the card is: the folder itself, or ``weights`` in a run's or a gallery's folder."""
     return weights if (weights / CARD_FILE).exists() else weights / WEIGHTS
+
+
+def _other_weights(folder: Path) -> list[Path]:
+    """All weights of the run that a checkpoint folder belongs to, if it does."""
+    return find_cards(folder.parent) if (folder.parent / STATE_FILE).exists() else []
+
+
+def _say_off(card: Card) -> str:
+    return f"off: {', '.join(card.attributes_off) or 'nothing'}"
 
 
 def _print_card(card: Card) -> None:

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osnet.errors import DataError, ImageError, WeightsError
+from osnet.errors import DataError, WeightsError
 from osnet.inference.backends import BackendName
-from osnet.inference.embedder import Embedder, Embeddings, OnError, pick_device
+from osnet.inference.embedder import Embedder, OnError, pick_device
+from osnet.inference.predicted import Predictions, Predictor, open_source
 from osnet.models.heads import AttributeHead
 from osnet.models.network import Network
 from osnet.models.published import find_checkpoint
@@ -24,24 +25,13 @@ from osnet.types import ChannelOrder, Preprocessing
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Probabilities with the names of what they were made of."""
+class AttributePredictions(Predictions):
+    """A probability of each attribute, each by itself: they do not add up to 1."""
 
     attributes: tuple[str, ...]
     """A names."""
     thresholds: tuple[float, ...]
     """A probabilities, from which on an attribute is said to hold."""
-    probabilities: NDArray[np.float32]
-    """(N, A), in [0, 1]; each attribute by itself, they do not add up to 1."""
-    vectors: NDArray[np.float32]
-    """(N, D): the embeddings, from the same pass."""
-    names: list[str]
-    """N names: a path, ``input 3``, ``frame.jpg box 2``."""
-    failures: list[ImageError]
-    """What could not be used, if the run was to go on; these have no row."""
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def held(self, row: int) -> list[str]:
         """The attributes that are said to hold for one input."""
@@ -52,7 +42,7 @@ class Predictions:
         ]
 
 
-class AttributePredictor(Embedder):
+class AttributePredictor(Predictor):
     """An ``Embedder`` that also says what people look like. It takes what an embedder takes, with the same promises.
 
     >>> predictor = AttributePredictor("my-run")             # weights that carry an attribute head
@@ -82,38 +72,32 @@ class AttributePredictor(Embedder):
         head: AttributeHead | None = None,
         backend: BackendName = "auto",
     ) -> None:
-        source = "this network"
-        if not isinstance(model, Network):
-            source = "this checkpoint" if isinstance(model, Checkpoint) else str(model)
-            model = model if isinstance(model, Checkpoint) else find_checkpoint(model)
-            head = head or model.build_attribute_head()
+        model, source = open_source(model)
+        if head is None and isinstance(model, Checkpoint):
+            head = model.build_attribute_head()
         if head is None:
             raise WeightsError(
                 f"{source} says no attributes: it has no head, or its card switches all of it off; train one, "
                 "for instance: osnet train pa100k-osnet-x1-0"
             )
         super().__init__(model, device, batch_size, normalize, num_workers, preprocessing, backend=backend)
-        self.head = head.to(self.device).eval()
+        self.head: AttributeHead = head.to(self.device).eval()
+
+    def to_probabilities(self, logits_BP: Tensor) -> Tensor:
+        """Each attribute by itself."""
+        return torch.sigmoid(logits_BP)
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """A names."""
         return self.head.names
 
-    def predict(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> Predictions:
+    def predict(
+        self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise"
+    ) -> AttributePredictions:
         """All at once, in the order of the input. Arguments and errors as for ``embed``; ``failures`` has the rest."""
-        return self._as_predictions(self.embed_named(inputs, channels=channels, on_error=on_error))
-
-    def _as_predictions(self, done: Embeddings) -> Predictions:
-        assert done.probabilities is not None
-        return Predictions(
-            self.head.names, self.head.thresholds, done.probabilities, done.vectors, done.names, done.failures
-        )
-
-    def _read_probabilities(self, vectors: Tensor) -> NDArray[np.float32]:
-        """(B, D) -> (B, A)."""
-        with torch.inference_mode():
-            return torch.sigmoid(self.head(vectors)).float().cpu().numpy()
+        said = self._predict(inputs, channels, on_error)
+        return AttributePredictions(attributes=self.head.names, thresholds=self.head.thresholds, **said)
 
 
 def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32) -> Embedder:

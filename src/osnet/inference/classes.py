@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osnet.errors import ImageError, ModelError, WeightsError
+from osnet.errors import ModelError, WeightsError
 from osnet.inference.backends import BackendName
-from osnet.inference.embedder import Embedder, OnError
+from osnet.inference.embedder import OnError
+from osnet.inference.predicted import Predictions, Predictor, open_source
 from osnet.models.network import Network
-from osnet.models.published import find_checkpoint
 from osnet.models.weights import Checkpoint
 from osnet.types import ChannelOrder, Preprocessing
 
@@ -26,22 +26,11 @@ IMAGENET = "imagenet"
 
 
 @dataclass(frozen=True)
-class ClassPredictions:
-    """Probabilities with the names of what they were made of."""
+class ClassPredictions(Predictions):
+    """A probability of each class; each row sums to 1."""
 
     classes: tuple[str, ...]
     """C names."""
-    probabilities: NDArray[np.float32]
-    """(N, C), in [0, 1]; each row sums to 1."""
-    vectors: NDArray[np.float32]
-    """(N, D): the embeddings, from the same pass."""
-    names: list[str]
-    """N names: a path, ``input 3``, ``frame.jpg box 2``."""
-    failures: list[ImageError]
-    """What could not be used, if the run was to go on; these have no row."""
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def best(self, row: int, top: int = 5) -> list[tuple[str, float]]:
         """The ``top`` classes of one input with their probabilities, the likeliest first (ties: the lower class)."""
@@ -49,7 +38,7 @@ class ClassPredictions:
         return [(self.classes[i], float(self.probabilities[row, i])) for i in order]
 
 
-class ClassPredictor(Embedder):
+class ClassPredictor(Predictor):
     """An ``Embedder`` that also says which class a photograph is of. It takes what an embedder takes, with the same
     promises.
 
@@ -85,10 +74,8 @@ class ClassPredictor(Embedder):
         classifier: nn.Linear | None = None,
         classes: Sequence[str] = (),
     ) -> None:
-        source = "this network"
-        if not isinstance(model, Network):
-            source = "this checkpoint" if isinstance(model, Checkpoint) else str(model)
-            model = model if isinstance(model, Checkpoint) else find_checkpoint(model)
+        model, source = open_source(model)
+        if isinstance(model, Checkpoint):
             classifier = classifier or model.build_classifier()
             classes = classes or known_classes(model)
         if classifier is None or not classes:
@@ -99,14 +86,16 @@ class ClassPredictor(Embedder):
         if len(classes) != classifier.out_features:
             raise ModelError(f"{len(classes)} names for the {classifier.out_features} classes of {source}")
         super().__init__(model, device, batch_size, normalize, num_workers, preprocessing, flip, backend)
-        self.classifier = classifier.to(self.device).eval()
+        self.head: nn.Linear = classifier.to(self.device).eval()
         self.classes = tuple(classes)
+
+    def to_probabilities(self, logits_BP: Tensor) -> Tensor:
+        """Rows that sum to 1."""
+        return torch.softmax(logits_BP, dim=1)
 
     def predict(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> ClassPredictions:
         """All at once, in the order of the input. Arguments and errors as for ``embed``; ``failures`` has the rest."""
-        done = self.embed_named(inputs, channels=channels, on_error=on_error)
-        assert done.probabilities is not None
-        return ClassPredictions(self.classes, done.probabilities, done.vectors, done.names, done.failures)
+        return ClassPredictions(classes=self.classes, **self._predict(inputs, channels, on_error))
 
     def classify_bytes(self, pixels: Tensor) -> NDArray[np.float32]:
         """(N, 3, H, W) uint8, RGB, of the network's size already -> (N, C) probabilities; nothing is resized.
@@ -123,11 +112,6 @@ class ClassPredictor(Embedder):
                 part = list(pixels[start : start + self.batch_size])
                 rows.append(self._read_probabilities(self._run(part)))
         return np.concatenate(rows)
-
-    def _read_probabilities(self, vectors: Tensor) -> NDArray[np.float32]:
-        """(B, D) -> (B, C)."""
-        with torch.inference_mode():
-            return torch.softmax(self.classifier(vectors.to(self.device)).float(), dim=1).cpu().numpy()
 
 
 def known_classes(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -107,19 +107,55 @@ def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:
         raise WeightsError(f"{source}: the attribute head is not finite")
 
 
-def switch_attributes(folder: str | Path, off: Iterable[str] = (), on: Iterable[str] = ()) -> Card:
-    """Switch attributes off, or on again, at the card of a checkpoint folder. Returns the new card.
+def find_cards(place: str | Path) -> list[Path]:
+    """The checkpoint folders that ``place`` stands for, sorted: itself, or all those of a run or a gallery.
 
     Raises:
-        WeightsError: no checkpoint folder, or an attribute that its card does not name.
+        WeightsError: there is none.
     """
-    folder = Path(folder)
-    card, weights_file = read_card(folder)
-    off, on = list(off), list(on)
-    if unknown := sorted({*off, *on} - set(card.attributes)):
-        known = ", ".join(card.attributes) or "none"
-        raise WeightsError(f"{folder / CARD_FILE} names no attribute {', '.join(unknown)}; it names {known}")
-    switched = (set(card.attributes_off) | set(off)) - set(on)
-    card = replace(card, attributes_off=tuple(name for name in card.attributes if name in switched))
-    write_json(folder / CARD_FILE, card.to_json(weights_file))
-    return card
+    place = Path(place)
+    if (place / CARD_FILE).is_file():
+        return [place]
+    found = sorted(path.parent for path in place.glob(f"*/{CARD_FILE}"))
+    if not found:
+        raise WeightsError(f"{place} holds no {CARD_FILE}, nor does a folder in it, so there are no weights to switch")
+    return found
+
+
+def find_switched_off(run: str | Path) -> set[str]:
+    """What any card of a run switches off: weights that the run writes from now on must not bring it back."""
+    off: set[str] = set()
+    for path in sorted(Path(run).glob(f"*/{CARD_FILE}")):
+        off.update(read_card(path.parent)[0].attributes_off)
+    return off
+
+
+def switch_attributes(
+    places: Iterable[str | Path], off: Iterable[str] = (), on: Iterable[str] = ()
+) -> dict[Path, tuple[Card, bool]]:
+    """Switch attributes off, or on again, at the cards of checkpoint folders, or of all those of a run or a gallery.
+
+    A card that does not name one of several attributes is left as it is in this: its head cannot say it.
+
+    Returns:
+        By checkpoint folder the card as it now is, and whether it was changed.
+
+    Raises:
+        WeightsError: no checkpoint folder, or an attribute that none of the cards names; then no card is changed.
+    """
+    off, on = set(off), set(on)
+    cards = {folder: read_card(folder) for place in places for folder in find_cards(place)}
+    known = {name: None for card, _ in cards.values() for name in card.attributes}  # in the order of the cards
+    if unknown := sorted((off | on) - set(known)):
+        where = ", ".join(str(folder / CARD_FILE) for folder in cards)
+        raise WeightsError(f"{where} names no attribute {', '.join(unknown)}; it names {', '.join(known) or 'none'}")
+    if both := sorted(off & on):
+        raise WeightsError(f"{', '.join(both)}: to be switched both off and on")
+    switched: dict[Path, tuple[Card, bool]] = {}
+    for folder, (card, weights_file) in cards.items():
+        now_off = (set(card.attributes_off) | off) - on
+        changed = replace(card, attributes_off=tuple(name for name in card.attributes if name in now_off))
+        if changed != card:
+            write_json(folder / CARD_FILE, changed.to_json(weights_file))
+        switched[folder] = changed, changed != card
+    return switched

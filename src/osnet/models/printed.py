@@ -54,7 +54,8 @@ TABLE_A: tuple[TableARow, ...] = (
     ),
     TableARow(
         "mobilenetv2_x1_0", "MobileNetV2 x1.0", "3.4M", "300M", 72.0,
-        "3.4M is what the MobileNetV2 paper prints; the network it describes has 3.5M",
+        "3.4M is what the MobileNetV2 paper prints; the network it describes has 3.5M. 300M is 300.8M cut off, or that "
+        "paper's rounding",
     ),
     TableARow(
         "mobilenetv2_x1_4", "MobileNetV2 x1.4", "6.9M", "585M", 74.7,

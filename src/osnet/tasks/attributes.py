@@ -4,7 +4,7 @@ Shapes: B batch, D embedding, A attributes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from osnet.losses import weigh_per_attribute, weigh_per_label, weighted_multi_la
 from osnet.metrics.attributes import AttributeScores, choose_thresholds, score_attributes
 from osnet.models.card import Card
 from osnet.models.config import Pooling
-from osnet.models.heads import AttributeHead
+from osnet.models.heads import AttributeHead, find_switched_off
 from osnet.models.network import Network
 from osnet.models.weights import save_weights
 from osnet.tasks.reid import embed
@@ -182,6 +182,11 @@ class LabelledPlan(Plan):
             head.thresholds = self._scored[1]
         return head
 
+    def finished_card(self, head: AttributeHead, folder: Path) -> Card:
+        """The card for weights in ``folder``. What any card of the run switches off stays off when the run goes on."""
+        off = find_switched_off(folder.parent)
+        return replace(self.card, attributes=head.names, attributes_off=tuple(n for n in head.names if n in off))
+
 
 class AttributePlan(LabelledPlan):
     """Attributes alone, every image once per epoch."""
@@ -200,7 +205,8 @@ class AttributePlan(LabelledPlan):
 
     def save(self, task: AttributeTask, folder: Path) -> None:
         """The network, and the head beside it."""
-        save_weights(task.network, folder, self.card, attributes=self.finished_head(task))
+        head = self.finished_head(task)
+        save_weights(task.network, folder, self.finished_card(head, folder), attributes=head)
 
 
 def labelled(split: AttributeSplit) -> AttributeSplit:

@@ -162,4 +162,5 @@ class JointPlan(LabelledPlan):
 
     def save(self, task: JointTask, folder: Path) -> None:
         """The network, and both heads beside it."""
-        save_weights(task.network, folder, self.card, task.classifier.state_dict(), self.finished_head(task))
+        head = self.finished_head(task)
+        save_weights(task.network, folder, self.finished_card(head, folder), task.classifier.state_dict(), head)

@@ -111,6 +111,8 @@ class Trainer:
                 while self.progress.epoch < self.recipe.epochs:
                     self._train_epoch(draw)
                     self._finish_epoch()
+                if self._stopping.is_set():  # asked for while the last epoch was scored: the caller must hear of it
+                    raise KeyboardInterrupt
             except OsnetError:  # raised between batches: what was trained before is whole
                 self.save()
                 raise

@@ -1,0 +1,230 @@
+"""What a classification run leaves: checkpoints, scores, classes, logits; and the recipes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import shared_data
+from osnet import Embedder, create_model, load_weights
+from osnet.cli import main
+from osnet.data.classification import PhotoBytes, read_photo_folder
+from osnet.data.photos import read_photos
+from osnet.errors import DataError, ModelError, WeightsError
+from osnet.inference.classes import ClassPredictor
+from osnet.inference.export import find_heads
+from osnet.models.card import Card, read_card
+from osnet.models.printed import TABLE_A
+from osnet.models.weights import read_checkpoint, save_weights
+from osnet.recipes import RECIPES
+from osnet.tasks.classification import ClassificationRecipe
+from osnet.tasks.photo_scores import score_photos
+from osnet.training.engine import Trainer
+from osnet.types import Preprocessing
+from small_runs import CLASSES, INLINE, write_colours
+
+pytest.importorskip("accelerate")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_it_learns_and_its_checkpoint_says_so(colour_run: Path, colours: Path) -> None:
+    rows = [json.loads(line) for line in (colour_run / "metrics.jsonl").open()]
+    assert rows[-1]["loss"] < 0.6 < rows[0]["loss"]
+    card, _ = read_card(colour_run / "weights")
+    assert (card.classes, card.num_classes, card.training_data) == (("blue", "green", "red"), 3, "colours")
+    predictor = ClassPredictor(colour_run)
+    scores = score_photos(predictor, read_photos(colours).scored)
+    assert scores.top == {1: 1.0}  # of three classes there is no top-5
+    assert scores.by_class == (1.0, 1.0, 1.0)
+    in_memory = read_photos(colours).in_memory().scored
+    assert isinstance(in_memory, PhotoBytes)
+    by_bytes = predictor.classify_bytes(in_memory.pixels)
+    by_files = predictor.predict(read_photo_folder(colours / "test").paths)
+    np.testing.assert_allclose(by_bytes, by_files.probabilities, atol=1e-5)
+    np.testing.assert_allclose(by_bytes.sum(1), 1, atol=1e-5)
+    checkpoint = read_checkpoint(colour_run)
+    logits = (
+        by_files.vectors @ checkpoint.state["classifier.weight"].numpy().T + checkpoint.state["classifier.bias"].numpy()
+    )
+    exponents = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(by_files.probabilities, exponents / exponents.sum(1, keepdims=True), atol=1e-4)
+    (first, share), (_, second) = by_files.best(0, top=2)
+    assert (first, share > second) == ("blue", True)
+    plain = Embedder(colour_run).embed(colours / "test")
+    np.testing.assert_allclose(
+        plain, by_files.vectors / np.linalg.norm(by_files.vectors, axis=1, keepdims=True), atol=1e-4
+    )
+
+
+def test_scores_count_by_hand(colour_run: Path, colours: Path, packed_colours: Path, tmp_path: Path) -> None:
+    """Two of nine in wrong folders: 7 right."""
+    predictor = ClassPredictor(colour_run, backend="torch")
+    wrong = tmp_path / "wrong"
+    write_colours(wrong, 3, 2)
+    (wrong / "red" / "0.png").rename(wrong / "blue" / "x.png")
+    (wrong / "red" / "1.png").rename(wrong / "green" / "x.png")
+    scores = score_photos(predictor, read_photo_folder(wrong))
+    assert scores.top[1] == pytest.approx(7 / 9)
+    assert scores.by_class == (0.75, 0.75, 1.0)
+    assert "top-1     77.78 %" in str(scores)
+    pytest.importorskip("webdataset")
+    assert score_photos(predictor, read_photos(packed_colours).scored).top[1] == 1.0
+    (wrong / "red" / "2.png").write_bytes(b"broken")
+    left = score_photos(predictor, read_photo_folder(wrong), on_error="skip")
+    assert (left.num_images, left.by_class[2], len(left.failures)) == (8, None, 1)
+    other = PhotoBytes("o", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), ("a", "b"))
+    with pytest.raises(DataError, match="o has the classes a, b"):
+        score_photos(predictor, other)
+    with pytest.raises(ModelError, match="give uint8"):
+        predictor.classify_bytes(torch.zeros(1, 3, 9, 9, dtype=torch.uint8))
+
+
+def test_the_best_epoch_is_picked_on_held_out_images(colours: Path, tmp_path: Path) -> None:
+    recipe = replace(CLASSES, validation=6, evaluate_every=1)
+    trainer = Trainer(recipe, recipe.read([colours]), tmp_path / "run", INLINE)
+    trainer.run()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    scores = [row["validation_top1"] for row in rows if "validation_top1" in row]
+    assert len(scores) == 2
+    assert trainer.progress.best_score == max(scores)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["data"] == {
+        "images": 18, "validation_images": 6, "classes": 3,
+    }  # fmt: skip
+
+
+def test_commands(colour_run: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--data", str(colours), "--out", str(tmp_path / "run"), "--cpu", "--epochs", "1", "--batch-size", "8"]
+    main(["train", "cifar10-osnet-x0-25", *args, "--size-hw", "8", "8", "--warmup-epochs", "0"])
+    assert "trained 1 epochs" in capsys.readouterr().out
+    main(["evaluate", "--weights", str(colour_run), "--data", str(colours), "--out", str(tmp_path / "scores.json")])
+    assert "top-1    100.00 %" in capsys.readouterr().out
+    assert json.loads((tmp_path / "scores.json").read_text())["top1"] == 1.0
+    photo = str(colours / "test" / "red" / "1.png")
+    main(["predict", "classes", photo, "--weights", str(colour_run), "--top", "2", "--out", str(tmp_path / "p.csv")])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == photo
+    assert said[1].split()[-1] == "red"
+    assert len(said) == 3
+    header, row = (tmp_path / "p.csv").read_text().splitlines()
+    assert header == "path,blue,green,red"
+    assert row.startswith(photo)
+    main(["predict", "classes", photo, "--weights", str(colour_run), "--json", "--out", str(tmp_path / "p.json")])
+    (told,) = json.loads(capsys.readouterr().out)
+    assert next(iter(told["probabilities"])) == "red"
+    assert json.loads((tmp_path / "p.json").read_text())["classes"] == ["blue", "green", "red"]
+    for wrong in (["--flip"], ["--rule", "cuhk03"], ["--features", "x"]):
+        with pytest.raises(SystemExit):
+            main(["evaluate", "--weights", str(colour_run), "--data", str(colours), *wrong])
+        assert "re-identification" in capsys.readouterr().err
+
+
+def test_a_trained_checkpoint_is_exported_with_its_logits(colour_run: Path, colours: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    main(["export", str(colour_run), "--out", str(tmp_path), "--outputs", "logits"])
+    (file,) = tmp_path.glob("*_uint8.onnx")
+    about = {prop.key: prop.value for prop in onnx.load(file).metadata_props}
+    assert json.loads(about["classes"]) == ["blue", "green", "red"]
+    pixels = read_photos(colours).in_memory().scored
+    assert isinstance(pixels, PhotoBytes)
+    _, logits = runtime.InferenceSession(str(file)).run(None, {"images": pixels.pixels.numpy()})
+    assert (logits.argmax(1) == pixels.labels.numpy()).all()
+    assert set(find_heads(read_checkpoint(colour_run))) == {"logits"}
+
+
+def test_weights_that_name_no_classes(tmp_path: Path, colour_run: Path) -> None:
+    network = create_model("osnet_x0_25")
+    save_weights(network, tmp_path / "bare")
+    with pytest.raises(WeightsError, match="names no classes: no classifier"):
+        ClassPredictor(tmp_path / "bare")
+    save_weights(network, tmp_path / "people", classifier=torch.nn.Linear(512, 4).state_dict())
+    with pytest.raises(WeightsError, match="tells identities apart"):
+        ClassPredictor(tmp_path / "people")
+    card = Card(network.config, training_data="imagenet", preprocessing=Preprocessing((64, 64)))
+    save_weights(network, tmp_path / "numbers", card, classifier=torch.nn.Linear(512, 4).state_dict())
+    assert ClassPredictor(tmp_path / "numbers").classes == ("0", "1", "2", "3")
+    with pytest.raises(ModelError, match="2 names for the 4 classes"):
+        ClassPredictor(tmp_path / "numbers", classes=["a", "b"])
+    with pytest.raises(ValueError, match="2 names for 3 classes"):
+        replace(read_card(colour_run / "weights")[0], classes=("a", "b"))
+    save_weights(load_weights(colour_run), tmp_path / "cut")  # without the classifier, the names go too
+    assert read_card(tmp_path / "cut")[0].classes == ()
+
+
+def test_imagenet_recipes_are_the_supplements() -> None:
+    for row in TABLE_A:
+        recipe = RECIPES[f"imagenet-{row.model.replace('_', '-')}"]()
+        assert isinstance(recipe, ClassificationRecipe)
+        assert (recipe.optimizer, recipe.lr, recipe.batch_size, recipe.weight_decay) == ("sgd", 0.4, 1024, 4e-5)
+        assert (recipe.epochs, recipe.size_hw, recipe.crop_from) == (120, (224, 224), (256, 256))
+        assert (recipe.augmentation.window, recipe.augmentation.flip) == ("cut", 0.5)
+        assert recipe.preprocessing.crop_from == (256, 256)
+        text = RECIPES[recipe.name].__doc__ or ""
+        assert row.top1 is None or f"top-1 {row.top1}" in text
+
+
+def test_cifar_recipes() -> None:
+    deep = RECIPES["cifar100-osnet-3-8-6"]()
+    assert isinstance(deep, ClassificationRecipe)
+    network = create_model(deep.model, **deep.network_settings())
+    assert sum(12 * blocks for blocks in network.config.depth) + 6 == 210
+    assert len([name for name in RECIPES if name.startswith("cifar10-")]) == 12
+    for name in RECIPES:
+        if name.startswith("cifar"):
+            recipe = RECIPES[name]()
+            with torch.no_grad():
+                small = create_model(recipe.model, **recipe.network_settings()).eval()
+                assert small.feature_map(torch.zeros(1, 3, 32, 32)).shape[2] >= 4
+    for change, words in (
+        ({"accumulation": 0}, "accumulation 0"), ({"dropout": 1.5}, "dropout"), ({"depth": (1, 2)}, "depth"),
+        ({"model": "mobilenetv2_x1_0", "depth": (1, 1, 1)}, "unknown setting depth"),
+    ):  # fmt: skip
+        with pytest.raises(ModelError, match=words):
+            replace(deep, **change)
+
+
+@pytest.mark.slow
+def test_imagenet_samples_train_and_score(tmp_path: Path) -> None:
+    """The real pipeline on real photographs: one epoch of 200 classes."""
+    root = shared_data("imagenet-samples")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(root / "val")
+    (tmp_path / "data" / "val").symlink_to(root / "val")
+    recipe = replace(
+        RECIPES["imagenet-osnet-x0-25"](), size_hw=(32, 32), crop_from=(40, 40), epochs=1, warmup_epochs=0,
+        batch_size=40, accumulation=2,
+    )  # fmt: skip
+    weights = Trainer(recipe, recipe.read([tmp_path / "data"]), tmp_path / "run", INLINE).run()
+    scores = score_photos(ClassPredictor(weights), read_photos(tmp_path / "data").scored)
+    assert (scores.num_images, len(scores.classes), set(scores.top)) == (200, 200, {1, 5})
+    card, _ = read_card(weights)
+    assert (card.preprocessing.crop_from, card.classes[0]) == ((40, 40), "n01440764")
+
+
+def test_the_figure_of_costs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from osnet.errors import OutputError
+    from osnet.figures.costs import CostPoint, save_costs
+
+    points = [
+        CostPoint("OSNet", "x0.5", 1.1e6, 424e6, 0.695), CostPoint("OSNet", "x1.0", 2.7e6, 1511e6, 0.755),
+        CostPoint("SqueezeNet", "1.0", 1.2e6, None, 0.575, 0.57, 0.58),
+    ]  # fmt: skip
+    save_costs(points, tmp_path / "a.svg", "top-1", "not ImageNet")
+    svg = (tmp_path / "a.svg").read_text()
+    assert svg.count(">x0.5<") == 2
+    assert svg.count(">1.0<") == 1  # its multiply-adds are not known
+    assert svg.count(">OSNet<") == 1
+    assert "not ImageNet" in svg
+    assert "top-1 (%)" in svg
+    save_costs(points, tmp_path / "b.svg", "top-1", "not ImageNet")
+    assert (tmp_path / "b.svg").read_bytes() == (tmp_path / "a.svg").read_bytes()
+    with pytest.raises(DataError, match="no networks"):
+        save_costs([], tmp_path / "c.svg", "top-1")
+    with pytest.raises(DataError, match=r"OSNet x1\.0: parameters"):
+        save_costs([replace(points[1], accuracy=75.5)], tmp_path / "c.svg", "top-1")
+    with pytest.raises(OutputError, match="must end in"):
+        save_costs(points, tmp_path / "c.gif", "top-1")

@@ -1,0 +1,44 @@
+"""Every network of Table A trains for re-identification and for attributes, by the same recipes as OSNet."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from osnet import Embedder
+from osnet.data.attributes.identities import read_generated_attributes
+from osnet.data.folder import read_any
+from osnet.inference.attributes import AttributePredictor
+from osnet.models.printed import TABLE_A
+from osnet.models.variants import VARIANTS
+from osnet.training.engine import Trainer
+from small_runs import ATTRIBUTES, INLINE, REID
+
+pytest.importorskip("accelerate")
+pytestmark = pytest.mark.usefixtures("one_thread")
+NETWORKS = [row.model for row in TABLE_A]
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("task", ["people", "attributes"])
+def test_a_step_and_a_checkpoint(task: str, model: str, described_people: Path, tmp_path: Path) -> None:
+    settings = {"model": model, "size_hw": (64, 32), "batch_size": 4, "epochs": 1}
+    if task == "people":
+        trainer = Trainer(
+            replace(REID, **settings, milestones=()), read_any(described_people), tmp_path / "run", INLINE
+        )
+    else:
+        trainer = Trainer(replace(ATTRIBUTES, **settings), read_generated_attributes(described_people),
+                          tmp_path / "run", INLINE)  # fmt: skip
+    before = {name: p.detach().clone() for name, p in trainer.task.named_parameters()}
+    batches, _ = trainer.epochs.load(0, 0, 0)
+    trainer._set_rate(0.1)
+    trainer._step(next(iter(batches)), False)
+    unmoved = [name for name, p in trainer.task.named_parameters() if torch.equal(p, before[name])]
+    assert unmoved == []
+    trainer.plan.save(trainer.task.eval(), tmp_path / "run" / "weights")
+    predictor = (Embedder if task == "people" else AttributePredictor)(tmp_path / "run" / "weights", backend="torch")
+    seen = predictor.embed_named(described_people / "query")
+    assert seen.vectors.shape[1] == VARIANTS[model].config.embedding_size
+    assert (seen.probabilities is None) == (task == "people")
