@@ -64,7 +64,7 @@ def save_costs(points: Sequence[CostPoint], path: str | Path, y_label: str, titl
                 members = sorted((p for p in shown if p.family == family), key=lambda p: getattr(p, cost))
                 _draw_family(axes, members, cost, family, number)
             axes.set_xscale("log")
-            axes.margins(x=0.12, y=0.1)
+            axes.margins(x=0.15, y=0.1)
             axes.set_xlabel(label)
             _plain_ticks(axes)
         left.set_ylabel(f"{y_label} (%)")
@@ -86,14 +86,19 @@ def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str
         if point.low is not None and point.high is not None:
             bar = [[y[place] - 100 * point.low], [100 * point.high - y[place]]]
             axes.errorbar(x[place], y[place], bar, color=colour, capsize=4, linewidth=1.2)
+        above = number % 4 == 3  # lines rise to the right: labels stand below right, of every fourth above left
         axes.annotate(
-            point.label, (x[place], y[place]), xytext=(6, -10), textcoords="offset points", fontsize=8, color=colour
-        )
+            point.label, (x[place], y[place]), xytext=(-6, 5) if above else (6, -10), ha="right" if above else "left",
+            textcoords="offset points", fontsize=8, color=colour,
+        )  # fmt: skip
 
 
 def _plain_ticks(axes: Any) -> None:
     """0.2, 1, 10 rather than powers of ten: the axis is short."""
     ticker = require_extra("matplotlib.ticker", "figures")
-    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(
+        ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 10 * low else (1.0, 2.0, 5.0))
+    )
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _place: f"{value:g}"))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
