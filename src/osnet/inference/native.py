@@ -161,6 +161,7 @@ class Plan:
         if (
             not can_stack(block)
             or not isinstance(gate, ChannelGate)
+            or gate.expand.out_channels != block.reduce.conv.out_channels  # one weight for a whole stream
             or not isinstance(block.instance_norm, nn.Identity)
         ):
             raise UnknownStepError("a block with other streams, gates or norms than the plain ones")
