@@ -111,6 +111,12 @@ def memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def highest_mb() -> float:
+    """The most resident memory this process ever had, loading the weights included."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM"))
+
+
 def watch_stream(settings: Settings) -> None:
     from itertools import cycle, islice
 
@@ -134,12 +140,12 @@ def watch_stream(settings: Settings) -> None:
     most = max(mb for _, mb in curve)
     grown = max(mb for crops, mb in curve if crops >= 2000) - early
     print(f"{done} crops in {seconds:.0f} s ({embedder.backend}): {early:.0f} MB after the first 2,000, at most "
-          f"{most:.0f} MB, so grown by {grown:.1f} MB")  # fmt: skip
+          f"{most:.0f} MB, so grown by {grown:.1f} MB; {highest_mb():.0f} MB at any moment")  # fmt: skip
     in_turn.write(
         settings.out,
         {"machine": in_turn.machine(settings.threads), "weights": settings.weights.name, "crops": done,
          "backend": embedder.backend, "seconds": seconds, "mb_after_2000": early, "mb_at_most": most,
-         "grown_mb": grown, "curve_crops_mb": curve},
+         "mb_at_any_moment": highest_mb(), "grown_mb": grown, "curve_crops_mb": curve},
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Whatever runs the network, the vectors are the same."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -102,9 +103,88 @@ def test_a_runtime_that_computes_something_else_is_not_used(
     need("onnxruntime")
     for runtime in ("native", "onnxruntime"):
         monkeypatch.setitem(backends.RUNTIMES, runtime, Liar)
-    assert isinstance(make_backend("auto", tiny_network, Preprocessing(), CPU), TorchBackend)
+    with pytest.warns(UserWarning, match=r"differ from the network's by .*; the next best runs the network"):
+        assert isinstance(make_backend("auto", tiny_network, Preprocessing(), CPU), TorchBackend)
     with pytest.raises(ModelError, match=r"onnxruntime.*differ from the network's by"):
         make_backend("onnxruntime", tiny_network, Preprocessing(), CPU)
+
+
+def test_a_broken_runtime_is_said_and_passed_over(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation that cannot be loaded, as on a Windows without the right redistributable."""
+    need("onnxruntime")
+
+    def broken(_module: str, _extra: str) -> None:
+        raise ImportError("DLL load failed")
+
+    monkeypatch.setattr(backends, "require_extra", broken)
+    wide = OSNet(OSNetConfig(width=0.25, norm="ibn")).eval()  # none of native's
+    with pytest.warns(
+        UserWarning, match=r"onnxruntime does not work here: ImportError: DLL load failed; the next best"
+    ):
+        assert make_backend("auto", wide, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
+    with pytest.raises(ImportError, match="DLL load failed"):
+        make_backend("onnxruntime", wide, Preprocessing(size_hw=(64, 32)), CPU)
+
+
+class WrongAlone(OnnxRuntimeBackend):
+    def run(self, pixels: Tensor) -> Tensor:
+        return super().run(pixels).flip(1) if len(pixels) == 1 else super().run(pixels)
+
+
+def test_a_single_image_is_compared_too(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads share it, so it goes another way than those of a batch."""
+    need("onnxruntime")
+    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", WrongAlone)
+    with pytest.raises(ModelError, match="differ from the network's by"):
+        make_backend("onnxruntime", tiny_network, Preprocessing(size_hw=(64, 32)), CPU)
+
+
+def test_without_llvmlite(tiny_weights: Path) -> None:
+    code = f"""
+import sys, warnings
+warnings.simplefilter("error")
+sys.modules["llvmlite"] = None
+from osnet import Embedder
+from osnet.errors import ModelError
+print(Embedder({str(tiny_weights)!r}).backend)
+try:
+    Embedder({str(tiny_weights)!r}, backend="native")
+except ModelError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] in ("onnxruntime", "torch")
+    assert "llvmlite cannot be loaded" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", ["native", "onnxruntime", "openvino"])
+def test_after_a_fork(backend: str) -> None:
+    """The threads of the parent are not in the child, which must not wait for them."""
+    need(backend)
+    code = f"""
+import os, signal, torch
+from osnet import OSNet, OSNetConfig
+from osnet.errors import ModelError
+from osnet.inference.backends import RUNTIMES, generate_pixels
+from osnet.types import Preprocessing
+torch.manual_seed(0)
+made = RUNTIMES[{backend!r}](OSNet(OSNetConfig(width=0.25)).eval(), Preprocessing(size_hw=(64, 32)), num_threads=2)
+pixels = generate_pixels(5, (64, 32))
+many, one = made.run(pixels), made.run(pixels[:1])
+child = os.fork()
+if child == 0:
+    signal.alarm(40)
+    try:
+        good = torch.equal(made.run(pixels), many) and torch.allclose(made.run(pixels[:1]), one, atol=1e-5)
+    except ModelError as error:
+        good = "make the embedder in the process that uses it" in str(error) and {backend!r} == "openvino"
+    os._exit(0 if good else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "0", done.stderr
 
 
 def test_signals_still_arrive_when_openvino_backends_come_and_go() -> None:

@@ -140,6 +140,57 @@ def test_a_wrong_file_is_not_left_behind(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_of_no_numbers_is_not_exported(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its outputs compare with nothing, whatever the file computes."""
+    pytest.importorskip("onnx")
+    head = find_heads(checkpoint)["logits"]
+    with torch.no_grad():
+        head.bias[3] = float("nan")  # type: ignore[index, union-attr]
+    with pytest.raises(ExportError, match=r"logits is \(1, 7\), not \(1, 7\), or not finite"):
+        monkeypatch.setattr(exporting, "find_heads", lambda _checkpoint: {"logits": head})
+        export(checkpoint, tmp_path, outputs=("logits",))
+    finite = torch.nn.Linear(512, 7)
+    monkeypatch.setitem(exporting._READERS, "onnx", lambda _path: lambda images: answer(checkpoint, finite, images))
+    with pytest.raises(ExportError, match="its logits are off by nan"):
+        export(checkpoint, tmp_path, outputs=("logits",))
+    assert not list(tmp_path.iterdir())
+
+
+def answer(checkpoint: Checkpoint, head: torch.nn.Module, images: np.ndarray) -> list[np.ndarray]:
+    with torch.no_grad():
+        embeddings = checkpoint.build().eval()(torch.from_numpy(images))
+        return [embeddings.numpy(), head(embeddings).numpy()]
+
+
+def test_openvinos_two_files_belong_together(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnx")
+    numbers = tmp_path / "osnet_x0_25_nothing.bin"
+    numbers.write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"osnet_x0_25_nothing\.bin exists"):
+        export(checkpoint, tmp_path, format="openvino")
+    assert numbers.read_bytes() == b"mine"
+    layers = tmp_path / "osnet_x0_25_nothing.xml"
+    layers.write_text("old layers")
+    rename = Path.replace
+
+    def cut(self: Path, target: Path) -> Path:
+        """The process ends between the two renames."""
+        if target == layers:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, tmp_path, format="openvino", overwrite=True)
+    assert len(numbers.read_bytes()) > 1000
+    assert [path.name for path in tmp_path.iterdir()] == [numbers.name], "old layers would be run with new numbers"
+
+
 @pytest.mark.slow
 def test_networks_that_our_writer_does_not_know_go_through_pytorchs(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

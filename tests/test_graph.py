@@ -1,6 +1,8 @@
 """The inference graph and its ONNX form compute what the network computes, for every named variant."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -201,3 +203,33 @@ def test_what_cannot_be_written_says_so() -> None:
     for network, words in ((Softmax(), "softmax"), (Branches(), "cannot be traced")):
         with pytest.raises(UnknownStepError, match=words):
             write_onnx(InferenceGraph(nn.Identity(), network).eval(), (32, 16), ["out"])
+
+
+def test_networks_run_and_are_written_in_other_threads_meanwhile() -> None:
+    """torch.fx takes over ``nn.Module`` while it traces: another thread's network must not notice."""
+    pytest.importorskip("onnx")
+    network, images = used(OSNet(OSNetConfig(width=0.25))), torch.rand(1, 3, 64, 32)
+    graphs = [fold(network, Preprocessing()) for _ in range(3)]
+    call = nn.Module.__call__
+    with torch.inference_mode():
+        expected = network(images)
+    found: list[torch.Tensor] = []
+    done = threading.Event()
+
+    def keep_running() -> None:
+        while not done.is_set():
+            with torch.inference_mode():
+                found.append(network(images))
+
+    with ThreadPoolExecutor(4) as pool:
+        running = pool.submit(keep_running)
+        written = [pool.submit(write_onnx, graph, (64, 32), ["out"]) for graph in graphs * 2]
+        try:
+            files = {future.result() for future in written}
+        finally:
+            done.set()
+        running.result()
+    assert len(files) == 1
+    assert len(found) > 1
+    assert all(torch.equal(one, expected) for one in found)
+    assert nn.Module.__call__ is call

@@ -8,6 +8,7 @@ Shapes: B batch, H, W the network's input size, D embedding.
 """
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,6 @@ from torch.nn.functional import normalize as unit_length
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import ModelError, require_extra
 from osnet.inference.graph import fold, optimize
-from osnet.inference.native import NativeRunner, lay_out
 from osnet.inference.onnx_graph import INPUT, UnknownStepError, write_onnx
 from osnet.models.osnet import OSNet
 from osnet.types import Preprocessing
@@ -76,11 +76,25 @@ class ThreadedBackend(Backend):
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, num_threads: int | None = None) -> None:
         self.num_threads = num_threads or count_cores()
+        self.sharing = self.num_threads
+        """Threads for a single image."""
         self.at_a_time = AT_A_TIME
         self._graph, self._size_hw = fold(network, preprocessing).cpu(), preprocessing.size_hw
         self._runners: dict[tuple[bool, int], Runner] = {}
+        self._start_threads()
+        self._runner(uint8=True, num_threads=self.sharing)  # what cannot be made is said now
+
+    def _start_threads(self) -> None:
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="osnet-run")
-        self._runner(uint8=True, num_threads=self.num_threads)  # what cannot be made is said now
+        self._process = os.getpid()
+
+    def after_fork(self) -> None:
+        """In a process that was forked off (a loader's worker, say): of all threads only one is there.
+
+        Raises:
+            ModelError: the runtime cannot do without its own.
+        """
+        self._start_threads()
 
     @abstractmethod
     def make_runner(self, uint8: bool, num_threads: int) -> Runner:
@@ -99,10 +113,12 @@ class ThreadedBackend(Backend):
 
     def run(self, pixels: Tensor) -> Tensor:
         """See ``Backend``."""
+        if os.getpid() != self._process:
+            self.after_fork()
         images = pixels.contiguous().numpy()
         uint8 = images.dtype == np.uint8
-        if len(images) == 1 or self.num_threads == 1:
-            return torch.from_numpy(self._runner(uint8, self.num_threads)(images))
+        if len(images) <= 1 or self.num_threads == 1:
+            return torch.from_numpy(self._runner(uint8, self.sharing)(images))
         run = self._runner(uint8, 1)
         step = min(self.at_a_time, -(-len(images) // self.num_threads))
         parts = [images[start : start + step] for start in range(0, len(images), step)]
@@ -116,6 +132,10 @@ class NativeBackend(ThreadedBackend):
 
     def make_runner(self, uint8: bool, num_threads: int) -> Runner:
         """See ``ThreadedBackend``."""
+        try:
+            from osnet.inference.native import NativeRunner, lay_out
+        except ImportError as error:  # llvmlite comes with numba, but not every system has a build of it
+            raise UnknownStepError(f"llvmlite cannot be loaded: {error}") from error
         runner = NativeRunner(lay_out(self._graph, self._size_hw, uint8))
         if num_threads == 1:
             return runner
@@ -135,6 +155,11 @@ class OnnxRuntimeBackend(ThreadedBackend):
         options.log_severity_level = 3
         session = runtime.InferenceSession(self.write_onnx(uint8), options, providers=["CPUExecutionProvider"])
         return lambda images: session.run(None, {INPUT: images})[0]
+
+    def after_fork(self) -> None:
+        """See ``ThreadedBackend``: the sessions with one thread go on; those with several are left alone."""
+        self.sharing = 1
+        super().after_fork()
 
 
 @cache
@@ -171,6 +196,13 @@ class OpenVinoBackend(ThreadedBackend):
             return next(iter(request.infer({0: images}, share_inputs=True).values())).copy()
 
         return run
+
+    def after_fork(self) -> None:
+        """See ``ThreadedBackend``."""
+        raise ModelError(
+            "OpenVINO's threads are not in a forked process, which would wait for them for ever; "
+            "make the embedder in the process that uses it, or choose another backend"
+        )
 
 
 RUNTIMES: dict[str, type[ThreadedBackend]] = {
@@ -223,14 +255,24 @@ def make_backend(name: BackendName, network: nn.Module, preprocessing: Preproces
             trouble = ModelError(f"{chosen} gives vectors that differ from the network's by {difference:.1e}")
         except UnknownStepError as error:
             trouble = error
+            continue  # it is not for this network or this processor, and nobody need know
+        except Exception as error:  # whatever a damaged installation of a runtime raises
+            if name != "auto":
+                raise
+            trouble = ModelError(f"{chosen} does not work here: {type(error).__name__}: {error}")
+        if name == "auto":
+            warnings.warn(f"{trouble}; the next best runs the network", stacklevel=2)
     raise ModelError(f"backend {name!r} cannot run this network ({trouble}); choose backend='torch'") from trouble
 
 
 def measure_difference(backend: Backend, network: nn.Module, preprocessing: Preprocessing) -> float:
-    """Largest difference of unit vectors between ``backend`` and ``network``, over two generated images."""
+    """Largest difference of unit vectors between ``backend`` and ``network``: two generated images, and one alone.
+
+    A single one goes another way, since threads share it. NaN if a vector is not finite.
+    """
     pixels = generate_pixels(2, preprocessing.size_hw)
-    found = unit_length(backend.run(pixels).cpu())
-    return float((found - unit_length(run_plainly(network, pixels, preprocessing))).abs().max())
+    found = unit_length(torch.cat([backend.run(pixels).cpu(), backend.run(pixels[1:]).cpu()]))
+    return float((found - unit_length(run_plainly(network, pixels, preprocessing))[[0, 1, 1]]).abs().max())
 
 
 def run_plainly(network: nn.Module, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -136,7 +136,9 @@ def export(
     pixels = _pixels_to_compare(images, preprocessing)
     folder = make_folder(folder)
     targets = {kind: folder / f"{_file_stem(checkpoint)}{mark}{SUFFIXES[format]}" for kind, mark in _MARKS.items()}
-    if not overwrite and (there := [str(path) for path in targets.values() if path.exists()]):
+    suffixes = (SUFFIXES[format], *[".bin"] * (format == "openvino"))
+    files = [target.with_suffix(suffix) for target in targets.values() for suffix in suffixes]
+    if not overwrite and (there := [str(path) for path in files if path.exists()]):
         raise DataError(f"{', '.join(there)} exists; choose another folder, or allow it: overwrite=True, --overwrite")
     return [
         _export_one(checkpoint, target, kind, format, precision, chosen, pixels, data)
@@ -199,6 +201,8 @@ def _export_one(
             expected = plain(normalize(to_fractions(pixels), preprocessing))
         difference, cosine = _compare(run, prepare(pixels), expected, names, precision, target)
         digest = sha256_file(aside)
+        if format == "openvino":
+            target.unlink(missing_ok=True)  # a cut between the two must not leave old layers with new numbers
     return ExportedFile(target, kind, names, digest, difference, cosine, trial)
 
 
@@ -268,16 +272,14 @@ def _compare(
         found = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in run(inputs[rows].numpy())]
         for name, value, right in zip(names, found, [part[rows] for part in expected], strict=True):
             if value.shape != right.shape or not bool(torch.isfinite(value).all()):
-                raise ExportError(
-                    f"{target.name}: {name} is {tuple(value.shape)}, not {tuple(right.shape)}, or not finite"
-                )
+                raise ExportError(f"{target.name}: {name} is {(*value.shape,)}, not {(*right.shape,)}, or not finite")
             if name == "embeddings":
                 value, right = (nn.functional.normalize(part) for part in (value, right))
                 cosine = min(cosine, float((value * right).sum(dim=1).min()))
             worst = float((value - right).abs().max() / max(1.0, float(right.abs().max())))
             difference = max(difference, worst)
             allowed, least = ALLOWED[precision]
-            if worst > allowed or cosine < least:
+            if not worst <= allowed or not cosine >= least:  # NaN is neither
                 raise ExportError(
                     f"{target.name} is not written: at batch {batch} its {name} are off by {worst:.1e}"
                     f" (allowed {allowed:.0e}), smallest cosine {cosine:.6f}"

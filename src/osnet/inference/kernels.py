@@ -101,7 +101,7 @@ class Kernels:
                         b.store(total, sums[p][v])
             for p in range(width):
                 for v in range(vectors):
-                    total = w.larger(b.load(sums[p][v], typ=self.vector), lowest)
+                    total = w.larger(lowest, b.load(sums[p][v], typ=self.vector))
                     w.store(total, w.at(places[p], v * self.bytes))
         b.ret_void()
         return w.function
@@ -215,7 +215,7 @@ class Kernels:
                             for p in range(max(0, column - 2), min(number, column + 1)):
                                 sums[p] = w.fma(value, taps[3 * row + column - p], sums[p])
                     for p in range(number):
-                        w.store(w.larger(sums[p], zero), w.at(out, left, b.mul(px, w.number(p))))
+                        w.store(w.larger(zero, sums[p]), w.at(out, left, b.mul(px, w.number(p))))
 
     def _write_run(self) -> None:
         """(steps, number, arena, pictures, bytes of one, out, bytes of one, count, thread, threads, counter).

@@ -1,5 +1,6 @@
 """LLVM's door: functions in its intermediate language, compiled for the processor at hand. No compiler needed."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ I8, I32, I64, F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(
 PTR = ir.PointerType()
 KERNEL = ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64])
 STEP_WORDS = 20
+OUTSIDE = ("expf", "sched_yield", "memcpy", "memset")
+"""Functions of the C library that the machine code may call; LLVM makes the last two of loops."""
 FIRST_ARGUMENT = 3
 """Before it: the kernel's number, the thread that runs it (-1: all), whether all wait for each other after it."""
 
@@ -78,7 +81,7 @@ class Writer:
         return self.b.call(self.module.globals[name], [a, c, addend])
 
     def larger(self, a: Any, b: Any) -> Any:
-        """The larger of two, place by place; ``b`` where ``a`` is no number."""
+        """The larger of two, place by place; ``b`` where one of them is no number."""
         return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
 
     def my_share(self, rows: Any) -> tuple[Any, Any]:
@@ -111,10 +114,7 @@ def compile_module(text: str) -> Any:
     binding.initialize_native_asmprinter()
     module = binding.parse_assembly(text)
     module.verify()
-    features = binding.get_host_cpu_features().flatten() if host_features() else ""
-    machine = binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=features, opt=3
-    )
+    machine = make_machine()
     tuning = binding.create_pipeline_tuning_options(3)
     tuning.loop_vectorization = tuning.slp_vectorization = False  # vectors are written out above
     passes = binding.create_pass_builder(machine, tuning)
@@ -122,6 +122,14 @@ def compile_module(text: str) -> Any:
     engine = binding.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     return engine
+
+
+def make_machine() -> Any:
+    """This processor as LLVM's target. Its features count, not its name alone: a hypervisor may hide some."""
+    features = binding.get_host_cpu_features().flatten() if host_features() else ""
+    return binding.Target.from_default_triple().create_target_machine(
+        cpu=binding.get_host_cpu_name(), features=features, opt=3
+    )
 
 
 def host_features() -> dict[str, bool]:
@@ -137,4 +145,8 @@ def can_compile() -> bool:
     if os.name != "posix" or sys.maxsize < 2**32:
         return False
     features = host_features()
-    return bool(features.get("fma") and features.get("avx2"))
+    if not (features.get("fma") and features.get("avx2")):
+        return False
+    # Without these LLVM would end the process when it links: a Python without a shared C library, say.
+    here = ctypes.CDLL(None)
+    return all(hasattr(here, name) for name in OUTSIDE)

@@ -52,7 +52,11 @@ def max_pool(w: Writer) -> None:
             for dx in range(3)
         ]
         while len(values) > 1:
-            values = [w.larger(values[0], values[1]), *values[2:]]
+            first, second = values[:2]
+            kept = b.select(
+                b.fcmp_unordered("uno", first, first), first, w.larger(first, second)
+            )  # NaN stays, as in PyTorch
+            values = [kept, *values[2:]]
         w.store(values[0], w.at(out, b.mul(b.add(b.mul(y, width), x), px), c))
 
 
@@ -116,7 +120,7 @@ def gate(w: Writer) -> None:
         vector = b.load(total, typ=w.vector)
         for lane in range(w.lanes):
             value = b.fadd(value, b.extract_element(vector, ir.Constant(I32, lane)))
-        value = w.spread(w.larger(value, ir.Constant(F32, 0.0)), w.lanes)
+        value = w.spread(w.larger(ir.Constant(F32, 0.0), value), w.lanes)
         with w.loop(0, px, w.bytes) as c:
             so_far = w.load(w.at(out, c), w.vector)
             w.store(w.fma(value, w.load(w.at(w2, row, c), w.vector), so_far), w.at(out, c))

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from osnet.errors import ModelError
 from osnet.inference.graph import Centre, InferenceGraph, can_stack
 from osnet.inference.kernels import Kernels, kernels
 from osnet.inference.llvm import STEP_WORDS, can_compile
@@ -28,6 +29,8 @@ from osnet.models.osnet import OSBlock, OSNet, Transition, UnifiedGate
 ALL_THREADS = -1
 HEADER = 64
 """Bytes at an arena's beginning: where the picture is, and where its embedding goes."""
+NOBODY_WAITS = 2**62
+"""A counter beyond every meeting of threads."""
 SHARED_BY = 2
 """Threads that work on one image; a block's streams are 10 layers, which two share evenly."""
 ROW = 32
@@ -51,6 +54,9 @@ class Plan:
     """Steps, what they read, and how much memory one image needs."""
 
     kernels: Kernels
+    size_hw: tuple[int, int]
+    uint8: bool
+    """The pictures' size and type; the kernels believe in both, so ``NativeRunner`` looks."""
     embedding_size: int = 0
     arena_bytes: int = HEADER
     steps: list[list[int]] = field(default_factory=list)
@@ -161,6 +167,7 @@ class Plan:
         if (
             not can_stack(block)
             or not isinstance(gate, ChannelGate)
+            or gate.expand.out_channels != block.reduce.conv.out_channels  # one weight for a whole stream
             or not isinstance(block.instance_norm, nn.Identity)
         ):
             raise UnknownStepError("a block with other streams, gates or norms than the plain ones")
@@ -268,7 +275,7 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
         raise UnknownStepError(
             f"channels {channels} or size {size_hw} cannot be cut evenly; multiples of 4 and of 32 can"
         )
-    plan = Plan(kernels(lanes))
+    plan = Plan(kernels(lanes), size_hw, uint8)
     current = plan.add_stem(graph, size_hw, uint8)
     for stage in (body.conv2, body.transition2, body.conv3, body.transition3, body.conv4):
         if isinstance(stage, Transition):
@@ -294,8 +301,15 @@ class NativeRunner:
         self._arenas: SimpleQueue[NDArray[np.float32]] = SimpleQueue()  # free ones
 
     def __call__(self, images: NDArray[Any], pool: ThreadPoolExecutor | None = None) -> NDArray[np.float32]:
-        """All images one after the other; with ``pool``, two threads share each."""
+        """All images one after the other; with ``pool``, two threads share each.
+
+        Raises:
+            ModelError: pictures of another size or type than the plan's.
+        """
+        images = self._check(images)
         out = np.empty((len(images), self.plan.embedding_size), np.float32)
+        if not len(images):
+            return out
         try:
             arena = self._arenas.get_nowait()
         except Empty:
@@ -313,8 +327,19 @@ class NativeRunner:
         if pool is None:
             work(0)
         else:
-            second = pool.submit(work, 1)
-            work(0)
+            try:
+                second = pool.submit(work, 1)
+                work(0)
+            except BaseException:  # Ctrl-C, say, before this thread's half began: the other must not wait for ever
+                counter[0] = NOBODY_WAITS
+                raise
             second.result()
         self._arenas.put(arena)
         return out
+
+    def _check(self, images: NDArray[Any]) -> NDArray[Any]:
+        """What the machine code may read: it has no bounds of its own."""
+        kind, shape = np.dtype(np.uint8 if self.plan.uint8 else np.float32), (3, *self.plan.size_hw)
+        if images.dtype != kind or images.shape[1:] != shape:
+            raise ModelError(f"images of {images.dtype} {images.shape}; this code was made for {kind} (B, *{shape})")
+        return np.ascontiguousarray(images)

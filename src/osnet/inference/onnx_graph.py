@@ -11,6 +11,7 @@ Shapes: B batch, C channels, H height, W width.
 
 import operator
 from collections.abc import Callable, Mapping
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,26 @@ class UnknownStepError(ModelError):
     """A network with a step that this file cannot write."""
 
 
+_TRACING = Lock()
+"""``torch.fx`` takes over ``nn.Module`` itself while it traces, for all threads; so one traces at a time."""
+
+
 class _LeafTracer(Tracer):
-    """Sees our small layers as one step each."""
+    """Sees our small layers as one step each, and lets networks in other threads run as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A step of the graph, or what another thread was doing anyway."""
+        return super().call_module(m, forward, args, kwargs) if get_ident() == self.thread else forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """As ``call_module``."""
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if get_ident() == self.thread else attr_val
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """True for what ``_MODULES`` writes as a whole."""
@@ -77,7 +96,9 @@ def trace(graph: nn.Module, size_hw: tuple[int, int]) -> GraphModule:
     """
     tracer = _LeafTracer()
     try:
-        traced = GraphModule(graph, tracer.trace(graph))
+        with _TRACING:
+            steps = tracer.trace(graph)
+        traced = GraphModule(graph, steps)
         example = torch.zeros(2, 3, *size_hw, device=next(graph.parameters()).device)
         with torch.no_grad():
             ShapeProp(traced).propagate(example)
