@@ -28,7 +28,8 @@ BLOCK = 256
 class Settings:
     """What to measure."""
 
-    weights: Path
+    weights: Path | None = None
+    """Without: random ones of ``model``, which take the same time."""
     sizes: tuple[str, ...] = ("128x64", "256x128", "500x200")
     """Height x width of the crops."""
     rounds: int = 10
@@ -117,14 +118,14 @@ def highest_mb() -> float:
     return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM"))
 
 
-def watch_stream(settings: Settings) -> None:
+def watch_stream(settings: Settings, weights: Path) -> None:
     from itertools import cycle, islice
 
     from osnet import Embedder
 
     with tempfile.TemporaryDirectory() as folder:
         paths = make_crops(Path(folder) / "crops", (128, 64), 512)
-        embedder = Embedder(settings.weights)
+        embedder = Embedder(weights)
         done, start = 0, time.perf_counter()
         curve: list[tuple[int, float]] = []  # crops done, MB
         with (Path(folder) / "vectors.f32").open("wb") as file:
@@ -143,15 +144,26 @@ def watch_stream(settings: Settings) -> None:
           f"{most:.0f} MB, so grown by {grown:.1f} MB; {highest_mb():.0f} MB at any moment")  # fmt: skip
     in_turn.write(
         settings.out,
-        {"machine": in_turn.machine(settings.threads), "weights": settings.weights.name, "crops": done,
+        {"machine": in_turn.machine(settings.threads), "weights": weights.name, "crops": done,
          "backend": embedder.backend, "seconds": seconds, "mb_after_2000": early, "mb_at_most": most,
          "mb_at_any_moment": highest_mb(), "grown_mb": grown, "curve_crops_mb": curve},
     )  # fmt: skip
 
 
 def main(settings: Settings) -> None:
+    if settings.weights is not None:
+        return measure(settings, settings.weights)
+    from osnet import create_model, save_weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "random"
+        save_weights(create_model(settings.model), weights)
+        return measure(settings, weights)
+
+
+def measure(settings: Settings, weights: Path) -> None:
     if settings.stream:
-        return watch_stream(settings)
+        return watch_stream(settings, weights)
     import numpy as np
 
     from osnet import Embedder
@@ -163,12 +175,12 @@ def main(settings: Settings) -> None:
             height, width = map(int, size.split("x"))
             crops = Path(folder) / size
             paths = make_crops(crops, (height, width), BLOCK)
-            expected = plain_vectors(str(settings.weights), paths)
+            expected = plain_vectors(str(weights), paths)
             off = {
-                kind: float(np.abs(Embedder(settings.weights, backend=kind).embed(paths) - expected).max())  # type: ignore[arg-type]
+                kind: float(np.abs(Embedder(weights, backend=kind).embed(paths) - expected).max())  # type: ignore[arg-type]
                 for kind in settings.backends
             }
-            arguments = [str(settings.weights), settings.model, str(crops), str(settings.threads)]
+            arguments = [str(weights), settings.model, str(crops), str(settings.threads)]
             workers = [
                 in_turn.Worker(kind, [str(python or sys.executable), str(THIS), "--worker", kind, *arguments],
                                settings.threads)
