@@ -215,7 +215,7 @@ def test_vectors_are_written_without_pickles(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"\.npz"):
         save_vectors(tmp_path / "v.txt", embeddings, "sha")
     (tmp_path / "bad.npz").write_bytes(b"no zip")
-    with pytest.raises(DataError, match=r"bad\.npz is not a file of vectors"):
+    with pytest.raises(DataError, match=r"bad\.npz is not an \.npz of plain arrays"):
         read_vectors(tmp_path / "bad.npz")
     np.savez(tmp_path / "pickled.npz", vectors=np.array([{}]), names=np.array(["a"]), failures=[], weights_sha256="s")
     with pytest.raises(DataError):

@@ -59,6 +59,93 @@ def test_names_are_numbered_and_unknown_cameras_are_nobodys(tmp_path: Path) -> N
     assert evaluate_vectors(query, gallery).scores == expected
 
 
+def test_junk_and_distractors_are_nobody_among_names_too(tmp_path: Path) -> None:
+    """Six people, junk and a distractor: with names, and with the same numbers as texts and as numbers."""
+    rng = np.random.default_rng(4)
+    pids = {"query": np.array([1, 2, 3, 4, 5, 6]), "gallery": np.array([*range(-1, 7)] * 6)}
+    arrays = {f"{part}_vectors": rng.normal(size=(len(x), 4)) for part, x in pids.items()}
+    told = []
+    for kind, write in {
+        "numbers": lambda pid: pid,
+        "texts": str,
+        "names": lambda pid: "abcdef"[pid - 1] if pid > 0 else str(pid),
+        "late": lambda pid: "zyxwvu"[6 - pid] if pid > 0 else str(pid),  # sorted after the digits, as before
+        "early": lambda pid: " !#$%&"[pid - 1] if pid > 0 else str(pid),  # sorted before - and 0
+    }.items():
+        labels = {f"{part}_pids": np.array([write(pid) for pid in x.tolist()]) for part, x in pids.items()}
+        np.savez(tmp_path / f"{kind}.npz", **arrays, **labels)
+        query, gallery = read_labelled([tmp_path / f"{kind}.npz"])
+        assert query.pids.tolist() == pids["query"].tolist()
+        assert gallery.pids.tolist() == pids["gallery"].tolist()
+        told.append(evaluate_vectors(query, gallery))
+    assert len({result.scores["mAP"] for result in told}) == 1
+    assert {result.counts["gallery"].identities for result in told} == {6}
+
+
+def test_cameras_have_no_nobody(tmp_path: Path) -> None:
+    """-1 and 0 are cameras like others, and the unknown ones are none of them."""
+    vectors = {f"{part}_vectors": np.ones((4, 2)) for part in ("query", "gallery")}
+    pids = {f"{part}_pids": np.ones(4, int) for part in ("query", "gallery")}
+    for cameras, expected in (
+        ((["-1", "0", "x", ""], ["0", "x", "", "-1"]), ([1, 2, 3, -1], [2, 3, -2, 1])),
+        ((["-1", "0", "5", ""], ["0", "5", "", "-1"]), ([-1, 0, 5, -2], [0, 5, -3, -1])),
+        (([-1, 0, 5, 5], [0, 5, -1, -1]), ([-1, 0, 5, 5], [0, 5, -1, -1])),
+        ((["1", "0", "5", ""], ["0", str(10**30), "", "1"]), ([2, 1, 4, -1], [1, 3, -2, 2])),  # no room: names
+    ):
+        camids = {f"{part}_camids": np.array(x) for part, x in zip(("query", "gallery"), cameras, strict=True)}
+        np.savez(tmp_path / "v.npz", **vectors, **pids, **camids)
+        query, gallery = read_labelled([tmp_path / "v.npz"])
+        assert (query.camids.tolist(), gallery.camids.tolist()) == expected
+
+
+def test_both_spellings_of_one_file(tmp_path: Path) -> None:
+    arrays = drawn()
+    np.savez(tmp_path / "v.npz", **{k.removesuffix("_vectors"): v for k, v in arrays.items()})
+    assert np.load(tmp_path / "v.npz")["query"].shape == (12, 8)
+    query, gallery = read_labelled([tmp_path / "v.npz"])
+    assert evaluate_vectors(query, gallery).scores == direct(arrays)
+    assert query.names[3] == "query_vectors row 3"
+
+
+def test_vectors_of_different_weights_are_not_compared(tmp_path: Path) -> None:
+    arrays = drawn()
+    for part in ("query", "gallery"):
+        own = {k.removeprefix(f"{part}_"): v for k, v in arrays.items() if part in k}
+        np.savez(tmp_path / f"{part}.npz", **own, weights_sha256=np.array(f"{part:x<64}"))
+    with pytest.raises(DataError, match="made with different weights"):
+        read_labelled([tmp_path / "query.npz", tmp_path / "gallery.npz"])
+
+
+def test_half_precision_is_read_exactly(tmp_path: Path) -> None:
+    arrays = {k: v.astype(np.float16) if "vectors" in k else v for k, v in drawn().items()}
+    np.savez(tmp_path / "v.npz", **arrays)
+    query, _ = read_labelled([tmp_path / "v.npz"])
+    np.testing.assert_array_equal(query.vectors, arrays["query_vectors"].astype(np.float64))
+    assert query.vectors.dtype == np.float32
+
+
+def test_a_runs_own_table_fits_its_kept_vectors(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The same CSV, with paths relative to the data, for the images and for the vectors that a run kept of them."""
+    data, table, rows = tmp_path / "own", tmp_path / "own.csv", []
+    for i, (split, who, camera) in enumerate(
+        [("query", "anna", "1"), ("query", "ben", "2"), *(("gallery", w, c) for c in "12" for w in ("anna", "ben")),
+         ("gallery", "0", "1")]
+    ):  # fmt: skip
+        write_picture(data / "img" / f"{split}{i}.png", i)
+        rows.append(f"img/{split}{i}.png,{who},{camera},{split}")
+    table.write_text("path,identity,camera,split\n" + "\n".join(rows))
+    out = tmp_path / "o.json"
+    status, _, err = run("evaluate", "--weights", tiny_weights, "--data", data, "--csv", table, "--features",
+                         data / "f", "--out", out)  # fmt: skip
+    assert (status, err) == (0, err)
+    kept = [data / "f" / "query.npz", data / "f" / "gallery.npz"]
+    status, _, err = run("evaluate", "--features", *kept, "--csv", table, "--out", tmp_path / "p.json")
+    assert (status, err) == (0, err)
+    first, second = (json.loads(path.read_text()) for path in (out, tmp_path / "p.json"))
+    assert first["scores"] == second["scores"]
+    assert second["counts"]["gallery"]["identities"] == 2
+
+
 def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
     embedder, data = Embedder(tiny_weights), read_dataset(market)
     expected = evaluate(embedder, data).scores
@@ -84,15 +171,19 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"query_vectors": None}, "has no array 'query_vectors'; it holds gallery_camids"),
+        ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it holds gallery_camids"),
         ({"query_pids": None}, "has no array 'query_pids' and no names"),
         ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 whole numbers or names"),
         ({"query_pids": np.full(12, 0.5)}, "query_pids is float64"),
         ({"query_pids": np.zeros(12, int)}, "pid 0 or less"),
         ({"gallery_vectors": np.ones((60, 9))}, "query vectors have 8 components, gallery vectors 9"),
-        ({"gallery_vectors": np.full((60, 8), np.nan)}, "60 rows of gallery_vectors hold values that are not finite"),
+        ({"gallery_vectors": np.full((60, 8), np.nan)}, "gallery_vectors: 60 rows hold values that are not finite"),
         ({"gallery_vectors": np.ones(8)}, "gallery_vectors is float64 (8,)"),
         ({"query_pids": np.array([""] * 12)}, "an identity is empty"),
+        ({"query_pids": np.array(["0"] * 11 + ["anna"])}, "pid 0 or less"),
+        ({"query": np.ones((12, 8))}, "has both 'query' and 'query_vectors'; leave one out"),
+        ({"gallery_vectors": np.full((60, 8), 1e300)}, "gallery_vectors: 60 rows hold values above 3.4e38"),
+        ({"query_names": np.array("all")}, "query_names is <U3 (); it must be 12"),
     ],
 )
 def test_refusals(change: dict, words: str, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ DOORS = {
     "safetensors": {"models/weights.py"},
     "tyro": {"cli/"},
     "tqdm": {"cli/"},
-    "filelock": {"gallery/folder.py", "gallery/segments.py", "inference/vectors.py"},
+    "filelock": {"data/reid/once.py", "gallery/folder.py", "gallery/segments.py", "inference/vectors.py"},
     "PIL": {"data/", "inference/inputs.py", "figures/"},
     "simplejpeg": {"data/loading.py"},
     "torchvision": {"data/transforms.py", "models/backbones.py"},

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from osnet.metrics import streaming
 from osnet.metrics.pair_scores import RECALL_LEVELS, PairCounts, count_pairs
 
 
 def make_labels(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     pids = rng.integers(1, 6, 12), rng.integers(-1, 6, 40)
     camids = rng.integers(1, 4, 12), rng.integers(1, 4, 40)
-    vectors = rng.normal(size=(12, 3)), rng.normal(size=(40, 3)).round(0) + 0.01  # rounded: many ties
+    few = rng.normal(size=(15, 3)).astype(np.float32)
+    vectors = rng.normal(size=(12, 3)).astype(np.float32), few[rng.integers(0, 15, 40)]  # many equal ones: ties
     return *vectors, *pids, *camids
 
 
@@ -20,11 +22,12 @@ def test_counts_and_precision_against_a_slow_loop() -> None:
     for q in range(12):
         scored = []
         for g in range(40):
-            score = float(query[q] @ gallery[g] / np.linalg.norm(query[q]) / np.linalg.norm(gallery[g]))
+            one, other = query[q].astype(np.float64), gallery[g].astype(np.float64)
+            score = float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
             if gp[g] == -1 or (gp[g] == qp[q] and gc[g] == qc[q]):
                 continue
             (same if gp[g] == qp[q] else different).append(score)
-            scored.append((-round(score, 5), g, gp[g] == qp[q]))
+            scored.append((-score, g, gp[g] == qp[q]))
         right = [is_right for _, _, is_right in sorted(scored)]
         num = sum(right)
         if num:
@@ -39,7 +42,8 @@ def test_counts_and_precision_against_a_slow_loop() -> None:
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = make_labels(np.random.default_rng(1))
     whole = count_pairs(*labels)
-    monkeypatch.setattr("osnet.metrics.pair_scores.BLOCK_FLOATS", 90)  # two queries at a time
+    monkeypatch.setattr(streaming, "CHUNK_ITEMS", 17)
+    monkeypatch.setattr(streaming, "BLOCK_FLOATS", 60)  # three queries at a time
     parts = count_pairs(*labels)
     np.testing.assert_array_equal(whole.counts.same, parts.counts.same)
     np.testing.assert_allclose(whole.precision, parts.precision)
@@ -57,5 +61,5 @@ def test_rates_and_threshold_by_hand() -> None:
 
 
 def test_labels_must_fit() -> None:
-    with pytest.raises(ValueError, match="2 queries and 3 gallery"):
+    with pytest.raises(ValueError, match="query_pids must be 2 whole numbers"):
         count_pairs(np.ones((2, 4)), np.ones((3, 4)), [1], [1, 2, 3], [1, 1], [2, 2, 2])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from osnet.metrics import streaming
-from osnet.metrics.ranking import RankingScores, match_ranks, rank_scores, rank_scores_from_distances, summarize
+from osnet.metrics.ranking import RankingScores, rank_scores, rank_scores_from_distances, summarize
 
 
 def test_by_hand() -> None:
@@ -140,9 +140,10 @@ def test_rank_k_beyond_a_small_gallery() -> None:
 
 
 def test_ties_rank_in_gallery_order() -> None:
-    distance, no = np.float32([0.5, 0.5, 0.5, 0.1]), np.zeros(4, bool)
-    assert match_ranks(distance, np.array([False, True, False, False]), no).tolist() == [3]
-    assert match_ranks(distance, np.array([True, False, True, False]), no).tolist() == [2, 4]
+    for pids, ranks in (([2, 1, 2, 2], [3]), ([1, 2, 1, 2], [2, 4])):
+        scores = rank_scores_from_distances(np.float32([[0.5, 0.5, 0.5, 0.1]]), [1], pids, [1], [2, 2, 2, 2])
+        assert scores.first_rank_per_query.tolist() == ranks[:1]
+        assert scores.inp_per_query.tolist() == [len(ranks) / ranks[-1]]
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,13 @@
-"""Re-ranking and query expansion: by hand, slow loops from the papers, torchreid's own output, the command."""
+"""Re-ranking: by hand, a slow loop from the paper, torchreid's own output; nearest neighbours; blocks of distances."""
 
-import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import FIXTURES
-from osnet.cli import main
-from osnet.errors import DataError
-from osnet.inference.embedder import Embeddings
-from osnet.inference.vectors import save_vectors
 from osnet.metrics import blocks, nearest, rerank
 from osnet.metrics.blocks import (
     DistanceBlock,
@@ -251,35 +245,6 @@ def test_scores_of_blocks_are_those_of_the_matrix() -> None:
     assert nobody.unmatched == tuple(range(6))
 
 
-def test_expansion_by_hand() -> None:
-    """cos(q, g) is 0.6 with the first, 0 with the second and -1 with the third."""
-    query, gallery = [[2.0, 0.0]], [[3.0, 4.0], [0.0, 5.0], [-1.0, 0.0]]
-
-    def unit(x: float, y: float) -> list[list[float]]:
-        return [[x / math.hypot(x, y), y / math.hypot(x, y)]]
-
-    one = expand_queries(query, gallery, num_nearest=1, alpha=2)
-    np.testing.assert_allclose(one, unit(1 + 0.36 * 0.6, 0.36 * 0.8), atol=1e-6)
-    np.testing.assert_allclose(expand_queries(query, gallery, 3, 1), unit(1 + 0.36, 0.48), atol=1e-6)
-    np.testing.assert_allclose(expand_queries(query, gallery, 2, 0), unit(1.6, 1.8), atol=1e-6)
-    np.testing.assert_allclose(expand_queries(query, gallery, 99, 0), unit(0.6, 1.8), atol=1e-6)
-    np.testing.assert_allclose(expand_queries(query, gallery, 0, 3), [[1, 0]])
-
-
-@pytest.mark.parametrize("alpha", [0.0, 1.0, 3.0])
-def test_expansion_against_a_slow_loop(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_FLOATS", 300)
-    query, gallery, *_ = make_features(17, 60)
-    wanted = []
-    for q in query.astype(np.float64):
-        cosines = [float(q @ g / np.linalg.norm(q) / np.linalg.norm(g)) for g in gallery]
-        total = q / np.linalg.norm(q)
-        for g in sorted(range(60), key=lambda g: -cosines[g])[:4]:
-            total = total + max(cosines[g], 0) ** alpha * gallery[g] / np.linalg.norm(gallery[g])
-        wanted.append(total / np.linalg.norm(total))
-    np.testing.assert_allclose(expand_queries(query, gallery, 4, alpha), wanted, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -313,127 +278,3 @@ def test_more_refusals() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
-
-
-def write_labelled(path: Path) -> tuple[np.ndarray, ...]:
-    query, gallery, query_pids, gallery_pids = make_features(20, 150, seed=3)
-    cameras = {"query_camids": np.zeros(20, int), "gallery_camids": np.ones(150, int)}
-    np.savez(path, query=query, gallery=gallery, query_pids=query_pids, gallery_pids=gallery_pids, **cameras)
-    return query, gallery, query_pids, gallery_pids
-
-
-def test_command_on_labelled_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    query, gallery, query_pids, gallery_pids = write_labelled(tmp_path / "f.npz")
-    out, out_json = tmp_path / "ranked.npz", tmp_path / "ranked.json"
-    main(["rerank", str(tmp_path / "f.npz"), "--out", str(out), "--out-json", str(out_json), "--top", "7"])
-    printed = capsys.readouterr().out
-    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, gallery)]
-    wanted = rerank_best(*unit, num_best=7)
-    with np.load(out) as content:
-        np.testing.assert_array_equal(content["index"], wanted.index)
-        np.testing.assert_allclose(content["distance"], wanted.distance, atol=1e-6)
-        assert json.loads(str(content["settings"]))["reranking"] == {"k1": 20, "k2": 6, "lambda_value": 0.3}
-        assert "gallery_names" not in content
-    report = json.loads(out_json.read_text())
-    labels = [query_pids, gallery_pids, np.zeros(20, int), np.ones(150, int)]
-    after = rank_scores_from_distances(rerank_all(*unit), *labels)
-    assert report["scores"]["after"]["mAP"] == pytest.approx(after.mean_ap)
-    assert report["scores"]["before"]["mAP"] == pytest.approx(
-        rank_scores_from_distances(1 - unit[0] @ unit[1].T, *labels).mean_ap
-    )
-    assert f"{100 * after.mean_ap:.2f} %" in printed
-    assert [hit["index"] for hit in report["queries"][3]["hits"]] == wanted.index[3].tolist()
-    with pytest.raises(SystemExit):
-        main(["rerank", str(tmp_path / "f.npz"), "--out", str(out)])
-    assert "--overwrite" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("expansion", ["average", "alpha"])
-def test_command_with_expansion_alone(expansion: str, tmp_path: Path) -> None:
-    query, gallery, *_ = write_labelled(tmp_path / "f.npz")
-    out = tmp_path / "ranked.npz"
-    main(["rerank", str(tmp_path / "f.npz"), "--out", str(out), "--no-reranking", "--expansion", expansion])
-    expanded = expand_queries(query, gallery, 5, 0 if expansion == "average" else 3)
-    unit = gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
-    with np.load(out) as content:
-        np.testing.assert_array_equal(content["index"], best_of_blocks(euclidean_blocks(expanded, unit), 50).index)
-        np.testing.assert_allclose(content["distance"][:, 0], (2 - 2 * expanded @ unit.T).min(1), atol=1e-5)
-
-
-def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    query, gallery, *_ = make_features(4, 30)
-    for name, rows in (("q", query), ("g", gallery)):
-        names = [f"{name}{i}.jpg" for i in range(len(rows))]
-        save_vectors(tmp_path / f"{name}.npz", Embeddings(rows, names, []), "a" * 64)
-    save_vectors(tmp_path / "x.npz", Embeddings(gallery, [f"{i}.jpg" for i in range(30)], []), "b" * 64)
-    files = [str(tmp_path / f"{name}.npz") for name in "qgx"]
-    out = ["--out", str(tmp_path / "r.npz"), "--out-json", str(tmp_path / "r.json"), "--no-normalize"]
-    main(["rerank", *files[:2], *out])
-    wanted = rerank_best(query, gallery).index
-    with np.load(tmp_path / "r.npz") as content:
-        np.testing.assert_array_equal(content["index"], wanted)
-        assert content["gallery_names"][content["index"][0, 0]] == f"g{wanted[0, 0]}.jpg"
-    report = json.loads((tmp_path / "r.json").read_text())
-    assert report["scores"] is None
-    assert report["queries"][1]["name"] == "q1.jpg"
-    assert report["queries"][1]["hits"][0]["name"] == f"g{wanted[1, 0]}.jpg"
-    assert "before" not in capsys.readouterr().out
-    for arguments, words in (
-        ([files[0], files[2]], "different weights"),
-        ([files[0]], "give two, the queries' first"),
-        ([*files], "3 files of features"),
-        ([str(tmp_path / "none.npz")], "is not an .npz"),
-    ):
-        with pytest.raises(SystemExit) as caught:
-            main(["rerank", *arguments, "--out", str(tmp_path / "s.npz")])
-        assert caught.value.code == 2
-        assert words in capsys.readouterr().err
-    assert not (tmp_path / "s.npz").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"query_pids": None}, "but no query_pids"),
-        ({"query_pids": np.zeros(20, int)}, "query_pids hold 0 or less"),
-        ({"gallery_camids": np.ones(149, int)}, "must be 150 whole numbers"),
-        ({"gallery": None}, "has no array gallery"),
-        ({"gallery": np.ones((150, 3))}, "8 components, gallery embeddings 3"),
-        ({"gallery": np.array([[None, {}]])}, "is not an .npz of numbers"),
-        ({"gallery": np.array([["a", "b"]])}, "is not an .npz of numbers"),
-    ],
-)
-def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: Path) -> None:
-    from osnet.cli.reranking import read_features
-
-    write_labelled(tmp_path / "f.npz")
-    with np.load(tmp_path / "f.npz") as content:
-        arrays = {name: value for name, value in ({**content} | change).items() if value is not None}
-    np.savez(tmp_path / "f.npz", **arrays)
-    with pytest.raises(DataError) as caught:
-        read_features((tmp_path / "f.npz",))
-    assert words in str(caught.value)
-    assert "f.npz" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--k1", "0"], "--k1 0 must be at least 1"),
-        (["--lambda-value", "2"], "--lambda-value 2.0 must be from 0 to 1"),
-        (["--alpha", "-1"], "--alpha -1.0 must be at least 0"),
-        (["--top", "0"], "--top 0"),
-        (["--no-normalize", "--expansion", "alpha"], "go with --normalize only"),
-        (["--device", "toaster"], "device 'toaster' cannot be used here"),
-        (["--out", "lists.txt"], "choose a name that ends so"),
-        (["--out-json", "no/such/folder.json"], "there is no folder"),
-    ],
-)
-def test_flags_that_the_command_refuses_first(
-    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # the file of features is not even there
-    with pytest.raises(SystemExit) as caught:
-        main(["rerank", "f.npz", "--out", "r.npz", *flags])
-    assert caught.value.code == 2
-    assert words in capsys.readouterr().err

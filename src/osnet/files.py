@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from secrets import token_hex
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -30,7 +31,8 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    # Process numbers repeat on other machines that share the folder, in containers nearly always.
+    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{token_hex(4)}-{path.name}")
     try:
         yield aside
         _sync(aside)

@@ -1,11 +1,10 @@
 """osnet rerank: one's own vectors, searched once more with what the neighbours say."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import tyro
@@ -15,12 +14,11 @@ from tyro.conf import Positional
 from osnet.cli.common import app
 from osnet.errors import DataError, OutputError
 from osnet.files import check_writable, write_json, written_aside
-from osnet.inference.vectors import read_vectors
+from osnet.inference.labelled import label_pair, read_pair
 from osnet.metrics.blocks import (
     DistanceBlock,
     RankedLists,
     best_of_block,
-    check_pair,
     euclidean_blocks,
     join_lists,
     rank_scores_from_blocks,
@@ -42,8 +40,8 @@ class Features:
 
     query: Vectors
     gallery: Vectors
-    query_names: list[str] | None = None
-    gallery_names: list[str] | None = None
+    query_names: tuple[str, ...] | None = None
+    gallery_names: tuple[str, ...] | None = None
     labels: dict[str, NDArray[np.int64]] | None = None
     """The four of ``LABELS``."""
 
@@ -68,12 +66,12 @@ def rerank(
 ) -> None:
     """Search a gallery with k-reciprocal re-ranking (Zhong et al. 2017), query expansion, or both.
 
-    FEATURES is two files of `osnet embed`, queries first, or one .npz with the arrays query (Q, D) and gallery
-    (G, D). If that one also has query_pids, gallery_pids, query_camids and gallery_camids, scores by
-    Market-1501's rule are printed, before and after.
+    FEATURES are as for `osnet evaluate`: two files, queries first, each with vectors (of `osnet embed`, or anybody's),
+    or one .npz with query_vectors (Q, D) and gallery_vectors (G, D), also called query and gallery. If there are pids
+    (in one file query_pids and gallery_pids) and, where known, camids, scores are printed, before and after.
 
     Args:
-        features: two files of osnet embed, or one .npz with query and gallery.
+        features: two files with vectors, queries first; or one with query_vectors and gallery_vectors.
         out: the file to write, ending in .npz: index (Q, N), distance (Q, N), and names if there are any.
         out_json: write the lists here too, as JSON.
         top: N: how many of the gallery to list for each query.
@@ -90,7 +88,7 @@ def rerank(
     """
     _check_numbers(top=(top, 1), k1=(k1, 1), k2=(k2, 1), num_nearest=(num_nearest, 0), alpha=(alpha, 0))
     _check_choices(lambda_value, expansion, normalize)
-    _check_outputs(out, out_json, overwrite)
+    _check_outputs(out, out_json, features, overwrite)
     where = pick_device(device)
     found = read_features(features)
     query, gallery = (_unit_rows(found.query), _unit_rows(found.gallery)) if normalize else (found.query, found.gallery)
@@ -112,55 +110,22 @@ def rerank(
 
 
 def read_features(paths: tuple[Path, ...]) -> Features:
-    """Vectors to search with and in.
+    """Vectors to search with and in; labels too, if the files have any. They look as ``inference.labelled`` says.
 
     Raises:
-        DataError: neither two files of ``osnet embed`` made with the same weights, nor one with query and gallery.
+        DataError: a file that is none of this, parts that do not belong together, or labels of one part alone.
     """
-    if len(paths) == 1:
-        found = _read_pair(paths[0])
-    elif len(paths) == 2:
-        (query, query_sha256), (gallery, gallery_sha256) = map(read_vectors, paths)
-        if query_sha256 != gallery_sha256:
-            raise DataError(
-                f"{paths[0]} and {paths[1]} were made with different weights ({query_sha256[:12]} and "
-                f"{gallery_sha256[:12]}); embed both with the same"
-            )
-        found = Features(query.vectors, gallery.vectors, query.names, gallery.names)
-    else:
-        raise DataError(f"{len(paths)} files of features; give two of osnet embed, or one with query and gallery")
-    try:
-        check_pair(found.query, found.gallery)
-    except DataError as error:
-        raise DataError(f"{' and '.join(map(str, paths))}: {error}") from error
-    return found
-
-
-def _read_pair(path: Path) -> Features:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            if "vectors" in content and "query" not in content:
-                raise DataError(f"{path} is one file of osnet embed; give two, the queries' first")
-            missing = [name for name in ("query", "gallery") if name not in content]
-            if missing:
-                raise DataError(f"{path} has no array {' or '.join(missing)}; it has {', '.join(content) or 'none'}")
-            labels = {name: content[name] for name in LABELS if name in content}
-            query, gallery = (np.asarray(content[name], dtype=np.float32) for name in ("query", "gallery"))
-    except DataError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path} is not an .npz of numbers: {error}") from error
-    if not labels:
-        return Features(query, gallery)
-    if missing := [name for name in LABELS if name not in labels]:
-        raise DataError(f"{path} has {', '.join(labels)} but no {', '.join(missing)}; scores need all four")
-    for name, values in labels.items():
-        rows = len(query) if name.startswith("query") else len(gallery)
-        if values.shape != (rows,) or values.dtype.kind not in "iu":
-            raise DataError(f"{path}: {name} is {values.dtype} {values.shape}; it must be {rows} whole numbers")
-    if (labels["query_pids"] < 1).any():
-        raise DataError(f"{path}: query_pids hold 0 or less, which is nobody in Market-1501's rule; number from 1")
-    return Features(query, gallery, labels=labels)
+    query, gallery = read_pair(paths)
+    found = Features(query.vectors, gallery.vectors, query.names, gallery.names)
+    if query.pids is None and gallery.pids is None:
+        return found
+    labelled = label_pair(query, gallery)
+    if (labelled[0].pids < 1).any():
+        raise DataError(
+            f"{query.path}: {query.prefix}pids hold 0 or less, which is nobody in Market-1501's rule; number from 1"
+        )
+    values = [*(part.pids for part in labelled), *(part.camids for part in labelled)]
+    return replace(found, labels=dict(zip(LABELS, values, strict=True)))
 
 
 def _unit_rows(rows: Vectors) -> Vectors:
@@ -181,14 +146,23 @@ def _check_choices(lambda_value: float, expansion: Expansion, normalize: bool) -
         raise DataError(f"--expansion {expansion} makes queries of length 1, which go with --normalize only")
 
 
-def _check_outputs(out: Path, out_json: Path | None, overwrite: bool) -> None:
+def _check_outputs(out: Path, out_json: Path | None, features: tuple[Path, ...], overwrite: bool) -> None:
     if out.suffix != ".npz":
         raise OutputError(f"{out}: lists are written as .npz; choose a name that ends so")
+    if out_json is not None and _is_same(out, out_json):
+        raise OutputError(f"--out {out} and --out-json {out_json} are one file; choose two names")
     for path in (out, out_json):
         if path is not None:
+            if any(_is_same(path, given) for given in features):
+                raise OutputError(f"{path} is a file of features, which would be lost; choose another name")
             if path.exists() and not overwrite:
                 raise OutputError(f"{path} exists; choose another name or say --overwrite")
             check_writable(path)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """However they are written, through links too."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _list_and_score(
@@ -241,7 +215,7 @@ def _write(
 
 
 def _as_json(lists: RankedLists, found: Features) -> list[dict[str, Any]]:
-    def name(names: list[str] | None, index: int) -> dict[str, Any]:
+    def name(names: tuple[str, ...] | None, index: int) -> dict[str, Any]:
         return {"index": index} if names is None else {"index": index, "name": names[index]}
 
     return [

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from osnet.errors import GalleryError
 from osnet.files import TEMPORARY_PREFIX, check_fields, is_plain_name, sha256_file, write_json, written_aside
+from osnet.inference.arrays import read_array
 from osnet.types import Item
 
 FORMAT = "osnet-gallery-1"
@@ -149,14 +150,14 @@ def read_segment(folder: Path, segment: Segment, embedding_size: int, num_attrib
             raise GalleryError(f"{folder / name} is damaged: its SHA-256 is not the one in {MANIFEST}")
     path = folder / segment.files["vectors"]
     try:
-        vectors = np.load(path, allow_pickle=False)
+        vectors = read_array(path)
         known = {field.name for field in fields(Item)}
         with (folder / segment.files["items"]).open(encoding="utf-8") as file:
             items = [Item(**{k: v for k, v in json.loads(line).items() if k in known}) for line in file]
         probabilities = np.empty((len(items), 0), dtype=np.float32)
         if num_attributes:
-            probabilities = np.load(folder / segment.files["attributes"], allow_pickle=False)
-    except (ValueError, TypeError) as error:
+            probabilities = read_array(folder / segment.files["attributes"])
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise GalleryError(f"{path} or {segment.files['items']} cannot be read: {error}") from error
     wanted = ((vectors, embedding_size), (probabilities, num_attributes))
     right = all(a.dtype == np.float32 and a.shape == (segment.count, size) for a, size in wanted)

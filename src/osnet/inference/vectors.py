@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
-from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -14,8 +13,10 @@ from numpy.typing import NDArray
 
 from osnet.errors import DataError, ImageError, OutputError
 from osnet.files import check_writable, make_folder, write_json, written_aside
+from osnet.inference.arrays import read_arrays
 from osnet.inference.embedder import Embedder, Embeddings, OnError
 
+SAVED = ("vectors", "names", "failures", "weights_sha256")
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """Wraps an iterable of a known length to draw a bar with a label: ``progress(paths, len(paths), "query")``."""
 
@@ -62,12 +63,11 @@ def find_changed(path: str | Path) -> list[str]:
     Raises:
         DataError: as ``read_vectors``.
     """
-    embeddings, _ = read_vectors(path)
-    with np.load(path, allow_pickle=False) as content:
-        stamps = content["stamps"].tolist() if "stamps" in content else []
-    if len(stamps) != len(embeddings):
-        return list(embeddings.names)
-    return [name for name, stamp in zip(embeddings.names, stamps, strict=True) if stamp_of(name) != tuple(stamp)]
+    names = read_vectors(path)[0].names
+    stamps = read_arrays(path, ("stamps",)).get("stamps")
+    if stamps is None or stamps.shape != (len(names), 2):
+        return list(names)
+    return [name for name, stamp in zip(names, stamps.tolist(), strict=True) if stamp_of(name) != tuple(stamp)]
 
 
 def _check_npz(path: Path) -> None:
@@ -81,16 +81,16 @@ def read_vectors(path: str | Path) -> tuple[Embeddings, str]:
     Raises:
         DataError: no such file, or not one that ``save_vectors`` wrote.
     """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            vectors, names = content["vectors"], content["names"]
-            failures = [ImageError(str(name), str(reason)) for name, reason in content["failures"]]
-            weights_sha256 = str(content["weights_sha256"])
-    except (OSError, KeyError, ValueError, BadZipFile) as error:
-        raise DataError(f"{path} is not a file of vectors: {error}") from error
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or names.shape != (len(vectors),):
+    content = read_arrays(path, SAVED)
+    if missing := [name for name in SAVED if name not in content]:
+        raise DataError(f"{path} is not a file of osnet embed: it has no {', '.join(missing)}")
+    vectors, names, failures, weights_sha256 = (content[name] for name in SAVED)
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or names.shape != (len(vectors),) or names.dtype.kind != "U":
         raise DataError(f"{path}: {vectors.dtype} vectors {vectors.shape} and {names.shape} names do not go together")
-    return Embeddings(vectors, [str(name) for name in names], failures), weights_sha256
+    if failures.ndim != 2 or failures.shape[1] != 2:
+        raise DataError(f"{path}: failures is {failures.dtype} {failures.shape}; it must hold names and reasons")
+    failed = [ImageError(str(name), str(reason)) for name, reason in failures.tolist()]
+    return Embeddings(vectors, names.tolist(), failed), str(weights_sha256)
 
 
 def embed_files(

@@ -7,16 +7,16 @@ No matrix is held; thresholds are exact for the float32 products, in two passes 
 Shapes: Q queries, G gallery, R x C one block, F rates.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from osnet.metrics.rules import Ints, Labels
-from osnet.metrics.streaming import Distance, Floats, Vectors, compile_function, hide_pairs
+from osnet.metrics.rules import Ints
+from osnet.metrics.scored import ScoredPairs
+from osnet.metrics.streaming import Distance, compile_function
 
-Doubles = NDArray[np.float64]
 MIN_ERRORS = 30
 """A rate is supported if so many errors are allowed at it: the rule of 30 (Doddington et al., Speech Communication 31,
 2000; ISO/IEC 19795-1, annex B), by which the true rate is within 30 % of the measured one, with 90 % confidence. It
@@ -102,7 +102,7 @@ def verification_scores(
     Raises:
         ValueError: as ``rank_scores``; a rate outside [0, 1]; no pair of one of the two kinds.
     """
-    scored = _Scored(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
+    scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
     _check_rates(fprs, "fprs")
     high_bins = np.zeros(BINS, dtype=np.int64)
     positives = []
@@ -144,7 +144,7 @@ def identification_scores(
     Raises:
         ValueError: as ``rank_scores``; a rate outside [0, 1]; no query with a match.
     """
-    scored = _Scored(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
+    scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
     _check_rates(fpirs, "fpirs")
     other_Q, found_Q, mate_Q = scored.best()
     mated = np.isfinite(mate_Q)
@@ -189,7 +189,7 @@ def count_decisions(
     distance: Distance = "cosine",
 ) -> QueryCounts:
     """Misses and false positives of each query at a threshold: of pairs, or (``identify``) of searches."""
-    scored = _Scored(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
+    scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
     if identify:
         other_Q, found_Q, mate_Q = scored.best()
         mated = np.isfinite(mate_Q)
@@ -206,71 +206,6 @@ def count_decisions(
         counts[2, rows] += np.count_nonzero(real_RC, axis=1)
         counts[3, rows] += np.count_nonzero((block.different_RC >= threshold) & real_RC, axis=1)
     return QueryCounts(*counts)
-
-
-@dataclass(frozen=True)
-class _ScoredBlock:
-    """Scores of some queries with some gallery items, the pairs of one person taken out."""
-
-    first: int
-    columns_C: Ints
-    different_RC: Floats
-    """-inf for pairs of one person; valid until the next block."""
-    queries: Ints
-    """Of the matches in this block; the two below belong to it."""
-    items: Ints
-    same: Floats
-
-
-class _Scored:
-    """Embeddings and labels, as a stream of scored blocks."""
-
-    def __init__(
-        self, query_QD: ArrayLike, gallery_GD: ArrayLike, labels: Sequence[ArrayLike], distance: Distance
-    ) -> None:
-        self.vectors = Vectors(query_QD, gallery_GD, distance)
-        query_pids, gallery_pids, query_camids, gallery_camids = labels
-        sizes = len(self.vectors.query_QD), len(self.vectors.gallery_GD)
-        self.labels = Labels.check(query_pids, gallery_pids, query_camids, gallery_camids, *sizes)
-        self.everyone = self.labels.person_pairs()
-        self.matches, _ = self.labels.same_person()
-        self.match_queries = self.matches.queries
-
-    def blocks(self) -> Iterator[_ScoredBlock]:
-        for block in self.vectors.blocks(self.labels.counted):
-            scores_RC, first, columns_C = block.closeness_RC, block.first, block.columns_C
-            if self.vectors.euclidean:
-                lengths = self.vectors.query_lengths[first : first + len(scores_RC), None]
-                scores_RC *= 2
-                scores_RC -= (lengths**2).astype(np.float32)
-            span = slice(self.matches.starts[first], self.matches.starts[first + len(scores_RC)])
-            queries, items = self.match_queries[span], self.matches.items[span]
-            places = np.minimum(np.searchsorted(columns_C, items), len(columns_C) - 1)
-            here = columns_C[places] == items
-            queries, items, places = queries[here], items[here], places[here]
-            same = scores_RC[queries - first, places]
-            hide_pairs(scores_RC, first, self.everyone.starts, self.everyone.items, columns_C)
-            yield _ScoredBlock(first, columns_C, scores_RC, queries, items, same)
-
-    def best(self) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        """(Q,) each: the best score of somebody else; whether the person comes first of all; the person's best score.
-
-        -inf where there is none. Ties rank in gallery order.
-        """
-        num_queries, nowhere = len(self.labels.query_pids), len(self.labels.gallery_pids)
-        other_Q, mate_Q = (np.full(num_queries, -np.inf, dtype=np.float32) for _ in range(2))
-        other_place, mate_place = (np.full(num_queries, nowhere, dtype=np.int64) for _ in range(2))
-        for block in self.blocks():
-            rows = slice(block.first, block.first + len(block.different_RC))
-            place = block.different_RC.argmax(axis=1)  # the first, of equal ones
-            best = block.different_RC[np.arange(len(place)), place]
-            better = best > other_Q[rows]
-            other_Q[rows][better], other_place[rows][better] = best[better], block.columns_C[place[better]]
-            for q, item, score in zip(block.queries.tolist(), block.items.tolist(), block.same, strict=True):
-                if score > mate_Q[q]:
-                    mate_Q[q], mate_place[q] = score, item
-        found = (mate_Q > other_Q) | ((mate_Q == other_Q) & (mate_place < other_place))
-        return other_Q, found & (mate_place < nowhere), mate_Q
 
 
 def _check_rates(rates: Sequence[float], name: str) -> None:
@@ -316,7 +251,7 @@ def _add_low(bits_RC, place_of_bin, counts):  # type: ignore[no-untyped-def]
                 counts[place, key & np.uint32(0xFFFF)] += 1
 
 
-def _select(scored: _Scored, high_counts: Ints, allowed: Sequence[int]) -> list[tuple[float, int]]:
+def _select(scored: ScoredPairs, high_counts: Ints, allowed: Sequence[int]) -> list[tuple[float, int]]:
     """For each number of allowed false positives: the lowest threshold that keeps to it, and how many there are."""
     at_or_above = np.cumsum(high_counts[::-1])[::-1]
     bins = [int(np.flatnonzero(at_or_above > count)[-1]) if at_or_above[0] > count else -1 for count in allowed]

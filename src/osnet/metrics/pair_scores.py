@@ -1,31 +1,32 @@
-"""Scores of pairs, same person or not, counted in bins: distributions, ROC, thresholds; precision against recall.
+"""Scores of pairs, same person or not, counted in bins: distributions and ROC to draw; precision against recall.
 
-Counting needs no sort and no matrix, so a gallery of any size takes the same memory. Shapes: Q queries, G gallery,
-D embedding, K bins, R levels of recall.
+The pairs are ``decisions``' (both take them from ``scored``), which finds single thresholds exactly; here is the whole
+curve, to the width of a bin. Counting needs no sort and no matrix, so a gallery of any size takes the same memory.
+Shapes: Q queries, G gallery, D embedding, K bins, R levels of recall, M pairs.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from osnet.metrics.ranking import match_ranks
-from osnet.types import JUNK_PID
+from osnet.metrics.rules import Ints
+from osnet.metrics.scored import ScoredPairs
+from osnet.metrics.streaming import compile_function
 
 NUM_BINS = 4000
 """Bins of width 0.0005 over [-1, 1]: a threshold is known to so much."""
-BLOCK_FLOATS = 1 << 22
 RECALL_LEVELS = np.linspace(0, 1, 101)
-Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PairCounts:
     """How many pairs of query and gallery image have which cosine score, by the protocol's rule."""
 
-    same: Counts
+    same: Ints
     """(K,): pairs of one person in different cameras."""
-    different: Counts
+    different: Ints
     """(K,): pairs of two people, in any cameras."""
 
     @property
@@ -40,7 +41,7 @@ class PairCounts:
         introduction to ROC analysis", 2006). NaN where there is no such pair.
         """
 
-        def at_least(counts: Counts) -> NDArray[np.float64]:
+        def at_least(counts: Ints) -> NDArray[np.float64]:
             total = int(counts.sum())
             above = np.concatenate([np.cumsum(counts[::-1])[::-1], [0]]).astype(np.float64)
             return above / total if total else np.full(len(above), np.nan)
@@ -77,59 +78,59 @@ def count_pairs(
     gallery_camids: ArrayLike,
     num_bins: int = NUM_BINS,
 ) -> PairCurves:
-    """Count cosine scores of all pairs; a block of queries at a time.
+    """Count cosine scores of all pairs; a block at a time.
 
     Market-1501's rule: pairs of one person in one camera, and junk, are in no count. Precision of one query at recall
     r is the greatest of j / rank_j over its matches j with j / P >= r (interpolated as in PASCAL VOC, Everingham et
-    al., IJCV 2010, section 4.2); queries without a match are left out.
+    al., IJCV 2010, section 4.2), with ranks of exact distances, as ``rank_scores`` has them; queries without a match
+    are left out.
 
     Args:
         query_QD: rows need not have length 1.
         gallery_GD: as above.
-        query_pids: (Q,).
+        query_pids: (Q,), from 1 upwards.
         gallery_pids: (G,), -1 junk, 0 distractor.
         query_camids: (Q,).
         gallery_camids: (G,).
         num_bins: K.
 
     Raises:
-        ValueError: rows and labels of different lengths.
+        ValueError: as ``rank_scores``.
     """
-    query, gallery = _unit(query_QD), _unit(gallery_GD)
-    pids_Q, pids_G = np.asarray(query_pids), np.asarray(gallery_pids)
-    camids_Q, camids_G = np.asarray(query_camids), np.asarray(gallery_camids)
-    lengths = (len(query), len(query), len(gallery), len(gallery))
-    if tuple(map(len, (pids_Q, camids_Q, pids_G, camids_G))) != lengths:
-        raise ValueError(f"labels do not fit {len(query)} queries and {len(gallery)} gallery rows")
+    scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), "cosine")
     same, different = (np.zeros(num_bins, dtype=np.int64) for _ in range(2))
-    precision, num_scored = np.zeros(len(RECALL_LEVELS)), 0
-    rows = max(1, BLOCK_FLOATS // max(1, len(gallery)))
-    for start in range(0, len(query), rows):
-        block = slice(start, start + rows)
-        score = query[block] @ gallery.T
-        bins = np.clip(((score + 1) * (num_bins / 2)).astype(np.int64), 0, num_bins - 1)
-        equal = pids_Q[block, None] == pids_G
-        junk = np.broadcast_to(pids_G == JUNK_PID, equal.shape)
-        ignored = (equal & (camids_Q[block, None] == camids_G)) | junk
-        same += np.bincount(bins[equal & ~ignored], minlength=num_bins)
-        different += np.bincount(bins[~equal & ~junk], minlength=num_bins)
-        for score_G, equal_G, ignored_G in zip(score, equal, ignored, strict=True):
-            ranks = match_ranks(-score_G, equal_G & ~ignored_G, ignored_G)
-            if len(ranks):
-                precision += _interpolate(ranks)
-                num_scored += 1
-    mean = precision / num_scored if num_scored else np.full(len(RECALL_LEVELS), np.nan)
-    return PairCurves(PairCounts(same, different), mean)
+    for block in scored.blocks():
+        _add_bins(block.same[None], same)
+        _add_bins(block.different_RC, different)
+    return PairCurves(PairCounts(same, different), _mean_precision(scored))
 
 
-def _interpolate(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Precision of one query at the levels of recall."""
+@compile_function
+def _add_bins(score_RC, counts):  # type: ignore[no-untyped-def]
+    """Count scores in bins over [-1, 1]; what is hidden (-inf) in none."""
+    half = np.float32(len(counts) / 2)
+    for r in range(len(score_RC)):
+        for c in range(score_RC.shape[1]):
+            score = score_RC[r, c]
+            if score > -np.inf:  # of length 1, so a little beyond 1 by rounding only
+                counts[min(max(int((score + np.float32(1)) * half), 0), len(counts) - 1)] += 1
+
+
+def _mean_precision(scored: ScoredPairs) -> NDArray[np.float64]:
+    """(R,): precision at the levels of recall, the mean over queries with a match; NaN where there is none."""
+    matches, ignored = scored.labels.same_person()
+    ranks = 1 + scored.vectors.count_before(matches, ignored, scored.labels.counted)
+    total, num_scored = np.zeros(len(RECALL_LEVELS)), 0
+    for first, last in pairwise(matches.starts.tolist()):
+        if last > first:
+            total += _interpolate(np.sort(ranks[first:last]))
+            num_scored += 1
+    return total / num_scored if num_scored else np.full(len(RECALL_LEVELS), np.nan)
+
+
+def _interpolate(ranks: Ints) -> NDArray[np.float64]:
+    """Precision of one query at the levels of recall, from the increasing ranks of its matches."""
     found = np.arange(1, len(ranks) + 1)
     best_from_here = np.maximum.accumulate((found / ranks)[::-1])[::-1]
     needed = np.ceil(RECALL_LEVELS * len(ranks) - 1e-9).astype(np.int64).clip(1)
     return best_from_here[needed - 1]
-
-
-def _unit(rows: ArrayLike) -> NDArray[np.float32]:
-    array = np.asarray(rows, dtype=np.float32)
-    return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), np.finfo(np.float32).tiny)

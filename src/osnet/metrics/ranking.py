@@ -277,15 +277,6 @@ def _count_row(distance_G: Floats, positions: Ints, kept_G: NDArray[np.bool_]) -
     return before
 
 
-def match_ranks(distance_G: Floats, match_G: NDArray[np.bool_], ignored_G: NDArray[np.bool_]) -> Ints:
-    """Ranks (from 1, increasing) of the matches of one query; shape (P,).
-
-    A match's rank is one more than the number of items before it: the closer ones, and the equally
-    close ones that stand earlier in the gallery.
-    """
-    return np.sort(_count_row(distance_G, np.flatnonzero(match_G), ~ignored_G)) + 1
-
-
 def summarize(scores: RankingScores, ranks: Sequence[int] = (1, 5, 10, 20)) -> dict[str, float | None]:
     """The figures that papers quote, as fractions; None where no query has a match."""
     values = {"mAP": scores.mean_ap, "mINP": scores.mean_inp} | {f"rank-{k}": scores.rank(k) for k in ranks}

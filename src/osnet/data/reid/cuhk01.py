@@ -14,6 +14,7 @@ from osnet.data.loading import check_header
 from osnet.data.reid.benchmark import Benchmark, Published
 from osnet.data.reid.drawn import draw_halves, drawn_datasets
 from osnet.data.reid.layout import find_folder, match_names
+from osnet.data.reid.once import one_at_a_time
 from osnet.errors import DataError, ImageError, OutputError
 from osnet.files import TEMPORARY_PREFIX, make_folder
 from osnet.types import Crop, as_tuple
@@ -36,7 +37,7 @@ def read_cuhk01(root: str | Path, *, seed: int = 0, work_dir: Path | None = None
 
     Published: 971 people, 3,884 images (Torchreid, cuhk01.py). Sizes of the halves: not published; here 485 people
     train and 486 test, as Torchreid's code would make it. Cameras: see the notes. If there is only ``CUHK01.zip``,
-    it is unpacked once, beside itself or into ``work_dir``.
+    it is unpacked once, by one process, beside itself or into ``work_dir``.
 
     Args:
         root: the folder that holds ``campus`` or ``CUHK01.zip``, or the one around it.
@@ -71,7 +72,12 @@ def _find(root: str | Path, work_dir: Path | None) -> Path:
         if not zips:
             raise DataError(f"{error}; nor is there a CUHK01.zip") from None
     folder = zips[0].parent if work_dir is None else make_folder(work_dir)
-    _unpack(zips[0], folder)
+    try:
+        with one_at_a_time(folder / "campus"):
+            if not (folder / "campus").is_dir():
+                _unpack(zips[0], folder)
+    except OutputError as error:
+        raise OutputError(f"cannot unpack {zips[0]}: {error}; give work_dir") from error
     return folder
 
 
@@ -96,6 +102,6 @@ def _unpack(archive: Path, folder: Path) -> None:
     except (zipfile.BadZipFile, ImageError) as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
     except OSError as error:
-        raise OutputError(f"cannot unpack {archive} into {folder}: {error.strerror or error}; give work_dir") from error
+        raise OutputError(f"cannot write {folder / 'campus'}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -18,6 +18,7 @@ from PIL import Image
 from osnet.data.loading import check_size, read_image
 from osnet.data.reid.drawn import read_json_object
 from osnet.data.reid.layout import SHOWN
+from osnet.data.reid.once import one_at_a_time
 from osnet.errors import DataError, ImageError, OutputError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
 
@@ -44,7 +45,8 @@ def read_extracted(mat: Path | None, boxes: Boxes, folder: Path, progress: Progr
     """The images of one kind, extracted into ``folder / images_KIND`` at the first call.
 
     Files are written one by one and listed in ``images_KIND.json`` last; without that list nothing is read. A
-    call that was cut off goes on: images that are there already (Torchreid's too) are compared pixel by pixel.
+    call that was cut off goes on: images that are there already (Torchreid's too) are compared pixel by pixel. Of
+    several processes one extracts, and the others wait for it.
 
     Args:
         mat: ``cuhk-03.mat``; None if it is gone, which will do once the images are extracted.
@@ -62,7 +64,10 @@ def read_extracted(mat: Path | None, boxes: Boxes, folder: Path, progress: Progr
         if mat is None:
             raise DataError(f"there is neither cuhk-03.mat nor {listing}, the list of its extracted images")
         try:
-            _extract(mat, boxes, folder, listing, progress)
+            make_folder(folder)
+            with one_at_a_time(listing):
+                if not listing.exists():
+                    _extract(mat, boxes, folder, listing, progress)
         except OutputError as error:
             raise OutputError(f"{error}; give work_dir, a folder for the extracted images") from error
     return _read_listing(mat, listing, folder / f"images_{boxes}")
@@ -93,7 +98,7 @@ def _read_listing(mat: Path | None, listing: Path, images: Path) -> Extracted:
 
 def _extract(mat: Path, boxes: Boxes, folder: Path, listing: Path, progress: Progress | None) -> None:
     h5py = require_extra("h5py", "benchmarks")
-    images = make_folder(make_folder(folder) / f"images_{boxes}")
+    images = make_folder(folder / f"images_{boxes}")
     sizes: dict[str, int] = {}
     try:
         with h5py.File(mat, "r") as file:

@@ -1,0 +1,105 @@
+"""Who is on which image: a CSV with the columns ``path``, ``identity`` and, if known, ``camera`` and ``split``.
+
+An image and a row belong together if their paths are the same, or if one of the two is the end of the other, part by
+part: ``img/q0.jpg`` in the table is ``/data/own/img/q0.jpg``, and the other way round. Where that would fit twice,
+it is refused.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from osnet.errors import DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of an image."""
+
+    path: str
+    identity: str
+    camera: str
+    """Empty where it is unknown."""
+    split: str
+
+
+class PathTable:
+    """The rows of a CSV, looked up by the names of images.
+
+    Raises:
+        DataError: it cannot be read, has no such columns, or a row lacks a path or an identity or comes twice.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        self.file = Path(file)
+        self._rows: dict[str, Row] = {}
+        for number, row in enumerate(_read_rows(self.file), start=2):
+            key = _key(row.path)
+            if not key or not row.identity or key in self._rows:
+                raise DataError(
+                    f"{self.file}, line {number}: {row.path or 'a row'} has no path or no identity, or is listed twice"
+                )
+            self._rows[key] = row
+
+    def find(self, names: Sequence[str]) -> list[Row | None]:
+        """The row of each image, None where there is none.
+
+        Time grows with the parts of all paths together, on both sides.
+
+        Args:
+            names: of all images that are to be told apart; one that comes several times is one image.
+
+        Raises:
+            DataError: two rows for an image, or two images for a row; both are named.
+        """
+        name_of = {_key(name): name for name in names}
+        keys_of: dict[str, list[str]] = {}
+        for key in name_of:
+            keys_of[key] = [key] if key in self._rows else [end for end in _ends(key) if end in self._rows]
+        for row_key in self._rows:
+            for end in _ends(row_key):
+                if end in keys_of and end not in self._rows:
+                    keys_of[end].append(row_key)
+        self._refuse_doubles(name_of, keys_of)
+        return [self._rows[found[0]] if (found := keys_of[_key(name)]) else None for name in names]
+
+    def _refuse_doubles(self, name_of: dict[str, str], keys_of: dict[str, list[str]]) -> None:
+        owner: dict[str, str] = {}
+        for key, row_keys in keys_of.items():
+            if len(row_keys) > 1:
+                one, other = (self._rows[row_key].path for row_key in row_keys[:2])
+                raise DataError(
+                    f"{self.file}: {name_of[key]} could be {one} or {other}; write its whole path into the table"
+                )
+            for row_key in row_keys:
+                if (first := owner.setdefault(row_key, key)) != key:
+                    raise DataError(
+                        f"{self.file}: the row of {self._rows[row_key].path} could be of {name_of[first]} or of "
+                        f"{name_of[key]}; write whole paths into the table"
+                    )
+
+
+def _key(path: str) -> str:
+    """The parts of a path with ``/`` between them, whatever system wrote it."""
+    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _ends(key: str) -> Iterator[str]:
+    """What is left of it without its first part, without its first two, and so on."""
+    start = key.find("/") + 1
+    while start:
+        yield key[start:]
+        start = key.find("/", start) + 1
+
+
+def _read_rows(file: Path) -> Iterable[Row]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            lines = list(csv.DictReader(text))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+    if not lines or not {"path", "identity"} <= set(lines[0]):
+        raise DataError(f"{file} needs a header with the columns path and identity, and at least one row")
+    for line in lines:
+        yield Row(*(line.get(column) or "" for column in ("path", "identity", "camera", "split")))

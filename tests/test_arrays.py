@@ -1,0 +1,204 @@
+"""Files of arrays that are damaged or something else: one kind of error that names the file, at every door."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from osnet import Gallery, Item
+from osnet.cli.common import EXIT_ERROR
+from osnet.cli.reranking import read_features
+from osnet.errors import DataError, GalleryError
+from osnet.files import sha256_file
+from osnet.inference.arrays import as_vectors, list_arrays, read_array, read_arrays
+from osnet.inference.embedder import Embeddings
+from osnet.inference.labelled import read_labelled
+from osnet.inference.vectors import find_changed, read_vectors, save_vectors
+from test_cli import Run, run  # noqa: F401 a fixture
+
+
+def packed(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def lone_array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones((3, 4), np.float32))
+    return buffer.getvalue()
+
+
+def flipped(whole: bytes) -> bytes:
+    """The bytes of the first member, where they are compressed, turned over: zlib cannot read them."""
+    start = 30 + int.from_bytes(whole[26:28], "little") + int.from_bytes(whole[28:30], "little")
+    return whole[:start] + bytes(255 - byte for byte in whole[start : start + 40]) + whole[start + 40 :]
+
+
+def with_member(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+ARRAYS = {name: np.ones((3, 4), np.float32) for name in ("vectors", "query", "gallery")}
+WHOLE = packed(**ARRAYS)
+BAD = {
+    "empty": (b"", "it is empty"),
+    "truncated": (WHOLE[: len(WHOLE) // 2], "is not an .npz"),
+    "cut at the end": (WHOLE[:-5], "is not an .npz"),
+    "npy": (lone_array(), "it is a single array; write it with numpy.savez"),
+    "flipped": (flipped(WHOLE), "is not an .npz"),
+    "objects": (packed(**{name: np.array([{}, None]) for name in ARRAYS}), "Object arrays cannot be loaded"),
+    "text": (b"path,identity\na.jpg,1\n", "it begins with b'path,i'"),
+    "another zip": (with_member("vectors", b"no array"), "vectors is no array"),
+    "half a header": (with_member("vectors.npy", lone_array()[:20]), "is not an .npz"),
+}
+DOORS: dict[str, Callable[[Path], object]] = {
+    "read_arrays": read_arrays,
+    "evaluate": lambda path: read_labelled([path]),
+    "evaluate, two files": lambda path: read_labelled([path, path]),
+    "rerank": lambda path: read_features((path,)),
+    "rerank, two files": lambda path: read_features((path, path)),
+    "kept vectors": read_vectors,
+    "changed images": find_changed,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", BAD)
+def test_every_door_names_a_bad_file(kind: str, door: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.npz"
+    path.write_bytes(BAD[kind][0])
+    with pytest.raises(DataError) as caught:
+        DOORS[door](path)
+    assert str(caught.value).startswith(f"{path} is not an .npz of plain arrays")
+    assert BAD[kind][1] in str(caught.value)
+    assert "load it unsafely" not in str(caught.value)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_such_file(door: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file: .*gone\.npz"):
+        DOORS[door](tmp_path / "gone.npz")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(DataError, match=r"folder\.npz is not an \.npz"):
+        DOORS[door](tmp_path / "folder.npz")
+
+
+def test_a_pickle_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    np.savez(tmp_path / "v.npz", vectors=np.array([Trap()], dtype=object))
+    for door in DOORS.values():
+        with pytest.raises(DataError):
+            door(tmp_path / "v.npz")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_any_flipped_byte_is_either_harmless_or_named(tmp_path: Path) -> None:
+    """Every byte of a small file in turn: nothing else than ``DataError`` comes out, and no wrong number."""
+    whole, path = packed(a=np.arange(6.0), b=np.array(["x", "y"])), tmp_path / "v.npz"
+    num_refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            arrays = read_arrays(path)
+        except DataError:
+            num_refused += 1
+            continue
+        for value in arrays.values():
+            assert value.tolist() in ([0, 1, 2, 3, 4, 5], ["x", "y"])
+    assert num_refused > len(whole) / 2
+
+
+@pytest.mark.parametrize("kind", ["empty", "npy", "flipped", "objects", "text"])
+def test_commands_say_so(kind: str, run: Run, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "bad.npz").write_bytes(BAD[kind][0])
+    for command in (["evaluate", "--features"], ["rerank", "--out", tmp_path / "o.npz"]):
+        status, _, err = run(*command, tmp_path / "bad.npz")
+        assert (status, "Traceback" in err, "bad.npz is not an .npz" in err) == (EXIT_ERROR, False, True)
+
+
+def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", a=np.ones(2), b=np.array([{}]))
+    assert read_arrays(tmp_path / "v.npz", ("a", "c")).keys() == {"a"}
+    assert list_arrays(tmp_path / "v.npz") == ["a", "b"]
+
+
+def test_files_of_vectors_that_lack_something(tmp_path: Path) -> None:
+    path = tmp_path / "v.npz"
+    save_vectors(path, Embeddings(np.ones((2, 3), np.float32), ["a", "b"], []), "sha")
+    arrays = read_arrays(path)
+    for change, words in (
+        ({"names": np.array("ab")}, "do not go together"),
+        ({"names": np.array([1, 2])}, "do not go together"),
+        ({"failures": np.array("x")}, "failures is <U1 ()"),
+        ({"vectors": np.ones((2, 3))}, "float64 vectors"),
+    ):
+        np.savez(path, **(arrays | change))
+        with pytest.raises(DataError) as caught:
+            read_vectors(path)
+        assert words in str(caught.value)
+    np.savez(path, vectors=arrays["vectors"])
+    with pytest.raises(DataError, match="it has no names, failures, weights_sha256"):
+        read_vectors(path)
+
+
+@pytest.mark.parametrize("kind", ["empty", "npz", "objects", "text", "cut"])
+def test_a_gallery_names_a_bad_file(kind: str, tmp_path: Path) -> None:
+    """Its list has the right digest, as that of a stranger's gallery would."""
+    folder, sha = tmp_path / "g", "a" * 64
+    store = Gallery.create(folder, weights_sha256=sha, embedding_size=4)
+    store.add(np.ones((2, 4)), [Item("one"), Item("two")], weights_sha256=sha)
+    (vectors,) = folder.glob("vectors-*.npy")
+    np.save(tmp_path / "objects.npy", np.array([{}]))
+    contents = {"empty": b"", "npz": WHOLE, "objects": (tmp_path / "objects.npy").read_bytes(), "text": b"1,2,3",
+                "cut": vectors.read_bytes()[:-3]}  # fmt: skip
+    vectors.write_bytes(contents[kind])
+    listing = folder / "gallery.json"
+    content = json.loads(listing.read_text())
+    content["segments"][0]["vectors_sha256"] = sha256_file(vectors)
+    listing.write_text(json.dumps(content))
+    with pytest.raises(GalleryError, match=vectors.name):
+        Gallery.open(folder)
+    with pytest.raises(DataError, match=r"is not an \.npy"):
+        read_array(vectors)
+
+
+def test_half_precision_is_exact_and_double_is_rounded() -> None:
+    half = np.float16([[1 / 3, -65504, 6e-8]])
+    assert as_vectors(half, "x").tolist() == half.astype(np.float64).tolist()
+    assert as_vectors(half, "x").dtype == np.float32
+    assert as_vectors(np.array([[2**24 - 1, -3]]), "x").tolist() == [[2**24 - 1, -3]]
+    assert as_vectors(np.array([[1 / 3]]), "x")[0, 0] == np.float32(1 / 3)
+    same = np.ones((2, 2), np.float32)
+    assert as_vectors(same, "x") is same  # not copied
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.array([[1.0, 1e39], [1.0, 2.0]]), "x: 1 rows hold values above 3.4e38, which are not finite in float32"),
+        (np.array([[1e-60, -1e-50], [0, 0], [1, 1e-60]]), "x: 1 rows hold nothing above 1.2e-38"),
+        (np.array([[1.0, np.nan], [np.inf, 1e300]]), "x: 2 rows hold values that are not finite"),
+        (np.float16([[np.inf]]), "x: 1 rows hold values that are not finite"),
+        (np.ones(3), "x is float64 (3,)"),
+        (np.ones((0, 3)), "x is float64 (0, 3)"),
+        (np.ones((3, 0)), "x is float64 (3, 0)"),
+        (np.ones((1, 2), complex), "x is complex128"),
+        (np.array([["1"]]), "x is <U1"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_float32_cannot_hold_is_refused(values: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        as_vectors(values, "x")
+    assert words in str(caught.value)

@@ -1,0 +1,126 @@
+"""What several processes want extracted or drawn is made once: with real processes that begin together."""
+
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import layouts
+from layouts import MAKERS
+from osnet.data.reid.catalog import read_benchmark
+from osnet.data.reid.once import one_at_a_time
+from osnet.errors import OutputError
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from PIL import Image
+from osnet.data.reid import catalog, cuhk01, drawn
+
+root, me, pause_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+made = []
+
+def save(*args, **kwargs):  # cuhk03: a pause between writing and renaming
+    Image_save(*args, **kwargs)
+    made.append(1)
+    time.sleep(pause_s)
+
+def check_header(*args):  # cuhk01: a pause in the middle of unpacking
+    made.append(1)
+    time.sleep(pause_s)
+
+def write(*args):  # drawn splits: a pause after looking whether they are there
+    time.sleep(10 * pause_s)
+    drawn_write(*args)
+
+Image_save, Image.Image.save = Image.Image.save, save
+cuhk01.check_header = check_header
+drawn_write, drawn._write = drawn._write, write
+for name in sys.argv[4:]:
+    made.clear()
+    (root / f"{name}-ready-{me}").touch()
+    while not (root / f"{name}-go").exists():
+        time.sleep(0.001)
+    benchmark = catalog.read_benchmark(name, root / name, **({"classic": True} if name == "cuhk03" else {}))
+    print(len(made), len(benchmark.datasets), [crop.path.name for crop in benchmark.datasets[3].train.crops])
+"""
+
+
+def start(root: Path, me: int, pause_s: float, *names: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", CHILD, str(root), str(me), str(pause_s), *names]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(path: Path, children: list[subprocess.Popen[str]]) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end, path
+        assert not [child.communicate() for child in children if child.poll() is not None]
+        time.sleep(0.005)
+
+
+def make(name: str, root: Path) -> Path:
+    folder = MAKERS[name](root)
+    if name == "cuhk01":
+        with zipfile.ZipFile(folder / "CUHK01.zip", "w") as archive:
+            for path in sorted((folder / "campus").iterdir()):
+                archive.write(path, f"campus/{path.name}")
+        shutil.rmtree(folder / "campus")
+    return folder
+
+
+def test_two_processes_that_begin_together(tmp_path: Path) -> None:
+    folders = {name: make(name, tmp_path / name) for name in ("cuhk03", "cuhk01", "viper")}
+    children, told = [start(tmp_path, me, 0.02, *folders) for me in range(2)], []
+    try:
+        for name in folders:
+            for me in range(2):
+                wait_until(tmp_path / f"{name}-ready-{me}", children)
+            (tmp_path / f"{name}-go").touch()
+        for child in children:
+            out, err = child.communicate(timeout=120)
+            assert (child.returncode, err) == (0, "")
+            told.append([line.split(" ", 1) for line in out.splitlines()])
+    finally:
+        for child in children:
+            child.kill()
+    assert [rest for _, rest in told[0]] == [rest for _, rest in told[1]]  # the same splits and images
+    one, other = ([int(count) for count, _ in lines] for lines in told)
+    wanted = [len(layouts.cuhk03_names("detected")), 20]  # made by one of them, whichever came first
+    assert [sorted(pair) for pair in zip(one[:2], other[:2], strict=True)] == [[0, count] for count in wanted]
+    for folder in folders.values():
+        assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
+    folder = make("cuhk03", tmp_path / "cuhk03")
+    (tmp_path / "cuhk03-go").touch()
+    child = start(tmp_path, 0, 600, "cuhk03")
+    try:
+        wait_until(folder / "images_detected" / ".writing-1_001_1_01.png", [child])
+    finally:
+        child.kill()
+        child.communicate()
+    assert (folder / ".writing-images_detected.json.lock").exists()
+    assert len(read_benchmark("cuhk03", tmp_path / "cuhk03").crops) == len(layouts.cuhk03_names("detected"))
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_waiting_has_an_end_and_failing_keeps_the_lock(tmp_path: Path) -> None:
+    thing = tmp_path / "thing"
+    late = pytest.raises(OutputError, match=r"another process has been making .*thing for 0 s")
+    with one_at_a_time(thing), late, one_at_a_time(thing, timeout_s=0.05):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyError), one_at_a_time(thing):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == [".writing-thing.lock"]
+    with one_at_a_time(thing):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutputError, match="there is no folder"), one_at_a_time(tmp_path / "no" / "thing"):
+        pass

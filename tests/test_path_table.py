@@ -1,0 +1,85 @@
+"""Whose row is whose image: by the ends of paths, once only, and fast."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from osnet.errors import DataError
+from osnet.inference.path_table import PathTable
+
+
+def table(folder: Path, *paths: str) -> PathTable:
+    (folder / "t.csv").write_text("path,identity\n" + "".join(f"{path},of {path}\n" for path in paths))
+    return PathTable(folder / "t.csv")
+
+
+def found(rows: PathTable, *names: str) -> list[str | None]:
+    return [row.path if row else None for row in rows.find(names)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names", "expected"),
+    [
+        (["img/a.jpg"], ["own/img/a.jpg"], ["img/a.jpg"]),  # relative to the data
+        (["img/a.jpg"], ["/abs/own/img/a.jpg"] * 2, ["img/a.jpg"] * 2),  # one image, asked for twice
+        (["a.jpg"], ["own/img/a.jpg"], ["a.jpg"]),
+        (["/abs/own/img/a.jpg"], ["img/a.jpg"], ["/abs/own/img/a.jpg"]),  # the other way round
+        (["./img//a.jpg"], ["own/./img/a.jpg"], ["./img//a.jpg"]),
+        (["img\\a.jpg"], ["C:\\own\\img\\a.jpg"], ["img\\a.jpg"]),
+        (["mg/a.jpg", "g.jpg"], ["own/img/a.jpg", "img.jpg"], [None, None]),  # whole parts only
+        (["gallery/a.jpg"], ["own/query/a.jpg"], [None]),  # a common end is not enough
+        (["a.jpg", "own/a.jpg"], ["own/a.jpg"], ["own/a.jpg"]),  # the very same path comes first
+        (["c1/a.jpg", "c2/a.jpg"], ["d/c2/a.jpg", "d/c1/a.jpg", "d/c3/a.jpg"], ["c2/a.jpg", "c1/a.jpg", None]),
+    ],
+)
+def test_rows_by_the_ends_of_paths(
+    paths: list[str], names: list[str], expected: list[str | None], tmp_path: Path
+) -> None:
+    assert found(table(tmp_path, *paths), *names) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "names", "words"),
+    [
+        (["a.jpg", "img/a.jpg"], ["own/img/a.jpg"], "own/img/a.jpg could be img/a.jpg or a.jpg"),
+        (["x/a.jpg", "y/a.jpg"], ["a.jpg"], "a.jpg could be x/a.jpg or y/a.jpg"),
+        (["a.jpg", "x/img/a.jpg"], ["img/a.jpg"], "img/a.jpg could be a.jpg or x/img/a.jpg"),
+        (["a.jpg"], ["query/a.jpg", "gallery/a.jpg"], "row of a.jpg could be of query/a.jpg or of gallery/a.jpg"),
+        (["img/a.jpg"], ["img/a.jpg", "own/img/a.jpg"], "row of img/a.jpg could be of img/a.jpg or of own/img/a.jpg"),
+    ],
+)
+def test_what_fits_twice_is_refused(paths: list[str], names: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        table(tmp_path, *paths).find(names)
+    assert words in str(caught.value)
+    assert "t.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,identity\na.jpg,1\n./a.jpg,2\n", "line 3: ./a.jpg has no path or no identity, or is listed twice"),
+        ("path,identity\na.jpg,\n", "line 2: a.jpg has no path or no identity"),
+        ("path,identity\n/,1\n", "line 2: / has no path"),
+        ("path,identity\na.jpg\n", "line 2: a.jpg has no path or no identity"),
+        ("path,identity\n", "needs a header with the columns path and identity, and at least one row"),
+        ("path,who\na.jpg,1\n", "needs a header"),
+    ],
+)
+def test_tables_that_are_refused(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError) as caught:
+        PathTable(tmp_path / "t.csv")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["rows are ends", "names are ends"])
+def test_equal_file_names_do_not_make_it_slow(way: str, tmp_path: Path) -> None:
+    """A file name that all images share, as in ONE_FOLDER_EACH/image.jpg: all pairs would be 10^9."""
+    short = [f"{i:05d}/image.jpg" for i in range(30_000)]
+    long = [f"/data/own/{name}" for name in short]
+    rows, names = (short, long) if way == "rows are ends" else (long, short)
+    start = time.process_time()
+    assert found(table(tmp_path, *rows), *names) == rows
+    assert time.process_time() - start < 10
