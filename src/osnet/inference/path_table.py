@@ -53,16 +53,19 @@ class PathTable:
         Raises:
             DataError: two rows for an image, or two images for a row; both are named.
         """
-        name_of = {_key(name): name for name in names}
-        keys_of: dict[str, list[str]] = {}
-        for key in name_of:
-            keys_of[key] = [key] if key in self._rows else [end for end in _ends(key) if end in self._rows]
-        for row_key in self._rows:
+        keys = [_key(name) for name in names]
+        name_of = dict(zip(keys, names, strict=True))
+        keys_of = {key: [key] for key in name_of if key in self._rows}
+        others: dict[str, list[str]] = {
+            key: [end for end in _ends(key) if end in self._rows] for key in name_of if key not in keys_of
+        }
+        for row_key in self._rows if others else ():
             for end in _ends(row_key):
-                if end in keys_of and end not in self._rows:
-                    keys_of[end].append(row_key)
+                if end in others:
+                    others[end].append(row_key)
+        keys_of |= others
         self._refuse_doubles(name_of, keys_of)
-        return [self._rows[found[0]] if (found := keys_of[_key(name)]) else None for name in names]
+        return [self._rows[keys_of[key][0]] if keys_of[key] else None for key in keys]
 
     def _refuse_doubles(self, name_of: dict[str, str], keys_of: dict[str, list[str]]) -> None:
         owner: dict[str, str] = {}
