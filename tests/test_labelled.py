@@ -129,7 +129,7 @@ def test_a_runs_own_table_fits_its_kept_vectors(run: Run, tiny_weights: Path, tm
     data, table, rows = tmp_path / "own", tmp_path / "own.csv", []
     for i, (split, who, camera) in enumerate(
         [("query", "anna", "1"), ("query", "ben", "2"), *(("gallery", w, c) for c in "12" for w in ("anna", "ben")),
-         ("gallery", "0", "1")]
+         ("gallery", "-1", "2"), ("gallery", "0", "1")]
     ):  # fmt: skip
         write_picture(data / "img" / f"{split}{i}.png", i)
         rows.append(f"img/{split}{i}.png,{who},{camera},{split}")

@@ -22,16 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from osnet.data.folder import NOBODY
 from osnet.data.reid.market1501 import parse_name
 from osnet.errors import DataError
 from osnet.inference.arrays import as_vectors, list_arrays, read_arrays
 from osnet.inference.path_table import PathTable, Row
-from osnet.types import DISTRACTOR_PID, JUNK_PID
 
 Ints = NDArray[np.int64]
 PARTS = ("query", "gallery")
-NOBODY = {str(pid): pid for pid in (JUNK_PID, DISTRACTOR_PID)}
-"""Texts that mean junk and distractors among names of people."""
 LARGEST = 1 << 62
 """Whole numbers beyond are names, since int64 has no room for them."""
 
