@@ -118,8 +118,8 @@ def evaluate(
 ) -> None:
     """Score weights on a data set, or anybody's vectors: CMC, mAP, mINP; of a classification, top-1 and top-5.
 
-    Vectors: `--features FILE.npz` with query_vectors, query_pids, query_camids and the same for gallery; or two files
-    with vectors, pids, camids each, or made by `osnet embed` (people from Market-1501's names or `--csv`).
+    Vectors: `--features FILE.npz` with query_vectors (or query), query_pids, query_camids and the same for gallery; or
+    two files with vectors, pids, camids each, or made by `osnet embed` (people by Market-1501's names or `--csv`).
     Several processes share the work: `torchrun --nproc-per-node 2 -m osnet.cli evaluate ...`
 
     Args:
