@@ -17,6 +17,14 @@ from osnet.models.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
+LONGEST = ("test_readme", "test_demo", "test_training", "test_streaming", "test_attribute_training", "test_browser")
+"""Files that take longest, in this order: begun last, they would leave the other processors without work."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others in their order."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def shared_data(relative: str) -> Path:

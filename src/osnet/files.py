@@ -17,6 +17,8 @@ from osnet.errors import OutputError
 
 TEMPORARY_PREFIX = ".writing-"
 """Files that begin so are leftovers of a write that was cut off; they are safe to delete."""
+_TOKEN = token_hex(4)
+"""Process numbers repeat from one container to the next, and both may write to one disk."""
 
 
 @contextmanager
@@ -31,8 +33,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    # Process numbers repeat on other machines that share the folder, in containers nearly always.
-    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{token_hex(4)}-{path.name}")
+    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{_TOKEN}-{path.name}")
     try:
         yield aside
         _sync(aside)
