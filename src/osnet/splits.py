@@ -1,8 +1,9 @@
 """Weights + a benchmark with its protocol -> scores; of several splits each, their mean and deviation."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from osnet.data.reid.benchmark import Benchmark
 from osnet.errors import DataError
@@ -99,18 +100,14 @@ def evaluate_benchmark(
         benchmark, facts = Benchmark(benchmark.name, benchmark.root, (benchmark,)), None
     else:
         facts = benchmark.facts()
-    scoring = Scoring(rule or benchmark.rule, distance, ap, seed, decisions)
-    result: Evaluation | SplitEvaluation
-    if len(benchmark.datasets) == 1:
-        result = evaluate(
-            weights, benchmark.datasets[0], **asdict(scoring), force=force, on_error=on_error, features=features,
-            progress=progress,
-        )  # fmt: skip
-    else:
-        result = evaluate_splits(
-            weights, benchmark.datasets, **asdict(scoring), force=force, on_error=on_error, features=features,
-            progress=progress,
-        )  # fmt: skip
+    asked: dict[str, Any] = {
+        "rule": rule or benchmark.rule, "distance": distance, "ap": ap, "seed": seed, "decisions": decisions,
+        "force": force, "on_error": on_error, "features": features, "progress": progress,
+    }  # fmt: skip
+    datasets = benchmark.datasets
+    result: Evaluation | SplitEvaluation = (
+        evaluate(weights, datasets[0], **asked) if len(datasets) == 1 else evaluate_splits(weights, datasets, **asked)
+    )
     return replace(result, benchmark=facts)
 
 

@@ -1,6 +1,5 @@
 """Any folder of crops: who and which camera from sub-folders, from the file's name, or from a CSV."""
 
-import csv
 import math
 import re
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import Literal
 
 from osnet.data.loading import is_image_name, list_files, list_images
 from osnet.data.reid.market1501 import find_market1501, parse_name, read_market1501
+from osnet.data.table import read_identities
 from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
@@ -206,15 +206,8 @@ def _by_market_name(root: Path, paths: list[Path]) -> list[_Record]:
 
 
 def _read_csv(root: Path, table: Path, must_exist: bool = True) -> list[_Record]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {table}: {error}") from error
-    if not rows or not {"path", "identity"} <= set(rows[0]):
-        raise DataError(f"{table} needs a header with the columns path and identity, and at least one row")
     records: dict[Path, _Record] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(read_identities(table), start=2):
         where = f"{table}, line {number}"
         path = inside(root, row["path"] or "", where)
         if must_exist and not path.is_file():
@@ -223,7 +216,7 @@ def _read_csv(root: Path, table: Path, must_exist: bool = True) -> list[_Record]
             raise DataError(f"{where}: {row['path']} has no identity")
         if path in records:
             raise DataError(f"{where}: {row['path']} is listed twice")
-        time_s = parse_time(row["time"], where) if row.get("time") else None
+        time_s = parse_time(time, where) if (time := row.get("time")) else None
         who, camera, split = row["identity"], row.get("camera") or None, row.get("split") or None
         records[path] = _Record(path, who, camera, time_s, split, pid=NOBODY.get(who))
     return [records[path] for path in sorted(records)]

@@ -38,6 +38,12 @@ def widen(w: Writer, kind: Any) -> None:
         w.store(mixed, w.at(out, b.mul(y, out_row), b.mul(x, w.number(12))))
 
 
+def _window(w: Writer, corner: Any, in_row: Any, px: Any, size: int) -> list[Any]:
+    """``size`` x ``size`` pixels from ``corner`` on, row by row."""
+    places = [(w.b.mul(in_row, w.number(y)), w.b.mul(px, w.number(x))) for y in range(size) for x in range(size)]
+    return [w.load(w.at(corner, *place), w.vector) for place in places]
+
+
 def max_pool(w: Writer) -> None:
     """in (with a border of zeros above and left), out, out rows, out px, in_row, bytes of a pixel: 3x3, stride 2."""
     b = w.b
@@ -46,11 +52,7 @@ def max_pool(w: Writer) -> None:
     first, last = w.my_share(rows)
     with w.loop(first, last) as y, w.loop(0, width) as x, w.loop(0, px, w.bytes) as c:
         corner = w.at(source, b.mul(y, b.mul(in_row, w.number(2))), b.mul(x, b.mul(px, w.number(2))), c)
-        values = [
-            w.load(w.at(corner, b.mul(in_row, w.number(dy)), b.mul(px, w.number(dx))), w.vector)
-            for dy in range(3)
-            for dx in range(3)
-        ]
+        values = _window(w, corner, in_row, px, 3)
         while len(values) > 1:
             first, second = values[:2]
             kept = b.select(
@@ -69,11 +71,7 @@ def average_pool(w: Writer) -> None:
     first, last = w.my_share(rows)
     with w.loop(first, last) as y, w.loop(0, width) as x, w.loop(0, px, w.bytes) as c:
         corner = w.at(source, b.mul(y, b.mul(in_row, w.number(2))), b.mul(x, b.mul(px, w.number(2))), c)
-        values = [
-            w.load(w.at(corner, b.mul(in_row, w.number(dy)), b.mul(px, w.number(dx))), w.vector)
-            for dy in range(2)
-            for dx in range(2)
-        ]
+        values = _window(w, corner, in_row, px, 2)
         total = b.fadd(b.fadd(values[0], values[1]), b.fadd(values[2], values[3]))
         w.store(b.fmul(total, quarter), w.at(out, b.mul(b.add(b.mul(y, width), x), px), c))
 

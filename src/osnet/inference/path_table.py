@@ -5,11 +5,11 @@ part: ``img/q0.jpg`` in the table is ``/data/own/img/q0.jpg``, and the other way
 it is refused.
 """
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from osnet.data.table import read_identities
 from osnet.errors import DataError
 
 
@@ -34,7 +34,8 @@ class PathTable:
     def __init__(self, file: str | Path) -> None:
         self.file = Path(file)
         self._rows: dict[str, Row] = {}
-        for number, row in enumerate(_read_rows(self.file), start=2):
+        for number, line in enumerate(read_identities(self.file), start=2):
+            row = Row(*(line.get(column) or "" for column in ("path", "identity", "camera", "split")))
             key = _key(row.path)
             if not key or not row.identity or key in self._rows:
                 raise DataError(
@@ -94,15 +95,3 @@ def _ends(key: str) -> Iterator[str]:
     while start:
         yield key[start:]
         start = key.find("/", start) + 1
-
-
-def _read_rows(file: Path) -> Iterable[Row]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            lines = list(csv.DictReader(text))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
-    if not lines or not {"path", "identity"} <= set(lines[0]):
-        raise DataError(f"{file} needs a header with the columns path and identity, and at least one row")
-    for line in lines:
-        yield Row(*(line.get(column) or "" for column in ("path", "identity", "camera", "split")))

@@ -1,6 +1,5 @@
 """Any data set of attributes, by what lies in its folder; and the plainest of all, a CSV."""
 
-import csv
 from pathlib import Path
 
 from osnet.data.attributes.dataset import AttributeDataset, Found, Listed, OnMismatch, finish
@@ -10,6 +9,7 @@ from osnet.data.attributes.peta_rap import PETA_FILE, RAP_FILE, read_peta, read_
 from osnet.data.folder import inside
 from osnet.data.loading import list_images
 from osnet.data.synthetic import ANNOTATIONS_FILE
+from osnet.data.table import read_table
 from osnet.errors import DataError
 
 CSV_FILE = "attributes.csv"
@@ -72,13 +72,7 @@ def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeD
     """
     table = Path(table)
     root = table.parent
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            header = list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {table}: {error}") from error
+    header, rows = read_table(table)
     names = [name for name in header if name not in NO_ATTRIBUTES]
     if "path" not in header or not names or len(set(header)) != len(header) or "" in names:
         raise DataError(f"{table} needs a header with path and attributes, each once; it has {', '.join(header)}")
