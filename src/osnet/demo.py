@@ -32,7 +32,7 @@ from osnet.figures.study import (
     study,
 )
 from osnet.files import check_writable, make_folder, write_json
-from osnet.gallery import Gallery, Where
+from osnet.gallery import FileStamp, Gallery, Where
 from osnet.inference.embedder import Embedder
 from osnet.inference.histogram import embed_histogram
 from osnet.inference.vectors import Progress, read_vectors
@@ -183,8 +183,9 @@ def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder:
     embeddings, weights_sha256 = read_vectors(features)
     gallery = Gallery.for_embedder(folder, embedder)
     crops = {str(crop.path): crop for crop in dataset.gallery.crops}
-    known = gallery.sources()
-    new = [i for i, name in enumerate(embeddings.names) if name not in known]
+    stamps = {name: FileStamp.of(name) for name in embeddings.names}  # evaluate has just looked: they are as embedded
+    known = {source: stored.stamp for source, stored in gallery.stored().items()}
+    new = [i for i, name in enumerate(embeddings.names) if stamps[name] is None or known.get(name) != stamps[name]]
     items = [
         Item(
             name,
@@ -194,7 +195,13 @@ def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder:
         )
         for name in (embeddings.names[i] for i in new)
     ]
-    gallery.add(embeddings.vectors[new], items, weights_sha256=weights_sha256)
+    gallery.put(
+        embeddings.vectors[new],
+        items,
+        weights_sha256=weights_sha256,
+        stamps=[stamps[embeddings.names[i]] for i in new],
+    )
+    gallery.prune(dataset.root)
     return gallery
 
 

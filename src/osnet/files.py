@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half there, checking what was read, and hashing. Imports only the errors."""
+"""Writing all or nothing, checking what was read, names of files, hashing. Imports only the errors."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from unicodedata import category
 
 from osnet.errors import OutputError
 
@@ -95,6 +96,33 @@ def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain_path(path: str | Path) -> Path:
+    """``path`` as an absolute path without ``..`` and doubled slashes, so that one file has one name.
+
+    Links keep the names they were given; only where ``..`` follows a link is that link resolved, since the folder above
+    it is not the one that the text shows.
+    """
+    absolute = Path(path).absolute()
+    if ".." not in absolute.parts and absolute.anchor != "//":
+        return absolute
+    plain = Path("/") if absolute.anchor == "//" else Path(absolute.anchor)
+    for part in absolute.relative_to(absolute.anchor).parts:
+        if part != "..":
+            plain /= part
+        else:
+            plain = (plain.resolve() if plain.is_symlink() else plain).parent
+    return plain
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes (``\\udcff``) for control characters, and for what in a file's name is not UTF-8.
+
+    Line breaks stay.
+    """
+    odd = {c for c in set(text) if c != "\n" and category(c) in ("Cc", "Cs")}
+    return text.translate({ord(c): c.encode("unicode_escape").decode("ascii") for c in odd})
 
 
 def is_plain_name(name: str) -> bool:

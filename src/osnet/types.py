@@ -119,6 +119,8 @@ class ReidDataset:
     """Files found beside the images that are no images (Market-1501 carries Thumbs.db)."""
     val: Split = field(default_factory=lambda: Split("val", ()))
     """More images of the people in ``train``, which MSMT17 sets aside; only ``combine_all`` trains on them."""
+    unlisted: tuple[str, ...] = ()
+    """Images in its folder that the CSV does not list, and that are therefore in no split."""
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:

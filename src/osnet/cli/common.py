@@ -16,7 +16,8 @@ from tyro.extras import SubcommandApp
 from osnet.data.folder import FolderLayout, IdentityFrom
 from osnet.data.loading import list_images
 from osnet.errors import DataError, OutputError
-from osnet.files import check_writable, written_aside
+from osnet.files import check_writable, plain_path, written_aside
+from osnet.types import ReidDataset
 
 EXIT_FOUND_TROUBLE = 1
 EXIT_ERROR = 2
@@ -53,6 +54,8 @@ FolderArgs = Annotated[FolderOptions, tyro.conf.arg(name="")]
 PLAIN_FOLDER = FolderOptions()
 
 MAX_SEED = 2**32 - 1
+SHOWN = 10
+"""Names in a note."""
 
 app = SubcommandApp()
 data_app = SubcommandApp()
@@ -71,6 +74,23 @@ def report_failures(failures: list[str]) -> None:
     if failures:
         print(f"{len(failures)} left out:", *failures, sep="\n  ", file=sys.stderr)
         raise SystemExit(EXIT_FOUND_TROUBLE)
+
+
+def name_some(names: Sequence[str]) -> str:
+    """At most ten, and how many more there are."""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def tell_unlisted(dataset: ReidDataset) -> ReidDataset:
+    """The same data set; a note on standard error says which images its CSV leaves out."""
+    if dataset.unlisted:
+        print(
+            f"note: {len(dataset.unlisted)} images in {dataset.root} are not in the CSV and left out: "
+            f"{name_some(dataset.unlisted)}",
+            file=sys.stderr,
+        )
+    return dataset
 
 
 def check_counts(**counts: int) -> None:
@@ -109,7 +129,10 @@ def list_inputs(inputs: Iterable[Path]) -> list[Path]:
         raise DataError(f"no such file: {', '.join(missing[:5])}")
     if not paths:
         raise DataError("nothing to look at; give images or folders of images")
-    return list(dict.fromkeys(paths))
+    each: dict[Path, Path] = {}  # in the order and in the words of the user
+    for path in paths:
+        each.setdefault(plain_path(path), path)
+    return list(each.values())
 
 
 def check_probabilities_file(out: Path) -> None:
@@ -127,7 +150,7 @@ def write_probabilities(
     out: Path, columns: Sequence[str], names: Sequence[str], probabilities: NDArray[np.float32]
 ) -> None:
     """As CSV: a row for each of N names, a column for each of C; ``probabilities`` is (N, C)."""
-    with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["path", *columns])
         writer.writerows([name, *(f"{p:.6f}" for p in row)] for name, row in zip(names, probabilities, strict=True))

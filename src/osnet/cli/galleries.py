@@ -1,6 +1,8 @@
 """osnet index, search, gallery show, gallery remove."""
 
 import json
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,18 +10,27 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, draw_progress, gallery_app, report_failures
+from osnet.cli.common import (
+    EXIT_FOUND_TROUBLE,
+    JsonFlag,
+    app,
+    draw_progress,
+    gallery_app,
+    name_some,
+    report_failures,
+)
 from osnet.data.folder import FolderLayout, IdentityFrom, parse_time, read_folder
 from osnet.data.loading import list_images
 from osnet.data.reid.market1501 import parse_name
-from osnet.errors import DataError, GalleryError
+from osnet.errors import DataError, GalleryError, ImageError
 from osnet.figures.attributes import Described as Shown
 from osnet.figures.attributes import save_attribute_sheet
 from osnet.figures.ranks import RankedList, save_ranked_lists
-from osnet.files import check_writable
-from osnet.gallery import Gallery, Where, describe
+from osnet.files import check_writable, plain_path
+from osnet.gallery import Added, FileStamp, Gallery, Where, describe
 from osnet.gallery.folder import WEIGHTS
 from osnet.gallery.segments import MANIFEST
+from osnet.gallery.stamps import Update, plan_update
 from osnet.inference.attributes import find_attributes, open_embedder
 from osnet.inference.embedder import Embedder, OnError, join_embeddings
 from osnet.models.card import CARD_FILE, read_card
@@ -40,55 +51,114 @@ def index(
     identity_from: IdentityFrom | None = None,
     pattern: str | None = None,
     csv: Path | None = None,
+    prune: bool = False,
     on_error: OnError = "raise",
     batch_size: int = 32,
     device: str = "auto",
 ) -> None:
-    """Put a folder of crops into a gallery, new or old. What is in it already is passed over.
+    """Put a folder of crops into a gallery, new or old. What is in it unchanged is passed over.
 
-    The gallery keeps a copy of the weights, so that searching needs nothing else. Where the weights say attributes, a
-    new gallery keeps their probabilities beside the vectors, but for those that are switched off.
+    A crop whose file has changed is embedded again. The gallery keeps a copy of the weights, so that searching needs
+    nothing else. Where the weights say attributes, a new gallery keeps their probabilities beside the vectors, but for
+    those that are switched off.
 
     Args:
         crops: the folder.
         out: the gallery's folder.
         weights: a path or a short name; needed for a new gallery.
         identity_from: where to read who is on a crop. By default: the pattern or CSV if given; else Market-1501's
-            names if all fit; else identities are unknown.
+            names, if at least half of the names are like these; else identities are unknown.
         pattern: a regular expression for the path, with groups (?P<identity>...), (?P<camera>...), (?P<time>...).
         csv: a table with the columns path, identity, camera, time.
+        prune: also delete the items below this folder whose files are gone from the disk.
         on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
         batch_size: crops per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-    items = _read_items(crops, identity_from, pattern, csv)
+    explicit = not (identity_from is None and pattern is None and csv is None)
+    items, notes = _read_items(crops, identity_from, pattern, csv, may_be_empty=(out / MANIFEST).exists())
     gallery, embedder = _open_gallery(out, weights, device, batch_size)
-    known = gallery.sources()
-    todo = {item.source: item for item in items if item.source not in known}
+    plan = plan_update(gallery.stored(), items, labels_count=explicit)
+    if plan.relabelled or plan.restamped:
+        gallery.relabel(plan.relabelled, plan.restamped)
+    stamps: dict[str, FileStamp | None] = {}
     waiting: list[Any] = []
-    failures: list[str] = []
+    failures: list[ImageError] = []
+    added = [Added(0, 0, 0)]
+
+    def stamped(sources: Iterable[str]) -> Iterator[str]:
+        for source in sources:
+            stamps[source] = FileStamp.of(source)  # before it is read: a change from now on shows next time
+            yield source
 
     def flush() -> None:
         if waiting:
             vectors = [row for batch in waiting for row in batch.vectors]
             names = [name for batch in waiting for name in batch.names]
             said = describe(embedder, join_embeddings(waiting, []).probabilities)
-            gallery.add(vectors, [todo[name] for name in names], weights_sha256=embedder.sha256(), attributes=said)
+            added.append(
+                gallery.put(
+                    vectors,
+                    [plan.todo[name] for name in names],
+                    weights_sha256=embedder.sha256(),
+                    attributes=said,
+                    stamps=[stamps.pop(name) for name in names],
+                )
+            )
             waiting.clear()
 
+    bar = draw_progress(list(plan.todo), len(plan.todo), "index")
     try:
-        for batch in embedder.stream(draw_progress(list(todo), len(todo), "index"), on_error=on_error):
-            failures += [str(failure) for failure in batch.failures]
+        for batch in embedder.stream(stamped(bar), on_error=on_error):
+            failures += batch.failures
             if batch.names:
                 waiting.append(batch)
             if sum(map(len, waiting)) >= INDEX_CHUNK:
                 flush()
     finally:  # cut off or stopped by a bad image: what went well is kept, and the next call goes on
         flush()
-    print(
-        f"{len(todo) - len(failures)} crops added to {out}, {len(items) - len(todo)} were there; {len(gallery)} in all"
-    )
-    report_failures(failures)
+    _tell_indexed(gallery, crops, items, plan, added)
+    for note in [*notes, *_tell_gone(gallery, crops, prune), *_tell_outdated(plan, failures)]:
+        print(f"note: {note}", file=sys.stderr)
+    report_failures([str(failure) for failure in failures])
+
+
+def _tell_indexed(gallery: Gallery, crops: Path, items: list[Item], plan: Update, added: list[Added]) -> None:
+    new, again, same = (sum(getattr(part, kind) for part in added) for kind in ("new", "replaced", "same"))
+    unknown = min(again, len(plan.unknown))
+    parts = [f"{new} crops added to {gallery.folder}"]
+    if again - unknown:
+        parts.append(f"{again - unknown} had changed and were embedded again")
+    if unknown:
+        parts.append(
+            f"{unknown} were embedded again, since the gallery did not say of what state of their files it was"
+        )
+    if plan.relabelled:
+        parts.append(f"{len(plan.relabelled)} got other labels")
+    print(", ".join([*parts, f"{plan.same + same} were there; {len(gallery)} in all"]))
+    known, seen = sum(1 for item in items if item.identity), sum(1 for item in items if item.camera)
+    print(f"of {len(items)} crops in {crops}, {known} have an identity and {seen} a camera")
+
+
+def _tell_gone(gallery: Gallery, crops: Path, prune: bool) -> Iterator[str]:
+    """What the gallery holds of files that are gone from the disk, or how many of it were removed."""
+    everywhere, here = gallery.find_gone(), gallery.find_gone(crops)
+    if prune:
+        removed = gallery.prune(crops)
+        print(f"{removed} items removed whose files are gone; {len(gallery)} left")
+    elif here:
+        yield f"{len(here)} items below {crops} are gone from the disk; --prune removes them: {name_some(here)}"
+    if elsewhere := len(everywhere) - len(here):
+        yield f"{elsewhere} items of other folders are gone from the disk too"
+
+
+def _tell_outdated(plan: Update, failures: list[ImageError]) -> Iterator[str]:
+    kept = [failure.name for failure in failures if failure.name in plan.changed]
+    if kept:
+        yield (
+            f"{len(kept)} crops have changed and cannot be read now; the gallery keeps the vectors of their old state: "
+            f"{name_some(kept)}"
+        )
 
 
 @app.command
@@ -127,7 +197,8 @@ def search(
         camera: only these cameras.
         after: only what was taken at this time or later (seconds or ISO 8601, UTC).
         before: only what was taken at this time or earlier.
-        source: only sources that match this pattern, such as '*/monday/*' (sources are whole paths).
+        source: only this source; or, if there is none, those that match this pattern, such as '*/monday/*' (sources are
+            whole paths).
         weights: instead of the copy in the gallery; others are refused.
         as_json: print JSON.
         sheet: also draw the hits into this PNG.
@@ -206,11 +277,17 @@ def gallery_show(gallery: GalleryArg) -> None:
         gallery: its folder.
     """
     store = Gallery.open(gallery)
+    gone = len(store.find_gone())
     people = {item.identity for item in store.items if item.identity}
     cameras = {item.camera for item in store.items if item.camera}
     print(f"{len(store)} items, {len(people)} known identities, {len(cameras)} known cameras")
     print(f"vectors of {store.weights_name}, network {store.weights_sha256}")
     print(f"attributes: {', '.join(store.attributes) or 'none'}")
+    if gone:
+        print(
+            f"the files of {gone} items are gone from the disk; `osnet index FOLDER --out {gallery} --prune` removes "
+            "those of a folder"
+        )
 
 
 @gallery_app.command(name="remove")
@@ -222,6 +299,7 @@ def gallery_remove(
     after: str | None = None,
     before: str | None = None,
     source: str | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Delete items for good: their bytes are in none of the gallery's files afterwards.
 
@@ -233,33 +311,75 @@ def gallery_remove(
         camera: from these cameras.
         after: taken at this time or later.
         before: taken at this time or earlier.
-        source: sources that match this pattern.
+        source: the item with this source; if there is none, those whose sources match this pattern (*, ?, [...]).
+        dry_run: delete nothing, list the items.
     """
     store = Gallery.open(gallery)
-    removed = store.remove(_where(identity, camera, after, before, source))
+    where = _where(identity, camera, after, before, source)
+    if dry_run:
+        store.check_removal(where)
+        found = store.find(where)
+        print(*(item.source for item in found), f"{len(found)} of {len(store)} items would be removed", sep="\n")
+        if not found:
+            raise SystemExit(EXIT_FOUND_TROUBLE)
+        return
+    removed = store.remove(where)
     print(f"{removed} items removed, {len(store)} left")
     if not removed:
         raise SystemExit(EXIT_FOUND_TROUBLE)  # whoever asked for a deletion must see that nothing was deleted
 
 
-def _read_items(crops: Path, identity_from: IdentityFrom | None, pattern: str | None, csv: Path | None) -> list[Item]:
-    """Items for every image, with what the layout says of them."""
+def _read_items(
+    crops: Path, identity_from: IdentityFrom | None, pattern: str | None, csv: Path | None, may_be_empty: bool
+) -> tuple[list[Item], list[str]]:
+    """Items for every image, with what the layout says of them; and what the user must know of those that it misses.
+
+    ``may_be_empty``: the gallery exists, and may hold items of files that are gone.
+    """
+    paths = list(list_images(crops))
+    if not paths and may_be_empty:
+        return [], [f"no images in {crops}"]
+    if not paths:
+        raise DataError(f"no images in {crops}")
     if identity_from is None and pattern is None and csv is None:
-        paths = list(list_images(crops))
-        if not paths:
-            raise DataError(f"no images in {crops}")
-        if not all(parse_name(path) for path in paths):
-            return [Item(str(path.absolute())) for path in paths]
+        odd = [path for path in paths if parse_name(path) is None]
+        if 2 * len(odd) > len(paths):
+            return [Item(str(plain_path(path))) for path in paths], _tell_unnamed(len(paths) - len(odd))
+        notes = [] if not odd else [
+            f"{len(odd)} of {len(paths)} names do not say who it is, as 0002_c1s1_000451_03.jpg does: "
+            f"{name_some([str(path.relative_to(crops)) for path in odd])}"
+        ]  # fmt: skip
+        return [_read_market_item(path) for path in paths], notes
     found = read_folder(crops, FolderLayout(identity_from or "auto", pattern, csv))
-    return [
+    items = [
         Item(
-            source=str(crop.path.absolute()),
+            source=str(plain_path(crop.path)),
             identity=crop.identity if crop.pid > DISTRACTOR_PID else None,
             camera=crop.camera or None,
             time_s=crop.time_s,
         )
         for crop in found
     ]
+    listed = {crop.path for crop in found}
+    missed = [str(path.relative_to(crops)) for path in paths if path not in listed]
+    if not missed:
+        return items, []
+    return items, [
+        f"{csv} lists {len(items)} of {len(paths)} images in {crops}; the others are left out: {name_some(missed)}"
+    ]
+
+
+def _read_market_item(path: Path) -> Item:
+    pid, camid = parse_name(path) or (DISTRACTOR_PID, None)
+    return Item(
+        str(plain_path(path)), str(pid) if pid > DISTRACTOR_PID else None, None if camid is None else str(camid)
+    )
+
+
+def _tell_unnamed(num_fitting: int) -> list[str]:
+    told = "say who is on the crops with --identity-from, --pattern or --csv, if it is known"
+    few = f"; {num_fitting} names are like Market-1501's, too few to read them so" if num_fitting else ""
+    return [f"{told}{few}"]
 
 
 def _open_gallery(folder: Path, weights: str | None, device: str, batch_size: int) -> tuple[Gallery, Embedder]:

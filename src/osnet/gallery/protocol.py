@@ -1,6 +1,7 @@
 """What a gallery does, whatever stores it."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -24,7 +25,9 @@ class Where:
     before_s: float | None = None
     """Taken at this time or earlier."""
     source: str | None = None
-    """A pattern with ``*`` and ``?`` for the source."""
+    """One item's source; or, if no item has just this source, a pattern with ``*``, ``?`` and ``[...]`` for it."""
+    sources: frozenset[str] | None = None
+    """Exactly these sources; no patterns."""
     having: frozenset[str] = frozenset()
     """Attributes that are said to hold."""
     lacking: frozenset[str] = frozenset()
@@ -33,7 +36,7 @@ class Where:
     """From which probability on an attribute is said to hold; None: each one's own threshold."""
 
     def __post_init__(self) -> None:
-        for name in ("identities", "cameras", "having", "lacking"):
+        for name in ("identities", "cameras", "sources", "having", "lacking"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a set of names, not the string {getattr(self, name)!r}")
 
@@ -42,8 +45,19 @@ class Where:
         """True if everything passes."""
         return replace(self, min_probability=None) == Where()
 
+    def settle(self, sources: Container[str]) -> "Where":
+        """The same filter for a store that holds ``sources``: a ``source`` that one of them equals is no pattern."""
+        if self.source is None or self.source not in sources:
+            return self
+        return replace(self, source=re.sub(r"([*?[])", r"[\1]", self.source))
+
     def matches(self, item: Item) -> bool:
-        """True if ``item`` passes all but the conditions on attributes, which the store looks at."""
+        """True if ``item`` passes all but the conditions on attributes, which the store looks at.
+
+        ``source`` is taken as a pattern here; a store calls ``settle`` first.
+        """
+        if self.sources is not None and item.source not in self.sources:
+            return False
         if self.identities is not None and item.identity not in self.identities:
             return False
         if self.cameras is not None and item.camera not in self.cameras:

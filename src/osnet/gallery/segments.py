@@ -5,7 +5,8 @@ Shapes: N items, D embedding, A attributes.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from osnet.errors import GalleryError
+from osnet.errors import GalleryError, OutputError
 from osnet.files import TEMPORARY_PREFIX, check_fields, is_plain_name, sha256_file, write_json, written_aside
+from osnet.gallery.stamps import FileStamp
 from osnet.inference.arrays import read_array
 from osnet.types import Item
 
@@ -78,11 +80,48 @@ class Rows:
     items: list[Item]
     probabilities: Floats
     """(N, A); A is 0 in a gallery without attributes."""
+    stamps: list[FileStamp | None]
+    """N of them: the files as they were when they were embedded; None where that is not known."""
 
     def take(self, keep: NDArray[np.bool_]) -> "Rows":
         """The rows where ``keep`` (N,) is true."""
-        items = [item for item, kept in zip(self.items, keep, strict=True) if kept]
-        return Rows(self.vectors[keep], items, self.probabilities[keep])
+        kept = np.flatnonzero(keep)
+        items, stamps = [self.items[i] for i in kept], [self.stamps[i] for i in kept]
+        return Rows(self.vectors[keep], items, self.probabilities[keep], stamps)
+
+
+@contextmanager
+def locked(folder: Path, timeout_s: float) -> Iterator[None]:
+    """No other process writes to the gallery in ``folder`` meanwhile.
+
+    Raises:
+        GalleryError: there is no such folder, or another process does not let go of it.
+        OutputError: no permission to write there.
+    """
+    if not folder.is_dir():
+        raise GalleryError(f"{folder} is no gallery: there is no such folder; make one with `osnet index`")
+    lock = FileLock(folder / LOCK, timeout=timeout_s)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise GalleryError(f"another process is writing to {folder}; try again when it is done") from error
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begin(folder: Path, manifest: Manifest) -> None:
+    """Write the list of a new gallery into an empty folder; call it under the lock.
+
+    Raises:
+        GalleryError: there is something in the folder; what a cut-off write left does not count.
+    """
+    if any(path.name != LOCK and not path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir()):
+        raise GalleryError(f"{folder} is not empty; a new gallery needs a folder of its own")
+    write_manifest(folder, manifest)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -124,6 +163,11 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def _line(item: Item, stamp: FileStamp | None) -> str:
+    """Without a stamp it is what versions before stamps wrote; they pass over the stamp of others."""
+    return json.dumps(asdict(item) | ({"file": asdict(stamp)} if stamp else {}), allow_nan=False) + "\n"
+
+
 def write_segment(folder: Path, number: int, rows: Rows) -> Segment:
     """Write the files of one segment, each aside first."""
     has_attributes = rows.probabilities.shape[1] > 0
@@ -133,7 +177,7 @@ def write_segment(folder: Path, number: int, rows: Rows) -> Segment:
         with written_aside(folder / segment.files[kind]) as aside, aside.open("wb") as file:
             np.save(file, array, allow_pickle=False)
     with written_aside(folder / segment.files["items"]) as aside, aside.open("w", encoding="utf-8") as text:
-        text.writelines(json.dumps(asdict(item), allow_nan=False) + "\n" for item in rows.items)
+        text.writelines(map(_line, rows.items, rows.stamps))
     digests = {f"{kind}_sha256": sha256_file(folder / name) for kind, name in segment.files.items()}
     return replace(segment, **digests)  # type: ignore[arg-type]
 
@@ -153,7 +197,9 @@ def read_segment(folder: Path, segment: Segment, embedding_size: int, num_attrib
         vectors = read_array(path)
         known = {field.name for field in fields(Item)}
         with (folder / segment.files["items"]).open(encoding="utf-8") as file:
-            items = [Item(**{k: v for k, v in json.loads(line).items() if k in known}) for line in file]
+            lines = [json.loads(line) for line in file]
+        items = [Item(**{k: v for k, v in line.items() if k in known}) for line in lines]
+        stamps = [FileStamp.read(line.get("file")) for line in lines]
         probabilities = np.empty((len(items), 0), dtype=np.float32)
         if num_attributes:
             probabilities = read_array(folder / segment.files["attributes"])
@@ -163,7 +209,7 @@ def read_segment(folder: Path, segment: Segment, embedding_size: int, num_attrib
     right = all(a.dtype == np.float32 and a.shape == (segment.count, size) for a, size in wanted)
     if not right or len(items) != segment.count:
         raise GalleryError(f"{path} and its companions do not hold the {segment.count} rows they should")
-    return Rows(vectors, items, probabilities)
+    return Rows(vectors, items, probabilities, stamps)
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
@@ -194,4 +240,5 @@ def join_rows(parts: Sequence[Rows], embedding_size: int, num_attributes: int) -
         np.concatenate([vectors, *(part.vectors for part in parts)]),
         [item for part in parts for item in part.items],
         np.concatenate([probabilities, *(part.probabilities for part in parts)]),
+        [stamp for part in parts for stamp in part.stamps],
     )
