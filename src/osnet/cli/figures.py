@@ -7,7 +7,7 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from osnet.cli.common import PLAIN_FOLDER, FolderArgs, app, check_counts, check_seed, draw_progress
+from osnet.cli.common import PLAIN_FOLDER, FolderArgs, app, check_counts, check_seed, draw_progress, tell_unlisted
 from osnet.data.folder import read_any, read_dataset
 from osnet.data.loading import check_header, list_images
 from osnet.errors import DataError
@@ -213,7 +213,7 @@ def embeddings(
     check_seed(seed)
     if number < MIN_ON_MAP:
         raise DataError(f"number {number} must be at least {MIN_ON_MAP}: a map of fewer images says nothing")
-    dataset = read_any(data, layout.layout())
+    dataset = tell_unlisted(read_any(data, layout.layout()))
     crops: tuple[Crop, ...] = dataset.gallery.crops or dataset.train.crops
     chosen = [crops[i] for i in choose_crops(crops, number)]
     if len(chosen) < MIN_ON_MAP:

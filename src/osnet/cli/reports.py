@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import PLAIN_FOLDER, FolderArgs, FolderOptions, app, check_counts, draw_progress
+from osnet.cli.common import PLAIN_FOLDER, FolderArgs, FolderOptions, app, check_counts, draw_progress, tell_unlisted
 from osnet.cli.figures import figure_app, load_all, name_all
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
@@ -74,7 +74,7 @@ def ranks(
     """
     check_figure_path(out)
     check_counts(top=top)
-    dataset = read_dataset(data, layout.layout())
+    dataset = tell_unlisted(read_dataset(data, layout.layout()))
     names = [crop.path.name for crop in dataset.query.crops]
     if unknown := [name for name in query if name not in names]:
         raise DataError(f"no query is called {', '.join(unknown)}; they are called like {', '.join(names[:1])}")
@@ -132,7 +132,7 @@ def curves(
         raise DataError(f"scores are drawn of one network, not of {len(weights)}")
     else:
         limit = _parse_threshold(threshold)
-        dataset = read_dataset(data, layout.layout())
+        dataset = tell_unlisted(read_dataset(data, layout.layout()))
         if kind != "cmc":
             check_people(dataset)
         embedders = load_all(weights, device)
@@ -217,7 +217,7 @@ def report(
     """
     check_writable(out)
     limit = _parse_threshold(threshold)
-    dataset = read_dataset(data, layout.layout())
+    dataset = tell_unlisted(read_dataset(data, layout.layout()))
     given = (weights, *compare)
     embedders = load_all(given, device)
     if limit is not None:

@@ -18,6 +18,7 @@ from osnet.cli.common import (
     draw_progress,
     list_inputs,
     report_failures,
+    tell_unlisted,
 )
 from osnet.data.folder import read_dataset
 from osnet.data.reid.benchmark import Benchmark
@@ -68,7 +69,7 @@ def embed(
         raise OutputError(f"{out} exists; choose another name or say --overwrite")
     check_writable(out)
     embedder = Embedder(weights, device=device, batch_size=batch_size, normalize=normalize)
-    result = embed_files(embedder, paths, out, on_error=on_error, progress=draw_progress)
+    result = embed_files(embedder, paths, out, on_error=on_error, progress=draw_progress, overwrite=overwrite)
     print(f"{len(result)} vectors of {embedder.embedding_size} in {out}")
     report_failures([str(failure) for failure in result.failures])
 
@@ -191,7 +192,7 @@ def _read_benchmarks(
             raise DataError(f"{given} needs --root, the folder of all data sets")
         if not data.exists() and str(data).partition(":")[0] in BENCHMARKS:
             raise DataError(f"no such folder: {data}; for the benchmark {data} say --root, the folder of all data sets")
-        return {"": read_dataset(data, layout.layout(), name)}
+        return {"": tell_unlisted(read_dataset(data, layout.layout(), name))}
     if strange := [*layout.given(), *(["--name"] if name is not None else [])]:
         raise DataError(f"with --root, a benchmark says itself who is on its images; leave out {', '.join(strange)}")
     return {spec: read_named(spec, root, work_dir, draw_progress) for spec in dict.fromkeys([str(data), *targets])}
@@ -282,7 +283,7 @@ def calibrate(
     """
     if out is not None:
         check_writable(out)
-    dataset = read_dataset(data, layout.layout(), name)
+    dataset = tell_unlisted(read_dataset(data, layout.layout(), name))
     embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip)
     result = calibrate_weights(
         embedder, dataset, fpr=fpr, fpir=fpir, force=force, on_error=on_error, features=features, progress=draw_progress

@@ -1,6 +1,7 @@
 """What is in a data set, and what in it would break training or evaluation, before either has begun."""
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
 Severity = Literal["breaks", "mind"]
 SHOWN = 5
+NOBODY_NAME = re.compile(r"-0*1|0+")
+"""-1, 0, and 0000 as in names of files."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def check_dataset(
     """
     problems = [
         *_check_matches(dataset),
+        *_check_nobody(dataset),
         *_check_overlaps(dataset),
         *_check_train(dataset.train),
         *(_check_files(dataset, progress) if decode else ()),
@@ -125,6 +129,22 @@ def _check_matches(dataset: ReidDataset) -> Iterator[Problem]:
         )
     if odd := [str(c.path) for c in dataset.query.crops if c.pid in (JUNK_PID, DISTRACTOR_PID)]:
         yield Problem("query of nobody", "breaks", "query image(s) are labelled junk or distractor", tuple(odd))
+
+
+def _check_nobody(dataset: ReidDataset) -> Iterator[Problem]:
+    """Names that mean junk or a distractor elsewhere, and a person here: Market-1501's, made into folders."""
+    crops = [crop for split in (*dataset.splits, dataset.val) for crop in split.crops if crop.pid > DISTRACTOR_PID]
+    named = [crop for crop in crops if NOBODY_NAME.fullmatch(crop.identity)]
+    if odd := sorted({c.identity for c in named if c.identity in c.path.parts or c.path.match(f"{c.identity}_c*")}):
+        yield Problem(
+            "called nobody",
+            "mind",
+            "name(s) are scored as people; if -1 is junk and 0 a distractor, as in Market-1501, take them out or say "
+            "so in a CSV",
+            tuple(odd),
+        )
+    if dataset.unlisted:
+        yield Problem("unlisted", "mind", "image(s) are not in the CSV and left out", dataset.unlisted)
 
 
 def _check_overlaps(dataset: ReidDataset) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Literal
 
 from osnet.data.loading import is_image_name, list_files, list_images
 from osnet.data.reid.market1501 import find_market1501, parse_name, read_market1501
-from osnet.data.table import read_identities
+from osnet.data.table import locate_images, read_identities
 from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
@@ -26,8 +26,8 @@ class FolderLayout:
 
     ``pattern`` is a regular expression for the path below the folder (with ``/``), with the named groups
     ``identity`` and, if known, ``camera`` and ``time``. ``csv`` is a file with a header and the columns ``path``
-    (relative to the folder), ``identity`` and, if known, ``camera``, ``time``, ``split``. Times are seconds
-    or ISO 8601 (UTC unless they say otherwise).
+    (relative to the folder, or as ``table.locate_images`` finds it there), ``identity`` and, if known, ``camera``,
+    ``time``, ``split``. Times are seconds or ISO 8601 (UTC unless they say otherwise).
     """
 
     identity_from: IdentityFrom = "auto"
@@ -104,7 +104,8 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     records = _read_split_records(root, layout)
     numbered = _number(records)
     train, query, gallery = (Split(split, tuple(numbered.get(split, ()))) for split in SPLITS)
-    return ReidDataset(name or root.resolve().name, root, train, query, gallery)
+    unlisted = _unlisted(root, layout, [crop for crops in numbered.values() for crop in crops])
+    return ReidDataset(name or root.resolve().name, root, train, query, gallery, unlisted=unlisted)
 
 
 def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDataset:
@@ -116,7 +117,12 @@ def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDatase
     layout, root = layout or FolderLayout(), Path(root)
     if find_market1501(root) is not None or {"query", "gallery"} <= _subfolders(root) or _has_splits(layout.csv):
         return read_dataset(root, layout)
-    return ReidDataset(root.resolve().name, root, Split("train", tuple(read_folder(root, layout))))
+    crops = read_folder(root, layout)
+    return ReidDataset(root.resolve().name, root, Split("train", tuple(crops)), unlisted=_unlisted(root, layout, crops))
+
+
+def _unlisted(root: Path, layout: FolderLayout, crops: Iterable[Crop]) -> tuple[str, ...]:
+    return find_unlisted(root, crops) if layout.csv is not None and layout.identity_from in ("auto", "csv") else ()
 
 
 def _subfolders(root: Path) -> set[str]:
@@ -124,7 +130,7 @@ def _subfolders(root: Path) -> set[str]:
 
 
 def _has_splits(table: Path | None) -> bool:
-    return table is not None and any(record.split for record in _read_csv(table.parent, table, must_exist=False))
+    return table is not None and any(row.get("split") for row in read_identities(table).rows)
 
 
 def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Record]]:
@@ -139,7 +145,7 @@ def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Rec
             f"{root} is no data set that can be scored: it has no folders query and gallery, and no CSV with a column "
             "split was given" + _why_not_market(root, layout)
         )
-    kind = _choose_kind([path for split in found for path in list_images(root / split)], layout)
+    kind = _choose_kind({root / split: list(list_images(root / split)) for split in found}, layout)
     layout = replace(layout, identity_from=kind)  # one way for all splits, or their numbers would not agree
     return {split: _read_records(root / split, layout) for split in found}
 
@@ -157,19 +163,32 @@ def _read_records(root: Path, layout: FolderLayout) -> list[_Record]:
     paths = [path for path in list_files(root) if is_image_name(path)]
     if not paths:
         raise DataError(f"no images in {root}")
-    kind = _choose_kind(paths, layout)
+    kind = _choose_kind({root: paths}, layout)
     if kind == "pattern":
         return _by_pattern(root, paths, layout.pattern or "")
     return _by_market_name(root, paths) if kind == "market1501" else _by_subfolder(root, paths)
 
 
-def _choose_kind(paths: Iterable[Path], layout: FolderLayout) -> IdentityFrom:
-    """What ``auto`` means for these images."""
+def _choose_kind(images: Mapping[Path, Sequence[Path]], layout: FolderLayout) -> IdentityFrom:
+    """What ``auto`` means for the images of these folders.
+
+    Raises:
+        DataError: most names are Market-1501's, and more of them than lie in sub-folders, but not all: these are named.
+    """
     if layout.identity_from != "auto":
         return layout.identity_from
     if layout.pattern:
         return "pattern"
-    return "market1501" if all(parse_name(path) for path in paths) else "subfolders"
+    odd = [path for paths in images.values() for path in paths if parse_name(path) is None]
+    num_images = sum(map(len, images.values()))
+    in_subfolders = sum(path.parent != root for root, paths in images.items() for path in paths)
+    if odd and num_images - len(odd) > max(in_subfolders, len(odd)):
+        _refuse(
+            [str(path) for path in odd],
+            f"are not named like 0002_c1s1_000451_03.jpg, as the other {num_images - len(odd)} are (move or rename "
+            "them, or say with a pattern or a CSV who is on the images)",
+        )
+    return "subfolders" if odd else "market1501"
 
 
 def _by_subfolder(root: Path, paths: list[Path]) -> list[_Record]:
@@ -205,13 +224,14 @@ def _by_market_name(root: Path, paths: list[Path]) -> list[_Record]:
     return [_Record(path, str(ids[0]), str(ids[1]), numbers=ids) for path, ids in parsed if ids is not None]
 
 
-def _read_csv(root: Path, table: Path, must_exist: bool = True) -> list[_Record]:
+def _read_csv(root: Path, file: Path) -> list[_Record]:
+    table = read_identities(file)
+    wheres = [f"{file}, line {line}" for line in table.lines]
+    places = locate_images(root, [(row["path"] or "", where) for row, where in zip(table.rows, wheres, strict=True)])
     records: dict[Path, _Record] = {}
-    for number, row in enumerate(read_identities(table), start=2):
-        where = f"{table}, line {number}"
-        path = inside(root, row["path"] or "", where)
-        if must_exist and not path.is_file():
-            raise DataError(f"{where}: there is no file {path}")
+    for row, where, path in zip(table.rows, wheres, places, strict=True):
+        if path is None:
+            raise DataError(f"{where}: there is no file {root / (row['path'] or '')}")
         if not row["identity"]:
             raise DataError(f"{where}: {row['path']} has no identity")
         if path in records:
@@ -220,6 +240,12 @@ def _read_csv(root: Path, table: Path, must_exist: bool = True) -> list[_Record]
         who, camera, split = row["identity"], row.get("camera") or None, row.get("split") or None
         records[path] = _Record(path, who, camera, time_s, split, pid=NOBODY.get(who))
     return [records[path] for path in sorted(records)]
+
+
+def find_unlisted(root: Path, crops: Iterable[Crop]) -> tuple[str, ...]:
+    """Images below ``root`` that are none of ``crops``, by their paths below it."""
+    listed = {crop.path for crop in crops}
+    return tuple(path.relative_to(root).as_posix() for path in list_images(root) if path not in listed)
 
 
 def inside(root: Path, relative: str, where: str) -> Path:
@@ -241,7 +267,7 @@ def parse_time(text: str, where: str) -> float:
         DataError: it is neither; ``where`` tells the user whose time it is.
     """
     try:
-        seconds = float(text)
+        seconds = float("" if "_" in text else text)  # Python reads 1_0 as 10
     except ValueError:
         pass
     else:

@@ -7,13 +7,16 @@ and ``camids``. Without ``camids`` every image has a camera of its own, so that 
 Vectors are real numbers of any kind and become float32: half precision exactly, double precision rounded, and what
 float32 cannot hold is refused (``arrays.as_vectors``).
 
-Labels are whole numbers or names. The pid -1 is junk and 0 a distractor, also as the texts ``-1`` and ``0`` among
-names. Cameras have no such numbers: -1 and 0 are cameras like others.
+Labels are whole numbers or names. Texts are numbers only if all are written as numbers are: ``01`` is a name. The pid
+-1 is junk and 0 a distractor, also as the texts ``-1`` and ``0`` among names. Cameras have no such
+numbers: -1 and 0 are cameras like others.
 
 Files of ``osnet embed`` have ``vectors`` and ``names``: who is on them comes from a CSV (``path_table``), or from names
 like Market-1501's.
 """
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osnet.data.folder import NOBODY
+from osnet.data.folder import NOBODY, SPLITS
 from osnet.data.reid.market1501 import parse_name
 from osnet.errors import DataError
 from osnet.inference.arrays import as_vectors, list_arrays, read_arrays
@@ -241,8 +244,19 @@ def _with_labels(part: RawVectors) -> RawVectors:
 
 
 def _split(whole: RawVectors, table: PathTable | None) -> tuple[RawVectors, RawVectors]:
-    """One file of vectors, cut into query and gallery by the table's column ``split``; other rows are left out."""
+    """One file of vectors, cut into query and gallery by the table's column ``split``; other rows are left out.
+
+    Images without a row are left out with a warning.
+    """
     found = table.find(whole.names) if table is not None and whole.names is not None else []
+    if table is not None and (odd := sorted({row.split for row in found if row is not None} - {"", *SPLITS})):
+        raise DataError(f"{table.file}: column split must hold {', '.join(SPLITS)}; found {', '.join(odd[:5])}")
+    if missing := [name for name, row in zip(whole.names or (), found, strict=False) if row is None]:
+        warnings.warn(
+            f"{len(missing)} of {len(found)} images in {whole.path} have no row in the table and are left out: "
+            f"{', '.join(missing[:5])}",
+            stacklevel=4,
+        )
     places = [[i for i, row in enumerate(found) if row is not None and row.split == part] for part in PARTS]
     if not all(places):
         raise DataError(
@@ -260,6 +274,11 @@ def _part_of(whole: RawVectors, chosen: list[int], rows: Sequence[Row | None]) -
     return part if pids is not None else _with_rows(part, rows)
 
 
+def _is_number(text: str) -> bool:
+    """True for a whole number as it is written: not 01, which may be another one than 1, nor 1_23, which is no 123."""
+    return re.fullmatch(r"-?[1-9][0-9]{0,18}|0", text) is not None and abs(int(text)) <= LARGEST
+
+
 def _number(parts: Sequence[NDArray[Any]], kept: Mapping[str, int]) -> list[Ints]:
     """Whole numbers as they are; else names as numbers from 1, in sorted order, except for those that ``kept`` has a
     number for. What is unknown gets numbers below all others and below 0, each another one.
@@ -268,11 +287,9 @@ def _number(parts: Sequence[NDArray[Any]], kept: Mapping[str, int]) -> list[Ints
         return [part.astype(np.int64) for part in parts]
     texts = [[str(value) for value in part.tolist()] for part in parts]
     known = sorted({text for part in texts for text in part if text})
-    try:
+    if all(map(_is_number, known)):
         number = {text: int(text) for text in known}
-        if any(abs(value) > LARGEST for value in number.values()):
-            raise ValueError
-    except ValueError:
+    else:
         names = [text for text in known if text not in kept]
         number = {name: i for i, name in enumerate(names, start=1)} | dict(kept)
     unknown = min(0, *number.values()) if number else 0

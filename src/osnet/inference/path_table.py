@@ -5,11 +5,11 @@ part: ``img/q0.jpg`` in the table is ``/data/own/img/q0.jpg``, and the other way
 it is refused.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from osnet.data.table import read_identities
+from osnet.data.table import path_ends, path_key, read_identities
 from osnet.errors import DataError
 
 
@@ -34,9 +34,10 @@ class PathTable:
     def __init__(self, file: str | Path) -> None:
         self.file = Path(file)
         self._rows: dict[str, Row] = {}
-        for number, line in enumerate(read_identities(self.file), start=2):
-            row = Row(*(line.get(column) or "" for column in ("path", "identity", "camera", "split")))
-            key = _key(row.path)
+        table = read_identities(self.file)
+        for number, values in zip(table.lines, table.rows, strict=True):
+            row = Row(*(values.get(column) or "" for column in ("path", "identity", "camera", "split")))
+            key = path_key(row.path)
             if not key or not row.identity or key in self._rows:
                 raise DataError(
                     f"{self.file}, line {number}: {row.path or 'a row'} has no path or no identity, or is listed twice"
@@ -54,14 +55,14 @@ class PathTable:
         Raises:
             DataError: two rows for an image, or two images for a row; both are named.
         """
-        keys = [_key(name) for name in names]
+        keys = [path_key(name) for name in names]
         name_of = dict(zip(keys, names, strict=True))
         keys_of = {key: [key] for key in name_of if key in self._rows}
         others: dict[str, list[str]] = {
-            key: [end for end in _ends(key) if end in self._rows] for key in name_of if key not in keys_of
+            key: [end for end in path_ends(key) if end in self._rows] for key in name_of if key not in keys_of
         }
         for row_key in self._rows if others else ():
-            for end in _ends(row_key):
+            for end in path_ends(row_key):
                 if end in others:
                     others[end].append(row_key)
         keys_of |= others
@@ -82,16 +83,3 @@ class PathTable:
                         f"{self.file}: the row of {self._rows[row_key].path} could be of {name_of[first]} or of "
                         f"{name_of[key]}; write whole paths into the table"
                     )
-
-
-def _key(path: str) -> str:
-    """The parts of a path with ``/`` between them, whatever system wrote it."""
-    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
-
-
-def _ends(key: str) -> Iterator[str]:
-    """What is left of it without its first part, without its first two, and so on."""
-    start = key.find("/") + 1
-    while start:
-        yield key[start:]
-        start = key.find("/", start) + 1

@@ -6,10 +6,9 @@ from osnet.data.attributes.dataset import AttributeDataset, Found, Listed, OnMis
 from osnet.data.attributes.identities import find_market_labels, read_generated_attributes, read_market_attributes
 from osnet.data.attributes.pa100k import find_pa100k, read_pa100k
 from osnet.data.attributes.peta_rap import PETA_FILE, RAP_FILE, read_peta, read_rap
-from osnet.data.folder import inside
 from osnet.data.loading import list_images
 from osnet.data.synthetic import ANNOTATIONS_FILE
-from osnet.data.table import read_table
+from osnet.data.table import locate_images, read_table
 from osnet.errors import DataError
 
 CSV_FILE = "attributes.csv"
@@ -72,23 +71,26 @@ def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeD
     """
     table = Path(table)
     root = table.parent
-    header, rows = read_table(table)
+    header, rows, lines = read_table(table, ("path",), NO_ATTRIBUTES, "path and attributes, each once")
     names = [name for name in header if name not in NO_ATTRIBUTES]
-    if "path" not in header or not names or len(set(header)) != len(header) or "" in names:
+    if not names or len(set(header)) != len(header) or "" in names:
         raise DataError(f"{table} needs a header with path and attributes, each once; it has {', '.join(header)}")
     listed = []
-    for number, row in enumerate(rows, start=2):
+    places = locate_images(
+        root, [(row["path"], f"{table.name} line {n}") for row, n in zip(rows, lines, strict=True) if row["path"]]
+    )
+    found_images = iter(places)
+    for number, row in zip(lines, rows, strict=True):
         where = f"{table.name} line {number}"
         split = row.get("split") or "train"
         values = [(row[name] or "").strip() for name in names]
         if split not in ("train", "val", "test"):
             raise DataError(f"{where}: split {split!r}; choose from train, val, test")
-        if None in row or (strange := [value for value in values if value not in VALUES]):
-            shown = "more values than columns" if None in row else f"the value {strange[0]!r}; give 0, 1 or nothing"
-            raise DataError(f"{where}: {shown}")
-        if row["path"]:
-            inside(root, row["path"], where)
-        listed.append(Listed(split, row["path"] or "", [VALUES[value] for value in values], where))
+        if strange := [value for value in values if value not in VALUES]:
+            raise DataError(f"{where}: the value {strange[0]!r}; give 0, 1 or nothing")
+        image = next(found_images) if row["path"] else None
+        name = image.relative_to(root).as_posix() if image is not None else row["path"] or ""
+        listed.append(Listed(split, name, [VALUES[value] for value in values], where))
     found = Found(root, len(names))
     found.add_all(listed, {path.relative_to(root).as_posix() for path in list_images(root)})
     return finish(root.resolve().name, root, names, found, on_mismatch)

@@ -1,0 +1,257 @@
+"""Tables of people: which image a row means, with images and with vectors; and tables that cannot be read."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_picture
+from osnet.data.attributes.reading import read_attributes
+from osnet.data.check import check_dataset
+from osnet.data.folder import FolderLayout, parse_time, read_any, read_dataset, read_folder
+from osnet.errors import DataError
+from osnet.evaluation import evaluate_vectors
+from osnet.inference.labelled import read_labelled
+from osnet.inference.path_table import PathTable
+from osnet.metrics.ranking import rank_scores, summarize
+from test_cli import Run, run  # noqa: F401
+
+HEADER = "path,identity,camera,split\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    for name in ("q/a.png", "q/b.png", "g/a.png", "g/b.png"):
+        write_picture(tmp_path / "own" / name)
+    return tmp_path / "own"
+
+
+def listed(paths: list[str]) -> str:
+    labels = ("ada,1,query", "bob,1,query", "ada,2,gallery", "bob,2,gallery")
+    return HEADER + "".join(f"{path},{label}\n" for path, label in zip(paths, labels, strict=True))
+
+
+NAMES = ("q/a.png", "q/b.png", "g/a.png", "g/b.png")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["{}", "./{}", "q/../{}", "own/{}", "../own/{}", "{root}/{}", "{root}/../own/{}", "/on/another/machine/own/{}",
+     "C:/people/own/{}", "link:{}"],
+)  # fmt: skip
+@pytest.mark.parametrize("backslashes", [False, True])
+def test_one_rule_for_images_and_vectors(spelling: str, backslashes: bool, own: Path) -> None:
+    """However a row spells a path, images and vectors find the same people for it."""
+    root = own
+    if spelling.startswith("link:"):
+        (own.parent / "linked").symlink_to(own)
+        root, spelling = own.parent / "linked", "linked/{}"
+    paths = [spelling.format(name, root=own) for name in NAMES]
+    table = own.parent / "t.csv"
+    table.write_text(listed([path.replace("/", "\\") for path in paths] if backslashes else paths))
+    data = read_dataset(root, FolderLayout(csv=table))
+    images = [(c.path.relative_to(root).as_posix(), c.identity) for s in (data.query, data.gallery) for c in s.crops]
+    assert sorted(images) == sorted(zip(NAMES, ("ada", "bob", "ada", "bob"), strict=True))
+    names = [f"{root.name}/{name}" if "machine" in spelling or "C:" in spelling else f"{root}/{name}" for name in NAMES]
+    rows = PathTable(table).find(names)
+    assert [row and row.identity for row in rows] == ["ada", "bob", "ada", "bob"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/etc/hostname", "does not lie inside"), ("../secret.png", "does not lie inside"),
+        ("../q/a.png", "does not lie inside"), ("/x/q/a.png", "does not lie inside"),
+        ("C:\\x\\a.png", "does not lie inside"),
+        ("{root}/../secret.png", "does not lie inside"), ("{root}/q/gone.png", "does not lie inside"),
+        ("gone.png", "there is no file"), ("other/q/a.png", "there is no file"), ("a.png", "could be"),
+        ("", "lie inside"),
+        ("x" * 5000, "there is no file"),
+    ],
+)  # fmt: skip
+def test_rows_that_mean_no_image_or_two(path: str, words: str, own: Path) -> None:
+    write_picture(own.parent / "secret.png")
+    table = own.parent / "t.csv"
+    table.write_text(listed([path.format(root=own), *NAMES[1:]]))
+    with pytest.raises(DataError) as caught:
+        read_dataset(own, FolderLayout(csv=table))
+    assert words in str(caught.value)
+    assert "t.csv, line 2" in str(caught.value)
+
+
+def test_the_path_as_it_stands_comes_first(own: Path) -> None:
+    write_picture(own / "own" / "q" / "a.png")  # a folder of the same name inside
+    write_picture(own / "a.png")
+    (own.parent / "t.csv").write_text("path,identity\nown/q/a.png,inner\na.png,outer\n")
+    crops = read_folder(own, FolderLayout(csv=own.parent / "t.csv"))
+    assert {c.path.relative_to(own).as_posix(): c.identity for c in crops} == {"own/q/a.png": "inner", "a.png": "outer"}
+    (own.parent / "t.csv").write_text(f"path,identity\nq/a.png,x\n{own}/q/../q/a.png,y\n")
+    with pytest.raises(DataError, match=r"line 3: .*a.png is listed twice"):
+        read_folder(own, FolderLayout(csv=own.parent / "t.csv"))
+
+
+def test_attributes_are_found_by_the_same_rule(own: Path) -> None:
+    (own / "attributes.csv").write_text(
+        f"path,split,hat\nown\\q\\a.png,train,1\n{own}/q/b.png,train,0\n/other/own/g/a.png,test,1\ng/b.png,test,0\n"
+    )
+    data = read_attributes(own)
+    assert [crop.path.relative_to(own).as_posix() for crop in data.test.crops] == ["g/a.png", "g/b.png"]
+    assert len(data.train.crops) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"path;identity\na.png;ada\n", ["semicolons", "path;identity"]),
+        (b"path\tidentity\na.png\tada\n", ["tabs"]),
+        (b"path|identity\na.png|ada\n", ["bars"]),
+        (b"sep=;\npath;identity\n", ["semicolons"]),
+        (b"Path,identity\na.png,ada\n", ["'Path'", "'path'"]),
+        (b"path, identity\na.png,ada\n", ["' identity'", "'identity'"]),
+        (b"path,IDENTITY \na.png,ada\n", ["'IDENTITY '", "'identity'"]),
+        (b"path,identity, camera\na.png,ada,1\n", ["' camera'", "'camera'"]),
+        (b"path,identity,Split\na.png,ada,query\n", ["'Split'", "'split'"]),
+        (b"path,'identity'\na.png,ada\n", ["\"'identity'\"", "'identity'"]),
+        (b"file,who\na.png,ada\n", ["columns path and identity", "'file', 'who'"]),
+        (b"\npath,identity\na.png,ada\n", ["nothing in its first line"]),
+        (b"path,identity,identity\na.png,ada,bob\n", ["'identity' 2 times"]),
+        ("path,identity\na.png,ada\n".encode("utf-16"), ["UTF-16", "UTF-8"]),
+        ("path,identity\na.png,ada\n".encode("utf-16-be"), ["UTF-16"]),
+        ("path,identity\na.png,Zo\u00eb\n".encode("latin-1"), ["line 2", "0xeb", "UTF-8"]),
+        (b"PK\x03\x04....", ["Excel"]),
+        (b"path,identity\na,b.png,ada\n", ["line 2", "more values than columns", "quotes"]),
+        (b"path,identity\na.png,ada\nb.png,ada \n", ["line 3", "'ada '", "'ada'"]),
+        (b"path,identity,camera\na.png,ada,1\nb.png,ada, 1\n", ["camera ' 1'"]),
+    ],
+)
+def test_tables_say_what_was_found(content: bytes, words: list[str], tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / "crops" / name)
+    (tmp_path / "t.csv").write_bytes(content)
+    for read in (
+        lambda: read_folder(tmp_path / "crops", FolderLayout(csv=tmp_path / "t.csv")),
+        lambda: read_any(tmp_path / "crops", FolderLayout(csv=tmp_path / "t.csv")),
+        lambda: PathTable(tmp_path / "t.csv"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read()
+        assert "t.csv" in str(caught.value)
+        assert not [word for word in words if word not in str(caught.value)], str(caught.value)
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    write_picture(tmp_path / "crops" / "a.png")
+    (tmp_path / "t.csv").write_text('path,identity\n\n\na.png,"ada\nlovelace"\ngone.png,bob\n')
+    with pytest.raises(DataError, match=r"line 6: there is no file"):
+        read_folder(tmp_path / "crops", FolderLayout(csv=tmp_path / "t.csv"))
+
+
+def test_a_table_of_some_images(run: Run, own: Path) -> None:  # noqa: F811
+    table = own.parent / "t.csv"
+    table.write_text(listed(list(NAMES)))
+    for name in ("x.png", "g/y.png"):
+        write_picture(own / name)
+    data = read_dataset(own, FolderLayout(csv=table))
+    assert data.unlisted == ("x.png", "g/y.png")
+    assert [p.names for p in check_dataset(data).problems if p.kind == "unlisted"] == [data.unlisted]
+    assert read_any(own, FolderLayout(csv=table)).unlisted == data.unlisted
+
+
+# Names that are no numbers
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [(["1_23", "12_3", "123"], 3), (["01", "1", "001"], 3), ([" 7", "7", "+7"], 3), (["\u0661", "1"], 2),
+     (["-0", "0"], 2),
+     (["1", "2", "10"], 3), (["1", str(1 << 70)], 2), (["1" * 5000, "1"], 2)],
+)  # fmt: skip
+def test_texts_are_numbers_only_if_all_are_written_so(names: list[str], count: int, tmp_path: Path) -> None:
+    vectors = np.eye(len(names), 4, dtype=np.float32) + 0.1
+    arrays = {"query_vectors": vectors, "query_pids": np.array(names), "query_camids": np.array(["a"] * len(names))}
+    arrays |= {"gallery_vectors": vectors, "gallery_pids": np.array(names), "gallery_camids": np.array(names)}
+    np.savez(tmp_path / "v.npz", **arrays)
+    query, gallery = read_labelled([tmp_path / "v.npz"])
+    assert len(set(query.pids.tolist())) == count
+    assert gallery.pids.tolist() == query.pids.tolist()
+    assert len(set(gallery.camids.tolist())) == count
+    if names == ["1", "2", "10"]:
+        assert query.pids.tolist() == [1, 2, 10]
+
+
+def test_the_same_table_scores_alike_from_images_and_vectors(tmp_path: Path) -> None:
+    """Identities 1_2, 12, 01, 1: four people, whose vectors are far apart."""
+    people, root = ("1_2", "12", "01", "1"), tmp_path / "own"
+    rows, names, vectors = [], [], []
+    for place, who in enumerate(people):
+        for camera, split in ((1, "query"), (2, "gallery")):
+            path = write_picture(root / f"{place}_{camera}.png")
+            rows.append(f"{path.name},{who},{camera},{split}")
+            names.append(str(path))
+            vectors.append(np.eye(4)[place])
+    (tmp_path / "t.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    np.savez(
+        tmp_path / "v.npz", vectors=np.array(vectors, dtype=np.float32), names=np.array(names),
+    )  # fmt: skip
+    query, gallery = read_labelled([tmp_path / "v.npz"], tmp_path / "t.csv")
+    found = evaluate_vectors(query, gallery).scores
+    data = read_dataset(root, FolderLayout(csv=tmp_path / "t.csv"))
+    of = dict(zip(names, vectors, strict=True))
+    arrays = [np.array([of[str(c.path)] for c in s.crops]) for s in (data.query, data.gallery)]
+    scores = rank_scores(*arrays, *(np.array(x) for x in (data.query.pids, data.gallery.pids)),
+                         *(np.array(x) for x in (data.query.camids, data.gallery.camids)), 20)  # fmt: skip
+    assert found["mAP"] == pytest.approx(1)
+    assert summarize(scores, (1,))["mAP"] == pytest.approx(found["mAP"])
+
+
+def test_a_time_is_no_name() -> None:
+    assert parse_time("10.5", "x") == 10.5
+    with pytest.raises(DataError, match="1_000"):
+        parse_time("1_000", "x")
+
+
+# Names that mean nobody; odd names
+
+
+def test_folders_called_nobody_are_mentioned(tmp_path: Path) -> None:
+    for name in (
+        "query/0002/x.png",
+        "gallery/0002/1/a.png",
+        "gallery/-1/2/b.png",
+        "gallery/0000/c.png",
+        "gallery/0/d.png",
+    ):
+        write_picture(tmp_path / name)
+    report = check_dataset(read_any(tmp_path))
+    assert [(p.severity, p.names) for p in report.problems if p.kind == "called nobody"] == [
+        ("mind", ("-1", "0", "0000"))
+    ]
+    shutil.rmtree(tmp_path / "gallery" / "-1")
+    shutil.rmtree(tmp_path / "gallery" / "0")
+    (tmp_path / "gallery" / "0000").rename(tmp_path / "gallery" / "100")
+    assert not [p for p in check_dataset(read_any(tmp_path)).problems if p.kind == "called nobody"]
+
+
+def test_the_odd_name_is_named_not_the_right_ones(tmp_path: Path) -> None:
+    for split in ("query", "gallery"):
+        for pid in range(1, 6):
+            write_picture(tmp_path / split / f"{pid:04d}_c1s1_000001_00.png")
+    write_picture(tmp_path / "gallery" / "holiday.png")
+    for read in (lambda: read_dataset(tmp_path), lambda: read_folder(tmp_path / "gallery")):
+        with pytest.raises(DataError) as caught:
+            read()
+        assert "holiday.png" in str(caught.value)
+        assert "0001_c1s1" not in str(caught.value)
+
+
+def test_one_file_of_vectors_with_a_table_of_some(tmp_path: Path) -> None:
+    names = np.array(["own/a.png", "own/b.png", "own/c.png"])
+    np.savez(tmp_path / "v.npz", vectors=np.eye(3, dtype=np.float32), names=names)
+    (tmp_path / "t.csv").write_text(HEADER + "a.png,ada,1,query\nb.png,ada,2,gallery\n")
+    with pytest.warns(UserWarning, match=r"1 of 3 images .* own/c\.png"):
+        query, gallery = read_labelled([tmp_path / "v.npz"], tmp_path / "t.csv")
+    assert (query.names, gallery.names) == (("own/a.png",), ("own/b.png",))
+    (tmp_path / "t.csv").write_text(HEADER + "a.png,ada,1,query\nb.png,ada,2,gallery\nc.png,bob,2,probe\n")
+    with pytest.raises(DataError, match="found probe"):
+        read_labelled([tmp_path / "v.npz"], tmp_path / "t.csv")
