@@ -16,8 +16,16 @@ from osnet.errors import DataError, ImageError
 from osnet.files import make_folder
 from osnet.inference.embedder import Embedder, Embeddings, OnError
 from osnet.inference.labelled import LabelledVectors
-from osnet.inference.sharing import embed_shared, gather_interleaved, join_processes
-from osnet.inference.vectors import Progress, embed_files, find_changed, no_progress, read_vectors, save_vectors
+from osnet.inference.sharing import embed_shared, gather_bytes, gather_interleaved, join_processes
+from osnet.inference.vectors import (
+    Progress,
+    embed_files,
+    find_changed,
+    no_progress,
+    read_vectors,
+    save_vectors,
+    stamp_of,
+)
 from osnet.metrics.decisions import DecisionScores, NoPairsError, identification_scores, verification_scores
 from osnet.metrics.ranking import AveragePrecision, RankingScores, rank_scores, summarize
 from osnet.metrics.rules import Rule
@@ -268,16 +276,22 @@ def embed_split(
     """One split; what a folder keeps of it is used. What is raised: see ``embed_dataset``."""
     rank, size = join_processes()
     out = folder / f"{split.name}{'' if embedder.normalize else '-raw'}.npz" if folder is not None else None
-    if out is not None and out.exists():
+    there = out is not None and out.exists()
+    if size > 1:  # one process decides for all: the file may appear while they look
+        there = gather_bytes(b"1" if there else b"0")[0] == b"1"
+    if out is not None and there:
         result = _read_back(out, embedder, split, on_error)
     elif size > 1:
+        stamps = {str(path): stamp_of(str(path)) for path in split.paths} if out is not None and rank == 0 else {}
         result = embed_shared(embedder, split.paths, on_error)
         if out is not None and rank == 0:
-            save_vectors(out, result, embedder.sha256())
+            save_vectors(out, result, embedder.sha256(), stamps)
     elif out is None:
         result = embedder.embed_named(progress(split.paths, len(split), split.name), on_error=on_error)
     else:
-        result = embed_files(embedder, split.paths, out, on_error=on_error, progress=progress, label=split.name)
+        result = embed_files(
+            embedder, split.paths, out, on_error=on_error, progress=progress, label=split.name, overwrite=False
+        )
     crops = {str(crop.path): crop for crop in split.crops}
     kept = tuple(crops[name] for name in result.names)
     return EmbeddedSplit(Split(split.name, kept), result.vectors, result.failures)

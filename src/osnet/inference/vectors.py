@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -26,10 +26,19 @@ def no_progress(iterable: Iterable[Any], _total: int, _label: str) -> Iterable[A
     return iterable
 
 
-def save_vectors(path: str | Path, embeddings: Embeddings, weights_sha256: str) -> None:
+def save_vectors(
+    path: str | Path, embeddings: Embeddings, weights_sha256: str, stamps: Mapping[str, tuple[int, int]] | None = None
+) -> None:
     """Write ``vectors`` float32 (N, D), ``names``, ``failures`` (name, reason) and ``weights_sha256`` as ``.npz``.
 
     ``stamps`` (N, 2) holds size and time of change (ns) of the files that the names are of, -1 where they are none.
+
+    Args:
+        path: the file to write.
+        embeddings: vectors and names.
+        weights_sha256: ``Embedder.sha256()`` of what made them.
+        stamps: by name, ``stamp_of`` from before the files were read: what changes while they are embedded shows later.
+            By default as the files are now.
 
     Raises:
         OutputError: the name does not end in ``.npz``, or nothing can be written there.
@@ -37,10 +46,11 @@ def save_vectors(path: str | Path, embeddings: Embeddings, weights_sha256: str) 
     path = Path(path)
     _check_npz(path)
     failures = [(failure.name, failure.reason) for failure in embeddings.failures]
+    known = {name: stamp_of(name) for name in embeddings.names} | dict(stamps or {})
     arrays = {
         "vectors": embeddings.vectors,
         "names": np.array(embeddings.names, dtype=np.str_),
-        "stamps": np.array([stamp_of(name) for name in embeddings.names], dtype=np.int64).reshape(-1, 2),
+        "stamps": np.array([known[name] for name in embeddings.names], dtype=np.int64).reshape(-1, 2),
         "failures": np.array(failures, dtype=np.str_).reshape(-1, 2),
         "weights_sha256": np.array(weights_sha256),
     }
@@ -101,6 +111,7 @@ def embed_files(
     on_error: OnError = "raise",
     progress: Progress = no_progress,
     label: str = "embed",
+    overwrite: bool = True,
 ) -> Embeddings:
     """Embed image files into ``out`` (``.npz``); a run that was cut off goes on where it stopped.
 
@@ -112,24 +123,30 @@ def embed_files(
 
     Raises:
         ImageError: an image cannot be used and ``on_error`` is ``raise``; what went well is kept on disk.
-        OutputError: ``out`` cannot be written (this is checked first).
+        OutputError: ``out`` cannot be written (this is checked first); or it exists, perhaps since another process
+            wrote it a moment ago, and ``overwrite`` is false.
     """
     out = Path(out)
     _check_npz(out)
     check_writable(out)
     key = {"format": 2, "weights_sha256": embedder.sha256(), "normalize": embedder.normalize}
     with _VectorLog(out.with_name(out.name + ".partial"), key, embedder) as log:
+        if out.exists() and not overwrite:  # under the lock: another run may just have finished
+            if not log.names:
+                log.delete()
+            raise OutputError(f"{out} exists; choose another name, or allow to overwrite it")
         failures: list[ImageError] = []
-        todo = [path for path in paths if log.known.get(str(path)) != stamp_of(str(path))]
+        stamps = {str(path): stamp_of(str(path)) for path in paths}  # before anything is read
+        todo = [path for path in paths if log.known.get(str(path)) != stamps[str(path)]]
         for batch in embedder.stream(progress(todo, len(todo), label), on_error=on_error):
-            log.append(batch)
+            log.append(batch, stamps)
             failures += batch.failures
         done = log.read()
         failed = {failure.name for failure in failures}
         position = {name: i for i, name in enumerate(done.names) if name not in failed}  # the last row of a name counts
         order = [position[str(path)] for path in paths if str(path) in position]
         result = Embeddings(done.vectors[order], [done.names[i] for i in order], failures)
-        save_vectors(out, result, log.key["weights_sha256"])
+        save_vectors(out, result, log.key["weights_sha256"], stamps)
         log.delete()
     return result
 
@@ -197,12 +214,12 @@ class _VectorLog:
             file.close()
         self._files = None
 
-    def append(self, batch: Embeddings) -> None:
+    def append(self, batch: Embeddings, stamps: Mapping[str, tuple[int, int]]) -> None:
         assert self._files is not None
         vectors, names = self._files
         vectors.write(batch.vectors.tobytes())
         vectors.flush()
-        names.writelines(json.dumps([name, *stamp_of(name)]) + "\n" for name in batch.names)
+        names.writelines(json.dumps([name, *stamps[name]]) + "\n" for name in batch.names)
         names.flush()
         self.names += batch.names
 
