@@ -1,5 +1,6 @@
 """The command line. Each command is one function; tyro derives its flags from the signature."""
 
+import io
 import sys
 
 from osnet.cli import (
@@ -38,6 +39,9 @@ __all__ = [
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of ``osnet``. Status 1: done, but trouble was found; 2: an error; 130: interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app.cli(prog="osnet", description="OSNet: find the same person, or thing, again.", args=args)
     except OsnetError as error:

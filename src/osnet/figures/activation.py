@@ -24,6 +24,7 @@ from osnet.figures.maps import (
     measure_share,
     stretch_map,
 )
+from osnet.files import printable
 from osnet.inference.embedder import Embedder
 
 COLOURS = ("viridis", "inferno", "magma", "cividis", "jet")
@@ -183,7 +184,7 @@ def _title_all(seen: Sequence[SeenMap]) -> list[str]:
 
 def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2) -> str:
     """A name in at most ``lines`` lines of about ``letters`` letters, alike in length, broken where its parts end."""
-    stem = name.removesuffix(".jpg").removesuffix(".png")
+    stem = printable(name).removesuffix(".jpg").removesuffix(".png")
     parts = re.split(f"(?<=[{re.escape(breaks)}])", stem)
 
     def fill(width: int) -> list[str]:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from osnet.data.loading import read_image
 from osnet.errors import ImageError
-from osnet.files import written_aside
+from osnet.files import printable, written_aside
 
 CELL_WH = (96, 192)
 TEXT_W = 190
@@ -55,7 +55,7 @@ def draw_attribute_sheet(crops: Sequence[Described], title: str = "") -> Image.I
     )
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((GAP, 12), title, fill=INK, font=ImageFont.load_default(18))
+        draw.text((GAP, 12), printable(title), fill=INK, font=ImageFont.load_default(18))
     font = ImageFont.load_default(13)
     for place, (shown, of) in enumerate(zip(crops, lines, strict=True)):
         x = GAP + place % COLUMNS * (cell_w + TEXT_W + GAP)
@@ -68,7 +68,7 @@ def draw_attribute_sheet(crops: Sequence[Described], title: str = "") -> Image.I
             draw.line([(x, y + cell_h), (x + cell_w, y)], fill=NEUTRAL, width=2)
             written = [("file not readable", INK), *of]
         for number, (line, colour) in enumerate(written):
-            draw.text((x + cell_w + 8, y + number * LINE_H), line, fill=colour, font=font)
+            draw.text((x + cell_w + 8, y + number * LINE_H), printable(line), fill=colour, font=font)
     return sheet
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osnet.errors import OutputError, require_extra
-from osnet.files import check_writable, written_aside
+from osnet.files import check_writable, printable, written_aside
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart; they hold on white and on near-black.
 STYLES = (
@@ -25,6 +25,11 @@ SETTINGS = {
 }  # fmt: skip
 FILE_TYPES = (".png", ".pdf", ".svg")
 DPI = 200
+
+
+def plain(text: str) -> str:
+    """A user's name as text for matplotlib: no formula between ``$``, escapes for what cannot be drawn."""
+    return printable(text).replace("$", r"\$")
 
 
 def check_figure_path(path: str | Path) -> None:
@@ -108,4 +113,4 @@ class Sheet:
     def write(self, x: float, y: float, text: str, **style: Any) -> None:
         """Text whose upper edge is at y; ``ha`` says what x is."""
         style = {"va": "top", "fontsize": 7, "linespacing": 1.25, **style}
-        self.figure.text(x / self.width_in, 1 - y / self.height_in, text, **style)
+        self.figure.text(x / self.width_in, 1 - y / self.height_in, plain(text), **style)

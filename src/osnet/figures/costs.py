@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from osnet.errors import DataError, require_extra
-from osnet.figures.canvas import STYLES, check_figure_path, new_figure, save_figure
+from osnet.figures.canvas import STYLES, check_figure_path, new_figure, plain, save_figure
 
 SIZE_IN = (9.6, 4.0)
 
@@ -70,7 +70,7 @@ def save_costs(points: Sequence[CostPoint], path: str | Path, y_label: str, titl
         left.set_ylabel(f"{y_label} (%)")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
         if title:
-            figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+            figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left")
         save_figure(figure, path)
 
 
@@ -80,7 +80,15 @@ def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str
     x = [getattr(point, cost) / 1e6 for point in members]
     y = [100 * point.accuracy for point in members]
     axes.plot(
-        x, y, dash, color=colour, marker=marker, markersize=6.5, markerfacecolor=face, linewidth=1.2, label=family
+        x,
+        y,
+        dash,
+        color=colour,
+        marker=marker,
+        markersize=6.5,
+        markerfacecolor=face,
+        linewidth=1.2,
+        label=plain(family),
     )
     for place, point in enumerate(members):
         if point.low is not None and point.high is not None:
@@ -88,8 +96,8 @@ def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str
             axes.errorbar(x[place], y[place], bar, color=colour, capsize=4, linewidth=1.2)
         above = number % 4 == 3  # lines rise to the right: labels stand below right, of every fourth above left
         axes.annotate(
-            point.label, (x[place], y[place]), xytext=(-6, 5) if above else (6, -10), ha="right" if above else "left",
-            textcoords="offset points", fontsize=8, color=colour,
+            plain(point.label), (x[place], y[place]), xytext=(-6, 5) if above else (6, -10),
+            ha="right" if above else "left", textcoords="offset points", fontsize=8, color=colour,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from osnet.figures.canvas import GREY, INK, STYLES, as_svg, new_axes
+from osnet.figures.canvas import GREY, INK, STYLES, as_svg, new_axes, plain
 from osnet.metrics.intervals import Interval
 from osnet.metrics.pair_scores import RECALL_LEVELS, PairCounts, PairCurves
 
@@ -58,11 +58,19 @@ def plotted_lines(
             y = [100 * value for value in line.y] if percent else line.y
             every = max(1, len(line.x) // 8)
             axes.plot(
-                line.x, y, dash, color=colour, marker=marker, markevery=every, markersize=4.5, linewidth=1.8, label=name
+                line.x,
+                y,
+                dash,
+                color=colour,
+                marker=marker,
+                markevery=every,
+                markersize=4.5,
+                linewidth=1.8,
+                label=plain(name),
             )
-        axes.set(xlabel=x_label, ylabel=f"{y_label} (%)" if percent else y_label)
+        axes.set(xlabel=plain(x_label), ylabel=plain(f"{y_label} (%)" if percent else y_label))
         if title:
-            axes.set_title(title, fontsize=11, loc="left")
+            axes.set_title(plain(title), fontsize=11, loc="left")
         if equal is not None:
             axes.set_ylim(*equal)
         if log_x:
@@ -124,7 +132,7 @@ def plotted_scores(counts: PairCounts, threshold: float, title: str = "") -> Ite
         axes.set(xlabel="cosine score of a pair", ylabel="density")
         axes.legend(loc="upper left", fontsize=9)
         if title:
-            axes.set_title(title, fontsize=11, loc="left")
+            axes.set_title(plain(title), fontsize=11, loc="left")
         yield figure
 
 
@@ -154,7 +162,7 @@ def draw_intervals(rows: Mapping[str, Interval], x_label: str, name: str) -> str
                 markerfacecolor=colour if interval.excludes_zero else "none",
             )  # fmt: skip
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_yticks(range(len(rows)), list(map(plain, rows)))
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(plain(x_label))
         return as_svg(figure, f"intervals {name}")

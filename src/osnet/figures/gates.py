@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from osnet.data.loading import read_image
 from osnet.errors import DataError, ModelError, require_extra
 from osnet.figures.activation import fit_picture
-from osnet.figures.canvas import STYLES, Sheet, new_figure, save_figure
+from osnet.figures.canvas import STYLES, Sheet, new_figure, plain, save_figure
 from osnet.figures.maps import BATCH, eval_mode, prepare_pictures
 from osnet.inference.embedder import Embedder
 from osnet.inference.vectors import Progress, no_progress
@@ -227,7 +227,7 @@ def _draw_boxes(part: Any, record: GateRecord, title: str) -> None:
     axes.set_xticks(range(len(record.blocks)), record.blocks)
     axes.grid(visible=False, axis="x")
     axes.set(xlabel="block", ylabel="share of the summed gates (%)")
-    axes.set_title(f"{title + ': ' if title else ''}{len(record.shares):,} images", fontsize=10, loc="left")
+    axes.set_title(f"{plain(title) + ': ' if title else ''}{len(record.shares):,} images", fontsize=10, loc="left")
     part.legend(
         *axes.get_legend_handles_labels(), loc="outside right upper" if hasattr(part, "subfigs") else "outside right",
         title="stream sees\n(cells of the\nblock's map)", fontsize=9, title_fontsize=8,
@@ -247,7 +247,7 @@ def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[P
         photo, lines = grid.flat[2 * number], grid.flat[2 * number + 1]
         picture = read_image(file)
         photo.imshow(np.asarray(picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)))
-        lines.set_title(name, fontsize=7)  # above the wider of the two
+        lines.set_title(plain(name), fontsize=7)  # above the wider of the two
         lines.set_axis_on()
         for stream in range(num_streams):
             colour, dash, marker = STYLES[stream % len(STYLES)]

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from osnet.data.loading import read_image
 from osnet.errors import ImageError
 from osnet.figures.canvas import DPI, Sheet, new_figure, save_figure
-from osnet.files import written_aside
+from osnet.files import printable, written_aside
 from osnet.types import Hit
 
 CELL_WH = (128, 256)
@@ -50,7 +50,7 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Ima
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((GAP, 12), title, fill=INK, font=ImageFont.load_default(18))
+        draw.text((GAP, 12), printable(title), fill=INK, font=ImageFont.load_default(18))
     for row, ranked in enumerate(lists):
         y = top + row * (cell_h + CAPTION + GAP)
         _draw_cell(
@@ -120,4 +120,4 @@ def _draw_cell(
         draw.rectangle([x + inset, y + inset, x + w - 1 - inset, y + h - 1 - inset], outline=colour, width=BORDER - 1)
     font = ImageFont.load_default(15)
     for number, line in enumerate(lines):
-        draw.text((x, y + h + 8 + number * 20), line, fill=colour if colour != NEUTRAL else INK, font=font)
+        draw.text((x, y + h + 8 + number * 20), printable(line), fill=colour if colour != NEUTRAL else INK, font=font)

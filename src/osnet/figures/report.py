@@ -138,7 +138,7 @@ def write_report(report: Report, path: str | Path) -> None:
     """
     page = render_report(report)
     with written_aside(path) as aside:
-        aside.write_text(page, encoding="utf-8")
+        aside.write_text(page, encoding="utf-8", errors="backslashreplace")  # names may be no UTF-8
 
 
 def render_report(report: Report) -> str:

@@ -17,7 +17,7 @@ from osnet.comparison import HIDDEN_STEPS
 from osnet.data.loading import read_image
 from osnet.errors import DataError
 from osnet.figures.boxes import find_annotation
-from osnet.figures.canvas import GREY, STYLES, new_figure, save_figure
+from osnet.figures.canvas import GREY, STYLES, new_figure, plain, save_figure
 from osnet.figures.maps import Measure, compute_maps, measure_entropy, measure_share
 from osnet.inference.embedder import Embedder
 from osnet.inference.vectors import Progress, no_progress
@@ -154,7 +154,7 @@ def draw_shares_inside(shares: Shares, path: str | Path) -> None:
             x = np.arange(len(steps)) + 0.16 * (number - 0.5)
             for place, i in zip(x, rows, strict=True):
                 left.plot([place, place], [100 * i.low, 100 * i.high], color=colour, linewidth=2)
-            left.plot(x, [100 * i.mean for i in rows], marker, color=colour, markersize=7, label=name)
+            left.plot(x, [100 * i.mean for i in rows], marker, color=colour, markersize=7, label=plain(name))
         left.axhline(100 * shares.uniform, color=GREY, linestyle=":", linewidth=1.2, label="uniform map, all images")
         left.set_xticks(range(len(steps)), [step.replace(" ", "\n", 1) for step in steps], fontsize=9)
         left.set_ylabel("share of the map in the box (%)")
@@ -169,5 +169,5 @@ def draw_shares_inside(shares: Shares, path: str | Path) -> None:
         right.axvline(0, color="black", linewidth=1)
         right.set_yticks(range(len(steps)), steps, fontsize=9)
         right.set_ylim(len(steps) - 0.5, -0.5)
-        right.set_xlabel(f"{shares.first} minus\n{shares.second}, points", fontsize=9)
+        right.set_xlabel(plain(f"{shares.first} minus\n{shares.second}, points"), fontsize=9)
         save_figure(figure, path)
