@@ -119,6 +119,8 @@ class ReidDataset:
     """Files found beside the images that are no images (Market-1501 carries Thumbs.db)."""
     val: Split = field(default_factory=lambda: Split("val", ()))
     """More images of the people in ``train``, which MSMT17 sets aside; only ``combine_all`` trains on them."""
+    benchmark: str = ""
+    """The benchmark that it is: asked for by that name, or told by its images; empty if it is none that is known."""
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:

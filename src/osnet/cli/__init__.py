@@ -16,7 +16,7 @@ from osnet.cli import (
     scoring,
     training,
 )
-from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app
+from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app, told_once
 from osnet.errors import OsnetError
 
 __all__ = [
@@ -39,7 +39,8 @@ __all__ = [
 def main(args: list[str] | None = None) -> None:
     """Entry point of ``osnet``. Status 1: done, but trouble was found; 2: an error; 130: interrupted."""
     try:
-        app.cli(prog="osnet", description="OSNet: find the same person, or thing, again.", args=args)
+        with told_once():
+            app.cli(prog="osnet", description="OSNet: find the same person, or thing, again.", args=args)
     except OsnetError as error:
         print(f"osnet: {error}", file=sys.stderr)
         raise SystemExit(EXIT_ERROR) from None

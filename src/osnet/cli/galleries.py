@@ -8,9 +8,17 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, draw_progress, gallery_app, report_failures
+from osnet.cli.common import (
+    EXIT_FOUND_TROUBLE,
+    JsonFlag,
+    app,
+    draw_progress,
+    gallery_app,
+    report_failures,
+    report_other_files,
+)
 from osnet.data.folder import FolderLayout, IdentityFrom, parse_time, read_folder
-from osnet.data.loading import list_images
+from osnet.data.loading import list_images, no_images
 from osnet.data.reid.market1501 import parse_name
 from osnet.errors import DataError, GalleryError
 from osnet.figures.attributes import Described as Shown
@@ -62,6 +70,7 @@ def index(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     items = _read_items(crops, identity_from, pattern, csv)
+    report_other_files(crops)
     gallery, embedder = _open_gallery(out, weights, device, batch_size)
     known = gallery.sources()
     todo = {item.source: item for item in items if item.source not in known}
@@ -247,7 +256,7 @@ def _read_items(crops: Path, identity_from: IdentityFrom | None, pattern: str | 
     if identity_from is None and pattern is None and csv is None:
         paths = list(list_images(crops))
         if not paths:
-            raise DataError(f"no images in {crops}")
+            raise no_images(crops)
         if not all(parse_name(path) for path in paths):
             return [Item(str(path.absolute())) for path in paths]
     found = read_folder(crops, FolderLayout(identity_from or "auto", pattern, csv))
