@@ -37,7 +37,7 @@ def touch(folder: Path, names: Iterator[str] | list[str]) -> None:
 def market_copy(root: Path, people: list[int] = TEST_PEOPLE, train: list[int] = TRAIN_PEOPLE) -> Path:
     """A part of Market-1501, as far as names tell; with junk and a distractor."""
     touch(root / "query", [f"{pid:04d}_c1s1_000151_00.jpg" for pid in people])
-    others = ["0000_c2s1_000001_00.jpg", "-1_c1s1_000401_03.jpg"]
+    others = ["0000_c2s1_000001_00.jpg", "-1_c1s1_000401_03.jpg", f"{people[0]:04d}_c1s6_023021_02.jpg.jpg"]
     touch(root / "bounding_box_test", [f"{pid:04d}_c2s1_000176_00.jpg" for pid in people] + others)
     touch(root / "bounding_box_train", [f"{pid:04d}_c3s1_000176_00.jpg" for pid in train])
     return root
@@ -70,6 +70,14 @@ def test_own_people_are_not_refused_for_their_folder(place: str, tmp_path: Path)
     assert check_leak(trained_on("market1501_combineall"), data, force=False) == []
 
 
+def test_the_same_by_folders_of_people(tmp_path: Path) -> None:
+    """As some sort it for a classifier: distractors and junk are folders too."""
+    for pid in ("-1", "0000", *(f"{pid:04d}" for pid in TEST_PEOPLE)):
+        for split, camid in (("query", 1), ("gallery", 2)):
+            touch(tmp_path / split / pid / "1", [f"{pid}_c{camid}s1_000151_00.jpg"])
+    assert read_dataset(tmp_path).benchmark == "market1501"
+
+
 def test_few_people_and_other_names_are_no_benchmark(tmp_path: Path) -> None:
     assert read_dataset(market_copy(tmp_path / "few", TEST_PEOPLE[:5])).benchmark == ""
     named = [Crop(Path(f"{pid:04d}_c1_{pid}.jpg"), pid, 1) for pid in TEST_PEOPLE]
@@ -91,6 +99,8 @@ def test_names_that_only_one_benchmark_has(benchmark: str, name: str, tmp_path: 
     with pytest.raises(DataError, match=f"test images of {benchmark}"):
         check_leak(trained_on(f"{benchmark}_combineall"), data, force=False)
     touch(tmp_path / "query" / "6" / "1", ["mine.jpg"])
+    assert read_dataset(tmp_path).benchmark == benchmark  # most of it
+    touch(tmp_path / "query" / "6" / "1", ["mine2.jpg", "mine3.jpg"])
     assert read_dataset(tmp_path).benchmark == ""
 
 

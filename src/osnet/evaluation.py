@@ -264,7 +264,8 @@ def _told_name(data: ReidDataset) -> str:
     """The data set's name; empty if it is a benchmark's and comes from the folder alone."""
     if data.benchmark:
         return data.name
-    from_folder = data.name == data.root.resolve().name or data.root.resolve().name == MARKET_FOLDER
+    folder = data.root.resolve().name
+    from_folder = data.name == folder or (data.name, folder) == ("market1501", MARKET_FOLDER)
     split = SplitName.parse(data.name)
     return "" if from_folder and (split.benchmark if split else data.name.lower()) in BENCHMARKS else data.name
 

@@ -317,8 +317,13 @@ def describe_other(name: str) -> str:
 
 def no_images(root: str | Path) -> DataError:
     """The error for a folder without images: the formats that are read, and what is there instead."""
+    return DataError(f"no images in {root}; {explain_no_images(root)}")
+
+
+def explain_no_images(root: str | Path) -> str:
+    """The formats that are read, and what a folder without images holds instead."""
     others = describe_others(list_other_files(root))
-    return DataError(f"no images in {root}; formats read: {FORMATS_READ}" + (f"; it holds {others}" if others else ""))
+    return f"formats read: {FORMATS_READ}" + (f"; it holds {others}" if others else "")
 
 
 def warn_of_unread(others: Sequence[str]) -> None:
@@ -343,9 +348,9 @@ def _hint(path: Path) -> str:
 def _why_not_image(source: Path | BytesIO) -> str:
     head = _head(source) if isinstance(source, Path) else source.getvalue()[:HEAD]
     if not head:
-        return "an empty file"
+        return "not an image: an empty file"
     if _format_of(head) == "HEIC":
-        return "HEIC, which is not read: save it as JPEG or PNG"
+        return "not an image that is read: HEIC; save it as JPEG or PNG"
     return f"not an image of a format that is read: {FORMATS_READ}"
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from osnet.data.loading import (
     check_size,
     describe_others,
+    explain_no_images,
     list_images,
     list_other_files,
-    no_images,
     own_rgb,
     read_pixels,
     to_rgb,
@@ -110,7 +110,7 @@ def _jobs_of(value: Any, name: str, channels: ChannelOrder) -> Iterator[Job]:
             yield Job(partial(_prepare_file, file))
             empty = False
         if empty:
-            yield _failed(str(path), ImageError(str(path), str(no_images(path))))
+            yield _failed(str(path), ImageError(str(path), f"a folder without images; {explain_no_images(path)}"))
         elif path.is_dir() and (others := describe_others(list_other_files(path))):
             warnings.warn(ImageWarning(f"left out of {path}: {others}"), stacklevel=2)
     elif isinstance(value, Frame):

@@ -9,7 +9,7 @@ from re import Pattern
 
 from osnet.types import DISTRACTOR_PID, ReidDataset
 
-MARKET_NAME = re.compile(r"\d{4}_c[1-6]s[1-6]_\d{6}_\d{2}\.jpe?g")
+MARKET_NAME = re.compile(r"\d{4}_c[1-6]s[1-6]_\d{6}_\d{2}\..+")
 MARKET_PEOPLE = int(
     "2e6d7e71127b1553d8a38f740afc59c7cec7bdba52231ca5de6c25bdb7db498be29237e1dfac9ddff0dc5b1effab2d27"
     "c033c096bc267bfe64dd3c3571e3601222b6417190e106dbbf53f40a0313666e3530e25cab4ab9b3e4e5878f1852ce93"
@@ -22,24 +22,22 @@ MARKET_LAST = 1501
 MARKET_FEW = 20
 """Fewer people may fit by chance: many sets are named as Market-1501 is."""
 DISTINCT: dict[str, Pattern[str]] = {
-    "dukemtmcreid": re.compile(r"\d{4}_c[1-8]_f\d{7}\.jpe?g"),
-    "msmt17": re.compile(r"\d{4}_\d{3}_\d{2}_\d{4}(morning|noon|afternoon)_\d{4}_\d+(_ex)?\.jpe?g"),
+    "dukemtmcreid": re.compile(r"\d{4}_c[1-8]_f\d{7}\..+"),
+    "msmt17": re.compile(r"\d{4}_\d{3}_\d{2}_\d{4}(morning|noon|afternoon)_\d{4}_\d+(_ex)?\..+"),
 }
 """Names that only this benchmark has."""
 
 
 def identify_benchmark(dataset: ReidDataset) -> str | None:
-    """The benchmark that the test images (query and gallery) are of, or the training images where there is no test."""
+    """The benchmark that half or more of the test images (query and gallery) are of; where there is no test, of the
+    training images.
+    """
     tested = [crop for split in (dataset.query, dataset.gallery) for crop in split.crops]
-    crops = tested or dataset.train.crops
-    names = [crop.path.name for crop in crops if crop.pid > DISTRACTOR_PID]
-    if not names:
-        return None
+    names = [crop.path.name for crop in tested or dataset.train.crops if crop.pid > DISTRACTOR_PID]
     for benchmark, pattern in DISTINCT.items():
-        if all(pattern.fullmatch(name) for name in names):
+        if names and 2 * sum(bool(pattern.fullmatch(name)) for name in names) >= len(names):
             return benchmark
-    if not all(MARKET_NAME.fullmatch(name) for name in names):
-        return None
-    people = {int(name[:4]) for name in names}
-    fits = all(0 < pid <= MARKET_LAST and bool(MARKET_PEOPLE >> pid & 1) == bool(tested) for pid in people)
-    return "market1501" if fits and len(people) >= MARKET_FEW else None
+    fitting = [name for name in names if MARKET_NAME.fullmatch(name)]
+    people = {int(name[:4]) for name in fitting} - {DISTRACTOR_PID}
+    known = all(pid <= MARKET_LAST and bool(MARKET_PEOPLE >> pid & 1) == bool(tested) for pid in people)
+    return "market1501" if known and len(people) >= MARKET_FEW and 2 * len(fitting) >= len(names) else None
