@@ -13,6 +13,8 @@
       OutputError   OSError     a result that cannot be written where it was asked for
       MissingExtraError  ImportError   an optional part that is not installed
 
+Warnings have one class: ImageWarning (UserWarning), for an image that is used though damaged, or files left out.
+
 Every message names the thing, the value and what would work.
 """
 
@@ -48,6 +50,10 @@ class EmbeddingError(ImageError):
     def __init__(self, cause: ImageError, done: Any) -> None:
         super().__init__(cause.name, cause.reason)
         self.done = done
+
+
+class ImageWarning(UserWarning):
+    """An image that is damaged but used, or files that were left out because they cannot be read as images."""
 
 
 class DataError(OsnetError, ValueError):

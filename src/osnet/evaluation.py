@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from osnet.data.check import SplitCounts, count_split
 from osnet.data.folder import read_dataset
-from osnet.data.reid.catalog import splits_overlap
+from osnet.data.reid.benchmark import SplitName
+from osnet.data.reid.catalog import BENCHMARKS, splits_overlap
+from osnet.data.reid.market1501 import MARKET_FOLDER
 from osnet.errors import DataError, ImageError
 from osnet.files import make_folder
 from osnet.inference.embedder import Embedder, Embeddings, OnError
@@ -71,8 +73,8 @@ def evaluate(
         progress: draws a bar.
 
     Raises:
-        DataError: no data set there, no queries or no gallery, a query labelled as nobody, or weights that
-            were trained on this benchmark's test images.
+        DataError: no data set there, no queries or no gallery, a query labelled as nobody, no query with a match, or
+            weights that were trained on this benchmark's test images.
         ImageError: an unreadable image, if ``on_error`` is ``raise``.
     """
     scoring = Scoring(rule, distance, ap, seed, decisions)
@@ -94,6 +96,8 @@ def score_embedded(
 ) -> Evaluation:
     """The second half of ``evaluate``, for vectors that are there already."""
     vectors = [part.labelled() for part in (query, gallery)]
+    if query.failures or gallery.failures:  # the only matches may be among them
+        _check_matches(vectors[0], vectors[1], f"{data.root} without the images that cannot be read")
     scores = score_shared(vectors[0], vectors[1], scoring)
     return Evaluation(
         dataset=data.name,
@@ -129,6 +133,8 @@ def evaluate_vectors(
         DataError: vectors or labels that cannot be scored; the message says why.
     """
     scoring = Scoring(rule, distance, ap, seed, decisions)
+    if len(query) and (query.pids > DISTRACTOR_PID).all():
+        _check_matches(query, gallery, root or name)
     try:
         scores, points = score_shared(query, gallery, scoring), _decide(query, gallery, scoring)
     except ValueError as error:
@@ -215,22 +221,44 @@ def check_scorable(data: ReidDataset) -> None:
             raise DataError(f"{data.root} has no {split.name} images, so nothing can be scored")
     if nobody := [crop.path.name for crop in data.query.crops if crop.pid <= DISTRACTOR_PID]:
         raise DataError(f"{len(nobody)} queries are labelled junk or distractor: {', '.join(nobody[:5])}")
+    _check_matches(data.query, data.gallery, str(data.root))
+
+
+def _check_matches(query: Split | LabelledVectors, gallery: Split | LabelledVectors, where: str) -> None:
+    """Raises ``DataError`` if no query can be scored: nobody is in the gallery, or in the query's own camera alone."""
+    cameras: dict[int, set[int]] = {}
+    for pid, camid in zip(gallery.pids, gallery.camids, strict=True):
+        cameras.setdefault(int(pid), set()).add(int(camid))
+    pairs = [(int(pid), int(camid)) for pid, camid in zip(query.pids, query.camids, strict=True)]
+    if any(cameras.get(pid, set()) - {camid} for pid, camid in pairs):
+        return
+    same = sum(pid in cameras for pid, _ in pairs)
+    raise DataError(
+        f"{where}: none of the {len(pairs)} queries has a match, so nothing can be scored: {len(pairs) - same} show "
+        f"people that are not in the gallery, {same} people that are there in the query's own camera only, which the "
+        "protocol ignores; check the identities and the cameras"
+    )
 
 
 def check_leak(network: Network, data: ReidDataset, force: bool) -> list[str]:
-    """Weights must not have seen the test images: no ``combine_all``, and no other random split of the same people."""
+    """Weights must not have seen the test images: no ``combine_all``, and no other random split of the same people.
+
+    A benchmark is known by what it is (``ReidDataset.benchmark``) or by the name that the user gave it, not by the
+    folder that it lies in. Of a data set that is no benchmark, only the name is known.
+    """
     trained_on = network.card.training_data if network.card else ""
-    if other := next((name for name in trained_on.split("+") if splits_overlap(name, data.name)), None):
+    tested_on = _told_name(data)
+    if other := next((name for name in trained_on.split("+") if splits_overlap(name, tested_on)), None):
         told = f"weights of {trained_on!r} were trained on people that {data.name} tests on: both divide the same ones"
         if not force:
             raise DataError(f"{told}; score them on {other}, or say that it is to be forced")
         return [f"{told}: this score says nothing about new people"]
     benchmarks = trained_on.removesuffix(COMBINED).split("+") if trained_on.endswith(COMBINED) else []
-    places = [place.lower() for place in (data.name, *data.root.resolve().parts)]
-    seen = [name for name in benchmarks if any(place.startswith(name.lower()) for place in places)]
-    if not seen:
+    split = SplitName.parse(tested_on)
+    names = {name.lower() for name in (tested_on, data.benchmark, split.benchmark if split else "")} - {""}
+    benchmark = next((name for name in benchmarks if name.lower() in names), None)
+    if benchmark is None:
         return []
-    benchmark = seen[0]
     told = f"weights of {trained_on!r} were trained on the test images of {benchmark}"
     if not force:
         raise DataError(
@@ -238,6 +266,16 @@ def check_leak(network: Network, data: ReidDataset, force: bool) -> list[str]:
             f"({benchmark!r}), another data set, or say that it is to be forced"
         )
     return [f"{told}: this score says nothing about new people"]
+
+
+def _told_name(data: ReidDataset) -> str:
+    """The data set's name; empty if it is a benchmark's and comes from the folder alone."""
+    if data.benchmark:
+        return data.name
+    folder = data.root.resolve().name
+    from_folder = data.name == folder or (data.name, folder) == ("market1501", MARKET_FOLDER)
+    split = SplitName.parse(data.name)
+    return "" if from_folder and (split.benchmark if split else data.name.lower()) in BENCHMARKS else data.name
 
 
 class EmbeddedSplit(NamedTuple):

@@ -96,15 +96,13 @@ def evaluate_benchmark(
         benchmark: or a plain data set, of which there is nothing to say.
         rule: another one than the benchmark's; by default that, and Market-1501's for a plain data set.
     """
-    if isinstance(benchmark, ReidDataset):
-        benchmark, facts = Benchmark(benchmark.name, benchmark.root, (benchmark,)), None
-    else:
-        facts = benchmark.facts()
+    datasets = (benchmark,) if isinstance(benchmark, ReidDataset) else benchmark.datasets
+    usual: Rule = "market1501" if isinstance(benchmark, ReidDataset) else benchmark.rule
+    facts = None if isinstance(benchmark, ReidDataset) else benchmark.facts()
     asked: dict[str, Any] = {
-        "rule": rule or benchmark.rule, "distance": distance, "ap": ap, "seed": seed, "decisions": decisions,
+        "rule": rule or usual, "distance": distance, "ap": ap, "seed": seed, "decisions": decisions,
         "force": force, "on_error": on_error, "features": features, "progress": progress,
     }  # fmt: skip
-    datasets = benchmark.datasets
     result: Evaluation | SplitEvaluation = (
         evaluate(weights, datasets[0], **asked) if len(datasets) == 1 else evaluate_splits(weights, datasets, **asked)
     )

@@ -121,6 +121,8 @@ class ReidDataset:
     """More images of the people in ``train``, which MSMT17 sets aside; only ``combine_all`` trains on them."""
     unlisted: tuple[str, ...] = ()
     """Images in its folder that the CSV does not list, and that are therefore in no split."""
+    benchmark: str = ""
+    """The benchmark that it is: asked for by that name, or told by its images; empty if it is none that is known."""
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:

@@ -17,7 +17,7 @@ from osnet.cli import (
     scoring,
     training,
 )
-from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app
+from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app, told_once
 from osnet.errors import OsnetError
 
 __all__ = [
@@ -43,7 +43,8 @@ def main(args: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app.cli(prog="osnet", description="OSNet: find the same person, or thing, again.", args=args)
+        with told_once():
+            app.cli(prog="osnet", description="OSNet: find the same person, or thing, again.", args=args)
     except OsnetError as error:
         print(f"osnet: {error}", file=sys.stderr)
         raise SystemExit(EXIT_ERROR) from None

@@ -2,10 +2,12 @@
 
 import csv
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TextIO
 
 import numpy as np
 import tyro
@@ -14,14 +16,15 @@ from tqdm import tqdm
 from tyro.extras import SubcommandApp
 
 from osnet.data.folder import FolderLayout, IdentityFrom
-from osnet.data.loading import list_images
-from osnet.errors import DataError, OutputError
+from osnet.data.loading import describe_others, list_images, list_other_files, no_images
+from osnet.errors import DataError, ImageWarning, OutputError
 from osnet.files import check_writable, plain_path, written_aside
 from osnet.types import ReidDataset
 
 EXIT_FOUND_TROUBLE = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+MAX_WARNINGS = 10
 
 JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]
 
@@ -93,6 +96,43 @@ def tell_unlisted(dataset: ReidDataset) -> ReidDataset:
     return dataset
 
 
+def report_other_files(folder: Path) -> None:
+    """Name on standard error what of a folder is not looked at, since it is not an image."""
+    if others := describe_others(list_other_files(folder)):
+        print(f"left out of {folder}: {others}", file=sys.stderr)
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """Print our warnings on standard error as a line each; at most ``MAX_WARNINGS``, the rest as a number."""
+    told: list[str] = []
+
+    def tell(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, ImageWarning):
+            usual(message, category, filename, lineno, file, line)
+        elif str(message) not in told:
+            told.append(str(message))
+            if len(told) <= MAX_WARNINGS:
+                tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    usual = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ImageWarning)
+        warnings.showwarning = tell
+        try:
+            yield
+        finally:
+            if len(told) > MAX_WARNINGS:
+                print(f"warning: {len(told) - MAX_WARNINGS} more such warnings", file=sys.stderr)
+
+
 def check_counts(**counts: int) -> None:
     """Before any work: each is at least 1.
 
@@ -111,7 +151,9 @@ def check_seed(seed: int) -> None:
 
 
 def list_inputs(inputs: Iterable[Path]) -> list[Path]:
-    """Images, and those in folders, each once.
+    """Images, and those in folders, each once. What else is in the folders is named on standard error.
+
+    A broken link is an image that cannot be read, as it is in a folder.
 
     Raises:
         DataError: one does not exist, a folder has none, or there are none at all.
@@ -121,11 +163,12 @@ def list_inputs(inputs: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             found = list(list_images(path))
             if not found:
-                raise DataError(f"no images in {path}")
+                raise no_images(path)
+            report_other_files(path)
             paths += found
         else:
             paths.append(path)
-    if missing := [str(path) for path in paths if not path.exists()]:
+    if missing := [str(path) for path in paths if not path.exists() and not path.is_symlink()]:
         raise DataError(f"no such file: {', '.join(missing[:5])}")
     if not paths:
         raise DataError("nothing to look at; give images or folders of images")

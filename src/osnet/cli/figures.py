@@ -9,7 +9,7 @@ from tyro.extras import SubcommandApp
 
 from osnet.cli.common import PLAIN_FOLDER, FolderArgs, app, check_counts, check_seed, draw_progress, tell_unlisted
 from osnet.data.folder import read_any, read_dataset
-from osnet.data.loading import check_header, list_images
+from osnet.data.loading import check_header, list_images, no_images
 from osnet.errors import DataError
 from osnet.figures.activation import DEFAULT_COLOURS, SeenMap, check_colours, draw_activation, look, wrap_name
 from osnet.figures.boxes import Photo, cut_mot_people, read_photos
@@ -237,7 +237,7 @@ def _list_photos(given: tuple[Path, ...], number: int) -> list[Path]:
         if path.is_dir():
             found = list(list_images(path))
             if not found:
-                raise DataError(f"no images in {path}")
+                raise no_images(path)
             wanted = min(number, len(found))
             paths += [found[i * len(found) // wanted] for i in range(wanted)]
         else:

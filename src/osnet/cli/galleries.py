@@ -18,9 +18,10 @@ from osnet.cli.common import (
     gallery_app,
     name_some,
     report_failures,
+    report_other_files,
 )
 from osnet.data.folder import FolderLayout, IdentityFrom, parse_time, read_folder
-from osnet.data.loading import list_images
+from osnet.data.loading import list_images, no_images
 from osnet.data.reid.market1501 import parse_name
 from osnet.errors import DataError, GalleryError, ImageError
 from osnet.figures.attributes import Described as Shown
@@ -77,6 +78,7 @@ def index(
     """
     explicit = not (identity_from is None and pattern is None and csv is None)
     items, notes = _read_items(crops, identity_from, pattern, csv, may_be_empty=(out / MANIFEST).exists())
+    report_other_files(crops)
     gallery, embedder = _open_gallery(out, weights, device, batch_size)
     plan = plan_update(gallery.stored(), items, labels_count=explicit)
     if plan.relabelled or plan.restamped:
@@ -340,7 +342,7 @@ def _read_items(
     if not paths and may_be_empty:
         return [], [f"no images in {crops}"]
     if not paths:
-        raise DataError(f"no images in {crops}")
+        raise no_images(crops)
     if identity_from is None and pattern is None and csv is None:
         odd = [path for path in paths if parse_name(path) is None]
         if 2 * len(odd) > len(paths):

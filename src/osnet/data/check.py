@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from osnet.data.loading import read_image
+from osnet.data.loading import decode_image, describe_damage, describe_other, read_bytes, sees_all_damage
 from osnet.errors import ImageError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
 Severity = Literal["breaks", "mind"]
-SHOWN = 5
+SHOWN = 10
 NOBODY_NAME = re.compile(r"-0*1|0+")
 """-1, 0, and 0000 as in names of files."""
 
@@ -91,12 +91,20 @@ def check_dataset(
         *_check_nobody(dataset),
         *_check_overlaps(dataset),
         *_check_train(dataset.train),
+        *_check_cameras(dataset),
         *(_check_files(dataset, progress) if decode else ()),
     ]
     if dataset.num_junk:
         problems.append(Problem("junk", "mind", "kind of junk image (pid -1) left out", (f"{dataset.num_junk} files",)))
     if dataset.other_files:
-        problems.append(Problem("other files", "mind", "file(s) are no images", dataset.other_files))
+        problems.append(
+            Problem(
+                "other files",
+                "mind",
+                "file(s) are not images, or of a format that is not read",
+                tuple(map(describe_other, dataset.other_files)),
+            )
+        )
     order = {"breaks": 0, "mind": 1}
     problems.sort(key=lambda problem: order[problem.severity])
     counts = {split.name: count_split(split) for split in (*dataset.splits, dataset.val) if len(split)}
@@ -171,22 +179,46 @@ def _check_train(train: Split) -> Iterator[Problem]:
         yield Problem("one identity", "breaks", "train split with fewer than two identities", (train.name,))
 
 
+def _check_cameras(dataset: ReidDataset) -> Iterator[Problem]:
+    """What depends on cameras and cannot have its usual meaning here."""
+    unknown = [str(crop.path) for split in dataset.splits for crop in split.crops if crop.camid < 0]
+    if unknown:
+        what = (
+            "image(s) have no camera label: matches in the query's own camera cannot be ignored in scoring; training "
+            "with --validation takes one image of each held-out person as the query; batches and figures by camera are "
+            "not possible"
+        )
+        yield Problem("no camera", "mind", what, tuple(unknown))
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for crop in dataset.train.crops:
+        cameras[crop.pid].add(crop.camid)
+    if cameras and all(camids == {max(camids)} and max(camids) >= 0 for camids in cameras.values()):
+        what = "train split(s) in which nobody is seen by two cameras: training with --validation is not possible"
+        yield Problem("one camera", "mind", what, (dataset.train.name,))
+
+
 def _check_files(
     dataset: ReidDataset, progress: Callable[[Iterable[Any], int], Iterable[Any]] | None
 ) -> Iterator[Problem]:
     entries = [(split.name, crop) for split in (*dataset.splits, dataset.val) for crop in split.crops]
     unreadable: list[str] = []
+    damaged: list[str] = []
     places: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
-    results: Iterable[tuple[str | None, bytes]] = _map_bounded(_inspect, (crop for _, crop in entries))
-    for (split, crop), (trouble, digest) in zip(
-        entries, progress(results, len(entries)) if progress else results, strict=True
-    ):
-        if trouble is not None:
-            unreadable.append(trouble)
+    results: Iterable[_Inspected] = _map_bounded(_inspect, (crop for _, crop in entries))
+    for (split, crop), found in zip(entries, progress(results, len(entries)) if progress else results, strict=True):
+        if found.unreadable:
+            unreadable.append(found.unreadable)
         else:
-            places[digest].append((split, crop.path))
+            places[found.digest].append((split, crop.path))
+        if found.damage:
+            damaged.append(f"{crop.path} ({found.damage})")
     if unreadable:
         yield Problem("unreadable", "breaks", "image(s) cannot be read", tuple(unreadable))
+    if damaged:
+        yield Problem("damaged", "breaks", "image(s) are damaged inside, though they decode", tuple(damaged))
+    if entries and not sees_all_damage():
+        missing = "damage inside JPEG files that only simplejpeg reports (pip install 'osnet[fast]')"
+        yield Problem("not checked", "mind", "check(s) left out", (missing,))
     across = [group for group in places.values() if _is_across(group)]
     if across:
         names = tuple(" = ".join(str(path) for _, path in group) for group in across)
@@ -202,20 +234,35 @@ def _is_across(group: list[tuple[str, Path]]) -> bool:
 
 
 def find_unreadable(crops: Iterable[Crop]) -> tuple[str, ...]:
-    """Images that cannot be decoded, with the reasons."""
-    return tuple(trouble for trouble, _ in _map_bounded(_inspect, crops) if trouble is not None)
+    """Images that cannot be decoded or are damaged inside, with the reasons."""
+    crops = list(crops)
+    found = zip(crops, _map_bounded(_inspect, crops), strict=True)
+    return tuple(
+        each.unreadable or f"{crop.path} ({each.damage})" for crop, each in found if each.unreadable or each.damage
+    )
 
 
-def _inspect(crop: Crop) -> tuple[str | None, bytes]:
-    """(what is wrong or None, digest of the bytes)."""
+class _Inspected(NamedTuple):
+    """What was found in an image; empty texts for nothing."""
+
+    unreadable: str = ""
+    damage: str = ""
+    digest: bytes = b""
+    """SHA-256 of the file."""
+
+
+def _inspect(crop: Crop) -> _Inspected:
     try:
-        read_image(crop.path)
-        return None, hashlib.sha256(crop.path.read_bytes()).digest()
+        content = read_bytes(crop.path)
+        decode_image(content, str(crop.path))
     except (ImageError, OSError) as error:
-        return str(error), b""
+        return _Inspected(unreadable=str(error))
+    return _Inspected("", describe_damage(content) or "", hashlib.sha256(content).digest())
 
 
-def _map_bounded(function: Callable[[Crop], Any], crops: Iterable[Crop], chunk: int = 256) -> Iterator[Any]:
+def _map_bounded(
+    function: Callable[[Crop], _Inspected], crops: Iterable[Crop], chunk: int = 256
+) -> Iterator[_Inspected]:
     """``map`` in threads, in order, never more than ``chunk`` ahead."""
     iterator = iter(crops)
     with ThreadPoolExecutor() as pool:

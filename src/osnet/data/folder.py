@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from osnet.data.loading import is_image_name, list_files, list_images
+from osnet.data.loading import list_images, list_other_files, no_images, warn_of_unread
+from osnet.data.reid.identify import identify_benchmark
 from osnet.data.reid.market1501 import find_market1501, parse_name, read_market1501
 from osnet.data.table import locate_images, read_identities
 from osnet.errors import DataError
@@ -88,7 +89,8 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     Args:
         root: its folder.
         layout: how the crops say who they are, where it is not Market-1501's layout.
-        name: what to call it; by default ``market1501`` for a folder of the original's name, else the folder's name.
+        name: what to call it; by default the benchmark that its images are of (``identify_benchmark``), ``market1501``
+            for a folder of the original's name, else the folder's name.
 
     Raises:
         DataError: none of these is there; the message says what was looked for.
@@ -99,13 +101,15 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
         raise DataError(f"{root} is no folder" if root.exists() else f"no such folder: {root}")
     plain = layout.identity_from in ("auto", "market1501") and layout == FolderLayout(layout.identity_from)
     if plain and find_market1501(root) is not None:
-        dataset = read_market1501(root)
-        return dataset if name is None else replace(dataset, name=name)
+        return _named(read_market1501(root), name)
     records = _read_split_records(root, layout)
     numbered = _number(records)
     train, query, gallery = (Split(split, tuple(numbered.get(split, ()))) for split in SPLITS)
     unlisted = _unlisted(root, layout, [crop for crops in numbered.values() for crop in crops])
-    return ReidDataset(name or root.resolve().name, root, train, query, gallery, unlisted=unlisted)
+    places = [root] if layout.csv is not None else [root / split for split in records]
+    others = tuple(other for place in places for other in _others(place, layout))
+    dataset = ReidDataset(root.resolve().name, root, train, query, gallery, other_files=others, unlisted=unlisted)
+    return _named(dataset, name)
 
 
 def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDataset:
@@ -117,12 +121,28 @@ def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDatase
     layout, root = layout or FolderLayout(), Path(root)
     if find_market1501(root) is not None or {"query", "gallery"} <= _subfolders(root) or _has_splits(layout.csv):
         return read_dataset(root, layout)
-    crops = read_folder(root, layout)
-    return ReidDataset(root.resolve().name, root, Split("train", tuple(crops)), unlisted=_unlisted(root, layout, crops))
+    crops = tuple(read_folder(root, layout))
+    unlisted, others = _unlisted(root, layout, crops), _others(root, layout)
+    dataset = ReidDataset(root.resolve().name, root, Split("train", crops), other_files=others, unlisted=unlisted)
+    return _named(dataset, None)
 
 
 def _unlisted(root: Path, layout: FolderLayout, crops: Iterable[Crop]) -> tuple[str, ...]:
     return find_unlisted(root, crops) if layout.csv is not None and layout.identity_from in ("auto", "csv") else ()
+
+
+def _named(dataset: ReidDataset, name: str | None) -> ReidDataset:
+    """With the name given, else the benchmark's that it is, else as it is."""
+    benchmark = identify_benchmark(dataset) or ""
+    return replace(dataset, name=name or benchmark or dataset.name, benchmark=benchmark)
+
+
+def _others(folder: Path, layout: FolderLayout) -> tuple[str, ...]:
+    """What lies there beside images, but for the table itself; images that cannot be read are warned of."""
+    table = layout.csv.resolve() if layout.csv is not None else None
+    others = tuple(name for name in list_other_files(folder) if Path(name).resolve() != table)
+    warn_of_unread(others)
+    return others
 
 
 def _subfolders(root: Path) -> set[str]:
@@ -160,9 +180,9 @@ def _why_not_market(root: Path, layout: FolderLayout) -> str:
 def _read_records(root: Path, layout: FolderLayout) -> list[_Record]:
     if layout.csv is not None and layout.identity_from in ("auto", "csv"):
         return _read_csv(root, layout.csv)
-    paths = [path for path in list_files(root) if is_image_name(path)]
+    paths = list(list_images(root))
     if not paths:
-        raise DataError(f"no images in {root}")
+        raise no_images(root)
     kind = _choose_kind({root: paths}, layout)
     if kind == "pattern":
         return _by_pattern(root, paths, layout.pattern or "")

@@ -1,5 +1,6 @@
 """Crops as training samples: decoded, augmented, labelled."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -92,26 +93,42 @@ def check_headers(paths: Iterable[Path]) -> None:
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split, Split]:
     """Train, query, gallery: a share of the identities, held out to choose by.
 
-    Of each held-out identity and camera, the first image is a query and the rest are in the gallery.
+    Of each held-out identity and camera, the first image is a query and the rest are in the gallery. Of an identity
+    without camera labels (negative camids) the first image is a query, if there are more. Where only some of its images
+    have a label, those without are in the gallery.
 
     Raises:
-        DataError: no held-out query would have a match in another camera.
+        DataError: no held-out query would have a match: with camera labels, one in another camera.
     """
     pids = sorted(set(split.pids))
     chosen = set(np.random.default_rng([seed, 77]).permutation(pids)[: max(1, round(share * len(pids)))].tolist())
     train = tuple(crop for crop in split.crops if crop.pid not in chosen)
+    images = Counter(split.pids)
+    labelled = {crop.pid for crop in split.crops if crop.camid >= 0}
     query: list[Crop] = []
     gallery: list[Crop] = []
     seen: set[tuple[int, int]] = set()
     for crop in split.crops:
-        if crop.pid in chosen:
-            first = (crop.pid, crop.camid) not in seen
-            seen.add((crop.pid, crop.camid))
-            (query if first else gallery).append(crop)
-    there = {(crop.pid, crop.camid) for crop in gallery}
-    if not any(pid == q.pid and camid != q.camid for q in query for pid, camid in there):
+        if crop.pid not in chosen:
+            continue
+        place = (crop.pid, max(crop.camid, -1))  # all that is unknown counts as one place
+        alone = crop.camid < 0 and (crop.pid in labelled or images[crop.pid] == 1)
+        (gallery if place in seen or alone else query).append(crop)
+        seen.add(place)
+    if not _has_match(query, gallery):
+        advice = "hold out more, or train without validation"
+        if not _has_match(split.crops, split.crops):
+            advice = "nobody has images in two cameras, nor two without a camera label: train without validation"
         raise DataError(
             f"holding out {len(chosen)} of {len(pids)} identities leaves no query with a match in another camera; "
-            "hold out more, or train without validation"
+            f"{advice}"
         )
     return Split("train", train), Split("query", tuple(query)), Split("gallery", tuple(gallery))
+
+
+def _has_match(query: Iterable[Crop], gallery: Iterable[Crop]) -> bool:
+    """Is there a query with an image of the same person in another camera?"""
+    there: dict[int, set[int]] = {}
+    for crop in gallery:
+        there.setdefault(crop.pid, set()).add(crop.camid)
+    return any(there.get(crop.pid, set()) - {crop.camid} for crop in query)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
-from osnet.errors import EmbeddingError, ImageError, ModelError
+from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError
 from osnet.inference.backends import Backend, BackendName, count_cores, eval_mode, make_backend
 from osnet.inference.inputs import Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
 from osnet.models.network import Network
@@ -46,6 +46,11 @@ class Embeddings:
     """What could not be embedded, if the run was to go on; these have no row."""
     probabilities: NDArray[np.float32] | None = None
     """(N, A) of the attributes, from an ``AttributePredictor``."""
+    positions: list[int] | None = None
+    """For each row, its place among all crops of the input, from 0; what failed has a place too. None where the vectors
+    were read from files."""
+    num_crops: int = 0
+    """Crops of the input so far, those that failed included."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -141,26 +146,36 @@ class Embedder:
                 uint8 or fractions in [0, 1], a ``Frame`` with boxes, or any iterable of these.
             channels: the order in arrays and tensors: ``rgb``, or ``bgr`` as OpenCV gives it. Files and
                 Pillow images know their own.
-            on_error: ``raise`` stops at the first image that cannot be used; ``skip`` leaves its row out,
-                warns, and goes on (``embed_named`` tells which).
+            on_error: ``raise`` stops at the first image that cannot be used; ``skip`` warns, fills its row with NaN,
+                and continues, so that rows and inputs stay aligned (``embed_named`` leaves the rows out and says why).
+
+        What is transparent in an image is laid on white.
 
         Raises:
             EmbeddingError: naming the image and the reason; ``done`` holds what was embedded before it.
             DataError: a folder that does not exist.
+
+        Warns:
+            ImageWarning: a JPEG that is damaged inside but decodes; files of a folder that are not images.
         """
         result = self.embed_named(inputs, channels=channels, on_error=on_error)
-        if result.failures:
-            listed = "; ".join(str(failure) for failure in result.failures[:5])
-            warnings.warn(f"{len(result.failures)} input(s) have no vector: {listed}", stacklevel=2)
-        return result.vectors
+        if not result.failures:
+            return result.vectors
+        listed = "; ".join(str(failure) for failure in result.failures[:5])
+        warnings.warn(
+            ImageWarning(f"{len(result.failures)} input(s) have no vector, their rows are NaN: {listed}"), stacklevel=2
+        )
+        aligned = np.full((result.num_crops, self.embedding_size), np.nan, dtype=np.float32)
+        aligned[result.positions or []] = result.vectors
+        return aligned
 
     def embed_named(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> Embeddings:
-        """As ``embed``, with the name of each row and the failures."""
+        """As ``embed``, with the name of each row, and the failures, which have none: see ``Embeddings.positions``."""
         batches: list[Embeddings] = []
 
         def collected() -> Embeddings:
             failures = [failure for batch in batches for failure in batch.failures]
-            return join_embeddings([self._forward([], []), *batches], failures)
+            return join_embeddings([self._forward([], [], []), *batches], failures)
 
         try:
             for batch in self.stream(inputs, channels=channels, on_error=on_error):
@@ -186,24 +201,32 @@ class Embedder:
 
     def _stream(self, inputs: Any, channels: ChannelOrder, on_error: OnError) -> Iterator[Embeddings]:
         waiting: list[PreparedCrop] = []
+        positions: list[int] = []
         failures: list[ImageError] = []
+        num_crops = 0
+
+        def finish() -> Iterator[Embeddings]:
+            batch = self._forward(waiting, failures, positions)
+            return self._finish(replace(batch, num_crops=num_crops), on_error)
+
         for crop in self._prepared(iterate_jobs(inputs, channels)):
             if isinstance(crop, Exception):
-                yield from self._finish(waiting, failures, on_error)
+                yield from finish()
                 raise crop
             if isinstance(crop.pixels, ImageError):
                 failures.append(crop.pixels)
             else:
                 waiting.append(crop)
+                positions.append(num_crops)
+            num_crops += crop.num_rows
             stops = bool(failures) and on_error == "raise"
             if stops or len(waiting) == self.batch_size or len(failures) == MAX_FAILURES:
-                yield from self._finish(waiting, failures, on_error)
-                waiting, failures = [], []
-        yield from self._finish(waiting, failures, on_error)
+                yield from finish()
+                waiting, positions, failures = [], [], []
+        yield from finish()
 
-    def _finish(self, crops: list[PreparedCrop], failures: list[ImageError], on_error: OnError) -> Iterator[Embeddings]:
+    def _finish(self, batch: Embeddings, on_error: OnError) -> Iterator[Embeddings]:
         """The batch, then the error if the run is to stop at one."""
-        batch = self._forward(crops, failures)
         if on_error == "skip" and (batch.names or batch.failures):
             yield batch
         elif batch.names:
@@ -250,13 +273,13 @@ class Embedder:
         if stopped is not None:
             yield stopped
 
-    def _forward(self, crops: list[PreparedCrop], failures: list[ImageError]) -> Embeddings:
+    def _forward(self, crops: list[PreparedCrop], failures: list[ImageError], positions: list[int]) -> Embeddings:
         """One pass of the network. Rows that are no direction become failures."""
         names = [crop.name for crop in crops]
         pixels = [crop.pixels for crop in crops if isinstance(crop.pixels, Tensor)]
         if not pixels:
             nothing = torch.empty(0, self.embedding_size)
-            return Embeddings(nothing.numpy(), [], failures, self._read_probabilities(nothing.to(self.device)))
+            return Embeddings(nothing.numpy(), [], failures, self._read_probabilities(nothing.to(self.device)), [])
         with torch.inference_mode():
             vectors = self._run(pixels)
             lengths = vectors.norm(dim=1)
@@ -269,7 +292,8 @@ class Embedder:
         failed = [ImageError(name, lost) for name, kept in zip(names, keep, strict=True) if not kept]
         kept_names = [name for name, kept in zip(names, keep, strict=True) if kept]
         kept = None if probabilities is None else probabilities[keep]
-        return Embeddings(vectors.cpu().numpy()[keep], kept_names, failures + failed, kept)
+        places = [place for place, kept in zip(positions, keep, strict=True) if kept]
+        return Embeddings(vectors.cpu().numpy()[keep], kept_names, failures + failed, kept, places)
 
     def _read_probabilities(self, _vectors: Tensor) -> NDArray[np.float32] | None:
         """(B, D), as the network gives them -> (B, A); none here."""
@@ -298,7 +322,12 @@ def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -
     parts = [batch.probabilities for batch in batches if batch.probabilities is not None]
     names = [name for batch in batches for name in batch.names]
     vectors = np.concatenate([batch.vectors for batch in batches])
-    return Embeddings(vectors, names, failures, np.concatenate(parts) if parts else None)
+    places = [place for batch in batches for place in batch.positions or ()]
+    known = all(batch.positions is not None for batch in batches)
+    num_crops = max(batch.num_crops for batch in batches)
+    return Embeddings(
+        vectors, names, failures, np.concatenate(parts) if parts else None, places if known else None, num_crops
+    )
 
 
 def pick_device(device: str | torch.device, network: nn.Module | None) -> torch.device:

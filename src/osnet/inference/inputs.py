@@ -4,6 +4,7 @@ Accepted: paths of images and of folders, Pillow images, NumPy arrays, tensors, 
 and iterables of any of these. Nothing is read until its job runs.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,18 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from osnet.data.loading import check_size, list_images, own_rgb, read_image, read_pixels, to_rgb
+from osnet.data.loading import (
+    check_size,
+    describe_others,
+    explain_no_images,
+    list_images,
+    list_other_files,
+    own_rgb,
+    read_pixels,
+    to_rgb,
+)
 from osnet.data.transforms import resize_fractions, resize_image, resize_pixels
-from osnet.errors import ImageError
+from osnet.errors import ImageError, ImageWarning
 from osnet.types import ChannelOrder, Preprocessing
 
 ACCEPTED = (
@@ -49,6 +59,8 @@ class PreparedCrop:
     name: str
     pixels: Tensor | ImageError
     """(3, H, W), RGB: uint8, or float32 fractions where floats came in."""
+    num_rows: int = 1
+    """Crops that it stands for: the boxes of a frame that cannot be read, else 1."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,9 @@ def _jobs_of(value: Any, name: str, channels: ChannelOrder) -> Iterator[Job]:
             yield Job(partial(_prepare_file, file))
             empty = False
         if empty:
-            yield _failed(str(path), ImageError(str(path), "a folder without images"))
+            yield _failed(str(path), ImageError(str(path), f"a folder without images; {explain_no_images(path)}"))
+        elif path.is_dir() and (others := describe_others(list_other_files(path))):
+            warnings.warn(ImageWarning(f"left out of {path}: {others}"), stacklevel=2)
     elif isinstance(value, Frame):
         yield _frame_job(value, name, channels)
     elif isinstance(value, np.ndarray | Tensor) and value.ndim == 4:
@@ -116,21 +130,22 @@ def _image_job(value: Any, name: str, channels: ChannelOrder) -> Job:
     return Job(lambda preprocessing: [_prepare(name, picture, preprocessing)])
 
 
-def _failed(name: str, error: ImageError) -> Job:
-    return Job(lambda _preprocessing: [PreparedCrop(name, error)])
+def _failed(name: str, error: ImageError, num_rows: int = 1) -> Job:
+    return Job(lambda _preprocessing: [PreparedCrop(name, error, num_rows)])
 
 
 def _frame_job(frame: Frame, name: str, channels: ChannelOrder) -> Job:
     on_disk = isinstance(frame.image, str | Path)
     name = frame.name or (str(frame.image) if on_disk else name)
+    num_rows = 1
     try:
         boxes = _check_boxes(frame.boxes, name)
+        num_rows = len(boxes)
         if on_disk:
-            load = partial(read_image, frame.image)
-            return Job(lambda p: _prepare_boxes(name, load, boxes, p), max(1, len(boxes)))
+            return Job(lambda p: _prepare_boxes(name, Path(frame.image), boxes, p), max(1, len(boxes)))
         picture = _check_picture(frame.image, name, channels)
     except ImageError as error:
-        return _failed(name, error)
+        return _failed(name, error, num_rows)
     # The caller may reuse the frame's memory for the next one: keep the smaller of the crops and the whole picture.
     width, height = _size_wh(picture)
     if sum(_area(box, width, height) for box in boxes) < width * height:
@@ -141,12 +156,12 @@ def _frame_job(frame: Frame, name: str, channels: ChannelOrder) -> Job:
 
 
 def _prepare_boxes(
-    name: str, load: Callable[[], Image.Image], boxes: NDArray[np.float64], preprocessing: Preprocessing
+    name: str, path: Path, boxes: NDArray[np.float64], preprocessing: Preprocessing
 ) -> list[PreparedCrop]:
     try:
-        picture = load()
+        picture = Image.fromarray(read_pixels(path).permute(1, 2, 0).numpy())
     except ImageError as error:
-        return [PreparedCrop(name, error)]
+        return [PreparedCrop(name, error, len(boxes))]
     return _prepare_crops(_cut_all(picture, boxes, name), preprocessing)
 
 

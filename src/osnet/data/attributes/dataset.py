@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osnet.data.folder import inside
-from osnet.data.loading import is_image_name
+from osnet.data.loading import is_image_file
 from osnet.errors import DataError, require_extra
 from osnet.types import JUNK_PID, Crop
 
@@ -186,7 +186,7 @@ def list_names(folder: Path) -> set[str]:
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder} with the images")
-    return {path.name for path in folder.iterdir() if is_image_name(path) and not path.name.startswith(".")}
+    return {path.name for path in folder.iterdir() if is_image_file(path)}
 
 
 def read_mat(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -109,6 +109,10 @@ class Benchmark:
     """Every image that was found, used by a split or not; empty if the splits hold them all."""
     splits_file: Path | None = None
     """Where the drawn splits are kept, if they were drawn."""
+
+    def __post_init__(self) -> None:
+        told = tuple(replace(dataset, benchmark=self.name) for dataset in self.datasets)
+        object.__setattr__(self, "datasets", told)
 
     def counts(self) -> tuple[CountRow, ...]:
         """Every count beside the published one; splits without images that nobody published are left out."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from re import Match, Pattern
 from typing import Any
 
-from osnet.data.loading import is_image_name, list_files
+from osnet.data.loading import is_image_file, list_files, no_images, warn_of_unread
 from osnet.errors import DataError, require_extra
 from osnet.types import Crop
 
@@ -53,16 +53,17 @@ def match_names(folder: Path, pattern: Pattern[str], example: str) -> Named:
         DataError: images whose names do not fit (they are named), or no images.
     """
     matches, strange, others = [], [], []
-    for path in list_files(folder):
-        if path.parent != folder or not is_image_name(path):
+    for path in list_files(folder, hidden=True):
+        if path.parent != folder or not is_image_file(path):
             others.append(str(path))
         elif (match := pattern.fullmatch(path.name)) is None:
             strange.append(path.name)
         else:
             matches.append((path, match))
+    warn_of_unread(others)
     refuse(strange, f"image(s) in {folder} are not named like {example}")
     if not matches:
-        raise DataError(f"no images in {folder}")
+        raise no_images(folder)
     return Named(tuple(matches), tuple(others))
 
 

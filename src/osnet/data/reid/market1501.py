@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from osnet.data.loading import is_image_name, list_files
+from osnet.data.loading import is_image_file, list_files, warn_of_unread
 from osnet.data.reid.benchmark import Benchmark, Published
 from osnet.errors import DataError
 from osnet.types import JUNK_PID, Crop, ReidDataset, Split, as_tuple
 
 FILE_NAME = re.compile(r"^(-?\d+)_c(\d+)")
-INNER_FOLDERS = ("", "Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "market1501")
+MARKET_FOLDER = "Market-1501-v15.09.15"
+"""What the original archive calls it."""
+INNER_FOLDERS = ("", MARKET_FOLDER, f"market1501/{MARKET_FOLDER}", "market1501")
 LAYOUT = "market1501/Market-1501-v15.09.15/{bounding_box_train,query,bounding_box_test}/0002_c1s1_000451_03.jpg"
 _TORCHREID = "Torchreid, market1501.py"
 _PAPER = "Zheng et al., ICCV 2015"
@@ -79,7 +81,7 @@ def read_market1501(root: str | Path, distractors: bool = False) -> ReidDataset:
             f"{', '.join(INNER_FOLDERS[1:])}"
         )
     dataset = read_market_folder(folder, distractors)
-    return replace(dataset, name="market1501") if folder.name == "Market-1501-v15.09.15" else dataset
+    return replace(dataset, name="market1501") if folder.name == MARKET_FOLDER else dataset
 
 
 def read_market_folder(folder: Path, distractors: bool = False) -> ReidDataset:
@@ -121,8 +123,8 @@ def _read_split(folder: Path) -> tuple[list[Crop], int, list[str]]:
     strange: list[str] = []
     others: list[str] = []
     num_junk = 0
-    for path in list_files(folder):
-        if not is_image_name(path):
+    for path in list_files(folder, hidden=True):
+        if not is_image_file(path):
             others.append(str(path))
         elif (parsed := parse_name(path)) is None:
             strange.append(path.name)
@@ -131,6 +133,7 @@ def _read_split(folder: Path) -> tuple[list[Crop], int, list[str]]:
         else:
             pid, camid = parsed
             crops.append(Crop(path, pid, camid, identity=str(pid), camera=str(camid)))
+    warn_of_unread(others)
     if strange:
         raise DataError(
             f"{len(strange)} image(s) in {folder} are not named like 0002_c1s1_000451_03.jpg: "
