@@ -51,7 +51,7 @@ class EmbeddingError(ImageError):
         self.done = done
 
 
-class ImageWarning(OsnetError, UserWarning):
+class ImageWarning(OsnetError, UserWarning):  # noqa: N818 it is one
     """A warning: an image that is damaged but used, or files left out because they cannot be read as images."""
 
 
