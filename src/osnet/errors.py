@@ -12,8 +12,7 @@
       DemoError     RuntimeError  the demo ran, and does not show what it should
       OutputError   OSError     a result that cannot be written where it was asked for
       MissingExtraError  ImportError   an optional part that is not installed
-
-Warnings have one class: ImageWarning (UserWarning), for an image that is used though damaged, or files left out.
+      ImageWarning  UserWarning   only warned of: a damaged image that is used, files that are left out
 
 Every message names the thing, the value and what would work.
 """
@@ -52,8 +51,8 @@ class EmbeddingError(ImageError):
         self.done = done
 
 
-class ImageWarning(UserWarning):
-    """An image that is damaged but used, or files that were left out because they cannot be read as images."""
+class ImageWarning(OsnetError, UserWarning):  # noqa: N818 it is one
+    """A warning: an image that is damaged but used, or files left out because they cannot be read as images."""
 
 
 class DataError(OsnetError, ValueError):

@@ -185,8 +185,8 @@ def _check_cameras(dataset: ReidDataset) -> Iterator[Problem]:
     if unknown:
         what = (
             "image(s) have no camera label: matches in the query's own camera cannot be ignored in scoring; training "
-            "with --validation takes one image of each held-out person as the query; batches and figures by camera are "
-            "not possible"
+            "with --validation takes one image of each held-out person as the query; batches and "
+            "figures by camera have no meaning"
         )
         yield Problem("no camera", "mind", what, tuple(unknown))
     cameras: dict[int, set[int]] = defaultdict(set)
