@@ -1,5 +1,7 @@
 """From settings to a network, whichever class they belong to."""
 
+from dataclasses import replace
+
 import torch
 
 from osnet.models.backbones import Backbone
@@ -17,3 +19,12 @@ def build_network(config: NetworkConfig, device: str | torch.device | None = Non
     """
     with torch.device(torch.get_default_device() if device is None else device):
         return OSNet(config) if isinstance(config, OSNetConfig) else Backbone(config)
+
+
+def without_neck(network: Network) -> Network:
+    """The network up to where triplet losses and new heads look: ``network`` itself if it has no neck, else a copy."""
+    if not network.config.neck:
+        return network
+    bare = build_network(replace(network.config, neck=False), next(network.parameters()).device)
+    bare.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("neck.")})
+    return bare.train(network.training)
