@@ -79,7 +79,8 @@ class WithHeads(nn.Module):
 def find_heads(checkpoint: Checkpoint) -> dict[str, nn.Module]:
     """The heads of a checkpoint by their outputs' names.
 
-    ``logits`` (B, C) of the classifier, unless it lacks the BNNeck it was trained with; ``attributes`` (B, A), probabilities, without those the card switches off.
+    ``logits`` (B, C) of the classifier, unless it lacks the BNNeck that it was trained with; ``attributes`` (B, A),
+    probabilities, without those the card switches off.
     """
     heads: dict[str, nn.Module] = {}
     if (head := checkpoint.build_attribute_head()) is not None:

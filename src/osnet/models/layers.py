@@ -165,6 +165,8 @@ def make_neck(size: int) -> nn.BatchNorm1d:
 
 def init_weights(module: nn.Module) -> None:
     """Initial values as in the authors' code."""
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return  # no storage, and drawing for it takes as long as for one with
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

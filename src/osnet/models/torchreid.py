@@ -18,8 +18,8 @@ from torch import Tensor
 
 from osnet.errors import ModelError
 from osnet.files import written_aside
+from osnet.models.build import list_tensors
 from osnet.models.config import NetworkConfig, Normalization, OSNetConfig
-from osnet.models.osnet import build_on_meta
 from osnet.models.variants import VARIANTS
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin")
@@ -76,7 +76,7 @@ def torchreid_names(config: NetworkConfig) -> "OrderedDict[str, str]":
             f"Torchreid has no network with {', '.join(f'{k}={getattr(config, k)!r}' for k in settings)}; "
             "only plain, IBN and AIN OSNets of depth 2-2-2 can be exchanged with it"
         )
-    keys = build_on_meta(config).state_dict().keys()
+    keys = list_tensors(config)
     return OrderedDict((key, _to_torchreid(key, config.norm)) for key in keys)
 
 
@@ -142,15 +142,17 @@ def _infer_ours(state: Mapping[str, Tensor], plain: OSNetConfig) -> OSNetConfig:
     norms = {"conv2.0.instance_norm.weight": "ibn", "conv2.0.expand.norm.running_mean": "bn"}
     norm: Any = next((norm for key, norm in norms.items() if key in state), "ain")
     plain = replace(plain, norm=norm)
-    shapes = {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    shapes = _shapes({k: v for k, v in state.items() if not k.startswith(("classifier.", "attributes."))})
     dials = {"stem": plain.stem, "embedding_size": plain.embedding_size, "neck": plain.neck}
     named = [variant.config for variant in VARIANTS.values() if isinstance(variant.config, OSNetConfig)]
     for config in [plain, *(replace(one, **dials) for one in named if one.width == plain.width)]:
-        expected = build_on_meta(config).state_dict()
-        if all(shapes.get(key) == tuple(value.shape) for key, value in expected.items()
-               if not key.endswith("num_batches_tracked")):  # fmt: skip
+        if _shapes(list_tensors(config)) == shapes:
             return config
     return plain
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
 
 
 def write_torchreid(path: str | Path, state: dict[str, Tensor], config: NetworkConfig) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
-from osnet.models.build import build_network
+from osnet.models.build import build_network, list_tensors
 from osnet.models.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
 from osnet.models.config import NetworkConfig, OSNetConfig
 from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_head
@@ -105,7 +105,7 @@ def read_checkpoint(
     path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None
 ) -> Checkpoint:
     """Tensors and card; arguments and errors as for ``load_weights``."""
-    path = _to_path(path)
+    path = to_path(path)
     if path.name == CARD_FILE:
         path = path.parent
     if not (path / CARD_FILE).exists() and (path / "weights" / CARD_FILE).exists():
@@ -120,7 +120,7 @@ def read_checkpoint(
     return _read_file(path, architecture, config)
 
 
-def _to_path(path: Any) -> Path:
+def to_path(path: Any) -> Path:
     """As a path that the system can look up.
 
     Raises:
@@ -376,7 +376,7 @@ def _check_state(
         WeightsError: listing tensors that are missing, unexpected, of another shape, or not finite; at most ten.
     """
     shown = shown_as or {}
-    expected = build_network(config, "meta").state_dict()
+    expected = list_tensors(config)
     for key in expected:
         if key.endswith(COUNTER):
             state[key] = _as_counter(state.get(key))
