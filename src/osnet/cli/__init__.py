@@ -40,10 +40,17 @@ __all__ = [
 
 
 RESUMABLE: dict[str, tuple[str, ...]] = {
-    "train": (), "index": (), "embed": (), "demo": (), "data generate": (), "evaluate": ("--weights", "--features"),
-    "calibrate": ("--features",), "report": ("--features",), "figure ranks": ("--features",),
+    "train": (),
+    "index": (),
+    "embed": (),
+    "demo": (),
+    "data generate": (),
+    "evaluate": ("--weights", "--features"),
+    "calibrate": ("--features",),
+    "report": ("--features",),
+    "figure ranks": ("--features",),
     "figure curves": ("--features",),
-}  # fmt: skip
+}
 """Commands that keep what they have done when they are interrupted, and the flags that this takes."""
 
 

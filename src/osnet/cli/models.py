@@ -115,9 +115,9 @@ def weights(*, as_json: JsonFlag = False) -> None:
         print(f"{f'{w.model}_{w.dataset}':<36}{w.certainty:<14}{w.file}")
     print(
         f"From {REPOSITORY} on Hugging Face, unless they lie in the folder $OSNET_WEIGHTS under one of these names\n"
-        "(with .pt or .pth). 'sha256 known': a download with another is refused. 'name quoted': the file's name was read\n"
-        "in public code. 'never seen': the name follows that of its siblings, and there may be no such file. Downloads\n"
-        f"of these two kinds cannot be verified; each use says so.\nLicence: {LICENCE_ZOO}"
+        "(with .pt or .pth). 'sha256 known': a download with another is refused. 'name quoted': the file's name was\n"
+        "read in public code. 'never seen': the name follows that of its siblings, and there may be no such file.\n"
+        f"Downloads of these two kinds cannot be verified; each use says so.\nLicence: {LICENCE_ZOO}"
     )
 
 

@@ -130,8 +130,10 @@ def export(
     by_default = ["attributes"] if "attributes" in heads else []
     wanted = [name for name in outputs if name != "embeddings"] if outputs else by_default
     if "logits" in wanted and checkpoint.lacks_neck:
-        raise ModelError("these weights were trained with BNNeck and saved without it, so their logits would be wrong; "
-                         "run their training command again, which writes them anew")  # fmt: skip
+        raise ModelError(
+            "these weights were trained with BNNeck and saved without it, so their logits would be wrong; "
+            "run their training command again, which writes them anew"
+        )
     if unknown := sorted(set(wanted) - set(heads)):
         raise ModelError(f"these weights have no {', '.join(unknown)}; choose from embeddings, {', '.join(heads)}")
     chosen = {name: heads[name] for name in wanted}

@@ -56,7 +56,8 @@ class Affine(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm1d) -> None:
         super().__init__()
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         self.scale = nn.Buffer(scale.float())
         self.shift = nn.Buffer((norm.bias.double() - norm.running_mean.double() * scale).float())
@@ -96,8 +97,9 @@ def fold(network: nn.Module, preprocessing: Preprocessing | None = None) -> Infe
     body = copy.deepcopy(network).float().eval().requires_grad_(False)
     for module in body.modules():
         _fold_norms(module)
-    if isinstance(getattr(body, "neck", None), nn.BatchNorm1d):  # a ReLU lies between it and the linear layer
-        body.neck = Affine(body.neck)
+    neck = getattr(body, "neck", None)
+    if isinstance(neck, nn.BatchNorm1d):  # a ReLU lies between it and the linear layer
+        body.neck = Affine(neck)
     first = nn.Identity() if preprocessing is None else _fold_preprocessing(body, preprocessing)
     return InferenceGraph(first.to(next(body.parameters()).device), body).eval()
 

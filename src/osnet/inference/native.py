@@ -237,10 +237,27 @@ class Plan:
         ])  # fmt: skip
         if isinstance(neck, Affine):
             before, out = out, self.map(1, 1, linear.out_features)
-            self.step("convolve", [
-                before.offset, 0, 0, 1, 0, linear.out_features, self.weights(neck.scale.diag()),
-                self.constant(neck.shift), out.offset, 0, 0, 1, 1, -1, 0, self.packed(linear.out_features),
-            ])  # fmt: skip
+            self.step(
+                "convolve",
+                [
+                    before.offset,
+                    0,
+                    0,
+                    1,
+                    0,
+                    linear.out_features,
+                    self.weights(neck.scale.diag()),
+                    self.constant(neck.shift),
+                    out.offset,
+                    0,
+                    0,
+                    1,
+                    1,
+                    -1,
+                    0,
+                    self.packed(linear.out_features),
+                ],
+            )
         elif not isinstance(neck, nn.Identity):
             raise UnknownStepError(f"{type(neck).__name__} on top of the embedding is not known here")
         self.step("copy", [out.offset, 4 * linear.out_features], 0, wait=True)

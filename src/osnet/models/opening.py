@@ -9,7 +9,6 @@ What names a function of Python's or of a library's is refused.
 import re
 import sys
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,14 +22,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from osnet.errors import WeightsError
+from osnet.models.file_kinds import HEAD_BYTES, SAVE_TENSORS, describe_other, is_safetensors
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
 """How checkpoint files end; only for messages, since the content decides."""
 ENDS = {"conv1.conv.weight": "fc.0.weight", "stem.conv.weight": "embedding.linear.weight"}
 """First tensor -> last layer of an OSNet, by Torchreid's names and by ours."""
-SAVE_TENSORS = "torch.save(model.state_dict(), 'weights.pth')"
-"""The line that saves the tensors alone."""
-HEAD_BYTES = 4096
 DEEPEST = 5
 """Dictionaries within dictionaries are looked into so far."""
 MAX_STAND_INS = 200
@@ -69,7 +66,7 @@ def open_checkpoint(path: Path) -> Opened:
         raise WeightsError(
             f"{path} is neither a folder with a card.json nor a checkpoint file ({', '.join(SUFFIXES)}): it {what}"
         )
-    if _is_safetensors(head):
+    if is_safetensors(head):
         try:
             content: Any = load_file(path)
         except SafetensorError as error:
@@ -77,112 +74,10 @@ def open_checkpoint(path: Path) -> Opened:
     else:
         content = _load(path)
     if isinstance(content, dict) and str(content.get("format")).startswith("osnet-training"):
-        raise WeightsError(f"{path} is the state of a training run, not its weights; give the run's folder, {path.parent}")
+        raise WeightsError(
+            f"{path} is the state of a training run, not its weights; give the run's folder, {path.parent}"
+        )
     return _find(content, path)
-
-
-# What a file is
-
-
-def describe_other(head: bytes, size: int, path: Path) -> str | None:
-    """What a file is that is no checkpoint, and what to do, to follow its name; None if it may be a checkpoint.
-
-    Args:
-        head: its first bytes.
-        size: of the whole file, in bytes.
-        path: for looking into zip files.
-    """
-    again = "get it again"
-    if not size:
-        return f"is empty (0 bytes); {again}"
-    if not any(head):
-        return f"begins with {len(head):,} zero bytes: a download or a copy that was not finished; {again}"
-    if head.startswith(b"PK\x03\x04"):
-        return _describe_zip(path, size)
-    for magic, name in _ARCHIVES.items():
-        if head.startswith(magic):
-            return f"is packed with {name}; unpack it first"
-    if head[257:262] == b"ustar":
-        return "is a tar archive; unpack it first"
-    for start, magic, name in _OTHERS:
-        if head[start : start + len(magic)] == magic:
-            return f"is {name}, no checkpoint of PyTorch's; choose another file"
-    if _is_safetensors(head):
-        length = int.from_bytes(head[:8], "little")
-        return f"is cut off: {size:,} bytes are there and its header alone has {length:,}; {again}" if (
-            length + 8 > size) else None  # fmt: skip
-    if head[0] == 0x80:  # a pickle
-        return None
-    if head[0] == 0x08 and re.search(rb"pytorch|onnx|ai\.|torch", head[:200]):
-        return "looks like an ONNX file, no checkpoint of PyTorch's; choose another file"
-    return _describe_text(head, size) or (
-        f"is no checkpoint: it begins with the bytes {head[:8].hex(' ')}, as no file of PyTorch's or safetensors does; "
-        f"choose another file, or {again}"
-    )
-
-
-_ARCHIVES = {
-    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z",
-    b"Rar!": "rar",
-}  # fmt: skip
-_OTHERS = [
-    (0, b"\x89HDF", "an HDF5 file (of Keras or MATLAB)"), (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"\x89PNG", "a PNG image"), (0, b"\xff\xd8\xff", "a JPEG image"), (0, b"GIF8", "a GIF image"),
-    (0, b"%PDF", "a PDF document"), (4, b"TFL3", "a TensorFlow Lite file"), (0, b"\x7fELF", "a program"),
-]  # fmt: skip
-
-
-def _is_safetensors(head: bytes) -> bool:
-    """Eight bytes of length, then JSON; the length is below 100 MB in any file that its own library reads."""
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
-
-
-def _describe_zip(path: Path, size: int) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return f"is cut off or damaged: {size:,} bytes are there and the end of its zip archive is not; get it again"
-    last = {name.rpartition("/")[2] for name in names}
-    if "constants.pkl" in last:
-        return f"is a TorchScript archive, which holds a program; load it where it was made and {SAVE_TENSORS}"
-    if last & {"serialized_exported_program.json", "archive_format"}:
-        return "is a program of torch.export; give the weights that it was exported from"
-    if "data.pkl" in last:
-        return None
-    if any(name.endswith(".npy") for name in names):
-        return "is a NumPy file (.npz), no checkpoint of PyTorch's; choose another file"
-    return f"is a zip archive with {', '.join(names[:3]) or 'nothing in it'}; unpack it first"
-
-
-def _describe_text(head: bytes, size: int) -> str | None:
-    """For text: pointers, web pages, answers of servers."""
-    try:
-        text = head.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # else a letter is cut by the end of what was read
-            return None
-        text = head[: error.start].decode("utf-8-sig")
-    text = text.strip()
-    if not text or not all(char.isprintable() or char in "\r\n\t" for char in text):
-        return None
-    start = text.lower()[:1000]
-    if start.startswith("version https://git-lfs"):
-        real = re.search(r"^size (\d+)", text, re.MULTILINE)
-        instead = f" of {int(real[1]):,} bytes" if real else ""
-        return f"is a Git LFS pointer to a file{instead}, not that file; run `git lfs pull` where it was cloned"
-    if "/annex/objects/" in start and size < 1000:
-        return "is a git-annex pointer, not the file itself; run `git annex get` where it was cloned"
-    if re.search(r"<!doctype html|<html|<head|<body", start):
-        title = re.search(r"<title[^>]*>\s*([^<]{1,80})", text, re.IGNORECASE)
-        named = f" ({title[1].strip()!r})" if title else ""
-        return (f"is a web page{named}, saved under this name; download the file itself "
-                "(Hugging Face: /resolve/ instead of /blob/ in the address; GitHub: the raw file)")  # fmt: skip
-    if start.startswith("<"):
-        return "is XML (an answer of a file server, or a network of OpenVINO's); download the weights themselves"
-    kind = "JSON" if start[0] in "{[" else "text"
-    shown = text[:60].replace("\r", " ").replace("\n", " ")
-    return f"is {kind} that begins {shown!r}; download the weights themselves"
 
 
 # PyTorch's files
@@ -204,13 +99,22 @@ _NUMPY_GLOBALS: list[Any] = [_Ignored] + [
         *(f"numpy.random._pickle.__{kind}_ctor" for kind in ("randomstate", "generator", "bit_generator")),
     )
 ]
-_PASSED_OVER = frozenset({
-    "argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict", "uuid.UUID", "decimal.Decimal",
-    "fractions.Fraction",
-    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *(f"pathlib{local}.{name}" for local in ("", "._local")
-      for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")),
-})  # fmt: skip
+_PASSED_OVER = frozenset(
+    {
+        "argparse.Namespace",
+        "types.SimpleNamespace",
+        "collections.defaultdict",
+        "uuid.UUID",
+        "decimal.Decimal",
+        "fractions.Fraction",
+        *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+        *(
+            f"pathlib{local}.{name}"
+            for local in ("", "._local")
+            for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")
+        ),
+    }
+)
 """Of Python's own library these may lie beside the tensors."""
 _PLAIN_TYPES = frozenset({"list", "dict", "tuple", "int", "float", "str", "bool", "frozenset", "bytes", "object"})
 _LOADING = Lock()
@@ -247,8 +151,9 @@ def _load(path: Path) -> Any:
     stand_ins: dict[str, Any] = {}
     with _LOADING:
         while True:
-            known = [(stand_in, f"builtins.{name}" if name in _PLAIN_TYPES else name)
-                     for name, stand_in in stand_ins.items()]  # fmt: skip
+            known = [
+                (stand_in, f"builtins.{name}" if name in _PLAIN_TYPES else name) for name, stand_in in stand_ins.items()
+            ]
             try:
                 with torch.serialization.safe_globals([*_NUMPY_GLOBALS, *known]):
                     return torch.load(path, map_location="cpu", weights_only=True)
@@ -300,8 +205,10 @@ def _find(content: Any, path: Path) -> Opened:
         whole = whole["state_dict"]
     state = _tensors(whole, path) if isinstance(whole, dict) else {}
     if not state:
-        raise WeightsError(f"{path} holds {_describe_content(content)}, and no OSNet by its tensors' names; "
-                           f"where it was made, save the tensors alone: {SAVE_TENSORS}")  # fmt: skip
+        raise WeightsError(
+            f"{path} holds {_describe_content(content)}, and no OSNet by its tensors' names; "
+            f"where it was made, save the tensors alone: {SAVE_TENSORS}"
+        )
     return Opened(state, "state_dict" if whole is not content else "")
 
 
@@ -320,8 +227,11 @@ def _walk(content: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
                 children: Any = value.items()
             else:
                 children = enumerate(value)
-            inner += [(f"{place}.{key}".lstrip("."), child) for key, child in children
-                      if isinstance(child, dict | list | tuple)]  # fmt: skip
+            inner += [
+                (f"{place}.{key}".lstrip("."), child)
+                for key, child in children
+                if isinstance(child, dict | list | tuple)
+            ]
         level = inner
 
 

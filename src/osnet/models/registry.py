@@ -12,9 +12,9 @@ def create_model(name: str, pretrained: str | Path | bool | None = None, **overr
 
     Args:
         name: one of ``list_models()``.
-        pretrained: None or False; True, which means ``imagenet``; or one of ``imagenet``, ``market1501``, ``dukemtmcreid``, ``msmt17``,
-            ``msmt17_combineall``, looked for in the folder ``$OSNET_WEIGHTS``, then in the download
-            cache, then downloaded from the authors' repository; or the path of a checkpoint folder of
+        pretrained: None or False; True, which means ``imagenet``; or one of ``imagenet``, ``market1501``,
+            ``dukemtmcreid``, ``msmt17``, ``msmt17_combineall``, looked for in the folder ``$OSNET_WEIGHTS``, then in
+            the download cache, then downloaded from the authors' repository; or the path of a checkpoint folder of
             ours or a checkpoint file, as ``load_weights`` takes it. The network then carries its ``card``.
         **overrides: fields of ``OSNetConfig`` (of ``BackboneConfig`` for the other networks), such as ``width=0.5``
             or ``stem="cifar"``.

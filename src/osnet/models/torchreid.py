@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osnet.errors import ModelError
+from osnet.errors import ModelError, WeightsError
 from osnet.files import written_aside
 from osnet.models.build import list_tensors
 from osnet.models.config import NetworkConfig, Normalization, OSNetConfig
-from osnet.models.variants import VARIANTS
+from osnet.models.file_kinds import SAVE_TENSORS
+from osnet.models.variants import VARIANTS, get_config, name_of
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 """How files end that are written for Torchreid; also ``model.pth.tar-60``."""
@@ -137,13 +138,36 @@ def infer_config(state: Mapping[str, Tensor]) -> OSNetConfig | None:
     return replace(plain, norm="ibn") if "conv2.0.IN.weight" in state else plain
 
 
+def choose_config(
+    path: Path, state: Mapping[str, Tensor], inferred: OSNetConfig | None, architecture: str | None
+) -> NetworkConfig:
+    """What the caller named, else what the tensors tell, else what the file's name tells.
+
+    Where a file of Torchreid's is called after another network than its tensors are, the name is taken, so that the
+    tensors are refused. A name says nothing of the embedding's size: for that the tensors count.
+
+    Raises:
+        WeightsError: nothing tells.
+    """
+    named = architecture or name_from_file(path)
+    if inferred is not None:
+        contradicts = named is not None and named != name_of(inferred) and (architecture or is_torchreid_name(named))
+        return get_config(str(named)) if contradicts else inferred
+    if named is None:
+        raise WeightsError(
+            f"{path}: neither its name nor its {len(state)} tensors ({', '.join(list(state)[:3])}, ...) tell which "
+            f"OSNet it is; give its name as architecture, or save an OSNet's tensors alone: {SAVE_TENSORS}"
+        )
+    return get_config(named)
+
+
 def _infer_ours(state: Mapping[str, Tensor], plain: OSNetConfig) -> OSNetConfig:
     """The named network with exactly these tensors' shapes; ``plain`` with the norms that the names tell, if none."""
     norms = {"conv2.0.instance_norm.weight": "ibn", "conv2.0.expand.norm.running_mean": "bn"}
     norm: Any = next((norm for key, norm in norms.items() if key in state), "ain")
     plain = replace(plain, norm=norm)
     shapes = _shapes({k: v for k, v in state.items() if not k.startswith(("classifier.", "attributes."))})
-    dials = {"stem": plain.stem, "embedding_size": plain.embedding_size, "neck": plain.neck}
+    dials: dict[str, Any] = {"stem": plain.stem, "embedding_size": plain.embedding_size, "neck": plain.neck}
     named = [variant.config for variant in VARIANTS.values() if isinstance(variant.config, OSNetConfig)]
     for config in [plain, *(replace(one, **dials) for one in named if one.width == plain.width)]:
         if _shapes(list_tensors(config)) == shapes:

@@ -32,12 +32,11 @@ from osnet.models.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, rea
 from osnet.models.config import NetworkConfig, OSNetConfig
 from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_head
 from osnet.models.network import Network
-from osnet.models.opening import SAVE_TENSORS, open_checkpoint
+from osnet.models.opening import open_checkpoint
 from osnet.models.torchreid import (
+    choose_config,
     infer_config,
-    is_torchreid_name,
     is_torchreid_path,
-    name_from_file,
     torchreid_names,
     training_data_from_file,
     write_torchreid,
@@ -229,8 +228,10 @@ def convert(
     if not is_torchreid_path(target):
         return save_checkpoint(checkpoint, target)
     if checkpoint.lacks_neck:
-        raise WeightsError(f"{source} was trained with BNNeck and saved without it, so its classifier would be wrong in "
-                           f"{target}; run its training command again, which writes the weights anew")  # fmt: skip
+        raise WeightsError(
+            f"{source} was trained with BNNeck and saved without it, so its classifier would be wrong in {target}; "
+            "run its training command again, which writes the weights anew"
+        )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
 
@@ -291,8 +292,11 @@ def _check_asked(card: Card, folder: Path, architecture: str | None, config: Net
         wanted["neck"] = True
     if type(card.architecture) is type(asked) and held == wanted:
         return
-    differing = [f"{key} {held.get(key)!r} instead of {wanted.get(key)!r}"
-                 for key in held | wanted if held.get(key) != wanted.get(key)]  # fmt: skip
+    differing = [
+        f"{key} {held.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in held | wanted
+        if held.get(key) != wanted.get(key)
+    ]
     raise WeightsError(
         f"{folder} holds {card.name or card.architecture}, not the network asked for, "
         f"{architecture or name_of(asked) or asked}: {', '.join(differing)}"
@@ -305,20 +309,25 @@ def _read_file(path: Path, architecture: str | None, config: NetworkConfig | Non
     state, inferred = opened.state, infer_config(opened.state)
     looks_like = "no OSNet" if inferred is None else name_of(inferred) or str(inferred)
     if config is None:
-        config = _choose_config(path, state, inferred, architecture)
+        config = choose_config(path, state, inferred, architecture)
     shown: dict[str, str] = {}
     if "conv1.conv.weight" in state or ("stem.conv.weight" not in state and isinstance(config, OSNetConfig)):
         try:
             shown = dict(torchreid_names(config))
         except ModelError as error:
-            raise WeightsError(f"{path} (its tensors look like {looks_like}) cannot be loaded into "
-                               f"{name_of(config) or config}: {error}") from error  # fmt: skip
+            raise WeightsError(
+                f"{path} (its tensors look like {looks_like}) cannot be loaded into "
+                f"{name_of(config) or config}: {error}"
+            ) from error
         ours = {theirs_name: our_name for our_name, theirs_name in shown.items()}
         # Unknown names stay as they are and so are reported as unexpected.
         state = {ours.get(key, key): value for key, value in state.items()}
     if described := [key for key in state if key.startswith(PREFIX)]:
-        warnings.warn(f"{path}: the attribute head is left out, since a file without its {CARD_FILE} does not name "
-                      "the attributes", stacklevel=2)  # fmt: skip
+        warnings.warn(
+            f"{path}: the attribute head is left out, since a file without its {CARD_FILE} does not name "
+            "the attributes",
+            stacklevel=2,
+        )
         state = {key: value for key, value in state.items() if key not in described}
     _check_state(state, config, f"{path} (its tensors look like {looks_like})", shown_as=shown)
     num_classes = _num_classes(state)
@@ -336,29 +345,6 @@ def _read_file(path: Path, architecture: str | None, config: NetworkConfig | Non
         sha256=digest,
     )
     return Checkpoint(card, state)
-
-
-def _choose_config(
-    path: Path, state: Mapping[str, Tensor], inferred: OSNetConfig | None, architecture: str | None
-) -> NetworkConfig:
-    """What the caller named, else what the tensors tell, else what the file's name tells.
-
-    Where a file of Torchreid's is called after another network than its tensors are, the name is taken, so that the
-    tensors are refused. A name says nothing of the embedding's size: for that the tensors count.
-
-    Raises:
-        WeightsError: nothing tells.
-    """
-    named = architecture or name_from_file(path)
-    if inferred is not None:
-        contradicts = named is not None and named != name_of(inferred) and (architecture or is_torchreid_name(named))
-        return get_config(str(named)) if contradicts else inferred
-    if named is None:
-        raise WeightsError(
-            f"{path}: neither its name nor its {len(state)} tensors ({', '.join(list(state)[:3])}, ...) tell which "
-            f"OSNet it is; give its name as architecture, or save an OSNet's tensors alone: {SAVE_TENSORS}"
-        )
-    return get_config(named)
 
 
 def _num_classes(state: Mapping[str, Tensor]) -> int:

@@ -89,7 +89,6 @@ class ReidTask(Task):
             total = total + self.loss.triplet * scalars["triplet"]
         return {"loss": total, **{name: value.detach() for name, value in scalars.items()}}
 
-
     def searched(self) -> Network:
         """The network that is saved and searched with, in eval mode: with BNNeck a copy that includes it."""
         if not self.loss.bnneck:
