@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import write_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.cli import main
+from osnet.cli import RESUMABLE, main
 from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED
 from osnet.gallery import Gallery
 from osnet.models.weights import save_weights
@@ -244,14 +244,57 @@ def test_mistakes_get_one_line(run: Run, args: tuple, words: str, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path, market: Path) -> None:
+@pytest.mark.parametrize(
+    ("args", "resumes"),
+    [
+        (("train", "market1501-osnet-x0-25", "--data", "d", "--out", "o"), True),
+        (("index", "crops", "--out", "g", "--weights", "w"), True),
+        (("embed", "crops", "--weights", "w", "--out", "v.npz"), True),
+        (("demo", "--quick"), True),
+        (("data", "generate", "--out", "d"), True),
+        (("evaluate", "--weights", "w", "--data", "d", "--features", "f"), True),
+        (("evaluate", "--weights=w", "--data=d", "--features=f"), True),
+        (("calibrate", "--weights", "w", "--data", "d", "--fpr", "0.1", "--features", "f"), True),
+        (("report", "w", "--data", "d", "--out", "o.html", "--features", "f"), True),
+        (("figure", "ranks", "d", "--weights", "w", "--out", "o.png", "--features", "f"), True),
+        (("evaluate", "--weights", "w", "--data", "d"), False),
+        (("evaluate", "--features", "v.npz"), False),
+        (("attributes", "evaluate", "--weights", "w", "--data", "d"), False),
+        (("calibrate", "--weights", "w", "--data", "d", "--fpr", "0.1"), False),
+        (("report", "w", "--data", "d", "--out", "o.html"), False),
+        (("figure", "curves", "training", "--run", "r", "--out", "o.png"), False),
+        (("search", "g", "photo.jpg"), False),
+        (("gallery", "show", "g"), False),
+        (("data", "check", "d"), False),
+        (("data", "pack", "d", "--out", "o"), False),
+        (("export", "w", "--out", "o"), False),
+        (("convert", "a", "b"), False),
+        (("predict", "attributes", "x.jpg", "--weights", "w"), False),
+        (("rerank", "v.npz"), False),
+        (("models",), False),
+        (("weights",), False),
+    ],
+)
+def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], resumes: bool) -> None:
+    """A command says that it can be resumed only if it can."""
+
     def interrupted(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("osnet.cli.scoring.evaluate_benchmark", interrupted)
-    status, _, err = run("evaluate", "--weights", tiny_weights, "--data", market)
+    monkeypatch.setattr("osnet.cli.app.cli", interrupted)
+    status, out, err = run(*args)
     assert status == EXIT_INTERRUPTED
-    assert "goes on from there" in err
+    assert out == ""
+    resume = " Run the same command again to resume."
+    assert err == f"osnet: Interrupted.{resume if resumes else ''}\n"
+
+
+def test_commands_that_resume_exist(run: Run) -> None:
+    for command, flags in RESUMABLE.items():
+        words = command.split() + (["market1501-osnet-x0-25"] if command == "train" else [])
+        status, out, _ = run(*words, "--help")
+        assert status == 0
+        assert all(flag in out for flag in flags)
 
 
 def test_as_a_program() -> None:

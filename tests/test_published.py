@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ from huggingface_hub import constants
 
 import osnet.models.published as published
 from osnet import OSNet, OSNetConfig, create_model
+from osnet.cli import main
 from osnet.errors import WeightsError
 from osnet.models.published import PUBLISHED, find_weights, load_model
 from test_weights import theirs
@@ -101,6 +103,100 @@ def test_download_once_then_from_the_cache(hub: Hub, capsys: pytest.CaptureFixtu
     assert hub.requests == []
 
 
+def test_a_download_that_cannot_be_verified_says_so_every_time(
+    hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    entry = PUBLISHED["osnet_x0_25", "market1501"]
+    _, content = checkpoint(classes=751)
+    hub.files[entry.file] = content
+    digest = hashlib.sha256(content).hexdigest()
+    for _ in range(3):
+        load_model("osnet_x0_25_market1501")
+        said = capsys.readouterr().err
+        assert "not verified" in said
+        assert entry.file in said
+        assert digest in said
+    (record,) = (tmp_path / "hub-cache" / published.RECORDS).iterdir()
+    assert json.loads(record.read_text())["sha256"] == digest
+    assert json.loads(record.read_text())["revision"] == published.REVISION
+
+
+def test_another_file_than_the_first_download_is_refused(
+    hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows the right digest, but a file that changes under a pinned revision is not to be trusted."""
+    entry = PUBLISHED["osnet_x0_25", "market1501"]
+    (_, first), (_, second) = checkpoint(classes=751), checkpoint(classes=752)
+    hub.files[entry.file] = first
+    path = find_weights("osnet_x0_25", "market1501")
+    path.unlink()
+    path.write_bytes(second)
+    with pytest.raises(WeightsError) as caught:
+        find_weights("osnet_x0_25", "market1501")
+    for content in (first, second):
+        assert hashlib.sha256(content).hexdigest() in str(caught.value)
+    record = tmp_path / "hub-cache" / published.RECORDS / f"{entry.file}.json"
+    assert str(record) in str(caught.value)
+    record.write_text("damaged")
+    assert find_weights("osnet_x0_25", "market1501") == path
+    assert hashlib.sha256(second).hexdigest() in record.read_text()
+    record.unlink()
+    record.parent.rmdir()
+    record.parent.write_text("in the way")  # no record can be kept: said, and no reason to stop
+    capsys.readouterr()
+    assert find_weights("osnet_x0_25", "market1501") == path
+    assert "not recorded" in capsys.readouterr().err
+
+
+def test_a_name_that_nobody_has_seen_is_marked(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["weights"])
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("osnet_")}
+    assert len(rows) == len(PUBLISHED)
+    for name, mark in (
+        ("osnet_x0_25_msmt17", "sha256 known"),
+        ("osnet_x1_0_market1501", "name quoted"),
+        ("osnet_x0_5_msmt17", "never seen"),
+    ):
+        assert f" {mark} " in rows[name]
+    assert sum("never seen" in row for row in rows.values()) == sum(
+        w.by_pattern and w.sha256 is None for w in PUBLISHED.values()
+    )
+    main(["weights", "--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert {w["certainty"] for w in listed} == {"sha256 known", "name quoted", "never seen"}
+    with pytest.raises(WeightsError):
+        find_weights("osnet_x0_5", "msmt17")
+    assert "never seen" in capsys.readouterr().err
+
+
+def test_pretrained_true_means_imagenet(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As users of timm and torchvision type it."""
+    network, content = checkpoint(classes=1000)
+    hub.files["osnet_x0_25_imagenet.pth"] = content
+    loaded = create_model("osnet_x0_25", pretrained=True)
+    assert torch.equal(loaded.conv5.conv.weight, network.conv5.conv.weight)
+    assert (loaded.card.training_data, loaded.card.preprocessing.size_hw) == ("imagenet", (224, 224))
+    assert create_model("osnet_x0_25", pretrained=False).card is None
+    assert create_model("osnet_x0_25", pretrained=None).card is None
+    hub.files.clear()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "osnet_x0_25_imagenet.pth").write_bytes(content)
+    monkeypatch.setenv("OSNET_WEIGHTS", str(tmp_path / "mine"))
+    assert create_model("osnet_x0_25", pretrained=True).card.training_data == "imagenet"
+
+
+@pytest.mark.parametrize("name", ["osnet_t1", "mobilenetv2_x1_0", "osnet_x0_5_g2_lite"])
+def test_pretrained_true_of_a_network_without_published_weights(name: str) -> None:
+    with pytest.raises(WeightsError, match=rf"for {name} on imagenet.*osnet_x1_0"):
+        create_model(name, pretrained=True)
+
+
+@pytest.mark.parametrize("given", [3, 1.5, ["imagenet"], {}, b"imagenet", "a\0b", "x" * 5000])
+def test_pretrained_that_is_neither_a_name_nor_a_path(given: object) -> None:
+    with pytest.raises(WeightsError):
+        create_model("osnet_x0_25", pretrained=given)  # type: ignore[arg-type]
+
+
 def test_a_download_with_another_hash_is_refused_and_both_are_shown(hub: Hub) -> None:
     entry = PUBLISHED["osnet_x0_25", "msmt17"]
     _, content = checkpoint()
@@ -141,6 +237,8 @@ def test_offline_it_says_which_file_to_put_where(tmp_path: Path, monkeypatch: py
     assert "OSNET_WEIGHTS" in message
     assert "osnet_x1_0_market1501.pth" in message
     assert PUBLISHED["osnet_x1_0", "market1501"].file in message
+    with pytest.raises(WeightsError, match=r"osnet_x1_0 on imagenet.*OSNET_WEIGHTS.*osnet_x1_0_imagenet\.pth"):
+        create_model("osnet_x1_0", pretrained=True)
 
 
 @pytest.mark.parametrize("name", ["osnet_x0_25_market1501.pt", "osnet_x0_25_market1501.pth", "full name"])

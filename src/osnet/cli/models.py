@@ -108,16 +108,16 @@ def weights(*, as_json: JsonFlag = False) -> None:
         as_json: print JSON.
     """
     if as_json:
-        print(json.dumps([asdict(w) for w in PUBLISHED.values()], indent=2))
+        print(json.dumps([asdict(w) | {"certainty": w.certainty} for w in PUBLISHED.values()], indent=2))
         return
-    print(f"{'name':<36}{'file name':<12}{'sha256':<10}file")
+    print(f"{'name':<36}{'certainty':<14}file")
     for w in PUBLISHED.values():
-        name, origin = f"{w.model}_{w.dataset}", "derived" if w.by_pattern else "quoted"
-        print(f"{name:<36}{origin:<12}{'known' if w.sha256 else 'unknown':<10}{w.file}")
+        print(f"{f'{w.model}_{w.dataset}':<36}{w.certainty:<14}{w.file}")
     print(
         f"From {REPOSITORY} on Hugging Face, unless they lie in the folder $OSNET_WEIGHTS under one of these names\n"
-        "(with .pt or .pth). 'quoted' file names were read in public code, 'derived' ones follow their pattern;\n"
-        f"a file with another SHA-256 than the known one is refused.\nLicence: {LICENCE_ZOO}"
+        "(with .pt or .pth). 'sha256 known': a download with another is refused. 'name quoted': the file's name was\n"
+        "read in public code. 'never seen': the name follows that of its siblings, and there may be no such file.\n"
+        f"Downloads of these two kinds cannot be verified; each use says so.\nLicence: {LICENCE_ZOO}"
     )
 
 
@@ -132,7 +132,7 @@ def convert(
     """Convert weights between Torchreid's files and this package's folders, whichever way.
 
     Args:
-        source: a checkpoint folder, or a Torchreid or BoxMOT file (.pth, .pt, .pth.tar-60).
+        source: a checkpoint folder, or a file: Torchreid's or BoxMOT's (.pth, .pt, .pth.tar-60), .ckpt, .safetensors.
         target: ending in .pth, .pt or .tar: a file for Torchreid and BoxMOT; anything else: a checkpoint folder.
         architecture: the network's name, where neither the file's name nor its tensors tell.
         overwrite: replace what is at the target.

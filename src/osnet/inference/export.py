@@ -79,12 +79,13 @@ class WithHeads(nn.Module):
 def find_heads(checkpoint: Checkpoint) -> dict[str, nn.Module]:
     """The heads of a checkpoint by their outputs' names.
 
-    ``logits`` (B, C) of the classifier; ``attributes`` (B, A), probabilities, without those the card switches off.
+    ``logits`` (B, C) of the classifier, unless it lacks the BNNeck that it was trained with; ``attributes`` (B, A),
+    probabilities, without those the card switches off.
     """
     heads: dict[str, nn.Module] = {}
     if (head := checkpoint.build_attribute_head()) is not None:
         heads["attributes"] = nn.Sequential(head.linear, nn.Sigmoid())
-    if (linear := checkpoint.build_classifier()) is not None:
+    if (linear := checkpoint.build_classifier()) is not None and not checkpoint.lacks_neck:
         heads["logits"] = linear
     return heads
 
@@ -128,6 +129,11 @@ def export(
     heads = find_heads(checkpoint)
     by_default = ["attributes"] if "attributes" in heads else []
     wanted = [name for name in outputs if name != "embeddings"] if outputs else by_default
+    if "logits" in wanted and checkpoint.lacks_neck:
+        raise ModelError(
+            "these weights were trained with BNNeck and saved without it, so their logits would be wrong; "
+            "run their training command again, which writes them anew"
+        )
     if unknown := sorted(set(wanted) - set(heads)):
         raise ModelError(f"these weights have no {', '.join(unknown)}; choose from embeddings, {', '.join(heads)}")
     chosen = {name: heads[name] for name in wanted}

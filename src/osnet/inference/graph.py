@@ -51,6 +51,22 @@ class Normalize(nn.Module):
         return normalized.flip(1) if self.bgr else normalized
 
 
+class Affine(nn.Module):
+    """A BatchNorm in eval mode, component by component: (B, D) -> (B, D)."""
+
+    def __init__(self, norm: nn.BatchNorm1d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        self.scale = nn.Buffer(scale.float())
+        self.shift = nn.Buffer((norm.bias.double() - norm.running_mean.double() * scale).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return x * self.scale + self.shift
+
+
 class InferenceGraph(nn.Module):
     """A network for use only, with its first step: (B, 3, H, W) -> (B, D).
 
@@ -81,6 +97,9 @@ def fold(network: nn.Module, preprocessing: Preprocessing | None = None) -> Infe
     body = copy.deepcopy(network).float().eval().requires_grad_(False)
     for module in body.modules():
         _fold_norms(module)
+    neck = getattr(body, "neck", None)
+    if isinstance(neck, nn.BatchNorm1d):  # a ReLU lies between it and the linear layer
+        body.neck = Affine(neck)
     first = nn.Identity() if preprocessing is None else _fold_preprocessing(body, preprocessing)
     return InferenceGraph(first.to(next(body.parameters()).device), body).eval()
 

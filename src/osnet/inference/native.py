@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from osnet.errors import ModelError
-from osnet.inference.graph import Centre, InferenceGraph, can_stack
+from osnet.inference.graph import Affine, Centre, InferenceGraph, can_stack
 from osnet.inference.kernels import Kernels, kernels
 from osnet.inference.llvm import STEP_WORDS, can_compile
 from osnet.inference.onnx_graph import UnknownStepError
@@ -225,8 +225,8 @@ class Plan:
             self.constant(_bias(gate.expand)),
         ], owner, wait=False)  # fmt: skip
 
-    def add_end(self, layer: EmbeddingLayer, source: Map) -> None:
-        """The mean over the last map, and the dense layer."""
+    def add_end(self, layer: EmbeddingLayer, neck: nn.Module, source: Map) -> None:
+        """The mean over the last map, the dense layer, and a neck as one more dense layer, with a diagonal matrix."""
         pooled = self.map(1, 1, source.channels)
         self.step("mean", [source.offset, pooled.offset, source.height * source.width, 4 * source.channels], 0)
         linear = layer.linear
@@ -235,6 +235,31 @@ class Plan:
             pooled.offset, 0, 0, 1, 0, source.channels, self.weights(linear.weight), self.constant(linear.bias),
             out.offset, 0, 0, 1, 1, -1, 1, self.packed(linear.out_features),
         ])  # fmt: skip
+        if isinstance(neck, Affine):
+            before, out = out, self.map(1, 1, linear.out_features)
+            self.step(
+                "convolve",
+                [
+                    before.offset,
+                    0,
+                    0,
+                    1,
+                    0,
+                    linear.out_features,
+                    self.weights(neck.scale.diag()),
+                    self.constant(neck.shift),
+                    out.offset,
+                    0,
+                    0,
+                    1,
+                    1,
+                    -1,
+                    0,
+                    self.packed(linear.out_features),
+                ],
+            )
+        elif not isinstance(neck, nn.Identity):
+            raise UnknownStepError(f"{type(neck).__name__} on top of the embedding is not known here")
         self.step("copy", [out.offset, 4 * linear.out_features], 0, wait=True)
         self.embedding_size = linear.out_features
 
@@ -288,7 +313,7 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
             for block in stage.children():
                 assert isinstance(block, OSBlock)
                 current = plan.add_block(block, current)
-    plan.add_end(body.embedding, plan.convolve(current, _conv(body.conv5), relu=True))
+    plan.add_end(body.embedding, body.neck, plan.convolve(current, _conv(body.conv5), relu=True))
     return plan
 
 

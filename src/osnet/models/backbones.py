@@ -8,7 +8,7 @@ Shapes: B batch, C channels, D embedding.
 from torch import Tensor, nn
 
 from osnet.models.config import BackboneConfig
-from osnet.models.layers import EmbeddingLayer, init_weights
+from osnet.models.layers import EmbeddingLayer, init_weights, make_neck
 from osnet.models.mobilenetv1 import MobileNetV1
 from osnet.models.network import Network
 from osnet.models.shufflenet import ShuffleNet
@@ -17,8 +17,8 @@ from osnet.models.shufflenet import ShuffleNet
 class Backbone(Network):
     """(B, 3, H, W) -> (B, D), always. Any H and W of at least 32 (8 with the ``cifar`` stem).
 
-    The embedding is the pooled last map, so it is >= 0: every one of these networks ends in a ReLU. It is not
-    normalised.
+    The embedding is the pooled last map, so it is >= 0 (without ``config.neck``): every one of these networks ends in
+    a ReLU. It is not normalised.
     """
 
     config: BackboneConfig
@@ -29,6 +29,7 @@ class Backbone(Network):
         self.body = build_body(config)
         self.embedding = EmbeddingLayer(config.channels, config.projection) if config.projection else nn.Identity()
         self.embedding.apply(init_weights)
+        self.neck = make_neck(config.embedding_size) if config.neck else nn.Identity()
 
     def feature_map(self, x: Tensor) -> Tensor:
         """The last map: (B, 3, H, W) -> (B, C, H/32, W/32); SqueezeNet H/16. A quarter of that with ``cifar``."""
@@ -38,7 +39,7 @@ class Backbone(Network):
         """(B, 3, H, W) -> (B, D)."""
         features = self.feature_map(x)
         pooled = features.mean(dim=(2, 3)) if self.config.pooling == "avg" else features.amax(dim=(2, 3))
-        return self.embedding(pooled)
+        return self.neck(self.embedding(pooled))
 
 
 def build_body(config: BackboneConfig) -> nn.Module:

@@ -1,6 +1,11 @@
 """From settings to a network, whichever class they belong to."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+
 import torch
+from torch import Tensor
 
 from osnet.models.backbones import Backbone
 from osnet.models.config import NetworkConfig, OSNetConfig
@@ -17,3 +22,18 @@ def build_network(config: NetworkConfig, device: str | torch.device | None = Non
     """
     with torch.device(torch.get_default_device() if device is None else device):
         return OSNet(config) if isinstance(config, OSNetConfig) else Backbone(config)
+
+
+@lru_cache(maxsize=128)
+def list_tensors(config: NetworkConfig) -> Mapping[str, Tensor]:
+    """The network's tensors by name, without storage: for comparing names and shapes. Kept, so do not change it."""
+    return build_network(config, "meta").state_dict()
+
+
+def without_neck(network: Network) -> Network:
+    """The network up to where triplet losses and new heads look: ``network`` itself if it has no neck, else a copy."""
+    if not network.config.neck:
+        return network
+    bare = build_network(replace(network.config, neck=False), next(network.parameters()).device)
+    bare.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("neck.")})
+    return bare.train(network.training)

@@ -1,13 +1,13 @@
 """The card: what weights say about themselves, and how that is read from ``card.json``."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from osnet.errors import WeightsError
 from osnet.files import check_fields, is_plain_name
-from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
+from osnet.models.config import LATE_DIALS, BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.types import Preprocessing
 
 FORMAT = "osnet-weights-1"
@@ -61,6 +61,10 @@ class Card:
     def to_json(self, weights_file: str) -> dict[str, Any]:
         """As ``card.json`` stores it; without a head it is what versions before heads wrote."""
         content = {"format": FORMAT, "weights": weights_file, **asdict(self)}
+        defaults = {entry.name: entry.default for entry in fields(self.architecture)}
+        for dial in LATE_DIALS:
+            if dial in defaults and content["architecture"][dial] == defaults[dial]:
+                del content["architecture"][dial]
         late = ("attribute", "classes")
         return {key: value for key, value in content.items() if value or not key.startswith(late)}
 

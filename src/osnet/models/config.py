@@ -48,6 +48,8 @@ class OSNetConfig:
     """Global pooling before the embedding."""
     embedding_size: int = 512
     """D; 512 at every width in the paper."""
+    neck: bool = False
+    """A BatchNorm on top of the embedding, as BNNeck leaves it (Luo et al., CVPRW 2019): components may be negative."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", tuple(self.depth))  # JSON gives a list
@@ -130,6 +132,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "stem": get_args(Stem),
     "pooling": get_args(Pooling),
 }
+LATE_DIALS = ("neck",)
+"""Cards name these only where they differ from the defaults: versions without them read the others."""
 
 
 SHUFFLENET_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
@@ -162,6 +166,8 @@ class BackboneConfig:
     """Global pooling before the embedding."""
     projection: int = 0
     """Outputs of a linear layer, BatchNorm and ReLU after the pooling, as OSNet has; 0: none."""
+    neck: bool = False
+    """A BatchNorm on top of the embedding, as for ``OSNetConfig``."""
 
     def __post_init__(self) -> None:
         for name, choices in (

@@ -152,8 +152,21 @@ class EmbeddingLayer(nn.Module):
         return self.act(self.norm(self.linear(x)))
 
 
+def make_neck(size: int) -> nn.BatchNorm1d:
+    """BNNeck: a BatchNorm whose shift stays 0, on top of the embedding. (B, D) -> (B, D).
+
+    Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification", CVPRW 2019: the triplet loss
+    sees what goes in, the classifier and the search what comes out.
+    """
+    neck = nn.BatchNorm1d(size)
+    neck.bias.requires_grad_(False)
+    return neck
+
+
 def init_weights(module: nn.Module) -> None:
     """Initial values as in the authors' code."""
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return  # no storage, and drawing for it takes as long as for one with
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

@@ -22,6 +22,7 @@ from osnet.models.layers import (
     NormKind,
     StaticGate,
     init_weights,
+    make_neck,
 )
 from osnet.models.network import Network
 
@@ -138,8 +139,8 @@ class OSNet(Network):
     """(B, 3, H, W) -> (B, D), always. Any H and W of at least 16 (4 with the ``cifar`` stem).
 
     Input is what ``Preprocessing`` describes. The embedding is not normalised and, coming out of a
-    ReLU, is >= 0, so cosines between strangers are high; compare them, do not read them as
-    probabilities.
+    ReLU, is >= 0 (without ``config.neck``), so cosines between strangers are high; compare them, do not read
+    them as probabilities.
 
     Attributes:
         config: the settings it was built from.
@@ -169,6 +170,7 @@ class OSNet(Network):
         self.conv4 = self._make_stage(conv3, conv4, rows[2])
         self.conv5 = ConvNormAct(conv4, conv4, groups=config.groups_of("all"), shuffle=False)
         self.embedding = EmbeddingLayer(conv4, config.embedding_size)
+        self.neck = make_neck(config.embedding_size) if config.neck else nn.Identity()
         self.apply(init_weights)
 
     def _make_stage(self, channels_in: int, channels_out: int, instance_norms: list[bool]) -> nn.Sequential:
@@ -188,7 +190,7 @@ class OSNet(Network):
         """(B, 3, H, W) -> (B, D)."""
         features = self.feature_map(x)
         pooled = features.mean(dim=(2, 3)) if self.config.pooling == "avg" else features.amax(dim=(2, 3))
-        return self.embedding(pooled)
+        return self.neck(self.embedding(pooled))
 
 
 def build_on_meta(config: OSNetConfig) -> OSNet:

@@ -2,28 +2,34 @@
 
 They are looked for in this order: the path given, the folder ``$OSNET_WEIGHTS``, the Hugging Face cache,
 the authors' Hugging Face repository. Names marked "by pattern" were derived from their siblings' names;
-nobody here has seen these files, so an unknown name or a differing hash is an error that says so.
+these files have not been seen, so an unknown name or a differing hash is an error that says so. A download whose
+SHA-256 is not known cannot be verified: every use says so, and the digest of the first one is kept, so that another
+file under the same name is noticed.
 """
 
+import json
 import logging
 import os
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
 from osnet.errors import WeightsError
-from osnet.files import sha256_file
+from osnet.files import make_folder, sha256_file, write_json
 from osnet.models.card import CARD_FILE, LICENCE_ZOO
 from osnet.models.network import Network
 from osnet.models.variants import VARIANTS
-from osnet.models.weights import Checkpoint, read_checkpoint
+from osnet.models.weights import Checkpoint, read_checkpoint, to_path
 
 REPOSITORY = "kaiyangzhou/osnet"
 REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
 """The revision that third parties pin; ``$OSNET_HUB_REVISION`` replaces it."""
 ETAG_TIMEOUT_S = 10.0
+RECORDS = "osnet-digests"
+"""Folder in the download cache with the digests of files that could not be verified, a JSON file for each."""
 
 Dataset = Literal["imagenet", "market1501", "dukemtmcreid", "msmt17", "msmt17_combineall"]
 DATASETS: tuple[Dataset, ...] = ("imagenet", "market1501", "dukemtmcreid", "msmt17", "msmt17_combineall")
@@ -39,7 +45,14 @@ class PublishedWeights:
     by_pattern: bool = True
     """True if the file's name was derived from its siblings' and not read anywhere."""
     sha256: str | None = None
-    """None where nobody here knows it; then the download cannot be verified, and says so."""
+    """None where it is not known here; then the download cannot be verified, and says so."""
+
+    @property
+    def certainty(self) -> str:
+        """What is known of the file: ``sha256 known``; ``name quoted``, read in public code; or ``never seen``."""
+        if self.sha256 is not None:
+            return "sha256 known"
+        return "never seen" if self.by_pattern else "name quoted"
 
     @property
     def local_names(self) -> list[str]:
@@ -88,19 +101,24 @@ PUBLISHED: dict[tuple[str, str], PublishedWeights] = {(w.model, w.dataset): w fo
 """(model, data set) -> the file."""
 
 
-def find_weights(model: str, pretrained: str | Path) -> Path:
+def find_weights(model: str, pretrained: str | Path | Literal[True]) -> Path:
     """Where the weights lie on this machine, downloading them if need be.
 
     Args:
         model: a name of ``list_models()``.
-        pretrained: a data set's name, or a path, which is returned as it is.
+        pretrained: a data set's name; or True, which means ``imagenet`` as in timm and torchvision; or a path, which
+            is returned as it is.
 
     Raises:
         WeightsError: nothing is published for this pair; or it is neither here nor to be had, and then
             the message says which file to put where; or the file's SHA-256 is not the known one.
     """
-    if isinstance(pretrained, Path) or (pretrained not in DATASETS and Path(pretrained).exists()):
-        return Path(pretrained)
+    if pretrained is True:
+        pretrained = "imagenet"
+    if pretrained not in DATASETS:
+        path = to_path(pretrained)
+        if isinstance(pretrained, PathLike) or path.exists():
+            return path
     published = PUBLISHED.get((model, pretrained))
     if published is None:
         raise WeightsError(_nothing_known(model, pretrained))
@@ -121,7 +139,7 @@ def find_checkpoint(weights: str | Path) -> Checkpoint:
         WeightsError: no such file and no such name, or as ``find_weights`` and ``read_checkpoint`` raise.
     """
     text = str(weights)
-    if not Path(weights).exists():
+    if not to_path(weights).exists():
         short = text.removesuffix(".pt").removesuffix(".pth")
         for published in PUBLISHED.values():
             if short in published.local_names:
@@ -144,7 +162,7 @@ def _nothing_known(model: str, pretrained: str) -> str:
     if pretrained not in DATASETS:
         return (
             f"pretrained={pretrained!r} is neither an existing path nor one of {', '.join(DATASETS)}; "
-            "to load a file, give its path"
+            "to load a file, give its path; True means imagenet"
         )
     for_model = [d for m, d in PUBLISHED if m == model]
     for_data = [m for m, d in PUBLISHED if d == pretrained]
@@ -180,10 +198,11 @@ def _download(published: PublishedWeights) -> Path:
     revision = os.environ.get("OSNET_HUB_REVISION", REVISION)
     try:
         cached = hf_hub_download(REPOSITORY, published.file, revision=revision, local_files_only=True)
-        return _verified(Path(cached), published)
+        return _verified(Path(cached), published, revision)
     except LocalEntryNotFoundError:
         pass
-    sys.stderr.write(f"downloading {published.file} from {REPOSITORY}\nlicence of the weights: {LICENCE_ZOO}\n")
+    doubt = ", a name that follows its siblings' and was never seen" if published.certainty == "never seen" else ""
+    sys.stderr.write(f"downloading {published.file} from {REPOSITORY}{doubt}\nlicence of the weights: {LICENCE_ZOO}\n")
     hub_log = logging.getLogger("huggingface_hub")
     level = hub_log.level
     hub_log.setLevel(logging.ERROR)  # else each of its retries prints the whole address
@@ -209,7 +228,7 @@ def _download(published: PublishedWeights) -> Path:
         raise WeightsError(_offline_message(published, f"the download failed ({error})")) from None
     finally:
         hub_log.setLevel(level)
-    return _verified(Path(path), published)
+    return _verified(Path(path), published, revision)
 
 
 def _offline_message(published: PublishedWeights, reason: str) -> str:
@@ -221,12 +240,59 @@ def _offline_message(published: PublishedWeights, reason: str) -> str:
     )
 
 
-def _verified(path: Path, published: PublishedWeights) -> Path:
+def _verified(path: Path, published: PublishedWeights, revision: str) -> Path:
+    """``path`` if its SHA-256 is the known one; where none is known, said aloud and compared with the first download.
+
+    Raises:
+        WeightsError: it is another.
+    """
+    digest = sha256_file(path)
     if published.sha256 is None:
-        return path
-    if (digest := sha256_file(path)) != published.sha256:
+        _say_unverified(path, published, revision, digest)
+    elif digest != published.sha256:
         raise WeightsError(
             f"{path} was downloaded as {published.file}, but its SHA-256 is {digest} and the known one is "
             f"{published.sha256}; refused. Delete it to download it again, or give its path to use it all the same"
         )
     return path
+
+
+def _say_unverified(path: Path, published: PublishedWeights, revision: str, digest: str) -> None:
+    """On standard error, every time; the digest goes into the cache.
+
+    Raises:
+        WeightsError: the file is another than the one that was downloaded first.
+    """
+    record = _record_of(published)
+    content = {"repository": REPOSITORY, "revision": revision, "file": published.file, "sha256": digest}
+    before = _read_record(record)
+    if before | {"sha256": digest} == content and before["sha256"] != digest:
+        raise WeightsError(
+            f"{path} was downloaded as {published.file}; its SHA-256 is {digest}, and that of the first download was "
+            f"{before['sha256']} ({record}); refused. Delete {path} to download it again, or that record to accept it"
+        )
+    where = f"recorded in {record}"
+    if before != content:
+        try:
+            make_folder(record.parent)
+            write_json(record, content)
+        except OSError as error:
+            where = f"not recorded: {error}"
+    sys.stderr.write(
+        f"not verified: the SHA-256 of {published.file} is not known here, so it may be anything that was put under "
+        f"this name; this one has {digest} ({where})\n"
+    )
+
+
+def _record_of(published: PublishedWeights) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / RECORDS / f"{published.file}.json"
+
+
+def _read_record(record: Path) -> dict[str, str]:
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

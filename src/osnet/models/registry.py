@@ -7,15 +7,15 @@ from osnet.models.build import build_network
 from osnet.models.variants import get_config
 
 
-def create_model(name: str, pretrained: str | Path | None = None, **overrides: Any) -> Any:
+def create_model(name: str, pretrained: str | Path | bool | None = None, **overrides: Any) -> Any:
     """A network by name, with random weights or with published or own ones.
 
     Args:
         name: one of ``list_models()``.
-        pretrained: None; or one of ``imagenet``, ``market1501``, ``dukemtmcreid``, ``msmt17``,
-            ``msmt17_combineall``, looked for in the folder ``$OSNET_WEIGHTS``, then in the download
-            cache, then downloaded from the authors' repository; or the path of a checkpoint folder of
-            ours or a checkpoint file of Torchreid's. The network then carries its ``card``.
+        pretrained: None or False; True, which means ``imagenet``; or one of ``imagenet``, ``market1501``,
+            ``dukemtmcreid``, ``msmt17``, ``msmt17_combineall``, looked for in the folder ``$OSNET_WEIGHTS``, then in
+            the download cache, then downloaded from the authors' repository; or the path of a checkpoint folder of
+            ours or a checkpoint file, as ``load_weights`` takes it. The network then carries its ``card``.
         **overrides: fields of ``OSNetConfig`` (of ``BackboneConfig`` for the other networks), such as ``width=0.5``
             or ``stem="cifar"``.
 
@@ -27,7 +27,7 @@ def create_model(name: str, pretrained: str | Path | None = None, **overrides: A
         WeightsError: no such weights, or they are damaged or of another network.
     """
     config = get_config(name, **overrides)
-    if pretrained is None:
+    if pretrained is None or pretrained is False:
         return build_network(config)
     from osnet.models.published import find_weights  # needs more than torch
     from osnet.models.weights import load_weights

@@ -1,13 +1,15 @@
-"""Torchreid's checkpoint files: read without unpickling anything unsafe, and written.
+"""Torchreid's checkpoint files: its names for tensors, what its files' names say, and how such files are written.
 
 Facts from the authors' code and files: keys of plain, IBN and AIN networks; zoo files are bare state
 dicts, sometimes with ``module.`` in front; training files are ``{"state_dict": ..., "rank1": ...}``
 where ``rank1`` may be a NumPy scalar, which ``torch.load`` refuses since 2.6 (Torchreid issue #592).
-BoxMOT carries the same files as ``osnet_x0_25_msmt17.pt``.
+BoxMOT carries the same files as ``osnet_x0_25_msmt17.pt``. ``opening.py`` opens them.
 """
 
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import written_aside
+from osnet.models.build import list_tensors
 from osnet.models.config import NetworkConfig, Normalization, OSNetConfig
-from osnet.models.osnet import build_on_meta
-from osnet.models.variants import VARIANTS
+from osnet.models.file_kinds import SAVE_TENSORS
+from osnet.models.variants import VARIANTS, get_config, name_of
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin")
-"""How such files end; also ``model.pth.tar-60``."""
+"""How files end that are written for Torchreid; also ``model.pth.tar-60``."""
 
 _STREAM_LETTERS = "abcd"
 
@@ -33,8 +36,13 @@ def is_torchreid_path(path: Path) -> bool:
 
 def name_from_file(path: Path) -> str | None:
     """The network's name if the file's name holds one: ``osnet_ain_x1_0_msmt17.pt`` -> ``osnet_ain_x1_0``."""
-    match = re.search(r"osnet(_ibn|_ain)?_x\d+_\d+", path.name)
-    return match[0] if match and match[0] in VARIANTS else None
+    held = [name for name in VARIANTS if re.search(rf"{name}(?![a-z0-9])", path.name)]
+    return max(held, key=len, default=None)
+
+
+def is_torchreid_name(name: str) -> bool:
+    """True if Torchreid has a network of this name."""
+    return re.fullmatch(r"osnet(_ibn|_ain)?_x\d+_\d+", name) is not None
 
 
 def training_data_from_file(path: Path, num_classes: int) -> str:
@@ -69,7 +77,7 @@ def torchreid_names(config: NetworkConfig) -> "OrderedDict[str, str]":
             f"Torchreid has no network with {', '.join(f'{k}={getattr(config, k)!r}' for k in settings)}; "
             "only plain, IBN and AIN OSNets of depth 2-2-2 can be exchanged with it"
         )
-    keys = build_on_meta(config).state_dict().keys()
+    keys = list_tensors(config)
     return OrderedDict((key, _to_torchreid(key, config.norm)) for key in keys)
 
 
@@ -109,66 +117,66 @@ def _is_instance_norm(key: str) -> bool:
     return key.startswith(("conv2.0.", "conv2.1.", "conv3.1.", "conv4.0."))
 
 
-def infer_config(state: dict[str, Tensor]) -> OSNetConfig | None:
-    """The network that Torchreid's tensors belong to, by their names and shapes; None if it is no OSNet."""
-    stem, linear = state.get("conv1.conv.weight"), state.get("fc.0.weight")
+def infer_config(state: Mapping[str, Tensor]) -> OSNetConfig | None:
+    """The network that tensors belong to, by their names (Torchreid's or ours) and shapes; None if it is no OSNet.
+
+    Pooling leaves no tensors, so it is taken to be the average.
+    """
+    ours = "stem.conv.weight" in state
+    stem = state.get("stem.conv.weight" if ours else "conv1.conv.weight")
+    linear = state.get("embedding.linear.weight" if ours else "fc.0.weight")
     if stem is None or linear is None or stem.ndim != 4 or linear.ndim != 2:
         return None
-    norm: Normalization = "bn"
-    if "conv2.0.conv2.0.layers.0.conv1.weight" in state:
-        norm = "ain"
-    elif "conv2.0.IN.weight" in state:
-        norm = "ibn"
     try:
-        return OSNetConfig(width=stem.shape[0] / 64, norm=norm, embedding_size=linear.shape[0])
+        plain = OSNetConfig(width=stem.shape[0] / 64, embedding_size=linear.shape[0], neck="neck.weight" in state)
     except ModelError:
         return None
+    if ours:
+        return _infer_ours(state, replace(plain, stem="cifar" if stem.shape[2] == 3 else "imagenet"))
+    if "conv2.0.conv2.0.layers.0.conv1.weight" in state:
+        return replace(plain, norm="ain")
+    return replace(plain, norm="ibn") if "conv2.0.IN.weight" in state else plain
 
 
-class _Ignored:
-    """Stands for whatever NumPy object a training file holds beside the tensors. It does nothing."""
+def choose_config(
+    path: Path, state: Mapping[str, Tensor], inferred: OSNetConfig | None, architecture: str | None
+) -> NetworkConfig:
+    """What the caller named, else what the tensors tell, else what the file's name tells.
 
-    def __init__(self, *_args: object) -> None: ...
-    def __setstate__(self, state: object) -> None: ...
-
-
-_NUMPY_GLOBALS: list[Any] = [_Ignored] + [
-    (_Ignored, name) for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
-]
-
-
-def read_torchreid(path: Path) -> dict[str, Tensor]:
-    """Tensors of a Torchreid file by their names there, without ``module.``; classifier included.
-
-    ``torch.load(weights_only=True)`` admits tensors and plain containers only. NumPy scalars, which
-    training files hold as ``rank1``, become an object that does nothing; NumPy's own code never runs.
+    Where a file of Torchreid's is called after another network than its tensors are, the name is taken, so that the
+    tensors are refused. A name says nothing of the embedding's size: for that the tensors count.
 
     Raises:
-        WeightsError: no such file, not a checkpoint, or one that would have to be unpickled unsafely.
+        WeightsError: nothing tells.
     """
-    if not path.is_file():
-        raise WeightsError(f"no such weights file: {path}")
-    try:
-        with torch.serialization.safe_globals(_NUMPY_GLOBALS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler may raise anything on hostile bytes
-        unsafe = re.search(r"GLOBAL (\S+)", str(error))
-        if unsafe or "WeightsUnpickler" in str(error):
-            what = unsafe[1] if unsafe else "objects"
-            raise WeightsError(f"{path} holds {what}, which could run code when unpickled; refused") from None
-        raise WeightsError(f"{path} is damaged, or no checkpoint at all ({type(error).__name__})") from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    state: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
-            raise WeightsError(f"{path} holds {key!r}, a {type(value).__name__}, where a tensor by name was expected")
-        state[key.removeprefix("module.")] = value.detach()
-    if not state:
-        raise WeightsError(f"{path} holds no tensors")
-    return state
+    named = architecture or name_from_file(path)
+    if inferred is not None:
+        contradicts = named is not None and named != name_of(inferred) and (architecture or is_torchreid_name(named))
+        return get_config(str(named)) if contradicts else inferred
+    if named is None:
+        raise WeightsError(
+            f"{path}: neither its name nor its {len(state)} tensors ({', '.join(list(state)[:3])}, ...) tell which "
+            f"OSNet it is; give its name as architecture, or save an OSNet's tensors alone: {SAVE_TENSORS}"
+        )
+    return get_config(named)
+
+
+def _infer_ours(state: Mapping[str, Tensor], plain: OSNetConfig) -> OSNetConfig:
+    """The named network with exactly these tensors' shapes; ``plain`` with the norms that the names tell, if none."""
+    norms = {"conv2.0.instance_norm.weight": "ibn", "conv2.0.expand.norm.running_mean": "bn"}
+    norm: Any = next((norm for key, norm in norms.items() if key in state), "ain")
+    plain = replace(plain, norm=norm)
+    shapes = _shapes({k: v for k, v in state.items() if not k.startswith(("classifier.", "attributes."))})
+    dials: dict[str, Any] = {"stem": plain.stem, "embedding_size": plain.embedding_size, "neck": plain.neck}
+    named = [variant.config for variant in VARIANTS.values() if isinstance(variant.config, OSNetConfig)]
+    for config in [plain, *(replace(one, **dials) for one in named if one.width == plain.width)]:
+        if _shapes(list_tensors(config)) == shapes:
+            return config
+    return plain
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
 
 
 def write_torchreid(path: str | Path, state: dict[str, Tensor], config: NetworkConfig) -> None:

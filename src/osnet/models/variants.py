@@ -123,9 +123,9 @@ def get_config(name: str, **overrides: Any) -> NetworkConfig:
 
 
 def name_of(config: NetworkConfig) -> str | None:
-    """The table's name for these settings (pooling and the embedding's size aside), if there is one."""
+    """The table's name for these settings (pooling, the embedding's size and the neck aside), if there is one."""
     if isinstance(config, OSNetConfig):
-        config = replace(config, pooling="avg", embedding_size=512)
+        config = replace(config, pooling="avg", embedding_size=512, neck=False)
     else:
-        config = replace(config, pooling="avg", projection=0)
+        config = replace(config, pooling="avg", projection=0, neck=False)
     return next((name for name, variant in VARIANTS.items() if variant.config == config), None)

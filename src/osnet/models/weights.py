@@ -6,14 +6,17 @@
 
 The card is written last and by an atomic rename, and it names the tensors' file. A crash in the
 middle of a save therefore leaves the old weights or the new ones, never a mixture. Loading checks
-the SHA-256 before it parses anything. Files of Torchreid and BoxMOT load through the same call.
+the SHA-256 before it parses anything. Single files load through the same call (see ``opening.py``): Torchreid's and
+BoxMOT's, checkpoints of training frameworks, safetensors without a card.
 """
 
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +27,16 @@ from torch import Tensor, nn
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
-from osnet.models.build import build_network
+from osnet.models.build import build_network, list_tensors
 from osnet.models.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
-from osnet.models.config import NetworkConfig
+from osnet.models.config import NetworkConfig, OSNetConfig
 from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_head
 from osnet.models.network import Network
+from osnet.models.opening import open_checkpoint
 from osnet.models.torchreid import (
+    choose_config,
     infer_config,
     is_torchreid_path,
-    name_from_file,
-    read_torchreid,
     torchreid_names,
     training_data_from_file,
     write_torchreid,
@@ -43,6 +46,10 @@ from osnet.types import Preprocessing
 
 HEADS = ("classifier.", PREFIX)
 """Tensors whose names begin so belong to heads."""
+COUNTER = "num_batches_tracked"
+"""BatchNorm's count of batches, which nothing here reads: converters and old versions of PyTorch leave it out."""
+MOST_LISTED = 10
+"""Tensors that one error lists."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +76,26 @@ class Checkpoint:
         """The classifier, in eval mode: (B, D) -> (B, C), logits; None if there is none."""
         return build_classifier(self.state)
 
+    @property
+    def lacks_neck(self) -> bool:
+        """True for a BNNeck run that an older version saved without the BatchNorm that its classifier needs."""
+        headless = "classifier.weight" not in self.state or "classifier.bias" in self.state
+        return not headless and not self.card.architecture.neck and self.card.source.startswith("recipe ")
+
 
 def load_weights(path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None) -> Network:
-    """A network from a checkpoint folder of ours or a checkpoint file of Torchreid's, in eval mode.
+    """A network from a checkpoint folder of ours or a checkpoint file, in eval mode.
 
     Args:
         path: the folder, its ``card.json``, the folder of a training run or a gallery that holds one as
-            ``weights``, or a ``.pth`` / ``.pt`` / ``.pth.tar-60`` file.
-        architecture: the network's name, for files whose own name does not tell. Without it, the
-            file's name decides, and where that says nothing the tensors' shapes do.
-        config: exact settings, instead of a name.
+            ``weights``; or a file of PyTorch's or safetensors' with Torchreid's names for tensors or ours, known by
+            its content (``.pth``, ``.pth.tar-60``, ``.ckpt``, ``.safetensors``, ...). A file has no card, so it gets
+            the preprocessing of Torchreid's.
+        architecture: the network's name, for files whose tensors do not tell.
+        config: exact settings, instead of a name; a neck in the weights stays.
 
     Raises:
-        WeightsError: missing, damaged or unsafe file, or tensors of another network (all are listed).
+        WeightsError: missing, damaged or unsafe file, or tensors of another network (the first ten are listed).
     """
     return read_checkpoint(path, architecture=architecture, config=config).build()
 
@@ -90,20 +104,48 @@ def read_checkpoint(
     path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None
 ) -> Checkpoint:
     """Tensors and card; arguments and errors as for ``load_weights``."""
-    path = Path(path)
-    if path.name == CARD_FILE or path.suffix == ".safetensors":
+    path = to_path(path)
+    if path.name == CARD_FILE:
         path = path.parent
     if not (path / CARD_FILE).exists() and (path / "weights" / CARD_FILE).exists():
         path = path / "weights"  # a training run's folder, or a gallery
+    if path.suffix == ".safetensors" and path.is_file() and (path.parent / CARD_FILE).is_file():
+        _check_described(path)
+        path = path.parent
     if path.is_dir():
-        return _read_folder(path, config or (get_config(architecture) if architecture else None))
+        return _read_folder(path, architecture, config)
     if not path.exists():
         raise WeightsError(f"no such weights: {path}")
-    if not is_torchreid_path(path):
+    return _read_file(path, architecture, config)
+
+
+def to_path(path: Any) -> Path:
+    """As a path that the system can look up.
+
+    Raises:
+        WeightsError: it is no path, or none that could exist.
+    """
+    if not isinstance(path, str | PathLike):
+        raise WeightsError(f"weights {path!r} is a {type(path).__name__}; give a path or a name of `osnet weights`")
+    try:
+        Path(path).exists()
+    except (ValueError, OSError) as error:  # a zero byte, a name that is too long
+        raise WeightsError(f"weights {str(path)[:80]!r} cannot be a path: {error}") from None
+    return Path(path)
+
+
+def _check_described(path: Path) -> None:
+    """The card beside a safetensors file must be that file's: else other tensors would be loaded than were asked for.
+
+    Raises:
+        WeightsError: it names another file.
+    """
+    described = path.parent / read_card(path.parent)[1]
+    if not described.exists() or not path.samefile(described):
         raise WeightsError(
-            f"{path} is neither a folder with a {CARD_FILE} nor a Torchreid file (.pth, .pt, .pth.tar-N)"
+            f"{path} is not what {path.parent / CARD_FILE} describes, which is {described.name}; for that give the "
+            f"folder, {path.parent}; to use {path.name}, move it to a folder without a {CARD_FILE}"
         )
-    return _read_torchreid_file(path, architecture, config)
 
 
 def save_weights(
@@ -177,7 +219,7 @@ def convert(
 
     Raises:
         WeightsError: the source cannot be read, or the target exists.
-        ModelError: Torchreid has no such network.
+        ModelError: Torchreid has no such network; it has none with a BNNeck, for instance.
     """
     target = Path(target)
     if target.exists() and not overwrite:
@@ -185,6 +227,11 @@ def convert(
     checkpoint = read_checkpoint(source, architecture=architecture)
     if not is_torchreid_path(target):
         return save_checkpoint(checkpoint, target)
+    if checkpoint.lacks_neck:
+        raise WeightsError(
+            f"{source} was trained with BNNeck and saved without it, so its classifier would be wrong in {target}; "
+            "run its training command again, which writes the weights anew"
+        )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
 
@@ -215,12 +262,9 @@ def _decisions(settings: NetworkConfig | Preprocessing) -> dict[str, Any]:
     }
 
 
-def _read_folder(folder: Path, expected: NetworkConfig | None) -> Checkpoint:
+def _read_folder(folder: Path, architecture: str | None, config: NetworkConfig | None) -> Checkpoint:
     card, weights_file = read_card(folder)
-    if expected is not None and expected != card.architecture:
-        raise WeightsError(
-            f"{folder} holds {card.name or 'a network'} with {card.architecture}, not the network asked for, {expected}"
-        )
+    _check_asked(card, folder, architecture, config)
     path = folder / weights_file
     if not path.is_file():
         raise WeightsError(f"{folder / CARD_FILE} names {weights_file}, which is not there")
@@ -234,31 +278,62 @@ def _read_folder(folder: Path, expected: NetworkConfig | None) -> Checkpoint:
     return Checkpoint(card, _check_state(state, card.architecture, str(path)))
 
 
-def _read_torchreid_file(path: Path, architecture: str | None, config: NetworkConfig | None) -> Checkpoint:
-    theirs = read_torchreid(path)
-    inferred = infer_config(theirs)
-    name = architecture or name_from_file(path)
+def _check_asked(card: Card, folder: Path, architecture: str | None, config: NetworkConfig | None) -> None:
+    """The card's network is the one asked for: by name, whatever the embedding's size; or exactly, but for a neck.
+
+    Raises:
+        WeightsError: it is another.
+    """
+    if config is None and (architecture is None or name_of(card.architecture) == architecture):
+        return
+    asked = config or get_config(str(architecture))
+    held, wanted = asdict(card.architecture), asdict(asked)
+    if held["neck"] and not wanted["neck"]:
+        wanted["neck"] = True
+    if type(card.architecture) is type(asked) and held == wanted:
+        return
+    differing = [
+        f"{key} {held.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in held | wanted
+        if held.get(key) != wanted.get(key)
+    ]
+    raise WeightsError(
+        f"{folder} holds {card.name or card.architecture}, not the network asked for, "
+        f"{architecture or name_of(asked) or asked}: {', '.join(differing)}"
+    )
+
+
+def _read_file(path: Path, architecture: str | None, config: NetworkConfig | None) -> Checkpoint:
+    """A file without a card: Torchreid's names or ours."""
+    opened = open_checkpoint(path)
+    state, inferred = opened.state, infer_config(opened.state)
+    looks_like = "no OSNet" if inferred is None else name_of(inferred) or str(inferred)
     if config is None:
-        if name is not None:
-            config = get_config(name)
-        elif inferred is not None:
-            config = inferred
-        else:
+        config = choose_config(path, state, inferred, architecture)
+    shown: dict[str, str] = {}
+    if "conv1.conv.weight" in state or ("stem.conv.weight" not in state and isinstance(config, OSNetConfig)):
+        try:
+            shown = dict(torchreid_names(config))
+        except ModelError as error:
             raise WeightsError(
-                f"{path}: neither its name nor its tensors ({', '.join(list(theirs)[:3])}, ...) tell which OSNet it is"
-            )
-    looks_like = (name_of(inferred) or str(inferred)) if inferred is not None else "no OSNet of Torchreid's"
-    try:
-        names = torchreid_names(config)
-    except ModelError as error:
-        raise WeightsError(f"{path} cannot be loaded into {name or config}: {error}") from error
-    ours = {theirs_name: our_name for our_name, theirs_name in names.items()}
-    # Unknown names stay as they are and so are reported as unexpected.
-    state = {ours.get(key, key): value for key, value in theirs.items()}
-    _check_state(state, config, f"{path} (its tensors look like {looks_like})", shown_as=dict(names))
+                f"{path} (its tensors look like {looks_like}) cannot be loaded into "
+                f"{name_of(config) or config}: {error}"
+            ) from error
+        ours = {theirs_name: our_name for our_name, theirs_name in shown.items()}
+        # Unknown names stay as they are and so are reported as unexpected.
+        state = {ours.get(key, key): value for key, value in state.items()}
+    if described := [key for key in state if key.startswith(PREFIX)]:
+        warnings.warn(
+            f"{path}: the attribute head is left out, since a file without its {CARD_FILE} does not name "
+            "the attributes",
+            stacklevel=2,
+        )
+        state = {key: value for key, value in state.items() if key not in described}
+    _check_state(state, config, f"{path} (its tensors look like {looks_like})", shown_as=shown)
     num_classes = _num_classes(state)
     training_data = training_data_from_file(path, num_classes)
     digest = sha256_file(path)
+    place = "" if opened.place in ("", "state_dict") else f", {opened.place} of it"
     card = Card(
         architecture=config,
         name=name_of(config),
@@ -266,10 +341,9 @@ def _read_torchreid_file(path: Path, architecture: str | None, config: NetworkCo
         num_classes=num_classes,
         training_data=training_data,
         licence=LICENCE_UNKNOWN if training_data == "unknown" else LICENCE_ZOO,
-        source=f"{path.name} (sha256 {digest})",
+        source=f"{path.name} (sha256 {digest}){place}",
         sha256=digest,
     )
-    check_head(card, state, str(path))  # there is none in their files
     return Checkpoint(card, state)
 
 
@@ -281,13 +355,17 @@ def _num_classes(state: Mapping[str, Tensor]) -> int:
 def _check_state(
     state: dict[str, Tensor], config: NetworkConfig, source: str, shown_as: Mapping[str, str] | None = None
 ) -> dict[str, Tensor]:
-    """``state`` if it is exactly the network's tensors, plus or minus a classifier, all finite.
+    """``state`` if it is exactly the network's tensors, plus or minus a classifier, all finite; BatchNorms' counters,
+    which no vector depends on, are filled in with 0.
 
     Raises:
-        WeightsError: listing every tensor that is missing, unexpected, of another shape, or not finite.
+        WeightsError: listing tensors that are missing, unexpected, of another shape, or not finite; at most ten.
     """
     shown = shown_as or {}
-    expected = build_network(config, "meta").state_dict()
+    expected = list_tensors(config)
+    for key in expected:
+        if key.endswith(COUNTER):
+            state[key] = _as_counter(state.get(key))
     body = {key: value for key, value in state.items() if not key.startswith(HEADS)}
     problems = [f"missing: {shown.get(key, key)}" for key in expected if key not in body]
     problems += [f"unexpected: {shown.get(key, key)}" for key in body if key not in expected]
@@ -302,10 +380,18 @@ def _check_state(
         elif not torch.isfinite(value).all():
             problems.append(f"not finite: {shown.get(key, key)}")
     if problems:
-        raise WeightsError(
-            f"{source} does not fit the network, in {len(problems)} tensors:\n  " + "\n  ".join(problems)
-        )
+        listed = problems[:MOST_LISTED]
+        if len(problems) > MOST_LISTED:
+            listed.append(f"and {len(problems) - MOST_LISTED} more")
+        raise WeightsError(f"{source} does not fit the network, in {len(problems)} tensors:\n  " + "\n  ".join(listed))
     for key, value in state.items():
         if value.is_floating_point():
             state[key] = value.float()
     return state
+
+
+def _as_counter(value: Tensor | None) -> Tensor:
+    """A whole number; 0 for one that is missing or is none."""
+    if value is None or value.numel() != 1 or value.is_complex() or not torch.isfinite(value).all():
+        return torch.tensor(0)
+    return value.reshape(()).long()

@@ -1,7 +1,7 @@
 """Re-identification as classification of the training identities, with or without triplets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,9 @@ from osnet.errors import DataError, ModelError
 from osnet.inference.embedder import Embedder
 from osnet.losses import LABEL_SMOOTHING, MARGIN, batch_hard_triplet, smoothed_cross_entropy
 from osnet.metrics.ranking import rank_scores
+from osnet.models.build import build_network as build
 from osnet.models.card import Card
+from osnet.models.layers import make_neck
 from osnet.models.network import Network
 from osnet.models.weights import save_weights
 from osnet.training.epochs import Batch
@@ -42,7 +44,8 @@ class ReidLoss:
     """The soft margin instead of ``margin``."""
     bnneck: bool = False
     """A BatchNorm without shift between embedding and classifier, and a classifier without bias
-    (Luo et al., CVPRW 2019). The embedding that is searched with stays the one before it."""
+    (Luo et al., CVPRW 2019). As in that paper the triplet loss sees the embedding before it, and what is searched with
+    comes after it: the saved network includes it."""
 
 
 class ReidTask(Task):
@@ -59,9 +62,9 @@ class ReidTask(Task):
         self.network: Network = network
         self.loss = loss
         size = network.config.embedding_size
-        self.neck: nn.Module = nn.BatchNorm1d(size) if loss.bnneck else nn.Identity()
-        if loss.bnneck:
-            self.neck.bias.requires_grad_(False)
+        if loss.bnneck and network.config.neck:
+            raise ModelError("a network with a neck of its own under a BNNeck; give it without: without_neck(network)")
+        self.neck: nn.Module = make_neck(size) if loss.bnneck else nn.Identity()
         self.classifier = nn.Linear(size, num_classes, bias=not loss.bnneck)
         nn.init.normal_(self.classifier.weight, 0, 0.01)
         if self.classifier.bias is not None:
@@ -85,6 +88,16 @@ class ReidTask(Task):
             scalars["triplet"] = batch_hard_triplet(embeddings, labels, margin)
             total = total + self.loss.triplet * scalars["triplet"]
         return {"loss": total, **{name: value.detach() for name, value in scalars.items()}}
+
+    def searched(self) -> Network:
+        """The network that is saved and searched with, in eval mode: with BNNeck a copy that includes it."""
+        if not self.loss.bnneck:
+            return self.network
+        device = next(self.network.parameters()).device
+        whole = build(replace(self.network.config, neck=True), device)
+        neck = {f"neck.{key}": value for key, value in self.neck.state_dict().items()}
+        whole.load_state_dict({**self.network.state_dict(), **neck})
+        return whole.eval()
 
 
 def embed(network: nn.Module, images: Tensor, frozen: bool) -> Tensor:
@@ -181,11 +194,11 @@ class ReidPlan(Plan):
 
     def save(self, task: ReidTask, folder: Path) -> None:
         """The network, and the classifier beside it."""
-        save_weights(task.network, folder, self.card, task.classifier.state_dict())
+        save_weights(task.searched(), folder, self.card, task.classifier.state_dict())
 
     def score(self, task: ReidTask) -> dict[str, float]:
         """mAP of the held-out queries in the held-out gallery."""
-        embedder = Embedder(task.network, preprocessing=self.preprocessing)
+        embedder = Embedder(task.searched(), preprocessing=self.preprocessing)
         query_QD, gallery_GD = embedder.embed(self.query.paths), embedder.embed(self.gallery.paths)
         query, gallery = self.query, self.gallery
         scores = rank_scores(query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids)

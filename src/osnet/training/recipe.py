@@ -12,6 +12,7 @@ import torch
 from osnet.data.augmentation import Augmentation
 from osnet.data.photo_augmentation import PhotoAugmentation
 from osnet.errors import DataError, ModelError
+from osnet.models.build import without_neck
 from osnet.models.network import Network
 from osnet.models.registry import create_model
 from osnet.models.variants import get_config
@@ -123,9 +124,10 @@ def one_folder(recipe: Recipe, folders: Sequence[Path], combine_all: bool, work_
 
 
 def build_network(recipe: Recipe) -> Network:
-    """The network as the recipe's training begins: the same seed, the same first weights."""
+    """The network as the recipe's training begins: the same seed, the same first weights; without a BNNeck's BatchNorm,
+    which belongs to the people that it was trained on."""
     torch.manual_seed(recipe.seed)
-    return create_model(recipe.model, recipe.pretrained, **recipe.network_settings())
+    return without_neck(create_model(recipe.model, recipe.pretrained, **recipe.network_settings()))
 
 
 def learning_rate(recipe: Recipe, epoch: int, batch: int, batches_per_epoch: int) -> float:

@@ -1,0 +1,188 @@
+"""BNNeck: what is trained with, saved, searched with and exported is one and the same."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from osnet import Embedder
+from osnet.data.folder import read_dataset
+from osnet.data.transforms import normalize, to_fractions
+from osnet.errors import ModelError, WeightsError
+from osnet.inference.backends import generate_pixels, make_backend, run_plainly
+from osnet.inference.export import export
+from osnet.losses import batch_hard_triplet, smoothed_cross_entropy
+from osnet.models.build import build_network, without_neck
+from osnet.models.card import Card
+from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
+from osnet.models.network import Network
+from osnet.models.osnet import OSNet
+from osnet.models.registry import create_model
+from osnet.models.weights import convert, load_weights, network_sha256, read_checkpoint, save_weights
+from osnet.tasks.reid import ReidLoss, ReidTask
+from osnet.training.engine import Trainer
+from osnet.training.recipe import build_network as build_for
+from osnet.types import Preprocessing
+from small_runs import INLINE, REID
+
+RECIPE = replace(
+    REID, sampler="identity", images_per_label=2, loss=ReidLoss(triplet=1.0, bnneck=True), lr=0.01, ema=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def trained(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ReidTask, Path]:
+    """The task at the end of a run, as it was saved, and the run's folder."""
+    out = tmp_path_factory.mktemp("neck") / "run"
+    trainer = Trainer(RECIPE, read_dataset(people), out, INLINE)
+    trainer.run()
+    return trainer.average.apply_to(trainer._bare()).eval(), out
+
+
+def by_definition(task: ReidTask, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings after the neck, and logits, from the parts that were trained."""
+    images = normalize(to_fractions(pixels), Preprocessing(size_hw=REID.size_hw))
+    with torch.inference_mode():
+        before, neck = task.network(images), task.neck
+        assert isinstance(neck, nn.BatchNorm1d)
+        after = (before - neck.running_mean) / (neck.running_var + neck.eps).sqrt() * neck.weight + neck.bias
+        return after, after @ task.classifier.weight.T
+
+
+def test_exported_logits_are_the_trained_ones(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    task, out = trained
+    checkpoint = read_checkpoint(out)
+    pixels = generate_pixels(64, REID.size_hw, seed=5)
+    embeddings, logits = by_definition(task, pixels)
+    assert len(logits.argmax(1).unique()) > 1
+    for precision in ("fp32", "fp16"):
+        file = export(checkpoint, tmp_path / precision, outputs=("logits",), precision=precision)[1]
+        session = runtime.InferenceSession(str(file.path), providers=["CPUExecutionProvider"])
+        found = dict(zip(file.outputs, session.run(None, {"images": pixels.numpy()}), strict=True))
+        if precision == "fp32":
+            np.testing.assert_array_equal(found["logits"].argmax(1), logits.argmax(1))
+            np.testing.assert_allclose(found["logits"], logits, atol=1e-4 * float(logits.abs().max()))
+            np.testing.assert_allclose(found["embeddings"], embeddings, atol=1e-4 * float(embeddings.abs().max()))
+
+
+def test_the_search_sees_what_comes_after_the_neck(trained: tuple[ReidTask, Path]) -> None:
+    """Luo et al., CVPRW 2019: cosine between features behind the BatchNorm. Validation scores them too."""
+    task, out = trained
+    pixels = generate_pixels(6, REID.size_hw, seed=6)
+    embeddings, _ = by_definition(task, pixels)
+    expected = nn.functional.normalize(embeddings)
+    assert (expected < 0).any(), "behind the neck components are negative too"
+    found = Embedder(out, num_workers=1).embed(pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    scored = Embedder(task.searched(), preprocessing=Preprocessing(size_hw=REID.size_hw))
+    np.testing.assert_allclose(scored.embed(pixels), expected, atol=1e-4)
+
+
+def test_the_triplet_loss_sees_what_comes_before_it() -> None:
+    torch.manual_seed(0)
+    task = ReidTask(OSNet(OSNetConfig(width=0.25)), 3, ReidLoss(triplet=1.0, bnneck=True)).eval()
+    nn.init.uniform_(task.neck.running_mean, -1, 1)  # type: ignore[arg-type]
+    nn.init.uniform_(task.neck.running_var, 1e-6, 1e-4)  # type: ignore[arg-type]
+    nn.init.normal_(task.classifier.weight)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    images = torch.rand(6, 3, 32, 16)
+    with torch.no_grad():
+        found = task({"image": images, "label": labels})
+        before = task.network(images)
+        after = task.searched()(images)
+        triplet = batch_hard_triplet(before, labels, task.loss.margin)
+        entropy = smoothed_cross_entropy(task.classifier(after), labels, task.loss.smoothing)
+    assert float(found["triplet"]) == pytest.approx(float(triplet), rel=1e-4)
+    assert float(found["cross_entropy"]) == pytest.approx(float(entropy), rel=1e-4)
+    assert float(batch_hard_triplet(after, labels, task.loss.margin)) != pytest.approx(float(triplet), rel=1e-2)
+
+
+def test_torchreid_has_no_such_network(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="neck=True"):
+        convert(trained[1], tmp_path / "x.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_from_it_begins_before_the_neck(trained: tuple[ReidTask, Path]) -> None:
+    task, out = trained
+    begun = build_for(replace(RECIPE, pretrained=str(out)))
+    assert not begun.config.neck
+    state = task.network.state_dict()
+    assert begun.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in begun.state_dict().items())
+    assert create_model("osnet_x0_25", pretrained=out).config.neck, "searched with as it was trained"
+    with pytest.raises(WeightsError, match="neck False instead of True"):
+        create_model("osnet_x0_25", pretrained=save_plain(begun, out.parent / "plain"), neck=True)
+    with pytest.raises(ModelError, match="without_neck"):
+        ReidTask(load_weights(out), 3, ReidLoss(bnneck=True))
+
+
+def save_plain(network: Network, folder: Path) -> Path:
+    save_weights(network, folder)
+    return folder
+
+
+def test_what_it_is_on_disk(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
+    _, out = trained
+    card = json.loads((out / "weights" / "card.json").read_text())
+    assert card["architecture"]["neck"] is True
+    assert card["name"] == "osnet_x0_25"
+    loaded = load_weights(out)
+    copy = load_weights(save_plain(loaded, tmp_path / "copy"))
+    same = Preprocessing()
+    assert network_sha256(copy, same) == network_sha256(loaded, same)
+    plain = without_neck(loaded)
+    assert network_sha256(plain, same) != network_sha256(loaded, same)
+    save_weights(plain, tmp_path / "plain")
+    assert "neck" not in json.loads((tmp_path / "plain" / "card.json").read_text())["architecture"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "native", "onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "config", [OSNetConfig(width=0.25, neck=True), BackboneConfig("mobilenetv1", width=0.25, neck=True)]
+)
+def test_every_backend_knows_it(backend: str, config: NetworkConfig) -> None:
+    if backend in ("onnxruntime", "openvino"):
+        pytest.importorskip(backend)
+    torch.manual_seed(3)
+    network, shape = build_network(config), Preprocessing(size_hw=(64, 32))
+    with torch.no_grad():
+        network.train()(torch.rand(16, 3, 64, 32))
+    network.eval()
+    nn.init.uniform_(network.neck.weight, 0.5, 2)  # type: ignore[arg-type, union-attr]
+    nn.init.normal_(network.neck.bias)  # type: ignore[arg-type, union-attr]
+    if backend == "native" and isinstance(config, BackboneConfig):
+        with pytest.raises(ModelError, match="native"):
+            make_backend("native", network, shape, torch.device("cpu"))
+        return
+    pixels = generate_pixels(5, shape.size_hw, seed=4)
+    with torch.inference_mode():
+        images = normalize(to_fractions(pixels), shape)
+        expected = nn.functional.batch_norm(
+            without_neck(network)(images), network.neck.running_mean, network.neck.running_var,  # type: ignore[arg-type]
+            network.neck.weight, network.neck.bias,  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert torch.allclose(run_plainly(network, pixels, shape), expected, atol=1e-5)
+    found = make_backend(backend, network, shape, torch.device("cpu")).run(pixels)  # type: ignore[arg-type]
+    assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+def test_runs_of_older_versions_lack_it(tiny_network: OSNet, tmp_path: Path) -> None:
+    """Their classifier, without a bias, stands on a neck that was not saved: no logits, rather than wrong ones."""
+    pytest.importorskip("onnx")
+    shape = Preprocessing(size_hw=(64, 32))
+    card = Card(tiny_network.config, preprocessing=shape, source="recipe market1501-osnet-x1-0-strong")
+    save_weights(tiny_network, tmp_path / "old", card, {"weight": torch.rand(7, 512)})
+    old = read_checkpoint(tmp_path / "old")
+    with pytest.raises(ModelError, match="BNNeck"):
+        export(old, tmp_path / "out", outputs=("logits",))
+    with pytest.raises(WeightsError, match="BNNeck"):
+        convert(tmp_path / "old", tmp_path / "old.pth")
+    assert not (tmp_path / "old.pth").exists()
+    assert [file.outputs for file in export(old, tmp_path / "out")] == [("embeddings",)] * 2

@@ -1,0 +1,346 @@
+"""Checkpoints that are nearly right: prefixes, containers, missing counters, objects beside the tensors; and files that
+are something else."""
+
+import argparse
+import datetime
+import pickle
+import types
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from osnet import Embedder
+from osnet.errors import WeightsError
+from osnet.models.config import OSNetConfig
+from osnet.models.opening import may_be_passed_over
+from osnet.models.osnet import OSNet
+from osnet.models.variants import get_config
+from osnet.models.weights import load_weights, read_checkpoint
+from test_weights import copy_of, same, theirs
+
+
+def prefixed(state: dict[str, Any], *prefixes: str) -> "OrderedDict[str, Any]":
+    return OrderedDict((prefix + key, value) for prefix in prefixes for key, value in state.items())
+
+
+def refused(path: Path, **asked: Any) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_weights(path, **asked)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+# Prefixes, containers
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "module.module.",
+        "_orig_mod.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "model.",
+        "backbone.",
+        "model.backbone.",
+        "net.module.",
+        "reid_model.encoder.base.",
+        "network.",
+    ],
+)
+def test_a_prefix_that_all_names_share(tmp_path: Path, tiny_network: OSNet, prefix: str) -> None:
+    torch.save(prefixed(theirs(tiny_network, 9), prefix), tmp_path / "x.pth")
+    loaded = load_weights(tmp_path / "x.pth")
+    assert same(loaded, tiny_network)
+    assert loaded.card.num_classes == 9
+
+
+def test_wrappers_in_the_middle_of_names(tmp_path: Path, tiny_network: OSNet) -> None:
+    """torch.compile of single stages."""
+    state = OrderedDict((k.replace("conv2.", "conv2._orig_mod.", 1), v) for k, v in theirs(tiny_network).items())
+    torch.save(state, tmp_path / "x.pth")
+    assert same(load_weights(tmp_path / "x.pth"), tiny_network)
+
+
+def test_what_lies_beside_a_prefix(tmp_path: Path, tiny_network: OSNet) -> None:
+    """A classifier and counters may; a layer that could belong on top of the embedding is not left out silently."""
+    state = prefixed(theirs(tiny_network), "backbone.")
+    state |= {"classifier.weight": torch.rand(5, 512), "n_averaged": torch.tensor(7)}
+    torch.save(state, tmp_path / "x.pth")
+    loaded = load_weights(tmp_path / "x.pth")
+    assert same(loaded, tiny_network)
+    assert loaded.card.num_classes == 5
+    torch.save(state | {"bottleneck.weight": torch.rand(512)}, tmp_path / "y.pth")
+    assert "unexpected: bottleneck.weight" in refused(tmp_path / "y.pth")
+
+
+CONTAINERS: dict[str, Callable[[Any], Any]] = {
+    "model": lambda s: {"model": s, "epoch": 3},
+    "net_dict": lambda s: {"net_dict": s},
+    "model_state_dict": lambda s: {"epoch": 7, "model_state_dict": s, "loss": 0.1},
+    "teacher": lambda s: {"teacher": s, "step": torch.tensor(1)},
+    "nested": lambda s: {"checkpoint": {"student": {"weights": s}}},
+    "list": lambda s: [s, {"lr": 0.1}],
+    "flat, with numbers": lambda s: {**s, "epoch": 3, "best": 0.5, "names": ["a"]},
+    "twice the same": lambda s: {"model": s, "ema": OrderedDict(s)},
+    "lightning": lambda s: {
+        "epoch": 3,
+        "global_step": 9,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": prefixed(s, "model."),
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best": None}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.rand(3)}}, "param_groups": [{"lr": 0.1}]}],
+        "lr_schedulers": [],
+        "hyper_parameters": {"lr": 0.1},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_the_one_dictionary_that_holds_an_osnet(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
+    file = tmp_path / "last.ckpt"
+    torch.save(CONTAINERS[kind](theirs(tiny_network, 9)), file)
+    loaded = load_weights(file)
+    assert same(loaded, tiny_network)
+    assert loaded.card.num_classes == 9
+
+
+def test_several_osnets_are_a_question(tmp_path: Path, tiny_network: OSNet) -> None:
+    other = OSNet(OSNetConfig(width=0.25))
+    torch.save({"student": theirs(tiny_network), "teacher": theirs(other)}, tmp_path / "x.pth")
+    message = refused(tmp_path / "x.pth")
+    assert "student, teacher" in message
+    assert "torch.save(torch.load('x.pth', weights_only=True)['teacher']" in message
+    torch.save(prefixed(theirs(tiny_network), "model.") | prefixed(theirs(other), "ema."), tmp_path / "y.pth")
+    message = refused(tmp_path / "y.pth")
+    assert "'model.'" in message
+    assert "'ema.'" in message
+    torch.save({"state_dict": theirs(tiny_network), "ema": theirs(other)}, tmp_path / "z.pth")
+    with pytest.warns(UserWarning, match="state_dict is used; ema"):
+        assert same(load_weights(tmp_path / "z.pth"), tiny_network)
+
+
+def test_no_osnet_at_all(tmp_path: Path) -> None:
+    torch.save({"model": {"conv.weight": torch.rand(3, 3)}, "lr": 0.1}, tmp_path / "x.pth")
+    message = refused(tmp_path / "x.pth")
+    for words in ("model (dict)", "lr (float)", "torch.save(model.state_dict()"):
+        assert words in message
+    torch.save({f"layer{n}.weight": torch.rand(2) for n in range(300)}, tmp_path / "osnet_x0_25.pth")
+    for file in (tmp_path / "osnet_x0_25.pth", (tmp_path / "osnet_x0_25.pth").rename(tmp_path / "resnet.pth")):
+        message = refused(file)
+        assert len(message.splitlines()) <= 12
+        assert len(message) < 2000
+    assert "300 tensors" in message
+
+
+def test_at_most_ten_tensors_are_listed(tmp_path: Path, tiny_network: OSNet) -> None:
+    torch.save(prefixed(theirs(tiny_network), "", "x"), tmp_path / "x.pth")
+    lines = refused(tmp_path / "x.pth").splitlines()
+    assert len(lines) == 12
+    assert lines[-1].strip() == f"and {len(theirs(tiny_network)) - 10} more"
+
+
+# Counters that nothing depends on
+
+
+@pytest.mark.parametrize("form", ["missing", "float", "one number in a list", "not a number"])
+@pytest.mark.parametrize("kind", ["theirs", "ours"])
+def test_counters_of_batches(tmp_path: Path, tiny_network: OSNet, form: str, kind: str) -> None:
+    state = theirs(tiny_network) if kind == "theirs" else tiny_network.state_dict()
+    counters = [key for key in state if key.endswith("num_batches_tracked")]
+    assert len(counters) == 80
+    for key in counters:
+        if form == "missing":
+            del state[key]
+        else:
+            state[key] = {"float": torch.tensor(1.0), "one number in a list": torch.tensor([1])}.get(
+                form, torch.tensor(float("nan"))
+            )
+    torch.save(state, tmp_path / "x.pth")
+    loaded = load_weights(tmp_path / "x.pth").state_dict()
+    for key, value in tiny_network.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            assert loaded[key].dtype == torch.int64
+            assert loaded[key].item() == (1 if form in ("float", "one number in a list") else 0)
+        else:
+            assert torch.equal(loaded[key], value)
+
+
+# Objects beside the tensors
+
+
+class Settings:
+    """As a training script has it; unpickling it would be noticed."""
+
+    touched = False
+
+    def __init__(self) -> None:
+        self.lr = 0.1
+
+    def __setstate__(self, state: object) -> None:
+        Settings.touched = True
+
+
+class SettingsDict(dict):  # type: ignore[type-arg]
+    """As yacs' CfgNode and EasyDict."""
+
+
+OBJECTS: dict[str, Any] = {
+    "Namespace": argparse.Namespace(lr=0.1, data=Path("a/b")),
+    "SimpleNamespace": types.SimpleNamespace(a=1),
+    "a class of theirs": Settings(),
+    "a dict of theirs": SettingsDict(lr=0.1, inner=SettingsDict(a=[1, 2])),
+    "defaultdict": defaultdict(list, {"loss": [0.1, 0.2]}),
+    "path": Path("runs/1"),
+    "date": datetime.datetime(2024, 1, 2, 3, tzinfo=datetime.UTC),
+    "array": np.arange(6.0).reshape(2, 3),
+    "scalars": [np.float32(0.5), np.int64(3), np.bool_(True)],
+    "random state": np.random.RandomState(0).get_state(),
+    "types": {"dtype": np.dtype("float32"), "kind": int},
+    "scheduler": torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1), 3),
+}
+
+
+@pytest.mark.parametrize("kind", [*OBJECTS, "all of them", "all of them, old format"])
+def test_harmless_objects_beside_the_tensors(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
+    beside = OBJECTS.get(kind, OBJECTS)
+    content = {"args": beside, "state_dict": theirs(tiny_network), "last": beside}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization="old" not in kind)
+    Settings.touched = False
+    assert same(load_weights(tmp_path / "x.pth"), tiny_network)
+    assert not Settings.touched, "their code ran"
+
+
+class Calls:
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+@pytest.mark.parametrize("function", [exec, eval, open, touch, Path.touch, np.load, pickle.loads, torch.load])
+def test_functions_are_never_called(tmp_path: Path, tiny_network: OSNet, function: Callable[..., Any]) -> None:
+    marker = tmp_path / "was-here"
+    code = f"open({str(marker)!r}, 'w').close()"
+    argument: Any = code if function in (exec, eval) else marker if function is Path.touch else str(marker)
+    more = ("w",) if function is open else ()
+    torch.save({"state_dict": theirs(tiny_network), "x": Calls(function, argument, *more)}, tmp_path / "x.pth")
+    message = refused(tmp_path / "x.pth")
+    assert "could run code" in message
+    assert "torch.save(model.state_dict()" in message
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "passed"),
+    [
+        ("argparse.Namespace", True),
+        ("yacs.config.CfgNode", True),
+        ("__main__.Config", True),
+        ("list", True),
+        ("fastreid.config.config.CfgNode", True),
+        ("omegaconf.dictconfig.DictConfig", True),
+        ("pathlib._local.PosixPath", True),
+        ("torch.optim.lr_scheduler.StepLR", True),
+        ("subprocess.Popen", False),
+        ("builtins.eval", False),
+        ("eval", False),
+        ("getattr", False),
+        ("os.system", False),
+        ("posix.system", False),
+        ("torch.hub.load", False),
+        ("pandas.read_pickle", False),
+        ("importlib.import_module", False),
+        ("__main__.run", False),
+        ("shutil.rmtree", False),
+    ],
+)
+def test_what_may_be_passed_over(name: str, passed: bool) -> None:
+    assert may_be_passed_over(name) is passed
+
+
+def test_a_whole_pickled_network(tmp_path: Path, tiny_network: OSNet) -> None:
+    for content in (tiny_network, {"model": tiny_network}):
+        torch.save(content, tmp_path / "x.pth")
+        message = refused(tmp_path / "x.pth")
+        assert "torch.save(model.state_dict()" in message
+        assert len(message) < 600
+
+
+def test_the_state_of_a_run_is_no_weights(tmp_path: Path, tiny_network: OSNet) -> None:
+    torch.save(
+        {"format": "osnet-training-1", "task": prefixed(theirs(tiny_network), "network.")}, tmp_path / "state.pt"
+    )
+    assert f"give the run's folder, {tmp_path}" in refused(tmp_path / "state.pt")
+
+
+# Names of files
+
+
+def test_the_tensors_tell_the_size_of_the_embedding(tmp_path: Path) -> None:
+    network = OSNet(OSNetConfig(width=0.25, embedding_size=256)).eval()
+    file = tmp_path / "osnet_x0_25_market1501.pth"
+    torch.save(theirs(network), file)
+    for loaded in (load_weights(file), load_weights(file, architecture="osnet_x0_25"), Embedder(file).network):
+        assert same(loaded, network)
+        assert (loaded.card.name, loaded.card.training_data) == ("osnet_x0_25", "market1501")
+    assert "shape of fc.0.weight" in refused(file, config=OSNetConfig(width=0.25))
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "osnet_ibn_x0_5", "osnet_ain_x0_25", "osnet_t2", "osnet_x0_5_g2_lite"])
+def test_files_with_our_own_names(tmp_path: Path, name: str) -> None:
+    network = OSNet(get_config(name)).eval()
+    torch.save(network.state_dict(), tmp_path / "ours.pth")
+    loaded = load_weights(tmp_path / "ours.pth")
+    assert same(loaded, network)
+    assert loaded.card.name == name
+
+
+# Safetensors without a card
+
+
+@pytest.mark.parametrize("kind", ["theirs", "ours"])
+def test_a_bare_safetensors_file(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
+    state = theirs(tiny_network, 4) if kind == "theirs" else tiny_network.state_dict()
+    save_file({f"model.{key}": value.contiguous() for key, value in state.items()}, tmp_path / "finetuned.safetensors")
+    for file in (tmp_path / "finetuned.safetensors", tmp_path / "finetuned.pth"):
+        if not file.exists():
+            (tmp_path / "finetuned.safetensors").rename(file)  # known by its content
+        assert same(load_weights(file), tiny_network)
+    message_file = tmp_path / "cut.safetensors"
+    message_file.write_bytes((tmp_path / "finetuned.pth").read_bytes()[:1000])
+    assert "cut off" in refused(message_file)
+
+
+def test_another_safetensors_file_than_the_card_names(tiny_weights: Path, tmp_path: Path, tiny_network: OSNet) -> None:
+    folder = copy_of(tiny_weights, tmp_path / "w")
+    described = next(folder.glob("*.safetensors"))
+    other = OSNet(OSNetConfig(width=0.25)).eval()
+    save_file(other.state_dict(), folder / "finetuned.safetensors")
+    for load in (load_weights, Embedder):
+        with pytest.raises(WeightsError, match=described.name):
+            load(folder / "finetuned.safetensors")
+        with pytest.raises(WeightsError, match=r"no such weights|no file"):
+            load(folder / "gone.safetensors")
+    assert same(load_weights(described), tiny_network)
+    assert same(load_weights((folder / "finetuned.safetensors").rename(tmp_path / "bare.safetensors")), other)
+
+
+@pytest.mark.parametrize("given", [None, 3, True, b"x.pth", ["x.pth"], "a\0b", "x" * 5000])
+def test_what_cannot_be_a_path(given: Any) -> None:
+    for load in (load_weights, read_checkpoint, Embedder):
+        with pytest.raises(WeightsError):
+            load(given)
