@@ -103,12 +103,21 @@ def assert_same_gradients(
         assert float((got[name] - value).abs().max()) <= within * largest, (name, largest)
 
 
-def spawn_two(one_of_two: Callable[..., None], folder: Path, *args: object) -> dict[str, torch.Tensor]:
-    """Run ``one_of_two(rank, folder, *args)`` in two processes; the gradients that the first one keeps."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        (folder / "port").write_text(str(free.getsockname()[1]))
+        return int(free.getsockname()[1])
+
+
+def spawn(one_of_two: Callable[..., None], folder: Path, *args: object) -> None:
+    """Run ``one_of_two(rank, folder, *args)`` in two processes."""
+    (folder / "port").write_text(str(free_port()))
     torch.multiprocessing.spawn(one_of_two, args=(str(folder), *args), nprocs=2)
+
+
+def spawn_two(one_of_two: Callable[..., None], folder: Path, *args: object) -> dict[str, torch.Tensor]:
+    """``spawn``, and the gradients that the first process keeps."""
+    spawn(one_of_two, folder, *args)
     return torch.load(folder / "grads.pt", weights_only=True)
 
 

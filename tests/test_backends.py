@@ -175,7 +175,7 @@ pixels = generate_pixels(5, (64, 32))
 many, one = made.run(pixels), made.run(pixels[:1])
 child = os.fork()
 if child == 0:
-    signal.alarm(40)
+    signal.alarm(240)
     try:
         good = torch.equal(made.run(pixels), many) and torch.allclose(made.run(pixels[:1]), one, atol=1e-5)
     except ModelError as error:
@@ -183,7 +183,7 @@ if child == 0:
     os._exit(0 if good else 1)
 print(os.waitpid(child, 0)[1])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "0", done.stderr
 
 
@@ -191,7 +191,7 @@ def test_signals_still_arrive_when_openvino_backends_come_and_go() -> None:
     """In a process of its own, which a signal on a stack that is gone would end."""
     need("openvino")
     code = """
-import gc, signal, time, torch
+import gc, signal, torch
 from osnet import OSNet, OSNetConfig
 from osnet.inference.backends import OpenVinoBackend
 from osnet.types import Preprocessing
@@ -201,8 +201,7 @@ while made:
     made.pop(0)
     gc.collect()
 signal.signal(signal.SIGALRM, lambda *_: print("caught", flush=True))
-signal.setitimer(signal.ITIMER_REAL, 0.1)
-time.sleep(0.5)
+signal.raise_signal(signal.SIGALRM)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "caught"), done.stderr

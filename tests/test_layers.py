@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "osnet"
 
 ROWS = [
-    {"types", "errors", "files"},
+    {"types", "errors", "files", "forks"},
     {"models", "data", "losses", "metrics"},
     {"tasks", "training", "inference", "gallery"},
     {"evaluation", "results", "splits", "calibration", "comparison", "video"},

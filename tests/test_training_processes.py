@@ -1,11 +1,17 @@
-"""Training on two processes: the gradients of one, no image shared; batches and samples as functions of their keys."""
+"""Training on two processes: the gradients of one, no image shared; they stop, fail and wait together.
+
+Batches and samples are functions of their keys.
+"""
 
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +23,22 @@ from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_any
 from osnet.data.synthetic import GeneratedSettings, generate_dataset
 from osnet.data.training_set import TrainingSet
-from osnet.tasks.reid import ReidLoss, ReidTask
+from osnet.errors import DataError, ImageError
+from osnet.tasks.reid import ReidLoss, ReidRecipe, ReidTask
 from osnet.training.engine import Trainer
 from osnet.types import Preprocessing
-from small_runs import INLINE, REID, assert_same_gradients, become_one_of_two, keep_gradients, spawn_two
+from small_runs import (
+    INLINE,
+    NEVER,
+    REID,
+    assert_equal_runs,
+    assert_same_gradients,
+    become_one_of_two,
+    free_port,
+    keep_gradients,
+    spawn,
+    spawn_two,
+)
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,14 +88,209 @@ def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
     args += ["--batch-size", "8", "--size-hw", "32", "16", "--epochs"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "osnet.cli"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 2 epochs") == 1
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12)]
     assert load_weights(tmp_path / "run" / "weights").card.name == "osnet_x0_25"
-    again = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
+    again = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment)
     assert "going on at epoch 3, batch 1" in again.stdout
+
+
+def make_one_of_two(rank: int, folder: str, recipe: ReidRecipe = REID) -> Trainer:
+    """A trainer in this process; both take the same run's folder."""
+    become_one_of_two(rank, folder)
+    return Trainer(recipe, read_any(Path(folder) / "people"), Path(folder) / "run", INLINE)
+
+
+def tell(rank: int, folder: str, trainer: Trainer) -> None:
+    """Run to the end, or to what stops it, and write down which that was."""
+    try:
+        trainer.run()
+        what = "done"
+    except BaseException as error:
+        what = f"{type(error).__name__} {error}"
+    progress = trainer.progress
+    told = {"what": what, "epoch": progress.epoch, "batch": progress.batch, "step": progress.step}
+    (Path(folder) / f"told-{rank}.json").write_text(json.dumps(told))
+
+
+def told(folder: Path) -> list[dict]:
+    return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(2)]
+
+
+def kept(folder: Path) -> dict:
+    return torch.load(folder / "run" / "state.pt", weights_only=True)["progress"]
+
+
+def terminated_at(rank: int, folder: str, step: int) -> None:
+    """The second process gets a SIGTERM while it trains a batch; ``NEVER``: nobody does."""
+    trainer = make_one_of_two(rank, folder)
+    train = trainer._step
+
+    def train_and_kill(*args: object) -> None:
+        train(*args)
+        if rank == 1 and trainer.progress.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer._step = train_and_kill
+    tell(rank, folder, trainer)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_in_mid_epoch(people: Path, tmp_path: Path) -> None:
+    """And they go on, to the weights of an unbroken run."""
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "people").symlink_to(people)
+    spawn(terminated_at, tmp_path / "broken", 9)
+    for one in told(tmp_path / "broken"):
+        assert one == {"what": "KeyboardInterrupt ", "epoch": 1, "batch": 3, "step": 9}
+    assert (kept(tmp_path / "broken")["epoch"], kept(tmp_path / "broken")["batch"]) == (1, 3)
+    for name in ("whole", "broken"):
+        spawn(terminated_at, tmp_path / name, NEVER)
+        assert [one["what"] for one in told(tmp_path / name)] == ["done", "done"]
+    assert_equal_runs(tmp_path / "whole" / "run", tmp_path / "broken" / "run")
+
+
+def unreadable_at(rank: int, folder: str) -> None:
+    """An image of the second process's part cannot be read; the first one has all of its own."""
+    trainer = make_one_of_two(rank, folder)
+    load = trainer.epochs.load
+
+    def load_some(*args):
+        batches, left = load(*args)
+
+        def broken():
+            for number, batch in enumerate(batches):
+                if number == 4:
+                    raise ImageError("x.jpg", "cannot be decoded")
+                yield batch
+
+        return (broken() if rank == 1 else batches), left
+
+    trainer.epochs.load = load_some
+    tell(rank, folder, trainer)
+
+
+@pytest.mark.slow
+def test_what_stops_one_process_is_told_to_the_other(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "people").symlink_to(people)
+    spawn(unreadable_at, tmp_path)
+    first, second = told(tmp_path)
+    assert second["what"] == "ImageError x.jpg: cannot be decoded"
+    assert first["what"] == "TrainingError process 1 of 2 failed: ImageError: x.jpg: cannot be decoded"
+    assert first["step"] == second["step"] == kept(tmp_path)["step"] == 4
+
+
+SHORT_S = 1
+
+
+def scored_for_long(rank: int, folder: str) -> None:
+    """Scoring takes three times as long as a collective may."""
+    trainer = make_one_of_two(rank, folder, replace(REID, epochs=1, validation=0.4))
+    score, publish = trainer.plan.score, trainer._publish
+
+    def score_slowly(task: object) -> dict[str, float]:
+        time.sleep(3 * SHORT_S)  # however busy the machine is, it is not shorter
+        return score(task)
+
+    def publish_in_haste() -> None:  # nothing but waiting lies within the short time-out
+        set_timeout = torch.distributed.distributed_c10d._set_pg_timeout
+        set_timeout(timedelta(seconds=SHORT_S), torch.distributed.group.WORLD)
+        publish()
+        set_timeout(timedelta(hours=1), torch.distributed.group.WORLD)
+
+    trainer.plan.score, trainer._publish = score_slowly, publish_in_haste
+    tell(rank, folder, trainer)
+
+
+@pytest.mark.slow
+def test_scoring_may_take_longer_than_a_collective(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "people").symlink_to(people)
+    spawn(scored_for_long, tmp_path)
+    assert [one["what"] for one in told(tmp_path)] == ["done", "done"]
+    assert load_weights(tmp_path / "run" / "best").card.num_classes == 5
+
+
+def with_other_data(rank: int, folder: str) -> None:
+    """The second machine has one image less; then a single image for each process."""
+    become_one_of_two(rank, folder)
+    whole = read_any(Path(folder) / "people")
+    other = replace(whole, train=replace(whole.train, crops=whole.train.crops[rank:]))
+    words = []
+    for recipe, data in ((REID, other), (replace(REID, batch_size=2), whole)):
+        try:
+            Trainer(recipe, data, Path(folder) / "run", INLINE)
+            words.append("")
+        except DataError as error:
+            words.append(str(error))
+    (Path(folder) / f"told-{rank}.json").write_text(json.dumps(words))
+
+
+@pytest.mark.slow
+def test_different_data_and_single_images_are_refused(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "people").symlink_to(people)
+    spawn(with_other_data, tmp_path)
+    for other, single in told(tmp_path):
+        assert "different training data" in other
+        assert "batch size 2 for 2 processes" in single
+        assert "at least 4" in single
+    assert not (tmp_path / "run").exists()
+
+
+NODE = """
+import os, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+import test_training_processes as here
+from small_runs import INLINE, NEVER, REID
+rank, out, step = int(os.environ["RANK"]), Path(sys.argv[3]), int(sys.argv[4])
+trainer = here.Trainer(REID, here.read_any(sys.argv[2]), out / "run", INLINE)
+train = trainer._step
+def train_and_kill(*args):
+    train(*args)
+    if rank == 1 and trainer.progress.step + 1 == step:
+        os.kill(os.getpid(), here.signal.SIGTERM)
+trainer._step = train_and_kill
+here.tell(rank, sys.argv[5], trainer)
+"""
+
+
+@pytest.mark.slow
+def test_two_nodes(people: Path, tmp_path: Path) -> None:
+    """Two machines that share no disk: the state is the first one's, and the second takes it from there."""
+    (tmp_path / "node.py").write_text(NODE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def launch(step: int) -> list[dict]:
+        port = free_port()
+        nodes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node),
+                 "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port),
+                 str(tmp_path / "node.py"), str(Path(__file__).parent), str(people), str(tmp_path / f"disk-{node}"),
+                 str(step), str(tmp_path)],
+                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for node in range(2)
+        ]  # fmt: skip
+        for node in nodes:
+            _, errors = node.communicate()
+            assert node.returncode == 0, errors
+        return told(tmp_path)
+
+    for one in launch(9):
+        assert one == {"what": "KeyboardInterrupt ", "epoch": 1, "batch": 3, "step": 9}
+    for one in launch(NEVER):
+        assert (one["what"], one["step"]) == ("done", 18)
+    rows = [json.loads(line) for line in (tmp_path / "disk-0" / "run" / "metrics.jsonl").open()]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12), (3, 18)]
+    assert load_weights(tmp_path / "disk-0" / "run" / "weights").card.num_classes == 8
+    assert not (tmp_path / "disk-1").exists()
 
 
 def test_no_process_sees_anothers_images(people: Path) -> None:

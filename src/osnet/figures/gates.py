@@ -22,7 +22,8 @@ from osnet.data.loading import read_image
 from osnet.errors import DataError, ModelError, require_extra
 from osnet.figures.activation import fit_picture
 from osnet.figures.canvas import STYLES, Sheet, new_figure, plain, save_figure
-from osnet.figures.maps import BATCH, eval_mode, prepare_pictures
+from osnet.figures.maps import BATCH, prepare_pictures
+from osnet.inference.backends import eval_mode
 from osnet.inference.embedder import Embedder
 from osnet.inference.vectors import Progress, no_progress
 from osnet.models.osnet import SeparateGates, UnifiedGate

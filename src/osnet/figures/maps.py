@@ -22,6 +22,8 @@ from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import ModelError
+from osnet.forks import settle
+from osnet.inference.backends import eval_mode
 from osnet.inference.embedder import Embedder
 
 Measure = Literal["absolute", "squares"]
@@ -166,20 +168,9 @@ def watch_layers(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
             hook.remove()
 
 
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and every module's own mode again afterwards."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def prepare_pictures(embedder: Embedder, pictures: Sequence[Image.Image]) -> Tensor:
     """RGB pictures of any sizes -> (N, 3, H, W) as the embedder's network expects it."""
+    settle()
     pixels = torch.stack([resize_image(picture, embedder.preprocessing) for picture in pictures])
     return normalize(to_fractions(pixels.to(embedder.device)), embedder.preprocessing)
 

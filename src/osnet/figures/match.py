@@ -24,7 +24,8 @@ from osnet.errors import ModelError, require_extra
 from osnet.figures.activation import OPACITY, fit_picture, wrap_name
 from osnet.figures.boxes import Photo
 from osnet.figures.canvas import Sheet, new_figure, save_figure
-from osnet.figures.maps import Floats, eval_mode, prepare_pictures
+from osnet.figures.maps import Floats, prepare_pictures
+from osnet.inference.backends import eval_mode
 from osnet.inference.embedder import Embedder
 
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"

@@ -7,6 +7,7 @@ its outputs are compared with the network's.
 Shapes: B batch, H, W the network's input size, D embedding.
 """
 
+import ctypes
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -15,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from threading import Lock
+from typing import Any, Literal, NamedTuple, get_args
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -25,6 +28,7 @@ from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import ModelError, require_extra
+from osnet.forks import settle
 from osnet.inference.graph import fold, optimize
 from osnet.inference.onnx_graph import INPUT, UnknownStepError, write_onnx
 from osnet.models.osnet import OSNet
@@ -47,6 +51,14 @@ class Backend(ABC):
 
     name: str
 
+    def settle(self) -> None:
+        """Get ready in a process that was forked off after the backend was made; elsewhere it does nothing.
+
+        Raises:
+            ModelError: the backend cannot run there; it says what to do.
+        """
+        settle()
+
     @abstractmethod
     def run(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) RGB, uint8 or float32 in 0..255, on the CPU -> (B, D) float32, on any device."""
@@ -63,6 +75,7 @@ class TorchBackend(Backend):
 
     def run(self, pixels: Tensor) -> Tensor:
         """See ``Backend``."""
+        self.settle()
         pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             return self.graph(pixels).float()
@@ -74,6 +87,9 @@ class ThreadedBackend(Backend):
     Then nothing waits for the slowest thread at each of 180 steps, and what is worked on stays in a core's cache.
     """
 
+    runtime_threads = False
+    """Whether the runtime has threads of its own."""
+
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, num_threads: int | None = None) -> None:
         self.num_threads = num_threads or count_cores()
         self.sharing = self.num_threads
@@ -84,9 +100,18 @@ class ThreadedBackend(Backend):
         self._start_threads()
         self._runner(uint8=True, num_threads=self.sharing)  # what cannot be made is said now
 
+        if self.runtime_threads:
+            _WITH_THREADS.add(self)
+
     def _start_threads(self) -> None:
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="osnet-run")
         self._process = os.getpid()
+
+    def settle(self) -> None:
+        """See ``Backend``."""
+        super().settle()
+        if os.getpid() != self._process:
+            self.after_fork()
 
     def after_fork(self) -> None:
         """In a process that was forked off (a loader's worker, say): of all threads only one is there.
@@ -113,8 +138,7 @@ class ThreadedBackend(Backend):
 
     def run(self, pixels: Tensor) -> Tensor:
         """See ``Backend``."""
-        if os.getpid() != self._process:
-            self.after_fork()
+        self.settle()
         images = pixels.contiguous().numpy()
         uint8 = images.dtype == np.uint8
         if len(images) <= 1 or self.num_threads == 1:
@@ -123,6 +147,19 @@ class ThreadedBackend(Backend):
         step = min(self.at_a_time, -(-len(images) // self.num_threads))
         parts = [images[start : start + step] for start in range(0, len(images), step)]
         return torch.from_numpy(np.concatenate(list(self._pool.map(run, parts))))
+
+
+_WITH_THREADS: WeakSet[ThreadedBackend] = WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """In a forked process: a runtime that is taken down waits for its threads, which stayed in the parent."""
+    for backend in list(_WITH_THREADS):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))  # a list would be emptied when the process ends
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 class NativeBackend(ThreadedBackend):
@@ -146,6 +183,7 @@ class OnnxRuntimeBackend(ThreadedBackend):
     """ONNX Runtime on the CPU."""
 
     name = "onnxruntime"
+    runtime_threads = True
 
     def make_runner(self, uint8: bool, num_threads: int) -> Runner:
         """See ``ThreadedBackend``."""
@@ -162,7 +200,12 @@ class OnnxRuntimeBackend(ThreadedBackend):
         super().after_fork()
 
 
-@cache
+NO_OPENVINO = (
+    "OpenVINO's threads are not in a forked process, which would wait for them for ever; make the embedder in the "
+    "process that uses it (start processes by 'spawn' if the parent uses OpenVINO too), or choose another backend"
+)
+
+
 def openvino_core() -> Any:
     """The one OpenVINO core of this process.
 
@@ -171,14 +214,25 @@ def openvino_core() -> Any:
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
+        ModelError: the process was forked off one that uses OpenVINO.
     """
-    return require_extra("openvino", "openvino").Core()
+    process, core = _make_core()
+    if process != os.getpid():
+        raise ModelError(NO_OPENVINO)
+    return core
+
+
+@cache
+def _make_core() -> tuple[int, Any]:
+    """The core, and the process it was made in."""
+    return os.getpid(), require_extra("openvino", "openvino").Core()
 
 
 class OpenVinoBackend(ThreadedBackend):
     """OpenVINO on the CPU, in float32 (left alone it takes bfloat16 where the processor has it)."""
 
     name = "openvino"
+    runtime_threads = True
 
     def make_runner(self, uint8: bool, num_threads: int) -> Runner:
         """See ``ThreadedBackend``."""
@@ -199,10 +253,7 @@ class OpenVinoBackend(ThreadedBackend):
 
     def after_fork(self) -> None:
         """See ``ThreadedBackend``."""
-        raise ModelError(
-            "OpenVINO's threads are not in a forked process, which would wait for them for ever; "
-            "make the embedder in the process that uses it, or choose another backend"
-        )
+        raise ModelError(NO_OPENVINO)
 
 
 RUNTIMES: dict[str, type[ThreadedBackend]] = {
@@ -278,21 +329,58 @@ def measure_difference(backend: Backend, network: nn.Module, preprocessing: Prep
 def run_plainly(network: nn.Module, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """The definition: (B, 3, H, W) RGB uint8 -> what ``network`` gives in eval mode, (B, D) float32 on the CPU."""
     device = next(network.parameters()).device
-    with torch.inference_mode(), eval_mode(network):
-        return network(normalize(to_fractions(pixels), preprocessing).to(device)).float().cpu()
+    with torch.inference_mode():
+        return in_eval_mode(network)(normalize(to_fractions(pixels), preprocessing).to(device)).float().cpu()
+
+
+def in_eval_mode(network: nn.Module) -> Any:
+    """The network in eval mode, beside the network itself, whose mode is left alone: other threads may train it or
+    change its mode meanwhile.
+
+    Its modules are copies, which share all tensors and hooks with the network's own. It is cheap and short-lived: make
+    one for each pass.
+    """
+    twins: dict[nn.Module, nn.Module] = {}
+    for module in network.modules():
+        twin = twins[module] = object.__new__(type(module))
+        twin.__dict__.update(module.__dict__)
+        twin.__dict__["training"] = False
+    for twin in twins.values():
+        children = twin.__dict__["_modules"]
+        twin.__dict__["_modules"] = {name: child and twins[child] for name, child in children.items()}
+    return twins[network]
+
+
+class _Watched(NamedTuple):
+    """A network in ``eval_mode``: how many are inside, and the modules to put back into training mode."""
+
+    inside: int
+    training: list[nn.Module]
+
+
+_EVALUATED: dict[int, _Watched] = {}
+_EVALUATED_LOCK = Lock()
 
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and every module's own mode again afterwards."""
-    training = [module for module in network.modules() if module.training]
-    if training:
+    """Eval mode inside; once the last one has left, be it in this thread or in another, every module has its own mode
+    again. For work on the network itself (hooks, gradients); to run it, ``in_eval_mode`` leaves it alone."""
+    with _EVALUATED_LOCK:
+        inside, training = _EVALUATED.get(id(network), _Watched(0, []))
+        training = training + [module for module in network.modules() if module.training]
         network.eval()
+        _EVALUATED[id(network)] = _Watched(inside + 1, training)
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _EVALUATED_LOCK:
+            inside, training = _EVALUATED.pop(id(network))
+            if inside > 1:
+                _EVALUATED[id(network)] = _Watched(inside - 1, training)
+            else:
+                for module in training:
+                    module.training = True
 
 
 def generate_pixels(number: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:

@@ -106,6 +106,7 @@ class ClassPredictor(Predictor):
         if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != (3, *self.preprocessing.size_hw):
             raise ModelError(f"{pixels.dtype} of {tuple(pixels.shape)}: give uint8 (N, 3, "
                              f"{', '.join(map(str, self.preprocessing.size_hw))})")  # fmt: skip
+        self._settle()
         rows = [np.empty((0, len(self.classes)), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(pixels), self.batch_size):

@@ -4,6 +4,7 @@ Shapes: B batch, N all inputs, D embedding (512 for every named OSNet), H, W the
 """
 
 import hashlib
+import os
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError
-from osnet.inference.backends import Backend, BackendName, count_cores, eval_mode, make_backend
+from osnet.forks import settle
+from osnet.inference.backends import Backend, BackendName, count_cores, in_eval_mode, make_backend
 from osnet.inference.inputs import Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
 from osnet.models.network import Network
 from osnet.models.published import load_model
@@ -105,6 +107,8 @@ class Embedder:
             raise ModelError(f"batch_size {batch_size} must be at least 1")
         if num_workers is not None and num_workers < 1:
             raise ModelError(f"num_workers {num_workers} must be at least 1")
+        settle()
+        self._process = os.getpid()
         if isinstance(model, Checkpoint):
             network = model.build()
         else:
@@ -197,7 +201,23 @@ class Embedder:
             raise ModelError(f"unknown on_error {on_error!r}; choose from raise, skip")
         if channels not in ("rgb", "bgr"):
             raise ModelError(f"unknown channels {channels!r}; choose from rgb, bgr")
+        self._settle()
         return self._stream(inputs, channels, on_error)
+
+    def _settle(self) -> None:
+        """Before any work: get ready in a process that was forked off after the embedder was made, or say what to do.
+
+        Raises:
+            ModelError: what runs the network cannot run there.
+        """
+        settle()
+        if self.device.type != "cpu" and os.getpid() != self._process:
+            raise ModelError(
+                f"this embedder uses {self.device}, which a forked process cannot; make the embedder in the process "
+                "that uses it, and start that one by 'spawn'"
+            )
+        if self._backend is not None:
+            self._backend.settle()
 
     def _stream(self, inputs: Any, channels: ChannelOrder, on_error: OnError) -> Iterator[Embeddings]:
         waiting: list[PreparedCrop] = []
@@ -313,8 +333,7 @@ class Embedder:
         images = normalize(to_fractions(images.to(self.device)), self.preprocessing)
         if self.device.type == "cpu":  # 1.2 to 1.4 times as fast here; not measured elsewhere
             images = images.contiguous(memory_format=torch.channels_last)
-        with eval_mode(self.network):
-            return self.network(images).float()
+        return in_eval_mode(self.network)(images).float()
 
 
 def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -> Embeddings:

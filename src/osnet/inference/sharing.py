@@ -7,7 +7,7 @@ there is one process, and nothing here costs anything.
 import json
 import os
 from datetime import timedelta
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ def join_processes() -> tuple[int, int]:
 def leave_processes() -> None:
     """Say goodbye to the others, if there are any."""
     if distributed.is_available() and distributed.is_initialized():
+        _group_beside.cache_clear()
         distributed.destroy_process_group()
 
 
@@ -54,7 +55,7 @@ def gather_bytes(mine: bytes) -> list[bytes]:
     _, size = join_processes()
     if size == 1:
         return [mine]
-    group = _cpu_group()
+    group = patient_group()
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
     distributed.all_gather(lengths, torch.tensor([len(mine)]), group=group)
     longest = max(1, *(int(length) for length in lengths))
@@ -65,10 +66,40 @@ def gather_bytes(mine: bytes) -> list[bytes]:
     return [part[: int(length)].numpy().tobytes() for part, length in zip(parts, lengths, strict=True)]
 
 
-@cache
-def _cpu_group() -> Any:
-    """The group that everybody is in, or one beside it where that one is of GPUs only."""
-    return None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
+def share_bytes(mine: bytes) -> bytes:
+    """What the first process gave, on all of them."""
+    rank, size = join_processes()
+    if size == 1:
+        return mine
+    group = patient_group()
+    length = torch.tensor([len(mine)])
+    distributed.broadcast(length, 0, group=group)
+    if not int(length):
+        return b""
+    content = np.zeros(int(length), np.uint8) if rank else np.frombuffer(mine, np.uint8).copy()
+    distributed.broadcast(torch.from_numpy(content), 0, group=group)
+    return content.tobytes()
+
+
+def any_of_all(*flags: bool) -> list[bool]:
+    """Of each flag, whether it is set in any process. Waits for all of them, however long one takes."""
+    if join_processes()[1] == 1:
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.int64)
+    distributed.all_reduce(raised, distributed.ReduceOp.MAX, group=patient_group())
+    return [bool(flag) for flag in raised.tolist()]
+
+
+def patient_group() -> Any:
+    """All processes, over the CPU, with ``TIMEOUT_S``: the group that computes gives up after minutes. The first call
+    waits for the others."""
+    return _group_beside(distributed.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _group_beside(_world: Any) -> Any:
+    """One for each set of processes that was joined."""
+    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT_S))
 
 
 def gather_interleaved(mine: NDArray[Any], axis: int = 0) -> NDArray[Any]:

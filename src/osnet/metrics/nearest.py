@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from osnet.errors import DataError, ModelError
+from osnet.forks import settle, was_forked
 
 TILE = 2048
 """Rows and columns of a tile on the CPU: 16 MiB, which stays in a processor's last cache."""
@@ -42,6 +43,7 @@ def as_embeddings(embeddings: ArrayLike, name: str) -> Tensor:
     Raises:
         DataError: another shape than (number, components), nothing in it, or values that are not finite.
     """
+    settle()
     array = np.ascontiguousarray(np.asarray(embeddings), dtype=np.float32)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(f"{name} embeddings of shape {array.shape}; they must be (number, components), not empty")
@@ -82,10 +84,15 @@ def find_nearest(items_ND: Tensor, num_nearest: int) -> Nearest:
     if num_nearest < 1:
         raise ValueError(f"num_nearest {num_nearest} must be at least 1, the item itself")
     num_nearest = min(num_nearest, len(items_ND))
-    fused = load_fused() if items_ND.device.type == "cpu" else None
+    fused = fused_on(items_ND.device)
     if fused is None:
         return _by_strips(items_ND, num_nearest)
     return _by_tiles(items_ND, num_nearest, fused)
+
+
+def fused_on(device: torch.device) -> ModuleType | None:
+    """The compiled kernels where they run: on a CPU, and not in a forked process, which numba's threads would end."""
+    return load_fused() if device.type == "cpu" and not was_forked() else None
 
 
 @cache

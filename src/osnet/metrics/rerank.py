@@ -15,7 +15,6 @@ powers; its function gives our result for distances that are not squared yet.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -117,7 +116,7 @@ class Encoding:
 
     def _add_jaccard(self, start: int, by_member: Rows, weight: float, distance_BG: Tensor) -> None:
         """Equation 10: 1 - s / (2 - s), where s sums the smaller of two codes' entries."""
-        if fused := _fused_on(self.items.device):
+        if fused := nearest.fused_on(self.items.device):
             arrays = [
                 part.numpy() for rows in (self.codes, by_member) for part in (rows.start, rows.column, rows.value)
             ]
@@ -225,17 +224,13 @@ def _codes(
     return row, column, _quantized(weight / total[row - start])
 
 
-def _fused_on(device: torch.device) -> ModuleType | None:
-    return nearest.load_fused() if device.type == "cpu" else None
-
-
 def _quantized(values: Tensor) -> Tensor:
     return values.mul_(RESOLUTION).round_().div_(RESOLUTION)
 
 
 def _pair_distances(items_ND: Tensor, one_P: Tensor, other_P: Tensor) -> Tensor:
     """(P,): squared Euclidean distances of pairs of items."""
-    if fused := _fused_on(items_ND.device):
+    if fused := nearest.fused_on(items_ND.device):
         distance = torch.empty(len(one_P))
         fused.pair_distances(items_ND.numpy(), one_P.numpy(), other_P.numpy(), distance.numpy())
         return distance

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from osnet.forks import settle
 from osnet.models.backbones import Backbone
 from osnet.models.config import NetworkConfig, OSNetConfig
 from osnet.models.network import Network
@@ -20,6 +21,7 @@ def build_network(config: NetworkConfig, device: str | torch.device | None = Non
         config: settings of OSNet or of another backbone.
         device: where its numbers lie; ``"meta"`` gives them no storage, for counting and for comparing shapes.
     """
+    settle()
     with torch.device(torch.get_default_device() if device is None else device):
         return OSNet(config) if isinstance(config, OSNetConfig) else Backbone(config)
 

@@ -3,7 +3,7 @@
 Shapes: B batch, D embedding, A attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from osnet.models.heads import AttributeHead, find_switched_off
 from osnet.models.network import Network
 from osnet.models.weights import save_weights
 from osnet.tasks.reid import embed
+from osnet.training.data_list import Row, list_crops
 from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe, build_network, one_folder
 from osnet.training.task import Plan, Task
@@ -141,6 +142,7 @@ class LabelledPlan(Plan):
     """What training with attributes shares, whether or not identities are learned too."""
 
     metric = "mA"
+    samples: AttributeSamples
 
     def prepare(self, recipe: Recipe, dataset: AttributeDataset) -> Network:
         """Samples, checks, the network; the recipe's seed is set when it returns, for the heads."""
@@ -166,6 +168,14 @@ class LabelledPlan(Plan):
             "problems": list(data.problems), "notes": list(data.notes),
         }  # fmt: skip
 
+    def list_data(self) -> Iterator[tuple[Row, Path | None]]:
+        """The attributes; images that train, with their class of identities; the validation part."""
+        yield ["attributes", 0, "names", *self.dataset.attributes], None
+        train = self.dataset.train
+        columns = zip(_as_text(train), self.samples.labels, strict=True)
+        yield from list_crops("train", train.crops, [list(column) for column in columns])
+        yield from list_crops("validation", self.val.crops, _as_text(self.val))
+
     def score(self, task: Any) -> dict[str, float]:
         """On the validation part, with thresholds of 0.5."""
         predictor = AttributePredictor(task.network, normalize=False, preprocessing=self.preprocessing, head=task.head)
@@ -188,10 +198,13 @@ class LabelledPlan(Plan):
         return replace(self.card, attributes=head.names, attributes_off=tuple(n for n in head.names if n in off))
 
 
+def _as_text(split: AttributeSplit) -> list[str]:
+    """Of each image a character for each attribute: 0, 1, or ? where nobody says."""
+    return ["".join("?" if np.isnan(value) else str(int(value)) for value in row) for row in split.labels]
+
+
 class AttributePlan(LabelledPlan):
     """Attributes alone, every image once per epoch."""
-
-    samples: AttributeSamples
 
     def __init__(self, recipe: AttributeRecipe, dataset: AttributeDataset) -> None:
         self.recipe = recipe

@@ -3,7 +3,8 @@
 Shapes: B batch, C classes, D embedding.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from osnet.models.weights import save_weights
 from osnet.tasks.photo_epochs import ByteEpochs, PackedEpochs
 from osnet.tasks.photo_scores import score_photos
 from osnet.tasks.reid import embed
+from osnet.training.data_list import Row, names_below
 from osnet.training.epochs import Batch, Epochs, SampledEpochs
 from osnet.training.recipe import Recipe, build_network, one_folder
 from osnet.training.task import Plan, Task
@@ -192,6 +194,13 @@ class ClassificationPlan(Plan):
         held = 0 if self.held is None else len(self.held)
         return {"images": len(self.train), "validation_images": held, "classes": len(self.classes)}
 
+    def list_data(self) -> Iterator[tuple[Row, Path | None]]:
+        """The classes; images that train; images that are held out."""
+        yield ["classes", 0, "names", *self.classes], None
+        yield from _list_photos("train", self.train)
+        if self.held is not None:
+            yield from _list_photos("validation", self.held)
+
     def make_epochs(self, rank: int, num_ranks: int, device: torch.device) -> Epochs:
         """By what holds the images."""
         recipe, train = self.recipe, self.train
@@ -225,3 +234,16 @@ class ClassificationPlan(Plan):
             classes=self.classes,
         )  # fmt: skip
         return {f"top{k}": value for k, value in score_photos(predictor, self.held).top.items()}
+
+
+def _list_photos(part: str, photos: PhotoSet) -> Iterator[tuple[Row, Path | None]]:
+    """Files by path and class; packed ones by their shards; images in memory, which have no names, by their bytes."""
+    if isinstance(photos, PackedIndex):
+        yield from (([part, 0, shard.file, shard.num_images, shard.sha256], None) for shard in photos.shards)
+    elif isinstance(photos, PhotoBytes):
+        for number, (pixels, label) in enumerate(zip(photos.pixels.cpu(), photos.labels.tolist(), strict=True)):
+            digest = hashlib.sha256(pixels.numpy()).hexdigest()
+            yield [part, 0, f"image {number}", photos.classes[label], digest], None
+    else:
+        for name, path, label in zip(names_below(photos.paths), photos.paths, photos.labels, strict=True):
+            yield [part, 0, name, photos.classes[label]], path

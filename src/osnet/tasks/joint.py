@@ -134,8 +134,6 @@ class JointRecipe(Recipe):
 class JointPlan(LabelledPlan):
     """Identities and attributes."""
 
-    samples: AttributeSamples
-
     def __init__(self, recipe: JointRecipe, dataset: AttributeDataset) -> None:
         self.recipe = recipe
         network = self.prepare(recipe, dataset)

@@ -1,6 +1,6 @@
 """Re-identification as classification of the training identities, with or without triplets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from osnet.models.card import Card
 from osnet.models.layers import make_neck
 from osnet.models.network import Network
 from osnet.models.weights import save_weights
+from osnet.training.data_list import Row, list_crops
 from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe, build_network
 from osnet.training.task import Plan, Task
@@ -179,6 +180,12 @@ class ReidPlan(Plan):
     def describe_data(self) -> dict[str, Any]:
         """Images and identities."""
         return {"images": len(self.samples), "identities": len(self.samples.pids)}
+
+    def list_data(self) -> Iterator[tuple[Row, Path | None]]:
+        """Crops that train, with their class; those that are held out."""
+        yield from list_crops("train", self.samples.crops, self.samples.labels)
+        for split in (self.query, self.gallery):
+            yield from list_crops(split.name, split.crops, split.pids)
 
     def make_sampler(self, rank: int, num_ranks: int) -> BatchSampler:
         """By the recipe's ``sampler``."""

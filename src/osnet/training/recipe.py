@@ -40,7 +40,7 @@ class Recipe(ABC):
     size_hw: tuple[int, int] = (256, 128)
     epochs: int = 150
     batch_size: int = 64
-    """Over all processes."""
+    """Over all processes; each needs two images at a time, since BatchNorm takes mean and variance over them."""
     optimizer: Optimizer = "amsgrad"
     lr: float = 0.0015
     weight_decay: float = 5e-4
@@ -73,7 +73,7 @@ class Recipe(ABC):
     def __post_init__(self) -> None:
         get_config(self.model, **self.network_settings())
         for name, low, high in (
-            ("epochs", 1, 100_000), ("batch_size", 1, 1_000_000), ("lr", 0, 1000), ("weight_decay", 0, 1),
+            ("epochs", 1, 100_000), ("batch_size", 2, 1_000_000), ("lr", 0, 1000), ("weight_decay", 0, 1),
             ("momentum", 0, 1), ("step_epochs", 1, 100_000), ("decay", 0, 1), ("warmup_epochs", 0, self.epochs),
             ("frozen_epochs", 0, self.epochs), ("backbone_lr_factor", 0, 1000), ("ema", 0, 0.99999),
             ("evaluate_every", 1, 100_000), ("seed", 0, 2**62),

@@ -6,6 +6,7 @@ task(batch)           ->  {"loss": ..., other scalars to watch}
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from osnet.data.samplers import BatchSampler
+from osnet.training.data_list import Row
 from osnet.training.epochs import Batch, Epochs, SampledEpochs, Samples
 from osnet.types import Preprocessing
 
@@ -55,6 +57,11 @@ class Plan(ABC):
     @abstractmethod
     def describe_data(self) -> dict[str, Any]:
         """Sizes and names for ``recipe.json``."""
+
+    def list_data(self) -> Iterator[tuple[Row, Path | None]]:
+        """All that is trained on and chosen by, as ``data_list`` has it: a run goes on only with the same rows. Beside
+        each row its file, if it is one."""
+        yield from ((["sizes", 0, name, value], None) for name, value in self.describe_data().items())
 
     def make_epochs(self, rank: int, num_ranks: int, device: torch.device) -> Epochs:
         """The batches of process ``rank``; they may lie on ``device`` already.

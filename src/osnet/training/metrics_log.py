@@ -1,0 +1,49 @@
+"""What a run logs: a JSON object a line, and the same for TensorBoard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from osnet.errors import require_extra
+from osnet.files import written_aside
+from osnet.training.state import Progress
+
+LOG_FILE, EVENTS = "metrics.jsonl", "events"
+VALIDATION = "validation_"
+"""Names of validation scores begin so."""
+
+
+class MetricsLog:
+    """The log in a run's folder. One process writes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._events: Any = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """A row: ``step``, ``epoch`` and scalars."""
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._events is None:
+            tensorboard = require_extra("torch.utils.tensorboard", "train")
+            self._events = tensorboard.SummaryWriter(str(self.folder / EVENTS))
+        for name, value in row.items():
+            if name not in ("step", "epoch"):
+                self._events.add_scalar(name, value, row["step"])
+        self._events.flush()
+
+    def cut(self, progress: Progress) -> None:
+        """Forget what was logged after the state that is resumed."""
+        path = self.folder / LOG_FILE
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            rows = [line for line in lines if _belongs(json.loads(line), progress)]
+            with written_aside(path) as aside:
+                aside.write_text("".join(rows))
+
+
+def _belongs(row: dict[str, Any], progress: Progress) -> bool:
+    """True if a logged row is of a time before ``progress``; a score belongs to what has been published."""
+    if any(name.startswith(VALIDATION) for name in row):
+        return bool(row["epoch"] <= progress.published)
+    return bool(row["step"] <= progress.step and row["epoch"] <= progress.epoch)

@@ -1,0 +1,139 @@
+"""An embedder in a process that was forked off: it works there, or says at once what to do. Nothing waits for ever."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import write_picture
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+LIMIT_S = 240
+"""Long after a machine that is busy would be done; only what waits for ever meets it."""
+
+BEGIN = f"""
+import os, signal, sys
+import numpy as np
+import torch
+torch.set_num_threads(2)  # with one, nothing would be left behind in the parent
+
+def in_child(work, leave=os._exit):
+    child = os.fork()
+    if child == 0:
+        signal.alarm({LIMIT_S})  # ends it
+        try:
+            work()
+        except BaseException as error:
+            print(type(error).__name__, error, flush=True)
+            leave(1)
+        leave(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+def run(code: str, *words: object) -> list[str]:
+    """The lines that a fresh Python printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + code, *map(str, words)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+EMBED = """
+from osnet import Embedder, Frame
+weights, backend, *files = sys.argv[1:]
+noise = np.random.default_rng(0).integers(0, 256, (12, 300, 150, 3), dtype=np.uint8)
+inputs = {
+    "files": files, "arrays": list(noise), "one": noise[0], "fractions": torch.rand(5, 3, 300, 150),
+    "frame": Frame(noise[1], [[0, 0, 100, 200], [20, 50, 140, 290]]),
+}
+def make():
+    from osnet import load_weights
+    return Embedder(load_weights(weights)) if backend == "live" else Embedder(weights, backend=backend)
+
+made = make()
+expected = {name: made.embed(value) for name, value in inputs.items()}
+
+def embed_all(embedder):
+    for name, value in inputs.items():
+        np.testing.assert_allclose(embedder.embed(value), expected[name], atol=1e-5, err_msg=name)
+
+def embed_all_anew():
+    global made
+    made = make()  # the parent's is dropped
+    embed_all(made)
+
+print(in_child(lambda: embed_all(made)))
+print(in_child(lambda: embed_all_anew()))
+if backend != "onnxruntime":  # a child cannot be taken down once its parent has so much as imported it
+    print(in_child(lambda: embed_all(made), leave=sys.exit))  # as a server's worker ends: everything is taken down
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["live", "torch", "native", "onnxruntime", "openvino"])
+def test_every_input_with_every_backend(backend: str, tiny_weights: Path, tmp_path: Path) -> None:
+    """Made before the fork, made after it, and taken down after it."""
+    if backend in ("onnxruntime", "openvino"):
+        pytest.importorskip(backend)
+        pytest.importorskip("onnx")
+    files = [write_picture(tmp_path / f"{n}.jpg", n, (150, 300)) for n in range(9)]
+    lines = run(EMBED, tiny_weights, backend, *files)
+    if backend == "openvino":
+        messages, codes = lines[0::2], lines[1::2]
+        assert codes == ["1", "1", "1"]
+        for message in messages:
+            assert message.startswith("ModelError")
+            assert "make the embedder in the process that uses it" in message
+            assert "spawn" in message
+    else:
+        assert lines == ["0"] * (2 if backend == "onnxruntime" else 3)
+
+
+@pytest.mark.slow
+def test_what_else_computes(tiny_weights: Path) -> None:
+    """Scores, re-ranking, activation maps, class probabilities, a step of training: all would wait for PyTorch's
+    threads, or be ended by numba's."""
+    code = """
+from PIL import Image
+from torch import nn
+from osnet import create_model, rank_scores, rerank
+from osnet.figures.maps import compute_maps
+from osnet.inference.classes import ClassPredictor
+from osnet import load_weights
+draw = np.random.default_rng(0)
+query, gallery = (draw.normal(size=(n, 512)).astype(np.float32) for n in (100, 700))
+pids, camids = ([draw.integers(1, top, n) for n in (100, 700)] for top in (20, 6))
+predictor = ClassPredictor(load_weights(sys.argv[1]), classifier=nn.Linear(512, 3), classes=("a", "b", "c"))
+pixels = torch.from_numpy(draw.integers(0, 256, (4, 3, 256, 128), dtype=np.uint8))
+picture = Image.fromarray(draw.integers(0, 256, (300, 150, 3), dtype=np.uint8))
+work = {
+    "scores": lambda: rank_scores(query, gallery, *pids, *camids).ap_per_query,
+    "rerank": lambda: np.asarray(rerank(query, gallery)),
+    "maps": lambda: compute_maps(predictor, [picture])["last"],
+    "classes": lambda: predictor.classify_bytes(pixels),
+    "new": lambda: create_model("osnet_x0_25").eval()(torch.zeros(1, 3, 64, 32)).detach().numpy().shape,
+}
+expected = {name: one() for name, one in work.items()}
+for name, one in work.items():
+    print(name, in_child(lambda: np.testing.assert_allclose(one(), expected[name], atol=1e-5)))
+"""
+    assert run(code, tiny_weights) == ["scores 0", "rerank 0", "maps 0", "classes 0", "new 0"]
+
+
+def test_threads_are_given_up_only_where_they_are_not_there() -> None:
+    code = """
+from osnet.forks import settle
+settle()
+print(torch.get_num_threads())
+def check():
+    settle()
+    assert torch.get_num_threads() == 1
+print(in_child(check))
+print(torch.get_num_threads())
+"""
+    assert run(code) == ["2", "0", "2"]

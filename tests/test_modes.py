@@ -1,0 +1,121 @@
+"""A live network that is in training: whoever embeds with it sees it in eval mode and leaves it as it was."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import make_picture
+from osnet import Embedder, OSNet, OSNetConfig
+from osnet.inference.backends import eval_mode, in_eval_mode
+
+WAIT_S = 240
+
+
+@pytest.fixture
+def network() -> OSNet:
+    torch.manual_seed(0)
+    network = OSNet(OSNetConfig(width=0.25))
+    with torch.no_grad():
+        network.train()(torch.rand(4, 3, 64, 32))
+    network.conv2.eval()  # one part is frozen, as in fine-tuning
+    return network
+
+
+def modes_of(network: nn.Module) -> list[bool]:
+    return [module.training for module in network.modules()]
+
+
+def test_two_threads_one_inside_the_others_pass(network: OSNet) -> None:
+    """The first pass begins before the second and ends while the second is half done."""
+    pictures = [make_picture(1), make_picture(2)]
+    expected = Embedder(network).embed(pictures)
+    before, state = modes_of(network), {k: v.clone() for k, v in network.state_dict().items()}
+    second_is_inside, first_is_done = threading.Event(), threading.Event()
+    names: dict[int, str] = {}
+    failed: list[str] = []
+
+    def hold(_module: nn.Module, _inputs: object) -> None:
+        if names[threading.get_ident()] == "first":
+            if not second_is_inside.wait(WAIT_S):
+                failed.append("the second pass never began")
+        else:
+            second_is_inside.set()
+            if not first_is_done.wait(WAIT_S):
+                failed.append("the first pass never ended")
+
+    hook = network.stem.register_forward_pre_hook(hold)
+    found: dict[str, np.ndarray] = {}
+
+    def embed(name: str) -> None:
+        names[threading.get_ident()] = name
+        found[name] = Embedder(network).embed(pictures)
+        if name == "first":
+            first_is_done.set()
+
+    threads = [threading.Thread(target=embed, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    hook.remove()
+    assert not failed
+    for name in ("first", "second"):
+        np.testing.assert_array_equal(found[name], expected, err_msg=name)
+    assert modes_of(network) == before
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_a_step_of_training_during_a_pass_is_one_of_training(network: OSNet) -> None:
+    """And embedding uses the weights as they then are."""
+    embedder, picture = Embedder(network), make_picture(3)
+    seen: list[bool] = []
+    moved = network.stem.norm.running_mean.clone()
+
+    def train_meanwhile(module: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
+        seen.append(module.training)
+        if len(seen) == 1:
+            thread = threading.Thread(target=lambda: network(torch.rand(4, 3, 64, 32)))
+            thread.start()
+            thread.join()
+
+    hook = network.conv5.register_forward_pre_hook(train_meanwhile)
+    before = embedder.embed(picture)
+    hook.remove()
+    assert seen == [False, True], "embedding, and within it a pass of training"
+    assert not torch.equal(network.stem.norm.running_mean, moved)
+    with torch.no_grad():
+        network.embedding.linear.weight.mul_(torch.rand_like(network.embedding.linear.weight))
+    assert np.abs(embedder.embed(picture) - before).max() > 1e-3
+
+
+def test_eval_mode_within_eval_mode(network: OSNet) -> None:
+    before = modes_of(network)
+    outer, inner = eval_mode(network), eval_mode(network)
+    with outer:
+        with inner, eval_mode(network):
+            pass
+        assert not any(modes_of(network))
+    assert modes_of(network) == before
+    first, second = eval_mode(network), eval_mode(network)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # as threads leave: not in reverse
+    assert not any(modes_of(network))
+    second.__exit__(None, None, None)
+    assert modes_of(network) == before
+    with pytest.raises(ValueError, match="mine"), eval_mode(network):
+        raise ValueError("mine")
+    assert modes_of(network) == before
+
+
+def test_the_twin_shares_tensors_and_hooks_and_no_mode(network: OSNet) -> None:
+    before = modes_of(network)
+    twin = in_eval_mode(network)
+    assert type(twin) is OSNet
+    assert not any(modes_of(twin))
+    assert modes_of(network) == before
+    assert [p.data_ptr() for p in twin.parameters()] == [p.data_ptr() for p in network.parameters()]
+    assert len(list(twin.modules())) == len(list(network.modules()))

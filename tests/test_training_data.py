@@ -1,0 +1,258 @@
+"""A run goes on with the data that it began with, wherever they lie, or not at all; one image is no batch."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_picture
+from osnet.data.attributes.dataset import AttributeDataset, AttributeSplit
+from osnet.data.classification import read_photo_folder
+from osnet.data.folder import read_any
+from osnet.data.joining import join_training
+from osnet.data.packed import write_packed
+from osnet.data.synthetic import GeneratedSettings, generate_dataset
+from osnet.errors import DataError, ModelError, OutputError
+from osnet.training.data_list import names_below
+from osnet.training.engine import Trainer
+from osnet.types import Crop
+from small_runs import ATTRIBUTES, CLASSES, INLINE, REID, write_colours
+
+pytest.importorskip("accelerate")
+pytestmark = pytest.mark.usefixtures("one_thread")
+QUICK = replace(REID, epochs=1, milestones=(), batch_size=4)
+PEOPLE = ("ada", "bob", "cyd")
+
+
+def write_people(root: Path, names: tuple[str, ...] = PEOPLE) -> Path:
+    for number, name in enumerate(names):
+        for n in range(3):
+            write_picture(root / name / f"{n}.png", 10 * number + n, (16, 32))
+    return root
+
+
+def begin(data: Path, out: Path) -> None:
+    """A run that has a state and no step yet."""
+    trainer = Trainer(QUICK, read_any(data), out, INLINE)
+    trainer._in_first(trainer._begin)
+
+
+def rename(root: Path) -> None:
+    (root / "bob").rename(root / "dan")
+
+
+def move_a_picture(root: Path) -> None:
+    (root / "ada" / "0.png").rename(root / "bob" / "9.png")
+
+
+def add_one(root: Path) -> None:
+    write_picture(root / "cyd" / "extra.png", 99, (16, 32))
+
+
+def take_one_away(root: Path) -> None:
+    (root / "cyd" / "2.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (rename, ("3 new (dan/0.png, dan/1.png, dan/2.png)", "3 gone (bob/0.png, bob/1.png, bob/2.png)")),
+        (move_a_picture, ("1 new (bob/9.png)", "1 gone (ada/0.png)")),
+        (add_one, ("1 new (cyd/extra.png)",)),
+        (take_one_away, ("1 gone (cyd/2.png)",)),
+    ],
+)
+def test_other_people_are_refused_and_named(
+    change: Callable[[Path], None], told: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = write_people(tmp_path / "data")
+    begin(data, tmp_path / "run")
+    change(data)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(DataError) as caught:
+        Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)
+    assert str(tmp_path / "run") in str(caught.value)
+    for words in told:
+        assert words in str(caught.value)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == kept
+
+
+def test_the_same_data_elsewhere_are_the_same(tmp_path: Path) -> None:
+    begin(write_people(tmp_path / "data"), tmp_path / "run")
+    shutil.copytree(tmp_path / "data", tmp_path / "another" / "disk")
+    shutil.rmtree(tmp_path / "data")
+    Trainer(QUICK, read_any(tmp_path / "another" / "disk"), tmp_path / "run", INLINE).run()
+    assert Trainer(QUICK, read_any(tmp_path / "another" / "disk"), tmp_path / "run", INLINE).progress.epoch == 1
+
+
+def test_a_finished_run_with_other_data_does_not_say_that_it_trained(tmp_path: Path) -> None:
+    Trainer(QUICK, read_any(write_people(tmp_path / "data")), tmp_path / "run", INLINE).run()
+    write_people(tmp_path / "other", ("eve", "fay", "gus"))
+    with pytest.raises(DataError, match=r"9 new \(eve/0\.png, eve/1\.png, eve/2\.png, \.\.\.\)"):
+        Trainer(QUICK, read_any(tmp_path / "other"), tmp_path / "run", INLINE)
+
+
+def test_other_pictures_of_the_same_names(tmp_path: Path) -> None:
+    """Generated people of two seeds have the same names. A few that were mended are the same data."""
+    settings = GeneratedSettings(identities=8, cameras=2, images=2, seed=1)
+    data = generate_dataset(tmp_path / "a", settings)
+    other = generate_dataset(tmp_path / "b", replace(settings, seed=2))
+    begin(data, tmp_path / "run")
+    names = [[(c.path.name, c.pid) for c in read_any(folder).train.crops] for folder in (data, other)]
+    assert names[0] == names[1]
+    with pytest.raises(DataError, match=r"of 16 files have another size \(0001_c1s1"):
+        Trainer(QUICK, read_any(other), tmp_path / "run", INLINE)
+    mended = read_any(data).train.crops[3].path
+    shutil.copy(next(other.rglob(mended.name)), mended)
+    with pytest.warns(UserWarning, match=f"1 training images .*{mended.name}"):
+        Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)
+
+
+def test_other_labels_for_the_same_files(tmp_path: Path) -> None:
+    """Files keep their names, a table says otherwise who is on them."""
+    data = read_any(write_people(tmp_path / "data"))
+    Trainer(QUICK, data, tmp_path / "run", INLINE).run()
+
+    def relabelled(crop: Crop) -> Crop:
+        return replace(crop, pid=3, identity="cyd") if crop.path.match("ada/0.png") else crop
+
+    other = replace(data, train=replace(data.train, crops=tuple(map(relabelled, data.train.crops))))
+    with pytest.raises(DataError, match=r"1 labelled otherwise \(ada/0\.png\)"):
+        Trainer(QUICK, other, tmp_path / "run", INLINE)
+    backwards = replace(data, train=replace(data.train, crops=data.train.crops[::-1]))
+    with pytest.raises(DataError, match="another order"):
+        Trainer(QUICK, backwards, tmp_path / "run", INLINE)
+    (tmp_path / "run" / "data.jsonl").unlink()
+    with pytest.raises(DataError, match=r"data\.jsonl does not tell"):
+        Trainer(QUICK, other, tmp_path / "run", INLINE)
+    assert Trainer(QUICK, data, tmp_path / "run", INLINE).progress.epoch == 1
+
+
+def test_what_is_held_out_counts_too(people: Path, tmp_path: Path) -> None:
+    recipe, data = replace(REID, validation=0.4), read_any(people)
+    trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
+    trainer._in_first(trainer._begin)
+    held = trainer.plan.query.crops[0].path.name
+    left = tuple(crop for crop in data.train.crops if crop.path.name != held)
+    with pytest.raises(DataError, match="gone"):
+        Trainer(recipe, replace(data, train=replace(data.train, crops=left)), tmp_path / "run", INLINE)
+
+
+def test_joined_data_sets(tmp_path: Path) -> None:
+    a, b = write_people(tmp_path / "a"), write_people(tmp_path / "b")
+    joined = join_training([read_any(a), read_any(b)])
+    trainer = Trainer(QUICK, joined, tmp_path / "run", INLINE)
+    trainer._in_first(trainer._begin)
+    rows = [json.loads(line)["row"] for line in (tmp_path / "run" / "data.jsonl").open()]
+    assert [row[:3] for row in rows if "ada/0" in row[2]] == [["train", 0, "ada/0.png"], ["train", 1, "ada/0.png"]]
+    rename(b)
+    with pytest.raises(DataError, match=r"3 new \(dan/0\.png"):
+        Trainer(QUICK, join_training([read_any(a), read_any(b)]), tmp_path / "run", INLINE)
+
+
+def test_attributes(tmp_path: Path) -> None:
+    crops = tuple(Crop(write_picture(tmp_path / "data" / f"{n}.png", n, (16, 32)), -1, 0) for n in range(8))
+    labels = np.array([[n % 2, n // 4] for n in range(8)], dtype=np.float32)
+    nothing = AttributeSplit("val", (), np.empty((0, 2), np.float32))
+    data = AttributeDataset("d", tmp_path, ("hat", "bag"), AttributeSplit("train", crops, labels), nothing,
+                            replace(nothing, name="test"))  # fmt: skip
+    recipe = replace(ATTRIBUTES, batch_size=4)
+    trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
+    trainer._in_first(trainer._begin)
+    for value in (1 - labels[5, 0], np.nan):
+        other = labels.copy()
+        other[5, 0] = value
+        with pytest.raises(DataError, match=r"1 labelled otherwise \(5\.png\)"):
+            Trainer(recipe, replace(data, train=AttributeSplit("train", crops, other)), tmp_path / "run", INLINE)
+    with pytest.raises(DataError, match=r"labelled otherwise \(names\)"):
+        Trainer(recipe, replace(data, attributes=("bag", "hat")), tmp_path / "run", INLINE)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_photographs(in_memory: bool, tmp_path: Path) -> None:
+    recipe = replace(CLASSES, in_memory=in_memory)
+    data = recipe.read([write_colours(tmp_path / "data", 4, 1)])
+    trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
+    trainer._in_first(trainer._begin)
+    if in_memory:
+        write_picture(tmp_path / "data" / "red" / "0.png", 3, (8, 8))
+        told = r"1 labelled otherwise \(image 8\)"
+    else:
+        (tmp_path / "data" / "red" / "0.png").rename(tmp_path / "data" / "blue" / "x.png")
+        told = r"1 new \(blue/x\.png\), 1 gone \(red/0\.png\)"
+    with pytest.raises(DataError, match=told):
+        Trainer(recipe, recipe.read([tmp_path / "data"]), tmp_path / "run", INLINE)
+
+
+def test_packed_photographs(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    recipe = replace(CLASSES, in_memory=False, packed_readers=0)
+    for name, seed in (("a", 1), ("b", 2)):
+        write_packed(read_photo_folder(write_colours(tmp_path / name, 4, seed)), tmp_path / f"packed-{name}" / "train")
+    trainer = Trainer(recipe, recipe.read([tmp_path / "packed-a"]), tmp_path / "run", INLINE)
+    trainer._in_first(trainer._begin)
+    Trainer(recipe, recipe.read([tmp_path / "packed-a"]), tmp_path / "run", INLINE)
+    with pytest.raises(DataError, match=r"labelled otherwise \(shard-000000\.tar\)"):
+        Trainer(recipe, recipe.read([tmp_path / "packed-b"]), tmp_path / "run", INLINE)
+
+
+def test_a_run_of_an_earlier_version_says_that_it_cannot_be_checked(tmp_path: Path) -> None:
+    data = write_people(tmp_path / "data")
+    begin(data, tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    del state["data_sha256"]
+    torch.save(state, tmp_path / "run" / "state.pt")
+    (tmp_path / "run" / "data.jsonl").unlink()
+    with pytest.warns(UserWarning, match="no list of its training data"):
+        Trainer(QUICK, read_any(data), tmp_path / "run", INLINE).run()
+    Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)  # from now on there is one
+    rename(data)
+    with pytest.raises(DataError, match="other training data"):
+        Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)
+
+
+def test_names_below_a_common_folder(tmp_path: Path) -> None:
+    assert names_below([tmp_path / "a" / "1.png", tmp_path / "b" / "c" / "1.png"]) == ["a/1.png", "b/c/1.png"]
+    assert names_below([tmp_path / "a" / "1.png"]) == ["1.png"]
+    assert names_below([Path("x/1.png"), Path("x/y/2.png")]) == ["1.png", "y/2.png"]
+    assert names_below([]) == []
+
+
+def test_one_image_at_a_time_is_refused_before_there_is_a_folder(people: Path, tmp_path: Path) -> None:
+    for recipe in (REID, CLASSES, ATTRIBUTES):
+        with pytest.raises(ModelError, match="batch_size 1"):
+            replace(recipe, batch_size=1)
+    colours = write_colours(tmp_path / "colours", 4, 1)
+    recipe = replace(CLASSES, batch_size=4, accumulation=4)
+    with pytest.raises(DataError, match=r"batch size 4 .* 4 parts .* at least 8"):
+        Trainer(recipe, recipe.read([colours]), tmp_path / "run", INLINE)
+    squeezed = replace(recipe, model="squeezenet1_0", width=None)  # it has no BatchNorm
+    Trainer(squeezed, squeezed.read([colours]), tmp_path / "other", INLINE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_folder_is_left_by_what_is_refused(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fewer than one batch"):
+        Trainer(replace(REID, batch_size=64), read_any(people), tmp_path / "a" / "b", INLINE)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("no folder")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OutputError, match="file"):
+            Trainer(REID, read_any(people), out, INLINE)
+
+
+@pytest.mark.parametrize("images", [9, 10, 11, 13])
+def test_no_batch_is_smaller_than_the_others(images: int) -> None:
+    """A last batch of one image would meet BatchNorm in the same way."""
+    from osnet.data.samplers import GroupedBatches, RandomBatches
+
+    labels = [n % 3 for n in range(images)]
+    for sampler in (RandomBatches(labels, 4), GroupedBatches(labels, 4, 2)):
+        sizes = [len(batch) for batch in sampler.batches(0)]
+        assert sizes
+        assert set(sizes) == {4}
