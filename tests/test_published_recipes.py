@@ -3,8 +3,8 @@
 The augmentation has tests of its own. Sources, as in the comments below:
 
 - paper: Zhou et al., ICCV 2019. Label smoothing 0.1, 256 x 128, for all of its re-identification.
-- issue N: of KaiyangZhou/deep-person-reid, where the author answers. 217: from scratch SGD, rate 0.065, 350 epochs, x0.1
-  at 150, 225 and 300, "according to your paper". 200: from ImageNet weights, the classifier alone for 10 epochs.
+- issue N: of KaiyangZhou/deep-person-reid, where the author answers. 217: from scratch SGD, rate 0.065, 350 epochs,
+  x0.1 at 150, 225 and 300, "according to your paper". 200: from ImageNet weights, the classifier alone for 10 epochs.
 - configs: Torchreid's files of the released weights: AMSGrad, 0.0015, 150 epochs, x0.1 every 60, batch 64, weight decay
   5e-4, first beta 0.9; x0.5 and x0.25 with 0.003, 180, 80, 128; OSNet-AIN with 100 epochs and a cosine.
 - zoo: Torchreid's MODEL_ZOO.md: 50 epochs for several data sets together.

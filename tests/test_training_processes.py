@@ -70,13 +70,13 @@ def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
     args += ["--batch-size", "8", "--size-hw", "32", "16", "--epochs"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "osnet.cli"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=800)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 2 epochs") == 1
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12)]
     assert load_weights(tmp_path / "run" / "weights").card.name == "osnet_x0_25"
-    again = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=300)
+    again = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment, timeout=800)
     assert "going on at epoch 3, batch 1" in again.stdout
 
 
