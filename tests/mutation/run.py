@@ -5,17 +5,19 @@ take days, so each module gets a drawn sample; the draw depends on the seed and 
 environment of its own; the tests run with the Python that ``--python`` names:
 
     python -m venv mutants && mutants/bin/pip install cosmic-ray==8.7.0
-    nice mutants/bin/python tests/mutation/run.py --python .venv/bin/python --minutes 25 [GROUP ...]
+    nice mutants/bin/python tests/mutation/run.py --python .venv/bin/python --minutes 25 [GROUP or MODULE ...]
 
-The faults are put into a copy of the tree (what git lists), never into the tree itself. ``survivors.json`` beside this
-script keeps the result by group. A survivor's ``why`` is written by hand; a new run keeps it where the same fault
-survives again, so an empty one is new. ``--only survivors`` tries the listed faults alone, after tests were added.
+The minutes are of the processor, so that a busy machine tries as much as an idle one. Modules without a result come
+first. The faults are put into a copy of the tree (what git lists), never into the tree itself. ``results.json`` beside
+this script keeps what was found, by module. A survivor's ``why`` is written by hand: why it does no harm, or which test
+was added for it. A new run keeps it where the same fault survives again, so an empty one is new.
 """
 
 import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -34,7 +36,7 @@ from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path(__file__).with_name("survivors.json")
+RESULTS = Path(__file__).with_name("results.json")
 LEFT_OUT = ("core/NoOp", "core/RemoveDecorator", "core/ReplaceBinaryOperator_BitOr")
 """No fault; a decorator's loss (numba's and dataclass's change speed and crash); ``|``, which here stands in types."""
 
@@ -63,15 +65,15 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "recipes/market1501": ("published_recipes",),
     },
     "data/reid": {
-        f"data/reid/{name}": ("data", "benchmarks", "benchmarks_sets", "benchmarks_drawn", "benchmarks_cuhk03")
+        f"data/reid/{name}": ("data", "mutation_findings", *(f"benchmarks{of}" for of in ("", "_sets", "_drawn", "_cuhk03")))
         for name in (
             "market1501", "dukemtmcreid", "msmt17", "cuhk01", "cuhk02", "cuhk03", "cuhk03_images", "viper", "grid",
             "ilids", "prid", "sensereid", "cuhksysu", "drawn", "benchmark", "catalog", "layout",
         )
     },
     "weights": {
-        "models/weights": ("weights",),
-        "models/torchreid": ("weights", "peer"),
+        "models/weights": ("mutation_findings", "weights"),
+        "models/torchreid": ("mutation_findings", "peer", "weights"),
         "models/card": ("weights",),
     },
 }  # fmt: skip
@@ -151,41 +153,27 @@ def try_fault(module: str, spec: MutationSpec, command: str, timeout_s: float) -
     return Fault(module, spec.start_pos[0], spec.operator_name, spec.occurrence, before, after)
 
 
-def run_group(name: str, python: str, seed: int, ends_at: float, known: list[Fault], again: bool) -> dict[str, object]:
-    tried, done, survivors = 0, [], []
-    started, whys = time.monotonic(), {fault.key(): fault.why for fault in known}
-    for module, tests in GROUPS[name].items():
-        mine = [(fault.operator, fault.occurrence) for fault in known if fault.module == module]
-        specs = draw_faults(module, NUM_FAULTS[name], seed)
-        if again:
-            specs = [spec for spec in specs if (spec.operator_name, spec.occurrence) in mine]
-        if not specs or time.monotonic() > ends_at:
-            continue
-        command, begun = test_command(python, tests), time.monotonic()
-        outcome, output = run_tests(command, 900)
-        if outcome != TestOutcome.SURVIVED:
-            raise SystemExit(f"the tests of {module} fail without any fault:\n{output}")
-        timeout_s, number = 60 + 5 * (time.monotonic() - begun), 0
-        for spec in specs:
-            if time.monotonic() > ends_at:
-                break
-            fault, number = try_fault(module, spec, command, timeout_s), number + 1
-            if fault is not None:
-                fault.why = whys.get(fault.key(), "")
-                survivors.append(fault)
-                sys.stdout.write(f"survives: {fault.module}:{fault.line}: {fault.before} -> {fault.after}\n")
-        tried += number
-        done.append(module)
-        sys.stdout.write(f"{module}: {number} faults, {sum(f.module == module for f in survivors)} survive\n")
-        sys.stdout.flush()
-    return {
-        "seed": seed,
-        "tried": tried,
-        "killed": tried - len(survivors),
-        "minutes": round((time.monotonic() - started) / 60, 1),
-        "modules": done,
-        "survivors": [asdict(fault) for fault in survivors],
-    }
+def minutes_used() -> float:
+    """Processor time of the test runs that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) / 60
+
+
+def run_module(module: str, group: str, python: str, seed: int, known: list[Fault]) -> dict[str, Any]:
+    command, begun = test_command(python, GROUPS[group][module]), time.monotonic()
+    outcome, output = run_tests(command, 3600)
+    if outcome != TestOutcome.SURVIVED:
+        raise SystemExit(f"the tests of {module} fail without any fault:\n{output}")
+    timeout_s = 60 + 5 * (time.monotonic() - begun)
+    specs = draw_faults(module, NUM_FAULTS[group], seed)
+    survivors = [fault for spec in specs if (fault := try_fault(module, spec, command, timeout_s)) is not None]
+    whys = {fault.key(): fault.why for fault in known}
+    for fault in survivors:
+        fault.why = whys.get(fault.key(), "")
+        sys.stdout.write(f"survives: {fault.module}:{fault.line}: {fault.before} -> {fault.after}\n")
+    sys.stdout.write(f"{module}: {len(specs)} faults, {len(survivors)} survive\n")
+    sys.stdout.flush()
+    return {"seed": seed, "tried": len(specs), "survivors": [asdict(fault) for fault in survivors]}
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -194,22 +182,22 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Put small faults into the code and list those that no test notices.")
-    parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"groups ({', '.join(GROUPS)}) or modules; all by default")
     parser.add_argument("--python", required=True, help="the Python that runs the tests")
-    parser.add_argument("--minutes", type=float, default=25.0, help="for all groups together; what is left is left out")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of the processor; modules left then are left out")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=["survivors"], help="try only what is listed; nothing is written")
     asked = parser.parse_args()
     python = str(Path(shutil.which(asked.python) or asked.python).absolute())
-    ends_at = time.monotonic() + 60 * asked.minutes
+    modules = [(group, module) for group, tests in GROUPS.items() for module in tests]
+    if asked.names:
+        modules = [pair for pair in modules if {*pair} & {*asked.names}]
     with copy_of_the_tree():
-        for name in asked.groups or GROUPS:
-            if time.monotonic() > ends_at:
+        for group, module in sorted(modules, key=lambda pair: pair[1] in read_results()):
+            if minutes_used() > asked.minutes:
                 break
-            known = [Fault(**fault) for fault in read_results().get(name, {}).get("survivors", [])]
-            found = run_group(name, python, asked.seed, ends_at, known, again=asked.only is not None)
-            if asked.only is None:
-                RESULTS.write_text(json.dumps(read_results() | {name: found}, indent=1) + "\n")
+            known = [Fault(**fault) for fault in read_results().get(module, {}).get("survivors", [])]
+            found = run_module(module, group, python, asked.seed, known)
+            RESULTS.write_text(json.dumps(dict(sorted((read_results() | {module: found}).items())), indent=1) + "\n")
 
 
 if __name__ == "__main__":
