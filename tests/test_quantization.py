@@ -1,8 +1,9 @@
 """int8 is offered where it keeps its score and is faster, and refused with the figures elsewhere."""
 
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,16 +61,33 @@ def test_what_is_objected_to() -> None:
     )
 
 
-def test_speed_is_compared_by_turns() -> None:
-    def sleeper(seconds: float):  # type: ignore[no-untyped-def]
+def test_speed_is_compared_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that the runners move: a machine that slows down does so for both; one slow round counts little."""
+    now, turns = 0.0, ""
+
+    def runner(name: str, *seconds: float) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """The first call warms up; then three calls a round."""
+        calls = iter([100.0, *(s for s in seconds for _ in range(3))])
+
         def run(_images: np.ndarray) -> list[np.ndarray]:
-            time.sleep(seconds)
+            nonlocal now, turns
+            now, turns = now + next(calls), turns + name
             return []
 
         return run
 
-    assert 2 < compare_speed(sleeper(0.008), sleeper(0.002), np.zeros(1), rounds=4) < 4.2
-    assert compare_speed(sleeper(0.002), sleeper(0.008), np.zeros(1), rounds=4) < 0.5
+    monkeypatch.setattr(quantization, "time", SimpleNamespace(perf_counter=lambda: now))
+    images = np.zeros(1)
+    steady = compare_speed(runner("a", 8, 8, 8), runner("b", 2, 2, 2), images, rounds=3)
+    assert steady == pytest.approx(4)
+    assert turns == "ab" + 3 * "aaabbb"
+    assert compare_speed(runner("a", 2, 2, 2), runner("b", 8, 8, 8), images, rounds=3) == pytest.approx(0.25)
+    # Slower and slower: 4 in each round, and 8 / 2 from best to best.
+    assert compare_speed(runner("a", 8, 16, 32), runner("b", 2, 4, 8), images, rounds=3) == pytest.approx(4)
+    # A slow round: the median of 4, 4 and 40. Then the best rounds say less than the median of 8, 8 and 1; then more.
+    assert compare_speed(runner("a", 8, 8, 80), runner("b", 2, 2, 2), images, rounds=3) == pytest.approx(4)
+    assert compare_speed(runner("a", 8, 8, 4), runner("b", 1, 1, 4), images, rounds=3) == pytest.approx(4)
+    assert compare_speed(runner("a", 6, 6, 6), runner("b", 2, 2, 1), images, rounds=3) == pytest.approx(3)
 
 
 def test_gates_are_found(tiny_network: OSNet) -> None:

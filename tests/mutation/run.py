@@ -1,0 +1,204 @@
+"""A mutation run: a small fault is put into the code, and its tests should fail. What they let pass is listed.
+
+The faults are cosmic-ray's (a number, a comparison, an operator, a condition and so on is replaced). All of them would
+take days, so each module gets a drawn sample; the draw depends on the seed and on the code alone. cosmic-ray needs an
+environment of its own; the tests run with the Python that ``--python`` names:
+
+    python -m venv mutants && mutants/bin/pip install cosmic-ray==8.7.0
+    nice mutants/bin/python tests/mutation/run.py --python .venv/bin/python --minutes 25 [GROUP or MODULE ...]
+
+The minutes are of the processor, so that a busy machine tries as much as an idle one. Modules without a result come
+first. The faults are put into a copy of the tree (what git lists), never into the tree itself. ``results.json`` beside
+this script keeps what was found, by module. A survivor's ``why`` is written by hand: why it does no harm, or which test
+was added for it. A new run keeps it where the same fault survives again, so an empty one is new.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cosmic_ray.commands import init
+from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.testing import run_tests
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import MutationSpec, TestOutcome
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("results.json")
+LEFT_OUT = ("core/NoOp", "core/RemoveDecorator", "core/ReplaceBinaryOperator_BitOr")
+"""No fault; a decorator's loss (numba's and dataclass's change speed and crash); ``|``, which here stands in types."""
+
+GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "losses": {"losses": ("losses", "attribute_metrics", "golden_runs")},
+    "metrics": {
+        "metrics/ranking": ("peer", "ranking", "streaming"),
+        "metrics/rules": ("peer", "streaming", "ranking"),
+        "metrics/streaming": ("streaming", "ranking"),
+        "metrics/blocks": ("expansion", "reranking"),
+        "metrics/nearest": ("reranking",),
+        "metrics/rerank": ("reranking",),
+        "metrics/decisions": ("decisions",),
+        "metrics/intervals": ("decisions", "comparison"),
+        "metrics/pair_scores": ("pair_scores",),
+        "metrics/attributes": ("attribute_metrics",),
+        "metrics/classification": ("top_k",),
+        "metrics/expansion": ("expansion", "reranking"),
+    },
+    "training": {
+        "training/optimizer": ("golden_runs",),
+        "training/recipe": ("golden_runs", "published_recipes", "training"),
+        "training/engine": ("golden_runs", "training"),
+        "training/epochs": ("golden_runs", "training"),
+        "tasks/reid": ("golden_runs", "training"),
+        "recipes/market1501": ("published_recipes",),
+    },
+    "data/reid": {
+        f"data/reid/{name}": ("data", "mutation_findings", *(f"benchmarks{of}" for of in ("", "_sets", "_drawn", "_cuhk03")))
+        for name in (
+            "market1501", "dukemtmcreid", "msmt17", "cuhk01", "cuhk02", "cuhk03", "cuhk03_images", "viper", "grid",
+            "ilids", "prid", "sensereid", "cuhksysu", "drawn", "benchmark", "catalog", "layout",
+        )
+    },
+    "weights": {
+        "models/weights": ("mutation_findings", "weights"),
+        "models/torchreid": ("mutation_findings", "peer", "weights"),
+        "models/card": ("weights",),
+    },
+}  # fmt: skip
+"""Group -> module -> the test files that must notice a fault in it."""
+NUM_FAULTS = {"losses": 10, "metrics": 3, "training": 5, "data/reid": 2, "weights": 6}
+"""Faults drawn for each module of the group."""
+
+
+@dataclass
+class Fault:
+    """A replaced piece of code that no test noticed."""
+
+    module: str
+    line: int
+    operator: str
+    occurrence: int
+    before: str
+    after: str
+    why: str = ""
+    """Why it does no harm; empty: not yet known."""
+
+    def key(self) -> tuple[str, str, str, str]:
+        """What stays when lines move."""
+        return self.module, self.operator, self.before, self.after
+
+
+@contextmanager
+def copy_of_the_tree() -> Iterator[Path]:
+    """What git lists and what is new, in a temporary folder, which is also the working directory."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in filter(None, names):
+            if (ROOT / name).is_file():
+                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, Path(folder) / name)
+        before = Path.cwd()
+        os.chdir(folder)
+        os.environ |= {"PYTHONPATH": str(Path(folder) / "src"), "OMP_NUM_THREADS": "1"}
+        try:
+            yield Path(folder)
+        finally:
+            os.chdir(before)
+
+
+def test_command(python: str, tests: tuple[str, ...]) -> str:
+    files = [f"tests/test_{name}.py" for name in tests if Path(f"tests/test_{name}.py").exists()]
+    return f"{python} -m pytest -q -x -p no:cacheprovider -m 'not slow' {' '.join(files)}"
+
+
+def draw_faults(module: str, number: int, seed: int) -> list[MutationSpec]:
+    """Places first, then one fault at each, so that long expressions do not fill the sample."""
+    path = Path("src/osnet") / f"{module}.py"
+    with tempfile.TemporaryDirectory() as folder, use_db(f"{folder}/faults.sqlite", WorkDB.Mode.create) as database:
+        init([path], database, {})
+        specs = [spec for item in database.work_items for spec in item.mutations]
+    places: dict[tuple[int, int], list[MutationSpec]] = {}
+    for spec in sorted(specs, key=lambda spec: (spec.start_pos, spec.operator_name, spec.occurrence)):
+        if not spec.operator_name.startswith(LEFT_OUT):
+            places.setdefault(spec.start_pos, []).append(spec)
+    rng = random.Random(f"{seed} {module}")
+    chosen = rng.sample(sorted(places), min(number, len(places)))
+    return [rng.choice(places[place]) for place in chosen]
+
+
+def changed_lines(diff: str, sign: str) -> str:
+    lines = [line[1:].strip() for line in diff.splitlines() if line.startswith(sign) and line[:3] != 3 * sign]
+    return " ".join(lines)
+
+
+def try_fault(module: str, spec: MutationSpec, command: str, timeout_s: float) -> Fault | None:
+    """The fault if it survives."""
+    result = mutate_and_test([spec], command, timeout_s)
+    if result.test_outcome != TestOutcome.SURVIVED:
+        return None
+    before, after = (changed_lines(result.diff or "", sign) for sign in "-+")
+    return Fault(module, spec.start_pos[0], spec.operator_name, spec.occurrence, before, after)
+
+
+def minutes_used() -> float:
+    """Processor time of the test runs that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) / 60
+
+
+def run_module(module: str, group: str, python: str, seed: int, known: list[Fault]) -> dict[str, Any]:
+    command, begun = test_command(python, GROUPS[group][module]), time.monotonic()
+    outcome, output = run_tests(command, 3600)
+    if outcome != TestOutcome.SURVIVED:
+        raise SystemExit(f"the tests of {module} fail without any fault:\n{output}")
+    timeout_s = 60 + 5 * (time.monotonic() - begun)
+    specs = draw_faults(module, NUM_FAULTS[group], seed)
+    survivors = [fault for spec in specs if (fault := try_fault(module, spec, command, timeout_s)) is not None]
+    whys = {fault.key(): fault.why for fault in known}
+    for fault in survivors:
+        fault.why = whys.get(fault.key(), "")
+        sys.stdout.write(f"survives: {fault.module}:{fault.line}: {fault.before} -> {fault.after}\n")
+    sys.stdout.write(f"{module}: {len(specs)} faults, {len(survivors)} survive\n")
+    sys.stdout.flush()
+    return {"seed": seed, "tried": len(specs), "survivors": [asdict(fault) for fault in survivors]}
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Put small faults into the code and list those that no test notices.")
+    parser.add_argument("names", nargs="*", help=f"groups ({', '.join(GROUPS)}) or modules; all by default")
+    parser.add_argument("--python", required=True, help="the Python that runs the tests")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of the processor; modules left then are left out")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    python = str(Path(shutil.which(asked.python) or asked.python).absolute())
+    modules = [(group, module) for group, tests in GROUPS.items() for module in tests]
+    if asked.names:
+        modules = [pair for pair in modules if {*pair} & {*asked.names}]
+    with copy_of_the_tree():
+        for group, module in sorted(modules, key=lambda pair: pair[1] in read_results()):
+            if minutes_used() > asked.minutes:
+                break
+            known = [Fault(**fault) for fault in read_results().get(module, {}).get("survivors", [])]
+            found = run_module(module, group, python, asked.seed, known)
+            RESULTS.write_text(json.dumps(dict(sorted((read_results() | {module: found}).items())), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

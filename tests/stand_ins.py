@@ -1,0 +1,31 @@
+"""A public stand-in for the real weights: drawn ones in Torchreid's form. (Generated people: ``people`` in conftest.)
+
+It shows that something runs and agrees with a plain computation; what real weights see on real people it cannot.
+"""
+
+from pathlib import Path
+
+import torch
+
+from osnet.models.osnet import OSNet
+from osnet.models.torchreid import torchreid_names
+from osnet.models.variants import VARIANTS
+
+MSMT17_CLASSES = 1041
+
+
+def write_drawn_weights(file: Path, seed: int = 0) -> Path:
+    """OSNet x0.25 under Torchreid's names, as the zoo's files are: 567 tensors, with a classifier."""
+    config = VARIANTS["osnet_x0_25"].config
+    torch.manual_seed(seed)
+    network = OSNet(config).train()
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.rand(8, 3, 64, 32))  # so that BatchNorms have seen something
+    names, state = torchreid_names(config), network.state_dict()
+    tensors = {names[key]: state[key] for key in names}
+    tensors |= {"classifier.weight": 0.01 * torch.randn(MSMT17_CLASSES, 512)}
+    tensors |= {"classifier.bias": torch.zeros(MSMT17_CLASSES)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(tensors, file)
+    return file
