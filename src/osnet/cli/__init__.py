@@ -15,6 +15,7 @@ from osnet.cli import (
     reranking,
     scoring,
     training,
+    video,
 )
 from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app
 from osnet.errors import OsnetError
@@ -33,6 +34,7 @@ __all__ = [
     "reranking",
     "scoring",
     "training",
+    "video",
 ]
 
 
