@@ -281,6 +281,7 @@ def _identify(footage: Footage) -> dict[str, Any]:
     return {
         "path": str(footage.path.absolute()), "name": footage.path.name, "bytes": footage.path.stat().st_size,
         "frames": len(footage.times_s), "size_wh": list(footage.size_wh), "fps": round(footage.fps, 3),
+        "starts_s": footage.starts_s,
     }  # fmt: skip
 
 
@@ -290,7 +291,7 @@ def _about(
     start = one.footage.starts_s + one.start_s
     return {
         "camera": camera, "start_s": round(start, 3), "stop_s": round(start + one.core_s, 3),
-        "footage": {**_identify(one.footage), "starts_s": one.footage.starts_s}, **decides, "num_frames": frames,
+        "footage": _identify(one.footage), **decides, "num_frames": frames,
         "num_tracklets": tracklets, "troubles": [str(trouble) for trouble in troubles],
     }  # fmt: skip
 

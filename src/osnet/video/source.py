@@ -309,14 +309,22 @@ def _upright(frame: Any, path: Path) -> NDArray[np.uint8]:
 
 
 def _find_cut(container: Any, stream: Any, count: int, times_s: Times) -> list[Trouble]:
-    """A file that is shorter than its header says."""
+    """A file that is shorter than its header says, or with holes where its frames would come at a steady rate."""
+    troubles = []
+    steps = np.diff(times_s)
+    step = float(np.median(steps)) if len(steps) else 0.0
+    if len(steps) >= 20 and np.mean(np.abs(steps - step) < 0.2 * step) > 0.9:
+        for place in np.flatnonzero(steps > 1.7 * step):
+            missing = round(float(steps[place]) / step) - 1
+            troubles.append(Trouble(float(times_s[place]), f"{missing} frame{'s are' if missing > 1 else ' is'} missing"))
     end_s = float(times_s[-1])
-    if stream.frames and count < stream.frames:
-        return [Trouble(end_s, f"the file ends here, with {count} of its {stream.frames} frames")]
+    counts = "mp4" in container.format.name  # elsewhere the header's number may be anything
+    if counts and count < stream.frames:
+        troubles.append(Trouble(end_s, f"the file ends here, with {count} of its {stream.frames} frames"))
     stated_s = float(container.duration or 0) / 1e6
-    if not stream.frames and stated_s > end_s + max(1.0, 0.05 * stated_s) and stream.duration:
-        return [Trouble(end_s, f"the file ends here; it says that it is {stated_s:.1f} s long")]
-    return []
+    if not counts and stream.duration and stated_s > end_s + max(1.0, 0.05 * stated_s):
+        troubles.append(Trouble(end_s, f"the file ends here; it says that it is {stated_s:.1f} s long"))
+    return troubles
 
 
 def _creation_time(path: Path, container: Any, stream: Any) -> float:
