@@ -90,7 +90,9 @@ def paint_walkers(paths: Sequence[Path4], frames: int, seed: int = 0) -> list[np
     return images
 
 
-def write_truth(path: Path, paths: Sequence[Path4], frames: int, ids: bool = True, missing: set[int] = frozenset()) -> Path:  # type: ignore[assignment]
+def write_truth(
+    path: Path, paths: Sequence[Path4], frames: int, ids: bool = True, missing: set[int] = frozenset()
+) -> Path:  # type: ignore[assignment]
     """Their boxes as MOTChallenge text; frames in ``missing`` (from 1) are left out."""
     lines = []
     for n in range(frames):

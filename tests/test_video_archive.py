@@ -1,4 +1,4 @@
-"""From footage to an archive: what is in it, that a killed run ends with the same bytes, and that it can be searched."""
+"""From footage to an archive: what is in it, that a killed run ends with the same bytes, that it can be searched."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ import pytest
 pytest.importorskip("av")
 pytest.importorskip("trackers")
 
-from small_footage import numbered, paint_walkers, walk, write_truth, write_video
 from osnet import Embedder
 from osnet.errors import GalleryError, OutputError
 from osnet.gallery import Where
 from osnet.video import Archive, FootageError, IndexSettings, index_footage, make_detector, make_tracker
 from osnet.video import archive as archive_file
 from osnet.video.tracking import front_end
+from small_footage import numbered, paint_walkers, walk, write_truth, write_video
 
 STARTS = "2026-11-28T08:00:00+00:00"
 START_S = 1795852800.0
@@ -70,7 +70,8 @@ def digest_of(folder: Path) -> dict[str, str]:
 def test_everybody_is_in_it_with_times_boxes_and_crops(archive: Path, embedder: Embedder) -> None:
     store = Archive.open(archive)
     assert [s["name"] for s in store.segments] == [f"2026-11-28/gate/0800{s:02d}.000" for s in (0, 10, 20)]
-    assert store.cameras == ["gate"] and store.weights_sha256 == embedder.sha256()
+    assert store.cameras == ["gate"]
+    assert store.weights_sha256 == embedder.sha256()
     assert store.check() == []
     found = list(store.tracklets())
     assert len(found) == len(store) == len(store.sources())
@@ -79,14 +80,16 @@ def test_everybody_is_in_it_with_times_boxes_and_crops(archive: Path, embedder: 
     want = [(0.0, 11.9), (3.0, 11.9), (10.0, 11.9), (10.0, 21.9), (15.0, 21.9), (20.0, 22.9), (20.0, 24.9)]
     np.testing.assert_allclose(starts, want, atol=0.25)
     for tracklet in found:
-        assert 1 <= len(tracklet.crops) <= 6 and store.vectors(tracklet.id).shape == (len(tracklet.crops), 512)
+        assert 1 <= len(tracklet.crops) <= 6
+        assert store.vectors(tracklet.id).shape == (len(tracklet.crops), 512)
         np.testing.assert_allclose(np.linalg.norm(store.vectors(tracklet.id), axis=1), 1, atol=1e-5)
         for number, box in zip(tracklet.numbers, tracklet.boxes, strict=True):
             places = [p for path in PATHS if (p := path(int(number) - 1)) is not None]
             assert min(abs(box[0] - x) + abs(box[1] - y) for x, y in places) < 4
         np.testing.assert_allclose(tracklet.times_s, START_S + (tracklet.numbers - 1) / 10, atol=1e-3)
         for crop in tracklet.crops:
-            assert crop.path.is_file() and crop.number in tracklet.numbers
+            assert crop.path.is_file()
+            assert crop.number in tracklet.numbers
 
 
 def test_a_second_run_adds_nothing(archive: Path, footage: Path, embedder: Embedder) -> None:
@@ -109,7 +112,8 @@ def test_search_finds_a_crop_of_the_person_and_says_when(archive: Path, embedder
     query = embedder.embed(tracklet.best_crop.path)
     for pool in ("mean", "best", "both"):
         hits = store.search(query, weights_sha256=embedder.sha256(), top=3, pool=pool)  # type: ignore[arg-type]
-        assert [h.rank for h in hits] == [1, 2, 3] and hits[0].score > 0.9
+        assert [h.rank for h in hits] == [1, 2, 3]
+        assert hits[0].score > 0.9
         assert sorted((h.score for h in hits), reverse=True) == [h.score for h in hits]
     # By hand: the mean of the cosine with the mean and of the best cosine with a crop.
     unit = query[0] / np.linalg.norm(query[0])
@@ -290,7 +294,8 @@ def test_troubles_are_reported_each_time(tmp_path: Path, embedder: Embedder, foo
     write_truth(tmp_path / "det.txt", PATHS, 100, ids=False)
     reports = [index(cut, tmp_path / "a", embedder) for _ in range(2)]
     assert [r.segments_added for r in reports] == [1, 0]
-    assert reports[0].troubles and reports[0].troubles == reports[1].troubles
+    assert reports[0].troubles
+    assert reports[0].troubles == reports[1].troubles
     assert all("gate.mp4 at " in trouble for trouble in reports[0].troubles)
 
 
@@ -298,4 +303,5 @@ def test_progress_is_told_in_seconds_of_footage(footage: Path, embedder: Embedde
     told: list[tuple[float, float]] = []
     index(footage, tmp_path / "a", embedder, on_progress=lambda done, total, _: told.append((done, total)))
     assert {round(total, 3) for _, total in told} == {25.0}
-    assert [d for d, _ in told] == sorted(d for d, _ in told) and told[-1][0] == pytest.approx(25)
+    assert [d for d, _ in told] == sorted(d for d, _ in told)
+    assert told[-1][0] == pytest.approx(25)

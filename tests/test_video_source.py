@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("av")
 
-from small_footage import SIZE_WH, grey, number_of, numbered, write_video
 from osnet.video import FootageError, list_footage, open_footage
 from osnet.video.source import read_frames, start_from_name
 from osnet.video.types import Trouble
+from small_footage import SIZE_WH, grey, number_of, numbered, write_video
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_times_numbers_and_pixels(clip: Path) -> None:
     footage = open_footage(clip, 1000.0)
-    assert footage.fps == pytest.approx(10) and footage.duration_s == pytest.approx(10) and footage.seekable
-    assert footage.size_wh == SIZE_WH and footage.troubles == ()
+    assert footage.fps == pytest.approx(10)
+    assert footage.duration_s == pytest.approx(10)
+    assert footage.seekable
+    assert footage.size_wh == SIZE_WH
+    assert footage.troubles == ()
     frames = list(read_frames(footage))
     assert [f.number for f in frames] == list(range(1, 101))
     assert [number_of(f.image) for f in frames] == list(range(100))
@@ -62,11 +65,14 @@ def test_a_telephones_rotation_is_applied(tmp_path: Path) -> None:
     path = write_video(tmp_path / "turned.mp4", [image] * 3)
     content = bytearray(path.read_bytes())
     place = content.index(b"tkhd") + 4 + 40  # the matrix of version 0
-    content[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)  # a quarter clockwise
+    content[place : place + 36] = struct.pack(
+        ">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30
+    )  # a quarter clockwise
     path.write_bytes(content)
     frame = next(iter(read_frames(open_footage(path, 0.0))))
     assert frame.image.shape == (SIZE_WH[0], SIZE_WH[1], 3)
-    assert frame.image[:15, :, 0].mean() > 200 and frame.image[30:, :, 0].mean() < 120  # red is on top now
+    assert frame.image[:15, :, 0].mean() > 200
+    assert frame.image[30:, :, 0].mean() < 120
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,8 @@ def test_a_clock_that_jumps_back_goes_on(tmp_path: Path) -> None:
     both = tmp_path / "both.ts"
     both.write_bytes(one + two)
     footage = open_footage(both, 0.0)
-    assert not footage.seekable and any("jumps back" in t.what for t in footage.troubles)
+    assert not footage.seekable
+    assert any("jumps back" in t.what for t in footage.troubles)
     frames = list(read_frames(footage))
     assert [number_of(f.image) for f in frames] == list(range(40))
     assert (np.diff([f.time_s for f in frames]) > 0).all()
@@ -112,8 +119,10 @@ def test_what_is_left_of_a_file_that_was_cut_off(tmp_path: Path) -> None:
     footage = open_footage(cut, 0.0)
     troubles: list[Trouble] = list(footage.troubles)
     frames = list(read_frames(footage, troubles=troubles))
-    assert 10 < len(frames) < 100 and [number_of(f.image) for f in frames] == list(range(len(frames)))
-    assert troubles and troubles[-1].time_s == pytest.approx(len(frames) / 10, abs=0.35)
+    assert 10 < len(frames) < 100
+    assert [number_of(f.image) for f in frames] == list(range(len(frames)))
+    assert troubles
+    assert troubles[-1].time_s == pytest.approx(len(frames) / 10, abs=0.35)
 
 
 def test_damage_in_the_middle_costs_what_is_damaged(tmp_path: Path) -> None:
@@ -126,7 +135,8 @@ def test_damage_in_the_middle_costs_what_is_damaged(tmp_path: Path) -> None:
     troubles: list[Trouble] = list(footage.troubles)
     frames = list(read_frames(footage, troubles=troubles))
     places = [round(10 * f.time_s) for f in frames]
-    assert 80 <= len(frames) < 100 and places == sorted(set(places))
+    assert 80 <= len(frames) < 100
+    assert places == sorted(set(places))
     assert sum(number_of(f.image) != place for f, place in zip(frames, places, strict=True)) <= 1  # half of one picture
     lost = sorted(set(range(100)) - set(places))
     assert [t.time_s for t in troubles] == [pytest.approx((lost[0] - 1) / 10)]

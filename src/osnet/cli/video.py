@@ -1,7 +1,8 @@
-"""osnet video index, track, search, link, draw, show."""
+"""osnet video index, track, search, link, decide, draw, show."""
 
 import json
 import sys
+from dataclasses import asdict, replace
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ from tyro.extras import SubcommandApp
 from osnet import Embedder
 from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, report_failures
 from osnet.errors import DataError, OutputError
+from osnet.figures.ranks import RankedList, save_ranked_lists
+from osnet.figures.timeline import save_timeline
 from osnet.files import check_writable
 from osnet.gallery import Where
 from osnet.types import Hit
@@ -22,6 +25,7 @@ from osnet.video.archive import ARCHIVE_FILE, WEIGHTS, Archive, Pool, format_tim
 from osnet.video.detectors import make_detector
 from osnet.video.drawing import drawn_frames, video_writer, write_clip
 from osnet.video.indexing import IndexSettings, index_footage, list_files, parse_start, track_footage
+from osnet.video.links import Decision, LinkSettings, Travel, decide, identities, propose_links, write_links
 from osnet.video.motfile import MotFile, write_mot
 from osnet.video.source import open_footage, read_frames
 from osnet.video.tracking import DEFAULT_TRACKER, front_end, make_tracker
@@ -195,6 +199,72 @@ def video_search(
         write_clip(best, clip, label=f"{hits[0].score:.2f}")
 
 
+@video_app.command(name="link")
+def video_link(
+    archive: ArchiveArg,
+    *,
+    travel: tuple[str, ...] = (),
+    min_score: float | None = None,
+    max_strangers: float = 0.01,
+    as_json: JsonFlag = False,
+    figure: Path | None = None,
+) -> None:
+    """Propose links: tracklets of different cameras, or on both sides of a segment's border, that may be one person.
+
+    A link is a proposal: `osnet video decide` confirms, rejects or takes back. Nothing is merged.
+
+    Args:
+        archive: its folder.
+        travel: how long the way between two cameras takes, in seconds: 'gate:hall:20:90', least and most. Of pairs that
+            are not given it is learnt from confirmed links, or else from 0 to 600.
+        min_score: least cosine; by default where strangers are as rare as --max-strangers.
+        max_strangers: the rate at which people who were seen at once reach the score.
+        as_json: print JSON.
+        figure: also draw everybody's appearances, a line per camera (.png, .svg, .pdf).
+    """
+    if figure is not None:
+        check_writable(figure)
+    store = Archive.open(archive)
+    links = propose_links(store, _ways(travel, store), LinkSettings(min_score=min_score, max_strangers=max_strangers))
+    write_links(store, links)
+    if as_json:
+        print(json.dumps([asdict(link) for link in links], indent=2))
+    else:
+        print(f"{'score':>6}  {'strangers':>9}  {'gap':>7}  {'decision':<10}tracklets")
+        for link in links:
+            rate = "-" if link.strangers is None else f"{100 * link.strangers:.1f} %"
+            said = link.decision or "-"
+            print(f"{link.score:6.3f}  {rate:>9}  {link.gap_s:5.1f} s  {said:<10}{link.a}  {link.b}  ({link.kind})")
+        people = identities(links)
+        print(f"{len(links)} links; {len(store)} tracklets make {len(store) - sum(len(p) - 1 for p in people)} people")
+    if figure is not None:
+        save_timeline(
+            list(store.tracklets()), links, figure, f"Who was seen where, by the links proposed ({archive.name})"
+        )
+
+
+@video_app.command(name="decide")
+def video_decide(
+    archive: ArchiveArg,
+    a: Annotated[str, Positional, tyro.conf.arg(metavar="TRACKLET")],
+    b: Annotated[str, Positional, tyro.conf.arg(metavar="TRACKLET")],
+    *,
+    decision: Annotated[Decision, tyro.conf.arg(name="as")],
+    by: str,
+) -> None:
+    """Confirm or reject a link, or take that back. Each decision is kept, with who and when.
+
+    Args:
+        archive: its folder.
+        a: one tracklet.
+        b: another.
+        decision: confirmed, rejected, or undone.
+        by: who says so.
+    """
+    decide(Archive.open(archive), a, b, decision, by)
+    print(f"{decision}: {a} and {b}")
+
+
 @video_app.command(name="draw")
 def video_draw(
     footage: Annotated[Path, Positional, tyro.conf.arg(metavar="FOOTAGE")],
@@ -277,7 +347,12 @@ class _Bar:
 
 
 def _front_end(
-    detector: str | None, threshold: float | None, tracker: str, tracks: Path | None, fps: float | None, files: list[Path]
+    detector: str | None,
+    threshold: float | None,
+    tracker: str,
+    tracks: Path | None,
+    fps: float | None,
+    files: list[Path],
 ) -> tuple[Detector, Tracker]:
     if tracks is not None:
         if detector is not None:
@@ -300,6 +375,23 @@ def _open_embedder(archive: Path, weights: str | None, device: str, batch_size: 
     return Embedder(weights or own_copy, device, batch_size)
 
 
+def _ways(travel: tuple[str, ...], store: Archive) -> dict[frozenset[str], Travel]:
+    ways = {}
+    for text in travel:
+        parts = text.split(":")
+        try:
+            first, second, least, most = parts
+            way = Travel(float(least), float(most))
+        except ValueError as error:
+            raise DataError(f"--travel {text!r}; give two cameras, least and most seconds: gate:hall:20:90") from error
+        if unknown := {first, second} - set(store.cameras):
+            raise DataError(
+                f"--travel {text!r}: no camera {sorted(unknown)[0]!r}; there are {', '.join(store.cameras)}"
+            )
+        ways[frozenset((first, second))] = way
+    return ways
+
+
 def _zone(name: str) -> tzinfo:
     if name == "UTC":
         return UTC
@@ -320,13 +412,11 @@ def _hit_json(store: Archive, hit: Hit) -> dict[str, Any]:
 
 
 def _draw_sheet(store: Archive, photo: Path, hits: list[Hit], sheet: Path, title: str) -> None:
-    from dataclasses import replace
-
-    from osnet.figures.ranks import RankedList, save_ranked_lists
-
     shown = []
     for hit in hits:
         seen = store.tracklet(hit.item.source)
-        item = replace(hit.item, source=str(seen.best_crop.path), camera=f"{seen.camera} {format_time(seen.begin_s)[11:19]}")
+        item = replace(
+            hit.item, source=str(seen.best_crop.path), camera=f"{seen.camera}\n{format_time(seen.begin_s)[11:19]}"
+        )
         shown.append(replace(hit, item=item))
     save_ranked_lists([RankedList(photo, shown)], sheet, title)

@@ -1,7 +1,7 @@
 """Generated footage: the people of ``synthetic.py`` walk past several cameras, and who is where in each frame is known.
 
-Each person crosses the views of some cameras one after the other, with pauses in between as long as the way takes; nobody
-is in two views at once. They enter and leave at the border, pass behind a post, stand still now and then, and walk past
+Each person crosses the views of some cameras one after the other, with pauses in between as long as the way takes;
+nobody is in two views at once. They enter and leave at the border, pass behind a post, stand still now and then, and walk past
 each other. Everything is a function of the settings. People are painted once for each view and step, then pasted, so a
 frame takes some milliseconds.
 """
@@ -97,7 +97,9 @@ def plan_visits(settings: FootageSettings) -> list[Visit]:
     for pid in range(1, settings.people + 1):
         dice = Dice(settings.seed, 71, pid)
         # The first few are there early, so that short footage is not empty.
-        now = dice.roll(0, max(1, round(1000 * settings.seconds * 0.55))) / 1000 if pid > 3 else dice.roll(0, 4000) / 1000
+        now = (
+            dice.roll(0, max(1, round(1000 * settings.seconds * 0.55))) / 1000 if pid > 3 else dice.roll(0, 4000) / 1000
+        )
         route = list(range(1, settings.cameras + 1))
         if dice.chance(50):
             route.reverse()

@@ -7,14 +7,15 @@
    say, and a bonus if the tracker says so too.
 3. One assignment over all pairs takes the best set of joins; what stays below 0 is not joined.
 
-What is likely is learnt from the footage itself, so it suits any weights and any camera: pieces are interrupted on paper
-to see how far predictions go wrong and how alike one person's crops are; people who are seen at once are different.
+What is likely is learnt from the footage itself, so it suits any weights and any camera: pieces are interrupted on
+paper to see how far predictions go wrong and how alike one person's crops are; people seen at once are different.
 A few made-up observations stand in where the footage shows too few.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,7 @@ class Likelihoods:
         return (cosine - middle) * (self.same_mean - self.other_mean) / self.variance
 
     def motion(self, error_px: float, gap_s: float, height_px: float, area_px: float) -> float:
-        """Nats for the same person, from a prediction's error: Student's t of 4 degrees against anywhere in the frame."""
+        """Nats for the same person, from an error: Student's t (4 degrees of freedom) against anywhere in the frame."""
         sigma = height_px * (self.spread_base + self.spread_per_s * max(0.0, gap_s))
         density = (1 + (error_px / sigma) ** 2 / 4) ** -3 / (2 * math.pi * sigma**2)
         return math.log(max(density, 1e-300)) + math.log(area_px)
@@ -133,7 +134,7 @@ def refine(
 
 
 def _frame_length(tracks: Sequence[Track]) -> float:
-    steps = [b - a for track in tracks for a, b in zip(track.times_s, track.times_s[1:], strict=False)]
+    steps = [b - a for track in tracks for a, b in pairwise(track.times_s)]
     return float(np.median(steps)) if steps else 0.1
 
 
@@ -150,12 +151,16 @@ def _cut(track: Track, samples: list[Sample], tracks: Sequence[Track], settings:
             bounds.append(place)
             last = place
     bounds.append(count)
-    return [_piece(track, samples, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [_piece(track, samples, a, b) for a, b in pairwise(bounds)]
 
 
 def _piece(track: Track, samples: list[Sample], first: int, last: int) -> _Piece:
     part = Track(
-        track.id, track.numbers[first:last], track.times_s[first:last], track.boxes[first:last], track.scores[first:last]
+        track.id,
+        track.numbers[first:last],
+        track.times_s[first:last],
+        track.boxes[first:last],
+        track.scores[first:last],
     )
     part.pieces = [(track.id, part.numbers[0], part.numbers[-1])]
     own = [s for s in samples if part.numbers[0] <= s.number <= part.numbers[-1]]
@@ -229,7 +234,7 @@ def _cosines(pieces: Sequence[_Piece]) -> tuple[list[float], list[float]]:
     for place, piece in enumerate(pieces):
         if len(piece.samples) >= 4:
             half = len(piece.samples) // 2
-            first, second = _weighted(piece.samples[: half][-4:]), _weighted(piece.samples[half + (half > 2) :][:4])
+            first, second = _weighted(piece.samples[:half][-4:]), _weighted(piece.samples[half + (half > 2) :][:4])
             if first is not None and second is not None:
                 same.append(float(first @ second))
         for later in pieces[place + 1 :]:
@@ -289,9 +294,7 @@ def _assign(
     """Which piece follows which."""
     optimize = require_extra("scipy.optimize", "video")
     count = len(pieces)
-    states = [
-        tuple(_state(np.array(p.track.times_s), p.centres, at_end) for at_end in (False, True)) for p in pieces
-    ]
+    states = [tuple(_state(np.array(p.track.times_s), p.centres, at_end) for at_end in (False, True)) for p in pieces]
     tails, heads = [p.vector(True) for p in pieces], [p.vector(False) for p in pieces]
     starts = np.array([p.begin for p in pieces])
     gain = np.full((count, count), -1e6)

@@ -112,7 +112,7 @@ def segment_name(camera: str, start_s: float) -> str:
     """
     if not is_plain_name(camera):
         raise FootageError(
-            f"camera {camera!r} cannot be a folder's name; use letters, digits, '-', '_' and '.', a letter or digit first"
+            f"camera {camera!r} cannot be a folder's name; use letters, digits, - _ and ., a letter first"
         )
     milliseconds = round(start_s * 1000)
     try:
@@ -343,7 +343,9 @@ class Archive:
         query = np.asarray(vector_D, np.float32).reshape(-1)
         length = float(np.linalg.norm(query))
         if query.shape != (self.embedding_size,) or not np.isfinite(length) or length == 0:
-            raise GalleryError(f"a query of {query.size} numbers and length {length:g}; one vector of {self.embedding_size}")
+            raise GalleryError(
+                f"a query of {query.size} numbers and length {length:g}; one vector of {self.embedding_size}"
+            )
         query = query / length
         found: list[tuple[float, int, _Segment, int]] = []
         for order, segment in enumerate(self._segments):
@@ -382,7 +384,7 @@ class Archive:
         """Raises GalleryError if these are not the weights whose vectors are stored."""
         if weights_sha256 != self.weights_sha256:
             raise GalleryError(
-                f"{self.folder} holds vectors of the weights {self.weights_sha256[:12]} ({self.weights_name}); these are "
+                f"{self.folder} has vectors of the weights {self.weights_sha256[:12]} ({self.weights_name}); these are "
                 f"of {weights_sha256[:12]} and cannot be compared with them. Use the same weights, or another archive"
             )
 
@@ -439,7 +441,9 @@ def writing(folder: Path, camera: str) -> Iterator[None]:
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
     except Timeout as error:
-        raise GalleryError(f"another process is indexing the camera {camera} into {folder}; wait until it is done") from error
+        raise GalleryError(
+            f"another process is indexing the camera {camera} into {folder}; wait until it is done"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -545,5 +549,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -64,7 +64,9 @@ class YoloxDetector:
             self._input, (_, channels, self._height, self._width) = entry.name, entry.shape
             cells = sum((self._height // s) * (self._width // s) for s in YOLOX_STRIDES)
             if channels != 3 or list(output.shape[1:]) != [cells, 85]:
-                raise FootageError(f"{path}: input {entry.shape}, output {output.shape}; YOLOX on COCO has other shapes")
+                raise FootageError(
+                    f"{path}: input {entry.shape}, output {output.shape}; YOLOX on COCO has other shapes"
+                )
         except FootageError:
             raise
         except Exception as error:  # ONNX Runtime's own errors have no common base
@@ -108,7 +110,7 @@ def _yolox_grid(height: int, width: int) -> tuple[Floats, Floats]:
 
 
 class IntelDetector:
-    """``pedestrian-detection-adas-0002`` of Intel's Open Model Zoo (Apache-2.0), or another SSD of its form, by OpenVINO.
+    """``pedestrian-detection-adas-0002`` of Intel's Open Model Zoo (Apache-2.0), or another SSD of its form.
 
     Args:
         path: the ``.xml`` file; its ``.bin`` lies beside it.
@@ -220,7 +222,7 @@ class MotionDetector:
         if first:
             self.reset()
             self._size = image.shape
-        height, width = image.shape[:2]
+        height = image.shape[0]
         moving = (self._model.apply(image) == 255).astype(np.uint8)  # 127 is a shadow
         if first:
             return Boxes()
@@ -378,10 +380,12 @@ def _downloaded(name: str) -> Path:
         return path
     make_folder(folder)
     try:
-        with urlopen(Request(address), timeout=TIMEOUT_S) as answer:  # noqa: S310  (https, from our own table)
+        with urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310  https, from our own table
             content = answer.read(most_bytes + 1)
     except OSError as error:
-        raise FootageError(f"{name} cannot be downloaded from {address}: {error}; get it yourself and give its path") from error
+        raise FootageError(
+            f"{name} cannot be downloaded from {address}: {error}; get it yourself and give its path"
+        ) from error
     with written_aside(path) as aside:
         aside.write_bytes(content)
         if sha256_file(aside) != sha256:
@@ -430,5 +434,3 @@ def _check_fractions(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise FootageError(f"{name} {value:g} must be from 0 to 1")
-
-

@@ -132,7 +132,9 @@ def write_clip(tracklet: Tracklet, path: str | Path, margin_s: float = 1.0, labe
     footage = open_footage(tracklet.footage, 0.0)
     last = int(tracklet.numbers[-1])
     if last > len(footage.times_s):
-        raise FootageError(f"{tracklet.footage} has {len(footage.times_s)} frames; the tracklet was seen in frame {last}")
+        raise FootageError(
+            f"{tracklet.footage} has {len(footage.times_s)} frames; the tracklet was seen in frame {last}"
+        )
     begin, end = (float(footage.times_s[n - 1]) for n in (int(tracklet.numbers[0]), last))
     boxes = {int(n): tuple(box[:4].tolist()) for n, box in zip(tracklet.numbers, tracklet.boxes, strict=True)}
     number = int(tracklet.id.rpartition("/")[2])

@@ -102,8 +102,8 @@ def index_footage(
         embedder: whose vectors are stored; an archive holds those of one network.
         detector: from ``make_detector``, or your own.
         tracker: from ``make_tracker``, or your own; C-BIoU by default.
-        starts: when the footage begins: ISO 8601 with a zone, or Unix time. Several files then follow each other without
-            a gap, in the order of their names. By default each file says it itself.
+        starts: when the footage begins: ISO 8601 with a zone, or Unix time. Several files then follow each other
+            without a gap, in the order of their names. By default each file says it itself.
         name_pattern: each file's name says it, by this pattern (``start_from_name``).
         zone: of times that have none.
         settings: segments, sampling.

@@ -20,12 +20,38 @@ from osnet.errors import require_extra
 from osnet.video.types import FootageError, Times, Trouble, VideoFrame
 
 SUFFIXES = frozenset(
-    ".3gp .asf .avi .dav .flv .h264 .h265 .hevc .m2ts .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogv "
-    ".ts .vob .webm .wmv".split()
+    [
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".dav",
+        ".flv",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".m2ts",
+        ".m4v",
+        ".mjpeg",
+        ".mjpg",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".nut",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
 )
 """What a folder is searched for. A file that is named is opened whatever it is called."""
 FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,mjpeg,nut,mxf,ivf,obu,wtv,dhav"
+    "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,mjpeg,nut,mxf,ivf,obu,"
+    "wtv,dhav"
 )
 """FFmpeg's demuxers that may open a file. Playlists are not among them: they would open other files and addresses."""
 MAX_PIXELS = 8192 * 8192
@@ -78,9 +104,12 @@ def list_footage(footage: str | Path) -> list[Path]:
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
-            raise FootageError(f"no video files in {path}; they are known by their suffix: {' '.join(sorted(SUFFIXES))}")
+            raise FootageError(
+                f"no video files in {path}; they are known by their suffix: {' '.join(sorted(SUFFIXES))}"
+            )
         return found
-    found = sorted(Path(p) for p in glob.glob(str(footage), recursive=True) if Path(p).is_file())
+    matches = glob.glob(str(footage), recursive=True)  # noqa: PTH207  a pattern may begin at the root
+    found = sorted(path for path in map(Path, matches) if path.is_file())
     if not found:
         raise FootageError(f"no such footage: {footage} is no file, no folder, and no pattern that matches files")
     return found
@@ -316,7 +345,9 @@ def _find_cut(container: Any, stream: Any, count: int, times_s: Times) -> list[T
     if len(steps) >= 20 and np.mean(np.abs(steps - step) < 0.2 * step) > 0.9:
         for place in np.flatnonzero(steps > 1.7 * step):
             missing = round(float(steps[place]) / step) - 1
-            troubles.append(Trouble(float(times_s[place]), f"{missing} frame{'s are' if missing > 1 else ' is'} missing"))
+            troubles.append(
+                Trouble(float(times_s[place]), f"{missing} frame{'s are' if missing > 1 else ' is'} missing")
+            )
     end_s = float(times_s[-1])
     counts = "mp4" in container.format.name  # elsewhere the header's number may be anything
     if counts and count < stream.frames:
