@@ -1,9 +1,9 @@
 """Generated footage: the people of ``synthetic.py`` walk past several cameras, and who is where in each frame is known.
 
 Each person crosses the views of some cameras one after the other, with pauses in between as long as the way takes;
-nobody is in two views at once. They enter and leave at the border, pass behind a post, stand still now and then, and walk past
-each other. Everything is a function of the settings. People are painted once for each view and step, then pasted, so a
-frame takes some milliseconds.
+nobody is in two views at once. They enter and leave at the border, pass behind a post, stand still now and then, and
+walk past each other. Everything is a function of the settings. People are painted once for each view and step, then
+pasted, so a frame takes some milliseconds.
 """
 
 from collections.abc import Iterator

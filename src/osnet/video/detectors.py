@@ -291,6 +291,7 @@ def torchvision_detector(
         FootageError: an unknown name, or weights that cannot be had.
     """
     name = model if isinstance(model, str) else type(model).__name__
+    built: Any = model
     if isinstance(model, str):
         detection = require_extra("torchvision.models.detection", "video")
         models = require_extra("torchvision.models", "video")
@@ -298,10 +299,10 @@ def torchvision_detector(
         if model not in known:
             raise FootageError(f"torchvision has no detector {model!r}; it has {', '.join(known)}")
         try:
-            model = models.get_model(model, weights="DEFAULT")
+            built = models.get_model(model, weights="DEFAULT")
         except (OSError, RuntimeError) as error:
             raise FootageError(f"the weights of torchvision's {name} cannot be had: {error}") from error
-    network = model.eval().to(device)
+    network = built.eval().to(device)
 
     def run(image: NDArray[np.uint8]) -> tuple[Any, Any]:
         picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(device).float() / 255
@@ -349,7 +350,8 @@ def make_detector(name: str | Path, threshold: float | None = None, fps: float |
     Raises:
         FootageError: no such detector.
     """
-    text, given = str(name), {} if threshold is None else {"threshold": threshold}
+    text = str(name)
+    given: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
     kind, _, rest = text.partition(":")
     if text == "motion":
         return MotionDetector(learns_at_fps=fps or 10.0)

@@ -223,7 +223,7 @@ def _read(footage: Footage, wanted: NDArray[np.int64], troubles: list[Trouble], 
                 if index in todo and abs(footage.times_s[index] - time_s) <= tolerance_s:
                     todo.discard(index)
                     taken_s = round(footage.starts_s + float(footage.times_s[index]), 6)
-                    yield VideoFrame(_upright(frame, footage.path), taken_s, index + 1)
+                    yield VideoFrame(upright(frame, footage.path), taken_s, index + 1)
             if not todo or passed > MAX_REORDER:
                 break
     for first, count in _runs(sorted(todo)):
@@ -324,12 +324,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_size(path: Path | str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise FootageError(f"{path} has frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are read")
 
 
-def _upright(frame: Any, path: Path) -> NDArray[np.uint8]:
+def upright(frame: Any, path: Path | str) -> NDArray[np.uint8]:
     """(height, width, 3) RGB, turned as the file says (telephones store a rotation)."""
     _check_size(path, frame.width, frame.height)
     image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
