@@ -17,6 +17,7 @@ from osnet.cli import (
     reranking,
     scoring,
     training,
+    video,
 )
 from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app, told_once
 from osnet.errors import OsnetError
@@ -37,6 +38,7 @@ __all__ = [
     "reranking",
     "scoring",
     "training",
+    "video",
 ]
 
 

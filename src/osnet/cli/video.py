@@ -1,0 +1,422 @@
+"""osnet video index, track, search, link, decide, draw, show."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from datetime import UTC, tzinfo
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import tyro
+from tqdm import tqdm
+from tyro.conf import Positional
+from tyro.extras import SubcommandApp
+
+from osnet import Embedder
+from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, report_failures
+from osnet.errors import DataError, OutputError
+from osnet.figures.ranks import RankedList, save_ranked_lists
+from osnet.figures.timeline import save_timeline
+from osnet.files import check_writable
+from osnet.gallery import Where
+from osnet.types import Hit
+from osnet.video.archive import ARCHIVE_FILE, WEIGHTS, Archive, Pool, format_time
+from osnet.video.detectors import make_detector
+from osnet.video.drawing import drawn_frames, video_writer, write_clip
+from osnet.video.indexing import IndexSettings, index_footage, list_files, parse_start, track_footage
+from osnet.video.links import Decision, LinkSettings, Travel, decide, identities, propose_links, write_links
+from osnet.video.motfile import MotFile, write_mot
+from osnet.video.source import open_footage, read_frames
+from osnet.video.tracking import DEFAULT_TRACKER, front_end, make_tracker
+from osnet.video.types import Detector, Track, Tracker, Trouble
+
+video_app = SubcommandApp()
+app.command(video_app, name="video", help="Footage in: find everybody in it, and search them by a photo.")
+
+FootageArgs = Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="FOOTAGE")]
+ArchiveArg = Annotated[Path, Positional, tyro.conf.arg(metavar="ARCHIVE")]
+
+
+@video_app.command(name="index")
+def video_index(
+    footage: FootageArgs,
+    *,
+    camera: str,
+    out: Path,
+    weights: str | None = None,
+    detector: str | None = None,
+    threshold: float | None = None,
+    tracker: str = DEFAULT_TRACKER,
+    tracks: Path | None = None,
+    starts: str | None = None,
+    name_pattern: str | None = None,
+    zone: str = "UTC",
+    fps: float | None = None,
+    segment_s: float = 300.0,
+    appearance: bool = True,
+    batch_size: int = 32,
+    device: str = "auto",
+) -> None:
+    """Find everybody in footage of one camera and put them into an archive, new or old.
+
+    What is there already is passed over; cut off, the same command goes on. Status 1: done, but some of the footage
+    could not be read (it is listed).
+
+    Args:
+        footage: files, folders, or patterns with *.
+        camera: its name.
+        out: the archive's folder.
+        weights: a path or a short name; needed for a new archive.
+        detector: a YOLOX .onnx, an OpenVINO .xml, a MOTChallenge .txt, motion, yolox_nano, torchvision:NAME,
+            rfdetr:SIZE.
+        threshold: least score of a box; by default what suits the detector.
+        tracker: cbiou, bytetrack, ocsort, sort or botsort.
+        tracks: boxes and ids as MOTChallenge text, instead of a detector and a tracker; for one file.
+        starts: when the footage begins, such as 2026-11-28T08:00:00+01:00; several files follow each other. By default
+            each file says it.
+        name_pattern: the files' names say it, such as 'gate_*_%Y%m%d_%H%M%S'.
+        zone: of times that name none, such as Europe/Berlin.
+        fps: at most so many frames a second are looked at.
+        segment_s: length of a segment, the unit that is lost when a run is killed.
+        appearance: let vectors join tracks that broke and cut those that were mixed up.
+        batch_size: crops per forward pass.
+        device: for the vectors: auto, cpu, cuda, cuda:1, mps.
+    """
+    files = list_files(footage)
+    finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
+    embedder = _open_embedder(out, weights, device, batch_size)
+    settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
+    with _Bar() as bar:
+        report = index_footage(
+            files, out, camera=camera, embedder=embedder, detector=finder, tracker=follower, starts=starts,
+            name_pattern=name_pattern, zone=_zone(zone), settings=settings, on_progress=bar.show,
+        )  # fmt: skip
+    store = Archive.open(out)
+    print(
+        f"{report.segments_added} segments with {report.tracklets_added} tracklets added to {out}, "
+        f"{report.segments_there} segments were there; {len(store)} tracklets of {len(store.cameras)} cameras in all"
+    )
+    report_failures(report.troubles)
+
+
+@video_app.command(name="track")
+def video_track(
+    footage: Annotated[Path, Positional, tyro.conf.arg(metavar="FOOTAGE")],
+    *,
+    out: Path,
+    detector: str,
+    threshold: float | None = None,
+    tracker: str = DEFAULT_TRACKER,
+    weights: str | None = None,
+    fps: float | None = None,
+    device: str = "auto",
+) -> None:
+    """Track the people in one video, and write the tracks as MOTChallenge text.
+
+    Args:
+        footage: the video.
+        out: the text.
+        detector: as for `osnet video index`.
+        threshold: least score of a box.
+        tracker: cbiou, bytetrack, ocsort, sort or botsort.
+        weights: with them, appearance joins tracks that broke and cuts those that were mixed up.
+        fps: at most so many frames a second are looked at.
+        device: for the vectors.
+    """
+    check_writable(out)
+    found = open_footage(footage, 0.0)
+    finder, follower = _front_end(detector, threshold, tracker, None, fps, [footage])
+    embedder = Embedder(weights, device) if weights is not None else None
+    troubles: list[Trouble] = list(found.troubles)
+    settings = IndexSettings(fps=fps)
+    with _Bar() as bar:
+        done = track_footage(
+            found, finder, follower, embedder=embedder, settings=settings, on_progress=bar.show, troubles=troubles
+        )
+    write_mot(out, done)
+    print(f"{len(done)} tracks, {sum(map(len, done))} boxes written to {out}")
+    report_failures([f"{footage} {trouble}" for trouble in troubles])
+
+
+@video_app.command(name="search")
+def video_search(
+    archive: ArchiveArg,
+    photo: Annotated[Path, Positional, tyro.conf.arg(metavar="PHOTO")],
+    *,
+    top: int = 10,
+    camera: tuple[str, ...] = (),
+    after: str | None = None,
+    before: str | None = None,
+    pool: Pool = "both",
+    weights: str | None = None,
+    as_json: JsonFlag = False,
+    sheet: Path | None = None,
+    clip: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Search an archive for the person on a photo: in which camera, from when to when.
+
+    Args:
+        archive: its folder.
+        photo: a crop of one person.
+        top: how many tracklets.
+        camera: only these cameras.
+        after: only who was there at this time or later (ISO 8601, UTC unless it says otherwise).
+        before: only who was there at this time or earlier.
+        pool: compare with the tracklet's mean vector, its best crop, or both.
+        weights: instead of the copy in the archive; others are refused.
+        as_json: print JSON.
+        sheet: also draw the hits' thumbnails into this PNG.
+        clip: also cut the best hit's passage out of its footage, with its box drawn (.mp4).
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    for path in (sheet, clip):
+        if path is not None:
+            check_writable(path)
+    store = Archive.open(archive)
+    embedder = _open_embedder(archive, weights, device, 1)
+    where = Where(
+        cameras=frozenset(camera) if camera else None,
+        after_s=parse_start(after) if after is not None else None,
+        before_s=parse_start(before) if before is not None else None,
+    )
+    hits = store.search(embedder.embed(photo), weights_sha256=embedder.sha256(), top=top, where=where, pool=pool)
+    if as_json:
+        print(json.dumps({"query": str(photo), "hits": [_hit_json(store, hit) for hit in hits]}, indent=2))
+    else:
+        print(f"{'rank':>4}  {'score':>6}  {'camera':<12}{'from':<24}{'to':<14}thumbnail")
+        for hit in hits:
+            seen = store.tracklet(hit.item.source)
+            begin, end = format_time(seen.begin_s), format_time(seen.end_s)[11:]
+            print(f"{hit.rank:>4}  {hit.score:6.3f}  {seen.camera:<12}{begin:<24}{end:<14}{seen.best_crop.path}")
+        if not hits:
+            print("nobody in the archive passes these conditions")
+    if sheet is not None and hits:
+        _draw_sheet(store, photo, hits, sheet, f"{photo.name} in {archive}")
+    if clip is not None and hits:
+        best = store.tracklet(hits[0].item.source)
+        write_clip(best, clip, label=f"{hits[0].score:.2f}")
+
+
+@video_app.command(name="link")
+def video_link(
+    archive: ArchiveArg,
+    *,
+    travel: tuple[str, ...] = (),
+    min_score: float | None = None,
+    max_strangers: float = 0.01,
+    as_json: JsonFlag = False,
+    figure: Path | None = None,
+) -> None:
+    """Propose links: tracklets of different cameras, or on both sides of a segment's border, that may be one person.
+
+    A link is a proposal: `osnet video decide` confirms, rejects or takes back. Nothing is merged.
+
+    Args:
+        archive: its folder.
+        travel: how long the way between two cameras takes, in seconds: 'gate:hall:20:90', least and most. Of pairs that
+            are not given it is learnt from confirmed links, or else from 0 to 600.
+        min_score: least cosine; by default where strangers are as rare as --max-strangers.
+        max_strangers: the rate at which people who were seen at once reach the score.
+        as_json: print JSON.
+        figure: also draw everybody's appearances, a line per camera (.png, .svg, .pdf).
+    """
+    if figure is not None:
+        check_writable(figure)
+    store = Archive.open(archive)
+    links = propose_links(store, _ways(travel, store), LinkSettings(min_score=min_score, max_strangers=max_strangers))
+    write_links(store, links)
+    if as_json:
+        print(json.dumps([asdict(link) for link in links], indent=2))
+    else:
+        print(f"{'score':>6}  {'strangers':>9}  {'gap':>7}  {'decision':<10}tracklets")
+        for link in links:
+            rate = "-" if link.strangers is None else f"{100 * link.strangers:.1f} %"
+            said = link.decision or "-"
+            print(f"{link.score:6.3f}  {rate:>9}  {link.gap_s:5.1f} s  {said:<10}{link.a}  {link.b}  ({link.kind})")
+        people = identities(links)
+        print(f"{len(links)} links; {len(store)} tracklets make {len(store) - sum(len(p) - 1 for p in people)} people")
+    if figure is not None:
+        save_timeline(
+            list(store.tracklets()), links, figure, f"Who was seen where, by the links proposed ({archive.name})"
+        )
+
+
+@video_app.command(name="decide")
+def video_decide(
+    archive: ArchiveArg,
+    a: Annotated[str, Positional, tyro.conf.arg(metavar="TRACKLET")],
+    b: Annotated[str, Positional, tyro.conf.arg(metavar="TRACKLET")],
+    *,
+    decision: Annotated[Decision, tyro.conf.arg(name="as")],
+    by: str,
+) -> None:
+    """Confirm or reject a link, or take that back. Each decision is kept, with who and when.
+
+    Args:
+        archive: its folder.
+        a: one tracklet.
+        b: another.
+        decision: confirmed, rejected, or undone.
+        by: who says so.
+    """
+    decide(Archive.open(archive), a, b, decision, by)
+    print(f"{decision}: {a} and {b}")
+
+
+@video_app.command(name="draw")
+def video_draw(
+    footage: Annotated[Path, Positional, tyro.conf.arg(metavar="FOOTAGE")],
+    *,
+    tracks: Path,
+    out: Path,
+    fps: float | None = None,
+) -> None:
+    """Draw boxes, ids and trails on the frames of a video.
+
+    Args:
+        footage: the video.
+        tracks: MOTChallenge text, from `osnet video track` or from anybody.
+        out: the new video (.mp4, .mkv, .mov, .avi).
+        fps: at most so many frames a second.
+    """
+    if out.resolve() == footage.resolve():
+        raise OutputError(f"{out} is the footage itself; choose another name")
+    check_writable(out)
+    found, given = open_footage(footage, 0.0), MotFile(tracks)
+    by_id: dict[int, Track] = {}
+    for number in range(1, len(found.times_s) + 1):
+        boxes, ids = given.at(number)
+        for key, box, score in zip(ids.tolist(), boxes.xyxy.tolist(), boxes.scores.tolist(), strict=True):
+            by_id.setdefault(key, Track(key)).append(number, 0.0, tuple(box), score)
+    if given.num_frames > len(found.times_s):
+        raise DataError(f"{tracks} has boxes in frame {given.num_frames}; {footage} has {len(found.times_s)} frames")
+    troubles: list[Trouble] = list(found.troubles)
+    with _Bar() as bar, video_writer(out, min(fps or found.fps, found.fps)) as write:
+        frames = read_frames(found, fps=fps, troubles=troubles)
+        for place, image in enumerate(drawn_frames(frames, by_id.values())):
+            write(image)
+            bar.show(place / min(fps or found.fps, found.fps), found.duration_s, footage.name)
+    print(f"{len(by_id)} tracks drawn: {out}")
+    report_failures([f"{footage} {trouble}" for trouble in troubles])
+
+
+@video_app.command(name="show")
+def video_show(archive: ArchiveArg, *, check: bool = False, as_json: JsonFlag = False) -> None:
+    """Say what an archive holds.
+
+    Args:
+        archive: its folder.
+        check: also compare every file with its SHA-256.
+        as_json: print JSON: everything that the segments say of themselves.
+    """
+    store = Archive.open(archive)
+    if as_json:
+        print(json.dumps(store.segments, indent=2))
+    else:
+        print(f"{len(store)} tracklets, {len(store.segments)} segments, {len(store.cameras)} cameras")
+        print(f"vectors of {store.weights_name}, network {store.weights_sha256}")
+        for camera in store.cameras:
+            own = [s for s in store.segments if s["camera"] == camera]
+            begin, end = min(s["start_s"] for s in own), max(s["stop_s"] for s in own)
+            seconds, people = sum(s["stop_s"] - s["start_s"] for s in own), sum(s["num_tracklets"] for s in own)
+            print(f"{camera}: {format_time(begin)} to {format_time(end)}, {seconds / 60:.1f} min, {people} tracklets")
+    if check and (wrong := store.check()):
+        print(*wrong, sep="\n", file=sys.stderr)
+        raise SystemExit(EXIT_FOUND_TROUBLE)
+
+
+class _Bar:
+    """Progress by seconds of footage, with an estimate of what is left; gone where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = tqdm(total=0, unit="s", disable=None, dynamic_ncols=True, unit_scale=True)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, done_s: float, total_s: float, what: str) -> None:
+        """So many of so many seconds."""
+        self._bar.total = total_s
+        self._bar.set_description(what, refresh=False)
+        self._bar.update(max(0.0, done_s - self._bar.n))
+
+
+def _front_end(
+    detector: str | None,
+    threshold: float | None,
+    tracker: str,
+    tracks: Path | None,
+    fps: float | None,
+    files: list[Path],
+) -> tuple[Detector, Tracker]:
+    if tracks is not None:
+        if detector is not None:
+            raise DataError("--tracks brings boxes and ids; leave --detector away")
+        if len(files) != 1:
+            raise DataError(f"--tracks belongs to one video; there are {len(files)}")
+        return front_end(tracks)
+    if detector is None:
+        raise DataError("say what finds people: --detector FILE_OR_NAME, or --tracks FILE (MOTChallenge)")
+    return make_detector(detector, threshold, fps), make_tracker(tracker)
+
+
+def _open_embedder(archive: Path, weights: str | None, device: str, batch_size: int) -> Embedder:
+    """An archive's own copy of the weights by default."""
+    own_copy = archive / WEIGHTS
+    if weights is None and not own_copy.is_dir():
+        if (archive / ARCHIVE_FILE).exists():
+            raise DataError(f"{archive} carries no copy of its weights: name them, --weights PATH_OR_NAME")
+        raise DataError(f"{archive} is a new archive: say whose vectors it shall hold, --weights PATH_OR_NAME")
+    return Embedder(weights or own_copy, device, batch_size)
+
+
+def _ways(travel: tuple[str, ...], store: Archive) -> dict[frozenset[str], Travel]:
+    ways = {}
+    for text in travel:
+        parts = text.split(":")
+        try:
+            first, second, least, most = parts
+            way = Travel(float(least), float(most))
+        except ValueError as error:
+            raise DataError(f"--travel {text!r}; give two cameras, least and most seconds: gate:hall:20:90") from error
+        if unknown := {first, second} - set(store.cameras):
+            raise DataError(
+                f"--travel {text!r}: no camera {sorted(unknown)[0]!r}; there are {', '.join(store.cameras)}"
+            )
+        ways[frozenset((first, second))] = way
+    return ways
+
+
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise DataError(f"unknown time zone {name!r}; give one like Europe/Berlin") from error
+
+
+def _hit_json(store: Archive, hit: Hit) -> dict[str, Any]:
+    seen = store.tracklet(hit.item.source)
+    return {
+        "rank": hit.rank, "score": hit.score, "tracklet": seen.id, "camera": seen.camera, "begin_s": seen.begin_s,
+        "end_s": seen.end_s, "from": format_time(seen.begin_s), "to": format_time(seen.end_s),
+        "thumbnail": str(seen.best_crop.path), "footage": str(seen.footage),
+        "frames": [int(seen.numbers[0]), int(seen.numbers[-1])],
+    }  # fmt: skip
+
+
+def _draw_sheet(store: Archive, photo: Path, hits: list[Hit], sheet: Path, title: str) -> None:
+    shown = []
+    for hit in hits:
+        seen = store.tracklet(hit.item.source)
+        item = replace(
+            hit.item, source=str(seen.best_crop.path), camera=f"{seen.camera}\n{format_time(seen.begin_s)[11:19]}"
+        )
+        shown.append(replace(hit, item=item))
+    save_ranked_lists([RankedList(photo, shown)], sheet, title)

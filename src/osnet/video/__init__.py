@@ -1,0 +1,35 @@
+"""Footage in, people who can be searched out.
+
+footage -> segments -> decode -> detect -> track -> choose crops -> embed -> archive
+
+>>> index_footage("gate.mp4", "archive", camera="gate", starts="2026-11-28T08:00:00+01:00",
+...               embedder=Embedder("osnet_x0_25_msmt17"), detector=make_detector("yolox_nano.onnx"))
+>>> archive = Archive.open("archive")
+>>> for hit in archive.search(embedder.embed("photo.jpg"), weights_sha256=embedder.sha256()):
+...     print(archive.tracklet(hit.item.source))
+"""
+
+from osnet.video.archive import Archive, Crop, Tracklet
+from osnet.video.detectors import make_detector
+from osnet.video.indexing import IndexSettings, index_footage
+from osnet.video.source import Footage, list_footage, open_footage
+from osnet.video.tracking import make_tracker
+from osnet.video.types import Boxes, Detector, FootageError, Tracker, VideoFrame
+
+__all__ = [
+    "Archive",
+    "Boxes",
+    "Crop",
+    "Detector",
+    "Footage",
+    "FootageError",
+    "IndexSettings",
+    "Tracker",
+    "Tracklet",
+    "VideoFrame",
+    "index_footage",
+    "list_footage",
+    "make_detector",
+    "make_tracker",
+    "open_footage",
+]

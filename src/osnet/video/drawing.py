@@ -1,0 +1,144 @@
+"""Boxes, ids and trails on frames; videos of them; passages cut out for a hit."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from osnet.errors import OutputError, require_extra
+from osnet.files import written_aside
+from osnet.video.archive import Tracklet
+from osnet.video.source import open_footage, read_frames
+from osnet.video.types import FootageError, Track, VideoFrame
+
+# Okabe and Ito's colours, which also the colour-blind tell apart, without black.
+PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+CODECS = ("libx264", "libopenh264", "mpeg4")
+"""The first that this FFmpeg has is used."""
+TRAIL_S = 4.0
+
+
+def colour_of(key: int) -> tuple[int, int, int]:
+    """The colour of a track: always the same for one id."""
+    return PALETTE[key % len(PALETTE)]
+
+
+def draw_boxes(
+    image: NDArray[np.uint8],
+    boxes: Mapping[int, tuple[float, float, float, float]],
+    trails: Mapping[int, list[tuple[float, float]]] | None = None,
+    labels: Mapping[int, str] | None = None,
+) -> NDArray[np.uint8]:
+    """A copy of a frame with boxes, ids and trails.
+
+    Args:
+        image: (height, width, 3) RGB.
+        boxes: id -> left, top, right, bottom.
+        trails: id -> points (x, y) where the feet were, oldest first.
+        labels: id -> text; by default the id.
+    """
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    line = max(2, round(image.shape[0] / 300))
+    font = ImageFont.load_default(max(11, round(image.shape[0] / 45)))
+    for key, points in (trails or {}).items():
+        if len(points) > 1:
+            pen.line(points, fill=colour_of(key), width=line, joint="curve")
+    for key, (left, top, right, bottom) in boxes.items():
+        colour = colour_of(key)
+        pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
+        text = (labels or {}).get(key, str(key))
+        a, b, c, d = pen.textbbox((0, 0), text, font=font)
+        height, width = d - b + 4, c - a + 6
+        y = top - height if top >= height else top
+        x = min(max(0.0, left), max(0, image.shape[1] - width))
+        pen.rectangle((x, y, x + width, y + height), fill=colour)
+        pen.text((x + 3 - a, y + 2 - b), text, fill=(0, 0, 0), font=font)
+    return np.asarray(picture)
+
+
+def drawn_frames(frames: Iterable[VideoFrame], tracks: Iterable[Track]) -> Iterator[NDArray[np.uint8]]:
+    """Frames with the boxes of tracks and four seconds of their trails."""
+    at: dict[int, dict[int, tuple[float, float, float, float]]] = {}
+    for track in tracks:
+        for number, _, box, _ in track.rows():
+            at.setdefault(number, {})[track.id] = box
+    trails: dict[int, list[tuple[float, float, float]]] = {}
+    for frame in frames:
+        boxes = at.get(frame.number, {})
+        for key, (left, _, right, bottom) in boxes.items():
+            trails.setdefault(key, []).append((frame.time_s, (left + right) / 2, bottom))
+        trails = {k: [p for p in points if p[0] > frame.time_s - TRAIL_S] for k, points in trails.items()}
+        trails = {k: points for k, points in trails.items() if points}
+        yield draw_boxes(frame.image, boxes, {k: [(x, y) for _, x, y in points] for k, points in trails.items()})
+
+
+@contextmanager
+def video_writer(path: str | Path, fps: float) -> Iterator[Any]:
+    """Gives a function that takes RGB frames (height, width, 3) of one size; the video appears at the end.
+
+    Args:
+        path: ends in .mp4, .mkv, .mov or .avi.
+        fps: frames a second.
+
+    Raises:
+        OutputError: another ending, or no right to write.
+    """
+    path = Path(path)
+    formats = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".avi": "avi"}
+    if path.suffix.lower() not in formats:
+        raise OutputError(f"{path}: videos are written as {', '.join(formats)}; choose a name that ends so")
+    av = require_extra("av", "video")
+    codec = next(name for name in CODECS if name in av.codecs_available)
+    with written_aside(path) as aside:
+        container = av.open(str(aside), "w", format=formats[path.suffix.lower()])
+        stream: Any = None
+
+        def write(image: NDArray[np.uint8]) -> None:
+            nonlocal stream
+            height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # codecs want even sizes
+            if stream is None:
+                stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream.options = {"crf": "20"} if codec == "libx264" else {}
+                if codec != "libx264":
+                    stream.bit_rate = int(width * height * fps * 0.15)
+            elif (stream.height, stream.width) != (height, width):
+                raise FootageError(f"a frame of {width} x {height} in a video of {stream.width} x {stream.height}")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+            container.mux(stream.encode(frame))
+
+        try:
+            yield write
+            if stream is None:
+                raise OutputError(f"no frames to write to {path}")
+            container.mux(stream.encode(None))
+        finally:
+            container.close()
+
+
+def write_clip(tracklet: Tracklet, path: str | Path, margin_s: float = 1.0, label: str = "") -> None:
+    """The passage of a tracklet, cut out of its footage, with the box drawn.
+
+    Raises:
+        FootageError: the footage is gone, or is another than it was.
+        OutputError: ``path`` cannot be written.
+    """
+    footage = open_footage(tracklet.footage, 0.0)
+    last = int(tracklet.numbers[-1])
+    if last > len(footage.times_s):
+        raise FootageError(
+            f"{tracklet.footage} has {len(footage.times_s)} frames; the tracklet was seen in frame {last}"
+        )
+    begin, end = (float(footage.times_s[n - 1]) for n in (int(tracklet.numbers[0]), last))
+    boxes = {int(n): tuple(box[:4].tolist()) for n, box in zip(tracklet.numbers, tracklet.boxes, strict=True)}
+    number = int(tracklet.id.rpartition("/")[2])
+    with video_writer(path, footage.fps) as write:
+        for frame in read_frames(footage, max(0.0, begin - margin_s), end + margin_s):
+            here = {number: boxes[frame.number]} if frame.number in boxes else {}
+            write(draw_boxes(frame.image, here, labels={number: label or str(number)}))

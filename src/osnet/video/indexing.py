@@ -1,0 +1,370 @@
+"""From footage to an archive, a segment at a time; and from footage to tracks.
+
+A segment is some minutes of one camera and two seconds more. It is decoded, tracked and committed by itself, and its
+result is a function of the footage and the settings alone. So a run that was killed loses the segment at hand, and the
+next call goes on and ends with the same bytes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Any
+
+from osnet import Embedder
+from osnet.errors import GalleryError
+from osnet.video.appearance import Appearance, refine
+from osnet.video.archive import SEGMENT_FILE, Archive, FinishedTrack, segment_name, write_segment, writing
+from osnet.video.crops import Collector, Sample, choose_samples
+from osnet.video.source import Footage, list_footage, open_footage, read_frames, start_from_name
+from osnet.video.tracking import make_tracker
+from osnet.video.types import NO_ID, Detector, FootageError, Track, Tracker, Trouble, VideoFrame
+
+OnProgress = Callable[[float, float, str], None]
+"""Seconds of footage done, seconds in all, what is being done."""
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """What decides an archive's content beside footage, detector, tracker and weights."""
+
+    segment_s: float = 300.0
+    """Length of a segment."""
+    overlap_s: float = 2.0
+    """So much more is looked at, so that tracks can be joined across the border."""
+    fps: float | None = None
+    """At most so many frames a second; None: all."""
+    sample_s: float = 1.0
+    """One crop is embedded for each so many seconds of a track."""
+    crops: int = 6
+    """At most so many are kept of a tracklet."""
+    min_frames: int = 3
+    """A track of fewer is dropped."""
+    appearance: bool = True
+    """Vectors join what the tracker broke and cut what it mixed up."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("segment_s", 10.0), ("sample_s", 0.1), ("crops", 1), ("min_frames", 1)):
+            if not low <= (value := getattr(self, name)):
+                raise FootageError(f"{name} {value:g} must be at least {low:g}")
+        if not 0 <= self.overlap_s <= self.segment_s / 2:
+            raise FootageError(f"overlap_s {self.overlap_s:g} must be from 0 to half of segment_s")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise FootageError(f"fps {self.fps:g} must be above 0, at most 1000")
+
+
+@dataclass
+class IndexReport:
+    """What a call of ``index_footage`` did."""
+
+    segments_added: int = 0
+    segments_there: int = 0
+    tracklets_added: int = 0
+    frames: int = 0
+    troubles: list[str] = field(default_factory=list)
+    """What could not be read: file, time, reason."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One segment to make."""
+
+    footage: Footage
+    start_s: float
+    """In seconds of the footage."""
+    core_s: float
+    """Its length without the overlap."""
+    name: str
+
+
+def index_footage(
+    footage: str | Path | Sequence[str | Path],
+    archive: str | Path,
+    *,
+    camera: str,
+    embedder: Embedder,
+    detector: Detector,
+    tracker: Tracker | None = None,
+    starts: str | float | None = None,
+    name_pattern: str | None = None,
+    zone: tzinfo = UTC,
+    settings: IndexSettings | None = None,
+    on_progress: OnProgress | None = None,
+) -> IndexReport:
+    """Find everybody in footage of one camera and put them into an archive, new or old.
+
+    What is in the archive already is passed over; cut off, the same call goes on.
+
+    Args:
+        footage: files, folders or patterns with ``*``.
+        archive: the folder.
+        camera: its name: letters, digits, ``-``, ``_``, ``.``.
+        embedder: whose vectors are stored; an archive holds those of one network.
+        detector: from ``make_detector``, or your own.
+        tracker: from ``make_tracker``, or your own; C-BIoU by default.
+        starts: when the footage begins: ISO 8601 with a zone, or Unix time. Several files then follow each other
+            without a gap, in the order of their names. By default each file says it itself.
+        name_pattern: each file's name says it, by this pattern (``start_from_name``).
+        zone: of times that have none.
+        settings: segments, sampling.
+        on_progress: told how far it is.
+
+    Raises:
+        FootageError: footage, camera, or times that cannot be used; before anything is written.
+        GalleryError: the archive holds vectors of other weights, or this footage with other settings.
+        OutputError: the archive cannot be written; whole segments stay.
+    """
+    settings = settings or IndexSettings()
+    tracker = tracker or make_tracker()
+    files = list_files(footage)
+    work = _plan(files, camera, starts, name_pattern, zone, settings)
+    report = IndexReport()
+    for item in {id(w.footage): w.footage for w in work}.values():
+        report.troubles += [f"{item.path} {trouble}" for trouble in item.troubles]
+    store = Archive.for_embedder(archive, embedder)
+    decides = describe(detector, tracker, settings)
+    there = {segment["name"]: segment for segment in store.segments}
+    for one in work:
+        if one.name in there:
+            _check_same(one, there[one.name], decides)
+    total = sum(one.core_s for one in work)
+    done = 0.0
+    with writing(store.folder, camera):
+        for one in work:
+            if not (store.folder / one.name / SEGMENT_FILE).exists():
+
+                def tell(seconds: float, one: _Work = one, done: float = done) -> None:
+                    if on_progress is not None:
+                        on_progress(done + min(seconds, one.core_s), total, one.footage.path.name)
+
+                finished, frames, troubles = _process(one, detector, tracker, embedder, settings, tell)
+                about = _about(one, camera, decides, frames, len(finished), troubles)
+                write_segment(store.folder, one.name, finished, about, embedder.embedding_size)
+                report.segments_added += 1
+                report.tracklets_added += len(finished)
+                report.frames += frames
+                report.troubles += [f"{one.footage.path} {trouble}" for trouble in troubles]
+            else:
+                report.segments_there += 1
+                if one.name in there:
+                    report.troubles += [f"{one.footage.path} {t}" for t in there[one.name]["troubles"]]
+            done += one.core_s
+            if on_progress is not None:
+                on_progress(done, total, one.footage.path.name)
+    return report
+
+
+def track_footage(
+    footage: Footage,
+    detector: Detector,
+    tracker: Tracker,
+    *,
+    embedder: Embedder | None = None,
+    settings: IndexSettings | None = None,
+    on_progress: OnProgress | None = None,
+    troubles: list[Trouble] | None = None,
+) -> list[Track]:
+    """The tracks of one file as a whole: without segments, and without an archive.
+
+    Args:
+        footage: from ``open_footage``.
+        detector: finds boxes.
+        tracker: gives them ids.
+        embedder: with it, appearance joins and cuts tracks afterwards.
+        settings: ``fps``, ``sample_s`` and ``appearance`` count.
+        on_progress: told how far it is.
+        troubles: what could not be decoded is added here.
+    """
+    settings = settings or IndexSettings()
+    detector.reset()
+    tracker.reset(min(settings.fps or footage.fps, footage.fps))
+    tracks: dict[int, Track] = {}
+    collector = Collector(embedder, settings.sample_s) if embedder is not None and settings.appearance else None
+    for frame in read_frames(footage, fps=settings.fps, troubles=troubles):
+        boxes = detector.detect(frame)
+        ids = tracker.update(boxes, frame)
+        if collector is not None:
+            collector.add(frame, boxes, ids)
+        else:
+            for place, key in enumerate(ids.tolist()):
+                if key != NO_ID:
+                    track = tracks.setdefault(key, Track(key))
+                    track.append(
+                        frame.number, frame.time_s, tuple(boxes.xyxy[place].tolist()), float(boxes.scores[place])
+                    )
+        if on_progress is not None:
+            on_progress(frame.time_s - footage.starts_s, footage.duration_s, footage.path.name)
+    if collector is None:
+        return [tracks[key] for key in sorted(tracks)]
+    return refine(*collector.finish(), Appearance(), footage.size_wh)[0]
+
+
+def list_files(footage: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Files that are meant, each once. Raises as ``list_footage``."""
+    parts = [footage] if isinstance(footage, str | Path) else list(footage)
+    files = [path for part in parts for path in list_footage(part)]
+    if not files:
+        raise FootageError("no footage is given")
+    return list(dict.fromkeys(files))
+
+
+def parse_start(starts: str | float, zone: tzinfo = UTC) -> float:
+    """Unix time of ISO 8601 or of a number.
+
+    Raises:
+        FootageError: it is neither.
+    """
+    if isinstance(starts, int | float):
+        return float(starts)
+    try:
+        return float(starts)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(starts)
+    except ValueError as error:
+        raise FootageError(f"starts {starts!r} is no time; give one like 2026-11-28T08:00:00+01:00") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+
+
+def _plan(
+    files: list[Path],
+    camera: str,
+    starts: str | float | None,
+    name_pattern: str | None,
+    zone: tzinfo,
+    settings: IndexSettings,
+) -> list[_Work]:
+    """Every segment of every file. Raises FootageError for what cannot be used."""
+    segment_name(camera, 0.0)
+    following = parse_start(starts, zone) if starts is not None else None
+    work: list[_Work] = []
+    for path in files:
+        begin = following
+        if begin is None and name_pattern is not None:
+            begin = start_from_name(path, name_pattern, zone)
+        footage = open_footage(path, begin)
+        if following is not None:
+            following += footage.duration_s
+        count = 0
+        while count == 0 or count * settings.segment_s < footage.duration_s - settings.overlap_s:
+            start = count * settings.segment_s
+            core = min(settings.segment_s, footage.duration_s - start)
+            work.append(_Work(footage, start, core, segment_name(camera, footage.starts_s + start)))
+            count += 1
+        last = work[-1]
+        work[-1] = _Work(last.footage, last.start_s, footage.duration_s - last.start_s, last.name)
+    names: dict[str, Path] = {}
+    for one in work:
+        if one.name in names:
+            raise FootageError(f"{names[one.name]} and {one.footage.path} have a segment at the same time, {one.name}")
+        names[one.name] = one.footage.path
+    return sorted(work, key=lambda one: one.footage.starts_s + one.start_s)
+
+
+def describe(detector: Detector, tracker: Tracker, settings: IndexSettings) -> dict[str, Any]:
+    """What decides a segment, as it is stored in it."""
+    return {"detector": detector.description, "tracker": tracker.description, "settings": asdict(settings)}
+
+
+def _check_same(one: _Work, there: dict[str, Any], decides: dict[str, Any]) -> None:
+    for name, value in {**decides, "footage": _identify(one.footage)}.items():
+        old = {k: v for k, v in there[name].items() if k != "path"}
+        if old != {k: v for k, v in value.items() if k != "path"}:
+            raise GalleryError(
+                f"the segment {one.name} is there already with another {name}: {old}, now {value}. Use the same, or "
+                "another archive"
+            )
+
+
+def _identify(footage: Footage) -> dict[str, Any]:
+    return {
+        "path": str(footage.path.absolute()), "name": footage.path.name, "bytes": footage.path.stat().st_size,
+        "frames": len(footage.times_s), "size_wh": list(footage.size_wh), "fps": round(footage.fps, 3),
+        "starts_s": footage.starts_s,
+    }  # fmt: skip
+
+
+def _about(
+    one: _Work, camera: str, decides: dict[str, Any], frames: int, tracklets: int, troubles: list[Trouble]
+) -> dict[str, Any]:
+    start = one.footage.starts_s + one.start_s
+    return {
+        "camera": camera, "start_s": round(start, 3), "stop_s": round(start + one.core_s, 3),
+        "footage": _identify(one.footage), **decides, "num_frames": frames,
+        "num_tracklets": tracklets, "troubles": [str(trouble) for trouble in troubles],
+    }  # fmt: skip
+
+
+def _process(
+    one: _Work,
+    detector: Detector,
+    tracker: Tracker,
+    embedder: Embedder,
+    settings: IndexSettings,
+    tell: Callable[[float], None],
+) -> tuple[list[FinishedTrack], int, list[Trouble]]:
+    """A segment's tracks, the number of its frames, and what could not be read."""
+    troubles: list[Trouble] = []
+    stop_s = one.start_s + one.core_s + settings.overlap_s
+    warmup_s = min(one.start_s, detector.warmup_s)
+    frames = read_frames(one.footage, one.start_s - warmup_s, stop_s, settings.fps, troubles)
+    fps = min(settings.fps or one.footage.fps, one.footage.fps)
+    finished, count = process_frames(
+        frames, one.footage.starts_s + one.start_s, one.footage.starts_s + one.start_s + one.core_s, fps, detector,
+        tracker, embedder, settings, lambda time_s: tell(time_s - one.footage.starts_s - one.start_s),
+    )  # fmt: skip
+    return finished, count, troubles
+
+
+def process_frames(
+    frames: Iterator[VideoFrame],
+    start_s: float,
+    stop_s: float,
+    fps: float,
+    detector: Detector,
+    tracker: Tracker,
+    embedder: Embedder,
+    settings: IndexSettings,
+    tell: Callable[[float], None] = lambda _: None,
+) -> tuple[list[FinishedTrack], int]:
+    """Frames of one segment -> its finished tracks, and how many frames there were.
+
+    Args:
+        frames: in the order of time; those before ``start_s`` are shown to the detector alone.
+        start_s: Unix time of the segment's start.
+        stop_s: and of its end; tracks that begin later belong to the next one.
+        fps: of the frames.
+        detector: is reset first.
+        tracker: is reset first.
+        embedder: makes the vectors.
+        settings: how to sample and choose.
+        tell: is told the time of each frame.
+    """
+    detector.reset()
+    tracker.reset(fps)
+    collector = Collector(embedder, settings.sample_s)
+    count, size_wh = 0, (1, 1)
+    for frame in frames:
+        boxes = detector.detect(frame)
+        tell(frame.time_s)
+        if frame.time_s < start_s - 1e-6:
+            continue
+        count += 1
+        size_wh = (frame.image.shape[1], frame.image.shape[0])
+        collector.add(frame, boxes, tracker.update(boxes, frame))
+    tracks, samples = collector.finish()
+    if settings.appearance:
+        tracks, samples = refine(tracks, samples, Appearance(), size_wh)
+    return _finish(tracks, samples, stop_s, settings), count
+
+
+def _finish(
+    tracks: list[Track], samples: dict[int, list[Sample]], stop_s: float, settings: IndexSettings
+) -> list[FinishedTrack]:
+    kept = [
+        FinishedTrack(track, choose_samples(samples[track.id], settings.crops))
+        for track in tracks
+        if len(track) >= settings.min_frames and samples.get(track.id) and track.times_s[0] < stop_s - 1e-6
+    ]
+    return sorted(kept, key=lambda one: (one.track.numbers[0], one.track.boxes[0]))

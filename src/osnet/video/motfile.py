@@ -1,0 +1,99 @@
+"""MOTChallenge's text: ``frame,id,left,top,width,height,confidence,...``, frames from 1, one box a line.
+
+BoxMOT, DeepStream, TrackEval, motmetrics and ``trackers`` read or write it. (motchallenge.net, "Submission format".)
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from osnet.files import sha256_file, written_aside
+from osnet.video.types import NO_ID, Boxes, FootageError, Ints, Track
+
+MAX_BYTES = 4 << 30
+
+
+class MotFile:
+    """Boxes, with or without ids, of a whole footage, by frame.
+
+    Args:
+        path: the text. An id of -1 means a box without one (a detection). A confidence of 0 leaves the box out, as
+            in the truth of MOTChallenge; a missing or other negative one counts as 1.
+
+    Raises:
+        FootageError: it cannot be read; the line is named.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        rows: dict[int, list[tuple[int, float, float, float, float, float]]] = {}
+        try:
+            if self.path.stat().st_size > MAX_BYTES:
+                raise FootageError(f"{path} is larger than {MAX_BYTES:,} bytes")
+            with self.path.open(encoding="utf-8") as file:
+                for place, line in enumerate(file, 1):
+                    if line.strip():
+                        number, row = _parse(line, f"{path}, line {place}")
+                        rows.setdefault(number, []).append(row)
+        except (OSError, UnicodeDecodeError) as error:
+            raise FootageError(f"{path} cannot be read as MOTChallenge text: {error}") from error
+        self._rows = {number: [row for row in group if row[5] > 0] for number, group in sorted(rows.items())}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rows.values()))
+
+    @property
+    def num_frames(self) -> int:
+        """The last frame's number; 0 if there is none."""
+        return max(self._rows, default=0)
+
+    @property
+    def has_ids(self) -> bool:
+        """True if any box has an id."""
+        return any(row[0] != NO_ID for group in self._rows.values() for row in group)
+
+    def sha256(self) -> str:
+        """Of the file."""
+        return sha256_file(self.path)
+
+    def at(self, number: int) -> tuple[Boxes, Ints]:
+        """Boxes and ids (N,) of one frame."""
+        group = self._rows.get(number, [])
+        if not group:
+            return Boxes(), np.empty(0, np.int64)
+        table = np.array([row[1:] for row in group], np.float32)
+        corners = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], axis=1)
+        return Boxes(corners, np.clip(table[:, 4], 0, 1)), np.array([row[0] for row in group], np.int64)
+
+
+def _parse(line: str, where: str) -> tuple[int, tuple[int, float, float, float, float, float]]:
+    parts = line.replace(",", " ").split()
+    if len(parts) < 6:
+        raise FootageError(f"{where}: {len(parts)} values; MOTChallenge has frame, id, left, top, width, height, ...")
+    try:
+        values = [float(part) for part in parts[:7]]
+    except ValueError:
+        raise FootageError(f"{where}: {line.strip()!r} holds something that is no number") from None
+    number, track = values[0], values[1]
+    if not all(map(math.isfinite, values)) or number < 1 or number != int(number) or track != int(track):
+        raise FootageError(f"{where}: {line.strip()!r}; frame and id must be whole, frames begin at 1")
+    if min(values[4:6]) <= 0:
+        raise FootageError(f"{where}: a box of {values[4]:g} x {values[5]:g} pixels")
+    confidence = values[6] if len(values) > 6 and values[6] >= 0 else 1.0
+    return int(number), (int(track), values[2], values[3], values[4], values[5], confidence)
+
+
+def write_mot(path: str | Path, tracks: Iterable[Track]) -> None:
+    """Tracks as MOTChallenge text, sorted by frame and id; all or nothing.
+
+    An interpolated box has the confidence 0.01 (0 would mean: leave it out).
+    """
+    lines = [
+        (number, track.id, f"{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f},{max(score, 0.01):.4f},1,1")
+        for track in tracks
+        for number, _, (left, top, right, bottom), score in track.rows()
+    ]
+    with written_aside(path) as aside:
+        aside.write_text("".join(f"{n},{i},{rest}\n" for n, i, rest in sorted(lines)), encoding="utf-8")

@@ -1,0 +1,400 @@
+"""Video files, read through PyAV (FFmpeg): which frames there are, when they were taken, and their pixels.
+
+Times come from the stream's own clock, so variable frame rates need nothing special. A clock that jumps back (two
+recordings in one file) is mended: time goes on by one frame's length. What cannot be decoded is left out and listed.
+"""
+
+import glob
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osnet.errors import require_extra
+from osnet.video.types import FootageError, Times, Trouble, VideoFrame
+
+SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".dav",
+        ".flv",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".m2ts",
+        ".m4v",
+        ".mjpeg",
+        ".mjpg",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".nut",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
+)
+"""What a folder is searched for. A file that is named is opened whatever it is called."""
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,mjpeg,nut,mxf,ivf,obu,"
+    "wtv,dhav"
+)
+"""FFmpeg's demuxers that may open a file. Playlists are not among them: they would open other files and addresses."""
+MAX_PIXELS = 8192 * 8192
+MAX_TROUBLES = 100
+"""So many are listed; the rest is counted."""
+MAX_REORDER = 32
+"""So many frames behind the last that is wanted, what is missing will not come."""
+DEFAULT_FPS = 25.0
+"""For raw streams that carry no clock at all."""
+
+
+@dataclass(frozen=True)
+class Footage:
+    """One video file."""
+
+    path: Path
+    starts_s: float
+    """Unix time of its first frame."""
+    times_s: Times
+    """(F,): when each frame is shown, in seconds since the first, increasing."""
+    size_wh: tuple[int, int]
+    """As stored, before it is turned upright."""
+    origin_s: float
+    """The first frame's time on the stream's own clock."""
+    seekable: bool
+    """False: the clock jumps or is missing, so each segment is decoded from the file's beginning."""
+    troubles: tuple[Trouble, ...] = ()
+    """What its packets and its header show before anything is decoded."""
+
+    @property
+    def fps(self) -> float:
+        """Frames a second: the median; ``DEFAULT_FPS`` for a single frame."""
+        return round(float(1 / np.median(np.diff(self.times_s))), 6) if len(self.times_s) > 1 else DEFAULT_FPS
+
+    @property
+    def duration_s(self) -> float:
+        """From the first frame to the end of the last."""
+        return float(self.times_s[-1]) + 1 / self.fps
+
+
+def list_footage(footage: str | Path) -> list[Path]:
+    """The files that a path, a folder or a pattern with ``*`` means, in sorted order.
+
+    Raises:
+        FootageError: there is no such file, or none in the folder.
+    """
+    path = Path(footage)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not found:
+            raise FootageError(
+                f"no video files in {path}; they are known by their suffix: {' '.join(sorted(SUFFIXES))}"
+            )
+        return found
+    matches = glob.glob(str(footage), recursive=True)  # noqa: PTH207  a pattern may begin at the root
+    found = sorted(path for path in map(Path, matches) if path.is_file())
+    if not found:
+        raise FootageError(f"no such footage: {footage} is no file, no folder, and no pattern that matches files")
+    return found
+
+
+def open_footage(path: str | Path, starts_s: float | None = None) -> Footage:
+    """Look at every packet of a file, without decoding any.
+
+    Args:
+        path: a video file.
+        starts_s: Unix time of its first frame; by default what the file says (``creation_time``).
+
+    Raises:
+        FootageError: it cannot be opened, has no video, no frames, or does not say when it was taken.
+    """
+    path = Path(path)
+    with _opened(path) as (container, stream):
+        packets = _Packets(container, stream)
+        times = np.array([time_s for packet, time_s in packets if packet.size], np.float64)
+        if not len(times):
+            raise FootageError(f"{path} has a video stream without frames")
+        if starts_s is None:
+            starts_s = _creation_time(path, container, stream)
+        # Two packets of one time are one frame (fields; frames that are never shown).
+        sorted_times = np.unique(np.round(times, 6))
+        origin_s = float(sorted_times[0])
+        troubles = [Trouble(max(0.0, t.time_s - origin_s), t.what) for t in packets.troubles]
+        troubles += _find_cut(container, stream, len(times), sorted_times - origin_s)
+        return Footage(
+            path, starts_s, sorted_times - origin_s, (stream.width, stream.height), origin_s, packets.steady,
+            tuple(troubles[:MAX_TROUBLES]),
+        )  # fmt: skip
+
+
+def read_frames(
+    footage: Footage,
+    start_s: float = 0.0,
+    stop_s: float = float("inf"),
+    fps: float | None = None,
+    troubles: list[Trouble] | None = None,
+) -> Iterator[VideoFrame]:
+    """Frames from ``start_s`` to before ``stop_s``, in seconds since the footage began.
+
+    A frame's pixels, time and number do not depend on where reading begins.
+
+    Args:
+        footage: from ``open_footage``.
+        start_s: from here on.
+        stop_s: up to here.
+        fps: at most so many a second: of each interval of 1 / fps seconds the first frame. None: all.
+        troubles: what could not be decoded is added here.
+
+    Raises:
+        FootageError: the file is gone, or is another one than it was.
+    """
+    troubles = [] if troubles is None else troubles
+    wanted = choose_frames(footage.times_s, start_s, stop_s, fps)
+    if not len(wanted):
+        return
+    if footage.seekable and start_s > 0:
+        try:
+            yield from _read(footage, wanted, troubles, seek=True)
+            return
+        except _SeekTooFarError:
+            pass
+    yield from _read(footage, wanted, troubles, seek=False)
+
+
+def choose_frames(times_s: Times, start_s: float, stop_s: float, fps: float | None) -> NDArray[np.int64]:
+    """Indices of the frames that ``read_frames`` gives."""
+    chosen = np.ones(len(times_s), bool)
+    if fps is not None:
+        slots = np.floor(times_s * fps + 1e-6)
+        chosen[1:] = slots[1:] > slots[:-1]
+    return np.flatnonzero(chosen & (times_s >= start_s - 1e-6) & (times_s < stop_s - 1e-6))
+
+
+class _SeekTooFarError(Exception):
+    """The first frame after a seek lies behind the one that was wanted; nothing was given out yet."""
+
+
+def _read(footage: Footage, wanted: NDArray[np.int64], troubles: list[Trouble], seek: bool) -> Iterator[VideoFrame]:
+    av = require_extra("av", "video")
+    todo = set(wanted.tolist())
+    first_wanted, last_wanted = int(wanted[0]), int(wanted[-1])
+    tolerance_s = 0.5 / footage.fps
+    with _opened(footage.path) as (container, stream):
+        stream.thread_type = "AUTO"
+        if seek:
+            target_s = footage.origin_s + float(footage.times_s[first_wanted])
+            try:
+                container.seek(int(target_s / stream.time_base), stream=stream)
+            except av.error.FFmpegError:
+                raise _SeekTooFarError from None
+        at_start, passed = seek, 0
+        packets = _Packets(container, stream)
+        for packet, _ in packets:
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                continue  # the frames that are missing at the end are listed
+            for frame in frames:
+                if frame.pts is None or frame.is_corrupt:
+                    continue
+                time_s = float(frame.pts * frame.time_base) - footage.origin_s
+                index = _nearest(footage.times_s, time_s)
+                if at_start and index > first_wanted:
+                    raise _SeekTooFarError
+                at_start = False
+                passed += index > last_wanted
+                if index in todo and abs(footage.times_s[index] - time_s) <= tolerance_s:
+                    todo.discard(index)
+                    taken_s = round(footage.starts_s + float(footage.times_s[index]), 6)
+                    yield VideoFrame(upright(frame, footage.path), taken_s, index + 1)
+            if not todo or passed > MAX_REORDER:
+                break
+    for first, count in _runs(sorted(todo)):
+        what = f"{count} frame{'s' if count > 1 else ''} that cannot be decoded"
+        troubles.append(Trouble(float(footage.times_s[first]), what))
+
+
+def _nearest(times_s: Times, time_s: float) -> int:
+    place = int(np.searchsorted(times_s, time_s))
+    if place and (place == len(times_s) or time_s - times_s[place - 1] < times_s[place] - time_s):
+        place -= 1
+    return place
+
+
+def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
+    """First index and length of each run; frames left out by sampling do not break one of three seconds or so."""
+    start = 0
+    for place in range(1, len(indices) + 1):
+        if place == len(indices) or indices[place] - indices[place - 1] > 100:
+            yield indices[start], place - start
+            start = place
+
+
+class _Packets:
+    """Packets of a stream with their times in seconds, on a clock that never goes back."""
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._container, self._stream = container, stream
+        self.troubles: list[Trouble] = []
+        self.steady = True
+
+    def __iter__(self) -> Iterator[tuple[Any, float]]:
+        rate = self._stream.average_rate or self._stream.base_rate
+        base = self._stream.time_base
+        step = max(1, round(1 / (float(rate or DEFAULT_FPS) * float(base))))
+        offset, last = 0, None
+        for packet in self._demuxed():
+            if not packet.size:
+                yield packet, float((last or 0) * base)
+                continue
+            clock = packet.dts if packet.dts is not None else packet.pts
+            if clock is None:
+                clock, self.steady = (0 if last is None else last + step) - offset, False
+                packet.pts = packet.dts = clock
+            if last is not None and clock + offset < last:
+                self.steady = False
+                self._add(float(last * base), f"the clock jumps back by {float((last - clock - offset) * base):.2f} s")
+                offset = last + step - clock
+            last = clock + offset
+            if offset:
+                packet.dts = None if packet.dts is None else packet.dts + offset
+                packet.pts = None if packet.pts is None else packet.pts + offset
+            shown = packet.pts if packet.pts is not None else packet.dts
+            yield packet, float(shown * base)
+
+    def _demuxed(self) -> Iterator[Any]:
+        """Packets, going on behind what cannot be read."""
+        av = require_extra("av", "video")
+        last_s = 0.0
+        for _ in range(MAX_TROUBLES):
+            try:
+                for packet in self._container.demux(self._stream):
+                    if packet.pts is not None:
+                        last_s = float(packet.pts * packet.time_base)
+                    yield packet
+                return
+            except av.error.EOFError:
+                return
+            except (av.error.FFmpegError, OSError) as error:
+                self._add(last_s, f"a part that cannot be read ({getattr(error, 'strerror', None) or error})")
+
+    def _add(self, time_s: float, what: str) -> None:
+        if len(self.troubles) < MAX_TROUBLES:
+            self.troubles.append(Trouble(time_s, what))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A container and its first video stream."""
+    av = require_extra("av", "video")
+    if not path.is_file():
+        raise FootageError(f"no such footage: {path}")
+    try:
+        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        container = av.open(str(path.absolute()), container_options=options)
+    except (av.error.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FootageError(f"{path} cannot be opened as a video: {reason}; is it one, and is it whole?") from error
+    with container:
+        if not container.streams.video:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+            raise FootageError(f"{path} has no video stream; it has {kinds}")
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        if context is None:
+            raise FootageError(f"{path}: no decoder for its video")
+        _check_size(path, context.width, context.height)
+        yield container, stream
+
+
+def _check_size(path: Path | str, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise FootageError(f"{path} has frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are read")
+
+
+def upright(frame: Any, path: Path | str) -> NDArray[np.uint8]:
+    """(height, width, 3) RGB, turned as the file says (telephones store a rotation)."""
+    _check_size(path, frame.width, frame.height)
+    image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    quarters = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+
+
+def _find_cut(container: Any, stream: Any, count: int, times_s: Times) -> list[Trouble]:
+    """A file that is shorter than its header says, or with holes where its frames would come at a steady rate."""
+    troubles = []
+    steps = np.diff(times_s)
+    step = float(np.median(steps)) if len(steps) else 0.0
+    if len(steps) >= 20 and np.mean(np.abs(steps - step) < 0.2 * step) > 0.9:
+        for place in np.flatnonzero(steps > 1.7 * step):
+            missing = round(float(steps[place]) / step) - 1
+            troubles.append(
+                Trouble(float(times_s[place]), f"{missing} frame{'s are' if missing > 1 else ' is'} missing")
+            )
+    end_s = float(times_s[-1])
+    counts = "mp4" in container.format.name  # elsewhere the header's number may be anything
+    if counts and count < stream.frames:
+        troubles.append(Trouble(end_s, f"the file ends here, with {count} of its {stream.frames} frames"))
+    stated_s = float(container.duration or 0) / 1e6
+    if not counts and stream.duration and stated_s > end_s + max(1.0, 0.05 * stated_s):
+        troubles.append(Trouble(end_s, f"the file ends here; it says that it is {stated_s:.1f} s long"))
+    return troubles
+
+
+def _creation_time(path: Path, container: Any, stream: Any) -> float:
+    for metadata in (stream.metadata, container.metadata):
+        text = metadata.get("creation_time", "")
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            continue
+        if moment.year > 1971:  # cameras without a clock write 1904 or 1970
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    raise FootageError(
+        f"{path} does not say when it was taken; give --starts 2026-11-28T08:00:00+01:00, or a pattern for its name"
+    )
+
+
+def start_from_name(path: Path, pattern: str, zone: tzinfo = UTC) -> float:
+    """Unix time from a file's name.
+
+    Args:
+        path: its name without the suffix is looked at.
+        pattern: as for ``datetime.strptime``, ``*`` standing for anything: ``gate_*_%Y%m%d_%H%M%S``.
+        zone: what the name's clock means, unless the pattern holds ``%z``.
+
+    Raises:
+        FootageError: the name does not fit, or the pattern has no date.
+    """
+    if "%Y" not in pattern and "%y" not in pattern and "%s" not in pattern:
+        raise FootageError(f"the pattern {pattern!r} has no year; give one like *_%Y%m%d_%H%M%S")
+    stem = path.stem
+    parts = re.escape(pattern).replace(r"\*", ".*?")
+    digits = {"Y": r"\d{4}", "f": r"\d{1,6}", "z": r"[-+]\d\d:?\d\d|Z", "b": r"[A-Za-z]{3}"}
+    regex = re.sub(r"%([A-Za-z])", lambda m: f"(?P<{m[1]}>{digits.get(m[1], r'[0-9]{2}')})", parts)
+    try:
+        match = re.fullmatch(regex, stem)
+        if match is None:
+            raise ValueError("it does not fit")
+        fields = match.groupdict()
+        moment = datetime.strptime(" ".join(fields.values()), " ".join(f"%{name}" for name in fields))
+    except (ValueError, re.error) as error:
+        raise FootageError(f"{path.name} does not give a time by the pattern {pattern!r}: {error}") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()

@@ -1,0 +1,119 @@
+"""Trackers: those of Roboflow's ``trackers`` (Apache-2.0) by name, and ids that somebody else has given."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osnet.errors import require_extra
+from osnet.video.motfile import MotFile
+from osnet.video.types import NO_ID, Boxes, Detector, FootageError, Ints, Tracker, VideoFrame
+
+TRACKERS = {
+    "cbiou": "CBIoUTracker",
+    "bytetrack": "ByteTrackTracker",
+    "ocsort": "OCSORTTracker",
+    "sort": "SORTTracker",
+    "botsort": "BoTSORTTracker",
+}
+DEFAULT_TRACKER = "cbiou"
+FRAME_USERS = frozenset({"botsort"})
+"""They look at the pixels, to follow a moving camera."""
+
+
+class NamedTracker:
+    """One of ``trackers``' trackers.
+
+    Args:
+        name: a key of ``TRACKERS``.
+        options: for its constructor, such as ``lost_track_buffer`` (in frames of 30 a second).
+
+    Raises:
+        FootageError: an unknown name or option.
+        MissingExtraError: ``trackers`` is not installed.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        if name not in TRACKERS:
+            raise FootageError(f"unknown tracker {name!r}; choose from {', '.join(TRACKERS)}")
+        module = require_extra("trackers", "video")
+        self._supervision = require_extra("supervision", "video")
+        self._class = getattr(module, TRACKERS[name])
+        known = [p for p in inspect.signature(self._class).parameters if p != "frame_rate"]
+        if unknown := sorted(set(options) - set(known)):
+            raise FootageError(f"tracker {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
+        self.name, self._options = name, options
+        self.reset(30.0)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Name and options."""
+        return {"tracker": self.name, **self._options}
+
+    def reset(self, fps: float) -> None:
+        """A new tracker of the kind."""
+        self._tracker = self._class(frame_rate=fps, **self._options)
+
+    def update(self, boxes: Boxes, frame: VideoFrame) -> Ints:
+        """(N,) ids."""
+        detections = self._supervision.Detections(
+            xyxy=boxes.xyxy.astype(np.float32),
+            confidence=boxes.scores,
+            class_id=np.zeros(len(boxes), int),
+            data={"row": np.arange(len(boxes))},
+        )
+        image = frame.image[..., ::-1] if self.name in FRAME_USERS else None
+        tracked = self._tracker.update(detections, frame=image, timestamp=frame.time_s)
+        ids = np.full(len(boxes), NO_ID, np.int64)
+        if len(tracked) and tracked.tracker_id is not None:
+            ids[np.asarray(tracked.data["row"], int)] = tracked.tracker_id
+        return ids
+
+
+class GivenTracks:
+    """Boxes and ids from MOTChallenge text: a detector and a tracker in one.
+
+    Args:
+        path: the text; its frames are counted as the footage's are, from 1, before any are left out.
+
+    Raises:
+        FootageError: it cannot be read, or has no ids.
+    """
+
+    name = "given"
+    warmup_s = 0.0
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = MotFile(path)
+        if not self._file.has_ids:
+            raise FootageError(f"{path} has boxes but no ids (all are -1); give it as a detector, not as tracks")
+        self._ids = np.empty(0, np.int64)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The file's digest."""
+        return {"tracks": "MOTChallenge", "sha256": self._file.sha256()}
+
+    def reset(self, fps: float = 0.0) -> None:
+        """Nothing is remembered."""
+
+    def detect(self, frame: VideoFrame) -> Boxes:
+        """The file's boxes of this frame."""
+        boxes, self._ids = self._file.at(frame.number)
+        return boxes
+
+    def update(self, boxes: Boxes, frame: VideoFrame) -> Ints:
+        """The file's ids of these boxes."""
+        return self._ids
+
+
+def make_tracker(name: str = DEFAULT_TRACKER, **options: Any) -> Tracker:
+    """A tracker by its name. Raises as ``NamedTracker``."""
+    return NamedTracker(name, **options)
+
+
+def front_end(tracks: str | Path) -> tuple[Detector, Tracker]:
+    """What ``--tracks FILE`` stands for. Raises as ``GivenTracks``."""
+    given = GivenTracks(tracks)
+    return given, given

@@ -1,0 +1,307 @@
+"""From footage to an archive: what is in it, that a killed run ends with the same bytes, that it can be searched."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av")
+pytest.importorskip("trackers")
+
+from osnet import Embedder
+from osnet.errors import GalleryError, OutputError
+from osnet.gallery import Where
+from osnet.video import Archive, FootageError, IndexSettings, index_footage, make_detector, make_tracker
+from osnet.video import archive as archive_file
+from osnet.video.tracking import front_end
+from small_footage import numbered, paint_walkers, walk, write_truth, write_video
+
+STARTS = "2026-11-28T08:00:00+00:00"
+START_S = 1795852800.0
+SHORT = IndexSettings(segment_s=10, overlap_s=2)
+PATHS = [walk(2, 20, 1.0, 0, 120), walk(140, 70, -0.6, 30, 230), walk(20, 60, 0.5, 150, 250)]
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """25 seconds at 10 frames a second, three people; boxes as text beside it."""
+    folder = tmp_path_factory.mktemp("footage")
+    write_truth(folder / "det.txt", PATHS, 250, ids=False)
+    write_truth(folder / "gt.txt", PATHS, 250)
+    return write_video(folder / "gate.mp4", paint_walkers(PATHS, 250))
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_weights: Path) -> Embedder:
+    return Embedder(tiny_weights, device="cpu", backend="torch")
+
+
+def index(footage: Path, out: Path, embedder: Embedder, **changes: Any) -> Any:
+    given = {
+        "camera": "gate", "starts": STARTS, "detector": make_detector(footage.with_name("det.txt")),
+        "tracker": make_tracker("bytetrack"), "settings": SHORT,
+    }  # fmt: skip
+    return index_footage(footage, out, embedder=embedder, **{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def archive(footage: Path, embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("archive") / "a"
+    report = index(footage, out, embedder)
+    assert (report.segments_added, report.segments_there, report.troubles) == (3, 0, [])
+    return out
+
+
+def digest_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file but locks."""
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock")]
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_everybody_is_in_it_with_times_boxes_and_crops(archive: Path, embedder: Embedder) -> None:
+    store = Archive.open(archive)
+    assert [s["name"] for s in store.segments] == [f"2026-11-28/gate/0800{s:02d}.000" for s in (0, 10, 20)]
+    assert store.cameras == ["gate"]
+    assert store.weights_sha256 == embedder.sha256()
+    assert store.check() == []
+    found = list(store.tracklets())
+    assert len(found) == len(store) == len(store.sources())
+    # Person 1 walks in frames 0 to 119: in the first segment and, 2 s, in the second; person 2 in all three.
+    starts = sorted((round(t.begin_s - START_S, 1), round(t.end_s - START_S, 1)) for t in found)
+    want = [(0.0, 11.9), (3.0, 11.9), (10.0, 11.9), (10.0, 21.9), (15.0, 21.9), (20.0, 22.9), (20.0, 24.9)]
+    np.testing.assert_allclose(starts, want, atol=0.25)
+    for tracklet in found:
+        assert 1 <= len(tracklet.crops) <= 6
+        assert store.vectors(tracklet.id).shape == (len(tracklet.crops), 512)
+        np.testing.assert_allclose(np.linalg.norm(store.vectors(tracklet.id), axis=1), 1, atol=1e-5)
+        for number, box in zip(tracklet.numbers, tracklet.boxes, strict=True):
+            places = [p for path in PATHS if (p := path(int(number) - 1)) is not None]
+            assert min(abs(box[0] - x) + abs(box[1] - y) for x, y in places) < 4
+        np.testing.assert_allclose(tracklet.times_s, START_S + (tracklet.numbers - 1) / 10, atol=1e-3)
+        for crop in tracklet.crops:
+            assert crop.path.is_file()
+            assert crop.number in tracklet.numbers
+
+
+def test_a_second_run_adds_nothing(archive: Path, footage: Path, embedder: Embedder) -> None:
+    before = digest_of(archive)
+    report = index(footage, archive, embedder)
+    assert (report.segments_added, report.segments_there) == (0, 3)
+    assert digest_of(archive) == before
+
+
+def test_ids_and_bytes_are_functions_of_the_input(
+    archive: Path, footage: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    index(footage, tmp_path / "again", embedder)
+    assert digest_of(tmp_path / "again") == digest_of(archive)
+
+
+def test_search_finds_a_crop_of_the_person_and_says_when(archive: Path, embedder: Embedder) -> None:
+    store = Archive.open(archive)
+    tracklet = next(t for t in store.tracklets() if t.id.endswith("080000.000/1"))
+    query = embedder.embed(tracklet.best_crop.path)
+    for pool in ("mean", "best", "both"):
+        hits = store.search(query, weights_sha256=embedder.sha256(), top=3, pool=pool)  # type: ignore[arg-type]
+        assert [h.rank for h in hits] == [1, 2, 3]
+        assert hits[0].score > 0.9
+        assert sorted((h.score for h in hits), reverse=True) == [h.score for h in hits]
+    # By hand: the mean of the cosine with the mean and of the best cosine with a crop.
+    unit = query[0] / np.linalg.norm(query[0])
+    ids, means = store.means()
+    want = {i: (m @ unit + (store.vectors(i) @ unit).max()) / 2 for i, m in zip(ids, means, strict=True)}
+    hits = store.search(query, weights_sha256=embedder.sha256(), top=len(store))
+    assert [h.item.source for h in hits] == sorted(want, key=lambda i: -want[i])
+    assert [h.score for h in hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-5)
+
+
+def test_search_by_time_and_camera_overlaps_tracklets(archive: Path, embedder: Embedder) -> None:
+    store = Archive.open(archive)
+    query = embedder.embed(next(store.tracklets()).best_crop.path)
+
+    def found(**where: Any) -> list[tuple[float, float]]:
+        hits = store.search(query, weights_sha256=embedder.sha256(), top=99, where=Where(**where))
+        return sorted(
+            (round(t.begin_s - START_S), round(t.end_s - START_S))
+            for t in (store.tracklet(h.item.source) for h in hits)
+        )
+
+    assert found(before_s=START_S + 2) == [(0, 12)]
+    assert found(after_s=START_S + 22.5) == [(20, 23), (20, 25)]
+    assert found(after_s=START_S + 13, before_s=START_S + 14) == [(10, 22)]
+    assert found(cameras=frozenset({"hall"})) == []
+    assert len(found(cameras=frozenset({"gate"}))) == len(store)
+    assert len(found(source="*/080010.000/*")) == 3
+
+
+def test_other_weights_and_other_settings_are_refused(
+    archive: Path, footage: Path, embedder: Embedder, tiny_weights: Path
+) -> None:
+    flipped = Embedder(tiny_weights, device="cpu", backend="torch", flip=True)
+    with pytest.raises(GalleryError, match="cannot be compared"):
+        index(footage, archive, flipped)
+    with pytest.raises(GalleryError, match="cannot be compared"):
+        Archive.open(archive).search(np.ones(512), weights_sha256=flipped.sha256())
+    before = digest_of(archive)
+    with pytest.raises(GalleryError, match="tracker"):
+        index(footage, archive, embedder, tracker=make_tracker("sort"))
+    with pytest.raises(GalleryError, match="settings"):
+        index(footage, archive, embedder, settings=IndexSettings(segment_s=10, fps=5))
+    assert digest_of(archive) == before
+
+
+@pytest.mark.parametrize("camera", ["gate/7", "../gate", ".gate", "", "a b", "x" * 300])
+def test_a_camera_that_could_be_another_folder_is_refused(
+    footage: Path, embedder: Embedder, tmp_path: Path, camera: str
+) -> None:
+    with pytest.raises(FootageError, match="camera"):
+        index(footage, tmp_path / "a", embedder, camera=camera)
+    assert not (tmp_path / "a").exists()
+
+
+def test_several_cameras_and_files_share_an_archive(footage: Path, embedder: Embedder, tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    index(footage, out, embedder, settings=IndexSettings(segment_s=30))
+    index(footage, out, embedder, camera="hall", settings=IndexSettings(segment_s=30))
+    late = "2026-11-29T23:59:58.250+02:00"
+    index(footage, out, embedder, starts=late, settings=IndexSettings(segment_s=30))
+    names = [s["name"] for s in Archive.open(out).segments]
+    assert names == ["2026-11-28/gate/080000.000", "2026-11-28/hall/080000.000", "2026-11-29/gate/215958.250"]
+    assert Archive.open(out).cameras == ["gate", "hall"]
+
+
+def test_tracks_of_another_program_are_taken_as_they_are(footage: Path, embedder: Embedder, tmp_path: Path) -> None:
+    finder, follower = front_end(footage.with_name("gt.txt"))
+    settings = IndexSettings(segment_s=30, appearance=False)
+    index(footage, tmp_path / "a", embedder, detector=finder, tracker=follower, settings=settings)
+    found = list(Archive.open(tmp_path / "a").tracklets())
+    assert [len(t.numbers) for t in found] == [120, 200, 100]
+    assert [t.pieces for t in found] == [((1, 1, 120),), ((2, 31, 230),), ((3, 151, 250),)]
+
+
+def test_a_full_disk_loses_the_segment_at_hand_and_nothing_else(
+    footage: Path, embedder: Embedder, tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = np.save, [0]
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 8:  # in the second segment
+            raise OSError(28, "No space left on device")
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(archive_file.np, "save", full)
+    with pytest.raises(OutputError, match="No space left"):
+        index(footage, tmp_path / "a", embedder)
+    assert len(Archive.open(tmp_path / "a").segments) == 1
+    assert not list((tmp_path / "a").rglob(".writing-*"))
+    monkeypatch.undo()
+    assert index(footage, tmp_path / "a", embedder).segments_added == 2
+    assert digest_of(tmp_path / "a") == digest_of(archive)
+
+
+@pytest.mark.parametrize("name", ["tracklets.jsonl", "means.npy", "segment.json"])
+def test_damage_is_named(footage: Path, embedder: Embedder, tmp_path: Path, name: str) -> None:
+    index(footage, tmp_path / "a", embedder, settings=IndexSettings(segment_s=30))
+    path = next((tmp_path / "a").rglob(name))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(GalleryError, match="080000"):
+        Archive.open(tmp_path / "a")
+
+
+def test_what_is_no_archive(tmp_path: Path, embedder: Embedder, footage: Path) -> None:
+    with pytest.raises(GalleryError, match="no archive"):
+        Archive.open(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(GalleryError, match=r"mine\.txt"):
+        index(footage, tmp_path, embedder)
+
+
+RUN = """
+    import sys, time
+    import torch
+    torch.set_num_threads(1)
+    from osnet import Embedder
+    from osnet.video import IndexSettings, index_footage, make_detector, make_tracker
+    footage, out, weights = sys.argv[1:]
+    slow = make_detector(footage.replace("gate.mp4", "det.txt"))
+    index_footage(footage, out, camera="gate", starts={starts!r}, detector=slow, tracker=make_tracker("bytetrack"),
+                  embedder=Embedder(weights, device="cpu", backend="torch"),
+                  settings=IndexSettings(segment_s=10, overlap_s=2),
+                  on_progress=lambda done, total, what: (print("frame", flush=True), time.sleep(0.004)))
+"""
+
+
+def kill_and_go_on(footage: Path, weights: Path, out: Path, kills: int, seed: int) -> int:
+    """Index, with SIGKILL at random moments before it may end; how many kills met the process alive."""
+    command = [sys.executable, "-c", textwrap.dedent(RUN).format(starts=STARTS), str(footage), str(out), str(weights)]
+    dice = np.random.default_rng(seed)
+    met = 0
+    for _ in range(kills):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+            assert process.stdout is not None
+            for _ in range(int(dice.integers(1, 150))):  # counted in frames, so that a busy machine changes nothing
+                if not process.stdout.readline():
+                    break
+            time.sleep(float(dice.uniform(0, 0.05)))
+            met += process.poll() is None
+            os.kill(process.pid, signal.SIGKILL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return met
+
+
+def unbroken(footage: Path, weights: Path, out: Path) -> dict[str, str]:
+    command = [sys.executable, "-c", textwrap.dedent(RUN).format(starts=STARTS), str(footage), str(out), str(weights)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return digest_of(out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_run_ends_with_the_same_bytes(footage: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    want = unbroken(footage, tiny_weights, tmp_path / "whole")
+    kills = int(os.environ.get("OSNET_KILLS", "3"))
+    assert kill_and_go_on(footage, tiny_weights, tmp_path / "killed", kills, seed=kills) >= 1
+    assert digest_of(tmp_path / "killed") == want
+    assert not list((tmp_path / "killed").rglob(".writing-*"))
+
+
+def test_leftovers_of_a_killed_run_do_not_count_and_are_swept(
+    footage: Path, embedder: Embedder, tmp_path: Path, archive: Path
+) -> None:
+    leftover = tmp_path / "a" / "2026-11-28" / "gate" / ".writing-1-abcd-080000.000"
+    (leftover / "crops").mkdir(parents=True)
+    (leftover / "segment.json").write_text(json.dumps({"format": "osnet-segment-1"}))
+    (tmp_path / "a" / "archive.json").write_bytes((archive / "archive.json").read_bytes())
+    assert len(Archive.open(tmp_path / "a")) == 0
+    index(footage, tmp_path / "a", embedder)
+    assert not leftover.exists()
+
+
+def test_troubles_are_reported_each_time(tmp_path: Path, embedder: Embedder, footage: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", numbered(100), options={"movflags": "faststart"})
+    cut = tmp_path / "gate.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
+    write_truth(tmp_path / "det.txt", PATHS, 100, ids=False)
+    reports = [index(cut, tmp_path / "a", embedder) for _ in range(2)]
+    assert [r.segments_added for r in reports] == [1, 0]
+    assert reports[0].troubles
+    assert reports[0].troubles == reports[1].troubles
+    assert all("gate.mp4 at " in trouble for trouble in reports[0].troubles)
+
+
+def test_progress_is_told_in_seconds_of_footage(footage: Path, embedder: Embedder, tmp_path: Path) -> None:
+    told: list[tuple[float, float]] = []
+    index(footage, tmp_path / "a", embedder, on_progress=lambda done, total, _: told.append((done, total)))
+    assert {round(total, 3) for _, total in told} == {25.0}
+    assert [d for d, _ in told] == sorted(d for d, _ in told)
+    assert told[-1][0] == pytest.approx(25)

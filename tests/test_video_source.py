@@ -1,0 +1,234 @@
+"""Video files: which frames come, when they were taken, and what is said of files that are not whole."""
+
+import struct
+import wave
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av")
+
+from osnet.video import FootageError, list_footage, open_footage
+from osnet.video.source import read_frames, start_from_name
+from osnet.video.types import Trouble
+from small_footage import SIZE_WH, grey, number_of, numbered, write_video
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 frames at 10 a second, a keyframe every 8, whose grey is their number."""
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", numbered(100))
+
+
+def test_times_numbers_and_pixels(clip: Path) -> None:
+    footage = open_footage(clip, 1000.0)
+    assert footage.fps == pytest.approx(10)
+    assert footage.duration_s == pytest.approx(10)
+    assert footage.seekable
+    assert footage.size_wh == SIZE_WH
+    assert footage.troubles == ()
+    frames = list(read_frames(footage))
+    assert [f.number for f in frames] == list(range(1, 101))
+    assert [number_of(f.image) for f in frames] == list(range(100))
+    np.testing.assert_allclose([f.time_s for f in frames], 1000 + np.arange(100) / 10)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts"])
+def test_a_frame_does_not_depend_on_where_reading_begins(tmp_path: Path, suffix: str) -> None:
+    codec = "mpeg4" if suffix == ".avi" else "libx264"
+    path = write_video(tmp_path / f"clip{suffix}", numbered(60), codec=codec)
+    footage = open_footage(path, 0.0)
+    whole = {f.number: f for f in read_frames(footage)}
+    assert sorted(whole) == list(range(1, 61))
+    for start, stop in ((0.0, 0.5), (1.35, 2.05), (3.9, 4.0), (5.5, 99.0)):
+        part = list(read_frames(footage, start, stop))
+        assert [f.number for f in part] == [n for n in whole if start <= (n - 1) / 10 < stop]
+        for frame in part:
+            assert np.array_equal(frame.image, whole[frame.number].image)
+            assert frame.time_s == whole[frame.number].time_s
+
+
+def test_sampling_is_by_time_also_at_a_varying_frame_rate(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.2, 0.35, 0.9, 1.0, 1.1, 2.6, 2.65, 2.7]
+    footage = open_footage(write_video(tmp_path / "v.mkv", numbered(10), times=times), 0.0)
+    np.testing.assert_allclose(footage.times_s, times, atol=2e-3)
+    # Half seconds: 0-0.5, 0.5-1, 1-1.5, 2.5-3; the first frame of each.
+    assert [number_of(f.image) for f in read_frames(footage, fps=2)] == [0, 4, 5, 7]
+    assert [f.number for f in read_frames(footage, fps=2)] == [1, 5, 6, 8]
+
+
+def test_a_telephones_rotation_is_applied(tmp_path: Path) -> None:
+    image = grey(100)
+    image[:, :20] = (250, 0, 0)  # red on the left
+    path = write_video(tmp_path / "turned.mp4", [image] * 3)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 4 + 40  # the matrix of version 0
+    content[place : place + 36] = struct.pack(
+        ">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30
+    )  # a quarter clockwise
+    path.write_bytes(content)
+    frame = next(iter(read_frames(open_footage(path, 0.0))))
+    assert frame.image.shape == (SIZE_WH[0], SIZE_WH[1], 3)
+    assert frame.image[:15, :, 0].mean() > 200
+    assert frame.image[30:, :, 0].mean() < 120
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "size_wh", "fps"),
+    [
+        ("odd.mkv", "ffv1", "yuv444p", (33, 65), 10),
+        ("deep.mkv", "ffv1", "yuv420p10le", (64, 48), 10),
+        ("alpha.mov", "qtrle", "argb", (64, 48), 10),
+        ("slow.mp4", "libx264", "yuv420p", (64, 48), 1),
+        ("fast.mp4", "libx264", "yuv420p", (64, 48), 120),
+    ],
+)
+def test_unusual_pictures(
+    tmp_path: Path, name: str, codec: str, pix_fmt: str, size_wh: tuple[int, int], fps: int
+) -> None:
+    images = numbered(12, size_wh)
+    if pix_fmt == "argb":
+        images = [np.dstack([i, np.full(i.shape[:2], 128, np.uint8)]) for i in images]
+    footage = open_footage(write_video(tmp_path / name, images, fps, codec=codec, pix_fmt=pix_fmt), 0.0)
+    frames = list(read_frames(footage))
+    assert footage.fps == pytest.approx(fps, rel=0.05)
+    assert [number_of(f.image) for f in frames] == list(range(12))
+    assert frames[0].image.shape == (size_wh[1], size_wh[0], 3)
+
+
+def test_a_clock_that_jumps_back_goes_on(tmp_path: Path) -> None:
+    one = write_video(tmp_path / "1.ts", numbered(20)).read_bytes()
+    two = write_video(tmp_path / "2.ts", numbered(40)[20:]).read_bytes()
+    both = tmp_path / "both.ts"
+    both.write_bytes(one + two)
+    footage = open_footage(both, 0.0)
+    assert not footage.seekable
+    assert any("jumps back" in t.what for t in footage.troubles)
+    frames = list(read_frames(footage))
+    assert [number_of(f.image) for f in frames] == list(range(40))
+    assert (np.diff([f.time_s for f in frames]) > 0).all()
+    assert [number_of(f.image) for f in read_frames(footage, footage.times_s[25])] == list(range(25, 40))
+
+
+def test_what_is_left_of_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", numbered(100), options={"movflags": "faststart"})
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
+    footage = open_footage(cut, 0.0)
+    troubles: list[Trouble] = list(footage.troubles)
+    frames = list(read_frames(footage, troubles=troubles))
+    assert 10 < len(frames) < 100
+    assert [number_of(f.image) for f in frames] == list(range(len(frames)))
+    assert troubles
+    assert troubles[-1].time_s == pytest.approx(len(frames) / 10, abs=0.35)
+
+
+def test_damage_in_the_middle_costs_what_is_damaged(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "damaged.mkv", numbered(100), codec="mjpeg", pix_fmt="yuvj420p")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = bytes(2000)
+    path.write_bytes(content)
+    footage = open_footage(path, 0.0)
+    troubles: list[Trouble] = list(footage.troubles)
+    frames = list(read_frames(footage, troubles=troubles))
+    places = [round(10 * f.time_s) for f in frames]
+    assert 80 <= len(frames) < 100
+    assert places == sorted(set(places))
+    assert sum(number_of(f.image) != place for f, place in zip(frames, places, strict=True)) <= 1  # half of one picture
+    lost = sorted(set(range(100)) - set(places))
+    assert [t.time_s for t in troubles] == [pytest.approx((lost[0] - 1) / 10)]
+    assert troubles[0].what.startswith(f"{len(lost)} frame")
+
+
+def test_packets_that_cannot_be_decoded_are_counted(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "damaged.mp4", numbered(100))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = bytes(2000)
+    path.write_bytes(content)
+    troubles: list[Trouble] = []
+    numbers = [f.number for f in read_frames(open_footage(path, 0.0), troubles=troubles)]
+    missing = sorted(set(range(1, 101)) - set(numbers))
+    assert 0 < len(missing) < 30
+    assert troubles == [Trouble((missing[0] - 1) / 10, f"{len(missing)} frames that cannot be decoded")]
+
+
+def test_files_that_are_no_videos_are_named(tmp_path: Path) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("no video at all" * 100)
+    with pytest.raises(FootageError, match=r"notes\.mp4"):
+        open_footage(text, 0.0)
+    sound = tmp_path / "sound.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16000))
+    moov_missing = tmp_path / "cut.mp4"
+    content = write_video(tmp_path / "whole.mp4", numbered(30)).read_bytes()
+    moov_missing.write_bytes(content[: content.index(b"moov") - 10])
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    for path in (sound, moov_missing, empty, tmp_path / "missing.mp4"):
+        with pytest.raises(FootageError, match=path.name):
+            open_footage(path, 0.0)
+
+
+def test_sound_alone_has_no_video_stream(tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "sound.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(FootageError, match="no video stream; it has audio"):
+        open_footage(path, 0.0)
+
+
+def test_a_playlist_opens_no_other_files(tmp_path: Path) -> None:
+    write_video(tmp_path / "other.ts", numbered(10))
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(FootageError, match=r"list\.mp4"):
+        open_footage(playlist, 0.0)
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", numbered(5)).rename(tmp_path / "clip.jpg")
+    assert len(list(read_frames(open_footage(path, 0.0)))) == 5
+
+
+def test_when_a_file_was_taken(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", numbered(3), metadata={"creation_time": "2026-11-28T08:00:00.000000Z"})
+    assert open_footage(path).starts_s == datetime(2026, 11, 28, 8, tzinfo=UTC).timestamp()
+    silent = write_video(tmp_path / "b.mkv", numbered(3))
+    with pytest.raises(FootageError, match="when it was taken"):
+        open_footage(silent)
+
+
+def test_when_a_files_name_says_it_was_taken() -> None:
+    want = datetime(2026, 11, 28, 8, 14, 5, tzinfo=UTC).timestamp()
+    assert start_from_name(Path("gate_07_20261128_081405.mp4"), "gate_*_%Y%m%d_%H%M%S") == want
+    assert start_from_name(Path("2026-11-28T09-14-05+0100.mkv"), "%Y-%m-%dT%H-%M-%S%z") == want
+    for pattern in ("gate_*_%Y%m%d", "*_%H%M%S"):
+        with pytest.raises(FootageError):
+            start_from_name(Path("gate_07_20261128_081405.mp4"), pattern)
+
+
+def test_list_footage(tmp_path: Path) -> None:
+    for name in ("b/2.mp4", "a.MKV", "notes.txt", "c.avi"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in list_footage(tmp_path)] == ["a.MKV", "b/2.mp4", "c.avi"]
+    assert list_footage(f"{tmp_path}/*.avi") == [tmp_path / "c.avi"]
+    with pytest.raises(FootageError, match="none"):
+        list_footage(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FootageError, match="empty"):
+        list_footage(tmp_path / "empty")

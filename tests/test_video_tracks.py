@@ -1,0 +1,277 @@
+"""Boxes, ids and what appearance makes of them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("av")
+pytest.importorskip("trackers")
+
+from conftest import shared_data
+from osnet.video import Boxes, FootageError, VideoFrame, make_detector, make_tracker, open_footage
+from osnet.video.appearance import Appearance, Likelihoods, refine
+from osnet.video.crops import Sample, choose_samples, cover, crop_quality, sharpness
+from osnet.video.detectors import MotionDetector, iou, suppress, torchvision_detector
+from osnet.video.motfile import MotFile, write_mot
+from osnet.video.source import read_frames
+from osnet.video.tracking import TRACKERS, front_end
+from osnet.video.types import NO_ID, Track
+
+BLANK = np.zeros((120, 200, 3), np.uint8)
+
+
+def frame(n: int, fps: float = 10.0) -> VideoFrame:
+    return VideoFrame(BLANK, 1000 + n / fps, n + 1)
+
+
+def boxes(*corners: tuple[float, float, float, float], score: float = 0.9) -> Boxes:
+    return Boxes(np.array(corners, np.float32).reshape(-1, 4), np.full(len(corners), score, np.float32))
+
+
+def test_mot_text_is_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "gt.txt"
+    path.write_text("2,7,10,20,30,40,1,-1,-1,-1\n\n1 7 9.5 20 30 40 0.5\n1,8,0,0,5,5,0,1,1\n2,-1,50,60,10,20\n")
+    found = MotFile(path)
+    assert (len(found), found.num_frames, found.has_ids) == (3, 2, True)
+    first, ids = found.at(1)
+    np.testing.assert_allclose(first.xyxy, [[9.5, 20, 39.5, 60]])
+    assert (ids.tolist(), first.scores.tolist()) == ([7], [0.5])
+    second, ids = found.at(2)
+    assert ids.tolist() == [7, NO_ID]
+    assert second.scores.tolist() == [1, 1]
+    assert len(found.at(3)[0]) == 0
+    track = Track(3, [4, 5], [0.4, 0.5], [(1.0, 2.0, 11.0, 22.0), (2.0, 2.0, 12.0, 22.0)], [0.75, 0.0])
+    write_mot(tmp_path / "out.txt", [track])
+    lines = (tmp_path / "out.txt").read_text().splitlines()
+    assert lines == ["4,3,1.00,2.00,10.00,20.00,0.7500,1,1", "5,3,2.00,2.00,10.00,20.00,0.0100,1,1"]
+
+
+@pytest.mark.parametrize(
+    "line", ["1,1,0,0,5", "1,1,a,0,5,5", "0,1,0,0,5,5", "1.5,1,0,0,5,5", "1,1,0,0,-5,5", "1,1,nan,0,5,5"]
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_text(f"1,1,0,0,5,5,1\n{line}\n")
+    with pytest.raises(FootageError, match=r"bad\.txt, line 2"):
+        MotFile(path)
+
+
+@pytest.mark.parametrize("name", [n for n in TRACKERS if n != "botsort"])
+def test_every_tracker_keeps_ids_whatever_the_order_of_boxes(name: str) -> None:
+    tracker = make_tracker(name)
+    tracker.reset(10.0)
+    dice = np.random.default_rng(0)
+    seen: dict[int, set[int]] = {0: set(), 1: set()}
+    for n in range(20):
+        people = [(10 + 3 * n, 20, 30 + 3 * n, 70), (150 - 2 * n, 40, 170 - 2 * n, 90)]
+        order = dice.permutation(2)
+        ids = tracker.update(boxes(*(people[i] for i in order)), frame(n))
+        assert ids.shape == (2,)
+        for place, person in enumerate(order):
+            if ids[place] != NO_ID:
+                seen[int(person)].add(int(ids[place]))
+    assert len(seen[0]) == len(seen[1]) == 1
+    assert seen[0] != seen[1]
+    assert tracker.update(boxes(), frame(20)).shape == (0,)
+
+
+def test_unknown_trackers_options_and_detectors_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FootageError, match="'deepsort'"):
+        make_tracker("deepsort")
+    with pytest.raises(FootageError, match="'buffer'"):
+        make_tracker("sort", buffer=3)
+    for name in ("yolo", str(tmp_path / "missing.onnx"), "rfdetr:huge", "torchvision:nothing"):
+        with pytest.raises(FootageError, match=name.split(":")[-1]):
+            make_detector(name)
+    (tmp_path / "no.onnx").write_bytes(b"no model")
+    with pytest.raises(FootageError, match=r"no\.onnx"):
+        make_detector(tmp_path / "no.onnx")
+    (tmp_path / "det.txt").write_text("1,-1,0,0,5,5,1\n")
+    with pytest.raises(FootageError, match="no ids"):
+        front_end(tmp_path / "det.txt")
+
+
+def test_iou_and_suppression_by_hand() -> None:
+    a = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [100, 0, 110, 10]], np.float32)
+    np.testing.assert_allclose(iou(a, a)[0], [1, 50 / 150, 0])
+    some = Boxes(a, np.array([0.5, 0.9, 0.1], np.float32))
+    assert suppress(some, 0.3).scores.tolist() == pytest.approx([0.9, 0.1])
+    assert len(suppress(some, 0.4)) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "threshold", "recall", "precision"),
+    [
+        ("detectors/yolox_nano_416x416.onnx", 0.3, 0.90, 0.72),
+        ("detectors/pedestrian-detection-adas-0002/pedestrian-detection-adas-0002.xml", 0.5, 0.80, 0.90),
+    ],
+)
+def test_detectors_find_people_on_a_street(file: str, threshold: float, recall: float, precision: float) -> None:
+    """Every 40th frame of OpenCV's vtest.avi, against PETS09-S2L1's truth, at an overlap of a half."""
+    optimize = pytest.importorskip("scipy.optimize")
+    pytest.importorskip("openvino" if file.endswith("xml") else "onnxruntime")
+    detector = make_detector(shared_data(file), threshold)
+    truth = MotFile(shared_data("mot15/PETS09-S2L1/gt/gt.txt"))
+    found = right = people = 0
+    for one in read_frames(open_footage(shared_data("videos/vtest.avi"), 0.0), fps=0.25):
+        got, want = detector.detect(one), truth.at(one.number)[0]
+        overlaps = iou(want.xyxy, got.xyxy)
+        right += int((overlaps[optimize.linear_sum_assignment(-overlaps)] >= 0.5).sum())
+        found, people = found + len(got), people + len(want)
+    assert right / people >= recall
+    assert right / found >= precision
+
+
+def test_the_motion_detector_finds_what_moves_and_nothing_else() -> None:
+    ground = np.random.RandomState(0).randint(90, 130, (240, 320, 3)).astype(np.uint8)
+    detector = MotionDetector(memory_s=20, learns_at_fps=10)
+    hits = []
+    for n in range(60):
+        image = ground.copy()
+        if n >= 20:
+            image[100:180, 5 * n - 60 : 5 * n - 30] = (200, 30, 30)
+        found = detector.detect(VideoFrame(image, n / 10, n + 1))
+        if n < 20:
+            assert len(found) == 0
+        else:
+            want = np.array([[5 * n - 60, 100, 5 * n - 30, 180]], np.float32)
+            hits.append(len(found) == 1 and float(iou(want, found.xyxy)[0, 0]) > 0.6)
+    assert np.mean(hits) > 0.9
+    detector.reset()
+    assert len(detector.detect(VideoFrame(image, 0.0, 1))) == 0
+
+
+def test_torchvisions_detectors_are_asked_for_people() -> None:
+    class Fixed(torch.nn.Module):
+        def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            assert pictures[0].shape == (3, 120, 200)
+            assert float(pictures[0].max()) <= 1
+            return [{
+                "boxes": torch.tensor([[10.0, 10, 40, 90], [0, 0, 5, 5], [-20, 5, 30, 500], [1, 1, 9, 9]]),
+                "scores": torch.tensor([0.9, 0.8, 0.7, 0.2]),
+                "labels": torch.tensor([1, 3, 1, 1]),
+            }]  # fmt: skip
+
+    found = torchvision_detector(Fixed(), threshold=0.5).detect(VideoFrame(BLANK + 255, 0.0, 1))
+    np.testing.assert_allclose(found.xyxy, [[10, 10, 40, 90], [0, 5, 30, 120]])
+
+
+# ---- crops
+
+
+def test_cover_is_what_stands_before_by_hand() -> None:
+    # The second stands before the first (its feet are lower) and covers half of it; the third is alone.
+    some = np.array([[0, 0, 10, 20], [5, 0, 15, 30], [50, 0, 60, 20]], np.float32)
+    np.testing.assert_allclose(cover(some), [0.5, 0, 0])
+    assert cover(some[:0]).shape == (0,)
+
+
+def test_quality_falls_with_each_fault() -> None:
+    best = crop_quality(0.9, 200, 0.0, False, 0.8)
+    assert 0 < best <= 1
+    for worse in ((0.5, 200, 0.0, False, 0.8), (0.9, 80, 0.0, False, 0.8), (0.9, 200, 0.5, False, 0.8),
+                  (0.9, 200, 0.0, True, 0.8), (0.9, 200, 0.0, False, 0.2)):  # fmt: skip
+        assert crop_quality(*worse) < best
+    sharp = np.random.RandomState(0).randint(0, 255, (60, 30, 3)).astype(np.uint8)
+    blurred = np.full((60, 30, 3), 90, np.uint8)
+    assert sharpness(sharp) > sharpness(blurred)
+
+
+def sample(n: int, vector: list[float], quality: float = 0.5, time_s: float | None = None) -> Sample:
+    unit = np.array(vector, np.float32) / np.linalg.norm(vector)
+    return Sample(n, n / 10 if time_s is None else time_s, (0, 0, 10, 20), quality, unit, b"")
+
+
+def test_chosen_crops_are_good_and_differ() -> None:
+    """Of a long front view and one moment from behind, both are kept; of two alike the better."""
+    front, back = [1.0, 0, 0], [0, 1.0, 0]
+    some = [sample(n, front, 0.5 + 0.01 * n) for n in range(8)] + [sample(8, back, 0.4)]
+    chosen = choose_samples(some, 2)
+    assert [s.number for s in chosen] == [7, 8]
+    assert [s.number for s in choose_samples(some, 20)] == list(range(9))
+
+
+# ---- appearance after tracking
+
+
+def moving(key: int, first: int, last: int, x: float, speed: float = 2.0, y: float = 100) -> Track:
+    track = Track(key)
+    for n in range(first, last):
+        left = x + speed * n
+        track.append(n + 1, n / 10, (left, y, left + 20, y + 60), 0.9)
+    return track
+
+
+def samples_of(track: Track, vector: list[float]) -> list[Sample]:
+    return [sample(n, vector, 0.8, t) for n, t in zip(track.numbers[::5], track.times_s[::5], strict=True)]
+
+
+RED, BLUE = [1.0, 0.1, 0.0], [0.1, 0.0, 1.0]
+
+
+def test_a_broken_track_is_joined_and_the_gap_filled() -> None:
+    """Lost for 1.5 s behind a post, found again with another id, where it would be; another person elsewhere."""
+    before, after, other = moving(1, 0, 40, 0), moving(2, 55, 90, 0), moving(3, 0, 90, 300, -2, 220)
+    given = {1: samples_of(before, RED), 2: samples_of(after, RED), 3: samples_of(other, BLUE)}
+    tracks, samples = refine([before, after, other], given, Appearance(), (400, 300))
+    assert [len(t) for t in tracks] == [90, 90]
+    joined = tracks[0]
+    assert joined.pieces == [(1, 1, 40), (2, 56, 90)]
+    assert joined.numbers == list(range(1, 91))
+    np.testing.assert_allclose([box[0] for box in joined.boxes], 2.0 * np.arange(90), atol=1e-6)
+    assert [s == 0 for s in joined.scores] == [40 <= n < 55 for n in range(90)]
+    assert len(samples[joined.id]) == len(given[1]) + len(given[2])
+
+
+def test_who_left_and_who_came_elsewhere_stay_two() -> None:
+    left, came = moving(1, 0, 40, 0), moving(2, 50, 90, 250, 2, 200)
+    tracks, _ = refine([left, came], {1: samples_of(left, RED), 2: samples_of(came, BLUE)}, Appearance(), (400, 300))
+    assert [len(t) for t in tracks] == [40, 40]
+
+
+def test_ids_that_were_swapped_at_a_crossing_are_put_right() -> None:
+    """Two meet, stop, and turn round; a tracker by motion lets them pass through each other."""
+    dice = np.random.default_rng(3)
+
+    def path(key: int, xs: list[float]) -> Track:
+        track = Track(key)
+        for n, x in enumerate(xs):
+            track.append(n + 1, n / 10, (x + dice.normal(0, 0.3), 100.0, x + 20, 160.0), 0.9)
+        return track
+
+    out = [100 - abs(n - 50) * 2.0 + 0 for n in range(100)]  # to 100 and back
+    back = [108 + abs(n - 50) * 2.0 for n in range(100)]
+    red_then_blue, blue_then_red = path(1, out[:50] + back[50:]), path(2, back[:50] + out[50:])
+    given = {
+        1: [sample(n, RED if n < 50 else BLUE, 0.8, n / 10) for n in range(0, 100, 5) if abs(n - 50) > 4],
+        2: [sample(n, BLUE if n < 50 else RED, 0.8, n / 10) for n in range(0, 100, 5) if abs(n - 50) > 4],
+    }
+    tracks, samples = refine([red_then_blue, blue_then_red], given, Appearance(), (400, 300))
+    assert len(tracks) == 2
+    for track in tracks:
+        colours = {int(s.vector[2] > 0.5) for s in samples[track.id]}
+        assert len(colours) == 1, "one track, one person"
+    plain, _ = refine([red_then_blue, blue_then_red], given, Appearance(use_vectors=False), (400, 300))
+    assert sorted(t.pieces for t in plain) == [[(1, 1, 100)], [(2, 1, 100)]]
+
+
+def test_nobody_gives_nobody() -> None:
+    assert refine([], {}, Appearance(), (400, 300)) == ([], {})
+
+
+def test_likelihoods_by_hand() -> None:
+    known = Likelihoods(same_mean=0.8, other_mean=0.5, variance=0.01, spread_base=0.1, spread_per_s=0.2)
+    # log N(c; .8, .01) - log N(c; .5, .01)
+    for cosine in (0.4, 0.65, 0.9):
+        want = (-((cosine - 0.8) ** 2) + (cosine - 0.5) ** 2) / 0.02
+        assert known.appearance(cosine) == pytest.approx(want)
+    sigma = 50 * (0.1 + 0.2 * 2)
+    want = math.log((1 + (30 / sigma) ** 2 / 4) ** -3 / (2 * math.pi * sigma**2)) + math.log(120_000)
+    assert known.motion(30, 2.0, 50, 120_000) == pytest.approx(want)
+    # It is a density: over the plane it makes 1.
+    r = np.linspace(0, 200 * sigma, 400_001)
+    ring = 2 * math.pi * r * (1 + (r / sigma) ** 2 / 4) ** -3 / (2 * math.pi * sigma**2)
+    assert np.trapezoid(ring, r) == pytest.approx(1, abs=1e-3)
