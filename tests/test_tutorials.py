@@ -27,7 +27,9 @@ def test_tutorial_runs(page: Path, tmp_path: Path, msmt17_pth: Path) -> None:
         "OSNET_WEIGHTS": str(msmt17_pth.parent),
         "HF_HUB_OFFLINE": "1",
     }
+    python = ""
     for language, code in blocks:
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+        python += code if language == "python" else ""  # a later block may use names of an earlier one
+        command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", python]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
