@@ -16,11 +16,11 @@ import numpy as np
 import tyro
 
 from osnet.data.attributes.dataset import AttributeSplit
-from osnet.data.attributes.reading import read_attributes
+from osnet.data.attributes.reader import read_attributes
+from osnet.embedding.attribute_predictor import AttributePredictor, find_attributes
 from osnet.files import check_writable, write_json
 from osnet.gallery import Gallery, describe
-from osnet.inference.attributes import AttributePredictor, find_attributes
-from osnet.tasks.attributes import labelled
+from osnet.tasks.attribute_task import labelled
 from osnet.types import Item
 
 TOP = 10

@@ -24,14 +24,14 @@ import tyro
 
 from osnet.cli.common import draw_progress
 from osnet.data.attributes.dataset import AttributeDataset
-from osnet.data.attributes.reading import read_attributes
-from osnet.figures.attributes import Described, save_attribute_sheet
+from osnet.data.attributes.reader import read_attributes
+from osnet.embedding.attribute_predictor import AttributePredictor
+from osnet.figures.attribute_sheet import Described, save_attribute_sheet
 from osnet.files import make_folder, write_json
-from osnet.inference.attributes import AttributePredictor
-from osnet.metrics.attributes import AttributeScores, Criterion, choose_thresholds, score_attributes
-from osnet.recipes.pa100k import pa100k_osnet_x1_0
-from osnet.tasks.attributes import AttributeRecipe, labelled, score_split
-from osnet.training.engine import RunOptions, Trainer
+from osnet.metrics.attribute_metrics import AttributeScores, Criterion, choose_thresholds, score_attributes
+from osnet.recipes.attributes_pa100k import pa100k_osnet_x1_0
+from osnet.tasks.attribute_task import AttributeRecipe, labelled, score_split
+from osnet.training.trainer import RunOptions, Trainer
 
 LEAST_POSITIVES = 10
 """mA is reported over the attributes with at least so many positives in test."""

@@ -28,19 +28,19 @@ import torch
 import tyro
 
 from osnet.cli.common import draw_progress
-from osnet.data.classification import PhotoBytes, hold_out_photos
 from osnet.data.loading import decode_pixels
-from osnet.data.photos import HOLD_OUT_SEED, PhotoDataset, read_photos
+from osnet.embedding.class_predictor import ClassPredictor
 from osnet.errors import DataError, TrainingError
 from osnet.files import make_folder, write_json, written_aside
-from osnet.inference.classes import ClassPredictor
 from osnet.models.build import build_network
 from osnet.models.counting import count_cost
 from osnet.models.variants import get_config
-from osnet.recipes.cifar import make_cifar
+from osnet.photos.image_folder import PhotoBytes, hold_out_photos
+from osnet.photos.reader import HOLD_OUT_SEED, PhotoDataset, read_photos
+from osnet.recipes.photos_cifar import make_cifar
 from osnet.tasks.classification import ClassificationRecipe
-from osnet.tasks.photo_scores import score_photos
-from osnet.training.engine import RunOptions, Trainer
+from osnet.tasks.photo_accuracy import score_photos
+from osnet.training.trainer import RunOptions, Trainer
 
 NUM_HELD = 5000
 NARROW: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from osnet.errors import DataError
 from osnet.figures.costs import CostPoint, save_costs
 from osnet.models.build import build_network
 from osnet.models.counting import count_cost
-from osnet.models.printed import TABLE_A
+from osnet.models.published_counts import TABLE_A
 from osnet.models.variants import VARIANTS
 
 LABELS = {

@@ -16,7 +16,7 @@ WAYS = (
     "bf16 compiled", "bf16 CUDA graph", "bf16 ours", "bf16 ours, CUDA graph", "bf16 Lite fused",
     "bf16 Lite fused, CUDA graph",
 )  # fmt: skip
-"""Precision, then what is done; ``ours`` is ``osnet.inference.graph.optimize``, from uint8 pixels; ``Lite fused``
+"""Precision, then what is done; ``ours`` is ``osnet.runtime.folding.optimize``, from uint8 pixels; ``Lite fused``
 is the folded network with the kernel of lite_triton.py."""
 
 
@@ -37,7 +37,7 @@ def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device:
     """
     from osnet import create_model
     from osnet.data.transforms import normalize, to_fractions
-    from osnet.inference.graph import fold, optimize
+    from osnet.runtime.folding import fold, optimize
     from osnet.types import Preprocessing
 
     torch.manual_seed(0)

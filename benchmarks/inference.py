@@ -79,7 +79,7 @@ def worker(kind: str, model: str, batch: int, threads: int, folder: str) -> None
         return in_turn.serve(lambda: backend.forward(images))
     else:
         from osnet import create_model
-        from osnet.inference.backends import make_backend
+        from osnet.runtime.backends import make_backend
         from osnet.types import Preprocessing
 
         made = make_backend(kind, create_model(model).eval(), Preprocessing(), torch.device("cpu"))  # type: ignore[arg-type]
@@ -172,8 +172,8 @@ def _measure(
 
 def _export_all(models: tuple[str, ...], folder: Path) -> None:
     from osnet import create_model
-    from osnet.inference.export import export
-    from osnet.models.weights import read_checkpoint, save_weights
+    from osnet.runtime.export import export
+    from osnet.weights.checkpoint import read_checkpoint, save_weights
 
     for model in models:
         save_weights(create_model(model).eval(), folder / model / "weights")

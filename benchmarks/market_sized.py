@@ -21,17 +21,17 @@ import torch
 import tyro
 
 from osnet.cli.common import draw_progress
-from osnet.comparison import Entrant, compare, group_generated
 from osnet.data.folder import read_dataset
-from osnet.data.synthetic import GeneratedSettings, generate_dataset
-from osnet.evaluation import evaluate
+from osnet.embedding.embedder import Embedder
+from osnet.evaluation.comparison import Entrant, compare, group_generated
+from osnet.evaluation.evaluate import evaluate
+from osnet.features.embedding_files import read_vectors
 from osnet.files import make_folder, write_json
-from osnet.inference.embedder import Embedder
-from osnet.inference.vectors import read_vectors
-from osnet.metrics.intervals import cluster_interval
-from osnet.recipes.market1501 import market1501_osnet_x1_0_scratch
-from osnet.training.engine import RunOptions, Trainer
+from osnet.metrics.bootstrap import cluster_interval
+from osnet.recipes.reid_market1501 import market1501_osnet_x1_0_scratch
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 from osnet.training.recipe import Recipe
+from osnet.training.trainer import RunOptions, Trainer
 from osnet.types import ReidDataset
 
 

@@ -22,11 +22,11 @@ import torch
 import tyro
 from torch.utils.data import ConcatDataset, DataLoader
 
-from osnet.data.classification import Photos, PhotoSamples, read_photo_folder
-from osnet.data.packed import PackedPhotos, read_packed_index, write_packed
-from osnet.data.photo_augmentation import PhotoAugmentation
 from osnet.data.samplers import RandomBatches
 from osnet.data.training_set import EpochKeys
+from osnet.photos.image_folder import Photos, PhotoSamples, read_photo_folder
+from osnet.photos.photo_augmentation import PhotoAugmentation
+from osnet.photos.shards import PackedPhotos, read_packed_index, write_packed
 from osnet.types import Preprocessing
 
 SETTINGS = Preprocessing(size_hw=(224, 224))

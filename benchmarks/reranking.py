@@ -108,8 +108,8 @@ def run_peer_neighbours(folder: Path) -> dict[str, float]:
 
 
 def run_ours(folder: Path) -> dict[str, float]:
-    from osnet.metrics.nearest import load_fused
-    from osnet.metrics.rerank import rerank
+    from osnet.metrics.k_reciprocal import rerank
+    from osnet.metrics.nearest_neighbors import load_fused
 
     query, gallery = (np.load(folder / f"{name}.npy") for name in ("query", "gallery"))
     rerank(query[:40], gallery[:99])
@@ -122,8 +122,8 @@ def run_ours(folder: Path) -> dict[str, float]:
 
 def run_ours_best(folder: Path) -> dict[str, float]:
     """Without the matrix: the best 50 for each query."""
-    from osnet.metrics.nearest import find_nearest, load_fused
-    from osnet.metrics.rerank import encode, rerank_best
+    from osnet.metrics.k_reciprocal import encode, rerank_best
+    from osnet.metrics.nearest_neighbors import find_nearest, load_fused
 
     query, gallery = (np.load(folder / f"{name}.npy") for name in ("query", "gallery"))
     rerank_best(query[:40], gallery[:99])
@@ -154,8 +154,8 @@ def peak_gib() -> float:
 
 def compare(folder: Path) -> dict[str, Any]:
     """Our distances and neighbours beside torchreid's."""
-    from osnet.metrics.nearest import find_nearest
-    from osnet.metrics.rerank import encode_neighbours
+    from osnet.metrics.k_reciprocal import encode_neighbours
+    from osnet.metrics.nearest_neighbors import find_nearest
 
     items = np.concatenate([np.load(folder / "query.npy"), np.load(folder / "gallery.npy")])
     peer = np.load(folder / "neighbours.npz")

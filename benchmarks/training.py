@@ -28,10 +28,10 @@ from torchvision.transforms import v2
 
 from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_dataset
-from osnet.data.synthetic import GeneratedSettings, generate_dataset
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 from osnet.tasks.reid import ReidLoss, ReidRecipe, ReidTask
-from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import Recipe, build_network
+from osnet.training.trainer import RunOptions, Trainer
 from osnet.types import Crop, Preprocessing
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from osnet.models.card import Card
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
-from osnet.models.weights import save_weights
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -148,8 +148,8 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def packed_colours(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, the training part in six tar files."""
-    from osnet.data.classification import read_photo_folder
-    from osnet.data.packed import write_packed
+    from osnet.photos.image_folder import read_photo_folder
+    from osnet.photos.shards import write_packed
 
     root = tmp_path_factory.mktemp("p") / "packed"
     write_packed(read_photo_folder(colours / "train"), root / "train", 4)
@@ -168,7 +168,7 @@ def colour_run(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8 training identities, 2 cameras, 3 images each: 48 images, 6 batches of 8."""
-    from osnet.data.synthetic import GeneratedSettings, generate_dataset
+    from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 
     return generate_dataset(tmp_path_factory.mktemp("t") / "people", GeneratedSettings(16, 2, 3, 9))
 
@@ -176,7 +176,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def described_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 training images of 4 people, 16 for validation, 32 for test; with attributes."""
-    from osnet.data.synthetic import GeneratedSettings, generate_dataset
+    from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 
     return generate_dataset(tmp_path_factory.mktemp("t") / "people", GeneratedSettings(16, 2, 2, 9))
 
@@ -186,7 +186,7 @@ def described_run(described_people: Path, tmp_path_factory: pytest.TempPathFacto
     """Both heads, trained for a moment."""
     from osnet.data.attributes.identities import read_generated_attributes
     from osnet.data.attributes.samples import join_labels
-    from osnet.training.engine import Trainer
+    from osnet.training.trainer import Trainer
     from small_runs import BOTH, INLINE
 
     out = tmp_path_factory.mktemp("r") / "run"

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from osnet import OSNet, OSNetConfig
-from osnet.inference import native
-from osnet.inference.backends import generate_pixels, run_plainly
-from osnet.inference.graph import fold
+from osnet.runtime.backends import generate_pixels, run_plainly
+from osnet.runtime.folding import fold
+from osnet.runtime.native import program as native
 from osnet.types import Preprocessing
 
 PAGE, ROOM = 4096, 1 << 32

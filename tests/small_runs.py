@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from osnet.data.augmentation import Augmentation
-from osnet.data.photo_augmentation import PhotoAugmentation
-from osnet.tasks.attributes import AttributeRecipe
+from osnet.photos.photo_augmentation import PhotoAugmentation
+from osnet.tasks.attribute_task import AttributeRecipe
 from osnet.tasks.classification import ClassificationRecipe
 from osnet.tasks.joint import JointRecipe
 from osnet.tasks.reid import ReidRecipe
-from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import Recipe
+from osnet.training.trainer import RunOptions, Trainer
 
 INLINE = RunOptions(workers=0, cpu=True)
 REID = ReidRecipe(

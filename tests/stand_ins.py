@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from osnet.models.osnet import OSNet
-from osnet.models.torchreid import torchreid_names
 from osnet.models.variants import VARIANTS
+from osnet.weights.torchreid import torchreid_names
 
 MSMT17_CLASSES = 1041
 

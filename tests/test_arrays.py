@@ -12,12 +12,12 @@ import pytest
 from osnet import Gallery, Item
 from osnet.cli.common import EXIT_ERROR
 from osnet.cli.reranking import read_features
+from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError, GalleryError
+from osnet.features.array_files import as_vectors, list_arrays, read_array, read_arrays
+from osnet.features.embedding_files import find_changed, read_vectors, save_vectors
+from osnet.features.labels import read_labelled
 from osnet.files import sha256_file
-from osnet.inference.arrays import as_vectors, list_arrays, read_array, read_arrays
-from osnet.inference.embedder import Embeddings
-from osnet.inference.labelled import read_labelled
-from osnet.inference.vectors import find_changed, read_vectors, save_vectors
 from test_cli import Run, run  # noqa: F401 a fixture
 
 

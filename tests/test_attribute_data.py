@@ -12,12 +12,12 @@ from osnet.data.attributes.dataset import NO_IDENTITY
 from osnet.data.attributes.identities import AGES, read_generated_attributes, read_market_labels
 from osnet.data.attributes.pa100k import ATTRIBUTES, read_pa100k
 from osnet.data.attributes.peta_rap import read_peta, read_rap
-from osnet.data.attributes.reading import knows_attributes, read_attributes, read_csv
+from osnet.data.attributes.reader import knows_attributes, read_attributes, read_csv
 from osnet.data.attributes.samples import AttributeSamples, join_labels
 from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_any
-from osnet.data.synthetic import read_annotations
 from osnet.errors import DataError
+from osnet.synthetic.generate import read_annotations
 from osnet.types import Preprocessing
 
 NAN = float("nan")

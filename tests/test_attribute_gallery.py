@@ -12,13 +12,13 @@ import torch
 from osnet import Embedder, Gallery, Item
 from osnet.cli import main
 from osnet.data.attributes.identities import read_generated_attributes
-from osnet.data.synthetic import GeneratedSettings, generate_dataset
+from osnet.embedding.attribute_predictor import AttributePredictor, find_attributes, match_score
 from osnet.errors import DataError, GalleryError
 from osnet.gallery import Described, Where, describe
 from osnet.gallery.segments import StoredAttribute
-from osnet.inference.attributes import AttributePredictor, find_attributes, match_score
 from osnet.models.heads import AttributeHead, switch_attributes
-from osnet.models.weights import save_weights
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset
+from osnet.weights.checkpoint import save_weights
 
 NAMES = ("Female", "Hat", "Backpack")
 STORED = tuple(StoredAttribute(name, threshold, name) for name, threshold in zip(NAMES, (0.5, 0.3, 0.5), strict=True))

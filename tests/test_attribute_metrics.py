@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from osnet.losses import smoothed_cross_entropy_sum, weigh_per_attribute, weigh_per_label, weighted_multi_label
-from osnet.metrics.attributes import average_precision, choose_thresholds, score_attributes
+from osnet.metrics.attribute_metrics import average_precision, choose_thresholds, score_attributes
 
 NAN = float("nan")
 

@@ -13,14 +13,14 @@ from osnet import Embedder, load_weights
 from osnet.cli import main
 from osnet.data.attributes.identities import read_generated_attributes
 from osnet.data.attributes.samples import join_labels
+from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.errors import WeightsError
-from osnet.figures.attributes import Described, describe_lines, draw_attribute_sheet
-from osnet.inference.attributes import AttributePredictor
-from osnet.models.card import Card, read_card
+from osnet.figures.attribute_sheet import Described, describe_lines, draw_attribute_sheet
 from osnet.models.heads import AttributeHead, switch_attributes
-from osnet.models.weights import read_checkpoint, save_weights
-from osnet.tasks.attributes import score_split
-from osnet.training.engine import Trainer
+from osnet.tasks.attribute_task import score_split
+from osnet.training.trainer import Trainer
+from osnet.weights.card import Card, read_card
+from osnet.weights.checkpoint import read_checkpoint, save_weights
 from small_runs import ATTRIBUTES, BOTH, INLINE, run_in_pieces
 
 pytest.importorskip("accelerate")
@@ -39,7 +39,7 @@ def test_a_run_leaves_both_heads_and_the_best_epoch_by_validation(described_run:
     predictor = AttributePredictor(described_run / "best")
     found, probabilities = score_split(predictor, data.val, data.attributes)
     assert found.mean_accuracy == pytest.approx(scores[best])
-    from osnet.metrics.attributes import choose_thresholds
+    from osnet.metrics.attribute_metrics import choose_thresholds
 
     chosen = choose_thresholds(probabilities, data.val.labels, data.attributes)
     assert predictor.head.thresholds == pytest.approx(tuple(chosen), abs=1e-6)

@@ -15,15 +15,15 @@ from osnet.data.attributes.identities import read_generated_attributes
 from osnet.data.attributes.samples import join_labels
 from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_any
+from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.errors import DataError
-from osnet.inference.attributes import AttributePredictor
 from osnet.losses import smoothed_cross_entropy
-from osnet.models.card import read_card
 from osnet.recipes import RECIPES
-from osnet.recipes.pa100k import both_osnet_x1_0, pa100k_osnet_x1_0
-from osnet.tasks.attributes import AttributeLoss, AttributeTask, score_split
+from osnet.recipes.attributes_pa100k import both_osnet_x1_0, pa100k_osnet_x1_0
+from osnet.tasks.attribute_task import AttributeLoss, AttributeTask, score_split
 from osnet.tasks.joint import JointLoss, JointTask
-from osnet.training.engine import Trainer
+from osnet.training.trainer import Trainer
+from osnet.weights.card import read_card
 from small_runs import (
     ATTRIBUTES,
     BOTH,

@@ -14,8 +14,8 @@ from torch import Tensor
 from conftest import make_picture
 from osnet import Embedder, OSNet, OSNetConfig
 from osnet.errors import MissingExtraError, ModelError
-from osnet.inference import backends
-from osnet.inference.backends import (
+from osnet.runtime import backends
+from osnet.runtime.backends import (
     OnnxRuntimeBackend,
     TorchBackend,
     generate_pixels,
@@ -23,7 +23,7 @@ from osnet.inference.backends import (
     make_backend,
     run_plainly,
 )
-from osnet.inference.llvm import can_compile
+from osnet.runtime.native.llvm import can_compile
 from osnet.types import Preprocessing
 
 CPU = torch.device("cpu")
@@ -167,7 +167,7 @@ def test_after_a_fork(backend: str) -> None:
 import os, signal, torch
 from osnet import OSNet, OSNetConfig
 from osnet.errors import ModelError
-from osnet.inference.backends import RUNTIMES, generate_pixels
+from osnet.runtime.backends import RUNTIMES, generate_pixels
 from osnet.types import Preprocessing
 torch.manual_seed(0)
 made = RUNTIMES[{backend!r}](OSNet(OSNetConfig(width=0.25)).eval(), Preprocessing(size_hw=(64, 32)), num_threads=2)
@@ -193,7 +193,7 @@ def test_signals_still_arrive_when_openvino_backends_come_and_go() -> None:
     code = """
 import gc, signal, torch
 from osnet import OSNet, OSNetConfig
-from osnet.inference.backends import OpenVinoBackend
+from osnet.runtime.backends import OpenVinoBackend
 from osnet.types import Preprocessing
 network = OSNet(OSNetConfig(width=0.25)).eval()
 made = [OpenVinoBackend(network, Preprocessing(size_hw=(32, 16))) for _ in range(2)]

@@ -15,8 +15,8 @@ from osnet.data.joining import join_training
 from osnet.data.reid.benchmark import SplitName
 from osnet.data.reid.catalog import read_benchmark, read_named, read_source, splits_overlap
 from osnet.errors import DataError, OutputError
-from osnet.evaluation import check_leak
-from osnet.results import Scoring
+from osnet.evaluation.evaluate import check_leak
+from osnet.evaluation.results import Scoring
 from osnet.training.recipe import Recipe
 from test_cli import Run
 

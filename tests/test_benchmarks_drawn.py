@@ -99,7 +99,7 @@ def test_kept_splits_that_are_no_json(text: str, tmp_path: Path) -> None:
 
 def test_kept_splits_cannot_lead_out_or_mix_train_and_test(tmp_path: Path) -> None:
     """Even with a fitting digest: only images that were found are taken, and people are looked at."""
-    from osnet.data.reid.drawn import _digest
+    from osnet.data.reid.random_splits import _digest
 
     layouts.make_viper(tmp_path)
     kept = read_benchmark("viper", tmp_path).splits_file

@@ -13,20 +13,20 @@ from osnet import Embedder
 from osnet.data.folder import read_dataset
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import ModelError, WeightsError
-from osnet.inference.backends import generate_pixels, make_backend, run_plainly
-from osnet.inference.export import export
 from osnet.losses import batch_hard_triplet, smoothed_cross_entropy
 from osnet.models.build import build_network, without_neck
-from osnet.models.card import Card
 from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.models.network import Network
 from osnet.models.osnet import OSNet
-from osnet.models.registry import create_model
-from osnet.models.weights import convert, load_weights, network_sha256, read_checkpoint, save_weights
+from osnet.runtime.backends import generate_pixels, make_backend, run_plainly
+from osnet.runtime.export import export
 from osnet.tasks.reid import ReidLoss, ReidTask
-from osnet.training.engine import Trainer
 from osnet.training.recipe import build_network as build_for
+from osnet.training.trainer import Trainer
 from osnet.types import Preprocessing
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import convert, load_weights, network_sha256, read_checkpoint, save_weights
+from osnet.weights.factory import create_model
 from small_runs import INLINE, REID
 
 RECIPE = replace(

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osnet.comparison import Entrant, compare
+from osnet.embedding.embedder import Embedder
+from osnet.evaluation.comparison import Entrant, compare
 from osnet.figures.curves import Line
 from osnet.figures.report import Report, write_report
-from osnet.figures.study import Studied, choose_sheet, describe_networks
-from osnet.inference.embedder import Embedder
+from osnet.figures.report_data import Studied, choose_sheet, describe_networks
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, Preprocessing, ReidDataset, Split
 

@@ -10,7 +10,7 @@ from osnet.data.check import check_dataset
 from osnet.data.folder import read_any
 from osnet.data.training_set import hold_out
 from osnet.errors import DataError
-from osnet.training.engine import Trainer
+from osnet.training.trainer import Trainer
 from osnet.types import Crop, Split
 from small_runs import INLINE, REID
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from conftest import shared_data
-from osnet.data import cifar
-from osnet.data.cifar import CIFAR10, CIFAR100, Archive, read_cifar
-from osnet.data.classification import decode_all, read_photo_folder
 from osnet.errors import DataError
 from osnet.files import sha256_file
+from osnet.photos import cifar_archives as cifar
+from osnet.photos.cifar_archives import CIFAR10, CIFAR100, Archive, read_cifar
+from osnet.photos.image_folder import decode_all, read_photo_folder
 
 
 def write_archive(path: Path, archive: Archive, change: dict[str, bytes | None] | None = None) -> dict[str, np.ndarray]:

@@ -11,19 +11,19 @@ import torch
 from conftest import shared_data
 from osnet import Embedder, create_model, load_weights
 from osnet.cli import main
-from osnet.data.classification import PhotoBytes, read_photo_folder
-from osnet.data.photos import read_photos
+from osnet.embedding.class_predictor import ClassPredictor
 from osnet.errors import DataError, ModelError, WeightsError
-from osnet.inference.classes import ClassPredictor
-from osnet.inference.export import find_heads
-from osnet.models.card import Card, read_card
-from osnet.models.printed import TABLE_A
-from osnet.models.weights import read_checkpoint, save_weights
+from osnet.models.published_counts import TABLE_A
+from osnet.photos.image_folder import PhotoBytes, read_photo_folder
+from osnet.photos.reader import read_photos
 from osnet.recipes import RECIPES
+from osnet.runtime.export import find_heads
 from osnet.tasks.classification import ClassificationRecipe
-from osnet.tasks.photo_scores import score_photos
-from osnet.training.engine import Trainer
+from osnet.tasks.photo_accuracy import score_photos
+from osnet.training.trainer import Trainer
 from osnet.types import Preprocessing
+from osnet.weights.card import Card, read_card
+from osnet.weights.checkpoint import read_checkpoint, save_weights
 from small_runs import CLASSES, INLINE, write_colours
 
 pytest.importorskip("accelerate")

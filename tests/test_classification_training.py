@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from osnet import create_model
-from osnet.data.classification import PhotoBytes
-from osnet.data.packed import PackedPhotos, read_packed_index
-from osnet.data.photo_augmentation import PhotoAugmentation, pad_and_cut
-from osnet.data.photos import PhotoDataset, read_photos
 from osnet.data.samplers import RandomBatches
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import DataError
 from osnet.losses import smoothed_cross_entropy
+from osnet.photos.image_folder import PhotoBytes
+from osnet.photos.photo_augmentation import PhotoAugmentation, pad_and_cut
+from osnet.photos.reader import PhotoDataset, read_photos
+from osnet.photos.shards import PackedPhotos, read_packed_index
 from osnet.tasks.classification import ClassificationTask
-from osnet.tasks.photo_epochs import ByteEpochs
-from osnet.training.engine import Trainer
+from osnet.tasks.photo_batches import ByteEpochs
+from osnet.training.trainer import Trainer
 from osnet.types import Preprocessing
 from small_runs import (
     CLASSES,

@@ -15,7 +15,7 @@ from osnet import Embedder, OSNet, OSNetConfig
 from osnet.cli import RESUMABLE, main
 from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED
 from osnet.gallery import Gallery
-from osnet.models.weights import save_weights
+from osnet.weights.checkpoint import save_weights
 
 
 class Run:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from osnet.comparison import Comparison, Entrant, Group, compare, group_generated
 from osnet.data.folder import read_dataset
-from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations, read_pairs
 from osnet.errors import DataError
-from osnet.metrics.intervals import cluster_interval
+from osnet.evaluation.comparison import Comparison, Entrant, Group, compare, group_generated
+from osnet.metrics.bootstrap import cluster_interval
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations, read_pairs
 from osnet.types import Crop, ReidDataset, Split
 
 

@@ -7,9 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from osnet.models.config import OSNetConfig
 from osnet.models.counting import count_cost, count_parameters
 from osnet.models.osnet import OSNet, build_on_meta
-from osnet.models.printed import PUBLISHED_COSTS
-from osnet.models.registry import create_model
+from osnet.models.published_counts import PUBLISHED_COSTS
 from osnet.models.variants import VARIANTS
+from osnet.weights.factory import create_model
 
 REID = (256, 128)
 

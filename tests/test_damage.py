@@ -22,7 +22,7 @@ from osnet.errors import ImageWarning
 @pytest.fixture(autouse=True)
 def _no_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run the network in PyTorch: making code for it takes longer than all the rest."""
-    monkeypatch.setattr("osnet.inference.embedder.make_backend", lambda *_args: None)
+    monkeypatch.setattr("osnet.embedding.embedder.make_backend", lambda *_args: None)
 
 
 SETTINGS = (

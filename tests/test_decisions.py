@@ -8,12 +8,12 @@ import pytest
 
 from conftest import write_picture
 from osnet import Embedder
-from osnet.calibration import calibrate
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
-from osnet.metrics import streaming
-from osnet.metrics.decisions import DecisionScores, count_decisions, identification_scores, verification_scores
-from osnet.metrics.intervals import cluster_interval, ratio_interval
+from osnet.evaluation.calibration import calibrate
+from osnet.metrics import rank_counting as streaming
+from osnet.metrics.bootstrap import cluster_interval, ratio_interval
+from osnet.metrics.thresholds import DecisionScores, count_decisions, identification_scores, verification_scores
 from test_streaming import draw_labels, signs
 
 RATES = (0.0, 0.01, 0.05, 0.3, 1.0)

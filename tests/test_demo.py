@@ -12,13 +12,12 @@ import pytest
 from conftest import write_picture
 from osnet import cli
 from osnet.cli.common import EXIT_ERROR
-from osnet.comparison import Comparison, Entrant, compare
 from osnet.demo import BASELINE, CAUTION, HISTOGRAM, OSNET, QUICK, UNTRAINED, check_learned, describe_findings
 from osnet.errors import DemoError
+from osnet.evaluation.comparison import Comparison, Entrant, compare
 from osnet.figures.curves import Line
-from osnet.figures.ranks import RankedList
 from osnet.figures.report import Report, ShownQuery, render_report, write_report
-from osnet.types import Crop, Hit, Item, ReidDataset, Split
+from osnet.types import Crop, Hit, Item, RankedList, ReidDataset, Split
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from osnet.models.build import build_network
 from osnet.models.counting import count_cost
-from osnet.models.printed import TABLE_A
+from osnet.models.published_counts import TABLE_A
 from osnet.models.variants import VARIANTS, list_models
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -14,9 +14,9 @@ from conftest import make_picture, write_picture
 from osnet import Embedder, Frame, OSNet, OSNetConfig
 from osnet.data.loading import MAX_PIXELS, read_image
 from osnet.errors import DataError, EmbeddingError, ImageError, ModelError, WeightsError
-from osnet.models.card import Card
-from osnet.models.weights import save_weights
 from osnet.types import Preprocessing
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import save_weights
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 from conftest import write_picture
 from osnet import Embedder, evaluate
 from osnet.data.folder import read_dataset
+from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError, EmbeddingError, ImageError, OutputError
-from osnet.evaluation import embed_dataset
-from osnet.inference.embedder import Embeddings
-from osnet.inference.vectors import embed_files, find_changed, no_progress, read_vectors, save_vectors
+from osnet.evaluation.evaluate import embed_dataset
+from osnet.evaluation.results import Evaluation
+from osnet.features.embedding_files import embed_files, find_changed, no_progress, read_vectors, save_vectors
 from osnet.metrics.ranking import rank_scores
-from osnet.results import Evaluation
 
 
 @pytest.fixture(scope="module")

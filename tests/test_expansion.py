@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from osnet.metrics import blocks
-from osnet.metrics.expansion import expand_queries
+from osnet.metrics import distance_blocks as blocks
+from osnet.metrics.query_expansion import expand_queries
 from test_reranking import make_features
 
 

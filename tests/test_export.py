@@ -12,15 +12,15 @@ from osnet import OSNet, OSNetConfig
 from osnet.cli import main
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import DataError, ExportError, ModelError
-from osnet.inference import export as exporting
-from osnet.inference.backends import generate_pixels, openvino_core
-from osnet.inference.export import WithHeads, export, find_heads
-from osnet.inference.graph import fold
-from osnet.inference.onnx_graph import UnknownStepError, write_onnx
-from osnet.models.card import Card
 from osnet.models.heads import AttributeHead
-from osnet.models.weights import Checkpoint, network_sha256, read_checkpoint, save_weights
+from osnet.runtime import export as exporting
+from osnet.runtime.backends import generate_pixels, openvino_core
+from osnet.runtime.export import WithHeads, export, find_heads
+from osnet.runtime.folding import fold
+from osnet.runtime.onnx_graph import UnknownStepError, write_onnx
 from osnet.types import Preprocessing
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import Checkpoint, network_sha256, read_checkpoint, save_weights
 
 SMALL = Preprocessing(size_hw=(64, 32), channel_order="bgr", mean=(0.4, 0.5, 0.6))
 

@@ -11,19 +11,19 @@ from PIL import Image
 from conftest import write_picture
 from osnet import cli
 from osnet.data.folder import read_dataset
-from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
+from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
 from osnet.figures.canvas import check_figure_path
 from osnet.figures.embeddings import choose_crops, project
+from osnet.figures.map_overlap import measure_shares
 from osnet.figures.maps import compute_maps, measure_share
-from osnet.figures.shares import measure_shares
-from osnet.inference.embedder import Embedder
-from osnet.metrics.intervals import cluster_interval
-from osnet.models.card import Card
+from osnet.metrics.bootstrap import cluster_interval
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
-from osnet.models.weights import save_weights
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations
 from osnet.types import Crop, Preprocessing
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import save_weights
 
 SMALL = Preprocessing(size_hw=(64, 32))
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from conftest import write_picture
 from osnet.figures.curves import draw_intervals
-from osnet.figures.ranks import NEUTRAL, RIGHT, WRONG, RankedList, draw_ranked_lists, save_ranked_lists
-from osnet.metrics.intervals import Interval
-from osnet.types import Hit, Item
+from osnet.figures.ranked_list import NEUTRAL, RIGHT, WRONG, draw_ranked_lists, save_ranked_lists
+from osnet.metrics.bootstrap import Interval
+from osnet.types import Hit, Item, RankedList
 
 
 def pixels_of(sheet, colour: str) -> int:

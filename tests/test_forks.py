@@ -103,7 +103,7 @@ from PIL import Image
 from torch import nn
 from osnet import create_model, rank_scores, rerank
 from osnet.figures.maps import compute_maps
-from osnet.inference.classes import ClassPredictor
+from osnet.embedding.class_predictor import ClassPredictor
 from osnet import load_weights
 draw = np.random.default_rng(0)
 query, gallery = (draw.normal(size=(n, 512)).astype(np.float32) for n in (100, 700))

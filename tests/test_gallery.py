@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import osnet.gallery.folder as folder_module
+import osnet.gallery.gallery_folder as folder_module
 from osnet.errors import GalleryError, OutputError
 from osnet.files import written_aside
 from osnet.gallery import Gallery, VectorStore, Where

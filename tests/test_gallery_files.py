@@ -20,8 +20,8 @@ from osnet.errors import GalleryError
 from osnet.files import plain_path
 from osnet.gallery import FileStamp, Gallery, Where
 from osnet.gallery.stamps import is_gone, plan_update
-from osnet.models.weights import save_weights
 from osnet.types import Item
+from osnet.weights.checkpoint import save_weights
 from test_cli import Run, run  # noqa: F401
 
 SHA, OTHER = "a" * 64, "b" * 64

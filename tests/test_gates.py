@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from conftest import make_picture, texts_outside, write_picture
+from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError
 from osnet.figures.gates import GateRecord, cluster_gates, draw_clusters, draw_shares, record_gates
 from osnet.figures.maps import prepare_pictures
-from osnet.inference.embedder import Embedder
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
 from osnet.types import Preprocessing

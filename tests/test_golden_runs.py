@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from conftest import FIXTURES, write_picture
 from osnet.data.augmentation import Augmentation
 from osnet.losses import LABEL_SMOOTHING, MARGIN
-from osnet.models.torchreid import torchreid_names
 from osnet.models.variants import VARIANTS
 from osnet.tasks.reid import ReidLoss, ReidPlan, ReidRecipe, ReidTask
-from osnet.training.engine import Trainer
 from osnet.training.epochs import Batch
 from osnet.training.optimizer import Average, make_optimizer
+from osnet.training.trainer import Trainer
 from osnet.types import Crop, ReidDataset, Split
+from osnet.weights.torchreid import torchreid_names
 from small_runs import INLINE
 
 pytest.importorskip("accelerate")

@@ -11,8 +11,8 @@ from torch import nn
 
 from osnet import OSNet, OSNetConfig, create_model, list_models
 from osnet.data.transforms import normalize, to_fractions
-from osnet.inference.graph import LARGEST_STACKED, InferenceGraph, StackedBlock, fold, optimize
-from osnet.inference.onnx_graph import UnknownStepError, write_onnx
+from osnet.runtime.folding import LARGEST_STACKED, InferenceGraph, StackedBlock, fold, optimize
+from osnet.runtime.onnx_graph import UnknownStepError, write_onnx
 from osnet.types import Preprocessing
 
 ODD = Preprocessing(mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from conftest import write_picture
-from osnet.inference.histogram import BINS_HSV, NUM_STRIPES, embed_histogram
+from osnet.embedding.color_histogram import BINS_HSV, NUM_STRIPES, embed_histogram
 
 
 def save(path: Path, top: str, bottom: str) -> Path:

@@ -12,7 +12,6 @@ from conftest import make_picture, write_picture
 from osnet import Embedder, Frame
 from osnet.cli import main
 from osnet.data.check import check_dataset
-from osnet.data.classification import read_photo_folder
 from osnet.data.folder import FolderLayout, read_any, read_dataset
 from osnet.data.loading import (
     FORMATS,
@@ -24,9 +23,10 @@ from osnet.data.loading import (
     read_image,
     read_pixels,
 )
+from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError, EmbeddingError, ImageError, ImageWarning
-from osnet.inference.embedder import Embeddings
-from osnet.inference.vectors import read_vectors
+from osnet.features.embedding_files import read_vectors
+from osnet.photos.image_folder import read_photo_folder
 
 HEIC = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(100)
 KINDS = {
@@ -38,7 +38,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def _no_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run the network in PyTorch: making code for it takes longer than all the rest."""
-    monkeypatch.setattr("osnet.inference.embedder.make_backend", lambda *_args: None)
+    monkeypatch.setattr("osnet.embedding.embedder.make_backend", lambda *_args: None)
 
 
 @pytest.fixture(scope="module")

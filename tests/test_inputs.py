@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conftest import make_picture, write_picture
-from osnet.inference import inputs
-from osnet.inference.inputs import Frame, iterate_jobs
+from osnet.embedding import inputs
+from osnet.embedding.inputs import Frame, iterate_jobs
 from osnet.types import Preprocessing
 
 WHOLE, LITTLE = [0, 0, 64, 128], [5, 5, 15, 25]

@@ -8,10 +8,10 @@ import pytest
 from osnet.data.joining import join_training
 from osnet.data.training_set import TrainingSet
 from osnet.errors import DataError
-from osnet.evaluation import check_leak
-from osnet.models.card import Card
+from osnet.evaluation.evaluate import check_leak
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, ReidDataset, Split
+from osnet.weights.card import Card
 
 
 def make(name: str, train: list[tuple[int, int]], test: list[tuple[int, int]] = ()) -> ReidDataset:

@@ -9,9 +9,9 @@ import pytest
 
 from conftest import write_picture
 from osnet import Embedder, OSNet
+from osnet.embedding.embedder import Embeddings
 from osnet.errors import OutputError
-from osnet.inference.embedder import Embeddings
-from osnet.inference.vectors import embed_files, find_changed, save_vectors, stamp_of
+from osnet.features.embedding_files import embed_files, find_changed, save_vectors, stamp_of
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from osnet import Embedder, evaluate
 from osnet.cli.common import EXIT_ERROR
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
-from osnet.evaluation import evaluate_vectors
-from osnet.inference.labelled import read_labelled
-from osnet.inference.vectors import embed_files
+from osnet.evaluation.benchmarks import evaluate_splits
+from osnet.evaluation.evaluate import evaluate_vectors
+from osnet.features.embedding_files import embed_files
+from osnet.features.labels import read_labelled
 from osnet.metrics.ranking import rank_scores, summarize
-from osnet.splits import evaluate_splits
 from test_cli import Run, run  # noqa: F401 a fixture
 
 

@@ -11,11 +11,11 @@ from osnet.data.joining import join_training
 from osnet.data.reid.catalog import read_named, read_source
 from osnet.data.reid.identify import MARKET_PEOPLE, identify_benchmark
 from osnet.errors import DataError
-from osnet.evaluation import check_leak
-from osnet.models.card import Card
+from osnet.evaluation.evaluate import check_leak
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, ReidDataset, Split
+from osnet.weights.card import Card
 
 TEST_PEOPLE = [1, 3, 4, 5, 6, 8, 9, 13, 14, 15, 16, 17, 18, 19, 21, 24, 25, 26, 29, 31, 1498, 1499, 1501]
 TRAIN_PEOPLE = [2, 7, 10, 11, 12, 20, 22, 23, 27, 28, 30, 32, 35, 37, 42, 43, 46, 47, 48, 52, 1495, 1496, 1500]

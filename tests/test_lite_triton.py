@@ -15,7 +15,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from lite_triton import FusedLite, fuse_lites
 from osnet import OSNet, OSNetConfig
-from osnet.inference.graph import fold
+from osnet.runtime.folding import fold
 from osnet.models.layers import LiteConv3x3
 torch.manual_seed(0)
 for channels, height, width in ((16, 18, 5), (24, 3, 18)):  # 24 is no power of 2

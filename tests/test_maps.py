@@ -11,10 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conftest import make_picture, shared_data, texts_outside, write_picture
-from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
+from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError
 from osnet.figures.activation import OPACITY, draw_activation, lay_over, look, wrap_name
-from osnet.figures.boxes import Photo, cut_mot_people, find_annotation, read_photos
 from osnet.figures.maps import (
     activation_map,
     compute_maps,
@@ -23,8 +22,9 @@ from osnet.figures.maps import (
     measure_share,
     stretch_map,
 )
-from osnet.inference.embedder import Embedder
+from osnet.figures.person_boxes import Photo, cut_mot_people, find_annotation, read_photos
 from osnet.models.osnet import OSNet
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations
 from osnet.types import Preprocessing
 
 

@@ -10,9 +10,9 @@ from filelock import FileLock
 
 from conftest import shared_data
 from osnet.data.reid.catalog import read_benchmark
-from osnet.evaluation import evaluate
+from osnet.evaluation.evaluate import evaluate
+from osnet.features.embedding_files import read_vectors
 from osnet.files import TEMPORARY_PREFIX
-from osnet.inference.vectors import read_vectors
 from osnet.metrics.ranking import rank_scores
 
 FOLDER = "Market-1501-v15.09.15"

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from conftest import make_picture, texts_outside
+from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError
-from osnet.figures.boxes import Photo
 from osnet.figures.match import draw_match, explain_match, split_scores
-from osnet.inference.embedder import Embedder
+from osnet.figures.person_boxes import Photo
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
 from osnet.types import Preprocessing

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from conftest import make_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.inference.backends import eval_mode, in_eval_mode
+from osnet.runtime.backends import eval_mode, in_eval_mode
 
 WAIT_S = 240
 

@@ -8,8 +8,8 @@ import pytest
 
 from osnet.data.reid import cuhk03_images
 from osnet.errors import DataError
-from osnet.models.torchreid import training_data_from_file
-from osnet.models.weights import read_checkpoint
+from osnet.weights.checkpoint import read_checkpoint
+from osnet.weights.torchreid import training_data_from_file
 from stand_ins import write_drawn_weights
 
 

@@ -15,13 +15,13 @@ import torch
 from osnet import OSNet, OSNetConfig, create_model
 from osnet.data.transforms import normalize
 from osnet.errors import ModelError
-from osnet.inference import kernels as kernel_code
-from osnet.inference import llvm
-from osnet.inference.backends import NativeBackend, generate_pixels, list_backends, make_backend, run_plainly
-from osnet.inference.graph import fold
-from osnet.inference.llvm import can_compile
-from osnet.inference.native import NativeRunner, lay_out
-from osnet.inference.onnx_graph import UnknownStepError
+from osnet.runtime.backends import NativeBackend, generate_pixels, list_backends, make_backend, run_plainly
+from osnet.runtime.folding import fold
+from osnet.runtime.native import conv_kernels as kernel_code
+from osnet.runtime.native import llvm
+from osnet.runtime.native.llvm import can_compile
+from osnet.runtime.native.program import NativeRunner, lay_out
+from osnet.runtime.onnx_graph import UnknownStepError
 from osnet.types import Preprocessing
 
 CPU = torch.device("cpu")

@@ -15,15 +15,15 @@ from osnet import Embedder, OSNet
 from osnet.cli import main
 from osnet.cli.common import write_probabilities
 from osnet.errors import DataError
-from osnet.figures.attributes import Described, draw_attribute_sheet
+from osnet.figures.attribute_sheet import Described, draw_attribute_sheet
 from osnet.figures.canvas import Sheet, new_figure, plain, save_figure
 from osnet.figures.costs import CostPoint, save_costs
 from osnet.figures.curves import Line, draw_intervals, draw_lines
-from osnet.figures.ranks import RankedList, draw_ranked_lists
+from osnet.figures.ranked_list import draw_ranked_lists
 from osnet.files import printable
 from osnet.gallery import Gallery
-from osnet.metrics.intervals import Interval
-from osnet.types import Hit, Item
+from osnet.metrics.bootstrap import Interval
+from osnet.types import Hit, Item, RankedList
 
 BYTES = "za\udcff\udcfe b\u0142\u0105d \u2713 $x_{$.png"
 """Not UTF-8, not Latin-1, and half a formula."""

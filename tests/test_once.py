@@ -12,14 +12,15 @@ import pytest
 import layouts
 from layouts import MAKERS
 from osnet.data.reid.catalog import read_benchmark
-from osnet.data.reid.once import one_at_a_time
+from osnet.data.reid.single_writer import one_at_a_time
 from osnet.errors import OutputError
 
 CHILD = """
 import sys, time
 from pathlib import Path
 from PIL import Image
-from osnet.data.reid import catalog, cuhk01, drawn
+from osnet.data.reid import catalog, cuhk01
+from osnet.data.reid import random_splits as drawn
 
 root, me, pause_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 made = []

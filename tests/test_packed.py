@@ -12,11 +12,11 @@ from PIL import Image
 
 from conftest import make_picture
 from osnet.cli import main
-from osnet.data import packed
-from osnet.data.classification import Photos, read_photo_folder
-from osnet.data.packed import PackedPhotos, check_packed, read_packed_index, write_packed
-from osnet.data.photo_augmentation import PhotoAugmentation
 from osnet.errors import DataError, ImageError
+from osnet.photos import shards as packed
+from osnet.photos.image_folder import Photos, read_photo_folder
+from osnet.photos.photo_augmentation import PhotoAugmentation
+from osnet.photos.shards import PackedPhotos, check_packed, read_packed_index, write_packed
 from osnet.types import Preprocessing
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from osnet.metrics import streaming
+from osnet.metrics import rank_counting as streaming
 from osnet.metrics.pair_scores import RECALL_LEVELS, PairCounts, count_pairs
 
 

@@ -8,7 +8,7 @@ from types import FrameType
 import pytest
 
 from osnet.errors import DataError
-from osnet.inference.path_table import PathTable
+from osnet.features.path_table import PathTable
 
 
 def table(folder: Path, *paths: str) -> PathTable:

@@ -9,9 +9,9 @@ import torch
 from conftest import FIXTURES
 from osnet.metrics.ranking import rank_scores_from_distances
 from osnet.models.osnet import OSNet
-from osnet.models.torchreid import torchreid_names
 from osnet.models.variants import VARIANTS
-from osnet.models.weights import load_weights
+from osnet.weights.checkpoint import load_weights
+from osnet.weights.torchreid import torchreid_names
 
 SPEC = importlib.util.spec_from_file_location("make_torchreid_outputs", FIXTURES / "make_torchreid_outputs.py")
 assert SPEC is not None

@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 
 from conftest import make_picture, shared_data, write_picture
-from osnet.data.classification import (
+from osnet.data.loading import decode_image, read_image, read_pixels
+from osnet.data.transforms import normalize, to_tensor
+from osnet.errors import DataError, ImageError
+from osnet.photos.image_folder import (
     PhotoSamples,
     check_photos,
     decode_all,
@@ -16,10 +19,7 @@ from osnet.data.classification import (
     read_photo_folder,
     read_photo_splits,
 )
-from osnet.data.loading import decode_image, read_image, read_pixels
-from osnet.data.photo_augmentation import PhotoAugmentation
-from osnet.data.transforms import normalize, to_tensor
-from osnet.errors import DataError, ImageError
+from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.types import Preprocessing
 
 

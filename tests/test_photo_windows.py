@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from conftest import make_picture
-from osnet.data.photo_augmentation import PhotoAugmentation, pad_and_cut
 from osnet.data.transforms import resize_bytes, resize_fractions, resize_image, to_tensor
-from osnet.models.card import Card, read_card
 from osnet.models.osnet import OSNet
-from osnet.models.weights import network_sha256, save_weights
+from osnet.photos.photo_augmentation import PhotoAugmentation, pad_and_cut
 from osnet.types import Preprocessing
+from osnet.weights.card import Card, read_card
+from osnet.weights.checkpoint import network_sha256, save_weights
 
 
 def torchvisions(image: Image.Image, resize: object, crop: int) -> torch.Tensor:

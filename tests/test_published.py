@@ -12,11 +12,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-import osnet.models.published as published
+import osnet.weights.hub as published
 from osnet import OSNet, OSNetConfig, create_model
 from osnet.cli import main
 from osnet.errors import WeightsError
-from osnet.models.published import PUBLISHED, find_weights, load_model
+from osnet.weights.hub import PUBLISHED, find_weights, load_model
 from test_weights import theirs
 
 

@@ -12,17 +12,17 @@ import torch
 from osnet import OSNet
 from osnet.cli import main
 from osnet.data.folder import read_dataset
-from osnet.data.synthetic import GeneratedSettings, generate_dataset
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import DataError, ExportError, ModelError
-from osnet.inference import quantization
-from osnet.inference.export import export, run_onnx
-from osnet.inference.graph import fold
-from osnet.inference.onnx_graph import write_onnx
-from osnet.inference.quantization import Trial, choose_calibration, compare_speed, find_gates
-from osnet.models.card import Card
-from osnet.models.weights import read_checkpoint, save_weights
+from osnet.runtime import quantization
+from osnet.runtime.export import export, run_onnx
+from osnet.runtime.folding import fold
+from osnet.runtime.onnx_graph import write_onnx
+from osnet.runtime.quantization import Trial, choose_calibration, compare_speed, find_gates
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 from osnet.types import Preprocessing, ReidDataset
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import read_checkpoint, save_weights
 
 SMALL = Preprocessing(size_hw=(64, 32))
 

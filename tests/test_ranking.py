@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from osnet.metrics import streaming
+from osnet.metrics import rank_counting as streaming
 from osnet.metrics.ranking import RankingScores, rank_scores, rank_scores_from_distances, summarize
 
 

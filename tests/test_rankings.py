@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from osnet.errors import DataError
-from osnet.figures.rankings import Rankings, draw_lots, group_failures, pick_queries
+from osnet.evaluation.ranked_lists import Rankings, draw_lots, group_failures, pick_queries
 from osnet.types import Crop, ReidDataset, Split
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from osnet.cli import main
 from osnet.cli.reranking import read_features
+from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError
-from osnet.inference.embedder import Embeddings
-from osnet.inference.vectors import save_vectors
-from osnet.metrics.blocks import best_of_blocks, euclidean_blocks
-from osnet.metrics.expansion import expand_queries
+from osnet.features.embedding_files import save_vectors
+from osnet.metrics.distance_blocks import best_of_blocks, euclidean_blocks
+from osnet.metrics.k_reciprocal import rerank as rerank_all
+from osnet.metrics.k_reciprocal import rerank_best
+from osnet.metrics.query_expansion import expand_queries
 from osnet.metrics.ranking import rank_scores_from_distances
-from osnet.metrics.rerank import rerank as rerank_all
-from osnet.metrics.rerank import rerank_best
 from test_reranking import make_features
 
 

@@ -8,19 +8,21 @@ import pytest
 import torch
 
 from conftest import FIXTURES
-from osnet.metrics import blocks, nearest, rerank
-from osnet.metrics.blocks import (
+from osnet.metrics import distance_blocks as blocks
+from osnet.metrics import k_reciprocal as rerank
+from osnet.metrics import nearest_neighbors as nearest
+from osnet.metrics.distance_blocks import (
     DistanceBlock,
     best_of_block,
     best_of_blocks,
     euclidean_blocks,
     rank_scores_from_blocks,
 )
-from osnet.metrics.expansion import expand_queries
-from osnet.metrics.nearest import find_nearest
+from osnet.metrics.k_reciprocal import encode, rerank_best
+from osnet.metrics.k_reciprocal import rerank as rerank_all
+from osnet.metrics.nearest_neighbors import find_nearest
+from osnet.metrics.query_expansion import expand_queries
 from osnet.metrics.ranking import rank_scores_from_distances
-from osnet.metrics.rerank import encode, rerank_best
-from osnet.metrics.rerank import rerank as rerank_all
 
 PEER = np.load(FIXTURES / "torchreid_reranking.npz")
 PEER_SETTINGS = [name for name in PEER.files if " " in name]
@@ -156,7 +158,7 @@ def test_tied_neighbours_come_in_the_order_of_the_items(monkeypatch: pytest.Monk
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     """numba is an extra that makes the CPU faster, no more."""
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "osnet.metrics.fused", raising=False)
+    monkeypatch.delitem(sys.modules, "osnet.metrics.rerank_kernels", raising=False)
     nearest.load_fused.cache_clear()
     try:
         assert nearest.load_fused() is None

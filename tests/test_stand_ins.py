@@ -22,10 +22,10 @@ from osnet import load_weights
 from osnet.data.folder import read_any
 from osnet.data.loading import read_image, read_pixels
 from osnet.data.transforms import resize_image, resize_pixels, to_tensor
-from osnet.inference.embedder import Embedder
-from osnet.models.weights import convert, read_checkpoint
+from osnet.embedding.embedder import Embedder
 from osnet.recipes import RECIPES
 from osnet.types import Preprocessing
+from osnet.weights.checkpoint import convert, read_checkpoint
 from small_runs import INLINE, assert_equal_runs, state_of
 from stand_ins import MSMT17_CLASSES, write_drawn_weights
 
@@ -79,7 +79,7 @@ def test_generated_crops_are_read_as_pillow_reads_them(people: Path) -> None:
 def test_fine_tuning_from_a_file(drawn_pth: Path, people: Path, tmp_path: Path) -> None:
     """The published recipe on drawn weights: the classifier alone first, then all; stopped in an epoch and resumed."""
     pytest.importorskip("accelerate")
-    from osnet.training.engine import Trainer
+    from osnet.training.trainer import Trainer
 
     recipe = replace(
         RECIPES["market1501-osnet-x0-25"](), name="fine-tuned", pretrained=str(drawn_pth), epochs=2, frozen_epochs=1,
@@ -114,11 +114,11 @@ def test_fine_tuning_from_a_file(drawn_pth: Path, people: Path, tmp_path: Path) 
 def test_imagenets_layout_trains_and_is_scored(tmp_path: Path) -> None:
     """The ImageNet recipe, small, on a folder by WordNet ids with one generated photograph each."""
     pytest.importorskip("accelerate")
-    from osnet.data.photos import read_photos
-    from osnet.inference.classes import ClassPredictor
-    from osnet.models.card import read_card
-    from osnet.tasks.photo_scores import score_photos
-    from osnet.training.engine import Trainer
+    from osnet.embedding.class_predictor import ClassPredictor
+    from osnet.photos.reader import read_photos
+    from osnet.tasks.photo_accuracy import score_photos
+    from osnet.training.trainer import Trainer
+    from osnet.weights.card import read_card
 
     names = [f"n{1440764 + number:08d}" for number in range(12)]
     for number, name in enumerate(names):

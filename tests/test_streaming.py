@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from osnet.metrics import streaming
+from osnet.metrics import rank_counting as streaming
+from osnet.metrics.matching_rules import Labels, draw_single_shot
 from osnet.metrics.ranking import rank_scores, rank_scores_from_distances
-from osnet.metrics.rules import Labels, draw_single_shot
 from test_ranking import slow_scores
 
 
@@ -209,10 +209,10 @@ def test_cuhk03_draws_one_image_of_each_person_evenly() -> None:
 SHARED = """
 import json, sys
 import numpy as np
-from osnet.evaluation import score_shared
-from osnet.results import Scoring
-from osnet.inference.labelled import LabelledVectors
-from osnet.inference.sharing import join_processes, leave_processes
+from osnet.evaluation.evaluate import score_shared
+from osnet.evaluation.results import Scoring
+from osnet.features.labels import LabelledVectors
+from osnet.runtime.distributed import join_processes, leave_processes
 rng = np.random.default_rng(0)
 parts = [LabelledVectors(rng.normal(size=(n, 64)).astype(np.float32), rng.integers(1, 9, n), rng.integers(1, 4, n), ())
          for n in (51, 400)]

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import osnet.data.synthetic as synthetic
+import osnet.synthetic.generate as synthetic
 from osnet.data.check import check_dataset
-from osnet.data.drawing import UNIT, Canvas, Dice, blur, coarsen, cosine, halve, plain, sine, smooth_field
 from osnet.data.folder import read_dataset
-from osnet.data.people import CLOTH
-from osnet.data.scenes import SIZE_HW, make_camera, shoot
-from osnet.data.synthetic import (
+from osnet.errors import DataError, OutputError
+from osnet.synthetic.generate import (
     ATTRIBUTES,
     GeneratedSettings,
     describe,
@@ -27,7 +25,9 @@ from osnet.data.synthetic import (
     read_pairs,
     render_image,
 )
-from osnet.errors import DataError, OutputError
+from osnet.synthetic.people import CLOTH
+from osnet.synthetic.rasterizer import UNIT, Canvas, Dice, blur, coarsen, cosine, halve, plain, sine, smooth_field
+from osnet.synthetic.scenes import SIZE_HW, make_camera, shoot
 
 SETTINGS = GeneratedSettings(identities=16, cameras=3, images=2, seed=5)
 

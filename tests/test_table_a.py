@@ -15,18 +15,18 @@ from osnet import Embedder, create_model
 from osnet.cli import main
 from osnet.errors import ModelError, WeightsError
 from osnet.losses import smoothed_cross_entropy
-from osnet.models.backbones import Backbone
+from osnet.models.baselines.backbone import Backbone
+from osnet.models.baselines.shufflenet import ShuffleUnit
 from osnet.models.build import build_network
-from osnet.models.card import Card
 from osnet.models.config import BackboneConfig, OSNetConfig, round_to_eight
 from osnet.models.counting import count_cost
 from osnet.models.layers import ChannelShuffle
-from osnet.models.printed import TABLE_A
-from osnet.models.shufflenet import ShuffleUnit
-from osnet.models.torchreid import torchreid_names
+from osnet.models.published_counts import TABLE_A
 from osnet.models.variants import VARIANTS
-from osnet.models.weights import convert, load_weights, network_sha256, save_weights
 from osnet.types import Preprocessing
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import convert, load_weights, network_sha256, save_weights
+from osnet.weights.torchreid import torchreid_names
 
 SPEC = importlib.util.spec_from_file_location("make_table_a_outputs", FIXTURES / "make_table_a_outputs.py")
 assert SPEC is not None

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from conftest import write_picture
-from osnet.data.attributes.reading import read_attributes
+from osnet.data.attributes.reader import read_attributes
 from osnet.data.check import check_dataset
 from osnet.data.folder import FolderLayout, parse_time, read_any, read_dataset, read_folder
 from osnet.errors import DataError
-from osnet.evaluation import evaluate_vectors
-from osnet.inference.labelled import read_labelled
-from osnet.inference.path_table import PathTable
+from osnet.evaluation.evaluate import evaluate_vectors
+from osnet.features.labels import read_labelled
+from osnet.features.path_table import PathTable
 from osnet.metrics.ranking import rank_scores, summarize
 from test_cli import Run, run  # noqa: F401
 

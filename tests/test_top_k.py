@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from osnet.metrics.classification import accuracy_by_class, label_ranks, top_k_accuracy
+from osnet.metrics.top_k import accuracy_by_class, label_ranks, top_k_accuracy
 
 
 def test_top_k_is_the_slow_loop() -> None:

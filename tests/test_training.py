@@ -20,8 +20,8 @@ from osnet.data.training_set import hold_out
 from osnet.errors import DataError, ImageError, ModelError, TrainingError, WeightsError
 from osnet.recipes import RECIPES
 from osnet.tasks.reid import ReidLoss
-from osnet.training.engine import RunOptions, Trainer
 from osnet.training.recipe import learning_rate
+from osnet.training.trainer import RunOptions, Trainer
 from small_runs import INLINE, REID, assert_equal_runs
 
 pytest.importorskip("accelerate")
@@ -71,7 +71,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_training import Trainer, read_any
 from small_runs import REID
-from osnet.training.engine import RunOptions
+from osnet.training.trainer import RunOptions
 trainer = Trainer(REID, read_any({str(people)!r}), sys.argv[1], RunOptions(workers=0, cpu=True, save_every_s=0))
 left = int(sys.argv[2])
 

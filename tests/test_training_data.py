@@ -12,14 +12,14 @@ import torch
 
 from conftest import write_picture
 from osnet.data.attributes.dataset import AttributeDataset, AttributeSplit
-from osnet.data.classification import read_photo_folder
 from osnet.data.folder import read_any
 from osnet.data.joining import join_training
-from osnet.data.packed import write_packed
-from osnet.data.synthetic import GeneratedSettings, generate_dataset
 from osnet.errors import DataError, ModelError, OutputError
+from osnet.photos.image_folder import read_photo_folder
+from osnet.photos.shards import write_packed
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 from osnet.training.data_list import names_below
-from osnet.training.engine import Trainer
+from osnet.training.trainer import Trainer
 from osnet.types import Crop
 from small_runs import ATTRIBUTES, CLASSES, INLINE, REID, write_colours
 

@@ -9,10 +9,10 @@ import torch
 from osnet import Embedder
 from osnet.data.attributes.identities import read_generated_attributes
 from osnet.data.folder import read_any
-from osnet.inference.attributes import AttributePredictor
-from osnet.models.printed import TABLE_A
+from osnet.embedding.attribute_predictor import AttributePredictor
+from osnet.models.published_counts import TABLE_A
 from osnet.models.variants import VARIANTS
-from osnet.training.engine import Trainer
+from osnet.training.trainer import Trainer
 from small_runs import ATTRIBUTES, INLINE, REID
 
 pytest.importorskip("accelerate")

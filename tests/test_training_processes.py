@@ -21,11 +21,11 @@ import torch
 from osnet import create_model, load_weights
 from osnet.data.augmentation import Augmentation
 from osnet.data.folder import read_any
-from osnet.data.synthetic import GeneratedSettings, generate_dataset
 from osnet.data.training_set import TrainingSet
 from osnet.errors import DataError, ImageError
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 from osnet.tasks.reid import ReidLoss, ReidRecipe, ReidTask
-from osnet.training.engine import Trainer
+from osnet.training.trainer import Trainer
 from osnet.types import Preprocessing
 from small_runs import (
     INLINE,

@@ -29,7 +29,7 @@ from osnet.video.links import (
     read_links,
     write_links,
 )
-from osnet.video.types import Track
+from osnet.video.protocols import Track
 
 JPEG = encode_jpeg(np.full((8, 4, 3), 90, np.uint8))
 Seen = tuple[float, float, Sequence[float], float]

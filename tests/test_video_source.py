@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("av")
 
 from osnet.video import FootageError, list_footage, open_footage
+from osnet.video.protocols import Trouble
 from osnet.video.source import read_frames, start_from_name
-from osnet.video.types import Trouble
 from small_footage import SIZE_WH, grey, number_of, numbered, write_video
 
 

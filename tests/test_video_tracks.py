@@ -16,9 +16,9 @@ from osnet.video.appearance import Appearance, Likelihoods, refine
 from osnet.video.crops import Sample, choose_samples, cover, crop_quality, sharpness
 from osnet.video.detectors import MotionDetector, iou, suppress, torchvision_detector
 from osnet.video.motfile import MotFile, write_mot
+from osnet.video.protocols import NO_ID, Track
 from osnet.video.source import read_frames
 from osnet.video.tracking import TRACKERS, front_end
-from osnet.video.types import NO_ID, Track
 
 BLANK = np.zeros((120, 200, 3), np.uint8)
 

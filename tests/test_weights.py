@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from osnet.errors import ModelError, WeightsError
-from osnet.models.card import CARD_FILE, Card, read_card
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
-from osnet.models.torchreid import torchreid_names, training_data_from_file, write_torchreid
-from osnet.models.weights import convert, load_weights, network_sha256, read_checkpoint, save_weights
 from osnet.types import Preprocessing
+from osnet.weights.card import CARD_FILE, Card, read_card
+from osnet.weights.checkpoint import convert, load_weights, network_sha256, read_checkpoint, save_weights
+from osnet.weights.torchreid import torchreid_names, training_data_from_file, write_torchreid
 
 
 def theirs(network: OSNet, num_classes: int = 0) -> "OrderedDict[str, torch.Tensor]":
@@ -374,7 +374,7 @@ def test_read_card_alone(tiny_weights: Path) -> None:
 
 def test_the_digest_is_of_decisions_not_of_spelling(tiny_network: OSNet) -> None:
     """1 and 1.0 are one width; a dial at its default is not hashed, so a new one changes no digest."""
-    from osnet.models.weights import _decisions
+    from osnet.weights.checkpoint import _decisions
 
     assert _decisions(OSNetConfig(width=1)) == _decisions(OSNetConfig(width=1.0)) == {}
     assert _decisions(OSNetConfig(width=2)) == {"width": 2.0}

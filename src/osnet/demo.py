@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osnet.comparison import Comparison, Entrant, compare, group_generated
 from osnet.data.folder import read_dataset
-from osnet.data.synthetic import SETTINGS_FILE, GeneratedSettings, generate_dataset
+from osnet.embedding.color_histogram import embed_histogram
+from osnet.embedding.embedder import Embedder
 from osnet.errors import DemoError, OutputError
-from osnet.evaluation import evaluate
-from osnet.figures.ranks import RankedList, save_ranked_lists
+from osnet.evaluation.comparison import Comparison, Entrant, compare, group_generated
+from osnet.evaluation.evaluate import evaluate
+from osnet.features.embedding_files import Progress, read_vectors
+from osnet.figures.ranked_list import save_ranked_lists
 from osnet.figures.report import Report, write_report
-from osnet.figures.study import (
+from osnet.figures.report_data import (
     CAUTION_GENERATED,
     Studied,
     choose_sheet,
@@ -33,14 +35,12 @@ from osnet.figures.study import (
 )
 from osnet.files import check_writable, make_folder, write_json
 from osnet.gallery import FileStamp, Gallery, Where
-from osnet.inference.embedder import Embedder
-from osnet.inference.histogram import embed_histogram
-from osnet.inference.vectors import Progress, read_vectors
 from osnet.models.counting import count_cost
-from osnet.recipes.demo import demo_osnet_t1_x0_25, demo_osnet_x0_25
-from osnet.training.engine import RunOptions, Trainer
+from osnet.recipes.demo_recipes import demo_osnet_t1_x0_25, demo_osnet_x0_25
+from osnet.synthetic.generate import SETTINGS_FILE, GeneratedSettings, generate_dataset
 from osnet.training.recipe import Recipe, build_network
-from osnet.types import DISTRACTOR_PID, Crop, Item, ReidDataset
+from osnet.training.trainer import RunOptions, Trainer
+from osnet.types import DISTRACTOR_PID, Crop, Item, RankedList, ReidDataset
 
 NUM_SHOWN = 5
 NUM_HITS = 8

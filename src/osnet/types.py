@@ -3,7 +3,7 @@
 Nothing here imports the rest of the package.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -153,6 +153,22 @@ class Hit:
     item: Item
     attributes: dict[str, float] | None = field(default=None, compare=False)
     """What is said of it, with probabilities; None where the gallery stores no attributes."""
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """One query and what was found for it."""
+
+    query: Path
+    hits: Sequence[Hit]
+    identity: str | None = None
+    """Who the query shows; None if unknown, and then no hit is called right or wrong."""
+    ignored: frozenset[str] = frozenset()
+    """Sources that the protocol ignores (the same person in the query's own camera); they have no rank."""
+    title: str = ""
+    """Stands below the query instead of the word "query"."""
+    note: str = ""
+    """Stands behind its identity."""
 
 
 def as_tuple(crops: Iterable[Crop]) -> tuple[Crop, ...]:

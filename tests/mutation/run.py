@@ -44,37 +44,39 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "losses": {"losses": ("losses", "attribute_metrics", "golden_runs")},
     "metrics": {
         "metrics/ranking": ("peer", "ranking", "streaming"),
-        "metrics/rules": ("peer", "streaming", "ranking"),
-        "metrics/streaming": ("streaming", "ranking"),
-        "metrics/blocks": ("expansion", "reranking"),
-        "metrics/nearest": ("reranking",),
-        "metrics/rerank": ("reranking",),
-        "metrics/decisions": ("decisions",),
-        "metrics/intervals": ("decisions", "comparison"),
+        "metrics/matching_rules": ("peer", "streaming", "ranking"),
+        "metrics/rank_counting": ("streaming", "ranking"),
+        "metrics/distance_blocks": ("expansion", "reranking"),
+        "metrics/nearest_neighbors": ("reranking",),
+        "metrics/k_reciprocal": ("reranking",),
+        "metrics/thresholds": ("decisions",),
+        "metrics/bootstrap": ("decisions", "comparison"),
         "metrics/pair_scores": ("pair_scores",),
-        "metrics/attributes": ("attribute_metrics",),
-        "metrics/classification": ("top_k",),
-        "metrics/expansion": ("expansion", "reranking"),
+        "metrics/attribute_metrics": ("attribute_metrics",),
+        "metrics/top_k": ("top_k",),
+        "metrics/query_expansion": ("expansion", "reranking"),
     },
     "training": {
         "training/optimizer": ("golden_runs",),
         "training/recipe": ("golden_runs", "published_recipes", "training"),
-        "training/engine": ("golden_runs", "training"),
+        "training/trainer": ("golden_runs", "training"),
         "training/epochs": ("golden_runs", "training"),
         "tasks/reid": ("golden_runs", "training"),
-        "recipes/market1501": ("published_recipes",),
+        "recipes/reid_market1501": ("published_recipes",),
     },
     "data/reid": {
-        f"data/reid/{name}": ("data", "mutation_findings", *(f"benchmarks{of}" for of in ("", "_sets", "_drawn", "_cuhk03")))
+        f"data/reid/{name}": (
+            "data", "mutation_findings", "benchmarks", "benchmarks_sets", "benchmarks_drawn", "benchmarks_cuhk03"
+        )
         for name in (
             "market1501", "dukemtmcreid", "msmt17", "cuhk01", "cuhk02", "cuhk03", "cuhk03_images", "viper", "grid",
-            "ilids", "prid", "sensereid", "cuhksysu", "drawn", "benchmark", "catalog", "layout",
+            "ilids", "prid", "sensereid", "cuhksysu", "random_splits", "benchmark", "catalog", "layout",
         )
     },
     "weights": {
-        "models/weights": ("mutation_findings", "weights"),
-        "models/torchreid": ("mutation_findings", "peer", "weights"),
-        "models/card": ("weights",),
+        "weights/checkpoint": ("mutation_findings", "weights"),
+        "weights/torchreid": ("mutation_findings", "peer", "weights"),
+        "weights/card": ("weights",),
     },
 }  # fmt: skip
 """Group -> module -> the test files that must notice a fault in it."""

@@ -17,18 +17,18 @@ from osnet.cli.common import (
     write_probabilities,
 )
 from osnet.cli.galleries import forget_switched_off
-from osnet.data.attributes.reading import read_attributes
+from osnet.data.attributes.reader import read_attributes
+from osnet.embedding.attribute_predictor import AttributePredictions, AttributePredictor
+from osnet.embedding.embedder import OnError
 from osnet.files import check_writable, write_json
 from osnet.gallery import Gallery
-from osnet.gallery.folder import WEIGHTS
+from osnet.gallery.gallery_folder import WEIGHTS
 from osnet.gallery.segments import MANIFEST
-from osnet.inference.attributes import AttributePredictions, AttributePredictor
-from osnet.inference.embedder import OnError
-from osnet.metrics.attributes import ZERO_RULES
-from osnet.models.card import CARD_FILE, Card, read_card
+from osnet.metrics.attribute_metrics import ZERO_RULES
 from osnet.models.heads import find_cards, switch_attributes
-from osnet.tasks.attributes import labelled, score_split
+from osnet.tasks.attribute_task import labelled, score_split
 from osnet.training.state import STATE_FILE
+from osnet.weights.card import CARD_FILE, Card, read_card
 
 predict_app = SubcommandApp()
 attributes_app = SubcommandApp()

@@ -9,15 +9,15 @@ from tyro.conf import Positional
 
 from osnet.cli.attributes import predict_app
 from osnet.cli.common import JsonFlag, check_probabilities_file, list_inputs, report_failures, write_probabilities
-from osnet.data.photos import SCHEME, read_photos
+from osnet.embedding.class_predictor import ClassPredictions, ClassPredictor, known_classes
+from osnet.embedding.embedder import OnError
 from osnet.errors import DataError, WeightsError
 from osnet.files import write_json
-from osnet.inference.classes import ClassPredictions, ClassPredictor, known_classes
-from osnet.inference.embedder import OnError
-from osnet.inference.sharing import join_processes, leave_processes, local_device
-from osnet.models.published import find_checkpoint
-from osnet.models.weights import Checkpoint
-from osnet.tasks.photo_scores import score_photos
+from osnet.photos.reader import SCHEME, read_photos
+from osnet.runtime.distributed import join_processes, leave_processes, local_device
+from osnet.tasks.photo_accuracy import score_photos
+from osnet.weights.checkpoint import Checkpoint
+from osnet.weights.hub import find_checkpoint
 
 
 @predict_app.command(name="classes")

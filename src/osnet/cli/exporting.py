@@ -7,9 +7,9 @@ import tyro
 from tyro.conf import Positional
 
 from osnet.cli.common import app
-from osnet.inference.export import Format, Precision
-from osnet.inference.export import export as export_files
-from osnet.models.published import find_checkpoint
+from osnet.runtime.export import Format, Precision
+from osnet.runtime.export import export as export_files
+from osnet.weights.hub import find_checkpoint
 
 
 @app.command

@@ -10,17 +10,17 @@ from tyro.extras import SubcommandApp
 from osnet.cli.common import PLAIN_FOLDER, FolderArgs, app, check_counts, check_seed, draw_progress, tell_unlisted
 from osnet.data.folder import read_any, read_dataset
 from osnet.data.loading import check_header, list_images, no_images
+from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
 from osnet.figures.activation import DEFAULT_COLOURS, SeenMap, check_colours, draw_activation, look, wrap_name
-from osnet.figures.boxes import Photo, cut_mot_people, read_photos
 from osnet.figures.canvas import check_figure_path
 from osnet.figures.embeddings import METHODS, MIN_ON_MAP, Projection, choose_crops, draw_embeddings, project
 from osnet.figures.gates import NUM_CLUSTERS, NUM_NEAREST, cluster_gates, draw_clusters, draw_shares, record_gates
+from osnet.figures.map_overlap import draw_shares_inside, measure_shares
 from osnet.figures.maps import LAST, Measure
 from osnet.figures.match import draw_match, explain_match
-from osnet.figures.shares import draw_shares_inside, measure_shares
+from osnet.figures.person_boxes import Photo, cut_mot_people, read_photos
 from osnet.files import check_writable, write_json
-from osnet.inference.embedder import Embedder
 from osnet.types import Crop
 
 figure_app = SubcommandApp()

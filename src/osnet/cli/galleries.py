@@ -23,19 +23,19 @@ from osnet.cli.common import (
 from osnet.data.folder import FolderLayout, IdentityFrom, parse_time, read_folder
 from osnet.data.loading import list_images, no_images
 from osnet.data.reid.market1501 import parse_name
+from osnet.embedding.attribute_predictor import find_attributes, open_embedder
+from osnet.embedding.embedder import Embedder, OnError, join_embeddings
 from osnet.errors import DataError, GalleryError, ImageError
-from osnet.figures.attributes import Described as Shown
-from osnet.figures.attributes import save_attribute_sheet
-from osnet.figures.ranks import RankedList, save_ranked_lists
+from osnet.figures.attribute_sheet import Described as Shown
+from osnet.figures.attribute_sheet import save_attribute_sheet
+from osnet.figures.ranked_list import save_ranked_lists
 from osnet.files import check_writable, plain_path
 from osnet.gallery import Added, FileStamp, Gallery, Where, describe
-from osnet.gallery.folder import WEIGHTS
+from osnet.gallery.gallery_folder import WEIGHTS
 from osnet.gallery.segments import MANIFEST
 from osnet.gallery.stamps import Update, plan_update
-from osnet.inference.attributes import find_attributes, open_embedder
-from osnet.inference.embedder import Embedder, OnError, join_embeddings
-from osnet.models.card import CARD_FILE, read_card
-from osnet.types import DISTRACTOR_PID, Hit, Item
+from osnet.types import DISTRACTOR_PID, Hit, Item, RankedList
+from osnet.weights.card import CARD_FILE, read_card
 
 GalleryArg = Annotated[Path, Positional, tyro.conf.arg(metavar="GALLERY")]
 

@@ -12,12 +12,12 @@ from tyro.conf import Positional
 from osnet.cli.common import JsonFlag, app
 from osnet.errors import DataError
 from osnet.models.build import build_network
-from osnet.models.card import LICENCE_ZOO
 from osnet.models.counting import Cost, count_cost
-from osnet.models.printed import PUBLISHED_COSTS, TABLE_A, TableARow
-from osnet.models.published import PUBLISHED, REPOSITORY
+from osnet.models.published_counts import PUBLISHED_COSTS, TABLE_A, TableARow
 from osnet.models.variants import VARIANTS, list_models
-from osnet.models.weights import convert as convert_weights
+from osnet.weights.card import LICENCE_ZOO
+from osnet.weights.checkpoint import convert as convert_weights
+from osnet.weights.hub import PUBLISHED, REPOSITORY
 
 
 @app.command

@@ -7,8 +7,8 @@ import tyro
 from tyro.conf import Positional
 
 from osnet.cli.common import data_app
-from osnet.data.classification import read_photo_folder
-from osnet.data.packed import IMAGES_PER_SHARD, write_packed
+from osnet.photos.image_folder import read_photo_folder
+from osnet.photos.shards import IMAGES_PER_SHARD, write_packed
 
 
 @data_app.command(name="pack")

@@ -14,13 +14,14 @@ from tyro.conf import Positional
 from osnet.cli.common import PLAIN_FOLDER, FolderArgs, FolderOptions, app, check_counts, draw_progress, tell_unlisted
 from osnet.cli.figures import figure_app, load_all, name_all
 from osnet.data.folder import read_dataset
+from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
+from osnet.evaluation.ranked_lists import Rankings, pick_queries
 from osnet.figures.canvas import check_figure_path, save_figure
 from osnet.figures.curves import Line, make_precision_recall, make_roc, plotted_lines, plotted_scores
-from osnet.figures.rankings import Rankings, pick_queries
-from osnet.figures.ranks import save_ranked_lists
+from osnet.figures.ranked_list import save_ranked_lists
 from osnet.figures.report import write_report
-from osnet.figures.study import (
+from osnet.figures.report_data import (
     DEFAULT_FPR,
     PLACES,
     Studied,
@@ -32,7 +33,6 @@ from osnet.figures.study import (
     study,
 )
 from osnet.files import check_writable, make_folder
-from osnet.inference.embedder import Embedder
 from osnet.types import ReidDataset
 
 Curve = Literal["cmc", "precision-recall", "roc", "scores", "training"]

@@ -13,9 +13,9 @@ from tyro.conf import Positional
 
 from osnet.cli.common import app
 from osnet.errors import DataError, OutputError
+from osnet.features.labels import label_pair, read_pair
 from osnet.files import check_writable, write_json, written_aside
-from osnet.inference.labelled import label_pair, read_pair
-from osnet.metrics.blocks import (
+from osnet.metrics.distance_blocks import (
     DistanceBlock,
     RankedLists,
     best_of_block,
@@ -23,10 +23,10 @@ from osnet.metrics.blocks import (
     join_lists,
     rank_scores_from_blocks,
 )
-from osnet.metrics.expansion import expand_queries
-from osnet.metrics.nearest import pick_device
+from osnet.metrics.k_reciprocal import encode
+from osnet.metrics.nearest_neighbors import pick_device
+from osnet.metrics.query_expansion import expand_queries
 from osnet.metrics.ranking import summarize
-from osnet.metrics.rerank import encode
 
 LABELS = ("query_pids", "gallery_pids", "query_camids", "gallery_camids")
 

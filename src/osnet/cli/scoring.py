@@ -7,7 +7,6 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from osnet.calibration import calibrate as calibrate_weights
 from osnet.cli.classes import evaluate_classes
 from osnet.cli.common import (
     PLAIN_FOLDER,
@@ -23,20 +22,21 @@ from osnet.cli.common import (
 from osnet.data.folder import read_dataset
 from osnet.data.reid.benchmark import Benchmark
 from osnet.data.reid.catalog import BENCHMARKS, read_named
-from osnet.data.synthetic import GeneratedSettings, generate_dataset, read_annotations
 from osnet.demo import FULL, QUICK, run_demo, run_demo_on
+from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError, OutputError
-from osnet.evaluation import evaluate_vectors
+from osnet.evaluation.benchmarks import evaluate_benchmark
+from osnet.evaluation.calibration import calibrate as calibrate_weights
+from osnet.evaluation.evaluate import evaluate_vectors
+from osnet.evaluation.results import Evaluation, Scoring, SplitEvaluation, average_results
+from osnet.features.embedding_files import embed_files
+from osnet.features.labels import read_labelled
 from osnet.files import check_writable, write_json
-from osnet.inference.embedder import Embedder, OnError
-from osnet.inference.labelled import read_labelled
-from osnet.inference.sharing import join_processes, leave_processes, local_device
-from osnet.inference.vectors import embed_files
+from osnet.metrics.matching_rules import Rule
+from osnet.metrics.rank_counting import Distance
 from osnet.metrics.ranking import AveragePrecision
-from osnet.metrics.rules import Rule
-from osnet.metrics.streaming import Distance
-from osnet.results import Evaluation, Scoring, SplitEvaluation, average_results
-from osnet.splits import evaluate_benchmark
+from osnet.runtime.distributed import join_processes, leave_processes, local_device
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations
 from osnet.types import ReidDataset
 
 

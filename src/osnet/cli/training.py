@@ -9,9 +9,9 @@ from tyro.extras import SubcommandApp
 
 from osnet.cli.common import app, draw_progress
 from osnet.recipes import RECIPES, RUNS
-from osnet.recipes.runs import describe_runs
-from osnet.training.engine import RunOptions, Trainer
+from osnet.recipes.published_runs import describe_runs
 from osnet.training.recipe import Recipe
+from osnet.training.trainer import RunOptions, Trainer
 
 train_app = SubcommandApp()
 app.command(train_app, name="train", help="Train by a recipe; `osnet recipes` lists them. Cut off, it goes on.")

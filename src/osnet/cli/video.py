@@ -16,20 +16,20 @@ from tyro.extras import SubcommandApp
 from osnet import Embedder
 from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, report_failures
 from osnet.errors import DataError, OutputError
-from osnet.figures.ranks import RankedList, save_ranked_lists
+from osnet.figures.ranked_list import save_ranked_lists
 from osnet.figures.timeline import save_timeline
 from osnet.files import check_writable
 from osnet.gallery import Where
-from osnet.types import Hit
+from osnet.types import Hit, RankedList
 from osnet.video.archive import ARCHIVE_FILE, WEIGHTS, Archive, Pool, format_time
 from osnet.video.detectors import make_detector
 from osnet.video.drawing import drawn_frames, video_writer, write_clip
 from osnet.video.indexing import IndexSettings, index_footage, list_files, parse_start, track_footage
 from osnet.video.links import Decision, LinkSettings, Travel, decide, identities, propose_links, write_links
 from osnet.video.motfile import MotFile, write_mot
+from osnet.video.protocols import Detector, Track, Tracker, Trouble
 from osnet.video.source import open_footage, read_frames
 from osnet.video.tracking import DEFAULT_TRACKER, front_end, make_tracker
-from osnet.video.types import Detector, Track, Tracker, Trouble
 
 video_app = SubcommandApp()
 app.command(video_app, name="video", help="Footage in: find everybody in it, and search them by a photo.")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError, require_extra
-from osnet.figures.boxes import Photo
 from osnet.figures.canvas import Sheet, new_figure, save_figure
 from osnet.figures.maps import (
     LAST,
@@ -24,8 +24,8 @@ from osnet.figures.maps import (
     measure_share,
     stretch_map,
 )
+from osnet.figures.person_boxes import Photo
 from osnet.files import printable
-from osnet.inference.embedder import Embedder
 
 COLOURS = ("viridis", "inferno", "magma", "cividis", "jet")
 """All but ``jet`` are perceptually uniform; ``jet`` is there to compare with older figures."""

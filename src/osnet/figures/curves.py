@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from osnet.figures.canvas import GREY, INK, STYLES, as_svg, new_axes, plain
-from osnet.metrics.intervals import Interval
+from osnet.metrics.bootstrap import Interval
 from osnet.metrics.pair_scores import RECALL_LEVELS, PairCounts, PairCurves
 
 NUM_BARS = 200

@@ -19,14 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from osnet.data.loading import read_image
+from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError, require_extra
+from osnet.features.embedding_files import Progress, no_progress
 from osnet.figures.activation import fit_picture
 from osnet.figures.canvas import STYLES, Sheet, new_figure, plain, save_figure
 from osnet.figures.maps import BATCH, prepare_pictures
-from osnet.inference.backends import eval_mode
-from osnet.inference.embedder import Embedder
-from osnet.inference.vectors import Progress, no_progress
 from osnet.models.osnet import SeparateGates, UnifiedGate
+from osnet.runtime.backends import eval_mode
 
 NUM_CLUSTERS = 4
 NUM_NEAREST = 15

@@ -21,10 +21,10 @@ from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, resize_image, to_fractions
+from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError
 from osnet.forks import settle
-from osnet.inference.backends import eval_mode
-from osnet.inference.embedder import Embedder
+from osnet.runtime.backends import eval_mode
 
 Measure = Literal["absolute", "squares"]
 """``absolute``: sum of absolute values over channels, as the paper says; ``squares``: as the authors' code does."""

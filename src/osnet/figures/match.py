@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError, require_extra
 from osnet.figures.activation import OPACITY, fit_picture, wrap_name
-from osnet.figures.boxes import Photo
 from osnet.figures.canvas import Sheet, new_figure, save_figure
 from osnet.figures.maps import Floats, prepare_pictures
-from osnet.inference.backends import eval_mode
-from osnet.inference.embedder import Embedder
+from osnet.figures.person_boxes import Photo
+from osnet.runtime.backends import eval_mode
 
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 CELL_IN, GAP_IN, TITLE_IN, CAPTION_IN, BAR_IN = (1.25, 2.5), 0.12, 0.42, 0.36, 0.5

@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from osnet.comparison import METRICS, Comparison
 from osnet.data.loading import read_image
 from osnet.errors import ImageError, require_extra
+from osnet.evaluation.comparison import METRICS, Comparison
 from osnet.figures.activation import SeenMap, lay_over
 from osnet.figures.curves import Line, draw_intervals, draw_lines, draw_scores, make_precision_recall, make_roc
 from osnet.figures.embeddings import COLOURS
 from osnet.figures.match import MatchMaps, lay_parts_over
-from osnet.figures.ranks import RankedList
 from osnet.files import written_aside
 from osnet.metrics.pair_scores import PairCurves
-from osnet.types import Crop, Hit
+from osnet.types import Crop, Hit, RankedList
 
 THUMB_WH = (64, 128)
 MAX_ROWS = 1000

@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from osnet.errors import GalleryError, OutputError
+from osnet.features.array_files import read_array
 from osnet.files import TEMPORARY_PREFIX, check_fields, is_plain_name, sha256_file, write_json, written_aside
 from osnet.gallery.stamps import FileStamp
-from osnet.inference.arrays import read_array
 from osnet.types import Item
 
 FORMAT = "osnet-gallery-1"

@@ -11,9 +11,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from osnet.metrics.rules import Ints
-from osnet.metrics.scored import ScoredPairs
-from osnet.metrics.streaming import compile_function
+from osnet.metrics.matching_rules import Ints
+from osnet.metrics.rank_counting import compile_function
+from osnet.metrics.score_blocks import ScoredPairs
 
 NUM_BINS = 4000
 """Bins of width 0.0005 over [-1, 1]: a threshold is known to so much."""

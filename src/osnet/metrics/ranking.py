@@ -10,9 +10,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from osnet.metrics import streaming
-from osnet.metrics.rules import NUM_REPEATS, Ints, Labels, Pairs, Rule, check_rule, draw_single_shot
-from osnet.metrics.streaming import Distance, Vectors
+from osnet.metrics import rank_counting as streaming
+from osnet.metrics.matching_rules import NUM_REPEATS, Ints, Labels, Pairs, Rule, check_rule, draw_single_shot
+from osnet.metrics.rank_counting import Distance, Vectors
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Doubles = NDArray[np.float64]

@@ -8,8 +8,8 @@ from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.models.counting import Cost, count_cost, count_parameters
 from osnet.models.network import Network
 from osnet.models.osnet import OSNet
-from osnet.models.registry import create_model
 from osnet.models.variants import list_models
+from osnet.weights.factory import create_model
 
 __all__ = [
     "BackboneConfig",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from osnet.forks import settle
-from osnet.models.backbones import Backbone
+from osnet.models.baselines.backbone import Backbone
 from osnet.models.config import NetworkConfig, OSNetConfig
 from osnet.models.network import Network
 from osnet.models.osnet import OSNet

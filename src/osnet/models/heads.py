@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from osnet.errors import WeightsError
 from osnet.files import write_json
-from osnet.models.card import CARD_FILE, Card, read_card
+from osnet.weights.card import CARD_FILE, Card, read_card
 
 PREFIX = "attributes."
 THRESHOLD = 0.5

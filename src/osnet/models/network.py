@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from osnet.models.card import Card
 from osnet.models.config import NetworkConfig
+from osnet.weights.card import Card
 
 
 class Network(nn.Module, ABC):

@@ -2,8 +2,15 @@
 
 from collections.abc import Callable
 
-from osnet.recipes import ablations, cifar, cross_domain, demo, imagenet, market1501, pa100k, same_domain
-from osnet.recipes.runs import Printed, Run
+from osnet.recipes import attributes_pa100k as pa100k
+from osnet.recipes import demo_recipes as demo
+from osnet.recipes import photos_cifar as cifar
+from osnet.recipes import photos_imagenet as imagenet
+from osnet.recipes import reid_ablations as ablations
+from osnet.recipes import reid_cross_domain as cross_domain
+from osnet.recipes import reid_market1501 as market1501
+from osnet.recipes import reid_same_domain as same_domain
+from osnet.recipes.published_runs import Printed, Run
 from osnet.training.recipe import Recipe
 
 _TABLE6, _ZOO, _MARKET = "paper, Table 6", "Torchreid's model zoo", "market1501"

@@ -12,28 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osnet.data.classification import PhotoBytes, Photos, PhotoSamples
-from osnet.data.packed import PackedIndex
-from osnet.data.photo_augmentation import PhotoAugmentation
-from osnet.data.photos import PhotoDataset, PhotoSet, read_photos
 from osnet.data.samplers import BatchSampler, RandomBatches
 from osnet.data.training_set import check_headers
 from osnet.data.transforms import normalize, to_fractions
+from osnet.embedding.class_predictor import ClassPredictor
 from osnet.errors import DataError
-from osnet.inference.classes import ClassPredictor
 from osnet.losses import smoothed_cross_entropy_sum
-from osnet.models.card import Card
 from osnet.models.config import Stem
 from osnet.models.network import Network
-from osnet.models.weights import save_weights
-from osnet.tasks.photo_epochs import ByteEpochs, PackedEpochs
-from osnet.tasks.photo_scores import score_photos
+from osnet.photos.image_folder import PhotoBytes, Photos, PhotoSamples
+from osnet.photos.photo_augmentation import PhotoAugmentation
+from osnet.photos.reader import PhotoDataset, PhotoSet, read_photos
+from osnet.photos.shards import PackedIndex
+from osnet.tasks.photo_accuracy import score_photos
+from osnet.tasks.photo_batches import ByteEpochs, PackedEpochs
 from osnet.tasks.reid import embed
 from osnet.training.data_list import Row, names_below
 from osnet.training.epochs import Batch, Epochs, SampledEpochs
 from osnet.training.recipe import Recipe, build_network, one_folder
 from osnet.training.task import Plan, Task
 from osnet.types import Interpolation, Preprocessing
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import save_weights
 
 MAX_SCORED_AT_ONCE = 256
 

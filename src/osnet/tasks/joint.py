@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from osnet.data.attributes.dataset import AttributeDataset
-from osnet.data.attributes.reading import knows_attributes, read_attributes
+from osnet.data.attributes.reader import knows_attributes, read_attributes
 from osnet.data.attributes.samples import NO_LABEL, AttributeSamples, join_labels
 from osnet.data.augmentation import Augmentation
 from osnet.data.reid.catalog import read_source
@@ -18,12 +18,12 @@ from osnet.errors import DataError
 from osnet.losses import LABEL_SMOOTHING, smoothed_cross_entropy_sum
 from osnet.models.config import Pooling
 from osnet.models.network import Network
-from osnet.models.weights import save_weights
-from osnet.tasks.attributes import AttributeLoss, AttributeTask, LabelledPlan, attribute_losses, mean_count
+from osnet.tasks.attribute_task import AttributeLoss, AttributeTask, LabelledPlan, attribute_losses, mean_count
 from osnet.tasks.reid import embed
 from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe
 from osnet.training.task import Plan
+from osnet.weights.checkpoint import save_weights
 
 
 @dataclass(frozen=True)

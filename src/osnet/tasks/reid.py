@@ -13,20 +13,20 @@ from osnet.data.joining import join_training
 from osnet.data.reid.catalog import read_source
 from osnet.data.samplers import BatchSampler, GroupedBatches, RandomBatches
 from osnet.data.training_set import TrainingSet, check_headers, hold_out
+from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError
-from osnet.inference.embedder import Embedder
 from osnet.losses import LABEL_SMOOTHING, MARGIN, batch_hard_triplet, smoothed_cross_entropy
 from osnet.metrics.ranking import rank_scores
 from osnet.models.build import build_network as build
-from osnet.models.card import Card
 from osnet.models.layers import make_neck
 from osnet.models.network import Network
-from osnet.models.weights import save_weights
 from osnet.training.data_list import Row, list_crops
 from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe, build_network
 from osnet.training.task import Plan, Task
 from osnet.types import Preprocessing, ReidDataset, Split
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import save_weights
 
 Sampler = Literal["random", "identity", "camera", "data set"]
 

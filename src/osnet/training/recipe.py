@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 
 from osnet.data.augmentation import Augmentation
-from osnet.data.photo_augmentation import PhotoAugmentation
 from osnet.errors import DataError, ModelError
 from osnet.models.build import without_neck
 from osnet.models.network import Network
-from osnet.models.registry import create_model
 from osnet.models.variants import get_config
+from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.training.task import Plan
+from osnet.weights.factory import create_model
 
 Optimizer = Literal["sgd", "adam", "amsgrad", "adamw"]
 Schedule = Literal["multi_step", "step", "cosine", "constant"]

@@ -12,9 +12,9 @@ footage -> segments -> decode -> detect -> track -> choose crops -> embed -> arc
 from osnet.video.archive import Archive, Crop, Tracklet
 from osnet.video.detectors import make_detector
 from osnet.video.indexing import IndexSettings, index_footage
+from osnet.video.protocols import Boxes, Detector, FootageError, Tracker, VideoFrame
 from osnet.video.source import Footage, list_footage, open_footage
 from osnet.video.tracking import make_tracker
-from osnet.video.types import Boxes, Detector, FootageError, Tracker, VideoFrame
 
 __all__ = [
     "Archive",

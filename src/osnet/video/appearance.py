@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from osnet.errors import require_extra
 from osnet.video.crops import Sample
-from osnet.video.types import Floats, Track
+from osnet.video.protocols import Floats, Track
 
 Doubles = NDArray[np.float64]
 

@@ -37,7 +37,7 @@ from osnet.files import TEMPORARY_PREFIX, is_plain_name, make_folder, sha256_fil
 from osnet.gallery import Where
 from osnet.types import Hit
 from osnet.video.crops import Sample
-from osnet.video.types import Floats, FootageError, Ints, Times, Track
+from osnet.video.protocols import Floats, FootageError, Ints, Times, Track
 
 FORMAT = "osnet-archive-1"
 SEGMENT_FORMAT = "osnet-segment-1"

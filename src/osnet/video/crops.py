@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osnet import Embedder
-from osnet.video.types import NO_ID, Boxes, Floats, Ints, Track, VideoFrame
+from osnet.video.protocols import NO_ID, Boxes, Floats, Ints, Track, VideoFrame
 
 GOOD_HEIGHT = 160
 """Pixels: a taller person is not a better crop, since networks see 256 at most."""

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from osnet.errors import require_extra
 from osnet.files import make_folder, sha256_file, written_aside
 from osnet.video.motfile import MotFile
-from osnet.video.types import Boxes, Detector, Floats, FootageError, VideoFrame
+from osnet.video.protocols import Boxes, Detector, Floats, FootageError, VideoFrame
 
 YOLOX_STRIDES = (8, 16, 32)
 PAD = 114.0

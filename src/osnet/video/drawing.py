@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from osnet.errors import OutputError, require_extra
 from osnet.files import written_aside
 from osnet.video.archive import Tracklet
+from osnet.video.protocols import FootageError, Track, VideoFrame
 from osnet.video.source import open_footage, read_frames
-from osnet.video.types import FootageError, Track, VideoFrame
 
 # Okabe and Ito's colours, which also the colour-blind tell apart, without black.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))

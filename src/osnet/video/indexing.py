@@ -16,9 +16,9 @@ from osnet.errors import GalleryError
 from osnet.video.appearance import Appearance, refine
 from osnet.video.archive import SEGMENT_FILE, Archive, FinishedTrack, segment_name, write_segment, writing
 from osnet.video.crops import Collector, Sample, choose_samples
+from osnet.video.protocols import NO_ID, Detector, FootageError, Track, Tracker, Trouble, VideoFrame
 from osnet.video.source import Footage, list_footage, open_footage, read_frames, start_from_name
 from osnet.video.tracking import make_tracker
-from osnet.video.types import NO_ID, Detector, FootageError, Track, Tracker, Trouble, VideoFrame
 
 OnProgress = Callable[[float, float, str], None]
 """Seconds of footage done, seconds in all, what is being done."""

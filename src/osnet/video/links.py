@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from osnet.errors import GalleryError
 from osnet.files import write_json
 from osnet.video.archive import LOCK, LOCK_TIMEOUT_S, Archive, Tracklet
-from osnet.video.types import Floats, FootageError
+from osnet.video.protocols import Floats, FootageError
 
 LINKS_FILE, DECISIONS_FILE = "links.json", "decisions.jsonl"
 FORMAT = "osnet-links-1"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from osnet.files import sha256_file, written_aside
-from osnet.video.types import NO_ID, Boxes, FootageError, Ints, Track
+from osnet.video.protocols import NO_ID, Boxes, FootageError, Ints, Track
 
 MAX_BYTES = 4 << 30
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osnet.errors import require_extra
-from osnet.video.types import FootageError, Times, Trouble, VideoFrame
+from osnet.video.protocols import FootageError, Times, Trouble, VideoFrame
 
 SUFFIXES = frozenset(
     [

@@ -2,8 +2,8 @@
 
 A thread reads and decodes. Frames wait in a queue counted in frames; when it is full, whole frames are dropped before
 they are converted, and counted. A stream that stalls, ends or breaks is a gap: all tracks end there, the segment at
-hand is committed, and the stream is opened again after a pause that doubles. A frame's time is the wall clock at its arrival;
-the stream's own rate is not believed.
+hand is committed, and the stream is opened again after a pause that doubles. A frame's time is the wall clock at its
+arrival; the stream's own rate is not believed.
 """
 
 import queue
@@ -18,9 +18,9 @@ from osnet import Embedder
 from osnet.errors import require_extra
 from osnet.video.archive import Archive, segment_name, write_segment, writing
 from osnet.video.indexing import IndexSettings, describe, process_frames
+from osnet.video.protocols import Detector, FootageError, Tracker, VideoFrame
 from osnet.video.source import MAX_PIXELS, upright
 from osnet.video.tracking import make_tracker
-from osnet.video.types import Detector, FootageError, Tracker, VideoFrame
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 FORMATS = "rtsp,mpegts,mov,mp4,matroska,webm,flv,mjpeg,mpjpeg,h264,hevc,avi"

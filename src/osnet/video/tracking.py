@@ -8,7 +8,7 @@ import numpy as np
 
 from osnet.errors import require_extra
 from osnet.video.motfile import MotFile
-from osnet.video.types import NO_ID, Boxes, Detector, FootageError, Ints, Tracker, VideoFrame
+from osnet.video.protocols import NO_ID, Boxes, Detector, FootageError, Ints, Tracker, VideoFrame
 
 TRACKERS = {
     "cbiou": "CBIoUTracker",

@@ -13,8 +13,8 @@ import numpy as np
 from osnet.data.attributes.dataset import AttributeDataset, AttributeSplit, Found, OnMismatch, finish, read_mat
 from osnet.data.attributes.pa100k import ATTRIBUTES
 from osnet.data.reid.market1501 import find_market1501, read_market1501
-from osnet.data.synthetic import GROUP, read_annotations
 from osnet.errors import DataError
+from osnet.synthetic.generate import GROUP, read_annotations
 from osnet.types import DISTRACTOR_PID, Crop
 
 MARKET_FILE = "market_attribute.mat"

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from osnet.data.loading import check_header
 from osnet.data.reid.benchmark import Benchmark, Published
-from osnet.data.reid.drawn import draw_halves, drawn_datasets
 from osnet.data.reid.layout import find_folder, match_names
-from osnet.data.reid.once import one_at_a_time
+from osnet.data.reid.random_splits import draw_halves, drawn_datasets
+from osnet.data.reid.single_writer import one_at_a_time
 from osnet.errors import DataError, ImageError, OutputError
 from osnet.files import TEMPORARY_PREFIX, make_folder
 from osnet.types import Crop, as_tuple

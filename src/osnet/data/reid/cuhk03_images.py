@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osnet.data.loading import check_size, read_image
-from osnet.data.reid.drawn import read_json_object
 from osnet.data.reid.layout import SHOWN
-from osnet.data.reid.once import one_at_a_time
+from osnet.data.reid.random_splits import read_json_object
+from osnet.data.reid.single_writer import one_at_a_time
 from osnet.errors import DataError, ImageError, OutputError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
 

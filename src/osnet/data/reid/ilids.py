@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from osnet.data.reid.benchmark import Benchmark, Published
-from osnet.data.reid.drawn import NUM_DRAWS, Triple, draw_half, drawn_datasets
 from osnet.data.reid.layout import find_folder, match_names, number_people, refuse
+from osnet.data.reid.random_splits import NUM_DRAWS, Triple, draw_half, drawn_datasets
 from osnet.types import Crop
 
 LAYOUT = "ilids/i-LIDS_Pedestrian/Persons/0001001.jpg"

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from osnet.data.reid.benchmark import Benchmark, Published
-from osnet.data.reid.drawn import NUM_DRAWS, Triple, draw_half, drawn_datasets
 from osnet.data.reid.layout import find_layout, match_names, refuse
+from osnet.data.reid.random_splits import NUM_DRAWS, Triple, draw_half, drawn_datasets
 from osnet.types import Crop, as_tuple
 
 LAYOUT = "prid2011/prid_2011/single_shot/{cam_a,cam_b}/person_0001.png"

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from osnet.data.reid.benchmark import Benchmark, Published
-from osnet.data.reid.drawn import draw_halves, drawn_datasets
 from osnet.data.reid.layout import find_layout, match_names, number_people, refuse
+from osnet.data.reid.random_splits import draw_halves, drawn_datasets
 from osnet.types import Crop, as_tuple
 
 LAYOUT = "viper/VIPeR/{cam_a,cam_b}/000_45.bmp"

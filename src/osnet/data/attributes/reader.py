@@ -1,0 +1,96 @@
+"""Any data set of attributes, by what lies in its folder; and the plainest of all, a CSV."""
+
+from pathlib import Path
+
+from osnet.data.attributes.dataset import AttributeDataset, Found, Listed, OnMismatch, finish
+from osnet.data.attributes.identities import find_market_labels, read_generated_attributes, read_market_attributes
+from osnet.data.attributes.pa100k import find_pa100k, read_pa100k
+from osnet.data.attributes.peta_rap import PETA_FILE, RAP_FILE, read_peta, read_rap
+from osnet.data.loading import list_images
+from osnet.data.table import locate_images, read_table
+from osnet.errors import DataError
+from osnet.synthetic.generate import ANNOTATIONS_FILE
+
+CSV_FILE = "attributes.csv"
+NO_ATTRIBUTES = {"path", "split"}
+VALUES = {"0": 0.0, "1": 1.0, "": float("nan")}
+
+
+def read_attributes(root: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
+    """PA-100K, PETA, RAP 1 or 2, Market-1501 with its labels, generated people, or a CSV: whichever is there.
+
+    Args:
+        root: a data set's folder; or a CSV file, whose images lie beside or below it.
+        on_mismatch: ``raise``: stop where files and labels do not match, naming them; ``skip``: leave these out and
+            name them in ``problems``.
+
+    Raises:
+        DataError: none of these is there (the message says what was looked for), or as its reader raises.
+    """
+    root = Path(root)
+    if root.is_file():
+        return read_csv(root, on_mismatch)
+    if not root.is_dir():
+        raise DataError(f"no such folder: {root}")
+    if (root / CSV_FILE).is_file():
+        return read_csv(root / CSV_FILE, on_mismatch)
+    if (root / ANNOTATIONS_FILE).is_file():
+        return read_generated_attributes(root)
+    if (root / PETA_FILE).is_file():
+        return read_peta(root, on_mismatch)
+    if (root / RAP_FILE).is_file():
+        return read_rap(root, on_mismatch)
+    if find_pa100k(root) is not None:
+        return read_pa100k(root, on_mismatch)
+    if find_market_labels(root) is not None:
+        return read_market_attributes(root, on_mismatch)
+    raise DataError(
+        f"{root} holds no attributes that are known: looked for {CSV_FILE}, {ANNOTATIONS_FILE} (generated people), "
+        f"{PETA_FILE}, {RAP_FILE}, annotation.mat (PA-100K), market_attribute.mat (Market-1501)"
+    )
+
+
+def knows_attributes(root: str | Path) -> bool:
+    """True if ``read_attributes`` would find a data set there."""
+    root = Path(root)
+    files = (CSV_FILE, ANNOTATIONS_FILE, PETA_FILE, RAP_FILE)
+    return (
+        root.is_file()
+        or any((root / name).is_file() for name in files)
+        or find_pa100k(root) is not None
+        or find_market_labels(root) is not None
+    )
+
+
+def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
+    """A CSV with a header: ``path`` (below the CSV's folder), maybe ``split`` (train, val, test; train where it is
+    missing), and one column per attribute, holding 0, 1, or nothing where nobody knows.
+
+    Raises:
+        DataError: no such columns, a value other than these, a path that leads out, or a mismatch.
+    """
+    table = Path(table)
+    root = table.parent
+    header, rows, lines = read_table(table, ("path",), NO_ATTRIBUTES, "path and attributes, each once")
+    names = [name for name in header if name not in NO_ATTRIBUTES]
+    if not names or len(set(header)) != len(header) or "" in names:
+        raise DataError(f"{table} needs a header with path and attributes, each once; it has {', '.join(header)}")
+    listed = []
+    places = locate_images(
+        root, [(row["path"], f"{table.name} line {n}") for row, n in zip(rows, lines, strict=True) if row["path"]]
+    )
+    found_images = iter(places)
+    for number, row in zip(lines, rows, strict=True):
+        where = f"{table.name} line {number}"
+        split = row.get("split") or "train"
+        values = [(row[name] or "").strip() for name in names]
+        if split not in ("train", "val", "test"):
+            raise DataError(f"{where}: split {split!r}; choose from train, val, test")
+        if strange := [value for value in values if value not in VALUES]:
+            raise DataError(f"{where}: the value {strange[0]!r}; give 0, 1 or nothing")
+        image = next(found_images) if row["path"] else None
+        name = image.relative_to(root).as_posix() if image is not None else row["path"] or ""
+        listed.append(Listed(split, name, [VALUES[value] for value in values], where))
+    found = Found(root, len(names))
+    found.add_all(listed, {path.relative_to(root).as_posix() for path in list_images(root)})
+    return finish(root.resolve().name, root, names, found, on_mismatch)

@@ -1,0 +1,1 @@
+"""Files of embeddings: writing and resuming, reading those of other tools, joining them with labels."""

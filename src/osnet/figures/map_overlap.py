@@ -1,0 +1,173 @@
+"""Does one network look at the person more than another? Shares of activation maps inside people's boxes, measured.
+
+Each generated image is looked at by both networks, so their difference is a paired one; intervals draw people, since
+one person's images are alike. The networks were trained once: another seed is not in the intervals. A box holds what
+hides the person too, so a share under occlusion says "where the person is", not "what is seen of the person".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osnet.data.loading import read_image
+from osnet.embedding.embedder import Embedder
+from osnet.errors import DataError
+from osnet.evaluation.comparison import HIDDEN_STEPS
+from osnet.features.embedding_files import Progress, no_progress
+from osnet.figures.canvas import GREY, STYLES, new_figure, plain, save_figure
+from osnet.figures.maps import Measure, compute_maps, measure_entropy, measure_share
+from osnet.figures.person_boxes import find_annotation
+from osnet.metrics.bootstrap import Interval, cluster_interval
+from osnet.types import Crop
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What two networks' maps have inside people's boxes, over images. Shares and their differences are fractions."""
+
+    first: str
+    second: str
+    num_images: int
+    num_people: int
+    measure: Measure
+    uniform: float
+    """Mean share that a uniform map would have: the boxes' part of the image."""
+    shares: Mapping[str, Mapping[str, Interval]]
+    """By step of occlusion (``all`` first), then by network: mean share."""
+    differences: Mapping[str, Interval]
+    """By step: share of the first minus share of the second, image by image."""
+    losses: Mapping[str, Interval]
+    """By network, and ``difference`` (first minus second): what the share above a uniform map's loses from ``in full
+    view`` to ``much hidden``, person by person; above 0 is a loss. Empty where too few people have both kinds."""
+    entropies: Mapping[str, float]
+    """Mean bits, by network."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"share of the map inside the person's box, {self.num_images:,} images of {self.num_people:,} people "
+            f"(uniform map: {100 * self.uniform:.1f} %)"
+        ]
+        for step, by_network in self.shares.items():
+            values = ", ".join(f"{name} {_show(i)}" for name, i in by_network.items())
+            lines.append(f"{step}: {values}; difference {_show(self.differences[step], signed=True)}")
+        for name, interval in self.losses.items():
+            what = f"{self.first} minus {self.second}" if name == "difference" else name
+            lines.append(f"lost from full view to much hidden, {what}: {_show(interval, signed=True)}")
+        lines.append("entropy: " + ", ".join(f"{name} {bits:.3f} bits" for name, bits in self.entropies.items()))
+        return "\n".join(lines)
+
+
+def _show(interval: Interval, signed: bool = False) -> str:
+    low, mean, high = (100 * v for v in (interval.low, interval.mean, interval.high))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] points" if signed else f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def measure_shares(
+    crops: Sequence[Crop],
+    embedders: Mapping[str, Embedder],
+    measure: Measure = "absolute",
+    progress: Progress = no_progress,
+) -> Shares:
+    """Look at generated images with two networks.
+
+    Args:
+        crops: of a generated data set.
+        embedders: two, by name; the difference is first minus second.
+        measure: see ``activation_map``.
+        progress: draws a bar.
+
+    Raises:
+        DataError: not two networks, or images whose boxes are not known, or of fewer than two people.
+    """
+    if len(embedders) != 2:
+        raise DataError(f"two networks are compared, not {len(embedders)}")
+    notes = [find_annotation(crop.path) for crop in crops]
+    if unknown := [crop.path.name for crop, note in zip(crops, notes, strict=True) if note is None]:
+        raise DataError(f"the person's box is not known for {len(unknown)} images: {', '.join(unknown[:3])}")
+    known = [note for note in notes if note is not None]
+    pids = np.array([crop.pid for crop in crops])
+    if len(set(pids.tolist())) < 2:
+        raise DataError(f"{len(crops)} images of {len(set(pids.tolist()))} people; an interval needs two people")
+    shares = {name: np.empty(len(crops)) for name in embedders}
+    bits = {name: np.empty(len(crops)) for name in embedders}
+    uniform = np.empty(len(crops))
+    starts = range(0, len(crops), CHUNK)
+    for start in progress(starts, len(starts), "shares"):
+        pictures = [read_image(crop.path) for crop in crops[start : start + CHUNK]]
+        for name, embedder in embedders.items():
+            (maps,) = compute_maps(embedder, pictures, measure=measure).values()
+            for i, (strength, picture) in enumerate(zip(maps, pictures, strict=True), start):
+                shares[name][i], uniform[i] = measure_share(strength, known[i].box, picture.size)
+                bits[name][i] = measure_entropy(strength)
+    first, second = embedders
+    hidden = np.array([note.hidden for note in known])
+    steps = {"all": np.ones(len(crops), bool)} | {n: (hidden >= a) & (hidden < b) for a, b, n, _ in HIDDEN_STEPS}
+    steps = {name: mask for name, mask in steps.items() if len(set(pids[mask].tolist())) >= 2}
+    difference = shares[first] - shares[second]
+    return Shares(
+        first, second, len(crops), len(set(pids.tolist())), measure, float(uniform.mean()),
+        {s: {n: cluster_interval(v[mask], pids[mask]) for n, v in shares.items()} for s, mask in steps.items()},
+        {s: cluster_interval(difference[mask], pids[mask]) for s, mask in steps.items()},
+        _measure_losses({**{n: v - uniform for n, v in shares.items()}, "difference": difference}, pids, steps),
+        {name: float(np.nanmean(values)) for name, values in bits.items()},
+    )  # fmt: skip
+
+
+def _measure_losses(
+    values: Mapping[str, NDArray[np.float64]], pids: NDArray[np.int64], steps: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, Interval]:
+    """Per person: the mean in full view minus the mean where much is hidden."""
+    open_view, much = steps.get(HIDDEN_STEPS[0][2]), steps.get(HIDDEN_STEPS[2][2])
+    if open_view is None or much is None:
+        return {}
+    both = sorted(set(pids[open_view].tolist()) & set(pids[much].tolist()))
+    if len(both) < 2:
+        return {}
+    return {
+        name: cluster_interval([v[open_view & (pids == p)].mean() - v[much & (pids == p)].mean() for p in both], both)
+        for name, v in values.items()
+    }
+
+
+def draw_shares_inside(shares: Shares, path: str | Path) -> None:
+    """Write the plot: shares by how much of the person is hidden, and the paired differences, with 95 % intervals.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    steps = list(shares.shares)
+    with new_figure((8.4, 3.4)) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+        for number, name in enumerate((shares.first, shares.second)):
+            colour, _, marker = STYLES[number]
+            rows = [shares.shares[step][name] for step in steps]
+            x = np.arange(len(steps)) + 0.16 * (number - 0.5)
+            for place, i in zip(x, rows, strict=True):
+                left.plot([place, place], [100 * i.low, 100 * i.high], color=colour, linewidth=2)
+            left.plot(x, [100 * i.mean for i in rows], marker, color=colour, markersize=7, label=plain(name))
+        left.axhline(100 * shares.uniform, color=GREY, linestyle=":", linewidth=1.2, label="uniform map, all images")
+        left.set_xticks(range(len(steps)), [step.replace(" ", "\n", 1) for step in steps], fontsize=9)
+        left.set_ylabel("share of the map in the box (%)")
+        left.margins(y=0.25)
+        left.legend(fontsize=8, loc="best")
+        for place, step in enumerate(steps):
+            i = shares.differences[step]
+            colour = STYLES[2][0] if i.excludes_zero else GREY
+            right.plot([100 * i.low, 100 * i.high], [place, place], color=colour, linewidth=2)
+            right.plot(100 * i.mean, place, "o", color=colour, markersize=8, markeredgewidth=2,
+                       markerfacecolor=colour if i.excludes_zero else "none")  # fmt: skip
+        right.axvline(0, color="black", linewidth=1)
+        right.set_yticks(range(len(steps)), steps, fontsize=9)
+        right.set_ylim(len(steps) - 0.5, -0.5)
+        right.set_xlabel(plain(f"{shares.first} minus\n{shares.second}, points"), fontsize=9)
+        save_figure(figure, path)

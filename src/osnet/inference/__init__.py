@@ -1,1 +1,0 @@
-"""From pictures to vectors: inputs, the embedder, vectors on disk."""

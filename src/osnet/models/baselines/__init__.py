@@ -1,0 +1,1 @@
+"""The networks that OSNet is compared with in the supplement's Table A."""

@@ -1,0 +1,1 @@
+"""Images of things for classification: ImageNet, CIFAR, packed files, and their augmentation."""

@@ -1,0 +1,1 @@
+"""What runs a network: folding, backends, export, quantization, several processes."""

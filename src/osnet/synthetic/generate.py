@@ -1,0 +1,254 @@
+"""Generated pedestrians: a data set in Market-1501's layout, with everything known about every image.
+
+It shows that training, evaluation and search work; it does not show how good a network is on people.
+Whole numbers only: the same seed gives the same labels and pixels on every machine (JPEG encoding is
+Pillow's). Identities come in fours: a person; a twin who differs only in a small cue (the logo on the
+shirt); a twin who has all small cues but other clothes; and somebody else. Each four is in one split.
+
+    OUT/
+      bounding_box_train/ query/ bounding_box_test/
+      generated.json        seed, numbers, and which pairs of identities differ in what
+      annotations.jsonl     one line per image: identity, camera, box, how much is hidden, view, attributes
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from osnet.data.attributes.pa100k import ATTRIBUTES
+from osnet.errors import DataError, OutputError
+from osnet.files import check_writable, write_json
+from osnet.synthetic.people import Person, View, overall_twin, roll_person, small_twin
+from osnet.synthetic.rasterizer import Dice
+from osnet.synthetic.scenes import Camera, Shot, make_camera, shoot
+
+FORMAT = "osnet-generated-1"
+SETTINGS_FILE, ANNOTATIONS_FILE = "generated.json", "annotations.jsonl"
+GROUP = 4
+JPEG_QUALITY = 90
+
+PairKind = Literal["small cue", "overall look"]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The truth about one generated image."""
+
+    file: str
+    """Relative to the data set's folder."""
+    pid: int
+    camid: int
+    box: tuple[int, int, int, int]
+    """Left, top, right, bottom of the whole person in pixels; right and bottom exclusive."""
+    hidden: float
+    """Share of the person that cannot be seen: covered, or outside of the crop."""
+    hiding: str
+    """``none``, ``below``, ``beside`` or ``person``: what stands before."""
+    view: View
+    attributes: tuple[str, ...]
+    """Those that hold, of PA-100K's 26. UpperLogo and Glasses only where the view shows them."""
+
+
+@dataclass(frozen=True)
+class GeneratedSettings:
+    """What decides a generated data set."""
+
+    identities: int
+    cameras: int
+    images: int
+    """Per identity and camera."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("identities", 8, 9996), ("cameras", 2, 99), ("images", 1, 10_000)):
+            if not low <= (value := getattr(self, name)) <= high:
+                raise DataError(f"{name} {value} is outside {low} to {high}")
+        if self.identities % (2 * GROUP):
+            raise DataError(f"identities {self.identities} must be a multiple of {2 * GROUP}: fours in both halves")
+        if not 0 <= self.seed < 2**63:
+            raise DataError(f"seed {self.seed} is outside 0 to 2**63 - 1")
+
+
+def make_person(seed: int, pid: int) -> Person:
+    """Who person ``pid`` (from 1) of the data set ``seed`` is."""
+    group, member = (pid - 1) // GROUP, (pid - 1) % GROUP
+    base = roll_person(Dice(seed, 2, group))
+    if member == 1:
+        return small_twin(base, Dice(seed, 3, group))
+    if member == 2:
+        return overall_twin(base, Dice(seed, 4, group))
+    return base if member == 0 else roll_person(Dice(seed, 5, group))
+
+
+def list_pairs(identities: int) -> list[tuple[int, int, PairKind]]:
+    """Pairs of identities that differ in one kind of cue only, and in which."""
+    pairs: list[tuple[int, int, PairKind]] = []
+    for first in range(1, identities + 1, GROUP):
+        pairs += [(first, first + 1, "small cue"), (first, first + 2, "overall look")]
+    return pairs
+
+
+def render_image(seed: int, pid: int, camid: int, number: int) -> Shot:
+    """Image ``number`` of person ``pid`` by camera ``camid``: the same for ever."""
+    return shoot(make_person(seed, pid), make_camera(seed, camid), Dice(seed, 6, pid, camid, number))
+
+
+def generate_dataset(
+    out: str | Path,
+    settings: GeneratedSettings,
+    progress: Callable[[Iterable[Any], int, str], Iterable[Any]] | None = None,
+) -> Path:
+    """Write the data set. Cut off, it goes on when called again with the same settings.
+
+    The first half of the identities trains. Of the others, each camera's first image is a query and
+    the rest are in the gallery (with one image per camera, the gallery holds it too).
+
+    Args:
+        out: a folder that does not exist yet; it appears when all is written.
+        settings: identities, cameras, images, seed.
+        progress: draws a bar.
+
+    Raises:
+        OutputError: ``out`` exists or cannot be written.
+    """
+    out = Path(out)
+    if out.exists():
+        raise OutputError(f"{out} exists; choose another name, or delete it first")
+    check_writable(out)
+    partial = out.with_name(f"{out.name}.partial")
+    done = _resume(partial, settings)
+    cameras = [make_camera(settings.seed, number) for number in range(1, settings.cameras + 1)]
+    todo = [pid for pid in range(1, settings.identities + 1) if pid not in done]
+    with (partial / ANNOTATIONS_FILE).open("a", encoding="utf-8") as file:
+        for pid in progress(todo, len(todo), "people") if progress else todo:
+            lines = [json.dumps(asdict(note)) + "\n" for note in _write_person(partial, settings, pid, cameras)]
+            file.write("".join(lines))
+            file.flush()
+    pairs = list_pairs(settings.identities)
+    write_json(partial / SETTINGS_FILE, {"format": FORMAT, **asdict(settings), "complete": True, "pairs": pairs})
+    partial.rename(out)
+    return out
+
+
+def _resume(partial: Path, settings: GeneratedSettings) -> set[int]:
+    """People of an earlier call that was cut off; a fresh start if its settings were others."""
+    head = {"format": FORMAT, **asdict(settings), "complete": False}
+    settings_file, annotations = partial / SETTINGS_FILE, partial / ANNOTATIONS_FILE
+    try:
+        same = json.loads(settings_file.read_text(encoding="utf-8")) == head
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in ("bounding_box_train", "query", "bounding_box_test"):
+            (partial / folder).mkdir(parents=True)
+        write_json(settings_file, head)
+        annotations.touch()
+        return set()
+    lines = annotations.read_bytes().splitlines(keepends=True)
+    per_person: dict[int, list[bytes]] = {}
+    for line in lines:
+        if line.endswith(b"\n"):
+            per_person.setdefault(int(json.loads(line)["pid"]), []).append(line)
+    complete = {pid: group for pid, group in per_person.items() if len(group) == _images_each(settings, pid)}
+    annotations.write_bytes(b"".join(line for group in complete.values() for line in group))
+    return set(complete)
+
+
+def _images_each(settings: GeneratedSettings, pid: int) -> int:
+    """Files of one person: a lone test image stands in query and gallery."""
+    doubled = pid > settings.identities // 2 and settings.images == 1
+    return settings.cameras * settings.images * (2 if doubled else 1)
+
+
+def _write_person(folder: Path, settings: GeneratedSettings, pid: int, cameras: list[Camera]) -> Iterator[Annotation]:
+    person = make_person(settings.seed, pid)
+    for camera in cameras:
+        for number in range(settings.images):
+            shot = shoot(person, camera, Dice(settings.seed, 6, pid, camera.number, number))
+            if pid <= settings.identities // 2:
+                splits = ["bounding_box_train"]
+            elif number:
+                splits = ["bounding_box_test"]
+            else:
+                splits = ["query", "bounding_box_test"] if settings.images == 1 else ["query"]
+            for split in splits:
+                name = f"{split}/{pid:04d}_c{camera.number}s1_{number + 1:06d}_00.jpg"
+                Image.fromarray(shot.pixels).save(folder / name, quality=JPEG_QUALITY)
+                yield Annotation(
+                    name, pid, camera.number, shot.box, shot.hidden / 1000, shot.hiding, shot.view,
+                    describe(person, shot.view),
+                )  # fmt: skip
+
+
+def describe(person: Person, view: View) -> tuple[str, ...]:
+    """The attributes of PA-100K that hold for a person seen from one side, in its order.
+
+    HoldObjectsInFront and LowerPattern never hold: nothing of the kind is drawn.
+    """
+    holds = {
+        "Female": person.female,
+        "AgeOver60": person.age == 2,
+        "Age18-60": person.age == 1,
+        "AgeLess18": person.age == 0,
+        "Front": view == "front",
+        "Side": view == "side",
+        "Back": view == "back",
+        "Hat": person.hat >= 0,
+        "Glasses": person.glasses and view != "back",
+        "HandBag": person.bag == "hand bag",
+        "ShoulderBag": person.bag == "shoulder bag",
+        "Backpack": person.bag == "backpack",
+        "ShortSleeve": not person.long_sleeves,
+        "LongSleeve": person.long_sleeves,
+        "UpperStride": person.pattern == "stripes",
+        "UpperLogo": person.logo > 0 and view != "side" and (view, person.bag) != ("back", "backpack"),
+        "UpperPlaid": person.pattern == "plaid",
+        "UpperSplice": person.pattern == "splice",
+        "LowerStripe": person.lower_stripe,
+        "LongCoat": person.coat,
+        "Trousers": person.legwear == "trousers",
+        "Shorts": person.legwear == "shorts",
+        "Skirt&Dress": person.legwear == "skirt",
+        "boots": person.boots,
+    }
+    return tuple(name for name in ATTRIBUTES if holds.get(name))
+
+
+def read_annotations(root: str | Path) -> dict[str, Annotation]:
+    """The truth about each image of a generated data set, by its path below ``root``.
+
+    Raises:
+        DataError: ``root`` is no generated data set.
+    """
+    path = Path(root) / ANNOTATIONS_FILE
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        notes = [
+            Annotation(**{**row, "box": tuple(row["box"]), "attributes": tuple(row["attributes"])}) for row in rows
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{root} is no generated data set: {path} cannot be read ({error})") from error
+    return {note.file: note for note in notes}
+
+
+def read_pairs(root: str | Path) -> list[tuple[int, int, PairKind]]:
+    """Pairs of identities that differ in one kind of cue only.
+
+    Raises:
+        DataError: ``root`` is no generated data set.
+    """
+    path = Path(root) / SETTINGS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise DataError(f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}")
+        return [(int(a), int(b), kind) for a, b, kind in content["pairs"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{root} is no generated data set: {path} cannot be read ({error})") from error

@@ -1,0 +1,397 @@
+"""Weights on disk: a folder with a safetensors file and the card that says what it is.
+
+    my_weights/
+      card.json                          architecture, preprocessing, classes, data, licence, SHA-256
+      weights-6f1d0c2ab9e4.safetensors   the tensors; the name begins with their file's SHA-256
+
+The card is written last and by an atomic rename, and it names the tensors' file. A crash in the
+middle of a save therefore leaves the old weights or the new ones, never a mixture. Loading checks
+the SHA-256 before it parses anything. Single files load through the same call (see ``opening.py``): Torchreid's and
+BoxMOT's, checkpoints of training frameworks, safetensors without a card.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from osnet.errors import ModelError, WeightsError
+from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
+from osnet.models.build import build_network, list_tensors
+from osnet.models.config import NetworkConfig, OSNetConfig
+from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_head
+from osnet.models.network import Network
+from osnet.models.variants import get_config, name_of
+from osnet.types import Preprocessing
+from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
+from osnet.weights.foreign_checkpoints import open_checkpoint
+from osnet.weights.torchreid import (
+    choose_config,
+    infer_config,
+    is_torchreid_path,
+    torchreid_names,
+    training_data_from_file,
+    write_torchreid,
+)
+
+HEADS = ("classifier.", PREFIX)
+"""Tensors whose names begin so belong to heads."""
+COUNTER = "num_batches_tracked"
+"""BatchNorm's count of batches, which nothing here reads: converters and old versions of PyTorch leave it out."""
+MOST_LISTED = 10
+"""Tensors that one error lists."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by our names, and their card. ``classifier.*`` and ``attributes.*`` may be among them: heads, which are
+    no part of the network."""
+
+    card: Card
+    state: dict[str, Tensor]
+
+    def build(self) -> Network:
+        """The network with these tensors, in eval mode."""
+        network = build_network(self.card.architecture, "meta")
+        tensors = {key: value for key, value in self.state.items() if not key.startswith(HEADS)}
+        network.load_state_dict(tensors, assign=True)
+        network.card = self.card
+        return network.eval()
+
+    def build_attribute_head(self) -> AttributeHead | None:
+        """The attribute head, without what the card switches off; None if there is none."""
+        return build_head(self.card, self.state)
+
+    def build_classifier(self) -> nn.Linear | None:
+        """The classifier, in eval mode: (B, D) -> (B, C), logits; None if there is none."""
+        return build_classifier(self.state)
+
+    @property
+    def lacks_neck(self) -> bool:
+        """True for a BNNeck run that an older version saved without the BatchNorm that its classifier needs."""
+        headless = "classifier.weight" not in self.state or "classifier.bias" in self.state
+        return not headless and not self.card.architecture.neck and self.card.source.startswith("recipe ")
+
+
+def load_weights(path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None) -> Network:
+    """A network from a checkpoint folder of ours or a checkpoint file, in eval mode.
+
+    Args:
+        path: the folder, its ``card.json``, the folder of a training run or a gallery that holds one as
+            ``weights``; or a file of PyTorch's or safetensors' with Torchreid's names for tensors or ours, known by
+            its content (``.pth``, ``.pth.tar-60``, ``.ckpt``, ``.safetensors``, ...). A file has no card, so it gets
+            the preprocessing of Torchreid's.
+        architecture: the network's name, for files whose tensors do not tell.
+        config: exact settings, instead of a name; a neck in the weights stays.
+
+    Raises:
+        WeightsError: missing, damaged or unsafe file, or tensors of another network (the first ten are listed).
+    """
+    return read_checkpoint(path, architecture=architecture, config=config).build()
+
+
+def read_checkpoint(
+    path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None
+) -> Checkpoint:
+    """Tensors and card; arguments and errors as for ``load_weights``."""
+    path = to_path(path)
+    if path.name == CARD_FILE:
+        path = path.parent
+    if not (path / CARD_FILE).exists() and (path / "weights" / CARD_FILE).exists():
+        path = path / "weights"  # a training run's folder, or a gallery
+    if path.suffix == ".safetensors" and path.is_file() and (path.parent / CARD_FILE).is_file():
+        _check_described(path)
+        path = path.parent
+    if path.is_dir():
+        return _read_folder(path, architecture, config)
+    if not path.exists():
+        raise WeightsError(f"no such weights: {path}")
+    return _read_file(path, architecture, config)
+
+
+def to_path(path: Any) -> Path:
+    """As a path that the system can look up.
+
+    Raises:
+        WeightsError: it is no path, or none that could exist.
+    """
+    if not isinstance(path, str | PathLike):
+        raise WeightsError(f"weights {path!r} is a {type(path).__name__}; give a path or a name of `osnet weights`")
+    try:
+        Path(path).exists()
+    except (ValueError, OSError) as error:  # a zero byte, a name that is too long
+        raise WeightsError(f"weights {str(path)[:80]!r} cannot be a path: {error}") from None
+    return Path(path)
+
+
+def _check_described(path: Path) -> None:
+    """The card beside a safetensors file must be that file's: else other tensors would be loaded than were asked for.
+
+    Raises:
+        WeightsError: it names another file.
+    """
+    described = path.parent / read_card(path.parent)[1]
+    if not described.exists() or not path.samefile(described):
+        raise WeightsError(
+            f"{path} is not what {path.parent / CARD_FILE} describes, which is {described.name}; for that give the "
+            f"folder, {path.parent}; to use {path.name}, move it to a folder without a {CARD_FILE}"
+        )
+
+
+def save_weights(
+    network: Network,
+    folder: str | Path,
+    card: Card | None = None,
+    classifier: Mapping[str, Tensor] | None = None,
+    attributes: AttributeHead | None = None,
+) -> Card:
+    """Save ``network`` as a checkpoint folder; what was there is replaced only when all is written.
+
+    Args:
+        network: any network of the library.
+        folder: made if need be.
+        card: what to say of it; by default the network's own card. The architecture, the classes and
+            the SHA-256 are filled in here.
+        classifier: ``weight`` (classes, D) and ``bias`` (classes,) of the head, kept beside it.
+        attributes: the attribute head, kept beside it; its names and thresholds go on the card.
+
+    Returns:
+        The card as it was written.
+    """
+    card = replace(card or network.card or Card(network.config), architecture=network.config)
+    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    state |= {f"classifier.{key}": value.detach().cpu() for key, value in (classifier or {}).items()}
+    state |= {key: value.cpu() for key, value in (attributes.tensors() if attributes else {}).items()}
+    names, thresholds = (attributes.names, attributes.thresholds) if attributes else ((), ())
+    off = tuple(name for name in card.attributes_off if name in names)
+    card = replace(card, attributes=names, attribute_thresholds=thresholds, attributes_off=off)
+    return save_checkpoint(Checkpoint(card, state), folder)
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
+    """Write a checkpoint folder, atomically. Returns the card as it was written."""
+    folder = make_folder(folder)
+    card = checkpoint.card
+    _check_state(checkpoint.state, card.architecture, str(folder))
+    check_head(card, checkpoint.state, str(folder))
+    content = save({key: value.contiguous() for key, value in checkpoint.state.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    weights_file = f"weights-{digest[:12]}.safetensors"
+    with written_aside(folder / weights_file) as aside:
+        aside.write_bytes(content)
+    num_classes = _num_classes(checkpoint.state)
+    card = replace(
+        card,
+        name=name_of(card.architecture),
+        num_classes=num_classes,
+        classes=card.classes if num_classes else (),
+        sha256=digest,
+    )
+    write_json(folder / CARD_FILE, card.to_json(weights_file))
+    ours = re.compile(rf"weights-[0-9a-f]{{12}}\.safetensors|{re.escape(TEMPORARY_PREFIX)}.*")
+    for old in list(folder.iterdir()):  # replaced by this save, or left by one that was killed
+        if old.name != weights_file and ours.fullmatch(old.name):
+            old.unlink(missing_ok=True)
+    return card
+
+
+def convert(
+    source: str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
+) -> Card:
+    """Between Torchreid's files and our folders, whichever way the target's name asks for.
+
+    Args:
+        source: anything that ``load_weights`` takes.
+        target: a name ending in ``.pth``, ``.pt`` or ``.tar`` becomes a Torchreid file (a bare state dict, as
+            BoxMOT wants); any other name becomes a checkpoint folder.
+        architecture: as for ``load_weights``.
+        overwrite: replace what is at ``target``.
+
+    Raises:
+        WeightsError: the source cannot be read, or the target exists.
+        ModelError: Torchreid has no such network; it has none with a BNNeck, for instance.
+    """
+    target = Path(target)
+    if target.exists() and not overwrite:
+        raise WeightsError(f"{target} exists; choose another name, or allow it: overwrite=True, --overwrite")
+    checkpoint = read_checkpoint(source, architecture=architecture)
+    if not is_torchreid_path(target):
+        return save_checkpoint(checkpoint, target)
+    if checkpoint.lacks_neck:
+        raise WeightsError(
+            f"{source} was trained with BNNeck and saved without it, so its classifier would be wrong in {target}; "
+            "run its training command again, which writes the weights anew"
+        )
+    write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
+    return replace(checkpoint.card, sha256=sha256_file(target))
+
+
+def network_sha256(network: Network, preprocessing: Preprocessing) -> str:
+    """SHA-256 of all that decides an embedding: settings, preprocessing, tensors.
+
+    It does not depend on the kind of file: a network converted from Torchreid's format has the same.
+    Counters of seen batches and the classifier, which change no embedding, are left out.
+    """
+    digest = hashlib.sha256()
+    settings = {"architecture": _decisions(network.config), "preprocessing": _decisions(preprocessing)}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for key, value in sorted(network.state_dict().items()):
+        if not key.endswith("num_batches_tracked"):
+            digest.update(f"{key}{tuple(value.shape)}".encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _decisions(settings: NetworkConfig | Preprocessing) -> dict[str, Any]:
+    """What differs from the defaults: a dial that is added one day changes no digest. 1 and 1.0 are the same."""
+    defaults = {field.name: field.default for field in fields(settings)}
+    return {
+        name: float(value) if isinstance(defaults[name], float) else value
+        for name, value in asdict(settings).items()
+        if value != defaults[name]
+    }
+
+
+def _read_folder(folder: Path, architecture: str | None, config: NetworkConfig | None) -> Checkpoint:
+    card, weights_file = read_card(folder)
+    _check_asked(card, folder, architecture, config)
+    path = folder / weights_file
+    if not path.is_file():
+        raise WeightsError(f"{folder / CARD_FILE} names {weights_file}, which is not there")
+    if (digest := sha256_file(path)) != card.sha256:
+        raise WeightsError(f"{path} is damaged: its SHA-256 is {digest}, its card says {card.sha256}")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+    check_head(card, state, str(path))
+    return Checkpoint(card, _check_state(state, card.architecture, str(path)))
+
+
+def _check_asked(card: Card, folder: Path, architecture: str | None, config: NetworkConfig | None) -> None:
+    """The card's network is the one asked for: by name, whatever the embedding's size; or exactly, but for a neck.
+
+    Raises:
+        WeightsError: it is another.
+    """
+    if config is None and (architecture is None or name_of(card.architecture) == architecture):
+        return
+    asked = config or get_config(str(architecture))
+    held, wanted = asdict(card.architecture), asdict(asked)
+    if held["neck"] and not wanted["neck"]:
+        wanted["neck"] = True
+    if type(card.architecture) is type(asked) and held == wanted:
+        return
+    differing = [
+        f"{key} {held.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in held | wanted
+        if held.get(key) != wanted.get(key)
+    ]
+    raise WeightsError(
+        f"{folder} holds {card.name or card.architecture}, not the network asked for, "
+        f"{architecture or name_of(asked) or asked}: {', '.join(differing)}"
+    )
+
+
+def _read_file(path: Path, architecture: str | None, config: NetworkConfig | None) -> Checkpoint:
+    """A file without a card: Torchreid's names or ours."""
+    opened = open_checkpoint(path)
+    state, inferred = opened.state, infer_config(opened.state)
+    looks_like = "no OSNet" if inferred is None else name_of(inferred) or str(inferred)
+    if config is None:
+        config = choose_config(path, state, inferred, architecture)
+    shown: dict[str, str] = {}
+    if "conv1.conv.weight" in state or ("stem.conv.weight" not in state and isinstance(config, OSNetConfig)):
+        try:
+            shown = dict(torchreid_names(config))
+        except ModelError as error:
+            raise WeightsError(
+                f"{path} (its tensors look like {looks_like}) cannot be loaded into "
+                f"{name_of(config) or config}: {error}"
+            ) from error
+        ours = {theirs_name: our_name for our_name, theirs_name in shown.items()}
+        # Unknown names stay as they are and so are reported as unexpected.
+        state = {ours.get(key, key): value for key, value in state.items()}
+    if described := [key for key in state if key.startswith(PREFIX)]:
+        warnings.warn(
+            f"{path}: the attribute head is left out, since a file without its {CARD_FILE} does not name "
+            "the attributes",
+            stacklevel=2,
+        )
+        state = {key: value for key, value in state.items() if key not in described}
+    _check_state(state, config, f"{path} (its tensors look like {looks_like})", shown_as=shown)
+    num_classes = _num_classes(state)
+    training_data = training_data_from_file(path, num_classes)
+    digest = sha256_file(path)
+    place = "" if opened.place in ("", "state_dict") else f", {opened.place} of it"
+    card = Card(
+        architecture=config,
+        name=name_of(config),
+        preprocessing=Preprocessing(size_hw=(224, 224)) if training_data == "imagenet" else Preprocessing(),
+        num_classes=num_classes,
+        training_data=training_data,
+        licence=LICENCE_UNKNOWN if training_data == "unknown" else LICENCE_ZOO,
+        source=f"{path.name} (sha256 {digest}){place}",
+        sha256=digest,
+    )
+    return Checkpoint(card, state)
+
+
+def _num_classes(state: Mapping[str, Tensor]) -> int:
+    head = state.get("classifier.weight")
+    return head.shape[0] if head is not None and head.ndim == 2 else 0
+
+
+def _check_state(
+    state: dict[str, Tensor], config: NetworkConfig, source: str, shown_as: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """``state`` if it is exactly the network's tensors, plus or minus a classifier, all finite; BatchNorms' counters,
+    which no vector depends on, are filled in with 0.
+
+    Raises:
+        WeightsError: listing tensors that are missing, unexpected, of another shape, or not finite; at most ten.
+    """
+    shown = shown_as or {}
+    expected = list_tensors(config)
+    for key in expected:
+        if key.endswith(COUNTER):
+            state[key] = _as_counter(state.get(key))
+    body = {key: value for key, value in state.items() if not key.startswith(HEADS)}
+    problems = [f"missing: {shown.get(key, key)}" for key in expected if key not in body]
+    problems += [f"unexpected: {shown.get(key, key)}" for key in body if key not in expected]
+    for key, wanted in expected.items():
+        value = body.get(key)
+        if value is None:
+            continue
+        if value.shape != wanted.shape:
+            problems.append(f"shape of {shown.get(key, key)}: {list(value.shape)} instead of {list(wanted.shape)}")
+        elif value.is_floating_point() != wanted.is_floating_point():
+            problems.append(f"type of {shown.get(key, key)}: {value.dtype} instead of {wanted.dtype}")
+        elif not torch.isfinite(value).all():
+            problems.append(f"not finite: {shown.get(key, key)}")
+    if problems:
+        listed = problems[:MOST_LISTED]
+        if len(problems) > MOST_LISTED:
+            listed.append(f"and {len(problems) - MOST_LISTED} more")
+        raise WeightsError(f"{source} does not fit the network, in {len(problems)} tensors:\n  " + "\n  ".join(listed))
+    for key, value in state.items():
+        if value.is_floating_point():
+            state[key] = value.float()
+    return state
+
+
+def _as_counter(value: Tensor | None) -> Tensor:
+    """A whole number; 0 for one that is missing or is none."""
+    if value is None or value.numel() != 1 or value.is_complex() or not torch.isfinite(value).all():
+        return torch.tensor(0)
+    return value.reshape(()).long()

@@ -1,0 +1,298 @@
+"""Weights that the authors published: which exist, where they lie, how to get them.
+
+They are looked for in this order: the path given, the folder ``$OSNET_WEIGHTS``, the Hugging Face cache,
+the authors' Hugging Face repository. Names marked "by pattern" were derived from their siblings' names;
+these files have not been seen, so an unknown name or a differing hash is an error that says so. A download whose
+SHA-256 is not known cannot be verified: every use says so, and the digest of the first one is kept, so that another
+file under the same name is noticed.
+"""
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from osnet.errors import WeightsError
+from osnet.files import make_folder, sha256_file, write_json
+from osnet.models.network import Network
+from osnet.models.variants import VARIANTS
+from osnet.weights.card import CARD_FILE, LICENCE_ZOO
+from osnet.weights.checkpoint import Checkpoint, read_checkpoint, to_path
+
+REPOSITORY = "kaiyangzhou/osnet"
+REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
+"""The revision that third parties pin; ``$OSNET_HUB_REVISION`` replaces it."""
+ETAG_TIMEOUT_S = 10.0
+RECORDS = "osnet-digests"
+"""Folder in the download cache with the digests of files that could not be verified, a JSON file for each."""
+
+Dataset = Literal["imagenet", "market1501", "dukemtmcreid", "msmt17", "msmt17_combineall"]
+DATASETS: tuple[Dataset, ...] = ("imagenet", "market1501", "dukemtmcreid", "msmt17", "msmt17_combineall")
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """One file of the authors' repository."""
+
+    model: str
+    dataset: Dataset
+    file: str
+    by_pattern: bool = True
+    """True if the file's name was derived from its siblings' and not read anywhere."""
+    sha256: str | None = None
+    """None where it is not known here; then the download cannot be verified, and says so."""
+
+    @property
+    def certainty(self) -> str:
+        """What is known of the file: ``sha256 known``; ``name quoted``, read in public code; or ``never seen``."""
+        if self.sha256 is not None:
+            return "sha256 known"
+        return "never seen" if self.by_pattern else "name quoted"
+
+    @property
+    def local_names(self) -> list[str]:
+        """Names under which the file, or a conversion of it, is looked for in ``$OSNET_WEIGHTS``."""
+        boxmot = f"{self.model}_{self.dataset}"
+        if self.dataset == "msmt17_combineall" and ("_ain_" in self.model or "_ibn_" in self.model):
+            short = [boxmot, f"{self.model}_msmt17"]  # BoxMOT drops the 'combineall' of these two
+        else:
+            short = [boxmot]
+        return [*short, self.file] + [name + suffix for name in short for suffix in (".pt", ".pth")]
+
+
+def _published() -> list[PublishedWeights]:
+    schedule = {
+        "x1_0": "amsgrad_ep150_stp60_lr0.0015_b64_fb10",
+        "x0_75": "amsgrad_ep150_stp60_lr0.0015_b64_fb10",
+        "x0_5": "amsgrad_ep180_stp80_lr0.003_b128_fb10",
+        "x0_25": "amsgrad_ep180_stp80_lr0.003_b128_fb10",
+    }
+    short: dict[Dataset, str] = {"market1501": "market", "dukemtmcreid": "duke", "msmt17": "msmt17"}
+    sha256 = {
+        "osnet_x0_25 msmt17": "6f57607fed9f502b9efed546108132ee715df5a5b6e6932c6269bacb47f59f99",
+        "osnet_x0_25 msmt17_combineall": "cf55163d78fc44c62c82f85ab62d39f10438679b5abe8c698ae08cfa84aa6e18",
+        "osnet_ain_x1_0 msmt17_combineall": "8a07e8da38946f7cee37f4561617bf8b6d2fe8f3a4027852893ea092e46d919f",
+    }
+    combined = "256x128_amsgrad_ep150_stp60_lr0.0015_b64_fb10_softmax_labelsmooth_flip_jitter.pth"
+    rows: list[tuple[str, Dataset, str, bool]] = []
+    for width, recipe in schedule.items():
+        for dataset, name in short.items():
+            file = f"osnet_{width}_{name}_256x128_{recipe}_softmax_labelsmooth_flip.pth"
+            rows.append((f"osnet_{width}", dataset, file, width != "x1_0"))
+        seen = width == "x0_25"
+        rows.append((f"osnet_{width}", "msmt17_combineall", f"osnet_{width}_msmt17_combineall_{combined}", not seen))
+    rows.append(("osnet_ibn_x1_0", "msmt17_combineall", f"osnet_ibn_x1_0_msmt17_combineall_{combined}", True))
+    ain = "osnet_ain_x1_0_msmt17_256x128_amsgrad_ep50_lr0.0015_coslr_b64_fb10_softmax_labsmth_flip_jitter.pth"
+    rows.append(("osnet_ain_x1_0", "msmt17_combineall", ain, False))
+    rows += [
+        (name, "imagenet", f"{name}_imagenet.pth", name != "osnet_x1_0")
+        for name in (*(f"osnet_{width}" for width in schedule), "osnet_ibn_x1_0")
+    ]
+    rows += [(f"osnet_ain_{width}", "imagenet", f"osnet_ain_{width}_imagenet.pth", True) for width in schedule]
+    return [PublishedWeights(m, d, f, p, sha256.get(f"{m} {d}")) for m, d, f, p in rows]
+
+
+PUBLISHED: dict[tuple[str, str], PublishedWeights] = {(w.model, w.dataset): w for w in _published()}
+"""(model, data set) -> the file."""
+
+
+def find_weights(model: str, pretrained: str | Path | Literal[True]) -> Path:
+    """Where the weights lie on this machine, downloading them if need be.
+
+    Args:
+        model: a name of ``list_models()``.
+        pretrained: a data set's name; or True, which means ``imagenet`` as in timm and torchvision; or a path, which
+            is returned as it is.
+
+    Raises:
+        WeightsError: nothing is published for this pair; or it is neither here nor to be had, and then
+            the message says which file to put where; or the file's SHA-256 is not the known one.
+    """
+    if pretrained is True:
+        pretrained = "imagenet"
+    if pretrained not in DATASETS:
+        path = to_path(pretrained)
+        if isinstance(pretrained, PathLike) or path.exists():
+            return path
+    published = PUBLISHED.get((model, pretrained))
+    if published is None:
+        raise WeightsError(_nothing_known(model, pretrained))
+    return _find_local(published) or _download(published)
+
+
+def load_model(weights: str | Path) -> Network:
+    """A network with weights; arguments and errors as for ``find_checkpoint``."""
+    return find_checkpoint(weights).build()
+
+
+def find_checkpoint(weights: str | Path) -> Checkpoint:
+    """Tensors and card, from a path or from a short name like ``osnet_x0_25_msmt17``.
+
+    Short names are those of BoxMOT, with or without ``.pt``, and ``MODEL_DATASET`` of any published pair.
+
+    Raises:
+        WeightsError: no such file and no such name, or as ``find_weights`` and ``read_checkpoint`` raise.
+    """
+    text = str(weights)
+    if not to_path(weights).exists():
+        short = text.removesuffix(".pt").removesuffix(".pth")
+        for published in PUBLISHED.values():
+            if short in published.local_names:
+                path = find_weights(published.model, published.dataset)
+                return read_checkpoint(path, architecture=published.model)
+        if short in VARIANTS:
+            known = [f"{short}_{d}" for m, d in PUBLISHED if m == short]
+            raise WeightsError(
+                f"{text!r} names a network but no weights; choose from {', '.join(known) or 'your own files'}"
+            )
+        near = get_close_matches(short, [f"{m}_{d}" for m, d in PUBLISHED], n=3)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "`osnet weights` lists the names that may stand for a path"
+        )
+        raise WeightsError(f"no such weights: there is no file {text!r}; {hint}")
+    return read_checkpoint(weights)
+
+
+def _nothing_known(model: str, pretrained: str) -> str:
+    if pretrained not in DATASETS:
+        return (
+            f"pretrained={pretrained!r} is neither an existing path nor one of {', '.join(DATASETS)}; "
+            "to load a file, give its path; True means imagenet"
+        )
+    for_model = [d for m, d in PUBLISHED if m == model]
+    for_data = [m for m, d in PUBLISHED if d == pretrained]
+    known = f"for {model}: {', '.join(for_model) or 'nothing'}; on {pretrained}: {', '.join(for_data) or 'nothing'}"
+    unknown = "" if model in VARIANTS else f" ({model!r} is no model of this package)"
+    return f"no published weights for {model} on {pretrained}{unknown}. Known {known}"
+
+
+def _find_local(published: PublishedWeights) -> Path | None:
+    """In ``$OSNET_WEIGHTS``, under any of the usual names."""
+    folder = os.environ.get("OSNET_WEIGHTS")
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise WeightsError(f"OSNET_WEIGHTS is {folder!r}, which is no folder")
+    for name in published.local_names:
+        path = Path(folder) / name
+        if path.is_file() or (path / CARD_FILE).is_file():
+            return path
+    return None
+
+
+def _download(published: PublishedWeights) -> Path:
+    """From the Hugging Face cache or, failing that, from the authors' repository; verified."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    revision = os.environ.get("OSNET_HUB_REVISION", REVISION)
+    try:
+        cached = hf_hub_download(REPOSITORY, published.file, revision=revision, local_files_only=True)
+        return _verified(Path(cached), published, revision)
+    except LocalEntryNotFoundError:
+        pass
+    doubt = ", a name that follows its siblings' and was never seen" if published.certainty == "never seen" else ""
+    sys.stderr.write(f"downloading {published.file} from {REPOSITORY}{doubt}\nlicence of the weights: {LICENCE_ZOO}\n")
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    hub_log.setLevel(logging.ERROR)  # else each of its retries prints the whole address
+    try:
+        path = hf_hub_download(
+            REPOSITORY,
+            published.file,
+            revision=revision,
+            endpoint=os.environ.get("HF_ENDPOINT"),
+            etag_timeout=ETAG_TIMEOUT_S,
+        )
+    except LocalEntryNotFoundError:
+        raise WeightsError(_offline_message(published, "the repository cannot be reached")) from None
+    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        what = type(error).__name__.removesuffix("Error").removeprefix("Remote")
+        doubt = " (a name derived from its siblings', never seen)" if published.by_pattern else ""
+        known = ", ".join(sorted(w.file for w in PUBLISHED.values() if not w.by_pattern))
+        raise WeightsError(
+            f"{REPOSITORY} at revision {revision} answers {what} for {published.file}{doubt}. "
+            f"Files known to exist: {known}. {_offline_message(published, 'otherwise')}"
+        ) from None
+    except Exception as error:  # the HTTP library has errors of its own
+        raise WeightsError(_offline_message(published, f"the download failed ({error})")) from None
+    finally:
+        hub_log.setLevel(level)
+    return _verified(Path(path), published, revision)
+
+
+def _offline_message(published: PublishedWeights, reason: str) -> str:
+    folder = os.environ.get("OSNET_WEIGHTS") or "some folder, named by the environment variable OSNET_WEIGHTS,"
+    return (
+        f"no weights for {published.model} on {published.dataset}: {reason}. "
+        f"Put the file into {folder} as {published.local_names[-1]} or under its full name {published.file}, "
+        "or give its path"
+    )
+
+
+def _verified(path: Path, published: PublishedWeights, revision: str) -> Path:
+    """``path`` if its SHA-256 is the known one; where none is known, said aloud and compared with the first download.
+
+    Raises:
+        WeightsError: it is another.
+    """
+    digest = sha256_file(path)
+    if published.sha256 is None:
+        _say_unverified(path, published, revision, digest)
+    elif digest != published.sha256:
+        raise WeightsError(
+            f"{path} was downloaded as {published.file}, but its SHA-256 is {digest} and the known one is "
+            f"{published.sha256}; refused. Delete it to download it again, or give its path to use it all the same"
+        )
+    return path
+
+
+def _say_unverified(path: Path, published: PublishedWeights, revision: str, digest: str) -> None:
+    """On standard error, every time; the digest goes into the cache.
+
+    Raises:
+        WeightsError: the file is another than the one that was downloaded first.
+    """
+    record = _record_of(published)
+    content = {"repository": REPOSITORY, "revision": revision, "file": published.file, "sha256": digest}
+    before = _read_record(record)
+    if before | {"sha256": digest} == content and before["sha256"] != digest:
+        raise WeightsError(
+            f"{path} was downloaded as {published.file}; its SHA-256 is {digest}, and that of the first download was "
+            f"{before['sha256']} ({record}); refused. Delete {path} to download it again, or that record to accept it"
+        )
+    where = f"recorded in {record}"
+    if before != content:
+        try:
+            make_folder(record.parent)
+            write_json(record, content)
+        except OSError as error:
+            where = f"not recorded: {error}"
+    sys.stderr.write(
+        f"not verified: the SHA-256 of {published.file} is not known here, so it may be anything that was put under "
+        f"this name; this one has {digest} ({where})\n"
+    )
+
+
+def _record_of(published: PublishedWeights) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / RECORDS / f"{published.file}.json"
+
+
+def _read_record(record: Path) -> dict[str, str]:
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
