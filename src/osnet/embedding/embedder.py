@@ -77,8 +77,8 @@ class Embedder:
         normalize: divide each embedding by its length.
         num_workers: threads that read and resize images; by default one per core, at most 8.
         preprocessing: replaces the card's; for experiments.
-        flip: average each embedding with that of the mirrored crop, as many papers do in testing. The resized pixels are
-            mirrored left to right; the mean is taken before normalising. Takes twice as long.
+        flip: average each embedding with that of the mirrored crop, as many papers do in testing. The resized pixels
+            are mirrored left to right; the mean is taken before normalising. Takes twice as long.
         backend: runs the network: ``torch``, ``native`` (machine code compiled here), ``onnxruntime`` or ``openvino``.
             ``auto``: for weights on a CPU, the fastest that is installed (see ``list_backends``); a network object,
             or one on a GPU, runs as it is, so that training it further takes effect. A named backend copies the
