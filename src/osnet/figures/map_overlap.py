@@ -1,8 +1,13 @@
-"""Does one network look at the person more than another? Shares of activation maps inside people's boxes, measured.
+"""Shares of two networks' activation maps inside people's boxes, beside controls that know nothing of the person.
+
+A network's map has a shape of its own: it may be weak at the border whatever it looks at, and people stand in the
+middle. So two controls are measured with the same boxes: the map of another image, and maps of noise. What a network
+looks at is only what its share has beyond them, and only that difference between two networks is one of looking.
 
 Each generated image is looked at by both networks, so their difference is a paired one; intervals draw people, since
-one person's images are alike. The networks were trained once: another seed is not in the intervals. A box holds what
-hides the person too, so a share under occlusion says "where the person is", not "what is seen of the person".
+one person's images are alike. The networks were trained once: another seed is not in the intervals, so nothing follows
+for the two architectures. A box holds what hides the person too, so a share under occlusion says "where the person is",
+not "what is seen of the person".
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from osnet.data.loading import read_image
 from osnet.embedding.embedder import Embedder
@@ -22,9 +28,14 @@ from osnet.figures.canvas import GREY, STYLES, new_figure, plain, save_figure
 from osnet.figures.maps import Measure, compute_maps, measure_entropy, measure_share
 from osnet.figures.person_boxes import find_annotation
 from osnet.metrics.bootstrap import Interval, cluster_interval
+from osnet.synthetic.generate import Annotation
 from osnet.types import Crop
 
 CHUNK = 64
+OTHER_IMAGE, NOISE = "maps of other images", "maps of noise"
+CONTROLS = (OTHER_IMAGE, NOISE)
+NUM_NOISE = 32
+"""Pictures of noise, whose maps' shares are averaged."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,11 @@ class Shares:
     """By step of occlusion (``all`` first), then by network: mean share."""
     differences: Mapping[str, Interval]
     """By step: share of the first minus share of the second, image by image."""
+    controls: Mapping[str, Mapping[str, Interval]]
+    """By control (``CONTROLS``), then by network: mean share in the same boxes, of a map that knows nothing of the
+    person."""
+    corrected: Mapping[str, Mapping[str, Interval]]
+    """By control, then by step: the difference with each network's control subtracted from its share."""
     losses: Mapping[str, Interval]
     """By network, and ``difference`` (first minus second): what the share above a uniform map's loses from ``in full
     view`` to ``much hidden``, person by person; above 0 is a loss. Empty where too few people have both kinds."""
@@ -60,10 +76,16 @@ class Shares:
         for step, by_network in self.shares.items():
             values = ", ".join(f"{name} {_show(i)}" for name, i in by_network.items())
             lines.append(f"{step}: {values}; difference {_show(self.differences[step], signed=True)}")
+        for control, by_network in self.controls.items():
+            values = ", ".join(f"{name} {_show(i)}" for name, i in by_network.items())
+            lines.append(f"control, {control}: {values}")
+            for step, interval in self.corrected[control].items():
+                lines.append(f"  {step}: difference beyond this control {_show(interval, signed=True)}")
         for name, interval in self.losses.items():
             what = f"{self.first} minus {self.second}" if name == "difference" else name
             lines.append(f"lost from full view to much hidden, {what}: {_show(interval, signed=True)}")
         lines.append("entropy: " + ", ".join(f"{name} {bits:.3f} bits" for name, bits in self.entropies.items()))
+        lines.append("each network was trained once: another seed is not in the intervals")
         return "\n".join(lines)
 
 
@@ -79,6 +101,9 @@ def measure_shares(
     progress: Progress = no_progress,
 ) -> Shares:
     """Look at generated images with two networks.
+
+    The controls: in each image's box, the map of an image of another person; and the mean over ``NUM_NOISE`` pictures
+    of uniform noise, of the size of the first image.
 
     Args:
         crops: of a generated data set.
@@ -99,6 +124,7 @@ def measure_shares(
     if len(set(pids.tolist())) < 2:
         raise DataError(f"{len(crops)} images of {len(set(pids.tolist()))} people; an interval needs two people")
     shares = {name: np.empty(len(crops)) for name in embedders}
+    maps_of: dict[str, list[NDArray[np.float32]]] = {name: [] for name in embedders}
     bits = {name: np.empty(len(crops)) for name in embedders}
     uniform = np.empty(len(crops))
     starts = range(0, len(crops), CHUNK)
@@ -106,9 +132,15 @@ def measure_shares(
         pictures = [read_image(crop.path) for crop in crops[start : start + CHUNK]]
         for name, embedder in embedders.items():
             (maps,) = compute_maps(embedder, pictures, measure=measure).values()
+            maps_of[name] += list(maps)
             for i, (strength, picture) in enumerate(zip(maps, pictures, strict=True), start):
                 shares[name][i], uniform[i] = measure_share(strength, known[i].box, picture.size)
                 bits[name][i] = measure_entropy(strength)
+    sizes = [_read_size(crop) for crop in crops]
+    controls = {
+        OTHER_IMAGE: {name: _share_others(maps, known, sizes, pids) for name, maps in maps_of.items()},
+        NOISE: {name: _share_noise(embedder, known, sizes, measure) for name, embedder in embedders.items()},
+    }
     first, second = embedders
     hidden = np.array([note.hidden for note in known])
     steps = {"all": np.ones(len(crops), bool)} | {n: (hidden >= a) & (hidden < b) for a, b, n, _ in HIDDEN_STEPS}
@@ -118,9 +150,39 @@ def measure_shares(
         first, second, len(crops), len(set(pids.tolist())), measure, float(uniform.mean()),
         {s: {n: cluster_interval(v[mask], pids[mask]) for n, v in shares.items()} for s, mask in steps.items()},
         {s: cluster_interval(difference[mask], pids[mask]) for s, mask in steps.items()},
+        {c: {n: cluster_interval(v, pids) for n, v in values.items()} for c, values in controls.items()},
+        {c: {s: cluster_interval((difference - v[first] + v[second])[mask], pids[mask]) for s, mask in steps.items()}
+         for c, v in controls.items()},
         _measure_losses({**{n: v - uniform for n, v in shares.items()}, "difference": difference}, pids, steps),
         {name: float(np.nanmean(values)) for name, values in bits.items()},
     )  # fmt: skip
+
+
+def _read_size(crop: Crop) -> tuple[int, int]:
+    return read_image(crop.path).size
+
+
+def _share_others(
+    maps: Sequence[NDArray[np.float32]], notes: Sequence[Annotation], sizes: Sequence[tuple[int, int]],
+    pids: NDArray[np.int64],
+) -> NDArray[np.float64]:  # fmt: skip
+    """Of each image's box: the share of the map of an image of another person, drawn."""
+    rng = np.random.default_rng(0)
+    others = [int(rng.choice(np.flatnonzero(pids != pid))) for pid in pids]
+    return np.array([measure_share(maps[other], note.box, size)[0]
+                     for other, note, size in zip(others, notes, sizes, strict=True)])  # fmt: skip
+
+
+def _share_noise(
+    embedder: Embedder, notes: Sequence[Annotation], sizes: Sequence[tuple[int, int]], measure: Measure
+) -> NDArray[np.float64]:
+    """Of each image's box: the mean share of the maps of noise."""
+    width, height = sizes[0]
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (NUM_NOISE, height, width, 3), dtype=np.uint8)
+    (maps,) = compute_maps(embedder, [Image.fromarray(picture) for picture in noise], measure=measure).values()
+    mean = np.mean([m / m.sum() for m in maps if m.sum() > 0], axis=0)  # its shares are the means of their shares
+    return np.array([measure_share(mean, note.box, size)[0] for note, size in zip(notes, sizes, strict=True)])
 
 
 def _measure_losses(
@@ -140,7 +202,8 @@ def _measure_losses(
 
 
 def draw_shares_inside(shares: Shares, path: str | Path) -> None:
-    """Write the plot: shares by how much of the person is hidden, and the paired differences, with 95 % intervals.
+    """Write the plot: shares by how much of the person is hidden, and the paired differences, as measured and beyond
+    each control, with 95 % intervals.
 
     Raises:
         OutputError: it cannot be written.
@@ -160,12 +223,16 @@ def draw_shares_inside(shares: Shares, path: str | Path) -> None:
         left.set_ylabel("share of the map in the box (%)")
         left.margins(y=0.25)
         left.legend(fontsize=8, loc="best")
-        for place, step in enumerate(steps):
-            i = shares.differences[step]
-            colour = STYLES[2][0] if i.excludes_zero else GREY
-            right.plot([100 * i.low, 100 * i.high], [place, place], color=colour, linewidth=2)
-            right.plot(100 * i.mean, place, "o", color=colour, markersize=8, markeredgewidth=2,
-                       markerfacecolor=colour if i.excludes_zero else "none")  # fmt: skip
+        kinds = {"as measured": shares.differences} | {f"beyond {c}": rows for c, rows in shares.corrected.items()}
+        for number, (kind, by_step) in enumerate(kinds.items()):
+            colour, marker = (GREY, "o") if not number else (STYLES[number + 1][0], STYLES[number + 1][2])
+            places = np.arange(len(steps)) + 0.2 * (number - 1)
+            for place, step in zip(places, steps, strict=True):
+                i = by_step[step]
+                right.plot([100 * i.low, 100 * i.high], [place, place], color=colour, linewidth=2)
+            right.plot([100 * by_step[step].mean for step in steps], places, marker, color=colour, markersize=6,
+                       linestyle="none", label=kind)  # fmt: skip
+        right.legend(fontsize=7, loc="best")
         right.axvline(0, color="black", linewidth=1)
         right.set_yticks(range(len(steps)), steps, fontsize=9)
         right.set_ylim(len(steps) - 0.5, -0.5)
