@@ -1,15 +1,10 @@
 """OSNet, the omni-scale network: find the same person, or thing, again.
 
-``import osnet`` loads torch and the networks; everything else is loaded when it is first used.
+Every public name is loaded when it is first used, so ``import osnet`` itself costs nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from osnet.models.config import OSNetConfig
-from osnet.models.osnet import OSNet
-from osnet.models.variants import list_models
-from osnet.weights.factory import create_model
 
 if TYPE_CHECKING:
     from osnet.data.folder import read_folder as read_folder
@@ -30,10 +25,14 @@ if TYPE_CHECKING:
     from osnet.metrics.k_reciprocal import rerank_best as rerank_best
     from osnet.metrics.query_expansion import expand_queries as expand_queries
     from osnet.metrics.ranking import rank_scores as rank_scores
+    from osnet.models.config import OSNetConfig as OSNetConfig
+    from osnet.models.osnet import OSNet as OSNet
+    from osnet.models.variants import list_models as list_models
     from osnet.types import Item as Item
     from osnet.weights.checkpoint import convert as convert
     from osnet.weights.checkpoint import load_weights as load_weights
     from osnet.weights.checkpoint import save_weights as save_weights
+    from osnet.weights.factory import create_model as create_model
 
 __version__ = "0.1.0"
 
@@ -44,9 +43,13 @@ _LAZY = {
     "Frame": "osnet.embedding.inputs",
     "Gallery": "osnet.gallery",
     "Item": "osnet.types",
+    "OSNet": "osnet.models.osnet",
+    "OSNetConfig": "osnet.models.config",
     "average_results": "osnet.evaluation.results",
     "calibrate": "osnet.evaluation.calibration",
     "convert": "osnet.weights.checkpoint",
+    "create_model": "osnet.weights.factory",
+    "list_models": "osnet.models.variants",
     "evaluate": "osnet.evaluation.evaluate",
     "expand_queries": "osnet.metrics.query_expansion",
     "evaluate_benchmark": "osnet.evaluation.benchmarks",
@@ -62,7 +65,7 @@ _LAZY = {
     "save_weights": "osnet.weights.checkpoint",
 }
 
-__all__ = ["OSNet", "OSNetConfig", "__version__", "create_model", "list_models", *sorted(_LAZY)]
+__all__ = ["__version__", *sorted(_LAZY)]
 
 
 def __getattr__(name: str) -> Any:
