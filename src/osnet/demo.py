@@ -21,7 +21,7 @@ from osnet.embedding.embedder import Embedder
 from osnet.errors import DemoError, OutputError
 from osnet.evaluation.comparison import Comparison, Entrant, compare, group_generated
 from osnet.evaluation.evaluate import evaluate
-from osnet.features.embedding_files import Progress, read_vectors
+from osnet.features.embedding_files import read_vectors
 from osnet.figures.ranked_list import save_ranked_lists
 from osnet.figures.report import Report, write_report
 from osnet.figures.report_data import (
@@ -30,12 +30,14 @@ from osnet.figures.report_data import (
     choose_sheet,
     compile_studied,
     describe_networks,
+    features_folder,
     read_run,
     study,
 )
 from osnet.files import check_writable, make_folder, write_json
 from osnet.gallery import FileStamp, Gallery, Where
 from osnet.models.counting import count_cost
+from osnet.progress import Progress
 from osnet.recipes.demo_recipes import demo_osnet_t1_x0_25, demo_osnet_x0_25
 from osnet.synthetic.generate import SETTINGS_FILE, GeneratedSettings, generate_dataset
 from osnet.training.recipe import Recipe, build_network
@@ -97,7 +99,9 @@ def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path
         comparison = compare(dataset, entrants, CONTRASTS, group_generated(dataset))
         print(comparison)
     with _step(5, "index the gallery and look at what was found"):
-        index_features(out / "gallery", dataset, _features(out / "scores", OSNET) / "gallery.npz", embedders[OSNET])
+        index_features(
+            out / "gallery", dataset, features_folder(out / "scores", OSNET) / "gallery.npz", embedders[OSNET]
+        )
         by_name = {entrant.name: entrant for entrant in entrants}
         studied = [Studied(by_name[name], embedders[name]) for name in (OSNET, BASELINE)]
         parts = describe_networks(dataset, studied, comparison, progress=progress)
@@ -234,13 +238,9 @@ def _generate(folder: Path, settings: GeneratedSettings, progress: Progress) -> 
     return read_dataset(folder)
 
 
-def _features(folder: Path, name: str) -> Path:
-    return folder / "".join(c if c.isalnum() else "-" for c in name.lower())
-
-
 def _embed(name: str, embedder: Embedder, dataset: ReidDataset, folder: Path, progress: Progress) -> Entrant:
     """Scored as ``osnet evaluate`` does; the vectors that it kept are compared."""
-    features = make_folder(_features(folder, name))
+    features = make_folder(features_folder(folder, name))
     evaluate(embedder, dataset, features=features, progress=progress)
     query, gallery = (read_vectors(features / f"{part}.npz")[0].vectors for part in ("query", "gallery"))
     return Entrant(name, query, gallery)

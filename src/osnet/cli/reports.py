@@ -28,7 +28,7 @@ from osnet.figures.report_data import (
     check_people,
     compile_report,
     count_of,
-    features_of,
+    features_folder,
     read_run,
     study,
 )
@@ -301,6 +301,6 @@ def _study_all(
 ) -> list[Studied]:
     with kept_in(features) as folder:
         return [
-            study(name, embedder, dataset, features_of(folder, name), force, draw_progress)[0]
+            study(name, embedder, dataset, features_folder(folder, name), force, draw_progress)[0]
             for name, embedder in embedders.items()
         ]

@@ -11,10 +11,10 @@ from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError
 from osnet.evaluation.evaluate import check_leak, check_scorable, describe_weights, embed_dataset, prepare_embedder
-from osnet.features.embedding_files import Progress, no_progress
 from osnet.metrics.bootstrap import Interval, ratio_interval
 from osnet.metrics.thresholds import MIN_ERRORS, count_decisions, identification_scores, verification_scores
 from osnet.models.network import Network
+from osnet.progress import Progress, no_progress
 from osnet.types import ReidDataset
 
 KINDS = {

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -15,15 +15,10 @@ from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import DataError, ImageError, OutputError
 from osnet.features.array_files import read_arrays
 from osnet.files import check_writable, make_folder, write_json, written_aside
+from osnet.progress import Progress as Progress
+from osnet.progress import no_progress as no_progress
 
 SAVED = ("vectors", "names", "failures", "weights_sha256")
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""Wraps an iterable of a known length to draw a bar with a label: ``progress(paths, len(paths), "query")``."""
-
-
-def no_progress(iterable: Iterable[Any], _total: int, _label: str) -> Iterable[Any]:
-    """A ``Progress`` that draws nothing."""
-    return iterable
 
 
 def save_vectors(

@@ -133,11 +133,13 @@ def label_pair(query: RawVectors, gallery: RawVectors) -> tuple[LabelledVectors,
     numbers = zip((query, gallery), _number(pids, NOBODY), _number(camids, {}), strict=True)
     first, second = (
         LabelledVectors(
-            part.vectors, pid_N, camid_N,
+            part.vectors,
+            pid_N,
+            camid_N,
             part.names or tuple(f"{part.prefix}vectors row {i}" for i in range(len(part))),
         )
         for part, pid_N, camid_N in numbers
-    )  # fmt: skip
+    )
     return first, second
 
 
@@ -187,11 +189,14 @@ def _take(path: Path, content: Mapping[str, NDArray[Any]], prefix: str, key: str
             )
     names, weights = content.get(f"{prefix}names"), content.get("weights_sha256")
     return RawVectors(
-        path, prefix, vectors,
+        path,
+        prefix,
+        vectors,
         names=tuple(map(str, names.tolist())) if names is not None else None,
-        pids=content.get(f"{prefix}pids"), camids=content.get(f"{prefix}camids"),
+        pids=content.get(f"{prefix}pids"),
+        camids=content.get(f"{prefix}camids"),
         weights_sha256=str(weights) if weights is not None and not prefix else "",
-    )  # fmt: skip
+    )
 
 
 def _join(query: RawVectors, gallery: RawVectors) -> tuple[RawVectors, RawVectors]:

@@ -85,13 +85,16 @@ def look(
     return [
         [
             SeenMap(
-                name, layer, maps[i], measure_entropy(maps[i]),
+                name,
+                layer,
+                maps[i],
+                measure_entropy(maps[i]),
                 measure_share(maps[i], photo.box, photo.picture.size) if photo.box else None,
             )
             for name, layer, maps in columns
         ]
         for i, photo in enumerate(photos)
-    ]  # fmt: skip
+    ]
 
 
 def lay_over(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
@@ -215,10 +218,15 @@ def _draw_box(axes: Any, box: Box, size_wh: tuple[int, int], shape: tuple[int, .
     for colour, line in (("black", 1.6), ("white", 0.8)):  # visible on any ground
         axes.add_patch(
             patches.Rectangle(
-                (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=line,
+                (left, top),
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor=colour,
+                linewidth=line,
                 linestyle="-" if colour == "black" else (0, (4, 2)),
             )
-        )  # fmt: skip
+        )
 
 
 def _draw_bar(sheet: Sheet, colours: str, measure: Measure, y: float, height: float) -> None:

@@ -19,7 +19,7 @@ INK, PAPER, RIGHT, WRONG, MISSED, NEUTRAL = "#1b1b1b", "#ffffff", "#1a7f37", "#c
 
 
 @dataclass(frozen=True)
-class Described:
+class SheetCrop:
     """One crop, what is said of it, and what is true."""
 
     path: Path
@@ -30,7 +30,7 @@ class Described:
     """A line above the attributes, such as a score."""
 
 
-def describe_lines(shown: Described) -> list[tuple[str, str]]:
+def describe_lines(shown: SheetCrop) -> list[tuple[str, str]]:
     """Lines with their colours: ``= x`` predicted and true, ``+ x`` predicted but not true, ``- x`` true but missed."""
     lines = [(shown.heading, INK)] if shown.heading else []
     if shown.true is None:
@@ -40,7 +40,7 @@ def describe_lines(shown: Described) -> list[tuple[str, str]]:
     return lines + [(f"- {name}", MISSED) for name in shown.true if name not in shown.predicted]
 
 
-def draw_attribute_sheet(crops: Sequence[Described], title: str = "") -> Image.Image:
+def draw_attribute_sheet(crops: Sequence[SheetCrop], title: str = "") -> Image.Image:
     """Four crops per row, each with its lines beside it (see ``describe_lines``). RGB.
 
     A file that can no longer be read leaves a crossed cell that says so.
@@ -72,7 +72,7 @@ def draw_attribute_sheet(crops: Sequence[Described], title: str = "") -> Image.I
     return sheet
 
 
-def save_attribute_sheet(crops: Sequence[Described], path: str | Path, title: str = "") -> None:
+def save_attribute_sheet(crops: Sequence[SheetCrop], path: str | Path, title: str = "") -> None:
     """``draw_attribute_sheet`` as a PNG, written aside and then renamed."""
     sheet = draw_attribute_sheet(crops, title)
     with written_aside(path) as aside:

@@ -12,17 +12,35 @@ from osnet.files import check_writable, printable, written_aside
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart; they hold on white and on near-black.
 STYLES = (
-    ("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", "-.", "^"), ("#cc79a7", ":", "D"), ("#e69f00", "-", "v"),
-)  # fmt: skip
+    ("#0072b2", "-", "o"),
+    ("#d55e00", "--", "s"),
+    ("#009e73", "-.", "^"),
+    ("#cc79a7", ":", "D"),
+    ("#e69f00", "-", "v"),
+)
 GREY = "#888888"
 INK = "#010203"
 """Drawn in this colour, then replaced by the page's own."""
 SETTINGS = {
-    "svg.fonttype": "none", "svg.hashsalt": "osnet", "pdf.fonttype": 42, "font.family": "sans-serif", "font.size": 11,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.35, "grid.linewidth": 0.6,
-    "axes.axisbelow": True, "legend.frameon": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "grid.color": GREY,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "osnet",
+    "pdf.fonttype": 42,
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.35,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GREY,
+}
 FILE_TYPES = (".png", ".pdf", ".svg")
 DPI = 200
 

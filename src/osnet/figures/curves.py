@@ -113,8 +113,9 @@ def plotted_scores(counts: PairCounts, threshold: float, title: str = "") -> Ite
         step = max(1, len(counts.same) // NUM_BARS)
         edges = counts.edges[::step]
         for name, values, (colour, dash, _), hatch in (
-            ("different people", counts.different, STYLES[1], "///"), ("same person", counts.same, STYLES[0], ""),
-        ):  # fmt: skip
+            ("different people", counts.different, STYLES[1], "///"),
+            ("same person", counts.same, STYLES[0], ""),
+        ):
             total = np.add.reduceat(values, np.arange(0, len(values), step))
             borders = np.append(edges[: len(total)], 1.0)
             density = total / max(1, total.sum()) / np.diff(borders)
@@ -122,9 +123,13 @@ def plotted_scores(counts: PairCounts, threshold: float, title: str = "") -> Ite
             axes.stairs(density, borders, fill=True, facecolor=colour, edgecolor=colour, alpha=0.3, hatch=hatch)
             axes.stairs(density, borders, color=colour, linestyle=dash, linewidth=1.6, label=label)
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="-")
-        axes.plot([], [], color=INK, linewidth=1.4,
-                  label=f"threshold {threshold:.3f}: {100 * tpr:.1f} % of same,\n"
-                  f"{_show_rate(fpr)} of different pairs pass")  # fmt: skip
+        axes.plot(
+            [],
+            [],
+            color=INK,
+            linewidth=1.4,
+            label=f"threshold {threshold:.3f}: {100 * tpr:.1f} % of same,\n{_show_rate(fpr)} of different pairs pass",
+        )
         used = np.flatnonzero(counts.same + counts.different)
         if len(used):
             axes.set_xlim(counts.edges[used[0]] - 0.02, min(1.02, counts.edges[used[-1] + 1] + 0.02))
@@ -158,9 +163,14 @@ def draw_intervals(rows: Mapping[str, Interval], x_label: str, name: str) -> str
             colour = STYLES[0][0] if interval.excludes_zero else GREY
             axes.plot([100 * interval.low, 100 * interval.high], [y, y], color=colour, linewidth=2.2)
             axes.plot(
-                100 * interval.mean, y, "o", markersize=8, color=colour, markeredgewidth=2,
+                100 * interval.mean,
+                y,
+                "o",
+                markersize=8,
+                color=colour,
+                markeredgewidth=2,
                 markerfacecolor=colour if interval.excludes_zero else "none",
-            )  # fmt: skip
+            )
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_yticks(range(len(rows)), list(map(plain, rows)))
         axes.set_ylim(len(rows) - 0.4, -0.6)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from osnet.data.loading import read_image
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError, require_extra
-from osnet.features.embedding_files import Progress, no_progress
 from osnet.figures.activation import fit_picture
 from osnet.figures.canvas import STYLES, Sheet, new_figure, plain, save_figure
 from osnet.figures.maps import BATCH, prepare_pictures
 from osnet.models.osnet import SeparateGates, UnifiedGate
+from osnet.progress import Progress, no_progress
 from osnet.runtime.backends import eval_mode
 
 NUM_CLUSTERS = 4
@@ -220,9 +220,17 @@ def _draw_boxes(part: Any, record: GateRecord, title: str) -> None:
         axes.vlines(x, low, high, color=colour, linewidth=1)
         label = f"{record.fields[stream]} x {record.fields[stream]}"
         axes.bar(
-            x, np.maximum(q3 - q1, 0.05), 0.8 * width, q1, color=colour, alpha=0.55, edgecolor=colour, label=label,
-            hatch=HATCHES[stream % len(HATCHES)], linewidth=0.8,
-        )  # fmt: skip
+            x,
+            np.maximum(q3 - q1, 0.05),
+            0.8 * width,
+            q1,
+            color=colour,
+            alpha=0.55,
+            edgecolor=colour,
+            label=label,
+            hatch=HATCHES[stream % len(HATCHES)],
+            linewidth=0.8,
+        )
         axes.hlines(median, x - 0.4 * width, x + 0.4 * width, color="black", linewidth=1.4)
     axes.axhline(100 / num_streams, color="black", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(record.blocks)), record.blocks)
@@ -230,9 +238,12 @@ def _draw_boxes(part: Any, record: GateRecord, title: str) -> None:
     axes.set(xlabel="block", ylabel="share of the summed gates (%)")
     axes.set_title(f"{plain(title) + ': ' if title else ''}{len(record.shares):,} images", fontsize=10, loc="left")
     part.legend(
-        *axes.get_legend_handles_labels(), loc="outside right upper" if hasattr(part, "subfigs") else "outside right",
-        title="stream sees\n(cells of the\nblock's map)", fontsize=9, title_fontsize=8,
-    )  # fmt: skip
+        *axes.get_legend_handles_labels(),
+        loc="outside right upper" if hasattr(part, "subfigs") else "outside right",
+        title="stream sees\n(cells of the\nblock's map)",
+        fontsize=9,
+        title_fontsize=8,
+    )
 
 
 def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[Path, int]], rows: int) -> None:

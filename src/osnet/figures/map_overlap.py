@@ -17,11 +17,11 @@ from osnet.data.loading import read_image
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
 from osnet.evaluation.comparison import HIDDEN_STEPS
-from osnet.features.embedding_files import Progress, no_progress
 from osnet.figures.canvas import GREY, STYLES, new_figure, plain, save_figure
 from osnet.figures.maps import Measure, compute_maps, measure_entropy, measure_share
 from osnet.figures.person_boxes import find_annotation
 from osnet.metrics.bootstrap import Interval, cluster_interval
+from osnet.progress import Progress, no_progress
 from osnet.types import Crop
 
 CHUNK = 64
@@ -115,12 +115,17 @@ def measure_shares(
     steps = {name: mask for name, mask in steps.items() if len(set(pids[mask].tolist())) >= 2}
     difference = shares[first] - shares[second]
     return Shares(
-        first, second, len(crops), len(set(pids.tolist())), measure, float(uniform.mean()),
+        first,
+        second,
+        len(crops),
+        len(set(pids.tolist())),
+        measure,
+        float(uniform.mean()),
         {s: {n: cluster_interval(v[mask], pids[mask]) for n, v in shares.items()} for s, mask in steps.items()},
         {s: cluster_interval(difference[mask], pids[mask]) for s, mask in steps.items()},
         _measure_losses({**{n: v - uniform for n, v in shares.items()}, "difference": difference}, pids, steps),
         {name: float(np.nanmean(values)) for name, values in bits.items()},
-    )  # fmt: skip
+    )
 
 
 def _measure_losses(
@@ -164,8 +169,15 @@ def draw_shares_inside(shares: Shares, path: str | Path) -> None:
             i = shares.differences[step]
             colour = STYLES[2][0] if i.excludes_zero else GREY
             right.plot([100 * i.low, 100 * i.high], [place, place], color=colour, linewidth=2)
-            right.plot(100 * i.mean, place, "o", color=colour, markersize=8, markeredgewidth=2,
-                       markerfacecolor=colour if i.excludes_zero else "none")  # fmt: skip
+            right.plot(
+                100 * i.mean,
+                place,
+                "o",
+                color=colour,
+                markersize=8,
+                markeredgewidth=2,
+                markerfacecolor=colour if i.excludes_zero else "none",
+            )
         right.axvline(0, color="black", linewidth=1)
         right.set_yticks(range(len(steps)), steps, fontsize=9)
         right.set_ylim(len(steps) - 0.5, -0.5)

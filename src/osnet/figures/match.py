@@ -66,9 +66,12 @@ def explain_match(
     of_pictures = [0, 1] + ([0] if following is not None else [])
     maps = split_scores(embedder.network, images[of_pictures], torch.stack(towards))
     return MatchMaps(
-        float(scores[1]), float(scores[2]) if following is not None else None,
-        maps[0], maps[1], maps[2] if following is not None else None,
-    )  # fmt: skip
+        float(scores[1]),
+        float(scores[2]) if following is not None else None,
+        maps[0],
+        maps[1],
+        maps[2] if following is not None else None,
+    )
 
 
 def split_scores(network: nn.Module, images: Tensor, directions: Tensor) -> Floats:

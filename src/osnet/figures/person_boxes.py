@@ -96,9 +96,10 @@ def _cut(frame: Path, track: int, box: Box, wider: float) -> Photo:
     x, y = max(0, round(left - more_x)), max(0, round(top - more_y))
     end = min(picture.width, round(right + more_x)), min(picture.height, round(bottom + more_y))
     return Photo(
-        f"{frame.parent.parent.name} person {track}", picture.crop((x, y, *end)),
+        f"{frame.parent.parent.name} person {track}",
+        picture.crop((x, y, *end)),
         (left - x, top - y, right - x, bottom - y),
-    )  # fmt: skip
+    )
 
 
 def _read_truth(sequence: Path) -> list[tuple[int, int, int, Box, float]]:

@@ -143,8 +143,9 @@ def write_report(report: Report, path: str | Path) -> None:
 def render_report(report: Report) -> str:
     """The page as text."""
     jinja2 = require_extra("jinja2", "figures")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                                     lstrip_blocks=True)  # fmt: skip
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     source = resources.files("osnet.figures").joinpath("report.html").read_text(encoding="utf-8")
     differences = [(g, d) for g in report.comparison.groups for d in g.differences if d.metric == "mAP"]
     forests = {}
@@ -156,16 +157,23 @@ def render_report(report: Report) -> str:
     cameras = sorted({camera for pair in report.cameras for camera in pair}, key=lambda name: (len(name), name))
     return str(
         environment.from_string(source).render(
-            report=report, metrics=METRICS, figures=_draw_figures(report), forests=forests, differences=differences,
+            report=report,
+            metrics=METRICS,
+            figures=_draw_figures(report),
+            forests=forests,
+            differences=differences,
             queries=[_show(query, thumbs) for query in report.queries],
             failures=[
                 {"group": group, "queries": [_show(query, thumbs) for query in group.queries]}
                 for group in report.failures
             ],
             sheet=[[thumbs.of(image) for image in row] for row in report.sheet],
-            dots=_place(report.embedding_map, thumbs), rows=report.rows[:MAX_ROWS], cameras=cameras, thumbs=thumbs,
+            dots=_place(report.embedding_map, thumbs),
+            rows=report.rows[:MAX_ROWS],
+            cameras=cameras,
+            thumbs=thumbs,
         )
-    )  # fmt: skip
+    )
 
 
 def _draw_figures(report: Report) -> dict[str, str]:
@@ -233,10 +241,14 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
     """Cells with the maps laid over."""
     pictures = {path: _small(path) for path, _ in look.maps}
     maps = [
-        _Cell(_as_data_uri(lay_over(picture, seen.strength)) if (picture := pictures[path]) else "", path.name, "",
-              ["query" if not place else f"{place}.", *seen.caption.split("\n")])
+        _Cell(
+            _as_data_uri(lay_over(picture, seen.strength)) if (picture := pictures[path]) else "",
+            path.name,
+            "",
+            ["query" if not place else f"{place}.", *seen.caption.split("\n")],
+        )
         for place, (path, seen) in enumerate(look.maps)
-    ]  # fmt: skip
+    ]
     match, why = look.match, []
     query, hit = pictures.get(ranked.query), pictures.get(look.hit) if look.hit else None
     if match is not None and query is not None and hit is not None:
@@ -267,11 +279,14 @@ def _place(shown: EmbeddingMap | None, thumbs: "_Thumbs") -> list[dict[str, Any]
     rank = {pid: number for number, pid in enumerate(sorted({crop.pid for crop in shown.crops}))}
     return [
         {
-            "x": round(float(x) * 960), "y": round(float(1 - y) * 920), "image": thumbs.of(crop.path),
-            "colour": COLOURS[rank[crop.pid] % len(COLOURS)], "name": f"person {crop.identity or crop.pid}",
+            "x": round(float(x) * 960),
+            "y": round(float(1 - y) * 920),
+            "image": thumbs.of(crop.path),
+            "colour": COLOURS[rank[crop.pid] % len(COLOURS)],
+            "name": f"person {crop.identity or crop.pid}",
         }
         for (x, y), crop in zip(shown.places, shown.crops, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 class _Thumbs:

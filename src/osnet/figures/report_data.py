@@ -15,9 +15,10 @@ from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ImageError
 from osnet.evaluation.comparison import Comparison, Entrant, compare, group_generated
 from osnet.evaluation.evaluate import evaluate
-from osnet.evaluation.ranked_lists import Rankings, draw_lots, group_failures, pick_queries
+from osnet.evaluation.failures import group_failures
+from osnet.evaluation.ranked_lists import Rankings, pick_queries, sample_queries
 from osnet.evaluation.results import Evaluation
-from osnet.features.embedding_files import Progress, no_progress, read_vectors
+from osnet.features.embedding_files import read_vectors
 from osnet.figures.activation import look
 from osnet.figures.curves import Line
 from osnet.figures.embeddings import MIN_ON_MAP, choose_crops, project
@@ -26,12 +27,17 @@ from osnet.figures.person_boxes import read_photos
 from osnet.figures.report import EmbeddingMap, Look, QueryRow, Report, ShownFailures, ShownQuery
 from osnet.files import make_folder
 from osnet.metrics.pair_scores import PairCurves, count_pairs
+from osnet.progress import Progress, no_progress
 from osnet.synthetic.generate import ANNOTATIONS_FILE, read_annotations, read_pairs
 from osnet.types import JUNK_PID, RankedList, ReidDataset
 
 PLACES = {
-    "Best": 0.0, "Upper quartile": 0.25, "Median": 0.5, "Lower quartile": 0.75, "Worst": 1.0,
-}  # fmt: skip
+    "Best": 0.0,
+    "Upper quartile": 0.25,
+    "Median": 0.5,
+    "Lower quartile": 0.75,
+    "Worst": 1.0,
+}
 NUM_DRAWN, NUM_FAILURES, NUM_HITS, NUM_LOOKED_AT = 7, 8, 8, 4
 NUM_ON_MAP, NUM_ON_SHEET = 200, 16
 DEFAULT_FPR = 0.001
@@ -55,9 +61,13 @@ class Studied:
 
 
 def study(
-    name: str, embedder: Embedder, dataset: ReidDataset, features: Path, force: bool = False,
+    name: str,
+    embedder: Embedder,
+    dataset: ReidDataset,
+    features: Path,
+    force: bool = False,
     progress: Progress = no_progress,
-) -> tuple[Studied, Evaluation]:  # fmt: skip
+) -> tuple[Studied, Evaluation]:
     """Score as ``osnet evaluate`` does; the vectors stay in the folder ``features``. Raises as ``evaluate`` does."""
     make_folder(features)
     scored = evaluate(embedder, dataset, force=force, features=features, progress=progress)
@@ -116,7 +126,7 @@ def describe_networks(
         "embedding_map": _draw_map(dataset, studied[0]),
         "rows": _list_rows(rankings[main]),
         "cards": {s.entrant.name: describe_card(s.embedder) for s in studied},
-    }  # fmt: skip
+    }
 
 
 def check_people(dataset: ReidDataset) -> None:
@@ -140,7 +150,7 @@ def _pick_titles(name: str, ap: NDArray[np.float64]) -> dict[int, str]:
     """Queries that are shown whatever went wrong, with their titles: by average precision, and by lot."""
     picked = pick_queries(ap, PLACES)
     titles = {q: f"{title} query by {name}: average precision {100 * ap[q]:.0f} %" for title, q in picked.items()}
-    drawn = draw_lots(ap, NUM_DRAWN, list(picked.values()))
+    drawn = sample_queries(ap, NUM_DRAWN, list(picked.values()))
     return titles | {q: f"Drawn by lot: average precision {100 * ap[q]:.0f} % by {name}" for q in drawn}
 
 
@@ -154,9 +164,12 @@ class _Shower:
     """Makes what is shown of a query."""
 
     def __init__(
-        self, dataset: ReidDataset, studied: Sequence[Studied], rankings: Mapping[str, Rankings],
+        self,
+        dataset: ReidDataset,
+        studied: Sequence[Studied],
+        rankings: Mapping[str, Rankings],
         notes: Mapping[int, Mapping[str, str]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.dataset, self.studied, self.rankings, self.notes = dataset, studied, rankings, notes
 
     def make(self, q: int) -> ShownQuery:
@@ -190,7 +203,7 @@ class _Shower:
 
 
 def _describe_failure(rankings: Rankings, q: int) -> str:
-    crop, hit = rankings.dataset.query.crops[q], rankings.dataset.gallery.crops[int(rankings.first_G[q])]
+    crop, hit = rankings.dataset.query.crops[q], rankings.dataset.gallery.crops[int(rankings.first_hit_Q[q])]
     rank = rankings.scores.first_rank_per_query[q]
     return (
         f"Person {crop.identity or crop.pid} in camera {crop.camera or 'unknown'}: first hit person "
@@ -234,7 +247,7 @@ def _draw_map(dataset: ReidDataset, studied: Studied) -> EmbeddingMap | None:
 def _list_rows(rankings: Rankings) -> list[QueryRow]:
     ap, rows = rankings.scores.ap_per_query, []
     for q in np.argsort(np.where(np.isnan(ap), 2.0, ap), kind="stable").tolist():
-        g = int(rankings.first_G[q])
+        g = int(rankings.first_hit_Q[q])
         hit = rankings.dataset.gallery.crops[g] if g >= 0 else None
         score = float(rankings.query[q] @ rankings.gallery[g]) if hit else float("nan")
         found = f"person {hit.identity or hit.pid}, camera {hit.camera or 'unknown'}" if hit else "nothing"
@@ -283,7 +296,7 @@ def _read_quietly(path: Path, parse: Callable[[str], Any]) -> Any:
         return None
 
 
-def features_of(folder: Path, name: str) -> Path:
+def features_folder(folder: Path, name: str) -> Path:
     """The folder of one network's vectors among several."""
     return folder / "".join(c if c.isalnum() else "-" for c in name.lower())
 
@@ -312,7 +325,7 @@ def compile_report(
         DataError: as ``evaluate``; no query has a match; one person only.
     """
     check_people(dataset)
-    made = [study(n, e, dataset, features_of(features, n), force, progress) for n, e in embedders.items()]
+    made = [study(n, e, dataset, features_folder(features, n), force, progress) for n, e in embedders.items()]
     return compile_studied(dataset, made, runs, threshold, progress)
 
 
@@ -344,11 +357,15 @@ def compile_studied(
     findings += [f"Note: {warning}." for _, scored in made for warning in scored.warnings]
     return Report(
         title=f"{' and '.join(names[:3])} on {dataset.name}",
-        caution=CAUTION_GENERATED if generated else CAUTION, findings=findings, comparison=comparison,
+        caution=CAUTION_GENERATED if generated else CAUTION,
+        findings=findings,
+        comparison=comparison,
         losses={name: line for name, (_, line) in told.items() if line},
         recipes={name: recipe for name, (recipe, _) in told.items() if recipe},
-        sheet=choose_sheet(dataset), facts=_describe_data(dataset, made[0][1]), **parts,
-    )  # fmt: skip
+        sheet=choose_sheet(dataset),
+        facts=_describe_data(dataset, made[0][1]),
+        **parts,
+    )
 
 
 def _describe_data(dataset: ReidDataset, scored: Evaluation) -> dict[str, str]:

@@ -61,17 +61,6 @@ class AttributeScores:
     """Attributes that are not in mA."""
     num_images: int
 
-    def mean_accuracy_over(self, names: Sequence[str]) -> float:
-        """mA over some attributes, each of which must have positives and negatives.
-
-        Raises:
-            ValueError: one has not, or there are none.
-        """
-        values = [row.mean_accuracy for row in self.rows if row.name in names]
-        if not values or len(values) != len(set(names)) or any(value is None for value in values):
-            raise ValueError(f"mA is not defined over {', '.join(names) or 'no attributes'}")
-        return float(np.mean([value for value in values if value is not None]))
-
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
         return asdict(self)
@@ -83,9 +72,11 @@ class AttributeScores:
             lines.append(
                 f"{row.name:<26}{row.threshold:>9.2f}{row.positives:>10,}" + "".join(f"{_percent(v):>8}" for v in shown)
             )
-        lines.append(f"mA {_percent(self.mean_accuracy)} %, accuracy {_percent(self.accuracy)} %, precision "
-                     f"{_percent(self.precision)} %, recall {_percent(self.recall)} %, F1 {_percent(self.f1)} % "
-                     f"over {self.num_images:,} images")  # fmt: skip
+        lines.append(
+            f"mA {_percent(self.mean_accuracy)} %, accuracy {_percent(self.accuracy)} %, precision "
+            f"{_percent(self.precision)} %, recall {_percent(self.recall)} %, F1 {_percent(self.f1)} % "
+            f"over {self.num_images:,} images"
+        )
         if self.left_out:
             lines.append(f"not in mA, for want of positives or negatives: {', '.join(self.left_out)}")
         return "\n".join(lines)

@@ -15,7 +15,7 @@ from osnet.errors import DataError
 from osnet.metrics.nearest_neighbors import as_embeddings, pick_device, squared_distances
 from osnet.metrics.ranking import RankingScores, rank_scores_from_distances
 
-BLOCK_FLOATS = 1 << 23
+BLOCK_DISTANCES = 1 << 23
 """A block has at most so many distances (32 MiB), and at least one row."""
 
 
@@ -58,7 +58,7 @@ def block_starts(num_queries: int, num_gallery: int, num_rows: int | None) -> li
         ValueError: ``num_rows`` under 1.
     """
     if num_rows is None:
-        num_rows = max(1, BLOCK_FLOATS // num_gallery)
+        num_rows = max(1, BLOCK_DISTANCES // num_gallery)
     if num_rows < 1:
         raise ValueError(f"num_rows {num_rows} must be at least 1")
     return [(start, min(start + num_rows, num_queries)) for start in range(0, num_queries, num_rows)]
@@ -139,7 +139,6 @@ def rank_scores_from_blocks(
     if pids.shape != camids.shape or pids.ndim != 1:
         raise ValueError(f"query_pids {pids.shape} and query_camids {camids.shape} must be two lists of one length")
     parts: list[RankingScores] = []
-    unmatched: list[int] = []
     done = 0
     for block in blocks:
         stop = block.start + len(block.distance)
@@ -150,26 +149,13 @@ def rank_scores_from_blocks(
             block.distance, pids[rows], gallery_pids, camids[rows], gallery_camids, max_rank
         )
         parts.append(part)
-        unmatched += [done + q for q in part.unmatched]
         done = stop
     if done != len(pids) or not parts:
         raise ValueError(f"blocks of {done} queries for {len(pids)} query_pids")
-    return _joined(parts, tuple(unmatched))
-
-
-def _joined(parts: list[RankingScores], unmatched: tuple[int, ...]) -> RankingScores:
-    average_precision = np.concatenate([part.ap_per_query for part in parts])
-    inverse_penalty = np.concatenate([part.inp_per_query for part in parts])
-    first_rank = np.concatenate([part.first_rank_per_query for part in parts])
-    scored = ~np.isnan(first_rank)
-    ranks = np.arange(1, len(parts[0].cmc) + 1)
-    return RankingScores(
-        cmc=(first_rank[scored][:, None] <= ranks).mean(0) if scored.any() else np.full(len(ranks), np.nan),
-        mean_ap=float(average_precision[scored].mean()) if scored.any() else float("nan"),
-        mean_inp=float(inverse_penalty[scored].mean()) if scored.any() else float("nan"),
-        ap_per_query=average_precision,
-        inp_per_query=inverse_penalty,
-        first_rank_per_query=first_rank,
-        unmatched=unmatched,
+    return RankingScores.of_queries(
+        np.concatenate([part.ap_per_query for part in parts]),
+        np.concatenate([part.inp_per_query for part in parts]),
+        np.concatenate([part.first_rank_per_query for part in parts]),
         num_gallery=parts[0].num_gallery,
+        max_rank=len(parts[0].cmc),
     )

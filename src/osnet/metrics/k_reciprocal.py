@@ -36,7 +36,7 @@ PAIRS = 1 << 22
 
 
 @dataclass(frozen=True)
-class Rows:
+class SparseRows:
     """A sparse matrix by rows: row n has the entries from ``start[n]`` to ``start[n + 1]``."""
 
     start: Tensor
@@ -47,7 +47,7 @@ class Rows:
     """(E,): float64, positive multiples of 1 / ``RESOLUTION``."""
 
     @classmethod
-    def of_parts(cls, parts: list[tuple[Tensor, Tensor, Tensor]], num_rows: int) -> "Rows":
+    def of_parts(cls, parts: list[tuple[Tensor, Tensor, Tensor]], num_rows: int) -> "SparseRows":
         """From (row, column, value), by increasing row."""
         row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
         counts = torch.bincount(row, minlength=num_rows)
@@ -60,7 +60,7 @@ class Rows:
         before = lengths.cumsum(0) - lengths
         return which, torch.arange(len(which), device=which.device) + (first - before)[which]
 
-    def transposed(self, first_row: int) -> "Rows":
+    def transposed(self, first_row: int) -> "SparseRows":
         """By columns, with the rows from ``first_row`` on alone, numbered from there."""
         num_rows = len(self.start) - 1
         begin = int(self.start[first_row])
@@ -68,7 +68,7 @@ class Rows:
             torch.arange(num_rows - first_row, device=self.start.device), self.start[first_row:].diff()
         )
         column, order = self.column[begin:].sort(stable=True)
-        return Rows.of_parts([(column, row[order], self.value[begin:][order])], num_rows)
+        return SparseRows.of_parts([(column, row[order], self.value[begin:][order])], num_rows)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Encoding:
     num_queries: int
     furthest: Tensor
     """(N,): Squared distance from each item to the item furthest from it."""
-    codes: Rows
+    codes: SparseRows
     """Row i: the code of item i, times ``num_averaged``."""
     num_averaged: int
     """k2: how many neighbours' codes were added up."""
@@ -114,13 +114,13 @@ class Encoding:
                 self._add_jaccard(start, by_member, 1 - lambda_value, distance)
             yield DistanceBlock(start, distance.cpu().numpy())
 
-    def _add_jaccard(self, start: int, by_member: Rows, weight: float, distance_BG: Tensor) -> None:
+    def _add_jaccard(self, start: int, by_member: SparseRows, weight: float, distance_BG: Tensor) -> None:
         """Equation 10: 1 - s / (2 - s), where s sums the smaller of two codes' entries."""
-        if fused := nearest.fused_on(self.items.device):
+        if kernels := nearest.kernels_on(self.items.device):
             arrays = [
                 part.numpy() for rows in (self.codes, by_member) for part in (rows.start, rows.column, rows.value)
             ]
-            fused.add_jaccard(start, *arrays, self.num_averaged, weight, distance_BG.numpy())
+            kernels.add_jaccard(start, *arrays, self.num_averaged, weight, distance_BG.numpy())
             return
         total = torch.zeros(distance_BG.shape, dtype=torch.float64, device=self.items.device)
         _add_shared(start, self.codes, by_member, total)
@@ -128,8 +128,8 @@ class Encoding:
         distance_BG.add_(1 - shared / (2 - shared), alpha=weight)
 
 
-def _add_shared(first_row: int, codes: Rows, by_member: Rows, total_BG: Tensor) -> None:
-    """The sums of ``fused.add_jaccard`` on any device: all pairs of entries with a member in common, some at a time."""
+def _add_shared(first_row: int, codes: SparseRows, by_member: SparseRows, total_BG: Tensor) -> None:
+    """The sums of ``rerank_kernels.add_jaccard``, on any device: ``PAIRS`` pairs of entries that share a member at once."""
     rows = torch.arange(len(total_BG), device=total_BG.device)
     query, place = codes.places(rows + first_row)
     member, value = codes.column[place], codes.value[place]
@@ -179,12 +179,12 @@ def encode_neighbours(
     num_items = len(items_ND)
     near, half = _reciprocal(index_NK, k1 + 1), _reciprocal(index_NK, int(np.around(k1 / 2)) + 1)
     bounds = _row_bounds(num_items, near.shape[1] ** 2 * half.shape[1])
-    codes = Rows.of_parts([_codes(items_ND, furthest_N, near, half, i, j) for i, j in bounds], num_items)
+    codes = SparseRows.of_parts([_codes(items_ND, furthest_N, near, half, i, j) for i, j in bounds], num_items)
     num_averaged = min(k2, index_NK.shape[1])
     if num_averaged > 1:
         bounds = _row_bounds(num_items, near.shape[1] * num_averaged)
         parts = [_add_codes(codes, index_NK[i:j, :num_averaged], i) for i, j in bounds]
-        codes = Rows.of_parts(parts, num_items)
+        codes = SparseRows.of_parts(parts, num_items)
     return Encoding(items_ND, num_queries, furthest_N, codes, num_averaged)
 
 
@@ -230,9 +230,9 @@ def _quantized(values: Tensor) -> Tensor:
 
 def _pair_distances(items_ND: Tensor, one_P: Tensor, other_P: Tensor) -> Tensor:
     """(P,): squared Euclidean distances of pairs of items."""
-    if fused := nearest.fused_on(items_ND.device):
+    if kernels := nearest.kernels_on(items_ND.device):
         distance = torch.empty(len(one_P))
-        fused.pair_distances(items_ND.numpy(), one_P.numpy(), other_P.numpy(), distance.numpy())
+        kernels.pair_distances(items_ND.numpy(), one_P.numpy(), other_P.numpy(), distance.numpy())
         return distance
     size = max(1, (1 << 21) // items_ND.shape[1])
     parts = [
@@ -242,7 +242,7 @@ def _pair_distances(items_ND: Tensor, one_P: Tensor, other_P: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _add_codes(codes: Rows, nearest_BK: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+def _add_codes(codes: SparseRows, nearest_BK: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
     """Equation 11 without its division: for each item, the sum of the codes of its nearest."""
     num_items = len(codes.start) - 1
     which, place = codes.places(nearest_BK.flatten())

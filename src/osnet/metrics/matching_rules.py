@@ -4,7 +4,7 @@ Shapes: Q queries, G gallery, M pairs of a query and a gallery item. Pure functi
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -114,6 +114,14 @@ class Labels:
         pairs = self.person_pairs()
         same_camera_M = self.gallery_camids[pairs.items] == self.query_camids[pairs.queries]  # proves nothing
         return pairs.keep(~same_camera_M), pairs.keep(same_camera_M)
+
+
+def ignored_items(
+    query_pids: NDArray[Any], gallery_pids: NDArray[Any], query_camids: NDArray[Any], gallery_camids: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """(Q, G): items that Market-1501's rule ignores: junk, and the query's person in the query's own camera."""
+    own = (query_pids[:, None] == gallery_pids) & (query_camids[:, None] == gallery_camids)
+    return own | (gallery_pids == JUNK_PID)
 
 
 def check_rule(rule: Rule) -> None:

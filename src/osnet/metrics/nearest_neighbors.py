@@ -7,7 +7,6 @@ less than its rounding, either may come first, or in at all.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -84,29 +83,23 @@ def find_nearest(items_ND: Tensor, num_nearest: int) -> Nearest:
     if num_nearest < 1:
         raise ValueError(f"num_nearest {num_nearest} must be at least 1, the item itself")
     num_nearest = min(num_nearest, len(items_ND))
-    fused = fused_on(items_ND.device)
-    if fused is None:
+    kernels = kernels_on(items_ND.device)
+    if kernels is None:
         return _by_strips(items_ND, num_nearest)
-    return _by_tiles(items_ND, num_nearest, fused)
+    return _by_tiles(items_ND, num_nearest, kernels)
 
 
-def fused_on(device: torch.device) -> ModuleType | None:
-    """The compiled kernels where they run: on a CPU, and not in a forked process, which numba's threads would end."""
-    return load_fused() if device.type == "cpu" and not was_forked() else None
+def kernels_on(device: torch.device) -> ModuleType | None:
+    """The compiled CPU kernels; None on a GPU and in a forked process, where numba's threads would crash.
 
-
-@cache
-def load_fused() -> ModuleType | None:
-    """The compiled kernels, or None where numba is not installed."""
-    try:
-        return import_module("osnet.metrics.rerank_kernels")
-    except ModuleNotFoundError as error:
-        if error.name != "numba":
-            raise
+    They are imported here because the first import compiles them, which takes some seconds.
+    """
+    if device.type != "cpu" or was_forked():
         return None
+    return import_module("osnet.metrics.rerank_kernels")
 
 
-def _by_tiles(items_ND: Tensor, num_nearest: int, fused: ModuleType) -> Nearest:
+def _by_tiles(items_ND: Tensor, num_nearest: int, kernels: ModuleType) -> Nearest:
     num_items = len(items_ND)
     squares = items_ND.square().sum(1).numpy()
     closest = np.full((num_items, num_nearest), np.inf, np.float32)
@@ -123,11 +116,11 @@ def _by_tiles(items_ND: Tensor, num_nearest: int, fused: ModuleType) -> Nearest:
             if start == first:
                 tile.fill_diagonal_(torch.inf)  # an item is the nearest to itself, whatever rounding says
             values = tile.numpy()
-            fused.update_rows(
+            kernels.update_rows(
                 values, squares[rows], squares[columns], closest[rows], index[rows], furthest[rows], start
             )
             if start != first:
-                fused.update_columns(values, closest[columns], index[columns], furthest[columns], first)
+                kernels.update_columns(values, closest[columns], index[columns], furthest[columns], first)
     return Nearest(torch.from_numpy(index).long(), torch.from_numpy(closest).clamp_(min=0), torch.from_numpy(furthest))
 
 

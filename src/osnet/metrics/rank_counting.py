@@ -118,9 +118,20 @@ def _compare(row_C, high, low):  # type: ignore[no-untyped-def]
 
 @compile_function
 def _count(  # type: ignore[no-untyped-def]
-    block_RC, first, columns_C, starts, items, wanted_M, margin_Q,
-    query_QD, gallery_GD, query_lengths, gallery_lengths, euclidean, before_M,
-):  # fmt: skip
+    block_RC,
+    first,
+    columns_C,
+    starts,
+    items,
+    wanted_M,
+    margin_Q,
+    query_QD,
+    gallery_GD,
+    query_lengths,
+    gallery_lengths,
+    euclidean,
+    before_M,
+):
     """Adds to ``before_M`` what of this block comes before each wanted item of the block's queries."""
     exact_C = np.full(len(columns_C), np.nan)  # each is computed once for a query, if at all
     for r in range(len(block_RC)):
@@ -280,18 +291,35 @@ class Vectors:
         the gallery. Ignored pairs are not counted. A wanted item need not be among ``columns``.
         """
         closeness_M = _pair_closeness(
-            self.query_QD, self.gallery_GD, self.query_lengths, self.gallery_lengths,
-            wanted.queries, wanted.items, self.euclidean,
-        )  # fmt: skip
+            self.query_QD,
+            self.gallery_GD,
+            self.query_lengths,
+            self.gallery_lengths,
+            wanted.queries,
+            wanted.items,
+            self.euclidean,
+        )
         before_M: Ints = np.zeros(len(wanted.items), dtype=np.int64)
         num_threads = count_threads()
 
         def count(block: Block, margin_Q: Doubles, rows: slice) -> None:
             part, first = block.closeness_RC[rows], block.first + rows.start
             hide_pairs(part, first, ignored.starts, ignored.items, block.columns_C)
-            _count(part, first, block.columns_C, wanted.starts, wanted.items, closeness_M, margin_Q,
-                   self.query_QD, self.gallery_GD, self.query_lengths, self.gallery_lengths, self.euclidean,
-                   before_M)  # fmt: skip
+            _count(
+                part,
+                first,
+                block.columns_C,
+                wanted.starts,
+                wanted.items,
+                closeness_M,
+                margin_Q,
+                self.query_QD,
+                self.gallery_GD,
+                self.query_lengths,
+                self.gallery_lengths,
+                self.euclidean,
+                before_M,
+            )
 
         with ThreadPoolExecutor(num_threads, thread_name_prefix="osnet-count") as pool:
             for block in self.blocks(columns):
