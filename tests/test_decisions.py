@@ -102,15 +102,15 @@ def test_by_hand() -> None:
     assert half.false_positive_rate == 0.5
     identified = identification_scores([[1, 0]], gallery, *labels, (0.0, 1.0))
     assert (identified.at(0.0).miss_rate, identified.at(1.0).threshold) == (0, -np.inf)
-    with pytest.raises(ValueError, match=r"rate 0\.25 was not asked for; there are 0, 1"):
+    with pytest.raises(ValueError, match=r"rate 0\.25 .* 0, 1"):
         identified.at(0.25)
 
 
 def test_refusals() -> None:
     vectors, labels = np.eye(2), ([1, 2], [1, 2], [1, 1], [1, 1])
-    with pytest.raises(ValueError, match="0 pairs of one person and 2 of two"):
+    with pytest.raises(ValueError, match="0 pairs of the same person and 2 of"):
         verification_scores(vectors, vectors, *labels)
-    with pytest.raises(ValueError, match="nobody can be identified"):
+    with pytest.raises(ValueError, match="no query has a match"):
         identification_scores(vectors, vectors, *labels)
     with pytest.raises(ValueError, match=r"fprs \(2,\) must be"):
         verification_scores(vectors, vectors, *labels, fprs=(2,))

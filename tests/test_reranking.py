@@ -240,9 +240,9 @@ def test_scores_of_blocks_are_those_of_the_matrix() -> None:
         ({"k2": 0}, "k2 0 must be at least 1"),
         ({"lambda_value": 1.5}, "lambda_value 1.5 must be in [0, 1]"),
         ({"lambda_value": float("nan")}, "must be in [0, 1]"),
-        ({"gallery_GD": np.ones((3, 5))}, "4 components, gallery embeddings 5"),
-        ({"gallery_GD": np.ones((0, 4))}, "gallery embeddings of shape (0, 4)"),
-        ({"query_QD": np.full((2, 4), np.nan)}, "query embeddings hold values that are not finite"),
+        ({"gallery_GD": np.ones((3, 5))}, "4 components, gallery embeddings have 5"),
+        ({"gallery_GD": np.ones((0, 4))}, "(0, 4)"),
+        ({"query_QD": np.full((2, 4), np.nan)}, "query embeddings contain values that are not finite"),
         ({"query_QD": np.full((2, 4), 1e300)}, "not finite in float32"),
         ({"query_QD": np.ones(4)}, "must be (number, components)"),
     ],
@@ -262,7 +262,7 @@ def test_more_refusals() -> None:
         (lambda: find_nearest(torch.ones(3, 2), 0), "num_nearest 0"),
         (lambda: best_of_block(DistanceBlock(0, np.ones((1, 2), np.float32)), 0), "num_best 0"),
         (lambda: encode(query, gallery).blocks(num_rows=0), "num_rows 0"),
-        (lambda: euclidean_blocks(query, gallery[:, :2]), "8 components, gallery embeddings 2"),
+        (lambda: euclidean_blocks(query, gallery[:, :2]), "8 components, gallery embeddings have 2"),
     ):
         with pytest.raises(ValueError, match=words):
             call()

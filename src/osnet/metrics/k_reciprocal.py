@@ -54,7 +54,7 @@ class SparseRows:
         return cls(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), column, value)
 
     def places(self, rows_R: Tensor) -> tuple[Tensor, Tensor]:
-        """For all entries of the rows ``rows_R``, row by row: its row's position in ``rows_R``, and the entry's index."""
+        """For all entries of ``rows_R``, row by row: the row's position in ``rows_R``, and the entry's index."""
         first, lengths = self.start[rows_R], self.start[rows_R + 1] - self.start[rows_R]
         which = torch.repeat_interleave(torch.arange(len(rows_R), device=rows_R.device), lengths)
         before = lengths.cumsum(0) - lengths
