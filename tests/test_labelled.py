@@ -176,7 +176,7 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
         ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 "),
         ({"query_pids": np.full(12, 0.5)}, "query_pids is float64"),
         ({"query_pids": np.zeros(12, int)}, "pid 0 or less"),
-        ({"gallery_vectors": np.ones((60, 9))}, "query vectors have 8 components, gallery vectors 9"),
+        ({"gallery_vectors": np.ones((60, 9))}, "query embeddings have 8 components, gallery embeddings have 9"),
         ({"gallery_vectors": np.full((60, 8), np.nan)}, "gallery_vectors: 60 rows contain values that are not finite"),
         ({"gallery_vectors": np.ones(8)}, "gallery_vectors is float64 (8,)"),
         ({"query_pids": np.array([""] * 12)}, "an identity is empty"),

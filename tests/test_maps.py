@@ -195,7 +195,7 @@ def test_titles_tell_the_columns_apart(
     photos = [Photo("p", make_picture(0))]
     draw_activation(photos, look(photos, dict.fromkeys(networks, embedder), layers), tmp_path / "t.svg")
     said = re.findall(r">([^<>]+)</t(?:ext|span)>", (tmp_path / "t.svg").read_text())
-    start = said.index("photo")
+    start = said.index("image")
     assert said[start + 1 : start + 2 + len(titles)] == [*titles, "p"], "then the first photo's name"
 
 
@@ -243,7 +243,7 @@ def test_mot_crops_are_wider_than_the_box(tmp_path: Path) -> None:
     assert photo.name.endswith("person 7")
     assert photo.picture.size == (80, 160)  # 1.6 x (50, 100)
     assert photo.box == (15, 30, 65, 130)
-    with pytest.raises(DataError, match="nobody"):
+    with pytest.raises(DataError, match="96 pixels"):
         (tmp_path / "gt" / "gt.txt").write_text(rows[1] + "\n")
         cut_mot_people(tmp_path, 5)
     with pytest.raises(DataError, match="MOT17"):

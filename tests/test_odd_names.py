@@ -17,7 +17,7 @@ from osnet.cli.common import write_probabilities
 from osnet.errors import DataError
 from osnet.figures.attribute_sheet import SheetCrop, draw_attribute_sheet
 from osnet.figures.canvas import Sheet, new_figure, plain, save_figure
-from osnet.figures.curves import Line, draw_intervals, draw_lines
+from osnet.figures.curves import Line, LineStyle, draw_intervals, draw_lines
 from osnet.figures.ranked_list import draw_ranked_lists
 from osnet.files import printable
 from osnet.gallery import Gallery
@@ -122,7 +122,7 @@ def test_figures_show_odd_names_as_they_are(kind: str, tmp_path: Path) -> None:
         save_figure(figure, tmp_path / f"f.{kind}")
     lines = {BYTES: Line([0, 1], [0, 1]), "$_{": Line([0, 1], [1, 0])}
     for svg in (
-        draw_lines(lines, BYTES, "y $", title=BYTES),
+        draw_lines(lines, BYTES, "y $", LineStyle(title=BYTES)),
         draw_intervals({BYTES: Interval(0.1, 0.0, 0.2, 9)}, f"{BYTES} minus $", BYTES),
     ):
         assert r"\udcff" in svg

@@ -1,4 +1,4 @@
-"""Activation maps as a figure: photos, and beside each what every network looks at. The supplement's Fig. A."""
+"""Figure of activation maps: each image beside its maps, one per network and layer. Supplement of the paper, Fig. A."""
 
 import math
 import re
@@ -28,34 +28,34 @@ from osnet.figures.person_boxes import Photo
 from osnet.files import printable
 
 COLOURS = ("viridis", "inferno", "magma", "cividis", "jet")
-"""All but ``jet`` are perceptually uniform; ``jet`` is there to compare with older figures."""
+"""Colour maps to choose from. All but ``jet`` are perceptually uniform; ``jet`` is for comparison with older figures."""
 DEFAULT_COLOURS = "viridis"
 OPACITY = 0.6
-"""Of the map over the photo, which stands grey below it so that colour means the map alone."""
+"""Opacity of the map over the image. The image is grey, so that colour shows only the map."""
 CELL_IN, GAP_IN, MARGIN_IN, BAR_IN = (1.05, 2.1), 0.05, 0.08, 0.72
-"""A photo's place is so wide and at most so high, in inches."""
+"""In inches. ``CELL_IN`` is the width and the largest height of an image."""
 COLUMNS = 9
 TITLE_LETTERS = 14
-"""Fit above a cell."""
+"""Number of characters that fit above an image."""
 MEASURES = {"absolute": "sum of |features|", "squares": "sum of squared features"}
 
 
 @dataclass(frozen=True)
 class SeenMap:
-    """One map over one photo."""
+    """The activation map of one image, by one network at one layer."""
 
     network: str
     layer: str
     strength: Floats
-    """(H, W), before any stretching."""
+    """(H, W), not yet scaled for display."""
     entropy: float
     """Bits; see ``measure_entropy``."""
     share: tuple[float, float] | None
-    """Inside the person's box, and what a uniform map would have; None where no box is known."""
+    """Share of the map inside the person's box, and that share for a uniform map; None if the box is unknown."""
 
     @property
     def caption(self) -> str:
-        """Entropy, and the share if it is known."""
+        """Entropy, and the share inside the box if it is known."""
         if math.isnan(self.entropy):
             return "no activation"
         lines = f"entropy {self.entropy:.2f}\nof {math.log2(self.strength.size):.0f} bits"
@@ -71,10 +71,10 @@ def look(
     layers: Sequence[str] = (LAST,),
     measure: Measure = "absolute",
 ) -> list[list[SeenMap]]:
-    """For each photo, its maps: network by network, layer by layer.
+    """Compute the maps of each image: for each network, one per layer.
 
     Raises:
-        ModelError: no such layer, or one that gives no map.
+        ModelError: a layer does not exist or does not output a map.
     """
     pictures = [photo.picture for photo in photos]
     columns = [
@@ -98,7 +98,7 @@ def look(
 
 
 def lay_over(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
-    """A map over a photo: (height, width, 3). The map is stretched by its own least and greatest value."""
+    """Overlay a map on a grey image: (height, width, 3). The map is scaled by its own minimum and maximum."""
     check_colours(colours)
     matplotlib = require_extra("matplotlib", "figures")
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
@@ -107,7 +107,7 @@ def lay_over(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLO
 
 
 def check_colours(colours: str) -> None:
-    """Raises ModelError for a colour scale that is not offered."""
+    """Raise ModelError if ``colours`` is not in ``COLOURS``."""
     if colours not in COLOURS:
         raise ModelError(f"unknown colours {colours!r}; choose from {', '.join(COLOURS)}")
 
@@ -121,18 +121,19 @@ def draw_activation(
     measure: Measure = "absolute",
     groups_per_row: int | None = None,
 ) -> None:
-    """Write the figure: each photo with its maps, several photos side by side, one colour bar.
+    """Draw each image with its maps, several images per row, with one colour bar.
 
     Args:
-        photos: with their boxes, which are drawn.
-        seen: what ``look`` gave.
-        path: ending in .png, .pdf or .svg.
+        photos: images; their boxes are drawn if known.
+        seen: the maps of each image, from ``look``.
+        path: output file, ending in .png, .pdf or .svg.
         colours: one of ``COLOURS``.
-        measure: what the maps are, for the bar's label.
-        groups_per_row: photos side by side; by default as many as make nine columns.
+        measure: how the maps were computed, for the label of the colour bar.
+        groups_per_row: images per row; by default as many as fit into nine columns.
 
     Raises:
-        OutputError: it cannot be written.
+        ModelError: ``colours`` is unknown.
+        OutputError: the file cannot be written.
     """
     check_colours(colours)
     columns = 1 + len(seen[0])
@@ -147,7 +148,7 @@ def draw_activation(
     with new_figure((width, height), layout=None) as figure:
         sheet = Sheet(figure)
         for group in range(per_row):
-            for place, title in enumerate(["photo", *titles]):
+            for place, title in enumerate(["image", *titles]):
                 x = MARGIN_IN + group * group_w + place * (CELL_IN[0] + GAP_IN) + CELL_IN[0] / 2
                 sheet.write(x, title_h - 0.07, title, ha="center", va="baseline", fontsize=8)
         for number, (photo, maps) in enumerate(zip(photos, seen, strict=True)):
@@ -160,7 +161,7 @@ def draw_activation(
 def _draw_group(
     sheet: Sheet, corner: tuple[float, float], cell_h: float, photo: Photo, maps: Sequence[SeenMap], colours: str
 ) -> None:
-    """One photo and its maps in a row."""
+    """Draw one image and its maps side by side."""
     cell = photo.picture.resize(fit_picture(photo.picture.size), Image.Resampling.LANCZOS)
     for place in range(1 + len(maps)):
         seen = maps[place - 1] if place else None
@@ -174,7 +175,7 @@ def _draw_group(
 
 
 def _title_all(seen: Sequence[SeenMap]) -> list[str]:
-    """What tells the columns apart: the network, the layer, or both; the network where there is nothing to tell."""
+    """Column titles: the network, the layer or both, depending on what differs; the network if nothing differs."""
     networks, layers = ({getattr(m, what) for m in seen} for what in ("network", "layer"))
     titles = []
     for m in seen:
@@ -186,7 +187,7 @@ def _title_all(seen: Sequence[SeenMap]) -> list[str]:
 
 
 def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2) -> str:
-    """A name in at most ``lines`` lines of about ``letters`` letters, alike in length, broken where its parts end."""
+    """Wrap a name into at most ``lines`` lines of similar length, about ``letters`` long, at the characters ``breaks``."""
     stem = printable(name).removesuffix(".jpg").removesuffix(".png")
     parts = re.split(f"(?<=[{re.escape(breaks)}])", stem)
 
@@ -205,7 +206,7 @@ def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2)
 
 
 def fit_picture(size_wh: tuple[int, int]) -> tuple[int, int]:
-    """Twice the usual input size, in the photo's own shape, so that nobody is stretched."""
+    """Size (width, height) that fits into 256 x 512 pixels and keeps the aspect ratio."""
     width, height = size_wh
     scale = min(256 / width, 512 / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -215,7 +216,7 @@ def _draw_box(axes: Any, box: Box, size_wh: tuple[int, int], shape: tuple[int, .
     patches = require_extra("matplotlib.patches", "figures")
     x, y = shape[1] / size_wh[0], shape[0] / size_wh[1]
     left, top, right, bottom = box[0] * x - 0.5, box[1] * y - 0.5, box[2] * x - 0.5, box[3] * y - 0.5
-    for colour, line in (("black", 1.6), ("white", 0.8)):  # visible on any ground
+    for colour, line in (("black", 1.6), ("white", 0.8)):  # visible on dark and on bright images
         axes.add_patch(
             patches.Rectangle(
                 (left, top),
