@@ -28,7 +28,7 @@ from osnet.figures.person_boxes import Photo
 from osnet.files import printable
 
 COLOURS = ("viridis", "inferno", "magma", "cividis", "jet")
-"""Colour maps to choose from. All but ``jet`` are perceptually uniform; ``jet`` is for comparison with older figures."""
+"""Colour maps to choose from. All but ``jet`` are perceptually uniform; ``jet`` is for comparing with older figures."""
 DEFAULT_COLOURS = "viridis"
 OPACITY = 0.6
 """Opacity of the map over the image. The image is grey, so that colour shows only the map."""
@@ -187,7 +187,7 @@ def _title_all(seen: Sequence[SeenMap]) -> list[str]:
 
 
 def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2) -> str:
-    """Wrap a name into at most ``lines`` lines of similar length, about ``letters`` long, at the characters ``breaks``."""
+    """Wrap a name at the characters ``breaks`` into up to ``lines`` lines of similar length, about ``letters`` long."""
     stem = printable(name).removesuffix(".jpg").removesuffix(".png")
     parts = re.split(f"(?<=[{re.escape(breaks)}])", stem)
 

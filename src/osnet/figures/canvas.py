@@ -65,7 +65,7 @@ def check_figure_path(path: str | Path) -> None:
 
 @contextmanager
 def new_figure(size_in: tuple[float, float], layout: str | None = "constrained") -> Iterator[Any]:
-    """An empty figure of (width, height) in inches. Uses no window system and does not change matplotlib's global state."""
+    """An empty figure of (width, height) in inches. Needs no window system, keeps matplotlib's global state."""
     matplotlib = require_extra("matplotlib", "figures")
     module = require_extra("matplotlib.figure", "figures")
     with matplotlib.rc_context(SETTINGS):

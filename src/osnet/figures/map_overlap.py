@@ -1,8 +1,8 @@
-"""Does one network look at the person more than another? Shares of activation maps inside people's boxes, measured.
+"""Compare how much of two networks' activation maps lies inside the person's box, on generated images.
 
-Each generated image is looked at by both networks, so their difference is a paired one; intervals draw people, since
-one person's images are alike. The networks were trained once: another seed is not in the intervals. A box holds what
-hides the person too, so a share under occlusion says "where the person is", not "what is seen of the person".
+Both networks see the same images, so the differences are paired. Intervals resample people, because images of one
+person are similar. They do not cover the training: other seeds may differ. A box also contains what occludes the
+person, so under occlusion the share measures attention to the person's place, not to the visible parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Shares:
-    """What two networks' maps have inside people's boxes, over images. Shares and their differences are fractions."""
+    """Shares of two networks' maps inside people's boxes. Shares and differences are fractions."""
 
     first: str
     second: str
@@ -37,19 +37,19 @@ class Shares:
     num_people: int
     measure: Measure
     uniform: float
-    """Mean share that a uniform map would have: the boxes' part of the image."""
+    """Mean share of a uniform map: the area of the box relative to the image."""
     shares: Mapping[str, Mapping[str, Interval]]
-    """By step of occlusion (``all`` first), then by network: mean share."""
+    """Mean share by level of occlusion (``all`` first), then by network."""
     differences: Mapping[str, Interval]
-    """By step: share of the first minus share of the second, image by image."""
+    """By level of occlusion: mean over images of the first network's share minus the second's."""
     losses: Mapping[str, Interval]
-    """By network, and ``difference`` (first minus second): what the share above a uniform map's loses from ``in full
-    view`` to ``much hidden``, person by person; above 0 is a loss. Empty where too few people have both kinds."""
+    """By network, and ``difference`` (first minus second): how much the share above a uniform map decreases from ``in
+    full view`` to ``much hidden``, per person; above 0 is a loss. Empty if fewer than two people have both kinds."""
     entropies: Mapping[str, float]
     """Mean bits, by network."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """All fields as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -78,26 +78,28 @@ def measure_shares(
     measure: Measure = "absolute",
     progress: Progress = no_progress,
 ) -> Shares:
-    """Look at generated images with two networks.
+    """Measure the shares of two networks on generated images.
 
     Args:
-        crops: of a generated data set.
-        embedders: two, by name; the difference is first minus second.
-        measure: see ``activation_map``.
-        progress: draws a bar.
+        crops: crops of a generated data set.
+        embedders: two networks, by name; differences are first minus second.
+        measure: see ``maps.activation_map``.
+        progress: draws a progress bar.
 
     Raises:
-        DataError: not two networks, or images whose boxes are not known, or of fewer than two people.
+        DataError: there are not two networks, a person's box is unknown, or the crops show fewer than two people.
     """
     if len(embedders) != 2:
-        raise DataError(f"two networks are compared, not {len(embedders)}")
+        raise DataError(f"{len(embedders)} networks given; two networks are compared")
     notes = [find_annotation(crop.path) for crop in crops]
     if unknown := [crop.path.name for crop, note in zip(crops, notes, strict=True) if note is None]:
         raise DataError(f"the person's box is not known for {len(unknown)} images: {', '.join(unknown[:3])}")
     known = [note for note in notes if note is not None]
     pids = np.array([crop.pid for crop in crops])
     if len(set(pids.tolist())) < 2:
-        raise DataError(f"{len(crops)} images of {len(set(pids.tolist()))} people; an interval needs two people")
+        raise DataError(
+            f"{len(crops)} images of {len(set(pids.tolist()))} people; an interval needs at least two people"
+        )
     shares = {name: np.empty(len(crops)) for name in embedders}
     bits = {name: np.empty(len(crops)) for name in embedders}
     uniform = np.empty(len(crops))
@@ -131,7 +133,7 @@ def measure_shares(
 def _measure_losses(
     values: Mapping[str, NDArray[np.float64]], pids: NDArray[np.int64], steps: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, Interval]:
-    """Per person: the mean in full view minus the mean where much is hidden."""
+    """Mean in full view minus mean where much is hidden, per person, with intervals."""
     open_view, much = steps.get(HIDDEN_STEPS[0][2]), steps.get(HIDDEN_STEPS[2][2])
     if open_view is None or much is None:
         return {}
@@ -145,10 +147,10 @@ def _measure_losses(
 
 
 def draw_shares_inside(shares: Shares, path: str | Path) -> None:
-    """Write the plot: shares by how much of the person is hidden, and the paired differences, with 95 % intervals.
+    """Draw the shares by level of occlusion and the paired differences, with 95 % intervals.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     steps = list(shares.shares)
     with new_figure((8.4, 3.4)) as figure:

@@ -1,10 +1,10 @@
-"""Why a gallery picture is a hit: a score taken apart over the cells of the last map.
+"""Explain a hit: the contribution of each cell of the last map to the score.
 
-Pooling is linear in the last map, and where a unit of the embedding is on so is what follows; so the product of the
-map with the score's gradient, summed over channels, says how much each cell adds to the score. For OSNet (average
-pooling) the parts sum to the score exactly; what biases add is spread evenly. After Stylianou et al., "Visualizing
-Deep Similarity Networks", WACV 2019, and Zhu et al., "Visual Explanation for Deep Metric Learning", TIP 2021.
-Shapes: H, W cells of the map, D embedding.
+Pooling is linear in the last map, and the layers after it are linear wherever their ReLU is active. The product of map
+and score gradient, summed over channels, is therefore the contribution of each cell. For OSNet (average pooling) the
+contributions sum to the score exactly, apart from biases, which are spread evenly over the cells. After Stylianou et
+al., "Visualizing Deep Similarity Networks", WACV 2019, and Zhu et al., "Visual Explanation for Deep Metric Learning",
+TIP 2021. Shapes: B images, H x W cells of the map, D components of an embedding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,27 +34,27 @@ CELL_IN, GAP_IN, TITLE_IN, CAPTION_IN, BAR_IN = (1.25, 2.5), 0.12, 0.42, 0.36, 0
 
 @dataclass(frozen=True)
 class MatchMaps:
-    """A hit explained. Each map (H, W) sums to the score (or difference) that it explains."""
+    """Explanation of a hit. Each map (H, W) sums to the score, or score difference, that it explains."""
 
     score: float
     """Cosine of query and hit."""
     next_score: float | None
-    """Cosine of query and the next identity's picture, if one was given."""
+    """Cosine of query and the next person's image, if one was given."""
     query_for_hit: Floats
-    """What each cell of the query adds to the score with the hit."""
+    """Contribution of each cell of the query to the score with the hit."""
     hit_for_query: Floats
-    """What each cell of the hit adds to the same score."""
+    """Contribution of each cell of the hit to the same score."""
     query_rather_than_next: Floats | None
-    """What each cell of the query adds to score minus next score: positive speaks for the hit."""
+    """Contribution of each cell of the query to score minus next score; positive values favour the hit."""
 
 
 def explain_match(
     embedder: Embedder, query: Image.Image, hit: Image.Image, following: Image.Image | None = None
 ) -> MatchMaps:
-    """Take the scores of a query with a hit, and with the best picture of the next identity, apart.
+    """Explain the score of a query with a hit and, if given, with the best image of the next person.
 
     Raises:
-        ModelError: the network's embedding does not come from its ``feature_map``.
+        ModelError: the network does not compute its embedding from one call of ``feature_map``.
     """
     pictures = [query, hit, *([following] if following is not None else [])]
     images = prepare_pictures(embedder, pictures)
@@ -75,23 +75,25 @@ def explain_match(
 
 
 def split_scores(network: nn.Module, images: Tensor, directions: Tensor) -> Floats:
-    """What each cell adds to the product of an image's unit embedding with a direction.
+    """Contribution of each cell to the product of an image's unit embedding with a direction.
 
     Args:
-        network: any with ``feature_map``.
-        images: (B, 3, H', W'), prepared.
+        network: a network with ``feature_map``.
+        images: (B, 3, height, width), preprocessed.
         directions: (B, D), of any length.
 
     Returns:
-        (B, H, W); a map's sum is the product.
+        (B, H, W); each map sums to the product.
 
     Raises:
-        ModelError: the embedding does not come from ``feature_map``.
+        ModelError: the network does not compute its embedding from one call of ``feature_map``.
     """
     with eval_mode(network), torch.inference_mode(False), torch.enable_grad(), _held_map(network) as kept:
         embedding = network(images.clone()).float()
         if len(kept) != 1:
-            raise ModelError(f"{type(network).__name__} calls feature_map {len(kept)} times for an embedding, not once")
+            raise ModelError(
+                f"{type(network).__name__} calls feature_map {len(kept)} times per embedding; it must be called once"
+            )
         products = (embedding * directions.clone()).sum(1) / _length(embedding.detach())
         gradient = torch.autograd.grad(products.sum(), kept[0])[0]
     parts = (gradient * kept[0]).detach().sum(1).double()
@@ -101,13 +103,13 @@ def split_scores(network: nn.Module, images: Tensor, directions: Tensor) -> Floa
 
 
 def _length(vectors: Tensor) -> Tensor:
-    """(B, D) -> (B,), above 0: an untrained network's vectors may be very short, or zero."""
+    """Lengths (B,) of embeddings (B, D), kept above 0: those of an untrained network may be zero."""
     return vectors.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @contextmanager
 def _held_map(network: Any) -> Iterator[list[Tensor]]:
-    """Inside, the last map is kept, and gradients end at it. The network is as before afterwards."""
+    """Context in which the output of ``feature_map`` is recorded as a leaf that requires gradients."""
     original = network.feature_map
     kept: list[Tensor] = []
 
@@ -116,7 +118,7 @@ def _held_map(network: Any) -> Iterator[list[Tensor]]:
         kept.append(features)
         return features
 
-    network.feature_map = hold  # of this object alone; the class keeps its own
+    network.feature_map = hold  # set on the instance, so the class method stays
     try:
         yield kept
     finally:
@@ -124,13 +126,13 @@ def _held_map(network: Any) -> Iterator[list[Tensor]]:
 
 
 def lay_parts_over(picture: Image.Image, parts: Floats, greatest: float, signed: bool) -> NDArray[np.uint8]:
-    """A map of parts over a grey photo: (height, width, 3).
+    """Overlay contributions on a grey image: (height, width, 3).
 
     Args:
-        picture: RGB.
-        parts: (H, W).
-        greatest: the value that gets the last colour; with ``signed``, its negative gets the first one.
-        signed: colours that diverge from 0; else they begin at 0.
+        picture: RGB image.
+        parts: (H, W) contributions.
+        greatest: value of the last colour; if ``signed``, its negative is the value of the first one.
+        signed: use a diverging colour map centred at 0; else one that starts at 0.
     """
     matplotlib = require_extra("matplotlib", "figures")
     wide = interpolate(torch.from_numpy(parts)[None, None], (picture.height, picture.width), mode="bilinear")[0, 0]
@@ -142,20 +144,20 @@ def lay_parts_over(picture: Image.Image, parts: Floats, greatest: float, signed:
 
 
 def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> None:
-    """Write the figure: query, hit, next identity above; below, which parts spoke for the hit, in points of score.
+    """Draw query, hit and next person in the first row, and the contributions to the score in the second row.
 
     Args:
-        photos: query, hit, and the next identity's if there is one.
-        maps: what ``explain_match`` gave for them.
-        path: ending in .png, .pdf or .svg.
+        photos: query, hit and, if there is one, the next person's image.
+        maps: result of ``explain_match`` for them.
+        path: output file, ending in .png, .pdf or .svg.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     titles = ["query", f"hit: score {maps.score:.3f}"]
     below = [
-        ("query: what\nspeaks for the hit", maps.query_for_hit),
-        ("hit: what speaks\nfor the query", maps.hit_for_query),
+        ("query: parts that\nmatch the hit", maps.query_for_hit),
+        ("hit: parts that\nmatch the query", maps.hit_for_query),
     ]
     if maps.query_rather_than_next is not None and maps.next_score is not None:
         titles.append(f"next person: {maps.next_score:.3f}")
@@ -190,7 +192,7 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
 
 
 def _draw_bar(sheet: Sheet, x: float, y: float, width: float, colours: str, limits: tuple[float, float]) -> None:
-    """Below the maps it belongs to, a little narrower, so that its numbers stay within."""
+    """Draw a colour bar below its maps, slightly narrower so that its labels fit."""
     cm, norms = require_extra("matplotlib.cm", "figures"), require_extra("matplotlib.colors", "figures")
     mappable = cm.ScalarMappable(norm=norms.Normalize(*limits), cmap=colours)
     inside = sheet.add_axes(x + 0.15, y, width - 0.3, 0.09)
