@@ -222,7 +222,7 @@ def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, t
     status, _, err = run(*words, "--features", tmp_path / "file.npz")
     assert (status, "--features is one folder" in err) == (2, True)
     status, _, err = run("calibrate", "--weights", tiny_weights, "--data", market, "--fpr", 0.01)
-    assert (status, "too few to tell the rate" in err) == (2, True)
+    assert (status, "too few to estimate the rate" in err) == (2, True)
     threshold = tmp_path / "t.json"
     for pid in range(10, 50):
         write_picture(market / "query" / f"{pid:04d}_c1s1_000000_00.jpg", pid)

@@ -159,8 +159,8 @@ def _refuse_small(data: ReidDataset, rate: float, num_negatives: int, num_positi
         )
     if num_positives < MIN_ERRORS:
         raise DataError(
-            f"{data.root}: {num_positives:,} {positives} are too few to estimate the miss rate (at least {MIN_ERRORS} are "
-            "needed); add people"
+            f"{data.root}: {num_positives:,} {positives} are too few to estimate the miss rate (at least "
+            f"{MIN_ERRORS} are needed); add people"
         )
     if len(np.unique(data.query.pids)) < 2:
         raise DataError(f"{data.root}: an interval over people needs queries of at least two people")
