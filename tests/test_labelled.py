@@ -1,6 +1,7 @@
 """Anybody's vectors from files: the ways to say who is who, what is refused, and what evaluate makes of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ import pytest
 
 from conftest import write_picture
 from layouts import make_market, make_viper
-from osnet import Embedder, evaluate
+from osnet import Embedder, evaluate, load_weights, save_weights
 from osnet.cli.common import EXIT_ERROR
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
 from osnet.evaluation.benchmarks import evaluate_splits
 from osnet.evaluation.evaluate import evaluate_vectors
-from osnet.features.embedding_files import embed_files
+from osnet.features.embedding_files import embed_files, read_vectors
 from osnet.features.labels import read_labelled
 from osnet.metrics.ranking import rank_scores, summarize
 from test_cli import Run, run  # noqa: F401 a fixture
@@ -248,6 +249,33 @@ def test_flip_is_the_mean_over_mirrored_crops(tiny_weights: Path, tmp_path: Path
     np.testing.assert_allclose(both[0], both[1], atol=1e-5)
     assert np.abs(raw[0] / np.linalg.norm(raw[0]) - both[0]).max() > 1e-3  # mirroring changes something
     assert Embedder(tiny_weights, flip=True).sha256() != plain.sha256() == Embedder(tiny_weights).sha256()
+
+
+def test_both_distances_at_once(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:  # noqa: F811
+    """By default: the card's distance first, or cosine; the vectors are made once and kept in both forms."""
+    known = tmp_path / "known"
+    save_weights(load_weights(tiny_weights), known, replace(load_weights(tiny_weights).card, distance="euclidean"))
+    alone = {d: evaluate(known, market, distance=d).scores for d in ("cosine", "euclidean")}
+    assert alone["cosine"] != alone["euclidean"]
+    for weights, first, second in ((tiny_weights, "cosine", "euclidean"), (known, "euclidean", "cosine")):
+        words = ["evaluate", "--weights", weights, "--data", market, "--features", tmp_path / first, "--out"]
+        status, out, err = run(*words, tmp_path / "o.json")
+        assert (status, err) == (0, err)
+        found = json.loads((tmp_path / "o.json").read_text())
+        assert list(found["scores_by_distance"]) == [first, second]
+        assert found["scores"] == found["scores_by_distance"][first]
+        for distance, scores in found["scores_by_distance"].items():
+            assert scores == pytest.approx(alone[distance], abs=1e-12)
+        assert f"{first} distance" in found["protocol"]
+        assert not found["warnings"]
+        assert out.index(first) < out.index(second)
+        kept = {name: read_vectors(tmp_path / first / f"query{name}.npz")[0].vectors for name in ("", "-raw")}
+        np.testing.assert_allclose(kept[""], kept["-raw"] / np.linalg.norm(kept["-raw"], axis=1)[:, None], atol=1e-6)
+    status, out, _ = run(*words, tmp_path / "o.json", "--distance", "cosine", "--no-both-distances")
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert (status, found["scores_by_distance"]) == (0, {})
+    assert found["scores"] == pytest.approx(alone["cosine"])
+    assert any("euclidean" in warning and "cosine" in warning for warning in found["warnings"])  # the published one
 
 
 def test_euclidean_is_of_raw_vectors(tiny_weights: Path, market: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ RESUMABLE: dict[str, tuple[str, ...]] = {
 
 
 def can_resume(args: Sequence[str]) -> bool:
-    """True if the command with these arguments, given again, goes on where it was interrupted."""
+    """True if the command with these arguments, given again, resumes where it was interrupted."""
     for command, flags in RESUMABLE.items():
         words = command.split()
         if list(args[: len(words)]) == words:

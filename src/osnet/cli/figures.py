@@ -85,12 +85,12 @@ def match(
     out: Path,
     device: str = "auto",
 ) -> None:
-    """Which parts of the query made a picture a hit, and what set it apart from the next person.
+    """Which parts of the query made a picture a hit, and what set it apart from the next identity.
 
     Args:
         query: the photo that was searched for.
         hit: what was found.
-        following: a picture of the next person in the list.
+        following: a picture of the next identity in the list.
         weights: a path or a short name.
         out: ending in .png, .pdf or .svg.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -99,7 +99,7 @@ def match(
     photos = read_photos([query, hit, *([following] if following is not None else [])])
     maps = explain_match(Embedder(weights, device=device), *[photo.picture for photo in photos])
     draw_match(photos, maps, out)
-    apart = "" if maps.next_score is None else f", next person {maps.next_score:.3f}"
+    apart = "" if maps.next_score is None else f", next identity {maps.next_score:.3f}"
     print(f"score {maps.score:.3f}{apart}; drawn in {out}")
 
 
@@ -164,7 +164,10 @@ def shares(
     measure: Measure = "absolute",
     device: str = "auto",
 ) -> None:
-    """Does one network look at the person more than another? Measured on the queries of generated people.
+    """Shares of two networks' maps inside the person's box, beside controls, on the queries of generated people.
+
+    A network's map has a shape of its own. So each share stands beside two that know nothing of the person: of the map
+    of another image, and of maps of noise, in the same box. Only what differs beyond these is a difference of looking.
 
     Args:
         data: a generated data set, whose boxes are known.

@@ -59,7 +59,7 @@ def ranks(
 ) -> None:
     """Queries and what was found for them: the best, the median and the worst by average precision, and two between.
 
-    A double frame is the right person, a single one another, a bar across is ignored by the protocol.
+    A double frame is the right identity, a single one another, a bar across is ignored by the protocol.
 
     Args:
         data: a data set with query and gallery.
@@ -233,7 +233,7 @@ def report(
 
 @dataclass(frozen=True)
 class _Threshold:
-    """A cosine from which on two crops are called the same person."""
+    """A cosine from which on two crops are called the same identity."""
 
     score: float
     source: str

@@ -15,8 +15,7 @@ from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import DataError, ImageError, OutputError
 from osnet.features.array_files import read_arrays
 from osnet.files import check_writable, make_folder, write_json, written_aside
-from osnet.progress import Progress as Progress
-from osnet.progress import no_progress as no_progress
+from osnet.progress import Progress, no_progress
 
 SAVED = ("vectors", "names", "failures", "weights_sha256")
 

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from osnet.embedding.attribute_predictor import AttributePredictor, match_score
 from osnet.embedding.embedder import Embedder
+from osnet.embedding.third_party import ThirdPartyNetwork, save_third_party
 from osnet.errors import GalleryError
 from osnet.files import make_folder, plain_path
 from osnet.gallery.item_attributes import Described, choose_columns, find_fitting, stored_attributes
@@ -117,15 +118,15 @@ class Gallery:
         card = embedder.network.card
         head = embedder.head if isinstance(embedder, AttributePredictor) else None
         if not (folder / MANIFEST).exists() or not (folder / WEIGHTS / CARD_FILE).exists():
-            with locked(
-                make_folder(folder), LOCK_TIMEOUT_S
-            ):  # of several first writers one makes it, and the others find it made
+            with locked(make_folder(folder), LOCK_TIMEOUT_S):  # of several first writers one makes it
                 if not (folder / MANIFEST).exists():
                     name = (card and card.name) or "unnamed"
                     stored = stored_attributes(embedder)
                     begin(folder, Manifest(embedder.sha256(), name, embedder.embedding_size, attributes=stored))
                 _check_weights(folder, read_manifest(folder), embedder.sha256())
-                if not (folder / WEIGHTS / CARD_FILE).exists():
+                if isinstance(embedder.network, ThirdPartyNetwork):
+                    save_third_party(embedder.network, folder / WEIGHTS, embedder.preprocessing)
+                elif not (folder / WEIGHTS / CARD_FILE).exists():
                     own = replace(card or Card(embedder.network.config), preprocessing=embedder.preprocessing)
                     save_weights(embedder.network, folder / WEIGHTS, own, attributes=head)
         gallery = cls.open(folder)

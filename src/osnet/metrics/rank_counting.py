@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from osnet.metrics.matching_rules import Ints, Pairs
+from osnet.types import Distance as Distance
 
-Distance = Literal["cosine", "euclidean"]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
