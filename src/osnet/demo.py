@@ -26,13 +26,13 @@ from osnet.figures.ranked_list import save_ranked_lists
 from osnet.figures.report import Report, write_report
 from osnet.figures.report_data import (
     CAUTION_GENERATED,
-    Studied,
+    EvaluatedNetwork,
     choose_sheet,
-    compile_studied,
+    compile_evaluated,
     describe_networks,
+    evaluate_network,
     features_folder,
     read_run,
-    study,
 )
 from osnet.files import check_writable, make_folder, write_json
 from osnet.gallery import FileStamp, Gallery, Where
@@ -103,7 +103,7 @@ def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path
             out / "gallery", dataset, features_folder(out / "scores", OSNET) / "gallery.npz", embedders[OSNET]
         )
         by_name = {entrant.name: entrant for entrant in entrants}
-        studied = [Studied(by_name[name], embedders[name]) for name in (OSNET, BASELINE)]
+        studied = [EvaluatedNetwork(by_name[name], embedders[name]) for name in (OSNET, BASELINE)]
         parts = describe_networks(dataset, studied, comparison, progress=progress)
         runs = {name: read_run(out / recipe.name) for name, recipe in recipes.items()}
     with _step(6, "write the report"):
@@ -170,7 +170,7 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
     check_writable(out / "scores.json")
     card = embedder.network.card
     name = (card and card.name) or "your network"
-    studied, result = study(name, embedder, dataset, out / "features", progress=progress)
+    studied, result = evaluate_network(name, embedder, dataset, out / "features", progress=progress)
     write_json(out / "scores.json", result.to_json())
     print(result)
     gallery = index_features(out / "gallery", dataset, out / "features" / "gallery.npz", embedder)
@@ -180,7 +180,7 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
     save_ranked_lists(lists, out / "ranked.png", f"{dataset.name}: {NUM_SHOWN} queries, found in other cameras")
     print(f"ranked lists of {len(lists)} queries: {(out / 'ranked.png').absolute()}")
     write_report(
-        compile_studied(dataset, [(studied, result)], {name: Path(weights)}, progress=progress), out / "report.html"
+        compile_evaluated(dataset, [(studied, result)], {name: Path(weights)}, progress=progress), out / "report.html"
     )
     print(f"the gallery can be searched: osnet search {out / 'gallery'} PHOTO")
     print(f"report: {(out / 'report.html').absolute()}")

@@ -24,13 +24,13 @@ from osnet.figures.report import write_report
 from osnet.figures.report_data import (
     DEFAULT_FPR,
     PLACES,
-    Studied,
+    EvaluatedNetwork,
     check_people,
     compile_report,
     count_of,
+    evaluate_network,
     features_folder,
     read_run,
-    study,
 )
 from osnet.files import check_writable, make_folder
 from osnet.types import ReidDataset
@@ -162,7 +162,9 @@ def _draw_training(runs: tuple[Path, ...], out: Path) -> None:
         save_figure(figure, out)
 
 
-def _draw_curves(kind: Curve, dataset: ReidDataset, studied: list[Studied], out: Path, threshold: float | None) -> None:
+def _draw_curves(
+    kind: Curve, dataset: ReidDataset, studied: list[EvaluatedNetwork], out: Path, threshold: float | None
+) -> None:
     if kind == "cmc":
         found = {s.entrant.name: Rankings(dataset, s.entrant.query, s.entrant.gallery).scores.cmc[:20] for s in studied}
         lines = {name: Line(list(range(1, 1 + len(cmc))), cmc.tolist()) for name, cmc in found.items()}
@@ -299,9 +301,9 @@ def kept_in(features: Path | None) -> Iterator[Path]:
 
 def _study_all(
     embedders: Mapping[str, Embedder], dataset: ReidDataset, features: Path | None, force: bool
-) -> list[Studied]:
+) -> list[EvaluatedNetwork]:
     with kept_in(features) as folder:
         return [
-            study(name, embedder, dataset, features_folder(folder, name), force, draw_progress)[0]
+            evaluate_network(name, embedder, dataset, features_folder(folder, name), force, draw_progress)[0]
             for name, embedder in embedders.items()
         ]

@@ -24,7 +24,7 @@ from osnet.figures.maps import (
     measure_share,
     stretch_map,
 )
-from osnet.figures.person_boxes import Photo
+from osnet.figures.person_boxes import BoxedImage
 from osnet.files import printable
 
 COLOURS = ("viridis", "inferno", "magma", "cividis", "jet")
@@ -41,7 +41,7 @@ MEASURES = {"absolute": "sum of |features|", "squares": "sum of squared features
 
 
 @dataclass(frozen=True)
-class SeenMap:
+class LayerMap:
     """The activation map of one image, by one network at one layer."""
 
     network: str
@@ -65,18 +65,18 @@ class SeenMap:
         return f"{lines}\n{inside:.0f} % in box,\nuniform {uniform:.0f} %"
 
 
-def look(
-    photos: Sequence[Photo],
+def collect_maps(
+    photos: Sequence[BoxedImage],
     embedders: Mapping[str, Embedder],
     layers: Sequence[str] = (LAST,),
     measure: Measure = "absolute",
-) -> list[list[SeenMap]]:
+) -> list[list[LayerMap]]:
     """Compute the maps of each image: for each network, one per layer.
 
     Raises:
         ModelError: a layer does not exist or does not output a map.
     """
-    pictures = [photo.picture for photo in photos]
+    pictures = [photo.image for photo in photos]
     columns = [
         (name, layer, maps)
         for name, embedder in embedders.items()
@@ -84,12 +84,12 @@ def look(
     ]
     return [
         [
-            SeenMap(
+            LayerMap(
                 name,
                 layer,
                 maps[i],
                 measure_entropy(maps[i]),
-                measure_share(maps[i], photo.box, photo.picture.size) if photo.box else None,
+                measure_share(maps[i], photo.box, photo.image.size) if photo.box else None,
             )
             for name, layer, maps in columns
         ]
@@ -97,7 +97,7 @@ def look(
     ]
 
 
-def lay_over(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
+def overlay_map(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
     """Overlay a map on a grey image: (height, width, 3). The map is scaled by its own minimum and maximum."""
     check_colours(colours)
     matplotlib = require_extra("matplotlib", "figures")
@@ -113,8 +113,8 @@ def check_colours(colours: str) -> None:
 
 
 def draw_activation(
-    photos: Sequence[Photo],
-    seen: Sequence[Sequence[SeenMap]],
+    photos: Sequence[BoxedImage],
+    seen: Sequence[Sequence[LayerMap]],
     path: str | Path,
     *,
     colours: str = DEFAULT_COLOURS,
@@ -125,7 +125,7 @@ def draw_activation(
 
     Args:
         photos: images; their boxes are drawn if known.
-        seen: the maps of each image, from ``look``.
+        seen: the maps of each image, from ``collect_maps``.
         path: output file, ending in .png, .pdf or .svg.
         colours: one of ``COLOURS``.
         measure: how the maps were computed, for the label of the colour bar.
@@ -138,7 +138,7 @@ def draw_activation(
     check_colours(colours)
     columns = 1 + len(seen[0])
     per_row = groups_per_row or max(1, min(len(photos), COLUMNS // columns))
-    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.picture.height / p.picture.width) for p in photos)
+    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.image.height / p.image.width) for p in photos)
     titles = _title_all(seen[0])
     title_h = 0.1 + 0.15 * max(title.count("\n") + 1 for title in titles)
     caption_h = 0.1 + 0.125 * max(max(m.caption.count("\n") + 1 for row in seen for m in row), 2)
@@ -159,22 +159,22 @@ def draw_activation(
 
 
 def _draw_group(
-    sheet: Sheet, corner: tuple[float, float], cell_h: float, photo: Photo, maps: Sequence[SeenMap], colours: str
+    sheet: Sheet, corner: tuple[float, float], cell_h: float, photo: BoxedImage, maps: Sequence[LayerMap], colours: str
 ) -> None:
     """Draw one image and its maps side by side."""
-    cell = photo.picture.resize(fit_picture(photo.picture.size), Image.Resampling.LANCZOS)
+    cell = photo.image.resize(fit_size(photo.image.size), Image.Resampling.LANCZOS)
     for place in range(1 + len(maps)):
         seen = maps[place - 1] if place else None
         x = corner[0] + place * (CELL_IN[0] + GAP_IN)
-        pixels = np.asarray(cell) if seen is None else lay_over(cell, seen.strength, colours)
+        pixels = np.asarray(cell) if seen is None else overlay_map(cell, seen.strength, colours)
         axes = sheet.add_image(pixels, x, corner[1], CELL_IN[0], cell_h)
         if photo.box is not None:
-            _draw_box(axes, photo.box, photo.picture.size, pixels.shape)
+            _draw_box(axes, photo.box, photo.image.size, pixels.shape)
         caption = seen.caption if seen else wrap_name(photo.name)
         sheet.write(x + CELL_IN[0] / 2, corner[1] + cell_h + 0.06, caption, ha="center")
 
 
-def _title_all(seen: Sequence[SeenMap]) -> list[str]:
+def _title_all(seen: Sequence[LayerMap]) -> list[str]:
     """Column titles: the network, the layer or both, depending on what differs; the network if nothing differs."""
     networks, layers = ({getattr(m, what) for m in seen} for what in ("network", "layer"))
     titles = []
@@ -205,7 +205,7 @@ def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2)
     return "\n".join(line.strip() for line in (made if len(made) <= lines else [*made[: lines - 1], f"...{made[-1]}"]))
 
 
-def fit_picture(size_wh: tuple[int, int]) -> tuple[int, int]:
+def fit_size(size_wh: tuple[int, int]) -> tuple[int, int]:
     """Size (width, height) that fits into 256 x 512 pixels and keeps the aspect ratio."""
     width, height = size_wh
     scale = min(256 / width, 512 / height)

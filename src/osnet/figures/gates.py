@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from osnet.data.loading import read_image
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError, require_extra
-from osnet.figures.activation import fit_picture
+from osnet.figures.activation import fit_size
 from osnet.figures.canvas import STYLES, Sheet, new_figure, plain, save_figure
-from osnet.figures.maps import BATCH, prepare_pictures
+from osnet.figures.maps import BATCH, prepare_images
 from osnet.models.osnet import SeparateGates, UnifiedGate
 from osnet.progress import Progress, no_progress
 from osnet.runtime.backends import eval_mode
@@ -80,7 +80,7 @@ def record_gates(embedder: Embedder, paths: Sequence[Path], progress: Progress =
     starts = range(0, len(paths), BATCH)
     try:
         for start in progress(starts, len(starts), "gates"):
-            images = prepare_pictures(embedder, [read_image(path) for path in paths[start : start + BATCH]])
+            images = prepare_images(embedder, [read_image(path) for path in paths[start : start + BATCH]])
             for kept in outputs.values():
                 kept.clear()
             with eval_mode(embedder.network), torch.inference_mode():
@@ -172,7 +172,7 @@ def draw_clusters(
             )
             for place, index in enumerate(members[:columns]):
                 picture = read_image(paths[index])
-                small = picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)
+                small = picture.resize(fit_size(picture.size), Image.Resampling.LANCZOS)
                 sheet.add_image(np.asarray(small), 0.08 + place * (cell_w + 0.04), y + head_h, cell_w, cell_h)
         about = "Mean share of each scale in the last block; in brackets, points above the mean over all images."
         sheet.write(0.08, len(rows) * row_h + 0.02, about, fontsize=6)
@@ -261,7 +261,7 @@ def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[P
     for number, (name, (file, index)) in enumerate(examples.items()):
         photo, lines = grid.flat[2 * number], grid.flat[2 * number + 1]
         picture = read_image(file)
-        photo.imshow(np.asarray(picture.resize(fit_picture(picture.size), Image.Resampling.LANCZOS)))
+        photo.imshow(np.asarray(picture.resize(fit_size(picture.size), Image.Resampling.LANCZOS)))
         lines.set_title(plain(name), fontsize=7)  # above the wider axes
         lines.set_axis_on()
         for stream in range(num_streams):

@@ -171,7 +171,7 @@ def watch_layers(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
             hook.remove()
 
 
-def prepare_pictures(embedder: Embedder, pictures: Sequence[Image.Image]) -> Tensor:
+def prepare_images(embedder: Embedder, pictures: Sequence[Image.Image]) -> Tensor:
     """Preprocess RGB images of any size for the embedder's network: (N, 3, height, width)."""
     settle()
     pixels = torch.stack([resize_image(picture, embedder.preprocessing) for picture in pictures])
@@ -199,7 +199,7 @@ def compute_maps(
     made: dict[str, list[Floats]] = {name: [] for name in names}
     inner = [name for name in names if name != LAST]
     for start in range(0, len(pictures), BATCH):
-        images = prepare_pictures(embedder, pictures[start : start + BATCH])
+        images = prepare_images(embedder, pictures[start : start + BATCH])
         with eval_mode(embedder.network), torch.inference_mode(), watch_layers(embedder.network, inner) as kept:
             last = embedder.network.feature_map(images)
             for name in names:

@@ -22,10 +22,10 @@ from torch.nn.functional import interpolate
 
 from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError, require_extra
-from osnet.figures.activation import OPACITY, fit_picture, wrap_name
+from osnet.figures.activation import OPACITY, fit_size, wrap_name
 from osnet.figures.canvas import Sheet, new_figure, save_figure
-from osnet.figures.maps import Floats, prepare_pictures
-from osnet.figures.person_boxes import Photo
+from osnet.figures.maps import Floats, prepare_images
+from osnet.figures.person_boxes import BoxedImage
 from osnet.runtime.backends import eval_mode
 
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
@@ -57,7 +57,7 @@ def explain_match(
         ModelError: the network does not compute its embedding from one call of ``feature_map``.
     """
     pictures = [query, hit, *([following] if following is not None else [])]
-    images = prepare_pictures(embedder, pictures)
+    images = prepare_images(embedder, pictures)
     with eval_mode(embedder.network), torch.inference_mode():
         vectors = embedder.network(images).float()
         unit = vectors / _length(vectors)[:, None]
@@ -125,7 +125,7 @@ def _held_map(network: Any) -> Iterator[list[Tensor]]:
         del network.feature_map
 
 
-def lay_parts_over(picture: Image.Image, parts: Floats, greatest: float, signed: bool) -> NDArray[np.uint8]:
+def overlay_parts(picture: Image.Image, parts: Floats, greatest: float, signed: bool) -> NDArray[np.uint8]:
     """Overlay contributions on a grey image: (height, width, 3).
 
     Args:
@@ -143,7 +143,7 @@ def lay_parts_over(picture: Image.Image, parts: Floats, greatest: float, signed:
     return np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
 
 
-def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> None:
+def draw_match(photos: Sequence[BoxedImage], maps: MatchMaps, path: str | Path) -> None:
     """Draw query, hit and next person in the first row, and the contributions to the score in the second row.
 
     Args:
@@ -164,15 +164,15 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
         apart = f"query: hit rather than\nnext, {maps.score - maps.next_score:+.3f}"
         below.append((apart, maps.query_rather_than_next))
     columns = len(photos)
-    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.picture.height / p.picture.width) for p in photos)
+    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.image.height / p.image.width) for p in photos)
     row_h = TITLE_IN + cell_h + CAPTION_IN
     greatest = [max(float(m.max()) for _, m in below[:2]), float(np.abs(below[-1][1]).max())]
     with new_figure((columns * (CELL_IN[0] + GAP_IN), 2 * row_h + BAR_IN - CAPTION_IN), layout=None) as figure:
         sheet = Sheet(figure)
-        query = photos[0].picture.resize(fit_picture(photos[0].picture.size), Image.Resampling.LANCZOS)
+        query = photos[0].image.resize(fit_size(photos[0].image.size), Image.Resampling.LANCZOS)
         for place, photo in enumerate(photos):
             x = GAP_IN / 2 + place * (CELL_IN[0] + GAP_IN)
-            picture = photo.picture.resize(fit_picture(photo.picture.size), Image.Resampling.LANCZOS)
+            picture = photo.image.resize(fit_size(photo.image.size), Image.Resampling.LANCZOS)
             middle = x + CELL_IN[0] / 2
             sheet.write(middle, TITLE_IN - 0.08, titles[place], ha="center", va="baseline", fontsize=8)
             sheet.add_image(np.asarray(picture), x, TITLE_IN, CELL_IN[0], cell_h)
@@ -181,7 +181,7 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
             signed = place == 2
             ground = picture if place == 1 else query
             sheet.write(middle, row_h + TITLE_IN - 0.08, title, ha="center", va="baseline", fontsize=8)
-            over = lay_parts_over(ground, parts, greatest[signed], signed)
+            over = overlay_parts(ground, parts, greatest[signed], signed)
             sheet.add_image(over, x, row_h + TITLE_IN, CELL_IN[0], cell_h)
         y = row_h + TITLE_IN + cell_h + 0.1
         _draw_bar(sheet, GAP_IN / 2, y, 2 * CELL_IN[0] + GAP_IN, SEQUENTIAL, (0, greatest[0]))

@@ -24,17 +24,17 @@ MIN_VISIBLE = 0.6
 
 
 @dataclass(frozen=True)
-class Photo:
+class BoxedImage:
     """An image with its name and, if known, the person's box."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     box: Box | None = None
-    note: Annotation | None = None
+    annotation: Annotation | None = None
     """Annotation of a generated image."""
 
 
-def read_photos(paths: Sequence[Path]) -> list[Photo]:
+def read_boxed_images(paths: Sequence[Path]) -> list[BoxedImage]:
     """Read images. Those of a generated data set come with the person's box.
 
     Raises:
@@ -43,7 +43,7 @@ def read_photos(paths: Sequence[Path]) -> list[Photo]:
     photos = []
     for path in paths:
         note = find_annotation(path)
-        photos.append(Photo(path.name, read_image(path), note.box if note else None, note))
+        photos.append(BoxedImage(path.name, read_image(path), note.box if note else None, note))
     return photos
 
 
@@ -61,7 +61,7 @@ def _annotations(root: Path) -> dict[str, Annotation]:
     return read_annotations(root)
 
 
-def cut_mot_people(sequence: Path, number: int, wider: float = WIDER) -> list[Photo]:
+def cut_mot_people(sequence: Path, number: int, wider: float = WIDER) -> list[BoxedImage]:
     """Crop people from a MOT17 sequence. Crops are ``wider`` times as large as the box and clipped to the frame.
 
     Each person is taken from the first frame in which they are at least 60 % visible and 96 pixels high, and their box
@@ -91,13 +91,13 @@ def cut_mot_people(sequence: Path, number: int, wider: float = WIDER) -> list[Ph
     return [_cut(frames[first[track][0]], track, first[track][1], wider) for track in chosen]
 
 
-def _cut(frame: Path, track: int, box: Box, wider: float) -> Photo:
+def _cut(frame: Path, track: int, box: Box, wider: float) -> BoxedImage:
     picture = read_image(frame)
     left, top, right, bottom = box
     more_x, more_y = (wider - 1) / 2 * (right - left), (wider - 1) / 2 * (bottom - top)
     x, y = max(0, round(left - more_x)), max(0, round(top - more_y))
     end = min(picture.width, round(right + more_x)), min(picture.height, round(bottom + more_y))
-    return Photo(
+    return BoxedImage(
         f"{frame.parent.parent.name} person {track}",
         picture.crop((x, y, *end)),
         (left - x, top - y, right - x, bottom - y),

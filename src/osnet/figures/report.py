@@ -15,7 +15,7 @@ from PIL import Image
 from osnet.data.loading import read_image
 from osnet.errors import ImageError, require_extra
 from osnet.evaluation.comparison import METRICS, Comparison
-from osnet.figures.activation import SeenMap, lay_over
+from osnet.figures.activation import LayerMap, overlay_map
 from osnet.figures.curves import (
     Line,
     LineStyle,
@@ -26,7 +26,7 @@ from osnet.figures.curves import (
     make_roc,
 )
 from osnet.figures.embeddings import COLOURS
-from osnet.figures.match import MatchMaps, lay_parts_over
+from osnet.figures.match import MatchMaps, overlay_parts
 from osnet.files import written_aside
 from osnet.metrics.pair_scores import PairCurves
 from osnet.types import Crop, Hit, RankedList
@@ -40,7 +40,7 @@ MAX_ROWS = 1000
 class Look:
     """Activation maps of one network for one ranked list."""
 
-    maps: Sequence[tuple[Path, SeenMap]]
+    maps: Sequence[tuple[Path, LayerMap]]
     """The query and the first hits, each with its activation map."""
     match: MatchMaps | None = None
     """Contribution of image regions to the first hit's score, and to its lead over the next person."""
@@ -251,7 +251,7 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
     pictures = {path: _small(path) for path, _ in look.maps}
     maps = [
         _Cell(
-            _as_data_uri(lay_over(picture, seen.strength)) if (picture := pictures[path]) else "",
+            _as_data_uri(overlay_map(picture, seen.strength)) if (picture := pictures[path]) else "",
             path.name,
             "",
             ["query" if not place else f"{place}.", *seen.caption.split("\n")],
@@ -275,7 +275,7 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
             ]
             parts.append((query, apart, float(np.abs(apart).max()), True, said))
         why = [
-            _Cell(_as_data_uri(lay_parts_over(picture, part, top, signed)), " ".join(lines), "", lines)
+            _Cell(_as_data_uri(overlay_parts(picture, part, top, signed)), " ".join(lines), "", lines)
             for picture, part, top, signed, lines in parts
         ]
     return {"maps": maps, "why": why}

@@ -19,11 +19,11 @@ from osnet.evaluation.failures import group_failures
 from osnet.evaluation.ranked_lists import Rankings, pick_queries, sample_queries
 from osnet.evaluation.results import Evaluation
 from osnet.features.embedding_files import read_vectors
-from osnet.figures.activation import look
+from osnet.figures.activation import collect_maps
 from osnet.figures.curves import Line
 from osnet.figures.embeddings import MIN_ON_MAP, choose_crops, project
 from osnet.figures.match import explain_match
-from osnet.figures.person_boxes import read_photos
+from osnet.figures.person_boxes import read_boxed_images
 from osnet.figures.report import EmbeddingMap, Look, QueryRow, Report, ShownFailures, ShownQuery
 from osnet.files import make_folder
 from osnet.metrics.pair_scores import PairCurves, count_pairs
@@ -53,21 +53,21 @@ TWINS = {"small cue": "alike but for the logo", "overall look": "same logo and b
 
 
 @dataclass(frozen=True)
-class Studied:
+class EvaluatedNetwork:
     """A network with its embeddings of a data set."""
 
     entrant: Entrant
     embedder: Embedder
 
 
-def study(
+def evaluate_network(
     name: str,
     embedder: Embedder,
     dataset: ReidDataset,
     features: Path,
     force: bool = False,
     progress: Progress = no_progress,
-) -> tuple[Studied, Evaluation]:
+) -> tuple[EvaluatedNetwork, Evaluation]:
     """Evaluate a network as ``osnet evaluate`` does; its embeddings stay in the folder ``features``.
 
     Errors as for ``evaluate``.
@@ -75,12 +75,12 @@ def study(
     make_folder(features)
     scored = evaluate(embedder, dataset, force=force, features=features, progress=progress)
     query, gallery = (read_vectors(features / f"{part}.npz")[0].vectors for part in ("query", "gallery"))
-    return Studied(Entrant(name, query, gallery), embedder), scored
+    return EvaluatedNetwork(Entrant(name, query, gallery), embedder), scored
 
 
 def describe_networks(
     dataset: ReidDataset,
-    studied: Sequence[Studied],
+    studied: Sequence[EvaluatedNetwork],
     comparison: Comparison,
     thresholds: Mapping[str, float] | None = None,
     progress: Progress = no_progress,
@@ -177,7 +177,7 @@ class _Shower:
     def __init__(
         self,
         dataset: ReidDataset,
-        studied: Sequence[Studied],
+        studied: Sequence[EvaluatedNetwork],
         rankings: Mapping[str, Rankings],
         notes: Mapping[int, Mapping[str, str]],
     ) -> None:
@@ -204,12 +204,12 @@ class _Shower:
         hits = [Path(hit.item.source) for hit in ranked.hits[:NUM_LOOKED_AT]]
         following = rankings.find_next_person(q)
         try:
-            photos = read_photos([ranked.query, *hits])
-            after = read_photos([Path(following.item.source)])[0].picture if following else None
+            photos = read_boxed_images([ranked.query, *hits])
+            after = read_boxed_images([Path(following.item.source)])[0].image if following else None
         except ImageError:  # deleted since it was embedded; the ranked list shows that
             return None
-        seen = [maps[0] for maps in look(photos, {"": embedder})]
-        match = explain_match(embedder, photos[0].picture, photos[1].picture, after) if hits else None
+        seen = [maps[0] for maps in collect_maps(photos, {"": embedder})]
+        match = explain_match(embedder, photos[0].image, photos[1].image, after) if hits else None
         return Look(list(zip([ranked.query, *hits], seen, strict=True)), match, hits[0] if hits else None)
 
 
@@ -245,7 +245,7 @@ def _name_cameras(dataset: ReidDataset, rankings: Rankings) -> dict[tuple[str, s
     return {(names[a], names[b]): value for (a, b), value in rankings.camera_pairs().items()}
 
 
-def _draw_map(dataset: ReidDataset, studied: Studied) -> EmbeddingMap | None:
+def _draw_map(dataset: ReidDataset, studied: EvaluatedNetwork) -> EmbeddingMap | None:
     chosen = choose_crops(dataset.gallery.crops, NUM_ON_MAP)
     if len(chosen) < MIN_ON_MAP:
         return None
@@ -340,18 +340,20 @@ def compile_report(
         DataError: as for ``evaluate``; no query has a match; or the data set shows only one person.
     """
     check_people(dataset)
-    made = [study(n, e, dataset, features_folder(features, n), force, progress) for n, e in embedders.items()]
-    return compile_studied(dataset, made, runs, threshold, progress)
+    made = [
+        evaluate_network(n, e, dataset, features_folder(features, n), force, progress) for n, e in embedders.items()
+    ]
+    return compile_evaluated(dataset, made, runs, threshold, progress)
 
 
-def compile_studied(
+def compile_evaluated(
     dataset: ReidDataset,
-    made: Sequence[tuple[Studied, Evaluation]],
+    made: Sequence[tuple[EvaluatedNetwork, Evaluation]],
     runs: Mapping[str, Path],
     threshold: float | None = None,
     progress: Progress = no_progress,
 ) -> Report:
-    """Compile a report from results of ``study``. Arguments and errors as for ``compile_report``."""
+    """Compile a report from results of ``evaluate_network``. Arguments and errors as for ``compile_report``."""
     check_people(dataset)
     names = [s.entrant.name for s, _ in made]
     generated = (dataset.root / ANNOTATIONS_FILE).is_file()
@@ -360,7 +362,7 @@ def compile_studied(
     comparison = compare(dataset, [s.entrant for s, _ in made], contrasts, groups)
     given = None if threshold is None else {names[0]: threshold}
     parts = describe_networks(dataset, [s for s, _ in made], comparison, given, progress)
-    told = {name: read_run(runs[name]) for name in names if name in runs}
+    read = {name: read_run(runs[name]) for name in names if name in runs}
     scores = comparison.groups[0].scores
     findings = [
         f"{name} ranks the right person first for {100 * scores[name]['rank-1']:.1f} % of the queries "
@@ -375,8 +377,8 @@ def compile_studied(
         caution=CAUTION_GENERATED if generated else CAUTION,
         findings=findings,
         comparison=comparison,
-        losses={name: line for name, (_, line) in told.items() if line},
-        recipes={name: recipe for name, (recipe, _) in told.items() if recipe},
+        losses={name: line for name, (_, line) in read.items() if line},
+        recipes={name: recipe for name, (recipe, _) in read.items() if recipe},
         sheet=choose_sheet(dataset),
         facts=_describe_data(dataset, made[0][1]),
         **parts,
