@@ -110,7 +110,7 @@ def embed(data: Path, folder: Path, weights: Path, flip: bool = False) -> dict[s
     from osnet.data.folder import read_dataset
     from osnet.embedding.embedder import Embedder
     from osnet.evaluation.evaluate import embed_dataset
-    from osnet.features.embedding_files import no_progress
+    from osnet.progress import no_progress
 
     dataset = read_dataset(data, name="market1501")
     embedder = Embedder(weights, device="cpu", normalize=False, num_workers=1, flip=flip)

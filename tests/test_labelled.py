@@ -165,7 +165,7 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
     table.write_text("path,identity\nnobody.jpg,1")
     with pytest.raises(DataError, match="no row for 3 images"):
         read_labelled(both, table)
-    with pytest.raises(DataError, match="one list of vectors; give a second file"):
+    with pytest.raises(DataError, match=r"all\.npz .*; give a second file"):
         read_labelled([tmp_path / "all.npz"])
 
 
@@ -174,16 +174,16 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
     [
         ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it holds gallery_camids"),
         ({"query_pids": None}, "has no array 'query_pids' and no names"),
-        ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 whole numbers or names"),
+        ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 "),
         ({"query_pids": np.full(12, 0.5)}, "query_pids is float64"),
         ({"query_pids": np.zeros(12, int)}, "pid 0 or less"),
-        ({"gallery_vectors": np.ones((60, 9))}, "query vectors have 8 components, gallery vectors 9"),
-        ({"gallery_vectors": np.full((60, 8), np.nan)}, "gallery_vectors: 60 rows hold values that are not finite"),
+        ({"gallery_vectors": np.ones((60, 9))}, "query embeddings have 8 components, gallery embeddings have 9"),
+        ({"gallery_vectors": np.full((60, 8), np.nan)}, "gallery_vectors: 60 rows contain values that are not finite"),
         ({"gallery_vectors": np.ones(8)}, "gallery_vectors is float64 (8,)"),
         ({"query_pids": np.array([""] * 12)}, "an identity is empty"),
         ({"query_pids": np.array(["0"] * 11 + ["anna"])}, "pid 0 or less"),
-        ({"query": np.ones((12, 8))}, "has both 'query' and 'query_vectors'; leave one out"),
-        ({"gallery_vectors": np.full((60, 8), 1e300)}, "gallery_vectors: 60 rows hold values above 3.4e38"),
+        ({"query": np.ones((12, 8))}, "has both 'query' and 'query_vectors'"),
+        ({"gallery_vectors": np.full((60, 8), 1e300)}, "gallery_vectors: 60 rows contain values above 3.4e38"),
         ({"query_names": np.array("all")}, "query_names is <U3 (); it must be 12"),
     ],
 )
@@ -223,7 +223,7 @@ def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, t
     status, _, err = run(*words, "--features", tmp_path / "file.npz")
     assert (status, "--features is one folder" in err) == (2, True)
     status, _, err = run("calibrate", "--weights", tiny_weights, "--data", market, "--fpr", 0.01)
-    assert (status, "too few to tell the rate" in err) == (2, True)
+    assert (status, "too few to estimate the rate" in err) == (2, True)
     threshold = tmp_path / "t.json"
     for pid in range(10, 50):
         write_picture(market / "query" / f"{pid:04d}_c1s1_000000_00.jpg", pid)

@@ -26,8 +26,7 @@ from osnet.data.reid.market1501 import parse_name
 from osnet.embedding.attribute_predictor import find_attributes, open_embedder
 from osnet.embedding.embedder import Embedder, OnError, join_embeddings
 from osnet.errors import DataError, GalleryError, ImageError
-from osnet.figures.attribute_sheet import Described as Shown
-from osnet.figures.attribute_sheet import save_attribute_sheet
+from osnet.figures.attribute_sheet import SheetCrop, save_attribute_sheet
 from osnet.figures.ranked_list import save_ranked_lists
 from osnet.files import check_writable, plain_path
 from osnet.gallery import Added, FileStamp, Gallery, Where, describe
@@ -239,7 +238,7 @@ def _fitting(where: Where, having: tuple[str, ...], lacking: tuple[str, ...], mi
 
 
 def _draw_described(hits: list[Hit], asked: list[str], sheet: Path, title: str) -> None:
-    found = [Shown(Path(h.item.source), tuple(_percents(h, asked)), heading=f"{h.score:.3f}") for h in hits]
+    found = [SheetCrop(Path(h.item.source), tuple(_percents(h, asked)), heading=f"{h.score:.3f}") for h in hits]
     save_attribute_sheet(found, sheet, title)
 
 

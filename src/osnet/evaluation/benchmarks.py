@@ -18,12 +18,12 @@ from osnet.evaluation.evaluate import (
     score_embedded,
 )
 from osnet.evaluation.results import Evaluation, Scoring, SplitEvaluation
-from osnet.features.embedding_files import Progress, no_progress
 from osnet.files import make_folder
 from osnet.metrics.matching_rules import Rule
 from osnet.metrics.rank_counting import Distance
 from osnet.metrics.ranking import AveragePrecision
 from osnet.models.network import Network
+from osnet.progress import Progress, no_progress
 from osnet.types import ReidDataset, Split
 
 

@@ -19,10 +19,8 @@ from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import DataError, ImageError
 from osnet.evaluation.results import Evaluation, Scoring
 from osnet.features.embedding_files import (
-    Progress,
     embed_files,
     find_changed,
-    no_progress,
     read_vectors,
     save_vectors,
     stamp_of,
@@ -34,6 +32,7 @@ from osnet.metrics.rank_counting import Distance
 from osnet.metrics.ranking import AveragePrecision, RankingScores, rank_scores, summarize
 from osnet.metrics.thresholds import DecisionScores, NoPairsError, identification_scores, verification_scores
 from osnet.models.network import Network
+from osnet.progress import Progress, no_progress
 from osnet.runtime.distributed import embed_shared, gather_bytes, gather_interleaved, join_processes
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
 

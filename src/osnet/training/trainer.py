@@ -30,6 +30,7 @@ from torch import nn
 from osnet.errors import DataError, OutputError, TrainingError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
 from osnet.forks import settle
+from osnet.progress import Progress as DrawProgress
 from osnet.runtime.distributed import any_of_all, gather_bytes, share_bytes
 from osnet.training.data_list import DATA_FILE, DataList, check_same
 from osnet.training.epochs import Batch, split_batch
@@ -43,7 +44,6 @@ from osnet.training.task import Task
 SAVE_EVERY_S = 300.0
 OURS = ("recipe.json", DATA_FILE, STATE_FILE, "weights", "best", LOG_FILE, EVENTS)
 """What a run's folder holds."""
-DrawProgress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
