@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check docs wheel bench clean
 
 help:
 	@echo "make demo    generate people, train, compare, search, and write a report: some minutes"
 	@echo "make test    all tests"
-	@echo "make check   format, lint, types"
+	@echo "make check   format, lint, types, who may import whom"
+	@echo "make docs    the documentation site, in site/"
+	@echo "make wheel   build the package and try it in an empty environment"
 	@echo "make bench   how fast embedding is here"
 	@echo "make clean   remove $(VENV)"
 
@@ -22,6 +24,22 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
+wheel: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	rm -rf build/bare
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/python -m pip install --quiet dist/*.whl
+	cd build && bare/bin/osnet --help >/dev/null && bare/bin/python -c 'import osnet; osnet.create_model("osnet_x0_25")'
+	rm -rf build/bare
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/embedding.py

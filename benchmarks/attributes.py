@@ -91,9 +91,10 @@ def make_recipe(settings: Settings, entrant: str, seed: int) -> AttributeRecipe:
 
 
 def summarize(scores: AttributeScores, counted: list[str]) -> dict[str, Any]:
+    values = [row.mean_accuracy for row in scores.rows if row.name in counted]
     return {
-        "mA": scores.mean_accuracy_over(counted), "accuracy": scores.accuracy, "precision": scores.precision,
-        "recall": scores.recall, "F1": scores.f1,
+        "mA": float(np.mean([value for value in values if value is not None])),
+        "accuracy": scores.accuracy, "precision": scores.precision, "recall": scores.recall, "F1": scores.f1,
         "mAP": float(np.mean([row.average_precision or 0.0 for row in scores.rows if row.name in counted])),
     }  # fmt: skip
 

@@ -109,7 +109,6 @@ def run_peer_neighbours(folder: Path) -> dict[str, float]:
 
 def run_ours(folder: Path) -> dict[str, float]:
     from osnet.metrics.k_reciprocal import rerank
-    from osnet.metrics.nearest_neighbors import load_fused
 
     query, gallery = (np.load(folder / f"{name}.npy") for name in ("query", "gallery"))
     rerank(query[:40], gallery[:99])
@@ -117,13 +116,13 @@ def run_ours(folder: Path) -> dict[str, float]:
     result = rerank(query, gallery, K1, K2, LAMBDA)
     times = clock.read()
     np.save(folder / "ours.npy", result)
-    return {**times, "gib": peak_gib(), "fused": load_fused() is not None}
+    return {**times, "gib": peak_gib()}
 
 
 def run_ours_best(folder: Path) -> dict[str, float]:
     """Without the matrix: the best 50 for each query."""
     from osnet.metrics.k_reciprocal import encode, rerank_best
-    from osnet.metrics.nearest_neighbors import find_nearest, load_fused
+    from osnet.metrics.nearest_neighbors import find_nearest
 
     query, gallery = (np.load(folder / f"{name}.npy") for name in ("query", "gallery"))
     rerank_best(query[:40], gallery[:99])
@@ -134,7 +133,7 @@ def run_ours_best(folder: Path) -> dict[str, float]:
     find_nearest(torch.from_numpy(np.concatenate([query, gallery])), K1 + 1)
     nearest_seconds = clock.read()["seconds"]
     code_entries = len(encode(query, gallery, K1, K2).codes.value) / (len(query) + len(gallery))
-    return {**times, "gib": gib, "fused": load_fused() is not None,
+    return {**times, "gib": gib,
             "seconds_of_nearest_neighbours": nearest_seconds, "entries_per_code": code_entries}  # fmt: skip
 
 

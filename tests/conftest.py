@@ -11,9 +11,12 @@ import torch
 from PIL import Image
 
 from osnet.models.config import OSNetConfig
+from osnet.models.network import Network
 from osnet.models.osnet import OSNet
+from osnet.models.variants import VARIANTS
 from osnet.weights.card import Card
 from osnet.weights.checkpoint import save_weights
+from osnet.weights.factory import create_model
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -67,6 +70,14 @@ def write_picture(path: Path, seed: int = 0, size_wh: tuple[int, int] = (64, 128
     path.parent.mkdir(parents=True, exist_ok=True)
     make_picture(seed, size_wh).save(path)
     return path
+
+
+def create_small(name: str, **overrides: Any) -> Network:
+    """A named network with random weights that takes images of 64 x 32 pixels."""
+    if VARIANTS[name].config.fixed_size_hw is not None:
+        overrides = {"pooled_hw": (4, 2), **overrides}
+    network: Network = create_model(name, **overrides)
+    return network
 
 
 @pytest.fixture(scope="session")

@@ -302,6 +302,6 @@ def test_data_sets_of_both_kinds_are_joined(described_people: Path, tmp_path: Pa
     assert np.isnan(joined.train.labels[48, 0])
     samples = AttributeSamples(joined.train, Augmentation(), Preprocessing(size_hw=(16, 8)), 1)
     assert len(samples.pids) == 12
-    assert samples[0, 0, 48, 0]["label"] == -1
-    assert samples[0, 0, 0, 1]["label"] == 0
-    assert samples[0, 0, 0, 1]["image"].shape == (3, 16, 8)
+    assert samples[0, 0, 48]["label"] == -1
+    assert samples[0, 0, 0]["label"] == 0
+    assert samples[0, 0, 0]["image"].shape == (3, 16, 8)

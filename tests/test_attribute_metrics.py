@@ -80,10 +80,7 @@ def test_scores_by_hand() -> None:
     assert scores.recall == pytest.approx((1 + 1 / 2 + 1) / 3)
     p, r = scores.precision, scores.recall
     assert scores.f1 == pytest.approx(2 * p * r / (p + r))
-    assert "not in mA, for want of positives or negatives: c" in str(scores)
-    assert scores.mean_accuracy_over(["a"]) == 0.75
-    with pytest.raises(ValueError, match="not defined over c"):
-        scores.mean_accuracy_over(["c"])
+    assert "(no positives or no negatives): c" in str(scores)
 
 
 def test_zero_denominators() -> None:
@@ -93,9 +90,9 @@ def test_zero_denominators() -> None:
     assert (nothing_true.precision, nothing_true.recall, nothing_true.accuracy) == (0, 0, 0)
     assert nothing_true.mean_accuracy is None
     for wrong in ([[1.5, 0.1]], [[NAN, 0.1]]):
-        with pytest.raises(ValueError, match="outside 0 to 1"):
+        with pytest.raises(ValueError, match="from 0 to 1"):
             score_attributes(wrong, [[0, 0]], ["a", "b"])
-    with pytest.raises(ValueError, match="disagree"):
+    with pytest.raises(ValueError, match=r"\(1, 1\).*\(1, 2\)"):
         score_attributes([[0.5]], [[0, 0]], ["a", "b"])
 
 

@@ -15,7 +15,7 @@ from osnet.data.attributes.identities import read_generated_attributes
 from osnet.data.attributes.samples import join_labels
 from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.errors import WeightsError
-from osnet.figures.attribute_sheet import Described, describe_lines, draw_attribute_sheet
+from osnet.figures.attribute_sheet import SheetCrop, describe_lines, draw_attribute_sheet
 from osnet.models.heads import AttributeHead, switch_attributes
 from osnet.tasks.attribute_task import score_split
 from osnet.training.trainer import Trainer
@@ -176,9 +176,9 @@ def test_heads_in_checkpoints(tiny_network, tmp_path: Path) -> None:
 
 def test_the_sheet_tells_right_from_wrong(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.jpg")
-    shown = Described(path, ("hat", "bag"), ("bag", "boots"), heading="0.9")
+    shown = SheetCrop(path, ("hat", "bag"), ("bag", "boots"), heading="0.9")
     assert [line for line, _ in describe_lines(shown)] == ["0.9", "= bag", "+ hat", "- boots"]
-    assert [line for line, _ in describe_lines(Described(path, ("hat",)))] == ["hat"]
-    sheet = draw_attribute_sheet([shown, Described(tmp_path / "gone.jpg", ("hat",))] * 3, "title")
+    assert [line for line, _ in describe_lines(SheetCrop(path, ("hat",)))] == ["hat"]
+    sheet = draw_attribute_sheet([shown, SheetCrop(tmp_path / "gone.jpg", ("hat",))] * 3, "title")
     assert sheet.size[1] > 2 * 192
     assert len(sheet.getcolors(1 << 20)) > 100

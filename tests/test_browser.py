@@ -20,7 +20,7 @@ from osnet.embedding.embedder import Embedder
 from osnet.evaluation.comparison import Entrant, compare
 from osnet.figures.curves import Line
 from osnet.figures.report import Report, write_report
-from osnet.figures.report_data import Studied, choose_sheet, describe_networks
+from osnet.figures.report_data import EvaluatedNetwork, choose_sheet, describe_networks
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, Preprocessing, ReidDataset, Split
 
@@ -76,12 +76,12 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_network: OSNet) -> Path:
     people = rng.normal(size=(NUM_PEOPLE + 1, 16))
     embedder = Embedder(tiny_network, preprocessing=Preprocessing(size_hw=(64, 32)))
 
-    def make(name: str, noise: float) -> Studied:
+    def make(name: str, noise: float) -> EvaluatedNetwork:
         query, gallery = (
             np.abs(people[split.pids] + noise * rng.normal(size=(len(split), 16))).astype(np.float32)
             for split in (data.query, data.gallery)
         )
-        return Studied(Entrant(name, query, gallery), embedder)
+        return EvaluatedNetwork(Entrant(name, query, gallery), embedder)
 
     studied = [make("one", 0.5), make("another", 0.7)]
     comparison = compare(data, [s.entrant for s in studied], [("one", "another")])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import write_picture
+from conftest import ROOT, write_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.cli import RESUMABLE, main
-from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED
+from osnet.cli import COMMANDS, RESUMABLE, load_command, main
+from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED, app
 from osnet.gallery import Gallery
 from osnet.weights.checkpoint import save_weights
 
@@ -281,7 +281,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, args: tuple[str,
     def interrupted(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("osnet.cli.app.cli", interrupted)
+    monkeypatch.setattr("osnet.cli.common.app.cli", interrupted)
     status, out, err = run(*args)
     assert status == EXIT_INTERRUPTED
     assert out == ""
@@ -301,3 +301,36 @@ def test_as_a_program() -> None:
     out = subprocess.run([sys.executable, "-m", "osnet.cli", "--help"], capture_output=True, text=True, check=True)
     for command in ("models", "convert", "embed", "index", "search", "evaluate", "data", "gallery", "demo"):
         assert command in out.stdout
+
+
+def test_help_lists_every_command_and_loads_none() -> None:
+    code = (
+        "import sys; from osnet.cli import main; main(['--help']); "
+        "print([m for m in ('torch', 'numpy', 'tyro', 'osnet.cli.common') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *listing, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert {line.split()[0] for line in listing if line.startswith("  ")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_is_defined_where_the_table_says(run: Run, name: str) -> None:
+    status, out, _ = run(name, "--help")
+    assert status == 0
+    assert f"osnet {name}" in out
+
+
+def test_the_table_has_every_command() -> None:
+    for name in COMMANDS:
+        load_command(name)
+    modules = {path.stem for path in (ROOT / "src" / "osnet" / "cli").glob("*.py")} - {"__init__", "__main__", "common"}
+    assert {module for _, modules_of in COMMANDS.values() for module in modules_of} == modules
+    assert set(app._subcommands) == set(COMMANDS)
+
+
+def test_an_unknown_command_suggests_the_nearest(run: Run) -> None:
+    status, out, err = run("evalute")
+    assert (status, out) == (EXIT_ERROR, "")
+    assert "'evalute'" in err
+    assert "'evaluate'" in err

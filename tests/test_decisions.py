@@ -102,15 +102,15 @@ def test_by_hand() -> None:
     assert half.false_positive_rate == 0.5
     identified = identification_scores([[1, 0]], gallery, *labels, (0.0, 1.0))
     assert (identified.at(0.0).miss_rate, identified.at(1.0).threshold) == (0, -np.inf)
-    with pytest.raises(ValueError, match=r"rate 0\.25 was not asked for; there are 0, 1"):
+    with pytest.raises(ValueError, match=r"rate 0\.25 .* 0, 1"):
         identified.at(0.25)
 
 
 def test_refusals() -> None:
     vectors, labels = np.eye(2), ([1, 2], [1, 2], [1, 1], [1, 1])
-    with pytest.raises(ValueError, match="0 pairs of one person and 2 of two"):
+    with pytest.raises(ValueError, match="0 pairs of the same person and 2 of"):
         verification_scores(vectors, vectors, *labels)
-    with pytest.raises(ValueError, match="nobody can be identified"):
+    with pytest.raises(ValueError, match="no query has a match"):
         identification_scores(vectors, vectors, *labels)
     with pytest.raises(ValueError, match=r"fprs \(2,\) must be"):
         verification_scores(vectors, vectors, *labels, fprs=(2,))
@@ -172,12 +172,12 @@ def test_calibrate_for_identification(embedder: Embedder, people: Path) -> None:
     [
         (
             {"fpr": 0.001},
-            "allow 1.02 errors at FPR 0.001, too few to tell the rate (at least 30); ask for 0.029 or more",
+            "allow 1.02 errors at FPR 0.001, too few to estimate the rate (at least 30 are needed)",
         ),
         ({"fpir": 0.1}, "32 searches for unknown people allow 3.2 errors at FPIR 0.1"),
         ({}, "give either fpr"),
         ({"fpr": 0.1, "fpir": 0.1}, "give either fpr"),
-        ({"fpr": 1.5}, "a share between 0 and 1"),
+        ({"fpr": 1.5}, "rate 1.5 must be between 0 and 1"),
     ],
 )
 def test_what_cannot_be_calibrated_is_said_before_anything_is_embedded(
@@ -195,7 +195,7 @@ def test_few_matches_are_refused(embedder: Embedder, people: Path, tmp_path: Pat
         write_picture(tmp_path / "query" / crop.path.name, 1)
     for crop in data.gallery.crops:
         write_picture(tmp_path / "bounding_box_test" / crop.path.name, crop.pid)
-    with pytest.raises(DataError, match="3 pairs of one person in two cameras are too few to say what is missed"):
+    with pytest.raises(DataError, match="3 pairs of one person in two cameras are too few to estimate the miss rate"):
         calibrate(embedder, tmp_path, fpr=0.5)
 
 

@@ -15,8 +15,9 @@ from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError, EmbeddingError, ImageError, OutputError
 from osnet.evaluation.evaluate import embed_dataset
 from osnet.evaluation.results import Evaluation
-from osnet.features.embedding_files import embed_files, find_changed, no_progress, read_vectors, save_vectors
+from osnet.features.embedding_files import embed_files, find_changed, read_vectors, save_vectors
 from osnet.metrics.ranking import rank_scores
+from osnet.progress import no_progress
 
 
 @pytest.fixture(scope="module")

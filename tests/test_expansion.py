@@ -27,7 +27,7 @@ def test_expansion_by_hand() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 3.0])
 def test_expansion_against_a_slow_loop(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_FLOATS", 300)
+    monkeypatch.setattr(blocks, "BLOCK_DISTANCES", 300)
     query, gallery, *_ = make_features(17, 60)
     wanted = []
     for q in query.astype(np.float64):

@@ -15,7 +15,7 @@ from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
 from osnet.figures.canvas import check_figure_path
 from osnet.figures.embeddings import choose_crops, project
-from osnet.figures.map_overlap import measure_shares
+from osnet.figures.map_overlap import NOISE, OTHER_IMAGE, measure_shares
 from osnet.figures.maps import compute_maps, measure_share
 from osnet.metrics.bootstrap import cluster_interval
 from osnet.models.config import OSNetConfig
@@ -83,6 +83,43 @@ def test_shares_against_a_slow_loop(people: Path, weights: dict[str, str]) -> No
     assert "difference" in str(found)
     with pytest.raises(DataError, match="two networks"):
         measure_shares(crops, {"one": embedders["one"]})
+
+
+def test_a_map_of_fixed_shape_has_no_share_beyond_its_controls(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One network is strong in the middle and the other everywhere, whatever they see; a third looks at the person."""
+    crops = read_dataset(people).query.crops
+    notes = read_annotations(people)
+    middle = np.zeros((8, 4), np.float32)
+    middle[2:6, 1:3] = 1
+
+    def fake(embedder: str, pictures: list, measure: str) -> dict:
+        if embedder == "person":
+            maps = []
+            for picture in pictures:
+                box = known.get(picture.tobytes())
+                maps.append(np.ones((8, 4), np.float32) if box is None else fill(box, picture.size))
+            return {"last": np.stack(maps)}
+        return {"last": np.stack([middle if embedder == "middle" else np.ones_like(middle)] * len(pictures))}
+
+    def fill(box: tuple, size: tuple[int, int]) -> np.ndarray:
+        cells = np.zeros((8, 4), np.float32)
+        left, top, right, bottom = (v / s for v, s in zip(box, [*size, *size], strict=True))
+        cells[round(8 * top) : round(8 * bottom), round(4 * left) : round(4 * right)] = 1
+        return cells + 0.01
+
+    known = {
+        Image.open(crop.path).convert("RGB").tobytes(): notes[crop.path.relative_to(people).as_posix()].box
+        for crop in crops
+    }
+    monkeypatch.setattr("osnet.figures.map_overlap.compute_maps", fake)
+    found = measure_shares(crops, {"middle": "middle", "flat": "flat"})  # type: ignore[dict-item]
+    assert found.differences["all"].low > 0.1  # looks like looking
+    assert abs(found.corrected[NOISE]["all"].mean) < 1e-6
+    assert abs(found.corrected[OTHER_IMAGE]["all"].mean) < 1e-6
+    assert found.controls[NOISE]["flat"].mean == pytest.approx(found.uniform)
+    found = measure_shares(crops, {"person": "person", "middle": "middle"})  # type: ignore[dict-item]
+    assert found.corrected[NOISE]["all"].low > 0.05
+    assert found.corrected[OTHER_IMAGE]["all"].mean > 0
 
 
 def test_shares_need_boxes(tmp_path: Path, weights: dict[str, str]) -> None:

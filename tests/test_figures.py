@@ -1,11 +1,15 @@
 """Pictures: right and wrong must be told apart by more than colour."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from conftest import write_picture
+from osnet.errors import DataError, OutputError
+from osnet.figures.costs import CostPoint, save_costs
 from osnet.figures.curves import draw_intervals
 from osnet.figures.ranked_list import NEUTRAL, RIGHT, WRONG, draw_ranked_lists, save_ranked_lists
 from osnet.metrics.bootstrap import Interval
@@ -52,3 +56,26 @@ def test_intervals_of_two_comparisons_share_no_ids() -> None:
     assert ids[0]
     assert not ids[0] & ids[1]
     assert all("difference in mAP, points" in svg for svg in drawn)
+
+
+def test_the_figure_of_costs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    points = [
+        CostPoint("OSNet", "x0.5", 1.1e6, 424e6, 0.695), CostPoint("OSNet", "x1.0", 2.7e6, 1511e6, 0.755),
+        CostPoint("SqueezeNet", "1.0", 1.2e6, None, 0.575, 0.57, 0.58),
+    ]  # fmt: skip
+    save_costs(points, tmp_path / "a.svg", "top-1", "not ImageNet")
+    svg = (tmp_path / "a.svg").read_text()
+    assert svg.count(">x0.5<") == 2
+    assert svg.count(">1.0<") == 1  # its multiply-adds are not known
+    assert svg.count(">OSNet<") == 1
+    assert "not ImageNet" in svg
+    assert "top-1 (%)" in svg
+    save_costs(points, tmp_path / "b.svg", "top-1", "not ImageNet")
+    assert (tmp_path / "b.svg").read_bytes() == (tmp_path / "a.svg").read_bytes()
+    with pytest.raises(DataError, match="no networks"):
+        save_costs([], tmp_path / "c.svg", "top-1")
+    with pytest.raises(DataError, match=r"OSNet x1\.0: parameters"):
+        save_costs([replace(points[1], accuracy=75.5)], tmp_path / "c.svg", "top-1")
+    with pytest.raises(OutputError, match="must end in"):
+        save_costs(points, tmp_path / "c.gif", "top-1")

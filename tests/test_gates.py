@@ -10,7 +10,7 @@ from conftest import make_picture, texts_outside, write_picture
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError
 from osnet.figures.gates import GateRecord, cluster_gates, draw_clusters, draw_shares, record_gates
-from osnet.figures.maps import prepare_pictures
+from osnet.figures.maps import prepare_images
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
 from osnet.types import Preprocessing
@@ -36,7 +36,7 @@ def test_gates_are_those_of_the_last_block(paths: list[Path], aggregation: str) 
     assert record.fields == (3, 5, 7, 9)
     network = embedder.network.eval()
     with torch.no_grad():
-        x = network.stem_pool(network.stem(prepare_pictures(embedder, [make_picture(33)])))
+        x = network.stem_pool(network.stem(prepare_images(embedder, [make_picture(33)])))
         x = network.transition3(network.conv3(network.transition2(network.conv2(x))))
         block = network.conv4[1]
         reduced = block.reduce(network.conv4[0](x))

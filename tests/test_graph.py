@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import create_small
 from osnet import OSNet, OSNetConfig, create_model, list_models
 from osnet.data.transforms import normalize, to_fractions
 from osnet.runtime.folding import InferenceGraph, fold, optimize
@@ -40,7 +41,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, relative: float = 
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_variant_is_the_same_function(name: str) -> None:
-    network = used(create_model(name))
+    network = used(create_small(name))
     pixels = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
     with torch.inference_mode():
         expected = network(normalize(to_fractions(pixels), ODD))
@@ -136,7 +137,7 @@ KINDS = [
 @pytest.mark.parametrize("name", KINDS)
 def test_onnx_is_the_same_function(name: str) -> None:
     pytest.importorskip("onnx")
-    network = used(create_model(name, width=0.25) if name.startswith("osnet") else create_model(name))
+    network = used(create_small(name, width=0.25) if name.startswith("osnet") else create_model(name))
     pixels = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
     with torch.inference_mode():
         expected = network(normalize(to_fractions(pixels), ODD))

@@ -1,6 +1,7 @@
 """Anybody's vectors from files: the ways to say who is who, what is refused, and what evaluate makes of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ import pytest
 
 from conftest import write_picture
 from layouts import make_market, make_viper
-from osnet import Embedder, evaluate
+from osnet import Embedder, evaluate, load_weights, save_weights
 from osnet.cli.common import EXIT_ERROR
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
 from osnet.evaluation.benchmarks import evaluate_splits
 from osnet.evaluation.evaluate import evaluate_vectors
-from osnet.features.embedding_files import embed_files
+from osnet.features.embedding_files import embed_files, read_vectors
 from osnet.features.labels import read_labelled
 from osnet.metrics.ranking import rank_scores, summarize
 from test_cli import Run, run  # noqa: F401 a fixture
@@ -164,7 +165,7 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
     table.write_text("path,identity\nnobody.jpg,1")
     with pytest.raises(DataError, match="no row for 3 images"):
         read_labelled(both, table)
-    with pytest.raises(DataError, match="one list of vectors; give a second file"):
+    with pytest.raises(DataError, match=r"all\.npz .*; give a second file"):
         read_labelled([tmp_path / "all.npz"])
 
 
@@ -173,16 +174,16 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
     [
         ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it holds gallery_camids"),
         ({"query_pids": None}, "has no array 'query_pids' and no names"),
-        ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 whole numbers or names"),
+        ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 "),
         ({"query_pids": np.full(12, 0.5)}, "query_pids is float64"),
         ({"query_pids": np.zeros(12, int)}, "pid 0 or less"),
-        ({"gallery_vectors": np.ones((60, 9))}, "query vectors have 8 components, gallery vectors 9"),
-        ({"gallery_vectors": np.full((60, 8), np.nan)}, "gallery_vectors: 60 rows hold values that are not finite"),
+        ({"gallery_vectors": np.ones((60, 9))}, "query embeddings have 8 components, gallery embeddings have 9"),
+        ({"gallery_vectors": np.full((60, 8), np.nan)}, "gallery_vectors: 60 rows contain values that are not finite"),
         ({"gallery_vectors": np.ones(8)}, "gallery_vectors is float64 (8,)"),
         ({"query_pids": np.array([""] * 12)}, "an identity is empty"),
         ({"query_pids": np.array(["0"] * 11 + ["anna"])}, "pid 0 or less"),
-        ({"query": np.ones((12, 8))}, "has both 'query' and 'query_vectors'; leave one out"),
-        ({"gallery_vectors": np.full((60, 8), 1e300)}, "gallery_vectors: 60 rows hold values above 3.4e38"),
+        ({"query": np.ones((12, 8))}, "has both 'query' and 'query_vectors'"),
+        ({"gallery_vectors": np.full((60, 8), 1e300)}, "gallery_vectors: 60 rows contain values above 3.4e38"),
         ({"query_names": np.array("all")}, "query_names is <U3 (); it must be 12"),
     ],
 )
@@ -222,7 +223,7 @@ def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, t
     status, _, err = run(*words, "--features", tmp_path / "file.npz")
     assert (status, "--features is one folder" in err) == (2, True)
     status, _, err = run("calibrate", "--weights", tiny_weights, "--data", market, "--fpr", 0.01)
-    assert (status, "too few to tell the rate" in err) == (2, True)
+    assert (status, "too few to estimate the rate" in err) == (2, True)
     threshold = tmp_path / "t.json"
     for pid in range(10, 50):
         write_picture(market / "query" / f"{pid:04d}_c1s1_000000_00.jpg", pid)
@@ -248,6 +249,33 @@ def test_flip_is_the_mean_over_mirrored_crops(tiny_weights: Path, tmp_path: Path
     np.testing.assert_allclose(both[0], both[1], atol=1e-5)
     assert np.abs(raw[0] / np.linalg.norm(raw[0]) - both[0]).max() > 1e-3  # mirroring changes something
     assert Embedder(tiny_weights, flip=True).sha256() != plain.sha256() == Embedder(tiny_weights).sha256()
+
+
+def test_both_distances_at_once(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:  # noqa: F811
+    """By default: the card's distance first, or cosine; the vectors are made once and kept in both forms."""
+    known = tmp_path / "known"
+    save_weights(load_weights(tiny_weights), known, replace(load_weights(tiny_weights).card, distance="euclidean"))
+    alone = {d: evaluate(known, market, distance=d).scores for d in ("cosine", "euclidean")}
+    assert alone["cosine"] != alone["euclidean"]
+    for weights, first, second in ((tiny_weights, "cosine", "euclidean"), (known, "euclidean", "cosine")):
+        words = ["evaluate", "--weights", weights, "--data", market, "--features", tmp_path / first, "--out"]
+        status, out, err = run(*words, tmp_path / "o.json")
+        assert (status, err) == (0, err)
+        found = json.loads((tmp_path / "o.json").read_text())
+        assert list(found["scores_by_distance"]) == [first, second]
+        assert found["scores"] == found["scores_by_distance"][first]
+        for distance, scores in found["scores_by_distance"].items():
+            assert scores == pytest.approx(alone[distance], abs=1e-12)
+        assert f"{first} distance" in found["protocol"]
+        assert not found["warnings"]
+        assert out.index(first) < out.index(second)
+        kept = {name: read_vectors(tmp_path / first / f"query{name}.npz")[0].vectors for name in ("", "-raw")}
+        np.testing.assert_allclose(kept[""], kept["-raw"] / np.linalg.norm(kept["-raw"], axis=1)[:, None], atol=1e-6)
+    status, out, _ = run(*words, tmp_path / "o.json", "--distance", "cosine", "--no-both-distances")
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert (status, found["scores_by_distance"]) == (0, {})
+    assert found["scores"] == pytest.approx(alone["cosine"])
+    assert any("euclidean" in warning and "cosine" in warning for warning in found["warnings"])  # the published one
 
 
 def test_euclidean_is_of_raw_vectors(tiny_weights: Path, market: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conftest import make_picture, shared_data, texts_outside, write_picture
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError
-from osnet.figures.activation import OPACITY, draw_activation, lay_over, look, wrap_name
+from osnet.figures.activation import OPACITY, collect_maps, draw_activation, overlay_map, wrap_name
 from osnet.figures.maps import (
     activation_map,
     compute_maps,
@@ -22,7 +22,7 @@ from osnet.figures.maps import (
     measure_share,
     stretch_map,
 )
-from osnet.figures.person_boxes import Photo, cut_mot_people, find_annotation, read_photos
+from osnet.figures.person_boxes import BoxedImage, cut_mot_people, find_annotation, read_boxed_images
 from osnet.models.osnet import OSNet
 from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations
 from osnet.types import Preprocessing
@@ -149,7 +149,7 @@ def test_any_network_with_a_feature_map() -> None:
     plain = Embedder.__new__(Embedder)  # whatever network an embedder will take: maps ask it for these three
     plain.network, plain.device = Plain(), torch.device("cpu")  # type: ignore[assignment]
     plain.preprocessing = Preprocessing(size_hw=(64, 32), mean=(0, 0, 0), std=(1, 1, 1))
-    ((seen,),) = look([Photo("p", picture, (16, 0, 32, 32))], {"plain": plain})
+    ((seen,),) = collect_maps([BoxedImage("p", picture, (16, 0, 32, 32))], {"plain": plain})
     assert seen.share == pytest.approx((1.0, 0.25))
     assert seen.entropy == pytest.approx(9)
     assert "100 % in box,\nuniform 25 %" in seen.caption
@@ -157,18 +157,21 @@ def test_any_network_with_a_feature_map() -> None:
 
 def test_overlay_mixes_grey_and_colour() -> None:
     picture = Image.new("RGB", (2, 2), (200, 200, 200))
-    laid = lay_over(picture, np.array([[0, 1], [1, 0]], np.float32), "viridis")
+    laid = overlay_map(picture, np.array([[0, 1], [1, 0]], np.float32), "viridis")
     least, most = np.array([68, 1, 84]), np.array([253, 231, 37])
     np.testing.assert_allclose(laid[0, 0], (1 - OPACITY) * 200 + OPACITY * least, atol=1.5)
     np.testing.assert_allclose(laid[0, 1], (1 - OPACITY) * 200 + OPACITY * most, atol=1.5)
     with pytest.raises(ModelError, match="jet"):
-        lay_over(picture, np.ones((1, 1), np.float32), "rainbow")
+        overlay_map(picture, np.ones((1, 1), np.float32), "rainbow")
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_figure_files(tmp_path: Path, embedder: Embedder, suffix: str) -> None:
-    photos = [Photo("one_two_three", make_picture(0), (10, 20, 50, 100)), Photo("b", make_picture(1, (90, 100)))]
-    maps = look(photos, {"a": embedder, "b": embedder}, ["last", "conv3"])
+    photos = [
+        BoxedImage("one_two_three", make_picture(0), (10, 20, 50, 100)),
+        BoxedImage("b", make_picture(1, (90, 100))),
+    ]
+    maps = collect_maps(photos, {"a": embedder, "b": embedder}, ["last", "conv3"])
     outs = [tmp_path / f"{i}.{suffix}" for i in range(2)]
     for out in outs:
         draw_activation(photos, maps, out, colours="jet")
@@ -192,10 +195,10 @@ def test_figure_files(tmp_path: Path, embedder: Embedder, suffix: str) -> None:
 def test_titles_tell_the_columns_apart(
     networks: list[str], layers: list[str], titles: list[str], tmp_path: Path, embedder: Embedder
 ) -> None:
-    photos = [Photo("p", make_picture(0))]
-    draw_activation(photos, look(photos, dict.fromkeys(networks, embedder), layers), tmp_path / "t.svg")
+    photos = [BoxedImage("p", make_picture(0))]
+    draw_activation(photos, collect_maps(photos, dict.fromkeys(networks, embedder), layers), tmp_path / "t.svg")
     said = re.findall(r">([^<>]+)</t(?:ext|span)>", (tmp_path / "t.svg").read_text())
-    start = said.index("photo")
+    start = said.index("image")
     assert said[start + 1 : start + 2 + len(titles)] == [*titles, "p"], "then the first photo's name"
 
 
@@ -205,8 +208,8 @@ def test_all_text_lies_on_the_page(embedder: Embedder, monkeypatch: pytest.Monke
         "osnet.figures.activation.save_figure", lambda figure, path: drawn.append(texts_outside(figure))
     )
     names = ["osnet_x0_25_msmt17", "market1501-osnet-t1-x0-25-scratch"]
-    photos = [Photo("0010_c1s2_000001_00.jpg", make_picture(0), (10, 20, 50, 100))]
-    draw_activation(photos, look(photos, dict.fromkeys(names, embedder), ["last", "streams"]), "a.png")
+    photos = [BoxedImage("0010_c1s2_000001_00.jpg", make_picture(0), (10, 20, 50, 100))]
+    draw_activation(photos, collect_maps(photos, dict.fromkeys(names, embedder), ["last", "streams"]), "a.png")
     assert drawn == [[]]
 
 
@@ -223,7 +226,7 @@ def test_names_are_broken_at_their_parts() -> None:
 def test_generated_people_bring_their_boxes(tmp_path: Path) -> None:
     root = generate_dataset(tmp_path / "people", GeneratedSettings(8, 2, 1, 0))
     file, note = next(iter(read_annotations(root).items()))
-    (photo,) = read_photos([root / file])
+    (photo,) = read_boxed_images([root / file])
     assert photo.box == note.box
     assert find_annotation(write_picture(tmp_path / "elsewhere" / "a.png")) is None
 
@@ -241,9 +244,9 @@ def test_mot_crops_are_wider_than_the_box(tmp_path: Path) -> None:
     (tmp_path / "gt" / "gt.txt").write_text("\n".join(rows) + "\n")
     (photo,) = cut_mot_people(tmp_path, 5)  # 8 is too small, 9 hidden, 5 in a frame that is not there
     assert photo.name.endswith("person 7")
-    assert photo.picture.size == (80, 160)  # 1.6 x (50, 100)
+    assert photo.image.size == (80, 160)  # 1.6 x (50, 100)
     assert photo.box == (15, 30, 65, 130)
-    with pytest.raises(DataError, match="nobody"):
+    with pytest.raises(DataError, match="96 pixels"):
         (tmp_path / "gt" / "gt.txt").write_text(rows[1] + "\n")
         cut_mot_people(tmp_path, 5)
     with pytest.raises(DataError, match="MOT17"):
@@ -254,7 +257,7 @@ def test_the_real_network_looks_at_people(msmt17_pth: Path) -> None:
     """On crops 1.6 times as large as the person, its map lies in the box far more than a uniform one would."""
     sequences = [shared_data(f"mot17-mini/train/MOT17-{number}-FRCNN") for number in ("04", "09")]
     photos = [photo for sequence in sequences for photo in cut_mot_people(sequence, 8)]
-    seen = [maps[0] for maps in look(photos, {"": Embedder(msmt17_pth)})]
+    seen = [maps[0] for maps in collect_maps(photos, {"": Embedder(msmt17_pth)})]
     gains = [s.share[0] - s.share[1] for s in seen if s.share]
     assert len(gains) >= 8
     assert np.mean(gains) > 0.1

@@ -11,7 +11,7 @@ from conftest import make_picture, texts_outside
 from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError
 from osnet.figures.match import draw_match, explain_match, split_scores
-from osnet.figures.person_boxes import Photo
+from osnet.figures.person_boxes import BoxedImage
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
 from osnet.types import Preprocessing
@@ -90,9 +90,9 @@ def test_a_network_that_does_not_use_its_map_is_refused() -> None:
 
 def test_figure(tmp_path: Path, tiny_network: OSNet) -> None:
     embedder = Embedder(tiny_network, preprocessing=Preprocessing(size_hw=(64, 32)))
-    photos = [Photo(f"photo {i}", make_picture(i)) for i in range(3)]
+    photos = [BoxedImage(f"photo {i}", make_picture(i)) for i in range(3)]
     for number in (2, 3):
-        maps = explain_match(embedder, *[photo.picture for photo in photos[:number]])
+        maps = explain_match(embedder, *[photo.image for photo in photos[:number]])
         draw_match(photos[:number], maps, tmp_path / f"{number}.svg")
     assert f"hit: score {maps.score:.3f}" in (tmp_path / "2.svg").read_text()
     assert "next person" not in (tmp_path / "2.svg").read_text()
@@ -103,7 +103,7 @@ def test_figure(tmp_path: Path, tiny_network: OSNet) -> None:
 def test_all_text_lies_on_the_page(number: int, tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr("osnet.figures.match.save_figure", lambda figure, path: drawn.append(texts_outside(figure)))
-    photos = [Photo(f"0012_c1s2_00000{i}_00.jpg", make_picture(i)) for i in range(number)]
-    maps = explain_match(Embedder(tiny_network), *[photo.picture for photo in photos])
+    photos = [BoxedImage(f"0012_c1s2_00000{i}_00.jpg", make_picture(i)) for i in range(number)]
+    maps = explain_match(Embedder(tiny_network), *[photo.image for photo in photos])
     draw_match(photos, maps, "a.png")
     assert drawn == [[]]

@@ -4,22 +4,23 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import create_small
 from osnet import OSNet, OSNetConfig, create_model, list_models
 from osnet.errors import ModelError
-from osnet.models.layers import ChannelGate, ChannelShuffle, LiteConv3x3, StaticGate
+from osnet.models.layers import ChannelGate, ChannelShuffle, LinearContextGate, LiteConv3x3, StaticGate
 from osnet.models.osnet import Concatenation, OSBlock, SeparateGates, UnifiedGate
 from osnet.models.variants import VARIANTS
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_named_network_turns_images_into_embeddings(name: str) -> None:
-    network = create_model(name).eval()
+    network = create_small(name).eval()
     with torch.no_grad():
         out = network(torch.rand(2, 3, 64, 32))
     assert out.shape == (2, network.config.embedding_size)
-    assert out.shape[1] == 512 or not name.startswith("osnet")
+    assert out.shape[1] == (256 if "_lct_" in name else 512) or not name.startswith("osnet")
     assert torch.isfinite(out).all()
-    assert (out >= 0).all()
+    assert (out >= 0).all() or "_lct_" in name  # PReLU
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -95,6 +96,41 @@ def test_gate_by_hand() -> None:
     assert StaticGate(16)(x).flatten().tolist() == [0.5] * 16
 
 
+def test_linear_context_gate_by_hand() -> None:
+    """Two groups of two channels: averages 1, 3 and 5, 5 become -1, 1 and 0, 0 (but for eps)."""
+    gate = LinearContextGate(4, groups=2)
+    x = torch.tensor([1.0, 3.0, 5.0, 5.0]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+    torch.testing.assert_close(gate(x).flatten(), torch.sigmoid(torch.ones(4)))  # as the paper begins
+    with torch.no_grad():
+        gate.weight.copy_(torch.tensor([2.0, 3.0, 4.0, 5.0]))
+        gate.bias.copy_(torch.tensor([0.0, 0.5, 1.0, 1.5]))
+    expected = torch.sigmoid(torch.tensor([-2.0, 3.5, 1.0, 1.5]))
+    torch.testing.assert_close(gate(x).flatten(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 16), (24, 8), (6, 2), (7, 1)])
+def test_linear_context_gate_is_a_group_norm_of_averages(channels: int, groups: int) -> None:
+    torch.manual_seed(0)
+    gate, norm = LinearContextGate(channels), nn.GroupNorm(groups, channels)
+    assert gate.groups == groups
+    for own in (gate.weight, gate.bias):
+        nn.init.normal_(own)
+    norm.load_state_dict(gate.state_dict())
+    x = torch.rand(3, channels, 5, 4)
+    torch.testing.assert_close(gate(x), norm(x.mean(dim=(2, 3), keepdim=True)).sigmoid())
+    assert LinearContextGate(16)(torch.rand(1, 16, 2, 2)).shape == (1, 16, 1, 1)  # one image, one channel in a group
+
+
+def test_depthwise_pooling_takes_one_size() -> None:
+    network = create_small("osnet_lct_x0_25").eval()
+    assert network.config.fixed_size_hw == (64, 32)
+    features = network.feature_map(x := torch.rand(2, 3, 64, 32))
+    pooled = (features * network.pool.conv.weight[:, 0]).sum(dim=(2, 3)) + network.pool.conv.bias
+    torch.testing.assert_close(network(x), network.embedding(pooled))
+    with pytest.raises(ModelError, match=r"\(8, 4\).*\(4, 2\)"):
+        network(torch.rand(2, 3, 128, 64))
+
+
 def test_unified_gate_weighs_every_stream_by_the_same_network() -> None:
     gate = ChannelGate(16)
     streams = [torch.rand(2, 16, 3, 3) for _ in range(4)]
@@ -162,12 +198,14 @@ def test_overrides() -> None:
     [
         (lambda: create_model("osnet_x1.0"), ["'osnet_x1.0'", "did you mean osnet_x1_0"]),
         (lambda: create_model("osnet_x1_0", widht=2), ["widht", "width"]),
-        (lambda: OSNetConfig(norm="batch"), ["'batch'", "bn, ibn, ain"]),
+        (lambda: OSNetConfig(norm="batch"), ["'batch'", "bn, ibn, ain, stem"]),
         (lambda: OSNetConfig(streams=5), ["streams 5", "1 to 4"]),
         (lambda: OSNetConfig(width=0), ["width 0"]),
         (lambda: OSNetConfig(depth=(2, 2)), ["(2, 2)", "three"]),
         (lambda: OSNetConfig(groups=3), ["groups 3", "64, 128, 256, 512", "width 1.0"]),
         (lambda: OSNetConfig(groups=2, lite=False), ["groups 2", "lite"]),
+        (lambda: OSNetConfig(gate="lct", aggregation="addition"), ["'lct'", "unified_gate", "'addition'"]),
+        (lambda: OSNetConfig(pooled_hw=(0, 8)), ["(0, 8)", "(16, 8)"]),
         (lambda: OSNetConfig(stem="resnet"), ["'resnet'", "imagenet, cifar"]),
     ],
 )

@@ -15,10 +15,9 @@ from osnet import Embedder, OSNet
 from osnet.cli import main
 from osnet.cli.common import write_probabilities
 from osnet.errors import DataError
-from osnet.figures.attribute_sheet import Described, draw_attribute_sheet
+from osnet.figures.attribute_sheet import SheetCrop, draw_attribute_sheet
 from osnet.figures.canvas import Sheet, new_figure, plain, save_figure
-from osnet.figures.costs import CostPoint, save_costs
-from osnet.figures.curves import Line, draw_intervals, draw_lines
+from osnet.figures.curves import Line, LineStyle, draw_intervals, draw_lines
 from osnet.figures.ranked_list import draw_ranked_lists
 from osnet.files import printable
 from osnet.gallery import Gallery
@@ -123,20 +122,18 @@ def test_figures_show_odd_names_as_they_are(kind: str, tmp_path: Path) -> None:
         save_figure(figure, tmp_path / f"f.{kind}")
     lines = {BYTES: Line([0, 1], [0, 1]), "$_{": Line([0, 1], [1, 0])}
     for svg in (
-        draw_lines(lines, BYTES, "y $", title=BYTES),
+        draw_lines(lines, BYTES, "y $", LineStyle(title=BYTES)),
         draw_intervals({BYTES: Interval(0.1, 0.0, 0.2, 9)}, f"{BYTES} minus $", BYTES),
     ):
         assert r"\udcff" in svg
         assert "$x_{$.png" in svg
         svg.encode()
-    points = [CostPoint(BYTES, BYTES, 1e6, 2e6, 0.5), CostPoint("b", BYTES, 2e6, 3e6, 0.6)]
-    save_costs(points, tmp_path / f"c.{kind}", "rank-1", BYTES)
 
 
 def test_sheets_show_odd_names(odd: Path) -> None:
     hit = Hit(1, 0.5, Item(str(odd / BYTES), BYTES, BYTES))
     draw_ranked_lists([RankedList(odd / BYTES, [hit], title=BYTES, note=BYTES)], BYTES)
-    draw_attribute_sheet([Described(odd / BYTES, (BYTES,), heading=BYTES)], BYTES)
+    draw_attribute_sheet([SheetCrop(odd / BYTES, (BYTES,), heading=BYTES)], BYTES)
 
 
 def test_probabilities_of_odd_names(tmp_path: Path) -> None:

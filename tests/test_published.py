@@ -124,7 +124,7 @@ def test_a_download_that_cannot_be_verified_says_so_every_time(
 def test_another_file_than_the_first_download_is_refused(
     hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows the right digest, but a file that changes under a pinned revision is not to be trusted."""
+    """The right digest is not known, but a file that changes under a pinned revision is not to be trusted."""
     entry = PUBLISHED["osnet_x0_25", "market1501"]
     (_, first), (_, second) = checkpoint(classes=751), checkpoint(classes=752)
     hub.files[entry.file] = first

@@ -133,7 +133,7 @@ def test_rank_k_beyond_a_small_gallery() -> None:
     assert len(scores.cmc) == 3
     assert scores.rank(20) == 1.0
     short = rank_scores_from_distances([[0.5, 0.1, 0.2]], [1], [1, 2, 3], [1], [2, 2, 2], max_rank=2)
-    with pytest.raises(ValueError, match="raise max_rank"):
+    with pytest.raises(ValueError, match=r"rank 3 .*max_rank was 2"):
         short.rank(3)
     assert rank_scores_from_distances([[0.50000002, 0.50000001]], [1], [1, 2], [1], [2, 2]).mean_ap == 0.5
     assert scores.rank(2) == 0.0
@@ -150,11 +150,11 @@ def test_ties_rank_in_gallery_order() -> None:
     ("change", "words"),
     [
         ({"query_pids": [0]}, "pid 0 or less"),
-        ({"query_pids": [-1]}, "number people from 1"),
-        ({"query_pids": [1, 2]}, "query_pids must be 1 whole numbers"),
-        ({"gallery_camids": [0.5, 0.5]}, "gallery_camids must be 2 whole numbers"),
+        ({"query_pids": [-1]}, "pid 0 or less"),
+        ({"query_pids": [1, 2]}, "query_pids must be 1 "),
+        ({"gallery_camids": [0.5, 0.5]}, "gallery_camids must be 2 "),
         ({"distance_QG": [[float("nan"), 0]]}, "NaN"),
-        ({"distance_QG": [0.1, 0.2]}, "instead of (queries, gallery)"),
+        ({"distance_QG": [0.1, 0.2]}, "(2,)"),
         ({"max_rank": 0}, "max_rank 0"),
     ],
 )
@@ -172,7 +172,7 @@ def test_refusals(change: dict, words: str) -> None:
 
 
 def test_embeddings_that_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="8 components, gallery embeddings 9"):
+    with pytest.raises(ValueError, match="8 components, gallery embeddings have 9"):
         rank_scores(np.ones((1, 8)), np.ones((1, 9)), [1], [1], [1], [2])
     with pytest.raises(ValueError, match="not finite"):
         rank_scores(np.full((1, 8), np.inf), np.ones((1, 8)), [1], [1], [1], [2])

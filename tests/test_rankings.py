@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from osnet.errors import DataError
-from osnet.evaluation.ranked_lists import Rankings, draw_lots, group_failures, pick_queries
+from osnet.evaluation.failures import group_failures
+from osnet.evaluation.ranked_lists import Rankings, pick_queries, sample_queries
 from osnet.types import Crop, ReidDataset, Split
 
 
@@ -41,8 +42,8 @@ def test_lists_follow_the_rule(rankings: Rankings) -> None:
 
 
 def test_outcomes(rankings: Rankings) -> None:
-    assert rankings.first_G.tolist() == [1, 5, 3]
-    assert rankings.best_match_G.tolist() == [1, 2, -1]
+    assert rankings.first_hit_Q.tolist() == [1, 5, 3]
+    assert rankings.best_match_Q.tolist() == [1, 2, -1]
     assert rankings.failed.tolist() == [1], "a query without a match does not fail"
     assert rankings.scores.first_rank_per_query[1] == 3
     following = rankings.find_next_person(1)  # the first hit is person 3; next is the distractor, at 10 degrees
@@ -86,7 +87,7 @@ def test_first_hits_agree_with_the_scores_and_the_lists() -> None:
     assert 20 < len(found.failed) < 180
     for q in range(200):
         hits = found.list_hits(q, 60).hits
-        assert hits[0].item.source == f"g{found.first_G[q]}.jpg"
+        assert hits[0].item.source == f"g{found.first_hit_Q[q]}.jpg"
         right = [hit.rank for hit in hits if hit.item.identity == str(data.query.pids[q])]
         assert right[0] == first[q]
         assert (q in found.failed) == (first[q] > 1)
@@ -99,8 +100,8 @@ def test_first_hits_agree_with_the_scores_and_the_lists() -> None:
 def test_which_queries_are_shown() -> None:
     ap = np.array([0.5, np.nan, 0.9, 0.1, 0.7])
     assert pick_queries(ap, {"Best": 0.0, "Worst": 1.0}) == {"Best": 2, "Worst": 3}
-    assert draw_lots(ap, 10, [2]) == [0, 3, 4]
-    assert draw_lots(ap, 2, []) == draw_lots(ap, 2, [])
+    assert sample_queries(ap, 10, [2]) == [0, 3, 4]
+    assert sample_queries(ap, 2, []) == sample_queries(ap, 2, [])
     with pytest.raises(DataError, match="no query has a match"):
         pick_queries(np.array([np.nan]), {"Best": 0.0})
 

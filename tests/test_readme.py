@@ -89,41 +89,6 @@ def test_commands_and_options_of_the_readme_exist(line: str, capsys: pytest.Capt
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", help_text), option
 
 
-def mapped_files() -> set[str]:
-    """Paths of Python files in docs/map.md, whose columns say what lies in what."""
-    root = folder = inner = ""
-    found = set()
-    for line in (ROOT / "docs" / "map.md").read_text(encoding="utf-8").splitlines():
-        tokens = list(re.finditer(r"\S+", line))
-        if not line.startswith("    ") or not tokens:
-            continue
-        column, first = tokens[0].start(), tokens[0][0]
-        if column <= 19:
-            inner = ""
-        if column == 4:
-            root, folder = first if first.endswith("/") else f"{Path(first).parent}/", ""
-        elif column == 6:
-            folder = first if first.endswith("/") else ""
-        elif first.endswith("/"):
-            inner = first
-        for token in (match[0] for match in tokens if match[0].endswith(".py")):
-            if "/" in token:
-                inner = f"{Path(token).parent}/"
-            found.add(f"{root}{folder}{inner}{Path(token).name}")
-    return found
-
-
-def test_the_file_map_is_true() -> None:
-    """Whole paths: a file that moved, and one of two that share a name, would be missed by names alone."""
-    there = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("src/osnet", "benchmarks")
-        for path in (ROOT / folder).rglob("*.py")
-        if not path.name.startswith("__")
-    }
-    assert mapped_files() == there
-
-
 def test_no_page_waits_for_its_figures() -> None:
     """A page may not be published with a mark such as @TABLE@ where its figures were to come."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -136,10 +136,10 @@ def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFix
         ({"gallery_camids": np.ones(149, int)}, "must be 150 whole numbers"),
         ({"gallery": None}, "has no array 'gallery_vectors' or 'gallery'"),
         ({"gallery_vectors": np.ones((150, 8))}, "has both 'gallery' and 'gallery_vectors'"),
-        ({"gallery": np.ones((150, 3))}, "8 components, gallery vectors 3"),
-        ({"gallery": np.full((150, 8), 1e39)}, "gallery: 150 rows hold values above 3.4e38"),
+        ({"gallery": np.ones((150, 3))}, "8 components, gallery embeddings have 3"),
+        ({"gallery": np.full((150, 8), 1e39)}, "gallery: 150 rows contain values above 3.4e38"),
         ({"gallery": np.array([[None, {}]])}, "is not an .npz of plain arrays"),
-        ({"gallery": np.array([["a", "b"]])}, "gallery is <U1 (1, 2); it must be numbers"),
+        ({"gallery": np.array([["a", "b"]])}, "gallery is <U1 of shape (1, 2)"),
     ],
 )
 def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from osnet.data.augmentation import Augmentation
 from osnet.data.samplers import GroupedBatches, RandomBatches
@@ -123,29 +125,52 @@ def test_erasing_puts_the_mean_into_one_box(picture) -> None:
     assert 0.25 < max(shares) < 0.45
 
 
-def test_a_patch_is_a_window_of_the_donor(picture) -> None:
-    from conftest import make_picture
-
-    donor = make_picture(2, (40, 80))
-    before, other = apply(Augmentation(flip=0), picture), apply(Augmentation(flip=0), donor)
-    mirrored, shares = 0, []
-    for seed in range(30):
+def test_a_patch_is_a_window_of_the_donor_mirrored_or_turned() -> None:
+    """The donor's colours say where a pixel comes from: from them the patch's mirroring and angle are computed."""
+    rows, columns = np.mgrid[:64, :32].astype(np.uint8)
+    donor = Image.fromarray(np.stack([3 * rows, 7 * columns, np.full_like(rows, 255)], 2))
+    picture = Image.new("RGB", (32, 64), (9, 9, 9))
+    mirrored, angles, shares, black = 0, [], [], 0
+    for seed in range(200):
         rng = np.random.default_rng(seed)
-        after = Augmentation(flip=0, patch=1).apply(picture, SMALL, rng, lambda: donor).numpy()
-        changed = (after != before).any(0)
-        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-        box = after[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        h, w = box.shape[1:]
-        places = [(y, x) for y in range(64 - h + 1) for x in range(32 - w + 1)]
-        plain = any(np.array_equal(other[:, y : y + h, x : x + w], box) for y, x in places)
-        turned = any(np.array_equal(other[:, y : y + h, x : x + w], box[:, :, ::-1]) for y, x in places)
-        assert plain or turned
-        mirrored += turned and not plain
-        shares.append(h * w / changed.size)
-    assert 5 < mirrored < 25
-    assert 0.005 < min(shares) < 0.1
-    assert 0.3 < max(shares) < 0.55
-    np.testing.assert_array_equal(apply(Augmentation(flip=0, patch=1), picture), before)  # no donor, no patch
+        after = Augmentation(flip=0, patch=1).apply(picture, SMALL, rng, 1, lambda _: donor)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (SMALL.mean, SMALL.std))
+        red, green, blue = ((after * std + mean) * 255).round().int().numpy()
+        changed = (red != 9) | (green != 9) | (blue != 9)
+        ys, xs = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        assert changed[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1].all()  # a box
+        shares.append(changed.mean())
+        y, x = np.nonzero(blue == 255)
+        black += changed.sum() > len(y)
+        if min(len(ys), len(xs)) < 12:
+            continue  # too narrow to measure an angle
+        to = np.stack([red[y, x] / 3, green[y, x] / 7], 1)
+        (dy_y, dx_y), (dy_x, dx_x), _ = np.linalg.lstsq(np.stack([y, x, np.ones_like(y)], 1), to, rcond=None)[0]
+        determinant = dy_y * dx_x - dy_x * dx_y
+        assert abs(abs(determinant) - 1) < 0.06
+        mirrored += determinant < 0
+        angles.append(np.degrees(np.arctan2(-dy_x, dy_y)) * np.sign(determinant))
+    assert 0.3 < mirrored / len(angles) < 0.7
+    assert -11 < min(angles) < -7
+    assert 7 < max(angles) < 11
+    assert 0.35 < np.mean(np.abs(angles) < 0.3) < 0.75  # half are not turned, and a few by 0 degrees
+    assert 0.25 < black / 200 < 0.6
+    assert 0.005 < min(shares) < 0.05
+    assert 0.4 < max(shares) < 0.55
+    untouched = apply(Augmentation(flip=0), picture)
+    np.testing.assert_array_equal(apply(Augmentation(flip=0, patch=1), picture), untouched)  # no donor, no patch
+
+
+def test_a_patch_comes_from_any_image_cropped_and_mirrored() -> None:
+    augmentation = Augmentation(crop=0.5, flip=0.5, patch=1)
+    rng = np.random.default_rng(0)
+    patches = [augmentation.draw((64, 32), rng, 10).patch for _ in range(400)]
+    assert {patch.donor for patch in patches if patch} == set(range(10))
+    choices = [(p.framing.flip, p.framing.corner is None, p.flip, p.degrees == 0) for p in patches if p]
+    assert ((np.mean(choices, 0) > 0.4) & (np.mean(choices, 0) < 0.62)).all()  # 0 degrees are drawn, too
+    corners = {patch.framing.corner for patch in patches if patch}
+    assert {0, 8} <= {corner[0] for corner in corners if corner} <= set(range(9))  # 72 - 64
+    assert {0, 4} <= {corner[1] for corner in corners if corner} <= set(range(5))
 
 
 def test_jitter_changes_light_only_a_little(picture) -> None:

@@ -38,9 +38,9 @@ def test_top_k_by_hand() -> None:
     [
         ([[0.1, 0.2]], [2], "labels from 2 to 2 for 2"),
         ([[0.1, 0.2]], [-1], "labels from -1"),
-        ([[0.1, float("nan")]], [0], "no number"),
+        ([[0.1, float("nan")]], [0], "NaN"),
         ([[0.1, 0.2]], [0, 1], "must be"),
-        ([[0.1, 0.2]], [0.5], "whole numbers"),
+        ([[0.1, 0.2]], [0.5], "float64"),
         ([[0.1, 0.2]], [0], "top 5 of 2"),
         (np.empty((0, 5)), np.empty(0, int), "no images"),
     ],

@@ -38,8 +38,7 @@ def write_people(root: Path, names: tuple[str, ...] = PEOPLE) -> Path:
 
 def begin(data: Path, out: Path) -> None:
     """A run that has a state and no step yet."""
-    trainer = Trainer(QUICK, read_any(data), out, INLINE)
-    trainer._in_first(trainer._begin)
+    Trainer(QUICK, read_any(data), out, INLINE).save()
 
 
 def rename(root: Path) -> None:
@@ -130,13 +129,17 @@ def test_other_labels_for_the_same_files(tmp_path: Path) -> None:
     (tmp_path / "run" / "data.jsonl").unlink()
     with pytest.raises(DataError, match=r"data\.jsonl does not tell"):
         Trainer(QUICK, other, tmp_path / "run", INLINE)
-    assert Trainer(QUICK, data, tmp_path / "run", INLINE).progress.epoch == 1
+    again = Trainer(QUICK, data, tmp_path / "run", INLINE)
+    assert again.progress.epoch == 1
+    again.save()  # the list is written anew
+    with pytest.raises(DataError, match=r"1 labelled otherwise \(ada/0\.png\)"):
+        Trainer(QUICK, other, tmp_path / "run", INLINE)
 
 
 def test_what_is_held_out_counts_too(people: Path, tmp_path: Path) -> None:
     recipe, data = replace(REID, validation=0.4), read_any(people)
     trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
-    trainer._in_first(trainer._begin)
+    trainer.save()
     held = trainer.plan.query.crops[0].path.name
     left = tuple(crop for crop in data.train.crops if crop.path.name != held)
     with pytest.raises(DataError, match="gone"):
@@ -147,7 +150,7 @@ def test_joined_data_sets(tmp_path: Path) -> None:
     a, b = write_people(tmp_path / "a"), write_people(tmp_path / "b")
     joined = join_training([read_any(a), read_any(b)])
     trainer = Trainer(QUICK, joined, tmp_path / "run", INLINE)
-    trainer._in_first(trainer._begin)
+    trainer.save()
     rows = [json.loads(line)["row"] for line in (tmp_path / "run" / "data.jsonl").open()]
     assert [row[:3] for row in rows if "ada/0" in row[2]] == [["train", 0, "ada/0.png"], ["train", 1, "ada/0.png"]]
     rename(b)
@@ -163,7 +166,7 @@ def test_attributes(tmp_path: Path) -> None:
                             replace(nothing, name="test"))  # fmt: skip
     recipe = replace(ATTRIBUTES, batch_size=4)
     trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
-    trainer._in_first(trainer._begin)
+    trainer.save()
     for value in (1 - labels[5, 0], np.nan):
         other = labels.copy()
         other[5, 0] = value
@@ -178,7 +181,7 @@ def test_photographs(in_memory: bool, tmp_path: Path) -> None:
     recipe = replace(CLASSES, in_memory=in_memory)
     data = recipe.read([write_colours(tmp_path / "data", 4, 1)])
     trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
-    trainer._in_first(trainer._begin)
+    trainer.save()
     if in_memory:
         write_picture(tmp_path / "data" / "red" / "0.png", 3, (8, 8))
         told = r"1 labelled otherwise \(image 8\)"
@@ -195,7 +198,7 @@ def test_packed_photographs(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         write_packed(read_photo_folder(write_colours(tmp_path / name, 4, seed)), tmp_path / f"packed-{name}" / "train")
     trainer = Trainer(recipe, recipe.read([tmp_path / "packed-a"]), tmp_path / "run", INLINE)
-    trainer._in_first(trainer._begin)
+    trainer.save()
     Trainer(recipe, recipe.read([tmp_path / "packed-a"]), tmp_path / "run", INLINE)
     with pytest.raises(DataError, match=r"labelled otherwise \(shard-000000\.tar\)"):
         Trainer(recipe, recipe.read([tmp_path / "packed-b"]), tmp_path / "run", INLINE)

@@ -110,6 +110,7 @@ def test_one_flipped_bit_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
         ({"architecture": {"colour": 1}}, "colour"),
         ({"preprocessing": {"size_hw": [10**9, 10**9]}}, "size_hw"),
         ({"preprocessing": {"interpolation": "lanczos9"}}, "lanczos9"),
+        ({"distance": "manhattan"}, "manhattan"),
     ],
 )
 def test_a_hostile_or_foreign_card_is_refused(tiny_weights: Path, tmp_path: Path, change: dict, words: str) -> None:
@@ -355,6 +356,7 @@ def test_convert_refuses_to_overwrite_and_networks_that_torchreid_lacks(tmp_path
 
 def test_the_real_checkpoint_there_and_back(msmt17_pth: Path, tmp_path: Path) -> None:
     card = convert(msmt17_pth, tmp_path / "ours")
+    assert card.distance == "euclidean"  # by which the model zoo printed its figures
     assert (card.name, card.num_classes, card.training_data) == ("osnet_x0_25", 1041, "msmt17")
     assert "research purpose only" in card.licence
     assert "6f57607fed9f502b9efed546108132ee715df5a5b6e6932c6269bacb47f59f99" in card.source

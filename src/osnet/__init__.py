@@ -1,18 +1,13 @@
 """OSNet, the omni-scale network, for re-identification: finding the same person, or thing, again.
 
-``import osnet`` loads PyTorch and the networks. Other public names are loaded when they are first used.
+Every public name is loaded when it is first used, so ``import osnet`` itself costs nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from osnet import errors
-from osnet.models.config import OSNetConfig
-from osnet.models.osnet import OSNet
-from osnet.models.variants import list_models
-from osnet.weights.factory import create_model
-
 if TYPE_CHECKING:
+    from osnet import errors as errors
     from osnet.data.folder import read_folder as read_folder
     from osnet.data.reid.catalog import read_benchmark as read_benchmark
     from osnet.data.reid.market1501 import read_market1501 as read_market1501
@@ -36,6 +31,9 @@ if TYPE_CHECKING:
     from osnet.metrics.k_reciprocal import rerank_best as rerank_best
     from osnet.metrics.query_expansion import expand_queries as expand_queries
     from osnet.metrics.ranking import rank_scores as rank_scores
+    from osnet.models.config import OSNetConfig as OSNetConfig
+    from osnet.models.osnet import OSNet as OSNet
+    from osnet.models.variants import list_models as list_models
     from osnet.recipes import get_recipe as get_recipe
     from osnet.recipes import list_recipes as list_recipes
     from osnet.runtime.export import export as export
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
     from osnet.weights.checkpoint import convert as convert
     from osnet.weights.checkpoint import load_weights as load_weights
     from osnet.weights.checkpoint import save_weights as save_weights
+    from osnet.weights.factory import create_model as create_model
 
 __version__ = "0.1.0"
 
@@ -61,6 +60,8 @@ _LAZY = {
     "Gallery": "osnet.gallery",
     "Hit": "osnet.types",
     "Item": "osnet.types",
+    "OSNet": "osnet.models.osnet",
+    "OSNetConfig": "osnet.models.config",
     "Preprocessing": "osnet.types",
     "Scoring": "osnet.evaluation.results",
     "Trainer": "osnet.training.trainer",
@@ -68,6 +69,8 @@ _LAZY = {
     "average_results": "osnet.evaluation.results",
     "calibrate": "osnet.evaluation.calibration",
     "convert": "osnet.weights.checkpoint",
+    "create_model": "osnet.weights.factory",
+    "list_models": "osnet.models.variants",
     "evaluate": "osnet.evaluation.evaluate",
     "evaluate_benchmark": "osnet.evaluation.benchmarks",
     "evaluate_splits": "osnet.evaluation.benchmarks",
@@ -88,11 +91,13 @@ _LAZY = {
 }
 """Public name -> the module that defines it."""
 
-__all__ = ["OSNet", "OSNetConfig", "__version__", "create_model", "errors", "list_models", *sorted(_LAZY)]
+__all__ = ["__version__", "errors", *sorted(_LAZY)]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name of ``_LAZY`` on first use."""
+    """Load a public name on first use."""
+    if name == "errors":
+        return import_module("osnet.errors")
     if name not in _LAZY:
         raise AttributeError(f"module 'osnet' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

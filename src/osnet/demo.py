@@ -21,21 +21,23 @@ from osnet.embedding.embedder import Embedder
 from osnet.errors import DemoError, OutputError
 from osnet.evaluation.comparison import Comparison, Entrant, compare, group_generated
 from osnet.evaluation.evaluate import evaluate
-from osnet.features.embedding_files import Progress, read_vectors
+from osnet.features.embedding_files import read_vectors
 from osnet.figures.ranked_list import save_ranked_lists
 from osnet.figures.report import Report, write_report
 from osnet.figures.report_data import (
     CAUTION_GENERATED,
-    Studied,
+    EvaluatedNetwork,
     choose_sheet,
-    compile_studied,
+    compile_evaluated,
     describe_networks,
+    evaluate_network,
+    features_folder,
     read_run,
-    study,
 )
 from osnet.files import check_writable, make_folder, write_json
 from osnet.gallery import FileStamp, Gallery, Where
 from osnet.models.counting import count_cost
+from osnet.progress import Progress
 from osnet.recipes.demo_recipes import demo_osnet_t1_x0_25, demo_osnet_x0_25
 from osnet.synthetic.generate import SETTINGS_FILE, GeneratedSettings, generate_dataset
 from osnet.training.recipe import Recipe, build_network
@@ -97,9 +99,11 @@ def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path
         comparison = compare(dataset, entrants, CONTRASTS, group_generated(dataset))
         print(comparison)
     with _step(5, "index the gallery and look at what was found"):
-        index_features(out / "gallery", dataset, _features(out / "scores", OSNET) / "gallery.npz", embedders[OSNET])
+        index_features(
+            out / "gallery", dataset, features_folder(out / "scores", OSNET) / "gallery.npz", embedders[OSNET]
+        )
         by_name = {entrant.name: entrant for entrant in entrants}
-        studied = [Studied(by_name[name], embedders[name]) for name in (OSNET, BASELINE)]
+        studied = [EvaluatedNetwork(by_name[name], embedders[name]) for name in (OSNET, BASELINE)]
         parts = describe_networks(dataset, studied, comparison, progress=progress)
         runs = {name: read_run(out / recipe.name) for name, recipe in recipes.items()}
     with _step(6, "write the report"):
@@ -135,6 +139,10 @@ def describe_findings(comparison: Comparison) -> list[str]:
     for name in (OSNET, BASELINE):
         sentences.append(f"Against itself untrained, {name}: {comparison.difference(name, UNTRAINED[name])}.")
     sentences.append(f"{OSNET} against a colour histogram: {comparison.difference(OSNET, HISTOGRAM)}.")
+    sentences.append(
+        "Each network was trained once. The intervals are over people; another seed, or another machine, can turn the "
+        "difference between the two networks round, so nothing follows for the architectures."
+    )
     return sentences
 
 
@@ -162,7 +170,7 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
     check_writable(out / "scores.json")
     card = embedder.network.card
     name = (card and card.name) or "your network"
-    studied, result = study(name, embedder, dataset, out / "features", progress=progress)
+    studied, result = evaluate_network(name, embedder, dataset, out / "features", progress=progress)
     write_json(out / "scores.json", result.to_json())
     print(result)
     gallery = index_features(out / "gallery", dataset, out / "features" / "gallery.npz", embedder)
@@ -172,7 +180,7 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
     save_ranked_lists(lists, out / "ranked.png", f"{dataset.name}: {NUM_SHOWN} queries, found in other cameras")
     print(f"ranked lists of {len(lists)} queries: {(out / 'ranked.png').absolute()}")
     write_report(
-        compile_studied(dataset, [(studied, result)], {name: Path(weights)}, progress=progress), out / "report.html"
+        compile_evaluated(dataset, [(studied, result)], {name: Path(weights)}, progress=progress), out / "report.html"
     )
     print(f"the gallery can be searched: osnet search {out / 'gallery'} PHOTO")
     print(f"report: {(out / 'report.html').absolute()}")
@@ -233,13 +241,9 @@ def _generate(folder: Path, settings: GeneratedSettings, progress: Progress) -> 
     return read_dataset(folder)
 
 
-def _features(folder: Path, name: str) -> Path:
-    return folder / "".join(c if c.isalnum() else "-" for c in name.lower())
-
-
 def _embed(name: str, embedder: Embedder, dataset: ReidDataset, folder: Path, progress: Progress) -> Entrant:
     """Scored as ``osnet evaluate`` does; the vectors that it kept are compared."""
-    features = make_folder(_features(folder, name))
+    features = make_folder(features_folder(folder, name))
     evaluate(embedder, dataset, features=features, progress=progress)
     query, gallery = (read_vectors(features / f"{part}.npz")[0].vectors for part in ("query", "gallery"))
     return Entrant(name, query, gallery)

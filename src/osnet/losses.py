@@ -97,7 +97,8 @@ def weigh_per_label(ratios_A: Tensor) -> Tensor:
 def weighted_multi_label(logits_BA: Tensor, labels_BA: Tensor, weights_2A: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of weighted sigmoid cross-entropies, and over how many labels: -w [y log s + (1 - y) log(1 - s)].
 
-    A label of NaN is unknown and counts for nothing; the mean is the sum over the count (supplement, section B).
+    A label of NaN is unknown and counts for nothing. The mean, sum over count, is that of the authors' code for PA-100K
+    (``BCEWithLogitsLoss``, over images and attributes); the supplement does not say over what it is taken.
 
     Args:
         logits_BA: before the sigmoid.

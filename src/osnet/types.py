@@ -10,6 +10,8 @@ from typing import Literal
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 ChannelOrder = Literal["rgb", "bgr"]
+Distance = Literal["cosine", "euclidean"]
+"""Between vectors of length 1, or between vectors as the network gives them."""
 
 JUNK_PID = -1
 """Market-1501: a junk image, ignored in every ranking."""

@@ -40,6 +40,7 @@ RESULTS = Path(__file__).with_name("results.json")
 LEFT_OUT = ("core/NoOp", "core/RemoveDecorator", "core/ReplaceBinaryOperator_BitOr")
 """No fault; a decorator's loss (numba's and dataclass's change speed and crash); ``|``, which here stands in types."""
 
+READERS = ("data", "mutation_findings", "benchmarks", "benchmarks_sets", "benchmarks_drawn", "benchmarks_cuhk03")
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "losses": {"losses": ("losses", "attribute_metrics", "golden_runs")},
     "metrics": {
@@ -65,9 +66,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "recipes/reid_market1501": ("published_recipes",),
     },
     "data/reid": {
-        f"data/reid/{name}": (
-            "data", "mutation_findings", "benchmarks", "benchmarks_sets", "benchmarks_drawn", "benchmarks_cuhk03"
-        )
+        f"data/reid/{name}": READERS
         for name in (
             "market1501", "dukemtmcreid", "msmt17", "cuhk01", "cuhk02", "cuhk03", "cuhk03_images", "viper", "grid",
             "ilids", "prid", "sensereid", "cuhksysu", "random_splits", "benchmark", "catalog", "layout",

@@ -1,46 +1,42 @@
-"""The command line. Each command is one function; tyro derives its flags from the signature."""
+"""The command line. Each command is one function; tyro derives its options from the signature.
 
+A command's module is imported when that command runs, so ``osnet --help`` loads neither PyTorch nor any command.
+"""
+
+import difflib
 import io
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from osnet.cli import (
-    attributes,
-    classes,
-    datasets,
-    exporting,
-    figures,
-    galleries,
-    models,
-    photos,
-    reports,
-    reranking,
-    scoring,
-    training,
-    video,
-)
-from osnet.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, app, told_once
-from osnet.errors import OsnetError
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
 
-__all__ = [
-    "RESUMABLE",
-    "attributes",
-    "can_resume",
-    "classes",
-    "datasets",
-    "exporting",
-    "figures",
-    "galleries",
-    "main",
-    "models",
-    "photos",
-    "reports",
-    "reranking",
-    "scoring",
-    "training",
-    "video",
-]
-
+COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "index": ("Embed a folder of crops into a gallery.", ("galleries",)),
+    "search": ("Search a gallery by an image, by a description, or by both.", ("galleries",)),
+    "gallery": ("Show what a gallery holds, or delete items from it.", ("galleries",)),
+    "video": ("Index, track, search and draw footage.", ("video",)),
+    "embed": ("Embed images into a file of embeddings.", ("scoring",)),
+    "evaluate": ("Score weights, or files of embeddings, on a benchmark.", ("scoring",)),
+    "average": ("Average several results of osnet evaluate.", ("scoring",)),
+    "calibrate": ("Choose a score threshold on a validation set.", ("scoring",)),
+    "rerank": ("Re-rank embeddings (k-reciprocal, Zhong et al. 2017).", ("reranking",)),
+    "train": ("Train by a recipe.", ("training",)),
+    "recipes": ("List the recipes, or print the values of one.", ("training",)),
+    "predict": ("Predict attributes or classes.", ("attributes", "classes")),
+    "attributes": ("Show, switch off or evaluate the attributes of weights.", ("attributes",)),
+    "data": ("Check, generate or pack a data set; list the benchmarks.", ("datasets", "scoring", "photos")),
+    "models": ("List the networks with their parameters and multiply-adds.", ("models",)),
+    "weights": ("List published weights.", ("models",)),
+    "card": ("Describe an ONNX or OpenVINO network in a card.", ("models",)),
+    "convert": ("Convert weights between Torchreid's files and checkpoint folders.", ("models",)),
+    "export": ("Write ONNX or OpenVINO files.", ("exporting",)),
+    "figure": ("Draw activation maps, matches, gates, ranked lists, curves.", ("figures", "reports")),
+    "report": ("Write an HTML report on weights.", ("figures", "reports")),
+    "demo": ("Train on generated people, search, and write a report.", ("scoring",)),
+}
+"""Command -> one line of help, and the modules of this package that define it."""
 
 RESUMABLE: dict[str, tuple[str, ...]] = {
     "train": (),
@@ -54,11 +50,11 @@ RESUMABLE: dict[str, tuple[str, ...]] = {
     "figure ranks": ("--features",),
     "figure curves": ("--features",),
 }
-"""Commands that keep what they have done when they are interrupted, and the flags that this takes."""
+"""Commands that keep finished work when they are interrupted, and the options that this takes."""
 
 
 def can_resume(args: Sequence[str]) -> bool:
-    """True if the command with these arguments, given again, goes on where it was interrupted."""
+    """True if the command with these arguments, given again, resumes where it was interrupted."""
     for command, flags in RESUMABLE.items():
         words = command.split()
         if list(args[: len(words)]) == words:
@@ -66,24 +62,72 @@ def can_resume(args: Sequence[str]) -> bool:
     return False
 
 
-def main(args: list[str] | None = None) -> None:
-    """Entry point of ``osnet``. Status 1: done, but trouble was found; 2: an error; 130: interrupted."""
-    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of ``osnet``.
+
+    Exit status: 0 done; 1 done, but something was left out or found wrong; 2 an error; 130 interrupted.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold characters that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with told_once():
-            app.cli(prog="osnet", description="OSNet: find the same person, or thing, again.", args=args)
-    except OsnetError as error:
-        print(f"osnet: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_ERROR) from None
+        if not given or given[0] in ("-h", "--help"):
+            print(describe_commands())
+        elif given[0] == "--version":
+            from osnet import __version__
+
+            print(f"osnet {__version__}")
+        elif given[0] not in COMMANDS:
+            near = difflib.get_close_matches(given[0], COMMANDS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            print(f"osnet: unknown command {given[0]!r}{hint} `osnet --help` lists the commands.", file=sys.stderr)
+            raise SystemExit(EXIT_ERROR)
+        else:
+            _run(given)
     except KeyboardInterrupt:
-        given = sys.argv[1:] if args is None else args
         resume = " Run the same command again to resume." if can_resume(given) else ""
         print(f"osnet: Interrupted.{resume}", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
         sys.stderr.close()
-    except OSError as error:  # a file without permission, a full disk: where no code of ours foresaw it
+    except OSError as error:  # no permission, a full disk
+        print(f"osnet: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_ERROR) from None
+
+
+def describe_commands() -> str:
+    """What ``osnet --help`` prints."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{summary}" for name, (summary, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: osnet COMMAND [options]",
+            "",
+            "Find the same person, or thing, again: OSNet networks, embeddings, evaluation, search.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`osnet COMMAND --help` describes a command. `osnet --version` prints the version.",
+        ]
+    )
+
+
+def load_command(name: str) -> None:
+    """Import the modules that define a command, which registers it."""
+    for module in COMMANDS[name][1]:
+        import_module(f"osnet.cli.{module}")
+
+
+def _run(args: list[str]) -> None:
+    load_command(args[0])
+    from osnet.cli.common import app, told_once
+    from osnet.errors import OsnetError
+
+    try:
+        with told_once():
+            app.cli(prog="osnet", args=args)
+    except OsnetError as error:
         print(f"osnet: {error}", file=sys.stderr)
         raise SystemExit(EXIT_ERROR) from None

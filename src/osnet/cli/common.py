@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tyro.extras import SubcommandApp
 
+from osnet.cli import EXIT_ERROR as EXIT_ERROR
+from osnet.cli import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from osnet.data.folder import FolderLayout, IdentityFrom
 from osnet.data.loading import describe_others, list_images, list_other_files, no_images
 from osnet.errors import DataError, ImageWarning, OutputError
@@ -22,8 +24,8 @@ from osnet.files import check_writable, plain_path, written_aside
 from osnet.types import ReidDataset
 
 EXIT_FOUND_TROUBLE = 1
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+
+
 MAX_WARNINGS = 10
 
 JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]

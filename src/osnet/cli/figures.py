@@ -12,14 +12,14 @@ from osnet.data.folder import read_any, read_dataset
 from osnet.data.loading import check_header, list_images, no_images
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
-from osnet.figures.activation import DEFAULT_COLOURS, SeenMap, check_colours, draw_activation, look, wrap_name
+from osnet.figures.activation import DEFAULT_COLOURS, LayerMap, check_colours, collect_maps, draw_activation, wrap_name
 from osnet.figures.canvas import check_figure_path
 from osnet.figures.embeddings import METHODS, MIN_ON_MAP, Projection, choose_crops, draw_embeddings, project
 from osnet.figures.gates import NUM_CLUSTERS, NUM_NEAREST, cluster_gates, draw_clusters, draw_shares, record_gates
 from osnet.figures.map_overlap import draw_shares_inside, measure_shares
 from osnet.figures.maps import LAST, Measure
 from osnet.figures.match import draw_match, explain_match
-from osnet.figures.person_boxes import Photo, cut_mot_people, read_photos
+from osnet.figures.person_boxes import BoxedImage, cut_mot_people, read_boxed_images
 from osnet.files import check_writable, write_json
 from osnet.types import Crop
 
@@ -65,11 +65,11 @@ def activation(
     check_colours(colours)
     if not layers:
         raise DataError("layers: name at least one, or leave the option out for the last")
-    shown = read_photos(_list_photos(photos, number)) + (cut_mot_people(mot, number) if mot is not None else [])
+    shown = read_boxed_images(_list_photos(photos, number)) + (cut_mot_people(mot, number) if mot is not None else [])
     if not shown:
         raise DataError("nothing to look at; give photos, folders of photos, or --mot SEQUENCE")
     embedders = load_all((weights, *compare), device)
-    maps = look(shown, embedders, layers, measure)
+    maps = collect_maps(shown, embedders, layers, measure)
     draw_activation(shown, maps, out, colours=colours, measure=measure)
     _print_maps(shown, maps)
     print(f"{len(shown)} photos in {out}")
@@ -85,21 +85,21 @@ def match(
     out: Path,
     device: str = "auto",
 ) -> None:
-    """Which parts of the query made a picture a hit, and what set it apart from the next person.
+    """Which parts of the query made a picture a hit, and what set it apart from the next identity.
 
     Args:
         query: the photo that was searched for.
         hit: what was found.
-        following: a picture of the next person in the list.
+        following: a picture of the next identity in the list.
         weights: a path or a short name.
         out: ending in .png, .pdf or .svg.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
-    photos = read_photos([query, hit, *([following] if following is not None else [])])
-    maps = explain_match(Embedder(weights, device=device), *[photo.picture for photo in photos])
+    photos = read_boxed_images([query, hit, *([following] if following is not None else [])])
+    maps = explain_match(Embedder(weights, device=device), *[photo.image for photo in photos])
     draw_match(photos, maps, out)
-    apart = "" if maps.next_score is None else f", next person {maps.next_score:.3f}"
+    apart = "" if maps.next_score is None else f", next identity {maps.next_score:.3f}"
     print(f"score {maps.score:.3f}{apart}; drawn in {out}")
 
 
@@ -164,7 +164,10 @@ def shares(
     measure: Measure = "absolute",
     device: str = "auto",
 ) -> None:
-    """Does one network look at the person more than another? Measured on the queries of generated people.
+    """Shares of two networks' maps inside the person's box, beside controls, on the queries of generated people.
+
+    A network's map has a shape of its own. So each share stands beside two that know nothing of the person: of the map
+    of another image, and of maps of noise, in the same box. Only what differs beyond these is a difference of looking.
 
     Args:
         data: a generated data set, whose boxes are known.
@@ -260,7 +263,7 @@ def name_all(weights: list[str]) -> list[str]:
     return names
 
 
-def _print_maps(shown: list[Photo], maps: list[list[SeenMap]]) -> None:
+def _print_maps(shown: list[BoxedImage], maps: list[list[LayerMap]]) -> None:
     for photo, row in zip(shown, maps, strict=True):
         for seen in row:
             print(f"{photo.name}  {seen.network} {seen.layer}: {' '.join(seen.caption.split())}")

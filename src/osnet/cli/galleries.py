@@ -26,8 +26,7 @@ from osnet.data.reid.market1501 import parse_name
 from osnet.embedding.attribute_predictor import find_attributes, open_embedder
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError, GalleryError, ImageError
-from osnet.figures.attribute_sheet import Described as Shown
-from osnet.figures.attribute_sheet import save_attribute_sheet
+from osnet.figures.attribute_sheet import SheetCrop, save_attribute_sheet
 from osnet.figures.ranked_list import save_ranked_lists
 from osnet.files import check_writable, plain_path
 from osnet.gallery import Added, Gallery, Where
@@ -37,6 +36,7 @@ from osnet.gallery.segments import MANIFEST
 from osnet.gallery.stamps import Update
 from osnet.types import DISTRACTOR_PID, Hit, Item, RankedList
 from osnet.weights.card import CARD_FILE, read_card
+from osnet.weights.open_model_zoo import DEFAULT_WEIGHTS, LICENCE
 
 GalleryArg = Annotated[Path, Positional, tyro.conf.arg(metavar="GALLERY")]
 
@@ -64,7 +64,8 @@ def index(
     Args:
         crops: the folder.
         out: the gallery's folder.
-        weights: a path or a short name; needed for a new gallery.
+        weights: a path or a short name. By default the gallery's own copy; for a new gallery
+            person-reidentification-retail-0287, which is downloaded if it is not here.
         identity_from: where to read who is on a crop. By default: the pattern or CSV if given; else Market-1501's
             names, if at least half of the names are like these; else identities are unknown.
         pattern: a regular expression for the path, with groups (?P<identity>...), (?P<camera>...), (?P<time>...).
@@ -143,20 +144,20 @@ def search(
     sheet: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Search a gallery for the person on a photo, for people of some description, or for both.
+    """Search a gallery for whoever or whatever is on a photo, for people of some description, or for both.
 
     With a photo the score is a cosine. Without one it says how well the description fits: the geometric mean of the
     attributes' probabilities, in 0 to 1. Higher is closer. Listed is only what is said to fit the description.
 
     Args:
         gallery: its folder.
-        photo: a crop of one person; it stands before --with and --without.
+        photo: a crop of one person or thing; it stands before --with and --without.
         having: attributes that hold, such as: backpack "long sleeve".
         lacking: attributes that do not, such as: hat.
         min_probability: from which probability on an attribute is said to hold; by default each one's own threshold,
             and 0 lists everything in the order of the scores.
         top: how many hits.
-        identity: only these people.
+        identity: only these identities.
         camera: only these cameras.
         after: only what was taken at this time or later (seconds or ISO 8601, UTC).
         before: only what was taken at this time or earlier.
@@ -198,7 +199,7 @@ def _fitting(where: Where, having: tuple[str, ...], lacking: tuple[str, ...], mi
 
 
 def _draw_described(hits: list[Hit], asked: list[str], sheet: Path, title: str) -> None:
-    found = [Shown(Path(h.item.source), tuple(_percents(h, asked)), heading=f"{h.score:.3f}") for h in hits]
+    found = [SheetCrop(Path(h.item.source), tuple(_percents(h, asked)), heading=f"{h.score:.3f}") for h in hits]
     save_attribute_sheet(found, sheet, title)
 
 
@@ -270,7 +271,7 @@ def gallery_remove(
 
     Args:
         gallery: its folder.
-        identity: these people.
+        identity: these identities.
         camera: from these cameras.
         after: taken at this time or later.
         before: taken at this time or earlier.
@@ -351,7 +352,8 @@ def _open_gallery(folder: Path, weights: str | None, device: str, batch_size: in
     if weights is None and not (own_copy / CARD_FILE).exists():
         if (folder / MANIFEST).exists():
             raise GalleryError(f"{folder} carries no copy of its weights: name them, --weights PATH_OR_NAME")
-        raise DataError(f"{folder} is a new gallery: say whose vectors it shall hold, --weights PATH_OR_NAME")
+        weights = DEFAULT_WEIGHTS
+        print(f"no weights were named: taking {weights} ({LICENCE}); others: --weights PATH_OR_NAME", file=sys.stderr)
     embedder = open_embedder(weights or own_copy, device, batch_size)
     return Gallery.open(folder, embedder), embedder
 

@@ -18,19 +18,19 @@ from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
 from osnet.evaluation.ranked_lists import Rankings, pick_queries
 from osnet.figures.canvas import check_figure_path, save_figure
-from osnet.figures.curves import Line, make_precision_recall, make_roc, plotted_lines, plotted_scores
+from osnet.figures.curves import Line, LineStyle, make_precision_recall, make_roc, plot_lines, plot_scores
 from osnet.figures.ranked_list import save_ranked_lists
 from osnet.figures.report import write_report
 from osnet.figures.report_data import (
     DEFAULT_FPR,
     PLACES,
-    Studied,
+    EvaluatedNetwork,
     check_people,
     compile_report,
     count_of,
-    features_of,
+    evaluate_network,
+    features_folder,
     read_run,
-    study,
 )
 from osnet.files import check_writable, make_folder
 from osnet.types import ReidDataset
@@ -59,7 +59,7 @@ def ranks(
 ) -> None:
     """Queries and what was found for them: the best, the median and the worst by average precision, and two between.
 
-    A double frame is the right person, a single one another, a bar across is ignored by the protocol.
+    A double frame is the right identity, a single one another, a bar across is ignored by the protocol.
 
     Args:
         data: a data set with query and gallery.
@@ -158,31 +158,34 @@ def _draw_training(runs: tuple[Path, ...], out: Path) -> None:
         lines[name] = line
     if not lines:
         raise DataError("training curves need runs: --run FOLDER ...")
-    with plotted_lines(lines, "epoch", "training loss", whole_x=True) as figure:
+    with plot_lines(lines, "epoch", "training loss", LineStyle(whole_x=True)) as figure:
         save_figure(figure, out)
 
 
-def _draw_curves(kind: Curve, dataset: ReidDataset, studied: list[Studied], out: Path, threshold: float | None) -> None:
+def _draw_curves(
+    kind: Curve, dataset: ReidDataset, studied: list[EvaluatedNetwork], out: Path, threshold: float | None
+) -> None:
     if kind == "cmc":
         found = {s.entrant.name: Rankings(dataset, s.entrant.query, s.entrant.gallery).scores.cmc[:20] for s in studied}
         lines = {name: Line(list(range(1, 1 + len(cmc))), cmc.tolist()) for name, cmc in found.items()}
-        with plotted_lines(lines, "rank", "queries with a right match by then", percent=True, whole_x=True) as figure:
+        with plot_lines(lines, "rank", "queries with a match by then", LineStyle(percent=True, whole_x=True)) as figure:
             save_figure(figure, out)
         return
     pairs = {s.entrant.name: count_of(dataset, s.entrant) for s in studied}
     if kind == "scores":
         ((name, one),) = pairs.items()
         limit = one.counts.threshold_at(DEFAULT_FPR) if threshold is None else threshold
-        with plotted_scores(one.counts, limit, f"{name} on {dataset.name}") as figure:
+        with plot_scores(one.counts, limit, f"{name} on {dataset.name}") as figure:
             save_figure(figure, out)
     elif kind == "roc":
         lines = {name: make_roc(p.counts) for name, p in pairs.items()}
-        label = "share of different pairs called the same"
-        with plotted_lines(lines, label, "same pairs found", percent=True, log_x=True) as figure:
+        with plot_lines(
+            lines, "false positive rate", "true positive rate", LineStyle(percent=True, log_x=True)
+        ) as figure:
             save_figure(figure, out)
     else:
         lines = {name: make_precision_recall(p) for name, p in pairs.items()}
-        with plotted_lines(lines, "recall", "precision", percent=True, equal=(0, 102)) as figure:
+        with plot_lines(lines, "recall", "precision", LineStyle(percent=True, y_limits=(0, 102))) as figure:
             save_figure(figure, out)
 
 
@@ -232,7 +235,7 @@ def report(
 
 @dataclass(frozen=True)
 class _Threshold:
-    """A cosine from which on two crops are called the same person."""
+    """A cosine from which on two crops are called the same identity."""
 
     score: float
     source: str
@@ -298,9 +301,9 @@ def kept_in(features: Path | None) -> Iterator[Path]:
 
 def _study_all(
     embedders: Mapping[str, Embedder], dataset: ReidDataset, features: Path | None, force: bool
-) -> list[Studied]:
+) -> list[EvaluatedNetwork]:
     with kept_in(features) as folder:
         return [
-            study(name, embedder, dataset, features_of(folder, name), force, draw_progress)[0]
+            evaluate_network(name, embedder, dataset, features_folder(folder, name), force, draw_progress)[0]
             for name, embedder in embedders.items()
         ]

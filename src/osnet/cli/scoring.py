@@ -79,19 +79,22 @@ class ScoringOptions:
     """How vectors are scored."""
 
     rule: Rule | None = None
-    """market1501, or cuhk03: one gallery image of each person, drawn 10 times; by default the benchmark's."""
-    distance: Distance = "cosine"
-    """cosine, or euclidean between vectors as the network gives them."""
+    """market1501, or cuhk03: one gallery image of each identity, drawn 10 times; by default the benchmark's."""
+    distance: Distance | None = None
+    """cosine, or euclidean between embeddings as the network gives them; by default the one that the published
+    figures of the weights are by, else cosine."""
     ap: AveragePrecision = "precision"
     """average precision as in most papers' code (precision), or as in Market-1501's official script (trapezoid)."""
     seed: int = 0
     """of the draws of the rule cuhk03 (drawn splits: see data)."""
     decisions: bool = False
-    """also TPR at fixed FPR (same person or not) and FNIR at fixed FPIR (who is it, if anybody)."""
+    """also TPR at fixed FPR (same identity or not) and FNIR at fixed FPIR (who is it, if anybody)."""
+    both_distances: bool = True
+    """the ranking scores by the other distance too."""
 
     def scoring(self) -> Scoring:
-        """The same, checked, by Market-1501's rule if none is given."""
-        return Scoring(self.rule or "market1501", self.distance, self.ap, self.seed, self.decisions)
+        """The same, checked, by Market-1501's rule and cosine distance if none is given."""
+        return Scoring(**{**asdict(self), "rule": self.rule or "market1501", "distance": self.distance or "cosine"})
 
 
 ScoringArgs = Annotated[ScoringOptions, tyro.conf.arg(name="")]
@@ -120,7 +123,7 @@ def evaluate(
     """Score weights on a data set, or anybody's vectors: CMC, mAP, mINP; of a classification, top-1 and top-5.
 
     Vectors: `--features FILE.npz` with query_vectors (or query), query_pids, query_camids and the same for gallery; or
-    two files with vectors, pids, camids each, or made by `osnet embed` (people by Market-1501's names or `--csv`).
+    two files with vectors, pids, camids each, or made by `osnet embed` (identities by Market-1501's names or `--csv`).
     Several processes share the work: `torchrun --nproc-per-node 2 -m osnet.cli evaluate ...`
 
     Args:
@@ -166,11 +169,13 @@ def _score_all(
     on_error: OnError, keep: Path | None,
 ) -> dict[str, Evaluation | SplitEvaluation]:  # fmt: skip
     results: dict[str, Evaluation | SplitEvaluation] = {}
+    card = embedder.network.card
+    distance = scoring.distance or (card and card.distance) or "cosine"
     for spec, benchmark in benchmarks.items():
         folder = keep / spec.replace(":", "-").replace(",", "-") if keep and spec else keep
         results[spec] = evaluate_benchmark(
-            embedder, benchmark, **asdict(scoring), force=force, on_error=on_error, features=folder,
-            progress=draw_progress,
+            embedder, benchmark, **{**asdict(scoring), "distance": distance}, force=force, on_error=on_error,
+            features=folder, progress=draw_progress,
         )  # fmt: skip
     return results
 
@@ -263,14 +268,14 @@ def calibrate(
     """Turn a validation set into a score threshold, and say what it costs.
 
     `--fpr 0.001`: two crops are compared, and one in a thousand pairs of strangers may pass. `--fpir 0.01`: a crop is
-    searched for in a gallery, and one in a hundred searches for unknown people may return anybody. A rate that the
+    searched for in a gallery, and one in a hundred searches for unknown identities may return anything. A rate that the
     set is too small for is refused.
 
     Args:
         weights: a path, or a short name like osnet_x0_25_msmt17.
-        data: people that the weights were not trained on, as for `osnet evaluate`.
-        fpr: the share of pairs of different people that may pass.
-        fpir: the share of searches for unknown people that may return somebody.
+        data: identities that the weights were not trained on, as for `osnet evaluate`.
+        fpr: the share of pairs of different identities that may pass.
+        fpir: the share of searches for unknown identities that may return a hit.
         out: write the threshold and all figures here as JSON.
         features: a folder that keeps the vectors.
         flip: average each vector with that of the mirrored crop; then searches must too.

@@ -13,10 +13,11 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from osnet.data.transforms import normalize, resize_image, to_fractions
+from osnet.data.transforms import normalize, resize_image, to_fractions, to_tensor
 from osnet.types import Preprocessing
 
 CROP_SCALE = 1.125
+MOST_DEGREES = 10
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class Augmentation:
     """Resize to 9/8 of the size and cut a random window (else resize)."""
     flip: float = 0.5
     patch: float = 0.0
-    """Random patch: a rectangle of 1 to 50 % of the area, aspect ratio 0.1 to 10, comes from another image of the
-    batch, mirrored half of the time. After Torchreid's RandomPatch, which keeps a pool of earlier patches and also
-    turns them by up to 10 degrees; a pool would make a sample depend on what was seen before."""
+    """Random patch: a rectangle of 1 to 50 % of the area, aspect ratio 0.1 to 10, comes from another training image.
+    Half of the patches are mirrored; half are turned by a whole number of degrees from -10 to 10, with black corners.
+    The values are those of Torchreid's RandomPatch. Its pool holds the last 50,000 patches, about four epochs of
+    Market-1501. Here the pool is the training set: a patch is cut from an image that the sample's own generator
+    draws, cropped and mirrored like any other, so no sample depends on what was seen before."""
     jitter: float = 0.0
     """Brightness within 20 %, contrast within 15 %."""
     erase: float = 0.0
@@ -43,66 +46,134 @@ class Augmentation:
             if not 0 <= value <= 1:
                 raise ValueError(f"augmentation {name} {value} is no probability")
 
+    def draw(self, size_hw: tuple[int, int], rng: np.random.Generator, num_donors: int = 0) -> "Draws":
+        """What happens to one sample of ``size_hw`` pixels. ``num_donors``: images that a patch may come from."""
+        framing = self._draw_framing(size_hw, rng)
+        patch = self._draw_patch(size_hw, rng, num_donors) if rng.random() < self.patch and num_donors else None
+        light = (rng.uniform(0.8, 1.2), rng.uniform(0.85, 1.15)) if rng.random() < self.jitter else None
+        erased = _draw_box(size_hw, (0.02, 0.4), 0.3, rng) if rng.random() < self.erase else None
+        return Draws(framing, patch, light, erased)
+
+    def _draw_framing(self, size_hw: tuple[int, int], rng: np.random.Generator) -> "Framing":
+        corner = None
+        if rng.random() < self.crop:
+            top, left = (int(rng.integers(0, round(side * CROP_SCALE) - side + 1)) for side in size_hw)
+            corner = (top, left)
+        return Framing(corner, bool(rng.random() < self.flip))
+
+    def _draw_patch(self, size_hw: tuple[int, int], rng: np.random.Generator, num_donors: int) -> "Patch | None":
+        donor, framing = int(rng.integers(num_donors)), self._draw_framing(size_hw, rng)
+        if (box := _draw_box(size_hw, (0.01, 0.5), 0.1, rng)) is None:
+            return None
+        top, left = (int(rng.integers(0, side - length + 1)) for side, length in zip(size_hw, box[2:], strict=True))
+        flip = bool(rng.random() < 0.5)
+        degrees = int(rng.integers(-MOST_DEGREES, MOST_DEGREES + 1)) if rng.random() < 0.5 else 0
+        return Patch(donor, framing, box, (top, left), flip, degrees)
+
     def apply(
         self,
         image: Image.Image,
         preprocessing: Preprocessing,
         rng: np.random.Generator,
-        read_donor: Callable[[], Image.Image] | None = None,
+        num_donors: int = 0,
+        read_donor: Callable[[int], Image.Image] | None = None,
     ) -> Tensor:
         """An RGB picture -> (3, H, W) float32, normalised.
 
-        ``read_donor`` gives the picture that a random patch is taken from; it is called only if there is one.
+        ``read_donor`` gives the picture, of ``num_donors``, that a random patch is cut from.
         """
-        height, width = preprocessing.size_hw
-        if rng.random() < self.crop:
-            large = Preprocessing(size_hw=(round(height * CROP_SCALE), round(width * CROP_SCALE)))
-            pixels = resize_image(image, large)
-            top, left = rng.integers(0, large.size_hw[0] - height + 1), rng.integers(0, large.size_hw[1] - width + 1)
-            pixels = pixels[:, top : top + height, left : left + width]
-        else:
-            pixels = resize_image(image, preprocessing)
-        if rng.random() < self.flip:
-            pixels = pixels.flip(2)
-        if rng.random() < self.patch and read_donor is not None:
-            _patch(pixels, resize_image(read_donor(), preprocessing), rng)
-        if rng.random() < self.jitter:
-            pixels = _jitter(pixels, rng)
+        drawn = self.draw(preprocessing.size_hw, rng, num_donors)
+        pixels = drawn.framing.apply(image, preprocessing)
+        if drawn.patch is not None:
+            assert read_donor is not None
+            drawn.patch.apply(pixels, drawn.patch.framing.apply(read_donor(drawn.patch.donor), preprocessing))
+        if drawn.light is not None:
+            pixels = _jitter(pixels, *drawn.light)
         tensor = normalize(to_fractions(pixels)[None], preprocessing)[0]
-        if rng.random() < self.erase:
-            _erase(tensor, rng)
+        if drawn.erased is not None:
+            top, left, h, w = drawn.erased
+            tensor[:, top : top + h, left : left + w] = 0  # the mean colour is 0 after normalisation
         return tensor
 
 
-def _jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+Box = tuple[int, int, int, int]
+"""Top, left, height, width, in pixels of the network's input."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How an image becomes the network's input."""
+
+    corner: tuple[int, int] | None
+    """Top and left of the window that is cut out of the image at 9/8 of the size; None: it is just resized."""
+    flip: bool
+    """Then mirrored."""
+
+    def apply(self, image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+        """(3, H, W) uint8."""
+        pixels = resize_image(image, self.larger(preprocessing))
+        if self.corner is not None:
+            (top, left), (height, width) = self.corner, preprocessing.size_hw
+            pixels = pixels[:, top : top + height, left : left + width]
+        return pixels.flip(2) if self.flip else pixels
+
+    def larger(self, preprocessing: Preprocessing) -> Preprocessing:
+        """What the image is resized to."""
+        if self.corner is None:
+            return preprocessing
+        height, width = preprocessing.size_hw
+        return Preprocessing(size_hw=(round(height * CROP_SCALE), round(width * CROP_SCALE)))
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A rectangle that comes from another image."""
+
+    donor: int
+    framing: Framing
+    """Of the donor."""
+    box: Box
+    """Where it goes."""
+    corner: tuple[int, int]
+    """Top and left of where it comes from."""
+    flip: bool
+    degrees: int
+    """Turned about its centre after that, counter-clockwise; the size stays, corners that come free are black."""
+
+    def apply(self, pixels: Tensor, donor: Tensor) -> None:
+        """In place; both (3, H, W) uint8."""
+        (top, left, h, w), (from_top, from_left) = self.box, self.corner
+        patch = donor[:, from_top : from_top + h, from_left : from_left + w]
+        if self.flip:
+            patch = patch.flip(2)
+        if self.degrees:
+            patch = to_tensor(Image.fromarray(patch.permute(1, 2, 0).contiguous().numpy()).rotate(self.degrees))
+        pixels[:, top : top + h, left : left + w] = patch
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to one sample."""
+
+    framing: Framing
+    patch: Patch | None
+    light: tuple[float, float] | None
+    """Factors of brightness and contrast."""
+    erased: Box | None
+
+
+def _jitter(pixels: Tensor, brightness: float, contrast: float) -> Tensor:
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    picture = ImageEnhance.Brightness(picture).enhance(float(rng.uniform(0.8, 1.2)))
-    picture = ImageEnhance.Contrast(picture).enhance(float(rng.uniform(0.85, 1.15)))
+    picture = ImageEnhance.Brightness(picture).enhance(brightness)
+    picture = ImageEnhance.Contrast(picture).enhance(contrast)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def _patch(pixels: Tensor, donor: Tensor, rng: np.random.Generator) -> None:
-    """In place: a rectangle of ``donor``, which has the same size, at another place."""
-    if (box := _draw_box(pixels, (0.01, 0.5), 0.1, rng)) is None:
-        return
-    top, left, h, w = box
-    from_top, from_left = (rng.integers(0, donor.shape[1] - h + 1), rng.integers(0, donor.shape[2] - w + 1))
-    patch = donor[:, from_top : from_top + h, from_left : from_left + w]
-    pixels[:, top : top + h, left : left + w] = patch.flip(2) if rng.random() < 0.5 else patch
-
-
-def _erase(tensor: Tensor, rng: np.random.Generator) -> None:
-    """In place; the mean colour is 0 after normalisation."""
-    if (box := _draw_box(tensor, (0.02, 0.4), 0.3, rng)) is not None:
-        top, left, h, w = box
-        tensor[:, top : top + h, left : left + w] = 0
-
-
 def _draw_box(
-    tensor: Tensor, area_range: tuple[float, float], least_aspect: float, rng: np.random.Generator
-) -> tuple[int, int, int, int] | None:
-    """Top, left, height, width of a box within ``tensor``; None if 100 tries did not fit."""
-    _, height, width = tensor.shape
+    size_hw: tuple[int, int], area_range: tuple[float, float], least_aspect: float, rng: np.random.Generator
+) -> Box | None:
+    """A box within ``size_hw``; None if 100 tries did not fit."""
+    height, width = size_hw
     for _ in range(100):
         area = rng.uniform(*area_range) * height * width
         aspect = rng.uniform(least_aspect, 1 / least_aspect)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,9 +15,8 @@ from osnet.data.samplers import BatchSampler
 from osnet.errors import DataError, ImageError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, Preprocessing, Split
 
-Key = tuple[int, int, int, int]
-"""(epoch, place in the epoch, index of the crop, index of the crop that a random patch is taken from): enough to
-make a sample, whoever makes it. The last is of this process's part of the same batch."""
+Key = tuple[int, int, int]
+"""(epoch, place in the epoch, index of the crop): enough to make a sample, whoever makes it."""
 
 
 class TrainingSet(Dataset[dict[str, Tensor | int]]):
@@ -43,11 +43,14 @@ class TrainingSet(Dataset[dict[str, Tensor | int]]):
 
     def __getitem__(self, key: Key) -> dict[str, Tensor | int]:
         """The sample is a function of the seed and the key alone."""
-        epoch, place, index, donor = key
+        epoch, place, index = key
         rng = np.random.default_rng([self.seed, epoch, place])
-        image = read_image(self.crops[index].path)
-        pixels = self.augmentation.apply(image, self.preprocessing, rng, lambda: read_image(self.crops[donor].path))
+        pixels = self.augmentation.apply(self.read(index), self.preprocessing, rng, len(self), self.read)
         return {"image": pixels, "label": self.labels[index]}
+
+    def read(self, index: int) -> Image.Image:
+        """One picture, RGB."""
+        return read_image(self.crops[index].path)
 
     def name_of(self, index: int) -> str:
         """The name of the file."""
@@ -69,9 +72,7 @@ class EpochKeys:
     def __iter__(self) -> Iterator[list[Key]]:
         for number in range(self.first_batch, len(self.batches)):
             start = number * self.batch_size + self.rank * self.share
-            batch = self.batches[number]
-            donors = batch[len(batch) // 2 :] + batch[: len(batch) // 2]  # half a batch on: mostly other people
-            yield [(self.epoch, start + i, index, donors[i]) for i, index in enumerate(batch)]
+            yield [(self.epoch, start + i, index) for i, index in enumerate(self.batches[number])]
 
 
 def check_headers(paths: Iterable[Path]) -> None:

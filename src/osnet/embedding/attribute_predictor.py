@@ -15,6 +15,7 @@ from torch import Tensor
 
 from osnet.embedding.embedder import Embedder, OnError, pick_device
 from osnet.embedding.head_predictor import Predictions, Predictor, open_source
+from osnet.embedding.third_party import is_third_party
 from osnet.errors import DataError, WeightsError
 from osnet.models.heads import AttributeHead
 from osnet.models.network import Network
@@ -107,6 +108,8 @@ class AttributePredictor(Predictor):
 
 def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32) -> Embedder:
     """An ``AttributePredictor`` if the weights have an attribute head, else an ``Embedder``. Arguments as for these."""
+    if is_third_party(model):
+        return Embedder(model, device, batch_size)
     checkpoint = find_checkpoint(model)
     picked, head = pick_device(device, None), checkpoint.build_attribute_head()
     if head is None:

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
 from osnet.embedding.inputs import Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
+from osnet.embedding.third_party import ThirdPartyNetwork, is_third_party, load_third_party
 from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError
 from osnet.forks import settle
 from osnet.models.network import Network
@@ -68,8 +69,8 @@ class Embedder:
     The preprocessing comes from the weights' card, so it is the same as in training.
 
     Args:
-        model: a path or a short name like ``osnet_x0_25_msmt17``, as ``load_weights`` takes it; a ``Checkpoint``; or a
-            network.
+        model: a path or a short name like ``osnet_x0_25_msmt17``, as ``load_weights`` takes it; an .onnx or .xml file
+            with a card (see ``third_party``); a ``Checkpoint``; or a network.
         device: ``auto`` (a network stays on its device; weights go to CUDA, else MPS, else the CPU), or any device
             of PyTorch.
         batch_size: crops per forward pass; the last batch may be smaller. It changes embeddings
@@ -112,8 +113,11 @@ class Embedder:
         if isinstance(model, Checkpoint):
             network = model.build()
         else:
-            network = model if isinstance(model, Network) else load_model(model)
-        self.device = pick_device(device, network if isinstance(model, Network) else None)
+            network = model if isinstance(model, Network) else _load(model)
+        as_it_is = isinstance(model, Network)
+        if isinstance(network, ThirdPartyNetwork):
+            device, as_it_is = _check_third_party(network, device, backend), False
+        self.device = pick_device(device, network if as_it_is else None)
         self.network = network.to(self.device)
         self.batch_size = batch_size
         self.normalize = normalize
@@ -121,9 +125,9 @@ class Embedder:
         self.num_workers = num_workers or min(8, count_cores())
         card = network.card
         self.preprocessing = preprocessing or (card.preprocessing if card else Preprocessing())
-        as_it_is = backend == "auto" and (isinstance(model, Network) or self.device.type != "cpu")
+        live = backend == "auto" and (isinstance(model, Network) or self.device.type != "cpu")
         self._backend: Backend | None = None
-        if not as_it_is:
+        if not live and not isinstance(network, ThirdPartyNetwork):
             self._backend = make_backend(backend, self.network, self.preprocessing, self.device)
 
     @property
@@ -134,11 +138,16 @@ class Embedder:
     @property
     def backend(self) -> str:
         """Name of the backend in use: ``torch``, ``native``, ``onnxruntime`` or ``openvino``."""
+        if isinstance(self.network, ThirdPartyNetwork):
+            return self.network.runtime
         return self._backend.name if self._backend else "torch"
 
     def sha256(self) -> str:
         """Digest of all that determines an embedding: network, tensors, preprocessing, flip. Galleries store it."""
-        digest = network_sha256(self.network, self.preprocessing)
+        if isinstance(self.network, ThirdPartyNetwork):
+            digest = self.network.sha256(self.preprocessing)
+        else:
+            digest = network_sha256(self.network, self.preprocessing)
         return hashlib.sha256(f"{digest} flip".encode()).hexdigest() if self.flip else digest
 
     def embed(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> NDArray[np.float32]:
@@ -336,6 +345,24 @@ class Embedder:
         if self.device.type == "cpu":  # 1.2 to 1.4 times as fast on a CPU; not measured on others
             images = images.contiguous(memory_format=torch.channels_last)
         return in_eval_mode(self.network)(images).float()
+
+
+def _load(model: str | Path) -> Network:
+    return load_third_party(model) if is_third_party(model) else load_model(model)
+
+
+def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, backend: BackendName) -> torch.device:
+    """The CPU, where such a network runs.
+
+    Raises:
+        ModelError: another device, or another backend than the file's own runtime.
+    """
+    if backend not in ("auto", network.runtime):
+        raise ModelError(f"backend {backend!r} cannot run {network.file.path}; choose auto or {network.runtime}")
+    picked = pick_device("cpu" if str(device) == "auto" else device, None)
+    if picked.type != "cpu":
+        raise ModelError(f"{network.file.path} runs on the CPU here, not on {device}; choose device='cpu'")
+    return picked
 
 
 def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -> Embeddings:

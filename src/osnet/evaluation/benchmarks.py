@@ -18,12 +18,12 @@ from osnet.evaluation.evaluate import (
     score_embedded,
 )
 from osnet.evaluation.results import Evaluation, Scoring, SplitEvaluation
-from osnet.features.embedding_files import Progress, no_progress
 from osnet.files import make_folder
 from osnet.metrics.matching_rules import Rule
 from osnet.metrics.rank_counting import Distance
 from osnet.metrics.ranking import AveragePrecision
 from osnet.models.network import Network
+from osnet.progress import Progress, no_progress
 from osnet.types import ReidDataset, Split
 
 
@@ -36,6 +36,7 @@ def evaluate_splits(
     ap: AveragePrecision = "precision",
     seed: int = 0,
     decisions: bool = False,
+    both_distances: bool = False,
     force: bool = False,
     on_error: OnError = "raise",
     features: str | Path | None = None,
@@ -58,10 +59,10 @@ def evaluate_splits(
     """
     if not datasets:
         raise DataError("no splits to evaluate; give at least one data set")
-    scoring = Scoring(rule, distance, ap, seed, decisions)
+    scoring = Scoring(rule, distance, ap, seed, decisions, both_distances)
     for dataset in datasets:
         check_scorable(dataset)
-    embedder = prepare_embedder(weights, distance)
+    embedder = prepare_embedder(weights, "euclidean" if both_distances else distance)
     warnings = [check_leak(embedder.network, dataset, force) for dataset in datasets]
     crops = {crop.path: crop for dataset in datasets for split in dataset.splits[1:] for crop in split.crops}
     folder = make_folder(features) if features is not None else None
@@ -82,6 +83,7 @@ def evaluate_benchmark(
     ap: AveragePrecision = "precision",
     seed: int = 0,
     decisions: bool = False,
+    both_distances: bool = False,
     force: bool = False,
     on_error: OnError = "raise",
     features: str | Path | None = None,
@@ -101,7 +103,8 @@ def evaluate_benchmark(
     facts = None if isinstance(benchmark, ReidDataset) else benchmark.facts()
     asked: dict[str, Any] = {
         "rule": rule or usual, "distance": distance, "ap": ap, "seed": seed, "decisions": decisions,
-        "force": force, "on_error": on_error, "features": features, "progress": progress,
+        "both_distances": both_distances, "force": force, "on_error": on_error, "features": features,
+        "progress": progress,
     }  # fmt: skip
     result: Evaluation | SplitEvaluation = (
         evaluate(weights, datasets[0], **asked) if len(datasets) == 1 else evaluate_splits(weights, datasets, **asked)

@@ -1,4 +1,4 @@
-"""A validation set -> a score threshold, and what it costs: so many strangers taken for the same, so many missed."""
+"""Calibrate a score threshold on validation data, and report its false positives and misses."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError
 from osnet.evaluation.evaluate import check_leak, check_scorable, describe_weights, embed_dataset, prepare_embedder
-from osnet.features.embedding_files import Progress, no_progress
 from osnet.metrics.bootstrap import Interval, ratio_interval
 from osnet.metrics.thresholds import MIN_ERRORS, count_decisions, identification_scores, verification_scores
 from osnet.models.network import Network
+from osnet.progress import Progress, no_progress
 from osnet.types import ReidDataset
 
 KINDS = {
@@ -25,18 +25,18 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold on the cosine score: accept at or above it. Rates are fractions; prints itself."""
+    """A threshold on the cosine and its error rates, as fractions. Scores at or above the threshold are accepted."""
 
     kind: str
-    """``verification``: is it the same person; ``identification``: who is it, if anybody."""
+    """``verification`` (same person or not) or ``identification`` (open-set search)."""
     asked: float
-    """The false positive rate that was asked for."""
+    """The requested false positive rate."""
     threshold: float
     """In [-1, 1]."""
     false_positives: Interval
-    """The rate on this set, with a 95 % interval over query identities."""
+    """False positive rate on this data, with a 95 % interval over query identities."""
     misses: Interval
-    """1 - TPR, or FNIR; with the same kind of interval."""
+    """Miss rate (1 - TPR, or FNIR), with the same kind of interval."""
     num_negatives: int
     num_positives: int
     dataset: str
@@ -44,10 +44,10 @@ class Calibration:
     weights: dict[str, Any]
     warnings: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
-    """Images left out because they could not be read, with the reasons."""
+    """Images left out because they could not be read, with reasons."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """All fields as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Calibration:
             f"accept at a cosine of {self.threshold:.4f} or more",
             f"{false_name:<16} {_show(self.false_positives)} of {self.num_negatives:,} {negatives}",
             f"{miss_name:<16} {_show(self.misses)} of {self.num_positives:,} {positives}",
-            "95 % intervals over people; other cameras, clothes or seasons need a threshold of their own",
+            "95 % intervals over people; calibrate again for other cameras, clothes or seasons",
         ]
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} left out: {', '.join(self.unreadable[:5])}")
@@ -79,23 +79,24 @@ def calibrate(
     features: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Calibration:
-    """The lowest threshold at which the false positive rate on this set is not above what was asked.
+    """Find the lowest threshold whose false positive rate on this data is at most the requested one.
 
-    Give one of the two rates. ``fpr``: two crops are compared; of pairs of different people so many may pass (see
-    ``metrics.decisions.verification_scores``). ``fpir``: a crop is searched for in a gallery of this set's size; of
-    searches for unknown people so many may return anybody (``identification_scores``). A larger gallery returns
-    more at the same threshold.
+    Give exactly one rate. ``fpr`` is for comparing two crops: the share of pairs of different people that may pass (see
+    ``thresholds.verification_scores``). ``fpir`` is for searching a gallery: the share of searches for unknown people
+    that may return anyone (see ``thresholds.identification_scores``). It holds for a gallery of this size; a larger one
+    has more false positives at the same threshold.
 
     Args:
-        weights: as for ``evaluate``; so are the arguments that follow ``fpir``.
-        dataset: people of your own, whom the weights were not trained on.
-        fpr: in (0, 1).
-        fpir: in (0, 1).
+        weights: weights, network or embedder, as for ``evaluate``. The arguments after ``fpir`` are those of
+            ``evaluate``.
+        dataset: data set of people that the weights were not trained on.
+        fpr: requested false positive rate of pairs, in (0, 1).
+        fpir: requested false positive rate of searches, in (0, 1).
 
     Raises:
-        DataError: not exactly one rate, or one that so few pairs or searches cannot support (the message says which
-            they could); a data set that cannot be scored.
-        ImageError: an unreadable image, if ``on_error`` is ``raise``.
+        DataError: not exactly one rate is given, the data set has too few pairs or searches for the rate (the error
+            says which rate is possible), or it cannot be evaluated.
+        ImageError: an image cannot be read and ``on_error`` is ``raise``.
     """
     rate = _pick_rate(fpr, fpir)
     data = dataset if isinstance(dataset, ReidDataset) else read_dataset(dataset)
@@ -132,16 +133,16 @@ def calibrate(
 
 def _pick_rate(fpr: float | None, fpir: float | None) -> float:
     if (fpr is None) == (fpir is None):
-        raise DataError("give either fpr (same or different?) or fpir (who is it, if anybody?)")
+        raise DataError("give either fpr (rate of pairs) or fpir (rate of searches), not both")
     rate = fpr if fpr is not None else fpir
     assert rate is not None
     if not 0 < rate < 1:
-        raise DataError(f"a false positive rate of {rate:g} cannot be calibrated for; give a share between 0 and 1")
+        raise DataError(f"the false positive rate {rate:g} must be between 0 and 1, both excluded")
     return rate
 
 
 def _check_size(data: ReidDataset, rate: float, identify: bool) -> None:
-    """Before anything is embedded: no more can be there than this."""
+    """Fail before any embedding if the data set cannot have enough pairs or searches."""
     kind = "identification" if identify else "verification"
     most = len(data.query) * (1 if identify else len(data.gallery))
     _refuse_small(data, rate, most, most, kind)
@@ -151,15 +152,15 @@ def _refuse_small(data: ReidDataset, rate: float, num_negatives: int, num_positi
     negatives, positives, false_name, _ = KINDS[kind]
     if rate * num_negatives < MIN_ERRORS:
         lowest = MIN_ERRORS / max(num_negatives, 1)
-        could = f"ask for {lowest:.2g} or more, or bring more people" if lowest < 1 else "bring more people"
+        could = f"request a rate of {lowest:.2g} or more, or add people" if lowest < 1 else "add people"
         raise DataError(
             f"{data.root}: {num_negatives:,} {negatives} allow {rate * num_negatives:.3g} errors at {false_name} "
-            f"{rate:g}, too few to tell the rate (at least {MIN_ERRORS}); {could}"
+            f"{rate:g}, too few to estimate the rate (at least {MIN_ERRORS} are needed); {could}"
         )
     if num_positives < MIN_ERRORS:
         raise DataError(
-            f"{data.root}: {num_positives:,} {positives} are too few to say what is missed (at least {MIN_ERRORS}); "
-            "bring more people"
+            f"{data.root}: {num_positives:,} {positives} are too few to estimate the miss rate (at least "
+            f"{MIN_ERRORS} are needed); add people"
         )
     if len(np.unique(data.query.pids)) < 2:
-        raise DataError(f"{data.root}: an interval over people needs at least two of them among the queries")
+        raise DataError(f"{data.root}: an interval over people needs queries of at least two people")

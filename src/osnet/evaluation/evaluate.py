@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +19,8 @@ from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import DataError, ImageError
 from osnet.evaluation.results import Evaluation, Scoring
 from osnet.features.embedding_files import (
-    Progress,
     embed_files,
     find_changed,
-    no_progress,
     read_vectors,
     save_vectors,
     stamp_of,
@@ -33,6 +32,7 @@ from osnet.metrics.rank_counting import Distance
 from osnet.metrics.ranking import AveragePrecision, RankingScores, rank_scores, summarize
 from osnet.metrics.thresholds import DecisionScores, NoPairsError, identification_scores, verification_scores
 from osnet.models.network import Network
+from osnet.progress import Progress, no_progress
 from osnet.runtime.distributed import embed_shared, gather_bytes, gather_interleaved, join_processes
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
 
@@ -50,6 +50,7 @@ def evaluate(
     ap: AveragePrecision = "precision",
     seed: int = 0,
     decisions: bool = False,
+    both_distances: bool = False,
     force: bool = False,
     on_error: OnError = "raise",
     features: str | Path | None = None,
@@ -66,10 +67,12 @@ def evaluate(
         ap: ``precision``, or ``trapezoid`` as in Market-1501's official script; see ``AveragePrecision``.
         seed: of CUHK03's draws.
         decisions: ROC and open-set identification too; see ``metrics.decisions``.
+        both_distances: ranking scores by the other distance too, from the same vectors: ``scores_by_distance``.
         force: evaluate even where the weights were trained on the test images; the result says so.
         on_error: ``raise`` stops at an unreadable image; ``skip`` leaves it out and says so.
         features: a folder that keeps the vectors (``query.npz``, ``gallery.npz``; of any length: ``query-raw.npz``,
-            ``gallery-raw.npz``). A run that was cut off goes on from there, and a finished one is not embedded again.
+            ``gallery-raw.npz``, and then both). A run that was cut off goes on from there, and a finished one is not
+            embedded again.
         progress: draws a bar.
 
     Raises:
@@ -77,10 +80,10 @@ def evaluate(
             weights that were trained on this benchmark's test images.
         ImageError: an unreadable image, if ``on_error`` is ``raise``.
     """
-    scoring = Scoring(rule, distance, ap, seed, decisions)
+    scoring = Scoring(rule, distance, ap, seed, decisions, both_distances)
     data = dataset if isinstance(dataset, ReidDataset) else read_dataset(dataset)
     check_scorable(data)
-    embedder = prepare_embedder(weights, distance)
+    embedder = prepare_embedder(weights, "euclidean" if both_distances else distance)
     warnings = check_leak(embedder.network, data, force)
     query, gallery = embed_dataset(embedder, data, on_error, features, progress)
     return score_embedded(embedder, data, query, gallery, scoring, warnings)
@@ -98,7 +101,7 @@ def score_embedded(
     vectors = [part.labelled() for part in (query, gallery)]
     if query.failures or gallery.failures:  # the only matches may be among them
         _check_matches(vectors[0], vectors[1], f"{data.root} without the images that cannot be read")
-    scores = score_shared(vectors[0], vectors[1], scoring)
+    scores, by_distance = _score_distances(vectors[0], vectors[1], scoring)
     return Evaluation(
         dataset=data.name,
         root=str(data.root),
@@ -110,8 +113,9 @@ def score_embedded(
         unmatched=tuple(vectors[0].names[q] for q in scores.unmatched),
         unreadable=tuple(str(failure) for failure in [*query.failures, *gallery.failures]),
         protocol=str(scoring),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *_check_distance(embedder, scoring)),
         decisions=_decide(vectors[0], vectors[1], scoring),
+        scores_by_distance=by_distance,
     )
 
 
@@ -124,6 +128,7 @@ def evaluate_vectors(
     ap: AveragePrecision = "precision",
     seed: int = 0,
     decisions: bool = False,
+    both_distances: bool = False,
     name: str = "vectors",
     root: str = "",
 ) -> Evaluation:
@@ -132,11 +137,11 @@ def evaluate_vectors(
     Raises:
         DataError: vectors or labels that cannot be scored; the message says why.
     """
-    scoring = Scoring(rule, distance, ap, seed, decisions)
+    scoring = Scoring(rule, distance, ap, seed, decisions, both_distances)
     if len(query) and (query.pids > DISTRACTOR_PID).all():
         _check_matches(query, gallery, root or name)
     try:
-        scores, points = score_shared(query, gallery, scoring), _decide(query, gallery, scoring)
+        (scores, by_distance), points = _score_distances(query, gallery, scoring), _decide(query, gallery, scoring)
     except ValueError as error:
         raise DataError(f"{root or name}: {error}") from error
     return Evaluation(
@@ -151,6 +156,7 @@ def evaluate_vectors(
         unreadable=(),
         protocol=str(scoring),
         decisions=points,
+        scores_by_distance=by_distance,
     )
 
 
@@ -162,6 +168,27 @@ def _decide(query: LabelledVectors, gallery: LabelledVectors, scoring: Scoring) 
         with suppress(NoPairsError):
             found.append(score(*arrays, distance=scoring.distance))
     return tuple(found)
+
+
+def _score_distances(
+    query: LabelledVectors, gallery: LabelledVectors, scoring: Scoring
+) -> tuple[RankingScores, dict[str, dict[str, float | None]]]:
+    """By the scoring's distance; and a summary by each, if both are wanted, that one first."""
+    scores = score_shared(query, gallery, scoring)
+    if not scoring.both_distances:
+        return scores, {}
+    other: Distance = "euclidean" if scoring.distance == "cosine" else "cosine"
+    also = score_shared(query, gallery, replace(scoring, distance=other))
+    return scores, {scoring.distance: summarize(scores, RANKS), other: summarize(also, RANKS)}
+
+
+def _check_distance(embedder: Embedder, scoring: Scoring) -> list[str]:
+    """A note where the published figures of these weights are by the other distance."""
+    card = embedder.network.card
+    if card is None or card.distance in (None, scoring.distance):
+        return []
+    return [f"the published figures of these weights are by {card.distance} distance; "
+            f"this score is by {scoring.distance} distance"]  # fmt: skip
 
 
 def _count(part: LabelledVectors) -> SplitCounts:
@@ -330,9 +357,18 @@ def embed_split(
         result = embed_files(
             embedder, split.paths, out, on_error=on_error, progress=progress, label=split.name, overwrite=False
         )
+    if out is not None and not embedder.normalize and rank == 0:
+        _keep_unit_length(out.with_name(f"{split.name}.npz"), result, embedder.sha256())
     crops = {str(crop.path): crop for crop in split.crops}
     kept = tuple(crops[name] for name in result.names)
     return EmbeddedSplit(Split(split.name, kept), result.vectors, result.failures)
+
+
+def _keep_unit_length(out: Path, result: Embeddings, sha256: str) -> None:
+    """The same vectors of length 1, which searches, calibration and figures take; once."""
+    lengths = np.linalg.norm(result.vectors, axis=1, keepdims=True)
+    if not out.exists() and (lengths > 0).all():
+        save_vectors(out, replace(result, vectors=result.vectors / lengths), sha256)
 
 
 def _read_back(out: Path, embedder: Embedder, split: Split, on_error: OnError) -> Embeddings:

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Scoring:
     """Of CUHK03's draws."""
     decisions: bool = False
     """ROC and open-set identification too, by Market-1501's rule whatever ``rule`` is."""
+    both_distances: bool = False
+    """Ranking scores by the other distance too."""
 
     def __post_init__(self) -> None:
         distances = ("cosine", "euclidean")
@@ -75,6 +77,8 @@ class Evaluation:
     """TPR at fixed FPR, FNIR at fixed FPIR, with their thresholds; if asked for."""
     benchmark: BenchmarkFacts | None = None
     """Which form of it, and what there is to say of this copy; None for a plain folder."""
+    scores_by_distance: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """By distance, where both were asked for: ``scores``, and the same by the other one."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
@@ -82,11 +86,18 @@ class Evaluation:
 
     def __str__(self) -> str:
         lines = _describe_scored(self.dataset, [self])
-        lines += [f"{name:<8} {_percent(value)}" for name, value in self.scores.items()]
+        columns = self.scores_by_distance or {"": self.scores}
+        if self.scores_by_distance:
+            lines.append(" " * 8 + "".join(f" {distance:>10}" for distance in columns))
+        width = 10 if self.scores_by_distance else 1
+        lines += [
+            f"{name:<8}" + "".join(f" {_percent(column[name]):>{width}}" for column in columns.values())
+            for name in self.scores
+        ]
         lines.append(f"over {self.num_scored:,} of {self.num_queries:,} queries")
         lines += map(str, self.decisions)
         lines += _describe_left_out([self])
-        if self.protocol != str(Scoring()):
+        if self.protocol != str(Scoring()) or self.scores_by_distance:
             lines.append(self.protocol)
         if self.benchmark is not None:
             lines += str(self.benchmark).splitlines()
@@ -164,6 +175,9 @@ class SplitEvaluation:
     def __str__(self) -> str:
         lines = _describe_scored(f"{self.name}, {len(self.evaluations)} splits", self.evaluations)
         lines += _describe_means(self.mean, self.deviation, [part.scores for part in self.evaluations])
+        for distance in list(self.evaluations[0].scores_by_distance)[1:]:
+            scores = [part.scores_by_distance[distance] for part in self.evaluations]
+            lines += [f"by {distance} distance", *_describe_means(*_mean_and_deviation(scores), scores)]
         scored, asked = (sum(getattr(part, n) for part in self.evaluations) for n in ("num_scored", "num_queries"))
         lines.append(f"over {scored:,} of {asked:,} queries in all")
         lines += _describe_decisions(self.evaluations) + _describe_left_out(self.evaluations)

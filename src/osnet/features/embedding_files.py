@@ -1,9 +1,9 @@
-"""Vectors on disk: one ``.npz`` with names, and a run that can be cut off at any moment and goes on."""
+"""Files of embeddings: one ``.npz`` with names. Interrupted runs resume where they stopped."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -15,33 +15,28 @@ from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import DataError, ImageError, OutputError
 from osnet.features.array_files import read_arrays
 from osnet.files import check_writable, make_folder, write_json, written_aside
+from osnet.progress import Progress, no_progress
 
 SAVED = ("vectors", "names", "failures", "weights_sha256")
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""Wraps an iterable of a known length to draw a bar with a label: ``progress(paths, len(paths), "query")``."""
-
-
-def no_progress(iterable: Iterable[Any], _total: int, _label: str) -> Iterable[Any]:
-    """A ``Progress`` that draws nothing."""
-    return iterable
 
 
 def save_vectors(
     path: str | Path, embeddings: Embeddings, weights_sha256: str, stamps: Mapping[str, tuple[int, int]] | None = None
 ) -> None:
-    """Write ``vectors`` float32 (N, D), ``names``, ``failures`` (name, reason) and ``weights_sha256`` as ``.npz``.
+    """Write embeddings as ``.npz``.
 
-    ``stamps`` (N, 2) holds size and time of change (ns) of the files that the names are of, -1 where they are none.
+    The arrays are ``vectors`` (N, D) float32, ``names`` (N,), ``stamps`` (N, 2) with size and modification time (ns) of
+    each image file (-1 if the name is not a file), ``failures`` (name, reason) and ``weights_sha256``.
 
     Args:
-        path: the file to write.
-        embeddings: vectors and names.
-        weights_sha256: ``Embedder.sha256()`` of what made them.
-        stamps: by name, ``stamp_of`` from before the files were read: what changes while they are embedded shows later.
-            By default as the files are now.
+        path: output file, ending in .npz.
+        embeddings: embeddings, names and failures.
+        weights_sha256: ``Embedder.sha256()`` of the network.
+        stamps: by name, the result of ``stamp_of`` before the files were read, so that a change during the run is found
+            later. By default the files are looked at now.
 
     Raises:
-        OutputError: the name does not end in ``.npz``, or nothing can be written there.
+        OutputError: the path does not end in .npz or cannot be written.
     """
     path = Path(path)
     _check_npz(path)
@@ -59,19 +54,19 @@ def save_vectors(
 
 
 def stamp_of(name: str) -> tuple[int, int]:
-    """Size and time of change (ns) of the file ``name``; (-1, -1) if there is none."""
+    """Size in bytes and modification time (ns) of the file ``name``; (-1, -1) if there is no such file."""
     try:
-        status = os.stat(name)  # noqa: PTH116 a name may be no path at all
+        status = os.stat(name)  # noqa: PTH116 a name need not be a valid path
     except (OSError, ValueError):
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
 
 def find_changed(path: str | Path) -> list[str]:
-    """Names in a file of vectors whose files have changed, or gone, since they were embedded.
+    """Names in an embedding file whose images have changed or disappeared since they were embedded.
 
     Raises:
-        DataError: as ``read_vectors``.
+        DataError: as for ``read_vectors``.
     """
     names = read_vectors(path)[0].names
     stamps = read_arrays(path, ("stamps",)).get("stamps")
@@ -82,23 +77,28 @@ def find_changed(path: str | Path) -> list[str]:
 
 def _check_npz(path: Path) -> None:
     if path.suffix != ".npz":
-        raise OutputError(f"{path}: vectors are written as .npz; choose a name that ends so")
+        raise OutputError(f"{path}: embeddings are written as .npz; choose a name that ends in .npz")
 
 
 def read_vectors(path: str | Path) -> tuple[Embeddings, str]:
-    """Vectors with their names, and whose they are (``Embedder.sha256``). Nothing is unpickled.
+    """Read embeddings with their names, and the ``Embedder.sha256`` of their network. Nothing is unpickled.
 
     Raises:
-        DataError: no such file, or not one that ``save_vectors`` wrote.
+        DataError: the file does not exist, or was not written by ``save_vectors``.
     """
     content = read_arrays(path, SAVED)
     if missing := [name for name in SAVED if name not in content]:
-        raise DataError(f"{path} is not a file of osnet embed: it has no {', '.join(missing)}")
+        raise DataError(f"{path} was not written by osnet embed: it has no {', '.join(missing)}")
     vectors, names, failures, weights_sha256 = (content[name] for name in SAVED)
     if vectors.dtype != np.float32 or vectors.ndim != 2 or names.shape != (len(vectors),) or names.dtype.kind != "U":
-        raise DataError(f"{path}: {vectors.dtype} vectors {vectors.shape} and {names.shape} names do not go together")
+        raise DataError(
+            f"{path}: vectors is {vectors.dtype} {vectors.shape} and names {names.dtype} {names.shape}; they must be "
+            "float32 (N, D) and text (N,)"
+        )
     if failures.ndim != 2 or failures.shape[1] != 2:
-        raise DataError(f"{path}: failures is {failures.dtype} {failures.shape}; it must hold names and reasons")
+        raise DataError(
+            f"{path}: failures is {failures.dtype} {failures.shape}; it must be text (N, 2): names and reasons"
+        )
     failed = [ImageError(str(name), str(reason)) for name, reason in failures.tolist()]
     return Embeddings(vectors, names.tolist(), failed), str(weights_sha256)
 
@@ -113,37 +113,49 @@ def embed_files(
     label: str = "embed",
     overwrite: bool = True,
 ) -> Embeddings:
-    """Embed image files into ``out`` (``.npz``); a run that was cut off goes on where it stopped.
+    """Embed image files into ``out`` (.npz). An interrupted run resumes where it stopped.
 
-    While it runs, rows are appended to the folder ``out + ".partial"``. A later call with the same
-    weights reads them back and embeds the rest; at the end ``out`` appears whole and the folder goes.
+    During the run, embeddings are appended to files in the folder ``out + ".partial"``. A later call with the same
+    weights reads them and embeds the remaining images. At the end, ``out`` is written at once and the folder is
+    deleted.
+
+    Args:
+        embedder: network and preprocessing.
+        paths: image files.
+        out: output file, ending in .npz.
+        on_error: ``raise``: stop at the first image that cannot be read; ``skip``: list it in ``failures``.
+        progress: draws a progress bar.
+        label: label of the bar.
+        overwrite: replace ``out`` if it exists.
 
     Returns:
-        Rows in the order of ``paths``; failures if ``on_error`` is ``skip``.
+        Embeddings in the order of ``paths``, and the failures if ``on_error`` is ``skip``.
 
     Raises:
-        ImageError: an image cannot be used and ``on_error`` is ``raise``; what went well is kept on disk.
-        OutputError: ``out`` cannot be written (this is checked first); or it exists, perhaps since another process
-            wrote it a moment ago, and ``overwrite`` is false.
+        ImageError: an image cannot be read and ``on_error`` is ``raise``; finished embeddings stay on disk.
+        OutputError: ``out`` cannot be written (checked first), another run is writing it, or it exists and
+            ``overwrite`` is false.
     """
     out = Path(out)
     _check_npz(out)
     check_writable(out)
     key = {"format": 2, "weights_sha256": embedder.sha256(), "normalize": embedder.normalize}
     with _VectorLog(out.with_name(out.name + ".partial"), key, embedder) as log:
-        if out.exists() and not overwrite:  # under the lock: another run may just have finished
+        if out.exists() and not overwrite:  # checked under the lock: another run may have finished meanwhile
             if not log.names:
                 log.delete()
-            raise OutputError(f"{out} exists; choose another name, or allow to overwrite it")
+            raise OutputError(f"{out} exists; choose another name, or set overwrite")
         failures: list[ImageError] = []
-        stamps = {str(path): stamp_of(str(path)) for path in paths}  # before anything is read
+        stamps = {str(path): stamp_of(str(path)) for path in paths}  # taken before any file is read
         todo = [path for path in paths if log.known.get(str(path)) != stamps[str(path)]]
         for batch in embedder.stream(progress(todo, len(todo), label), on_error=on_error):
             log.append(batch, stamps)
             failures += batch.failures
         done = log.read()
         failed = {failure.name for failure in failures}
-        position = {name: i for i, name in enumerate(done.names) if name not in failed}  # the last row of a name counts
+        position = {
+            name: i for i, name in enumerate(done.names) if name not in failed
+        }  # a later row of a name replaces an earlier one
         order = [position[str(path)] for path in paths if str(path) in position]
         result = Embeddings(done.vectors[order], [done.names[i] for i in order], failures)
         save_vectors(out, result, log.key["weights_sha256"], stamps)
@@ -152,7 +164,10 @@ def embed_files(
 
 
 class _VectorLog:
-    """Rows appended to two files; after a crash, what both hold is what counts. One process at a time."""
+    """Embeddings and names appended to two files. After a crash, only rows present in both count.
+
+    A lock file keeps other processes out.
+    """
 
     FILES = frozenset({"head.json", "names.jsonl", "vectors.f32", ".lock"})
 
@@ -161,7 +176,7 @@ class _VectorLog:
         self.vectors_path, self.names_path = folder / "vectors.f32", folder / "names.jsonl"
         self.names: list[str] = []
         self.known: dict[str, tuple[int, int]] = {}
-        """Names that have a row, with the stamps of their files."""
+        """Names that have an embedding, with the stamp of their file."""
         self._files: tuple[BinaryIO, TextIO] | None = None
         self._lock = FileLock(folder / ".lock", timeout=0)
 
@@ -169,12 +184,14 @@ class _VectorLog:
         make_folder(self.folder)
         if strange := sorted({path.name for path in self.folder.iterdir()} - self.FILES):
             raise OutputError(
-                f"{self.folder} is needed for work in progress but holds {', '.join(strange[:3])}; move it"
+                f"{self.folder} is needed for unfinished embeddings but holds {', '.join(strange[:3])}; move these away"
             )
         try:
             self._lock.acquire()
         except Timeout as error:
-            raise OutputError(f"another run is writing {self.folder}; wait for it, or choose another name") from error
+            raise OutputError(
+                f"another run is writing {self.folder}; wait until it ends, or choose another name"
+            ) from error
         try:
             self._open()
         except BaseException:
@@ -184,7 +201,7 @@ class _VectorLog:
 
     def _open(self) -> None:
         head = self.folder / "head.json"
-        if not _same_json(head, self.key):  # of other weights, or new
+        if not _same_json(head, self.key):  # a new folder, or embeddings of other weights
             self.vectors_path.unlink(missing_ok=True)
             self.names_path.unlink(missing_ok=True)
             write_json(head, self.key)
@@ -194,7 +211,7 @@ class _VectorLog:
         self._files = (self.vectors_path.open("ab"), self.names_path.open("a", encoding="utf-8"))
 
     def _settle(self) -> None:
-        """Cut both files to the rows that both hold."""
+        """Truncate both files to the rows that both contain."""
         lines = [line for line in self.names_path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         rows = min(len(lines), self.vectors_path.stat().st_size // (4 * self.size))
         lines = lines[:rows]

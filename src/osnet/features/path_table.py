@@ -1,8 +1,7 @@
-"""Who is on which image: a CSV with the columns ``path``, ``identity`` and, if known, ``camera`` and ``split``.
+"""Identities of images from a CSV with the columns ``path``, ``identity`` and optionally ``camera`` and ``split``.
 
-An image and a row belong together if their paths are the same, or if one of the two is the end of the other, part by
-part: ``img/q0.jpg`` in the table is ``/data/own/img/q0.jpg``, and the other way round. Where that would fit twice,
-it is refused.
+An image and a row match if their paths are equal, or if one path ends with the other, compared by path components:
+``img/q0.jpg`` in the table matches the image ``/data/own/img/q0.jpg``, and vice versa. Ambiguous matches are errors.
 """
 
 from collections.abc import Sequence
@@ -15,20 +14,20 @@ from osnet.errors import DataError
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of an image."""
+    """One row of the table."""
 
     path: str
     identity: str
     camera: str
-    """Empty where it is unknown."""
+    """Empty if unknown."""
     split: str
 
 
 class PathTable:
-    """The rows of a CSV, looked up by the names of images.
+    """Rows of a CSV, looked up by image path.
 
     Raises:
-        DataError: it cannot be read, has no such columns, or a row lacks a path or an identity or comes twice.
+        DataError: the file cannot be read or lacks a column, or a row has no path or identity or repeats a path.
     """
 
     def __init__(self, file: str | Path) -> None:
@@ -40,20 +39,20 @@ class PathTable:
             key = path_key(row.path)
             if not key or not row.identity or key in self._rows:
                 raise DataError(
-                    f"{self.file}, line {number}: {row.path or 'a row'} has no path or no identity, or is listed twice"
+                    f"{self.file}, line {number}: {row.path or 'a row'} has no path or identity, or repeats a path"
                 )
             self._rows[key] = row
 
     def find(self, names: Sequence[str]) -> list[Row | None]:
-        """The row of each image, None where there is none.
+        """The row of each image; None where there is none.
 
-        Time grows with the parts of all paths together, on both sides.
+        Time is linear in the total number of path components of images and rows.
 
         Args:
-            names: of all images that are to be told apart; one that comes several times is one image.
+            names: paths of all images, in one call, so that ambiguities are found. A repeated path is one image.
 
         Raises:
-            DataError: two rows for an image, or two images for a row; both are named.
+            DataError: two rows match one image, or two images match one row; the error names them.
         """
         keys = [path_key(name) for name in names]
         name_of = dict(zip(keys, names, strict=True))
@@ -75,11 +74,11 @@ class PathTable:
             if len(row_keys) > 1:
                 one, other = (self._rows[row_key].path for row_key in row_keys[:2])
                 raise DataError(
-                    f"{self.file}: {name_of[key]} could be {one} or {other}; write its whole path into the table"
+                    f"{self.file}: {name_of[key]} matches the rows {one} and {other}; write full paths into the table"
                 )
             for row_key in row_keys:
                 if (first := owner.setdefault(row_key, key)) != key:
                     raise DataError(
-                        f"{self.file}: the row of {self._rows[row_key].path} could be of {name_of[first]} or of "
-                        f"{name_of[key]}; write whole paths into the table"
+                        f"{self.file}: the row {self._rows[row_key].path} matches {name_of[first]} and {name_of[key]}; "
+                        "write full paths into the table"
                     )

@@ -1,1 +1,1 @@
-"""Pictures of results."""
+"""Figures and reports: ranked lists, curves, activation maps, embeddings, gates, the HTML report."""

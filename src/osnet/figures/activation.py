@@ -1,4 +1,4 @@
-"""Activation maps as a figure: photos, and beside each what every network looks at. The supplement's Fig. A."""
+"""Figure of activation maps: each image beside its maps, one per network and layer. Supplement of the paper, Fig. A."""
 
 import math
 import re
@@ -24,38 +24,38 @@ from osnet.figures.maps import (
     measure_share,
     stretch_map,
 )
-from osnet.figures.person_boxes import Photo
+from osnet.figures.person_boxes import BoxedImage
 from osnet.files import printable
 
 COLOURS = ("viridis", "inferno", "magma", "cividis", "jet")
-"""All but ``jet`` are perceptually uniform; ``jet`` is there to compare with older figures."""
+"""Colour maps to choose from. All but ``jet`` are perceptually uniform; ``jet`` is for comparing with older figures."""
 DEFAULT_COLOURS = "viridis"
 OPACITY = 0.6
-"""Of the map over the photo, which stands grey below it so that colour means the map alone."""
+"""Opacity of the map over the image. The image is grey, so that colour shows only the map."""
 CELL_IN, GAP_IN, MARGIN_IN, BAR_IN = (1.05, 2.1), 0.05, 0.08, 0.72
-"""A photo's place is so wide and at most so high, in inches."""
+"""In inches. ``CELL_IN`` is the width and the largest height of an image."""
 COLUMNS = 9
 TITLE_LETTERS = 14
-"""Fit above a cell."""
+"""Number of characters that fit above an image."""
 MEASURES = {"absolute": "sum of |features|", "squares": "sum of squared features"}
 
 
 @dataclass(frozen=True)
-class SeenMap:
-    """One map over one photo."""
+class LayerMap:
+    """The activation map of one image, by one network at one layer."""
 
     network: str
     layer: str
     strength: Floats
-    """(H, W), before any stretching."""
+    """(H, W), not yet scaled for display."""
     entropy: float
     """Bits; see ``measure_entropy``."""
     share: tuple[float, float] | None
-    """Inside the person's box, and what a uniform map would have; None where no box is known."""
+    """Share of the map inside the person's box, and that share for a uniform map; None if the box is unknown."""
 
     @property
     def caption(self) -> str:
-        """Entropy, and the share if it is known."""
+        """Entropy, and the share inside the box if it is known."""
         if math.isnan(self.entropy):
             return "no activation"
         lines = f"entropy {self.entropy:.2f}\nof {math.log2(self.strength.size):.0f} bits"
@@ -65,18 +65,18 @@ class SeenMap:
         return f"{lines}\n{inside:.0f} % in box,\nuniform {uniform:.0f} %"
 
 
-def look(
-    photos: Sequence[Photo],
+def collect_maps(
+    photos: Sequence[BoxedImage],
     embedders: Mapping[str, Embedder],
     layers: Sequence[str] = (LAST,),
     measure: Measure = "absolute",
-) -> list[list[SeenMap]]:
-    """For each photo, its maps: network by network, layer by layer.
+) -> list[list[LayerMap]]:
+    """Compute the maps of each image: for each network, one per layer.
 
     Raises:
-        ModelError: no such layer, or one that gives no map.
+        ModelError: a layer does not exist or does not output a map.
     """
-    pictures = [photo.picture for photo in photos]
+    pictures = [photo.image for photo in photos]
     columns = [
         (name, layer, maps)
         for name, embedder in embedders.items()
@@ -84,18 +84,21 @@ def look(
     ]
     return [
         [
-            SeenMap(
-                name, layer, maps[i], measure_entropy(maps[i]),
-                measure_share(maps[i], photo.box, photo.picture.size) if photo.box else None,
+            LayerMap(
+                name,
+                layer,
+                maps[i],
+                measure_entropy(maps[i]),
+                measure_share(maps[i], photo.box, photo.image.size) if photo.box else None,
             )
             for name, layer, maps in columns
         ]
         for i, photo in enumerate(photos)
-    ]  # fmt: skip
+    ]
 
 
-def lay_over(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
-    """A map over a photo: (height, width, 3). The map is stretched by its own least and greatest value."""
+def overlay_map(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
+    """Overlay a map on a grey image: (height, width, 3). The map is scaled by its own minimum and maximum."""
     check_colours(colours)
     matplotlib = require_extra("matplotlib", "figures")
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
@@ -104,37 +107,38 @@ def lay_over(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLO
 
 
 def check_colours(colours: str) -> None:
-    """Raises ModelError for a colour scale that is not offered."""
+    """Raise ModelError if ``colours`` is not in ``COLOURS``."""
     if colours not in COLOURS:
         raise ModelError(f"unknown colours {colours!r}; choose from {', '.join(COLOURS)}")
 
 
 def draw_activation(
-    photos: Sequence[Photo],
-    seen: Sequence[Sequence[SeenMap]],
+    photos: Sequence[BoxedImage],
+    seen: Sequence[Sequence[LayerMap]],
     path: str | Path,
     *,
     colours: str = DEFAULT_COLOURS,
     measure: Measure = "absolute",
     groups_per_row: int | None = None,
 ) -> None:
-    """Write the figure: each photo with its maps, several photos side by side, one colour bar.
+    """Draw each image with its maps, several images per row, with one colour bar.
 
     Args:
-        photos: with their boxes, which are drawn.
-        seen: what ``look`` gave.
-        path: ending in .png, .pdf or .svg.
+        photos: images; their boxes are drawn if known.
+        seen: the maps of each image, from ``collect_maps``.
+        path: output file, ending in .png, .pdf or .svg.
         colours: one of ``COLOURS``.
-        measure: what the maps are, for the bar's label.
-        groups_per_row: photos side by side; by default as many as make nine columns.
+        measure: how the maps were computed, for the label of the colour bar.
+        groups_per_row: images per row; by default as many as fit into nine columns.
 
     Raises:
-        OutputError: it cannot be written.
+        ModelError: ``colours`` is unknown.
+        OutputError: the file cannot be written.
     """
     check_colours(colours)
     columns = 1 + len(seen[0])
     per_row = groups_per_row or max(1, min(len(photos), COLUMNS // columns))
-    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.picture.height / p.picture.width) for p in photos)
+    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.image.height / p.image.width) for p in photos)
     titles = _title_all(seen[0])
     title_h = 0.1 + 0.15 * max(title.count("\n") + 1 for title in titles)
     caption_h = 0.1 + 0.125 * max(max(m.caption.count("\n") + 1 for row in seen for m in row), 2)
@@ -144,7 +148,7 @@ def draw_activation(
     with new_figure((width, height), layout=None) as figure:
         sheet = Sheet(figure)
         for group in range(per_row):
-            for place, title in enumerate(["photo", *titles]):
+            for place, title in enumerate(["image", *titles]):
                 x = MARGIN_IN + group * group_w + place * (CELL_IN[0] + GAP_IN) + CELL_IN[0] / 2
                 sheet.write(x, title_h - 0.07, title, ha="center", va="baseline", fontsize=8)
         for number, (photo, maps) in enumerate(zip(photos, seen, strict=True)):
@@ -155,23 +159,23 @@ def draw_activation(
 
 
 def _draw_group(
-    sheet: Sheet, corner: tuple[float, float], cell_h: float, photo: Photo, maps: Sequence[SeenMap], colours: str
+    sheet: Sheet, corner: tuple[float, float], cell_h: float, photo: BoxedImage, maps: Sequence[LayerMap], colours: str
 ) -> None:
-    """One photo and its maps in a row."""
-    cell = photo.picture.resize(fit_picture(photo.picture.size), Image.Resampling.LANCZOS)
+    """Draw one image and its maps side by side."""
+    cell = photo.image.resize(fit_size(photo.image.size), Image.Resampling.LANCZOS)
     for place in range(1 + len(maps)):
         seen = maps[place - 1] if place else None
         x = corner[0] + place * (CELL_IN[0] + GAP_IN)
-        pixels = np.asarray(cell) if seen is None else lay_over(cell, seen.strength, colours)
+        pixels = np.asarray(cell) if seen is None else overlay_map(cell, seen.strength, colours)
         axes = sheet.add_image(pixels, x, corner[1], CELL_IN[0], cell_h)
         if photo.box is not None:
-            _draw_box(axes, photo.box, photo.picture.size, pixels.shape)
+            _draw_box(axes, photo.box, photo.image.size, pixels.shape)
         caption = seen.caption if seen else wrap_name(photo.name)
         sheet.write(x + CELL_IN[0] / 2, corner[1] + cell_h + 0.06, caption, ha="center")
 
 
-def _title_all(seen: Sequence[SeenMap]) -> list[str]:
-    """What tells the columns apart: the network, the layer, or both; the network where there is nothing to tell."""
+def _title_all(seen: Sequence[LayerMap]) -> list[str]:
+    """Column titles: the network, the layer or both, depending on what differs; the network if nothing differs."""
     networks, layers = ({getattr(m, what) for m in seen} for what in ("network", "layer"))
     titles = []
     for m in seen:
@@ -183,7 +187,7 @@ def _title_all(seen: Sequence[SeenMap]) -> list[str]:
 
 
 def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2) -> str:
-    """A name in at most ``lines`` lines of about ``letters`` letters, alike in length, broken where its parts end."""
+    """Wrap a name at the characters ``breaks`` into up to ``lines`` lines of similar length, about ``letters`` long."""
     stem = printable(name).removesuffix(".jpg").removesuffix(".png")
     parts = re.split(f"(?<=[{re.escape(breaks)}])", stem)
 
@@ -201,8 +205,8 @@ def wrap_name(name: str, breaks: str = "_- ", letters: int = 17, lines: int = 2)
     return "\n".join(line.strip() for line in (made if len(made) <= lines else [*made[: lines - 1], f"...{made[-1]}"]))
 
 
-def fit_picture(size_wh: tuple[int, int]) -> tuple[int, int]:
-    """Twice the usual input size, in the photo's own shape, so that nobody is stretched."""
+def fit_size(size_wh: tuple[int, int]) -> tuple[int, int]:
+    """Size (width, height) that fits into 256 x 512 pixels and keeps the aspect ratio."""
     width, height = size_wh
     scale = min(256 / width, 512 / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -212,13 +216,18 @@ def _draw_box(axes: Any, box: Box, size_wh: tuple[int, int], shape: tuple[int, .
     patches = require_extra("matplotlib.patches", "figures")
     x, y = shape[1] / size_wh[0], shape[0] / size_wh[1]
     left, top, right, bottom = box[0] * x - 0.5, box[1] * y - 0.5, box[2] * x - 0.5, box[3] * y - 0.5
-    for colour, line in (("black", 1.6), ("white", 0.8)):  # visible on any ground
+    for colour, line in (("black", 1.6), ("white", 0.8)):  # visible on dark and on bright images
         axes.add_patch(
             patches.Rectangle(
-                (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=line,
+                (left, top),
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor=colour,
+                linewidth=line,
                 linestyle="-" if colour == "black" else (0, (4, 2)),
             )
-        )  # fmt: skip
+        )
 
 
 def _draw_bar(sheet: Sheet, colours: str, measure: Measure, y: float, height: float) -> None:

@@ -1,4 +1,4 @@
-"""Crops with their attributes as one picture; right, wrong and missed told apart by more than colour."""
+"""Draw crops with their attributes on one sheet. Signs as well as colours mark correct, wrong and missed ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ INK, PAPER, RIGHT, WRONG, MISSED, NEUTRAL = "#1b1b1b", "#ffffff", "#1a7f37", "#c
 
 
 @dataclass(frozen=True)
-class Described:
-    """One crop, what is said of it, and what is true."""
+class SheetCrop:
+    """One crop with its predicted and true attributes."""
 
     path: Path
     predicted: tuple[str, ...]
     true: tuple[str, ...] | None = None
-    """None: unknown, and then nothing is called right or wrong."""
+    """None if unknown; then no attribute is marked correct or wrong."""
     heading: str = ""
-    """A line above the attributes, such as a score."""
+    """Line above the attributes, such as a score."""
 
 
-def describe_lines(shown: Described) -> list[tuple[str, str]]:
-    """Lines with their colours: ``= x`` predicted and true, ``+ x`` predicted but not true, ``- x`` true but missed."""
+def describe_lines(shown: SheetCrop) -> list[tuple[str, str]]:
+    """(text, colour) of each line: ``= x`` predicted and true, ``+ x`` predicted but false, ``- x`` true but missed."""
     lines = [(shown.heading, INK)] if shown.heading else []
     if shown.true is None:
         return lines + [(name, INK) for name in shown.predicted]
@@ -40,10 +40,10 @@ def describe_lines(shown: Described) -> list[tuple[str, str]]:
     return lines + [(f"- {name}", MISSED) for name in shown.true if name not in shown.predicted]
 
 
-def draw_attribute_sheet(crops: Sequence[Described], title: str = "") -> Image.Image:
-    """Four crops per row, each with its lines beside it (see ``describe_lines``). RGB.
+def draw_attribute_sheet(crops: Sequence[SheetCrop], title: str = "") -> Image.Image:
+    """Draw four crops per row, each with its lines beside it (see ``describe_lines``). Returns an RGB image.
 
-    A file that can no longer be read leaves a crossed cell that says so.
+    A file that cannot be read is shown as a crossed cell.
     """
     lines = [describe_lines(shown) for shown in crops]
     cell_w, cell_h = CELL_WH
@@ -72,8 +72,12 @@ def draw_attribute_sheet(crops: Sequence[Described], title: str = "") -> Image.I
     return sheet
 
 
-def save_attribute_sheet(crops: Sequence[Described], path: str | Path, title: str = "") -> None:
-    """``draw_attribute_sheet`` as a PNG, written aside and then renamed."""
+def save_attribute_sheet(crops: Sequence[SheetCrop], path: str | Path, title: str = "") -> None:
+    """Write ``draw_attribute_sheet`` as a PNG file, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     sheet = draw_attribute_sheet(crops, title)
     with written_aside(path) as aside:
         sheet.save(aside, format="PNG")

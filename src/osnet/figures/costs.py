@@ -1,7 +1,4 @@
-"""Accuracy against what it costs: networks as points, by parameters and by multiply-adds, side by side.
-
-Needs the extra ``figures``.
-"""
+"""Plot accuracy against parameters and against multiply-adds, one point per network. Needs the extra ``figures``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,40 +13,40 @@ SIZE_IN = (9.6, 4.0)
 
 @dataclass(frozen=True)
 class CostPoint:
-    """One network."""
+    """One network in the figure."""
 
     family: str
-    """Points of one family look alike and are joined, from the smallest to the largest; the legend names it."""
+    """Points of one family share a style and are joined from smallest to largest. Shown in the legend."""
     label: str
-    """Short, beside the point: what tells it from its family, such as ``x0.5``."""
+    """Short text beside the point, such as ``x0.5``."""
     params: float
-    """Parameters."""
+    """Number of parameters."""
     madds: float | None
-    """Multiply-adds; None: only in the panel of parameters."""
+    """Number of multiply-adds. None: the point is left out of that panel."""
     accuracy: float
-    """A fraction: the mean, where there are several runs."""
+    """A fraction in [0, 1]; the mean over runs."""
     low: float | None = None
-    """The least and the greatest of the runs; None: no bar."""
+    """Lowest and highest accuracy of the runs (``low``, ``high``); None: no error bar."""
     high: float | None = None
 
 
 def save_costs(points: Sequence[CostPoint], path: str | Path, y_label: str, title: str = "") -> None:
-    """Draw the points as PNG, PDF or SVG by the path's ending.
+    """Plot accuracy against parameters and against multiply-adds, side by side.
 
     Args:
         points: at least one.
-        path: of the figure.
-        y_label: what the accuracy is, without its unit.
-        title: above both panels; it should say on which data.
+        path: output file, ending in .png, .pdf or .svg.
+        y_label: name of the accuracy, without its unit.
+        title: above both panels; it should name the data set.
 
     Raises:
-        DataError: no points, or numbers that cannot be.
-        OutputError: another ending, or it cannot be written.
-        MissingExtraError: without matplotlib.
+        DataError: no points, or a count or accuracy out of range.
+        OutputError: ``path`` has another ending or cannot be written.
+        MissingExtraError: matplotlib is not installed.
     """
     check_figure_path(path)
     if not points:
-        raise DataError("no networks to draw")
+        raise DataError("no networks to draw; give at least one point")
     if bad := [
         f"{p.family} {p.label}" for p in points if p.params <= 0 or (p.madds or 1) <= 0 or not 0 <= p.accuracy <= 1
     ]:
@@ -76,7 +73,7 @@ def save_costs(points: Sequence[CostPoint], path: str | Path, y_label: str, titl
 
 def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str, number: int) -> None:
     colour, dash, marker = STYLES[number % len(STYLES)]
-    face = colour if number < len(STYLES) else "none"  # more families than styles: hollow
+    face = colour if number < len(STYLES) else "none"  # hollow markers once the styles are used up
     x = [getattr(point, cost) / 1e6 for point in members]
     y = [100 * point.accuracy for point in members]
     axes.plot(
@@ -94,7 +91,7 @@ def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str
         if point.low is not None and point.high is not None:
             bar = [[y[place] - 100 * point.low], [100 * point.high - y[place]]]
             axes.errorbar(x[place], y[place], bar, color=colour, capsize=4, linewidth=1.2)
-        above = number % 4 == 3  # lines rise to the right: labels stand below right, of every fourth above left
+        above = number % 4 == 3  # lines rise to the right, so labels go below right; every fourth family above left
         axes.annotate(
             plain(point.label), (x[place], y[place]), xytext=(-6, 5) if above else (6, -10),
             ha="right" if above else "left", textcoords="offset points", fontsize=8, color=colour,
@@ -102,7 +99,7 @@ def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str
 
 
 def _plain_ticks(axes: Any) -> None:
-    """0.2, 1, 10 rather than powers of ten: the axis is short."""
+    """Label ticks as 0.2, 1, 10 instead of powers of ten: the axis covers little more than a decade."""
     ticker = require_extra("matplotlib.ticker", "figures")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(

@@ -1,6 +1,6 @@
-"""Curves, distributions and intervals, told apart by more than colour: as files, or as SVG in a page's text colour.
+"""Curves, score distributions and intervals, as matplotlib figures or as SVG elements.
 
-Needs the extra ``figures``.
+Line styles and markers distinguish curves in addition to colour. Needs the extra ``figures``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,43 +19,53 @@ NUM_BARS = 200
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: as many x as y."""
+    """A curve: x and y of equal length."""
 
     x: Sequence[float]
     y: Sequence[float]
 
 
+@dataclass(frozen=True)
+class LineStyle:
+    """How ``plot_lines`` draws curves."""
+
+    names: Sequence[str] = ()
+    """All names on the page, so that a name looks the same in every figure; by default those of the curves."""
+    percent: bool = False
+    """Show the y values, which are fractions, as percentages."""
+    whole_x: bool = False
+    """Put ticks at integers only."""
+    log_x: bool = False
+    """Use a logarithmic x axis; points with x <= 0 are not shown."""
+    title: str = ""
+    """Above the axes."""
+    y_limits: tuple[float, float] | None = None
+    """Limits of the y axis, in percent if ``percent``."""
+
+
+PLAIN = LineStyle()
+
+
 @contextmanager
-def plotted_lines(
+def plot_lines(
     lines: Mapping[str, Line],
     x_label: str,
     y_label: str,
-    *,
-    names: Sequence[str] = (),
-    percent: bool = False,
-    whole_x: bool = False,
-    log_x: bool = False,
-    title: str = "",
-    equal: tuple[float, float] | None = None,
+    style: LineStyle = PLAIN,
 ) -> Iterator[Any]:
-    """Curves with a legend, as a figure.
+    """Plot curves with a legend; yields the figure.
 
     Args:
-        lines: by name.
-        x_label: below the axis.
-        y_label: beside the axis.
-        names: everything that is drawn on the page: a name looks the same in all its figures.
-        percent: the values are fractions and are shown as percents.
-        whole_x: only whole numbers stand at the axis.
-        log_x: a logarithmic axis; what is not above 0 is left out.
-        title: above it.
-        equal: limits of y, in what is shown.
+        lines: curves by name.
+        x_label: label of the x axis.
+        y_label: label of the y axis, without a unit.
+        style: title, scales and limits.
     """
     with new_axes((5.6, 3.6)) as (figure, axes):
-        places = list(names or lines)
+        places = list(style.names or lines)
         for name, line in lines.items():
             colour, dash, marker = STYLES[places.index(name) % len(STYLES)]
-            y = [100 * value for value in line.y] if percent else line.y
+            y = [100 * value for value in line.y] if style.percent else line.y
             every = max(1, len(line.x) // 8)
             axes.plot(
                 line.x,
@@ -68,53 +78,54 @@ def plotted_lines(
                 linewidth=1.8,
                 label=plain(name),
             )
-        axes.set(xlabel=plain(x_label), ylabel=plain(f"{y_label} (%)" if percent else y_label))
-        if title:
-            axes.set_title(plain(title), fontsize=11, loc="left")
-        if equal is not None:
-            axes.set_ylim(*equal)
-        if log_x:
+        axes.set(xlabel=plain(x_label), ylabel=plain(f"{y_label} (%)" if style.percent else y_label))
+        if style.title:
+            axes.set_title(plain(style.title), fontsize=11, loc="left")
+        if style.y_limits is not None:
+            axes.set_ylim(*style.y_limits)
+        if style.log_x:
             axes.set_xscale("log")
-        if whole_x:
+        if style.whole_x:
             axes.locator_params(axis="x", integer=True)
         axes.legend()
         yield figure
 
 
-def draw_lines(lines: Mapping[str, Line], x_label: str, y_label: str, **style: Any) -> str:
-    """As ``plotted_lines``, as an SVG element."""
-    with plotted_lines(lines, x_label, y_label, **style) as figure:
+def draw_lines(lines: Mapping[str, Line], x_label: str, y_label: str, style: LineStyle = PLAIN) -> str:
+    """``plot_lines`` as an SVG element."""
+    with plot_lines(lines, x_label, y_label, style) as figure:
         return as_svg(figure, f"{x_label} {y_label}")
 
 
 def make_roc(counts: PairCounts) -> Line:
-    """True by false positive rate, from the rarest false positive that the pairs can show."""
+    """ROC curve: true positive rate by false positive rate, from the lowest rate above 0."""
     fpr, tpr = counts.rates()
     order = np.flatnonzero((fpr > 0) & np.append(np.diff(fpr) != 0, True))[::-1]
     return Line([float(v) for v in fpr[order]], [float(v) for v in tpr[order]])
 
 
 def make_precision_recall(curves: PairCurves) -> Line:
-    """Mean precision by recall, as fractions."""
+    """Precision-recall curve: mean precision by recall, as fractions."""
     return Line([float(v) for v in RECALL_LEVELS], [float(v) for v in curves.precision])
 
 
 @contextmanager
-def plotted_scores(counts: PairCounts, threshold: float, title: str = "") -> Iterator[Any]:
-    """Distributions of the scores of same and of different people, each of area 1, and the threshold, as a figure.
+def plot_scores(counts: PairCounts, threshold: float, title: str = "") -> Iterator[Any]:
+    """Plot the score distributions of same-person and different-people pairs, each of area 1; yields the figure.
 
     Args:
-        counts: with both kinds of pairs.
-        threshold: a cosine score; a line, with what it costs written beside it.
-        title: above it.
+        counts: histogram with both kinds of pairs.
+        threshold: a cosine score, drawn as a line; the legend gives its true and false positive rate.
+        title: above the axes.
     """
     fpr, tpr = counts.at(threshold)
     with new_axes((5.6, 3.6)) as (figure, axes):
         step = max(1, len(counts.same) // NUM_BARS)
         edges = counts.edges[::step]
         for name, values, (colour, dash, _), hatch in (
-            ("different people", counts.different, STYLES[1], "///"), ("same person", counts.same, STYLES[0], ""),
-        ):  # fmt: skip
+            ("different people", counts.different, STYLES[1], "///"),
+            ("same person", counts.same, STYLES[0], ""),
+        ):
             total = np.add.reduceat(values, np.arange(0, len(values), step))
             borders = np.append(edges[: len(total)], 1.0)
             density = total / max(1, total.sum()) / np.diff(borders)
@@ -122,13 +133,17 @@ def plotted_scores(counts: PairCounts, threshold: float, title: str = "") -> Ite
             axes.stairs(density, borders, fill=True, facecolor=colour, edgecolor=colour, alpha=0.3, hatch=hatch)
             axes.stairs(density, borders, color=colour, linestyle=dash, linewidth=1.6, label=label)
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="-")
-        axes.plot([], [], color=INK, linewidth=1.4,
-                  label=f"threshold {threshold:.3f}: {100 * tpr:.1f} % of same,\n"
-                  f"{_show_rate(fpr)} of different pairs pass")  # fmt: skip
+        axes.plot(
+            [],
+            [],
+            color=INK,
+            linewidth=1.4,
+            label=f"threshold {threshold:.3f}: {100 * tpr:.1f} % of same,\n{_show_rate(fpr)} of different pairs pass",
+        )
         used = np.flatnonzero(counts.same + counts.different)
         if len(used):
             axes.set_xlim(counts.edges[used[0]] - 0.02, min(1.02, counts.edges[used[-1] + 1] + 0.02))
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.42)  # room for the legend
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.42)  # space for the legend
         axes.set(xlabel="cosine score of a pair", ylabel="density")
         axes.legend(loc="upper left", fontsize=9)
         if title:
@@ -137,8 +152,8 @@ def plotted_scores(counts: PairCounts, threshold: float, title: str = "") -> Ite
 
 
 def draw_scores(counts: PairCounts, threshold: float, name: str) -> str:
-    """As ``plotted_scores``, as an SVG element; ``name`` is in its ids."""
-    with plotted_scores(counts, threshold, name) as figure:
+    """``plot_scores`` as an SVG element; ``name`` is its title and part of its ids."""
+    with plot_scores(counts, threshold, name) as figure:
         return as_svg(figure, f"scores {name}")
 
 
@@ -148,9 +163,9 @@ def _show_rate(rate: float) -> str:
 
 
 def draw_intervals(rows: Mapping[str, Interval], x_label: str, name: str) -> str:
-    """Differences in points with their intervals, one row each, and a line at 0, as an SVG element.
+    """Forest plot as an SVG element: differences in percentage points with their intervals, and a line at 0.
 
-    An interval that crosses 0 has a hollow dot. ``name`` is in its ids.
+    A hollow dot marks an interval that contains 0. ``name`` is part of the ids.
     """
     with new_axes((5.6, 0.75 + 0.36 * len(rows))) as (figure, axes):
         axes.grid(visible=False, axis="y")
@@ -158,9 +173,14 @@ def draw_intervals(rows: Mapping[str, Interval], x_label: str, name: str) -> str
             colour = STYLES[0][0] if interval.excludes_zero else GREY
             axes.plot([100 * interval.low, 100 * interval.high], [y, y], color=colour, linewidth=2.2)
             axes.plot(
-                100 * interval.mean, y, "o", markersize=8, color=colour, markeredgewidth=2,
+                100 * interval.mean,
+                y,
+                "o",
+                markersize=8,
+                color=colour,
+                markeredgewidth=2,
                 markerfacecolor=colour if interval.excludes_zero else "none",
-            )  # fmt: skip
+            )
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_yticks(range(len(rows)), list(map(plain, rows)))
         axes.set_ylim(len(rows) - 0.4, -0.6)

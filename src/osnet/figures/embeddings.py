@@ -1,7 +1,7 @@
-"""A data set's embeddings as a map in two dimensions, with thumbnails. Needs the extra ``figures``.
+"""Two-dimensional map of embeddings with thumbnails. Needs the extra ``figures``.
 
-t-SNE (van der Maaten and Hinton, JMLR 2008) keeps neighbours together; distances between groups and their sizes mean
-nothing. PCA keeps the directions of largest variance and mixes what lies behind them. Shapes: N images, D embedding.
+t-SNE (van der Maaten and Hinton, JMLR 2008) keeps neighbours together; sizes of groups and distances between them mean
+nothing. PCA keeps the two directions of largest variance. Shapes: N images, D components of an embedding.
 """
 
 import math
@@ -23,28 +23,28 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 SIZE_IN = 9.0
 MIN_ON_MAP = 3
 METHODS: dict[Projection, str] = {"tsne": "t-SNE", "pca": "PCA"}
-"""As they are written in a title."""
+"""Names of the methods in titles."""
 
 
 def project(vectors: ArrayLike, method: Projection = "tsne", seed: int = 0) -> NDArray[np.float64]:
-    """Embeddings (N, D) -> places (N, 2), in [0, 1] each; the same places every time.
+    """Project embeddings (N, D) to positions (N, 2) in [0, 1]. Deterministic for a given seed.
 
-    Vectors are brought to length 1 first, so that distance follows the cosine.
+    Embeddings are normalised to length 1 first, so that distances follow the cosine.
 
     Args:
-        vectors: at least three.
-        method: ``tsne`` (started from PCA, perplexity 30 or a third of what there is) or ``pca``.
-        seed: of t-SNE.
+        vectors: at least three embeddings.
+        method: ``tsne`` (initialised with PCA, perplexity 30 but at most (N - 1) / 3) or ``pca``.
+        seed: random seed of t-SNE.
 
     Raises:
-        DataError: fewer than three vectors, or another method.
-        MissingExtraError: without scikit-learn.
+        DataError: fewer than three embeddings, or an unknown method.
+        MissingExtraError: scikit-learn is not installed.
     """
     array = np.asarray(vectors, dtype=np.float64)
     if method not in ("tsne", "pca"):
         raise DataError(f"unknown method {method!r}; choose from tsne, pca")
     if array.ndim != 2 or len(array) < MIN_ON_MAP:
-        raise DataError(f"vectors of shape {array.shape}: a map needs at least three images")
+        raise DataError(f"embeddings have shape {array.shape}; a map needs at least three images")
     array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
     places = require_extra("sklearn.decomposition", "figures").PCA(2, random_state=seed).fit_transform(array)
     if method == "tsne":
@@ -57,7 +57,7 @@ def project(vectors: ArrayLike, method: Projection = "tsne", seed: int = 0) -> N
 
 
 def choose_crops(crops: Sequence[Crop], number: int) -> list[int]:
-    """Places of whole people, taken evenly over the sorted identities, until ``number`` images are reached."""
+    """Indices of up to ``number`` crops: all images of people spread evenly over the sorted identities."""
     by_pid: dict[int, list[int]] = {}
     for place, crop in enumerate(crops):
         by_pid.setdefault(crop.pid, []).append(place)
@@ -70,17 +70,18 @@ def choose_crops(crops: Sequence[Crop], number: int) -> list[int]:
 def draw_embeddings(
     places: NDArray[np.float64], crops: Sequence[Crop], path: str | Path, title: str = "", thumb_in: float | None = None
 ) -> None:
-    """Write the map: thumbnails at their places, a frame's colour (of ten, used again) says who it is.
+    """Draw thumbnails at their positions. The frame's colour stands for the person; ten colours are repeated.
 
     Args:
-        places: what ``project`` gave.
-        crops: as many.
-        path: ending in .png, .pdf or .svg.
-        title: above it.
-        thumb_in: width of a thumbnail; by default so that the page is not crowded.
+        places: (N, 2) positions, from ``project``.
+        crops: N crops.
+        path: output file, ending in .png, .pdf or .svg.
+        title: above the map.
+        thumb_in: width of a thumbnail in inches; by default it depends on N.
 
     Raises:
-        OutputError: it cannot be written.
+        ImageError: an image cannot be read.
+        OutputError: the file cannot be written.
     """
     width = thumb_in or min(0.5, 0.55 * SIZE_IN / math.sqrt(max(1, len(crops)) * 2))
     rank = {pid: number for number, pid in enumerate(sorted({crop.pid for crop in crops}))}
@@ -100,7 +101,7 @@ def draw_embeddings(
 
 
 def frame_thumb(picture: Image.Image, colour: str, width_in: float) -> Image.Image:
-    """A picture at 1:2, as the network takes it, with a coloured frame around."""
+    """A thumbnail with aspect ratio 1:2 and a coloured frame."""
     width = max(24, round(width_in * DPI))
     framed = Image.new("RGB", (width, 2 * width), colour)
     edge = max(2, round(width / 14))

@@ -1,8 +1,9 @@
-"""Activation maps: where a network's features are strong. Any network of the library; nothing in it is changed.
+"""Activation maps: where a network's features are strong. They work with every network of the library.
 
 Zhou et al., ICCV 2019, Fig. 6 and supplement A, after Zagoruyko and Komodakis, "Paying More Attention to Attention",
-ICLR 2017, section 3.1. The paper's text sums absolute values over channels; the authors' code sums squares, which
-gives a more pointed map. Shapes: N pictures, B batch, C channels, H, W cells of the map.
+ICLR 2017, section 3.1. The paper sums absolute values over channels; the authors' code sums squares, which gives a more
+concentrated map. Networks are observed with hooks and not changed.
+Shapes: N images, B images of a batch, C channels, H x W cells of a map.
 """
 
 import math
@@ -27,33 +28,33 @@ from osnet.forks import settle
 from osnet.runtime.backends import eval_mode
 
 Measure = Literal["absolute", "squares"]
-"""``absolute``: sum of absolute values over channels, as the paper says; ``squares``: as the authors' code does."""
+"""``absolute``: sum of absolute values over channels (paper); ``squares``: sum of squares (authors' code)."""
 Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in a picture's pixels; right and bottom exclusive."""
+"""Left, top, right, bottom in pixels of the image; right and bottom are exclusive."""
 
 LAST, STAGES, STREAMS = "last", "stages", "streams"
 BATCH = 32
 
 
 def activation_map(features: Tensor, measure: Measure = "absolute") -> Tensor:
-    """(B, C, H, W) -> (B, H, W), >= 0, of Euclidean length 1 over H and W; a map of zeros stays zero.
+    """Sum |features| (``absolute``) or features squared (``squares``) over channels: (B, C, H, W) -> (B, H, W), >= 0.
 
-    ``absolute``: sum over channels of |A|; ``squares``: of A squared; then divided by its length over the cells.
+    Each map is then normalised to Euclidean length 1; a map of zeros stays zero.
 
     Raises:
-        ModelError: another measure, or features that are no maps.
+        ModelError: ``measure`` is unknown, or the features are not (B, C, H, W).
     """
     if measure not in ("absolute", "squares"):
         raise ModelError(f"unknown measure {measure!r}; choose from absolute, squares")
     if features.ndim != 4:
-        raise ModelError(f"features of shape {tuple(features.shape)} are no maps; they must be (B, C, H, W)")
+        raise ModelError(f"features of shape {tuple(features.shape)} are not maps; they must be (B, C, H, W)")
     strength = features.float().abs() if measure == "absolute" else features.float().square()
     return unit_length(strength.sum(1).flatten(1)).view(len(features), *features.shape[2:])
 
 
 def measure_entropy(strength: Floats) -> float:
-    """How spread a map (H, W) is, in bits: from 0 (one cell) to log2(H * W) (the same everywhere); NaN for zeros."""
+    """Entropy of a map (H, W), in bits: from 0 (one cell) to log2(H * W) (uniform); NaN for a map of zeros."""
     total = float(strength.sum())
     if total <= 0:
         return math.nan
@@ -62,16 +63,16 @@ def measure_entropy(strength: Floats) -> float:
 
 
 def measure_share(strength: Floats, box: Box, size_wh: tuple[int, int]) -> tuple[float, float]:
-    """Share of a map's sum inside a box, and the share that a uniform map would have; both in [0, 1].
+    """Share of a map's sum inside a box, and that share for a uniform map; both in [0, 1].
 
-    The map as it is, before any stretching to colours. A cell is taken as a rectangle of the picture; one that the box
-    cuts counts by its part inside. A cell sees further than its rectangle, so this says where the map is strong, not
-    which pixels made it so.
+    A cell stands for a rectangle of the image. A cell that is partly inside the box counts by that part. The receptive
+    field of a cell is larger than its rectangle, so the share shows where the map is strong, not which pixels caused
+    it.
 
     Args:
-        strength: (H, W), >= 0.
-        box: in pixels of the picture; what lies outside of the picture is cut off.
-        size_wh: the picture's width and height.
+        strength: (H, W), >= 0, not scaled for display.
+        box: in pixels of the image; parts outside the image are ignored.
+        size_wh: width and height of the image.
     """
     (height, width), (left, top, right, bottom) = strength.shape, box
     rows = _overlap(height, top / size_wh[1], bottom / size_wh[1])
@@ -83,15 +84,15 @@ def measure_share(strength: Floats, box: Box, size_wh: tuple[int, int]) -> tuple
 
 
 def _overlap(num_cells: int, low: float, high: float) -> NDArray[np.float64]:
-    """How much of each cell lies between two fractions of the whole."""
+    """(num_cells,): part of each cell between two fractions of the whole, in [0, 1]."""
     starts = np.arange(num_cells)
     return np.clip(np.minimum(starts + 1, high * num_cells) - np.maximum(starts, low * num_cells), 0, 1)
 
 
 def stretch_map(strength: Floats, size_wh: tuple[int, int]) -> Floats:
-    """A map (H, W) at a picture's size, bilinear, stretched to [0, 1] by its least and greatest value.
+    """Resize a map (H, W) to an image's size (bilinear) and scale it to [0, 1] by its minimum and maximum.
 
-    The stretching hides how strong a map is; that is why its entropy and share are given beside it.
+    Scaling hides the strength of a map, so figures give its entropy and share as well.
     """
     wide = interpolate(torch.from_numpy(strength)[None, None].float(), (size_wh[1], size_wh[0]), mode="bilinear")[0, 0]
     low, high = wide.min(), wide.max()
@@ -99,16 +100,16 @@ def stretch_map(strength: Floats, size_wh: tuple[int, int]) -> Floats:
 
 
 def find_layers(network: nn.Module, wanted: Sequence[str]) -> list[str]:
-    """Names of layers, in the network's order within each wish and each once.
+    """Resolve layer names and patterns. Each layer is returned once, in the order of ``wanted``, then of the network.
 
     Args:
-        network: with ``feature_map``.
-        wanted: ``last`` (what ``feature_map`` gives), ``stages`` (every child that gives a map), ``streams`` (of the
-            last block that has some), a module's name such as ``conv4.1``, or a pattern such as
+        network: a network with ``feature_map``.
+        wanted: ``last`` (the output of ``feature_map``), ``stages`` (all children that output a map), ``streams``
+            (those of the last block that has streams), a module name such as ``conv4.1``, or a pattern such as
             ``conv4.1.streams.*``.
 
     Raises:
-        ModelError: nothing of that name; the message says what is near.
+        ModelError: no layer matches; the error suggests similar names.
     """
     names = [name for name, _ in network.named_modules() if name]
     found: list[str] = []
@@ -125,7 +126,9 @@ def find_layers(network: nn.Module, wanted: Sequence[str]) -> list[str]:
             matching = [name for name in names if name.count(".") == depth and fnmatchcase(name, wish)]
         if not matching:
             near = ", ".join(get_close_matches(wish, names, 4)) or ", ".join(name for name in names if "." not in name)
-            raise ModelError(f"the network has no layer {wish!r}; choose last, stages, streams, or for instance {near}")
+            raise ModelError(
+                f"the network has no layer {wish!r}; choose last, stages, streams, or a layer such as {near}"
+            )
         found += matching
     return list(dict.fromkeys(found))
 
@@ -135,7 +138,7 @@ def _is_child(name: str, parent: str) -> bool:
 
 
 def _no_maps(network: nn.Module) -> set[str]:
-    """Children that give no map, found by trying."""
+    """Children that do not output a map, found with a forward pass."""
     seen: dict[str, bool] = {}
     hooks = [
         child.register_forward_hook(
@@ -155,7 +158,7 @@ def _no_maps(network: nn.Module) -> set[str]:
 
 @contextmanager
 def watch_layers(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[Any]]]:
-    """Forward hooks: inside, each named module's outputs are appended to its list, call by call."""
+    """Context in which the outputs of the named modules are recorded: name -> list of outputs, one per call."""
     kept: dict[str, list[Any]] = {name: [] for name in names}
     hooks = [
         network.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: kept[name].append(out))
@@ -168,8 +171,8 @@ def watch_layers(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
             hook.remove()
 
 
-def prepare_pictures(embedder: Embedder, pictures: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of any sizes -> (N, 3, H, W) as the embedder's network expects it."""
+def prepare_images(embedder: Embedder, pictures: Sequence[Image.Image]) -> Tensor:
+    """Preprocess RGB images of any size for the embedder's network: (N, 3, height, width)."""
     settle()
     pixels = torch.stack([resize_image(picture, embedder.preprocessing) for picture in pictures])
     return normalize(to_fractions(pixels.to(embedder.device)), embedder.preprocessing)
@@ -181,22 +184,22 @@ def compute_maps(
     layers: Sequence[str] = (LAST,),
     measure: Measure = "absolute",
 ) -> dict[str, Floats]:
-    """Maps of pictures by layer: (N, H, W) each, of length 1 per picture.
+    """Activation maps by layer: (N, H, W) each, of length 1 per image.
 
     Args:
-        embedder: whose network is looked into; any network with ``feature_map``.
-        pictures: RGB.
-        layers: as ``find_layers`` takes them.
+        embedder: embedder of a network with ``feature_map``.
+        pictures: RGB images.
+        layers: names or patterns, see ``find_layers``.
         measure: see ``activation_map``.
 
     Raises:
-        ModelError: no such layer, one that gives no map, or one that is called more than once in a pass.
+        ModelError: a layer does not exist, does not output a map, or is called more than once per forward pass.
     """
     names = find_layers(embedder.network, layers)
     made: dict[str, list[Floats]] = {name: [] for name in names}
     inner = [name for name in names if name != LAST]
     for start in range(0, len(pictures), BATCH):
-        images = prepare_pictures(embedder, pictures[start : start + BATCH])
+        images = prepare_images(embedder, pictures[start : start + BATCH])
         with eval_mode(embedder.network), torch.inference_mode(), watch_layers(embedder.network, inner) as kept:
             last = embedder.network.feature_map(images)
             for name in names:
@@ -207,8 +210,8 @@ def compute_maps(
 
 def _one_map(name: str, outputs: list[Any]) -> Tensor:
     if len(outputs) != 1:
-        raise ModelError(f"the layer {name!r} is called {len(outputs)} times on the way to the last map, not once")
+        raise ModelError(f"layer {name!r} is called {len(outputs)} times before the last map; it must be called once")
     if not isinstance(outputs[0], Tensor) or outputs[0].ndim != 4:
         shape = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else type(outputs[0]).__name__
-        raise ModelError(f"the layer {name!r} gives {shape}, which is no map (B, C, H, W)")
+        raise ModelError(f"layer {name!r} outputs {shape}, which is not a map (B, C, H, W)")
     return outputs[0]

@@ -1,10 +1,10 @@
-"""Why a gallery picture is a hit: a score taken apart over the cells of the last map.
+"""Explain a hit: the contribution of each cell of the last map to the score.
 
-Pooling is linear in the last map, and where a unit of the embedding is on so is what follows; so the product of the
-map with the score's gradient, summed over channels, says how much each cell adds to the score. For OSNet (average
-pooling) the parts sum to the score exactly; what biases add is spread evenly. After Stylianou et al., "Visualizing
-Deep Similarity Networks", WACV 2019, and Zhu et al., "Visual Explanation for Deep Metric Learning", TIP 2021.
-Shapes: H, W cells of the map, D embedding.
+Pooling is linear in the last map, and the layers after it are linear wherever their ReLU is active. The product of map
+and score gradient, summed over channels, is therefore the contribution of each cell. For OSNet (average pooling) the
+contributions sum to the score exactly, apart from biases, which are spread evenly over the cells. After Stylianou et
+al., "Visualizing Deep Similarity Networks", WACV 2019, and Zhu et al., "Visual Explanation for Deep Metric Learning",
+TIP 2021. Shapes: B images, H x W cells of the map, D components of an embedding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,10 +22,10 @@ from torch.nn.functional import interpolate
 
 from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError, require_extra
-from osnet.figures.activation import OPACITY, fit_picture, wrap_name
+from osnet.figures.activation import OPACITY, fit_size, wrap_name
 from osnet.figures.canvas import Sheet, new_figure, save_figure
-from osnet.figures.maps import Floats, prepare_pictures
-from osnet.figures.person_boxes import Photo
+from osnet.figures.maps import Floats, prepare_images
+from osnet.figures.person_boxes import BoxedImage
 from osnet.runtime.backends import eval_mode
 
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
@@ -34,30 +34,30 @@ CELL_IN, GAP_IN, TITLE_IN, CAPTION_IN, BAR_IN = (1.25, 2.5), 0.12, 0.42, 0.36, 0
 
 @dataclass(frozen=True)
 class MatchMaps:
-    """A hit explained. Each map (H, W) sums to the score (or difference) that it explains."""
+    """Explanation of a hit. Each map (H, W) sums to the score, or score difference, that it explains."""
 
     score: float
     """Cosine of query and hit."""
     next_score: float | None
-    """Cosine of query and the next identity's picture, if one was given."""
+    """Cosine of query and the next person's image, if one was given."""
     query_for_hit: Floats
-    """What each cell of the query adds to the score with the hit."""
+    """Contribution of each cell of the query to the score with the hit."""
     hit_for_query: Floats
-    """What each cell of the hit adds to the same score."""
+    """Contribution of each cell of the hit to the same score."""
     query_rather_than_next: Floats | None
-    """What each cell of the query adds to score minus next score: positive speaks for the hit."""
+    """Contribution of each cell of the query to score minus next score; positive values favour the hit."""
 
 
 def explain_match(
     embedder: Embedder, query: Image.Image, hit: Image.Image, following: Image.Image | None = None
 ) -> MatchMaps:
-    """Take the scores of a query with a hit, and with the best picture of the next identity, apart.
+    """Explain the score of a query with a hit and, if given, with the best image of the next person.
 
     Raises:
-        ModelError: the network's embedding does not come from its ``feature_map``.
+        ModelError: the network does not compute its embedding from one call of ``feature_map``.
     """
     pictures = [query, hit, *([following] if following is not None else [])]
-    images = prepare_pictures(embedder, pictures)
+    images = prepare_images(embedder, pictures)
     with eval_mode(embedder.network), torch.inference_mode():
         vectors = embedder.network(images).float()
         unit = vectors / _length(vectors)[:, None]
@@ -66,29 +66,34 @@ def explain_match(
     of_pictures = [0, 1] + ([0] if following is not None else [])
     maps = split_scores(embedder.network, images[of_pictures], torch.stack(towards))
     return MatchMaps(
-        float(scores[1]), float(scores[2]) if following is not None else None,
-        maps[0], maps[1], maps[2] if following is not None else None,
-    )  # fmt: skip
+        float(scores[1]),
+        float(scores[2]) if following is not None else None,
+        maps[0],
+        maps[1],
+        maps[2] if following is not None else None,
+    )
 
 
 def split_scores(network: nn.Module, images: Tensor, directions: Tensor) -> Floats:
-    """What each cell adds to the product of an image's unit embedding with a direction.
+    """Contribution of each cell to the product of an image's unit embedding with a direction.
 
     Args:
-        network: any with ``feature_map``.
-        images: (B, 3, H', W'), prepared.
+        network: a network with ``feature_map``.
+        images: (B, 3, height, width), preprocessed.
         directions: (B, D), of any length.
 
     Returns:
-        (B, H, W); a map's sum is the product.
+        (B, H, W); each map sums to the product.
 
     Raises:
-        ModelError: the embedding does not come from ``feature_map``.
+        ModelError: the network does not compute its embedding from one call of ``feature_map``.
     """
     with eval_mode(network), torch.inference_mode(False), torch.enable_grad(), _held_map(network) as kept:
         embedding = network(images.clone()).float()
         if len(kept) != 1:
-            raise ModelError(f"{type(network).__name__} calls feature_map {len(kept)} times for an embedding, not once")
+            raise ModelError(
+                f"{type(network).__name__} calls feature_map {len(kept)} times per embedding; it must be called once"
+            )
         products = (embedding * directions.clone()).sum(1) / _length(embedding.detach())
         gradient = torch.autograd.grad(products.sum(), kept[0])[0]
     parts = (gradient * kept[0]).detach().sum(1).double()
@@ -98,13 +103,13 @@ def split_scores(network: nn.Module, images: Tensor, directions: Tensor) -> Floa
 
 
 def _length(vectors: Tensor) -> Tensor:
-    """(B, D) -> (B,), above 0: an untrained network's vectors may be very short, or zero."""
+    """Lengths (B,) of embeddings (B, D), kept above 0: those of an untrained network may be zero."""
     return vectors.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @contextmanager
 def _held_map(network: Any) -> Iterator[list[Tensor]]:
-    """Inside, the last map is kept, and gradients end at it. The network is as before afterwards."""
+    """Context in which the output of ``feature_map`` is recorded as a leaf that requires gradients."""
     original = network.feature_map
     kept: list[Tensor] = []
 
@@ -113,21 +118,21 @@ def _held_map(network: Any) -> Iterator[list[Tensor]]:
         kept.append(features)
         return features
 
-    network.feature_map = hold  # of this object alone; the class keeps its own
+    network.feature_map = hold  # set on the instance, so the class method stays
     try:
         yield kept
     finally:
         del network.feature_map
 
 
-def lay_parts_over(picture: Image.Image, parts: Floats, greatest: float, signed: bool) -> NDArray[np.uint8]:
-    """A map of parts over a grey photo: (height, width, 3).
+def overlay_parts(picture: Image.Image, parts: Floats, greatest: float, signed: bool) -> NDArray[np.uint8]:
+    """Overlay contributions on a grey image: (height, width, 3).
 
     Args:
-        picture: RGB.
-        parts: (H, W).
-        greatest: the value that gets the last colour; with ``signed``, its negative gets the first one.
-        signed: colours that diverge from 0; else they begin at 0.
+        picture: RGB image.
+        parts: (H, W) contributions.
+        greatest: value of the last colour; if ``signed``, its negative is the value of the first one.
+        signed: use a diverging colour map centred at 0; else one that starts at 0.
     """
     matplotlib = require_extra("matplotlib", "figures")
     wide = interpolate(torch.from_numpy(parts)[None, None], (picture.height, picture.width), mode="bilinear")[0, 0]
@@ -138,36 +143,36 @@ def lay_parts_over(picture: Image.Image, parts: Floats, greatest: float, signed:
     return np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
 
 
-def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> None:
-    """Write the figure: query, hit, next identity above; below, which parts spoke for the hit, in points of score.
+def draw_match(photos: Sequence[BoxedImage], maps: MatchMaps, path: str | Path) -> None:
+    """Draw query, hit and next person in the first row, and the contributions to the score in the second row.
 
     Args:
-        photos: query, hit, and the next identity's if there is one.
-        maps: what ``explain_match`` gave for them.
-        path: ending in .png, .pdf or .svg.
+        photos: query, hit and, if there is one, the next person's image.
+        maps: result of ``explain_match`` for them.
+        path: output file, ending in .png, .pdf or .svg.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     titles = ["query", f"hit: score {maps.score:.3f}"]
     below = [
-        ("query: what\nspeaks for the hit", maps.query_for_hit),
-        ("hit: what speaks\nfor the query", maps.hit_for_query),
+        ("query: parts that\nmatch the hit", maps.query_for_hit),
+        ("hit: parts that\nmatch the query", maps.hit_for_query),
     ]
     if maps.query_rather_than_next is not None and maps.next_score is not None:
         titles.append(f"next person: {maps.next_score:.3f}")
         apart = f"query: hit rather than\nnext, {maps.score - maps.next_score:+.3f}"
         below.append((apart, maps.query_rather_than_next))
     columns = len(photos)
-    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.picture.height / p.picture.width) for p in photos)
+    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.image.height / p.image.width) for p in photos)
     row_h = TITLE_IN + cell_h + CAPTION_IN
     greatest = [max(float(m.max()) for _, m in below[:2]), float(np.abs(below[-1][1]).max())]
     with new_figure((columns * (CELL_IN[0] + GAP_IN), 2 * row_h + BAR_IN - CAPTION_IN), layout=None) as figure:
         sheet = Sheet(figure)
-        query = photos[0].picture.resize(fit_picture(photos[0].picture.size), Image.Resampling.LANCZOS)
+        query = photos[0].image.resize(fit_size(photos[0].image.size), Image.Resampling.LANCZOS)
         for place, photo in enumerate(photos):
             x = GAP_IN / 2 + place * (CELL_IN[0] + GAP_IN)
-            picture = photo.picture.resize(fit_picture(photo.picture.size), Image.Resampling.LANCZOS)
+            picture = photo.image.resize(fit_size(photo.image.size), Image.Resampling.LANCZOS)
             middle = x + CELL_IN[0] / 2
             sheet.write(middle, TITLE_IN - 0.08, titles[place], ha="center", va="baseline", fontsize=8)
             sheet.add_image(np.asarray(picture), x, TITLE_IN, CELL_IN[0], cell_h)
@@ -176,7 +181,7 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
             signed = place == 2
             ground = picture if place == 1 else query
             sheet.write(middle, row_h + TITLE_IN - 0.08, title, ha="center", va="baseline", fontsize=8)
-            over = lay_parts_over(ground, parts, greatest[signed], signed)
+            over = overlay_parts(ground, parts, greatest[signed], signed)
             sheet.add_image(over, x, row_h + TITLE_IN, CELL_IN[0], cell_h)
         y = row_h + TITLE_IN + cell_h + 0.1
         _draw_bar(sheet, GAP_IN / 2, y, 2 * CELL_IN[0] + GAP_IN, SEQUENTIAL, (0, greatest[0]))
@@ -187,7 +192,7 @@ def draw_match(photos: Sequence[Photo], maps: MatchMaps, path: str | Path) -> No
 
 
 def _draw_bar(sheet: Sheet, x: float, y: float, width: float, colours: str, limits: tuple[float, float]) -> None:
-    """Below the maps it belongs to, a little narrower, so that its numbers stay within."""
+    """Draw a colour bar below its maps, slightly narrower so that its labels fit."""
     cm, norms = require_extra("matplotlib.cm", "figures"), require_extra("matplotlib.colors", "figures")
     mappable = cm.ScalarMappable(norm=norms.Normalize(*limits), cmap=colours)
     inside = sheet.add_axes(x + 0.15, y, width - 0.3, 0.09)

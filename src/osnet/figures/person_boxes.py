@@ -1,4 +1,4 @@
-"""Pictures of people whose box is known: generated ones, and crops cut wider than the boxes of a MOT17 sequence."""
+"""Images with known person boxes: generated images, and crops of MOT17 sequences that are larger than the box."""
 
 import csv
 from collections.abc import Sequence
@@ -14,39 +14,41 @@ from osnet.figures.maps import Box
 from osnet.synthetic.generate import ANNOTATIONS_FILE, Annotation, read_annotations
 
 WIDER = 1.6
-"""Crops of MOT17 are so many times as wide and high as the person's box."""
+"""Crops of MOT17 are this many times as wide and as high as the person's box."""
 PEDESTRIAN = 1
+"""MOT17's class of pedestrians."""
 MIN_HEIGHT = 96
-"""Pixels; smaller people of MOT17 are passed over."""
+"""In pixels; smaller people of MOT17 are skipped."""
 MIN_VISIBLE = 0.6
+"""Least visible fraction; people with less are skipped."""
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A picture, what to call it, and where the person is, if that is known."""
+class BoxedImage:
+    """An image with its name and, if known, the person's box."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     box: Box | None = None
-    note: Annotation | None = None
-    """The truth about a generated picture."""
+    annotation: Annotation | None = None
+    """Annotation of a generated image."""
 
 
-def read_photos(paths: Sequence[Path]) -> list[Photo]:
-    """Pictures from files. Those of a generated data set bring the person's box.
+def read_boxed_images(paths: Sequence[Path]) -> list[BoxedImage]:
+    """Read images. Those of a generated data set come with the person's box.
 
     Raises:
-        ImageError: one cannot be read.
+        ImageError: an image cannot be read.
     """
     photos = []
     for path in paths:
         note = find_annotation(path)
-        photos.append(Photo(path.name, read_image(path), note.box if note else None, note))
+        photos.append(BoxedImage(path.name, read_image(path), note.box if note else None, note))
     return photos
 
 
 def find_annotation(path: Path) -> Annotation | None:
-    """The truth about a picture of a generated data set, found two folders up; None for any other picture."""
+    """Annotation of an image in a generated data set, whose root is two folders up; None for other images."""
     path = path.absolute()
     root = path.parent.parent
     if not (root / ANNOTATIONS_FILE).is_file():
@@ -59,19 +61,19 @@ def _annotations(root: Path) -> dict[str, Annotation]:
     return read_annotations(root)
 
 
-def cut_mot_people(sequence: Path, number: int, wider: float = WIDER) -> list[Photo]:
-    """People of a MOT17 sequence, cut ``wider`` times as large as their box and clipped to the frame.
+def cut_mot_people(sequence: Path, number: int, wider: float = WIDER) -> list[BoxedImage]:
+    """Crop people from a MOT17 sequence. Crops are ``wider`` times as large as the box and clipped to the frame.
 
-    One picture of each person, from the first frame in which they are visible enough (60 %), 96 pixels high and whole
-    in the frame; the widest-apart of them in the order of their track numbers.
+    Each person is taken from the first frame in which they are at least 60 % visible and 96 pixels high, and their box
+    does not cross the left or upper border. The people are spread evenly over the track numbers.
 
     Args:
-        sequence: a folder with ``gt/gt.txt`` and ``img1/``; frames that are missing are passed over.
-        number: how many at most.
-        wider: at least 1.
+        sequence: folder with ``gt/gt.txt`` and ``img1/``; missing frames are skipped.
+        number: largest number of people.
+        wider: size of the crop relative to the box, at least 1.
 
     Raises:
-        DataError: no such sequence, or nobody in it.
+        DataError: the sequence does not exist, or shows no person of that size.
     """
     if wider < 1 or number < 1:
         raise DataError(f"wider {wider} and number {number} must be at least 1")
@@ -83,26 +85,30 @@ def cut_mot_people(sequence: Path, number: int, wider: float = WIDER) -> list[Ph
         if kind == PEDESTRIAN and visible >= MIN_VISIBLE and big and frame in frames and min(box[:2]) >= 0:
             first.setdefault(track, (frame, box))
     if not first:
-        raise DataError(f"{sequence} shows nobody who is at least {MIN_HEIGHT} pixels high in the frames at hand")
+        raise DataError(f"{sequence} shows no person at least {MIN_HEIGHT} pixels high in the available frames")
     tracks = sorted(first)
     chosen = [tracks[i * len(tracks) // min(number, len(tracks))] for i in range(min(number, len(tracks)))]
     return [_cut(frames[first[track][0]], track, first[track][1], wider) for track in chosen]
 
 
-def _cut(frame: Path, track: int, box: Box, wider: float) -> Photo:
+def _cut(frame: Path, track: int, box: Box, wider: float) -> BoxedImage:
     picture = read_image(frame)
     left, top, right, bottom = box
     more_x, more_y = (wider - 1) / 2 * (right - left), (wider - 1) / 2 * (bottom - top)
     x, y = max(0, round(left - more_x)), max(0, round(top - more_y))
     end = min(picture.width, round(right + more_x)), min(picture.height, round(bottom + more_y))
-    return Photo(
-        f"{frame.parent.parent.name} person {track}", picture.crop((x, y, *end)),
+    return BoxedImage(
+        f"{frame.parent.parent.name} person {track}",
+        picture.crop((x, y, *end)),
         (left - x, top - y, right - x, bottom - y),
-    )  # fmt: skip
+    )
 
 
 def _read_truth(sequence: Path) -> list[tuple[int, int, int, Box, float]]:
-    """Rows of ``gt.txt``: frame, track, left, top, width, height, considered, class, visible (MOT17's format)."""
+    """Rows of ``gt.txt`` as (frame, track, class, box, visible fraction).
+
+    MOT17's columns: frame, track, left, top, width, height, considered, class, visible.
+    """
     path = sequence / "gt" / "gt.txt"
     rows = []
     try:
@@ -112,5 +118,5 @@ def _read_truth(sequence: Path) -> list[tuple[int, int, int, Box, float]]:
                 box = (left - 1, top - 1, left - 1 + width, top - 1 + height)  # MOT counts pixels from 1
                 rows.append((int(row[0]), int(row[1]), int(row[7]), box, float(row[8])))
     except (OSError, ValueError, IndexError) as error:
-        raise DataError(f"{path} is no ground truth of MOT17's form: {error}") from error
+        raise DataError(f"{path} is not a ground truth file in MOT17's format: {error}") from error
     return rows

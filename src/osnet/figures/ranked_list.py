@@ -1,4 +1,4 @@
-"""A ranked list as one picture: the query, then its hits, right and wrong told apart by more than colour."""
+"""Draw ranked lists: the query, then its hits. Frames and words, not only colours, mark correct and wrong hits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +20,10 @@ INK, PAPER, RIGHT, WRONG, NEUTRAL = "#1b1b1b", "#ffffff", "#1a7f37", "#c62828", 
 
 
 def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Image:
-    """One row per query. RGB; as wide as the longest list.
+    """Draw one row per query. Returns an RGB image, as wide as the longest list.
 
-    Right hits have a double green frame and the word "same", wrong ones a single red frame and "other", ignored ones
-    a grey bar across and "ignored". A file that can no longer be read leaves a crossed cell that says so.
+    Correct hits have a double green frame and the word "same", wrong ones a single red frame and "other", ignored ones
+    a grey bar across and "ignored". A file that cannot be read is shown as a crossed cell.
     """
     columns = 1 + max((len(ranked.hits) for ranked in lists), default=0)
     cell_w, cell_h = CELL_WH
@@ -54,11 +54,11 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Ima
 
 
 def save_ranked_lists(lists: Sequence[RankedList], path: str | Path, title: str = "") -> None:
-    """``draw_ranked_lists`` as a PNG, or as a PDF or SVG that holds the same picture; written aside, then renamed.
+    """Write ``draw_ranked_lists`` as PNG, or as PDF or SVG with the same image, atomically.
 
     Raises:
-        OutputError: it cannot be written.
-        MissingExtraError: a PDF or SVG without matplotlib.
+        OutputError: the file cannot be written.
+        MissingExtraError: PDF or SVG, and matplotlib is not installed.
     """
     sheet = draw_ranked_lists(lists, title)
     if Path(path).suffix.lower() in (".pdf", ".svg"):
@@ -71,7 +71,7 @@ def save_ranked_lists(lists: Sequence[RankedList], path: str | Path, title: str 
 
 
 def _judge(ranked: RankedList, hit: Hit) -> tuple[list[str], str, int]:
-    """Caption lines, frame colour, number of frames."""
+    """Caption lines, frame colour and number of frames of a hit."""
     about = " ".join(
         part for part in (hit.item.identity or "", f"camera {hit.item.camera}" if hit.item.camera else "") if part
     )

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs no network, no server and no script. Needs the extra ``figures``."""
+"""The report as one HTML file without scripts or external resources. Needs the extra ``figures``."""
 
 import base64
 import io
@@ -15,59 +15,67 @@ from PIL import Image
 from osnet.data.loading import read_image
 from osnet.errors import ImageError, require_extra
 from osnet.evaluation.comparison import METRICS, Comparison
-from osnet.figures.activation import SeenMap, lay_over
-from osnet.figures.curves import Line, draw_intervals, draw_lines, draw_scores, make_precision_recall, make_roc
+from osnet.figures.activation import LayerMap, overlay_map
+from osnet.figures.curves import (
+    Line,
+    LineStyle,
+    draw_intervals,
+    draw_lines,
+    draw_scores,
+    make_precision_recall,
+    make_roc,
+)
 from osnet.figures.embeddings import COLOURS
-from osnet.figures.match import MatchMaps, lay_parts_over
+from osnet.figures.match import MatchMaps, overlay_parts
 from osnet.files import written_aside
 from osnet.metrics.pair_scores import PairCurves
 from osnet.types import Crop, Hit, RankedList
 
 THUMB_WH = (64, 128)
 MAX_ROWS = 1000
-"""Of the table of single queries; the worst come first, so these are the ones that stay."""
+"""Largest number of rows in the table of single queries; the queries with the lowest average precision are kept."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a network saw in one ranked list."""
+    """Activation maps of one network for one ranked list."""
 
-    maps: Sequence[tuple[Path, SeenMap]]
-    """The query and the first hits, with their activation maps."""
+    maps: Sequence[tuple[Path, LayerMap]]
+    """The query and the first hits, each with its activation map."""
     match: MatchMaps | None = None
-    """Why the first hit was one, and what set it apart from the next person."""
+    """Contribution of image regions to the first hit's score, and to its lead over the next person."""
     hit: Path | None = None
-    """The first hit."""
+    """Path of the first hit."""
 
 
 @dataclass(frozen=True)
 class ShownQuery:
-    """One query with what each entrant found for it."""
+    """One query with the ranked list of each network."""
 
     title: str
     lists: Mapping[str, RankedList]
-    """By entrant; all have the same query."""
+    """By network; all lists have the same query."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What to say of a wrong hit, by its identity: ``alike but for the logo``."""
+    """Remark on a wrong hit, by its identity, such as ``alike but for the logo``."""
     looks: Mapping[str, Look] = field(default_factory=dict)
-    """By entrant."""
+    """By network."""
 
 
 @dataclass(frozen=True)
 class ShownFailures:
-    """Queries that failed in one way."""
+    """Failed queries with the same probable cause."""
 
     name: str
     about: str
     total: int
-    """How many there are."""
+    """Number of queries in the group."""
     queries: Sequence[ShownQuery]
-    """Those that are shown: the worst."""
+    """The queries to show: those with the lowest average precision."""
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Images at their places."""
+    """A two-dimensional map of images."""
 
     places: NDArray[np.float64]
     """(N, 2) in [0, 1]."""
@@ -77,74 +85,76 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class QueryRow:
-    """One query in the table of all."""
+    """One row of the table of queries."""
 
     name: str
     ap: float
-    """Fraction; NaN without a match."""
+    """Average precision, a fraction; NaN without a match."""
     first_rank: float
-    """Of the first right match."""
+    """Rank of the first match."""
     found: str
-    """Who the first hit shows."""
+    """Person and camera of the first hit."""
     score: float
+    """Cosine of the query and its first hit."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says, from top to bottom."""
+    """Content of a report, from top to bottom."""
 
     title: str
     caution: str
-    """What the numbers do not show; stands above them."""
+    """What the scores do not show; stands above them."""
     findings: Sequence[str]
-    """Sentences; the first things that are read."""
+    """The main results, one sentence each."""
     comparison: Comparison
     queries: Sequence[ShownQuery] = ()
     losses: Mapping[str, Line] = field(default_factory=dict)
-    """Training curves: epoch and loss."""
+    """Training loss by epoch, by network."""
     sheet: Sequence[Sequence[Path]] = ()
-    """Rows of images to look at: one person a row."""
+    """Rows of images, one person per row."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """How it was made: name and value."""
+    """How the report was made: name and value."""
     pairs: Mapping[str, PairCurves] = field(default_factory=dict)
-    """By entrant: scores of pairs, and precision by recall."""
+    """By network: pair scores and the precision-recall curve."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    """By entrant of ``pairs``."""
+    """By network: threshold on the cosine."""
     threshold_about: str = ""
-    """Where the thresholds come from."""
+    """Sentences that say where the thresholds come from."""
     failures: Sequence[ShownFailures] = ()
     failures_about: str = ""
     cameras: Mapping[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
-    """By query's and other camera: rank-1 there alone, and over how many queries."""
+    """(query's camera, gallery's camera) -> (rank-1 within that camera, number of queries)."""
     embedding_map: EmbeddingMap | None = None
     rows: Sequence[QueryRow] = ()
-    """Every query, the worst first."""
+    """All queries, lowest average precision first."""
     cards: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By entrant, what its weights' card says: name and value."""
+    """By network: the fields of its weights' card."""
     recipes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By entrant, the recipe it was trained by."""
+    """By network: the recipe it was trained with."""
 
 
 def write_report(report: Report, path: str | Path) -> None:
-    """Write the page, all or nothing.
+    """Write the report as an HTML file, atomically.
 
-    Every text is escaped. Images are put in as JPEG thumbnails, each once; one that cannot be read any more leaves a
-    cell that says so.
+    All texts are escaped. Each image is embedded once, as a JPEG thumbnail; an image that cannot be read leaves a cell
+    that says so.
 
     Raises:
-        MissingExtraError: without matplotlib or Jinja.
-        OutputError: it cannot be written.
+        MissingExtraError: matplotlib or Jinja is not installed.
+        OutputError: the file cannot be written.
     """
     page = render_report(report)
     with written_aside(path) as aside:
-        aside.write_text(page, encoding="utf-8", errors="backslashreplace")  # names may be no UTF-8
+        aside.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names need not be valid UTF-8
 
 
 def render_report(report: Report) -> str:
-    """The page as text."""
+    """The report as HTML text."""
     jinja2 = require_extra("jinja2", "figures")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                                     lstrip_blocks=True)  # fmt: skip
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     source = resources.files("osnet.figures").joinpath("report.html").read_text(encoding="utf-8")
     differences = [(g, d) for g in report.comparison.groups for d in g.differences if d.metric == "mAP"]
     forests = {}
@@ -156,45 +166,52 @@ def render_report(report: Report) -> str:
     cameras = sorted({camera for pair in report.cameras for camera in pair}, key=lambda name: (len(name), name))
     return str(
         environment.from_string(source).render(
-            report=report, metrics=METRICS, figures=_draw_figures(report), forests=forests, differences=differences,
+            report=report,
+            metrics=METRICS,
+            figures=_draw_figures(report),
+            forests=forests,
+            differences=differences,
             queries=[_show(query, thumbs) for query in report.queries],
             failures=[
                 {"group": group, "queries": [_show(query, thumbs) for query in group.queries]}
                 for group in report.failures
             ],
             sheet=[[thumbs.of(image) for image in row] for row in report.sheet],
-            dots=_place(report.embedding_map, thumbs), rows=report.rows[:MAX_ROWS], cameras=cameras, thumbs=thumbs,
+            dots=_place(report.embedding_map, thumbs),
+            rows=report.rows[:MAX_ROWS],
+            cameras=cameras,
+            thumbs=thumbs,
         )
-    )  # fmt: skip
+    )
 
 
 def _draw_figures(report: Report) -> dict[str, str]:
-    """Captions and SVG elements."""
+    """SVG elements by caption."""
     everything = report.comparison.groups[0]
     ranks = list(range(1, 1 + len(next(iter(everything.cmc.values())))))
     names = report.comparison.entrants
     curves = {name: Line(ranks, cmc) for name, cmc in everything.cmc.items()}
-    label = "queries with a right match by then"
+    label = "queries with a match by then"
     figures = {
-        "Cumulative matching characteristics: the share of queries with a right match by each rank.": draw_lines(
-            curves, "rank", label, names=names, percent=True, whole_x=True
+        "Cumulative matching characteristics: the share of queries with a match up to each rank.": draw_lines(
+            curves, "rank", label, LineStyle(names, percent=True, whole_x=True)
         )
     }
     if report.pairs:
         lines = {name: make_precision_recall(pairs) for name, pairs in report.pairs.items()}
-        figures["Precision by recall, the mean over queries (interpolated)."] = draw_lines(
-            lines, "recall", "precision", names=names, percent=True, equal=(0, 102)
+        figures["Precision-recall curve: interpolated, mean over queries."] = draw_lines(
+            lines, "recall", "precision", LineStyle(names, percent=True, y_limits=(0, 102))
         )
         lines = {name: make_roc(pairs.counts) for name, pairs in report.pairs.items()}
-        figures["ROC of single pairs: same person or not, by one threshold for all."] = draw_lines(
-            lines, "share of different pairs called the same", "same pairs found", names=names, percent=True, log_x=True
+        figures["ROC of pairs (same person or not), with one threshold for all pairs."] = draw_lines(
+            lines, "false positive rate", "true positive rate", LineStyle(names, percent=True, log_x=True)
         )
     for name, pairs in report.pairs.items():
-        caption = f"{name}: scores of pairs by the protocol's rule. {report.threshold_about}"
+        caption = f"{name}: pair scores by Market-1501's rule. {report.threshold_about}"
         figures[caption] = draw_scores(pairs.counts, report.thresholds[name], name)
     if report.losses:
-        figures["Training loss: the mean over each epoch."] = draw_lines(
-            report.losses, "epoch", "training loss", names=names, whole_x=True
+        figures["Training loss: mean over each epoch."] = draw_lines(
+            report.losses, "epoch", "training loss", LineStyle(names, whole_x=True)
         )
     return figures
 
@@ -202,7 +219,7 @@ def _draw_figures(report: Report) -> dict[str, str]:
 @dataclass(frozen=True)
 class _Cell:
     image: str
-    """The name of a stored thumbnail, or a data URI, or empty."""
+    """Name of a stored thumbnail, or a data URI; empty if the image cannot be read."""
     name: str
     verdict: str
     """``same``, ``other`` or empty."""
@@ -230,52 +247,59 @@ def _judge(ranked: RankedList, hit: Hit, notes: Mapping[str, str], thumbs: "_Thu
 
 
 def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
-    """Cells with the maps laid over."""
+    """Cells with the activation maps and the score contributions as overlays."""
     pictures = {path: _small(path) for path, _ in look.maps}
     maps = [
-        _Cell(_as_data_uri(lay_over(picture, seen.strength)) if (picture := pictures[path]) else "", path.name, "",
-              ["query" if not place else f"{place}.", *seen.caption.split("\n")])
+        _Cell(
+            _as_data_uri(overlay_map(picture, seen.strength)) if (picture := pictures[path]) else "",
+            path.name,
+            "",
+            ["query" if not place else f"{place}.", *seen.caption.split("\n")],
+        )
         for place, (path, seen) in enumerate(look.maps)
-    ]  # fmt: skip
+    ]
     match, why = look.match, []
     query, hit = pictures.get(ranked.query), pictures.get(look.hit) if look.hit else None
     if match is not None and query is not None and hit is not None:
         greatest = max(float(match.query_for_hit.max()), float(match.hit_for_query.max()))
         parts = [
-            (query, match.query_for_hit, greatest, False, ["query: what speaks", "for the first hit"]),
-            (hit, match.hit_for_query, greatest, False, ["first hit: what", "speaks for it"]),
+            (query, match.query_for_hit, greatest, False, ["query: parts that", "match the first hit"]),
+            (hit, match.hit_for_query, greatest, False, ["first hit: parts that", "match the query"]),
         ]
         if match.query_rather_than_next is not None:
             apart = match.query_rather_than_next
             said = [
-                "query: first hit (red)",
+                "query: for first hit (red)",
                 "or the next person",
                 f"(blue), {match.score - (match.next_score or 0):+.3f}",
             ]
             parts.append((query, apart, float(np.abs(apart).max()), True, said))
         why = [
-            _Cell(_as_data_uri(lay_parts_over(picture, part, top, signed)), " ".join(lines), "", lines)
+            _Cell(_as_data_uri(overlay_parts(picture, part, top, signed)), " ".join(lines), "", lines)
             for picture, part, top, signed, lines in parts
         ]
     return {"maps": maps, "why": why}
 
 
 def _place(shown: EmbeddingMap | None, thumbs: "_Thumbs") -> list[dict[str, Any]]:
-    """Thumbnails on a square of 1000, later ones above."""
+    """Positions of the thumbnails on a square of 1000 x 1000; later ones are drawn on top."""
     if shown is None:
         return []
     rank = {pid: number for number, pid in enumerate(sorted({crop.pid for crop in shown.crops}))}
     return [
         {
-            "x": round(float(x) * 960), "y": round(float(1 - y) * 920), "image": thumbs.of(crop.path),
-            "colour": COLOURS[rank[crop.pid] % len(COLOURS)], "name": f"person {crop.identity or crop.pid}",
+            "x": round(float(x) * 960),
+            "y": round(float(1 - y) * 920),
+            "image": thumbs.of(crop.path),
+            "colour": COLOURS[rank[crop.pid] % len(COLOURS)],
+            "name": f"person {crop.identity or crop.pid}",
         }
         for (x, y), crop in zip(shown.places, shown.crops, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 class _Thumbs:
-    """Thumbnails, each stored once in the page and shown from there."""
+    """Thumbnails, each stored once in the page and referenced by name."""
 
     def __init__(self) -> None:
         self._names: dict[Path, str] = {}
@@ -283,7 +307,7 @@ class _Thumbs:
         """Data URIs by name."""
 
     def of(self, path: Path) -> str:
-        """The name of a JPEG of 64 x 128 pixels; empty if the image cannot be read."""
+        """Name of the stored JPEG of 64 x 128 pixels; empty if the image cannot be read."""
         if path not in self._names:
             picture = _small(path)
             self._names[path] = f"thumb{len(self.stored)}" if picture else ""

@@ -1,4 +1,4 @@
-"""Everybody's appearances: a line for each camera, a bar for each tracklet, links between them."""
+"""Timeline of tracklets: a row per camera, a bar per tracklet, and a line per link."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,21 +14,21 @@ ALONE = "#9a9a9a"
 
 
 def save_timeline(tracklets: Sequence[Tracklet], links: Sequence[Link], path: str | Path, title: str = "") -> None:
-    """Draw when who was seen where (UTC). Tracklets that hang together by links have one colour; others are grey.
+    """Draw tracklets over time (UTC), by camera. Linked tracklets share a colour; the others are grey.
 
     Args:
-        tracklets: to show.
-        links: proposals; rejected ones are left out, confirmed ones are drawn full, others dashed.
-        path: PNG, SVG or PDF.
-        title: above it.
+        tracklets: the tracklets to draw, at least one.
+        links: links between them. Confirmed links are solid lines, open proposals dashed; rejected ones are left out.
+        path: output file, ending in .png, .pdf or .svg.
+        title: above the axes.
 
     Raises:
-        DataError: there is nothing to show.
+        DataError: there are no tracklets.
         OutputError: ``path`` cannot be written.
     """
     check_figure_path(path)
     if not tracklets:
-        raise DataError("no tracklets to draw; the archive is empty, or nothing passes the conditions")
+        raise DataError("no tracklets to draw; the archive is empty, or no tracklet meets the conditions")
     dates = require_extra("matplotlib.dates", "figures")
     shown = {t.id: t for t in tracklets}
     links = [li for li in links if li.decision != "rejected" and li.a in shown and li.b in shown]
@@ -74,7 +74,7 @@ def save_timeline(tracklets: Sequence[Tracklet], links: Sequence[Link], path: st
 
 
 def _rows(tracklets: Sequence[Tracklet]) -> dict[str, int]:
-    """For each tracklet the first row of its camera that is free all the while."""
+    """For each tracklet, the first row of its camera without an overlapping tracklet."""
     free: dict[str, list[float]] = {}
     rows = {}
     for t in sorted(tracklets, key=lambda t: (t.begin_s, t.id)):

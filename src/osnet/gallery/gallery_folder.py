@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.embedding.embedder import Embedder, OnError
+from osnet.embedding.third_party import ThirdPartyNetwork, save_third_party
 from osnet.errors import GalleryError
-from osnet.features.embedding_files import Progress, no_progress
 from osnet.files import make_folder, plain_path
 from osnet.gallery.indexing import Indexed, index_files, list_items
 from osnet.gallery.item_attributes import AttributeProbabilities, choose_columns, stored_attributes
@@ -43,6 +43,7 @@ from osnet.gallery.segments import (
 from osnet.gallery.stamps import Added, FileStamp, Stored, is_gone, lies_below
 from osnet.gallery.stored_rows import LOCK_TIMEOUT_S
 from osnet.gallery.vector_store import Where
+from osnet.progress import Progress, no_progress
 from osnet.types import Item
 from osnet.weights.card import CARD_FILE, Card
 from osnet.weights.checkpoint import save_weights
@@ -337,7 +338,9 @@ def _make_if_missing(folder: Path, embedder: Embedder) -> None:
             stored = stored_attributes(embedder)
             begin(folder, Manifest(embedder.sha256(), name, embedder.embedding_size, attributes=stored))
         check_same_weights(folder, read_manifest(folder), embedder.sha256())
-        if not (folder / WEIGHTS / CARD_FILE).exists():
+        if isinstance(embedder.network, ThirdPartyNetwork):
+            save_third_party(embedder.network, folder / WEIGHTS, embedder.preprocessing)
+        elif not (folder / WEIGHTS / CARD_FILE).exists():
             own = replace(card or Card(embedder.network.config), preprocessing=embedder.preprocessing)
             head = embedder.head if isinstance(embedder, AttributePredictor) else None
             save_weights(embedder.network, folder / WEIGHTS, own, attributes=head)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from osnet.data.loading import list_images, no_images
 from osnet.embedding.embedder import Embedder, Embeddings, OnError, join_embeddings
 from osnet.errors import GalleryError, ImageError
-from osnet.features.embedding_files import Progress, no_progress
 from osnet.files import plain_path
 from osnet.gallery.item_attributes import attribute_probabilities
 from osnet.gallery.stamps import Added, FileStamp, Stored, Update, plan_update
+from osnet.progress import Progress, no_progress
 from osnet.types import DISTRACTOR_PID, Crop, Item
 
 if TYPE_CHECKING:

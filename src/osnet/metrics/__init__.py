@@ -1,1 +1,1 @@
-"""Scores: pure functions of arrays. Imports no other room."""
+"""Evaluation metrics: ranking scores, thresholds, re-ranking, attribute scores. Pure functions of arrays."""

@@ -1,8 +1,8 @@
-"""Scores of attributes: by label (mA), by instance (accuracy, precision, recall, F1), and one row per attribute.
+"""Pedestrian attribute scores: label-based (mA), instance-based (accuracy, precision, recall, F1), and per attribute.
 
-Definitions: Li et al., "A Richly Annotated Dataset for Pedestrian Attribute Recognition", 2016, section 4, and
-PA-100K's paper after it. Shapes: N images, A attributes. A label of NaN is unknown: it is left out of the attribute's
-counts, and counts neither as true nor as predicted in its image.
+Definitions: Li et al., "A Richly Annotated Dataset for Pedestrian Attribute Recognition", 2016, section 4, as in the
+PA-100K paper. A NaN label is unknown: it does not enter the attribute's counts, and in the instance-based scores it is
+neither true nor predicted. Shapes: N images, A attributes.
 """
 
 from collections.abc import Sequence
@@ -14,66 +14,56 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 THRESHOLD = 0.5
-"""At or above it an attribute is predicted, as the authors' code has it."""
+"""Default threshold: an attribute is predicted if its probability is at least this, as in the authors' code."""
 LEAST_SUPPORT = 10
-"""Positives, and negatives, that it takes to choose a threshold."""
+"""Least number of positives and of negatives needed to choose a threshold."""
 Criterion = Literal["mA", "F1"]
 ZERO_RULES = (
-    "mA leaves out attributes without a positive or without a negative; an image with nothing true and nothing "
-    "predicted counts 1 in accuracy, precision and recall; one with nothing predicted else counts 0 in precision, one "
-    "with nothing true else 0 in recall; F1 of precision 0 and recall 0 is 0; average precision needs a positive"
+    "mA leaves out attributes without positives or without negatives; an image with no true and no predicted attribute "
+    "counts as 1 in accuracy, precision and recall; an image with true but no predicted attributes counts as 0 in "
+    "precision; one with predicted but no true attributes counts as 0 in recall; F1 is 0 if precision and recall are "
+    "0; average precision is undefined without a positive"
 )
-"""What is done where a denominator is 0."""
+"""How zero denominators are handled."""
 
 
 @dataclass(frozen=True)
 class AttributeRow:
-    """One attribute. Fractions; None where a denominator is 0."""
+    """Scores of one attribute, as fractions; None where the denominator is 0."""
 
     name: str
     positives: int
     negatives: int
     threshold: float
     recall: float | None
-    """Of its positives, those found: TP / P."""
+    """TP / P."""
     specificity: float | None
-    """Of its negatives, those left alone: TN / N."""
+    """TN / N."""
     mean_accuracy: float | None
-    """The mean of the two."""
+    """Mean of recall and specificity."""
     average_precision: float | None
-    """Area under precision over recall as steps, ties together; independent of the threshold."""
+    """Area under the stepwise precision-recall curve; equal scores form one step. Independent of the threshold."""
 
 
 @dataclass(frozen=True)
 class AttributeScores:
-    """All scores are fractions; None where nothing defines them."""
+    """Scores of all attributes, as fractions; None where undefined (see ``ZERO_RULES``)."""
 
     mean_accuracy: float | None
-    """mA: over attributes, (TP / P + TN / N) / 2."""
+    """mA: mean of (TP / P + TN / N) / 2 over attributes."""
     accuracy: float
     """Mean over images of |true and predicted| / |true or predicted|."""
     precision: float
     recall: float
     f1: float
-    """2 P R / (P + R) of the mean precision and the mean recall, as the field reports it."""
+    """2 P R / (P + R) of mean precision P and mean recall R, as papers report it (not the mean of per-image F1)."""
     rows: tuple[AttributeRow, ...]
     left_out: tuple[str, ...]
-    """Attributes that are not in mA."""
+    """Attributes left out of mA, because they have no positives or no negatives."""
     num_images: int
 
-    def mean_accuracy_over(self, names: Sequence[str]) -> float:
-        """mA over some attributes, each of which must have positives and negatives.
-
-        Raises:
-            ValueError: one has not, or there are none.
-        """
-        values = [row.mean_accuracy for row in self.rows if row.name in names]
-        if not values or len(values) != len(set(names)) or any(value is None for value in values):
-            raise ValueError(f"mA is not defined over {', '.join(names) or 'no attributes'}")
-        return float(np.mean([value for value in values if value is not None]))
-
     def to_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """All fields as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -83,11 +73,13 @@ class AttributeScores:
             lines.append(
                 f"{row.name:<26}{row.threshold:>9.2f}{row.positives:>10,}" + "".join(f"{_percent(v):>8}" for v in shown)
             )
-        lines.append(f"mA {_percent(self.mean_accuracy)} %, accuracy {_percent(self.accuracy)} %, precision "
-                     f"{_percent(self.precision)} %, recall {_percent(self.recall)} %, F1 {_percent(self.f1)} % "
-                     f"over {self.num_images:,} images")  # fmt: skip
+        lines.append(
+            f"mA {_percent(self.mean_accuracy)} %, accuracy {_percent(self.accuracy)} %, precision "
+            f"{_percent(self.precision)} %, recall {_percent(self.recall)} %, F1 {_percent(self.f1)} % "
+            f"over {self.num_images:,} images"
+        )
         if self.left_out:
-            lines.append(f"not in mA, for want of positives or negatives: {', '.join(self.left_out)}")
+            lines.append(f"left out of mA (no positives or no negatives): {', '.join(self.left_out)}")
         return "\n".join(lines)
 
 
@@ -98,16 +90,16 @@ def _percent(value: float | None) -> str:
 def score_attributes(
     probabilities_NA: ArrayLike, labels_NA: ArrayLike, names: Sequence[str], thresholds: ArrayLike = THRESHOLD
 ) -> AttributeScores:
-    """All scores. Zero denominators: see ``ZERO_RULES``.
+    """Score predicted attribute probabilities. ``ZERO_RULES`` says how zero denominators are handled.
 
     Args:
-        probabilities_NA: in [0, 1].
-        labels_NA: 0, 1 or NaN.
+        probabilities_NA: (N, A), in [0, 1].
+        labels_NA: (N, A), 0, 1 or NaN (unknown).
         names: A names.
-        thresholds: one, or one per attribute; at or above it the attribute is predicted.
+        thresholds: one threshold, or one per attribute; an attribute is predicted if its probability is at least this.
 
     Raises:
-        ValueError: shapes that do not agree, no images, or numbers outside these ranges.
+        ValueError: shapes differ, there are no images, or a value is out of range.
     """
     probabilities, labels = _check(probabilities_NA, labels_NA, names)
     limits = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), (len(names),))
@@ -137,12 +129,17 @@ def score_attributes(
 
 
 def average_precision(scores_N: Floats, true_N: NDArray[np.bool_]) -> float | None:
-    """Sum over distinct scores, from the highest, of (recall gained) x precision; None without a positive."""
+    """Sum of (increase in recall) x precision over distinct scores, highest first; None if there is no positive.
+
+    ``scores_N`` and ``true_N`` are (N,).
+    """
     if not true_N.any():
         return None
     order = np.argsort(-scores_N, kind="stable")
     hits = np.cumsum(true_N[order])
-    last = np.append(np.flatnonzero(np.diff(scores_N[order])), len(order) - 1)  # the last of each tie
+    last = np.append(
+        np.flatnonzero(np.diff(scores_N[order])), len(order) - 1
+    )  # index of the last item of each group of equal scores
     gained = np.diff(hits[last], prepend=0)
     return float((gained * hits[last] / (last + 1)).sum() / hits[-1])
 
@@ -150,20 +147,21 @@ def average_precision(scores_N: Floats, true_N: NDArray[np.bool_]) -> float | No
 def choose_thresholds(
     probabilities_NA: ArrayLike, labels_NA: ArrayLike, names: Sequence[str], criterion: Criterion = "F1"
 ) -> Floats:
-    """For each attribute the threshold that is best by a criterion: (A,), in [0, 1]. On validation, never on test.
+    """Choose the best threshold per attribute: (A,), in [0, 1]. Use validation data, never test data.
 
-    Candidates are 0.5 and the middles between neighbouring probabilities; among equals the one nearest to 0.5.
-    An attribute with fewer positives or negatives than ``LEAST_SUPPORT`` keeps 0.5: a threshold would be chance.
+    Candidates are 0.5 and the midpoints between consecutive probabilities; of equally good ones, the one closest to 0.5
+    is taken. An attribute with fewer than ``LEAST_SUPPORT`` positives or negatives keeps 0.5, since a threshold chosen
+    from so few would be chance.
 
     Args:
-        probabilities_NA: in [0, 1].
-        labels_NA: 0, 1 or NaN.
+        probabilities_NA: (N, A), in [0, 1].
+        labels_NA: (N, A), 0, 1 or NaN (unknown).
         names: A names.
-        criterion: ``mA``: (TP / P + TN / N) / 2, which finds rare attributes and calls them out far too often; ``F1``:
-            2 TP / (2 TP + FP + FN), which is what someone who reads the answers wants.
+        criterion: ``mA`` maximises (TP / P + TN / N) / 2: high recall of rare attributes, with many false positives.
+            ``F1`` maximises 2 TP / (2 TP + FP + FN), which suits reading the predictions.
 
     Raises:
-        ValueError: as ``score_attributes``.
+        ValueError: as for ``score_attributes``.
     """
     probabilities, labels = _check(probabilities_NA, labels_NA, names)
     chosen = np.full(len(names), THRESHOLD)
@@ -181,7 +179,7 @@ def choose_thresholds(
             quality = (found / len(positives) + 1 - wrong / len(negatives)) / 2
         else:
             quality = 2 * found / (found + wrong + len(positives))
-        quality = np.round(quality, 12)  # so that equal fractions are equal
+        quality = np.round(quality, 12)  # so that equal fractions compare equal despite rounding
         best = candidates[quality == quality.max()]
         chosen[a] = best[np.argmin(np.abs(best - THRESHOLD))]
     return chosen
@@ -191,13 +189,16 @@ def _check(probabilities_NA: ArrayLike, labels_NA: ArrayLike, names: Sequence[st
     probabilities = np.asarray(probabilities_NA, dtype=np.float64)
     labels = np.asarray(labels_NA, dtype=np.float64)
     if probabilities.shape != labels.shape or probabilities.ndim != 2 or probabilities.shape[1] != len(names):
-        raise ValueError(f"probabilities {probabilities.shape}, labels {labels.shape} and {len(names)} names disagree")
+        raise ValueError(
+            f"probabilities of shape {probabilities.shape}, labels of shape {labels.shape} and {len(names)} names do "
+            "not agree; both arrays must be (images, names)"
+        )
     if not len(labels):
-        raise ValueError("no images to score")
+        raise ValueError("no images to score; give at least one row")
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError("probabilities outside 0 to 1; apply the sigmoid first")
+        raise ValueError("probabilities must be from 0 to 1; apply a sigmoid to logits first")
     if not np.isin(labels[~np.isnan(labels)], (0, 1)).all():
-        raise ValueError("labels other than 0, 1 and NaN")
+        raise ValueError("labels must be 0, 1 or NaN (unknown)")
     return probabilities, labels
 
 

@@ -1,6 +1,6 @@
-"""Distances that come a block of queries at a time: ranked lists and scores of them, without the whole matrix.
+"""Distances computed a block of queries at a time, so that the (Q, G) matrix is never in memory as a whole.
 
-Shapes: Q queries, G gallery, B queries of a block, D embedding.
+Shapes: Q queries, G gallery items, B queries in a block, K hits, D components of an embedding.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,50 +15,53 @@ from osnet.errors import DataError
 from osnet.metrics.nearest_neighbors import as_embeddings, pick_device, squared_distances
 from osnet.metrics.ranking import RankingScores, rank_scores_from_distances
 
-BLOCK_FLOATS = 1 << 23
-"""A block has at most so many distances (32 MiB), and at least one row."""
+BLOCK_DISTANCES = 1 << 23
+"""Largest number of distances in a block (32 MiB); a block has at least one row."""
 
 
 @dataclass(frozen=True)
 class DistanceBlock:
-    """Distances of some queries to the whole gallery."""
+    """Distances of consecutive queries to the whole gallery."""
 
     start: int
-    """Its first row is this query."""
+    """Index of the query in row 0."""
     distance: NDArray[np.float32]
-    """(B, G): Lower is closer."""
+    """(B, G); lower is closer."""
 
 
 @dataclass(frozen=True)
 class RankedLists:
-    """The best of the gallery for each query, closest first; equal distances in gallery order."""
+    """The K closest gallery items of each query, closest first; equal distances keep the gallery's order."""
 
     index: NDArray[np.int64]
-    """(Q, K): Places in the gallery."""
+    """(Q, K): gallery indices."""
     distance: NDArray[np.float32]
-    """(Q, K): Non-decreasing."""
+    """(Q, K): non-decreasing along each row."""
 
 
 def check_pair(query_QD: ArrayLike, gallery_GD: ArrayLike) -> tuple[Tensor, Tensor]:
-    """Both as float32 tensors on the CPU.
+    """Return both as float32 tensors on the CPU.
 
     Raises:
-        DataError: wrong or different shapes, or values that are not finite.
+        DataError: an array is not 2-D or is empty, the numbers of components differ, or a value is not finite.
     """
     query, gallery = as_embeddings(query_QD, "query"), as_embeddings(gallery_GD, "gallery")
     if query.shape[1] != gallery.shape[1]:
-        raise DataError(f"query embeddings have {query.shape[1]} components, gallery embeddings {gallery.shape[1]}")
+        raise DataError(
+            f"query embeddings have {query.shape[1]} components, gallery embeddings have {gallery.shape[1]}; "
+            "both must come from the same network"
+        )
     return query, gallery
 
 
 def block_starts(num_queries: int, num_gallery: int, num_rows: int | None) -> list[tuple[int, int]]:
-    """First query, and the one after the last, of each block.
+    """(start, stop) of each block of queries. ``num_rows`` None: as many rows as ``BLOCK_DISTANCES`` allows.
 
     Raises:
-        ValueError: ``num_rows`` under 1.
+        ValueError: ``num_rows`` is below 1.
     """
     if num_rows is None:
-        num_rows = max(1, BLOCK_FLOATS // num_gallery)
+        num_rows = max(1, BLOCK_DISTANCES // num_gallery)
     if num_rows < 1:
         raise ValueError(f"num_rows {num_rows} must be at least 1")
     return [(start, min(start + num_rows, num_queries)) for start in range(0, num_queries, num_rows)]
@@ -67,12 +70,12 @@ def block_starts(num_queries: int, num_gallery: int, num_rows: int | None) -> li
 def euclidean_blocks(
     query_QD: ArrayLike, gallery_GD: ArrayLike, *, device: str | torch.device = "cpu", num_rows: int | None = None
 ) -> Iterator[DistanceBlock]:
-    """Squared Euclidean distances, some queries at a time; for rows of length 1 that is twice the cosine distance.
+    """Squared Euclidean distances in blocks of queries. For embeddings of length 1: twice the cosine distance.
 
     Raises:
-        DataError: wrong or different shapes, or values that are not finite.
-        ModelError: a device that cannot be used.
-        ValueError: ``num_rows`` under 1.
+        DataError: as for ``check_pair``.
+        ModelError: the device cannot be used.
+        ValueError: ``num_rows`` is below 1.
     """
     query, gallery = (rows.to(pick_device(device)) for rows in check_pair(query_QD, gallery_GD))
     return _euclidean_blocks(query, gallery, block_starts(len(query), len(gallery), num_rows))
@@ -86,10 +89,10 @@ def _euclidean_blocks(query_QD: Tensor, gallery_GD: Tensor, bounds: list[tuple[i
 
 
 def best_of_block(block: DistanceBlock, num_best: int) -> RankedLists:
-    """The ``num_best`` closest for each query of a block; fewer if the gallery is smaller.
+    """The ``num_best`` closest gallery items for each query of a block; fewer if the gallery is smaller.
 
     Raises:
-        ValueError: ``num_best`` under 1.
+        ValueError: ``num_best`` is below 1.
     """
     if num_best < 1:
         raise ValueError(f"num_best {num_best} must be at least 1")
@@ -97,18 +100,18 @@ def best_of_block(block: DistanceBlock, num_best: int) -> RankedLists:
     indices = np.empty((len(block.distance), num_best), np.int64)
     for row, distance_G in enumerate(block.distance):
         worst = np.partition(distance_G, num_best - 1)[num_best - 1]
-        candidates = np.flatnonzero(distance_G <= worst)  # all that are tied for the last place, too
+        candidates = np.flatnonzero(distance_G <= worst)  # includes all items tied for the last place
         indices[row] = candidates[np.argsort(distance_G[candidates], kind="stable")[:num_best]]
     return RankedLists(indices, np.take_along_axis(block.distance, indices, 1))
 
 
 def best_of_blocks(blocks: Iterable[DistanceBlock], num_best: int) -> RankedLists:
-    """The same over all blocks."""
+    """``best_of_block`` for all blocks, joined."""
     return join_lists([best_of_block(block, num_best) for block in blocks])
 
 
 def join_lists(lists: list[RankedLists]) -> RankedLists:
-    """Lists of several blocks, one after the other."""
+    """Concatenate the lists of consecutive blocks."""
     return RankedLists(
         np.concatenate([some.index for some in lists]), np.concatenate([some.distance for some in lists])
     )
@@ -122,54 +125,46 @@ def rank_scores_from_blocks(
     gallery_camids: ArrayLike,
     max_rank: int = 50,
 ) -> RankingScores:
-    """``rank_scores_from_distances`` of a matrix that is never whole: memory is that of one block.
+    """``rank_scores_from_distances`` for distances that come in blocks; needs the memory of one block.
 
     Args:
-        blocks: in order, all queries once.
-        query_pids: (Q,), from 1 upwards.
+        blocks: consecutive blocks that cover all queries in order.
+        query_pids: (Q,), at least 1.
         gallery_pids: (G,), -1 junk, 0 distractor.
         query_camids: (Q,).
         gallery_camids: (G,).
-        max_rank: the length of the CMC; shortened to G.
+        max_rank: length of the CMC curve; at most G.
 
     Raises:
-        ValueError: as ``rank_scores_from_distances``, or blocks that do not follow each other up to the last query.
+        ValueError: as for ``rank_scores_from_distances``; or the blocks are not consecutive or do not cover all
+            queries.
     """
     pids, camids = np.asarray(query_pids), np.asarray(query_camids)
     if pids.shape != camids.shape or pids.ndim != 1:
-        raise ValueError(f"query_pids {pids.shape} and query_camids {camids.shape} must be two lists of one length")
+        raise ValueError(
+            f"query_pids of shape {pids.shape} and query_camids of shape {camids.shape} must be 1-D and equally long"
+        )
     parts: list[RankingScores] = []
-    unmatched: list[int] = []
     done = 0
     for block in blocks:
         stop = block.start + len(block.distance)
         if block.start != done or stop > len(pids):
-            raise ValueError(f"a block of queries {block.start} to {stop} came after {done} of {len(pids)} queries")
+            raise ValueError(
+                f"got a block of queries {block.start} to {stop} after {done} of {len(pids)} queries; blocks must be "
+                "consecutive"
+            )
         rows = slice(done, stop)
         part = rank_scores_from_distances(
             block.distance, pids[rows], gallery_pids, camids[rows], gallery_camids, max_rank
         )
         parts.append(part)
-        unmatched += [done + q for q in part.unmatched]
         done = stop
     if done != len(pids) or not parts:
-        raise ValueError(f"blocks of {done} queries for {len(pids)} query_pids")
-    return _joined(parts, tuple(unmatched))
-
-
-def _joined(parts: list[RankingScores], unmatched: tuple[int, ...]) -> RankingScores:
-    average_precision = np.concatenate([part.ap_per_query for part in parts])
-    inverse_penalty = np.concatenate([part.inp_per_query for part in parts])
-    first_rank = np.concatenate([part.first_rank_per_query for part in parts])
-    scored = ~np.isnan(first_rank)
-    ranks = np.arange(1, len(parts[0].cmc) + 1)
-    return RankingScores(
-        cmc=(first_rank[scored][:, None] <= ranks).mean(0) if scored.any() else np.full(len(ranks), np.nan),
-        mean_ap=float(average_precision[scored].mean()) if scored.any() else float("nan"),
-        mean_inp=float(inverse_penalty[scored].mean()) if scored.any() else float("nan"),
-        ap_per_query=average_precision,
-        inp_per_query=inverse_penalty,
-        first_rank_per_query=first_rank,
-        unmatched=unmatched,
+        raise ValueError(f"the blocks cover {done} queries, but there are {len(pids)} query_pids")
+    return RankingScores.of_queries(
+        np.concatenate([part.ap_per_query for part in parts]),
+        np.concatenate([part.inp_per_query for part in parts]),
+        np.concatenate([part.first_rank_per_query for part in parts]),
         num_gallery=parts[0].num_gallery,
+        max_rank=len(parts[0].cmc),
     )

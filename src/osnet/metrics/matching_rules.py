@@ -1,10 +1,10 @@
-"""Who counts as what for a query: matches, what is ignored, and whom CUHK03's rule draws.
+"""Which gallery items are matches, ignored or distractors for a query, by Market-1501's and CUHK03's protocol.
 
-Shapes: Q queries, G gallery, M pairs of a query and a gallery item. Pure functions of labels.
+Shapes: Q queries, G gallery items, M pairs of a query and a gallery item. Pure functions of labels.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,13 +13,15 @@ from osnet.types import DISTRACTOR_PID, JUNK_PID
 
 Ints = NDArray[np.int64]
 Rule = Literal["market1501", "cuhk03"]
+"""``market1501``: every match in another camera counts. ``cuhk03``: single gallery shot, one random gallery image per
+person, repeated ``NUM_REPEATS`` times (Li et al., CVPR 2014, section 5)."""
 NUM_REPEATS = 10
-"""CUHK03's rule draws so many galleries."""
+"""Number of random galleries under CUHK03's rule."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Some gallery items for each query: those of query q are ``items[starts[q]:starts[q + 1]]``, increasing."""
+    """Gallery items per query: those of query q are ``items[starts[q]:starts[q + 1]]``, in increasing order."""
 
     starts: Ints
     """(Q + 1,)."""
@@ -28,11 +30,11 @@ class Pairs:
 
     @property
     def queries(self) -> Ints:
-        """(M,): the query of each pair."""
+        """(M,): index of each pair's query."""
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
     def keep(self, chosen_M: NDArray[np.bool_]) -> "Pairs":
-        """Only these pairs."""
+        """The pairs selected by the mask ``chosen_M``."""
         counts = np.bincount(self.queries[chosen_M], minlength=len(self.starts) - 1)
         return Pairs(_starts(counts), self.items[chosen_M])
 
@@ -45,7 +47,7 @@ def _starts(counts: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Labels:
-    """Persons and cameras of queries and gallery, checked."""
+    """Validated identities and cameras of queries and gallery: (Q,) and (G,) each."""
 
     query_pids: Ints
     gallery_pids: Ints
@@ -62,7 +64,11 @@ class Labels:
         num_queries: int,
         num_gallery: int,
     ) -> "Labels":
-        """Raises ``ValueError`` for lengths that do not fit, what is no whole number, and a query that is nobody."""
+        """Convert to int64 and validate.
+
+        Raises:
+            ValueError: an array has another length or is not integer, or a query has pid 0 or less.
+        """
         given: dict[str, tuple[ArrayLike, int]] = {
             "query_pids": (query_pids, num_queries),
             "gallery_pids": (gallery_pids, num_gallery),
@@ -73,35 +79,35 @@ class Labels:
         for name, (values, length) in given.items():
             array = np.asarray(values)
             if array.shape != (length,) or (length and array.dtype.kind not in "iu"):
-                raise ValueError(f"{name} must be {length} whole numbers, not {array.dtype} of shape {array.shape}")
+                raise ValueError(f"{name} must be {length} integers, not {array.dtype} of shape {array.shape}")
             arrays[name] = array.astype(np.int64)
-        nobody = np.flatnonzero(arrays["query_pids"] <= DISTRACTOR_PID)
-        if len(nobody):
+        invalid = np.flatnonzero(arrays["query_pids"] <= DISTRACTOR_PID)
+        if len(invalid):
             raise ValueError(
-                f"{len(nobody)} queries have pid 0 or less (the first is number {nobody[0]}), which in Market-1501's "
-                "rule is nobody; number people from 1"
+                f"{len(invalid)} queries have pid 0 or less (the first is query {invalid[0]}), which Market-1501's "
+                "rule reserves for distractors (0) and junk (-1); number people from 1"
             )
         return cls(**arrays)
 
     @property
     def counted(self) -> Ints:
-        """Gallery items that are not junk, increasing."""
+        """Indices of the gallery items that are not junk, in increasing order."""
         return np.flatnonzero(self.gallery_pids != JUNK_PID)
 
     def of_queries(self, first: int, last: int) -> "Labels":
-        """The same gallery for the queries ``first`` to ``last``, exclusive."""
+        """Labels of the queries ``first`` to ``last`` (exclusive), with the whole gallery."""
         return Labels(
             self.query_pids[first:last], self.gallery_pids, self.query_camids[first:last], self.gallery_camids
         )
 
     def num_same_person(self) -> Ints:
-        """(Q,): gallery items of each query's person."""
+        """(Q,): number of gallery items of each query's person, in any camera."""
         ordered = np.sort(self.gallery_pids)
         left, right = (np.searchsorted(ordered, self.query_pids, side) for side in ("left", "right"))
         return (right - left).astype(np.int64)
 
     def person_pairs(self) -> Pairs:
-        """All gallery items of each query's person."""
+        """All gallery items of each query's person, in any camera."""
         order = np.argsort(self.gallery_pids, kind="stable")
         first = np.searchsorted(self.gallery_pids[order], self.query_pids, "left")
         starts = _starts(self.num_same_person())
@@ -110,27 +116,36 @@ class Labels:
         return Pairs(starts, order[places])
 
     def same_person(self) -> tuple[Pairs, Pairs]:
-        """Matches, and what Market-1501's rule ignores: the same person in the query's own camera."""
+        """Market-1501's rule: matches (same person, another camera) and ignored pairs (same person, same camera)."""
         pairs = self.person_pairs()
-        same_camera_M = self.gallery_camids[pairs.items] == self.query_camids[pairs.queries]  # proves nothing
+        same_camera_M = self.gallery_camids[pairs.items] == self.query_camids[pairs.queries]
         return pairs.keep(~same_camera_M), pairs.keep(same_camera_M)
 
 
+def ignored_items(
+    query_pids: NDArray[Any], gallery_pids: NDArray[Any], query_camids: NDArray[Any], gallery_camids: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """(Q, G): True for items that Market-1501's rule ignores: junk, and the query's person in the query's camera."""
+    own = (query_pids[:, None] == gallery_pids) & (query_camids[:, None] == gallery_camids)
+    return own | (gallery_pids == JUNK_PID)
+
+
 def check_rule(rule: Rule) -> None:
-    """Raises ``ValueError`` for an unknown rule."""
+    """Raise ValueError if ``rule`` is unknown."""
     if rule not in get_args(Rule):
         raise ValueError(f"unknown rule {rule!r}; choose from {', '.join(get_args(Rule))}")
 
 
 def draw_single_shot(labels: Labels, matches: Pairs, seed: int, repeat: int) -> tuple[Ints, Ints]:
-    """One repeat of CUHK03's rule (Li et al., CVPR 2014, section 5): a gallery with one image of each person.
+    """Draw one single-shot gallery of CUHK03's rule (Li et al., CVPR 2014, section 5): one image per person.
 
-    All gallery items get a random order. A person is represented by the first of his items in it, the query's own
-    person by the first of the query's matches; so the draw depends on the gallery and the seed, never on which
-    other queries there are. Distractors are people of whom nothing else is known: each of them stays.
+    The gallery items are put in random order. Each person is represented by the first of their items, and the query's
+    own person by the first of the query's matches. The draw therefore depends on the gallery and the seed, not on the
+    other queries. Each distractor counts as a person of its own, so all distractors stay.
 
     Returns:
-        The gallery items, increasing; and (Q,) the match of each query, -1 for a query without.
+        Indices of the drawn gallery items, in increasing order; and (Q,) the drawn match of each query, -1 if it has
+        no match.
     """
     order = np.random.default_rng([seed, repeat]).permutation(len(labels.gallery_pids))
     place = np.empty_like(order)

@@ -1,13 +1,12 @@
-"""Exact nearest neighbours among all of a set, by squared Euclidean distance, in bounded memory.
+"""Exact nearest neighbours within one set, by squared Euclidean distance, in bounded memory.
 
-Shapes: N items, K neighbours, D embedding. Two ways to the same lists. On a CPU with numba each
-inner product is computed once and serves both of its items, a tile at a time. Elsewhere, and on a GPU, a strip of
-whole rows at a time goes through ``torch.topk``. Products are float32: of two neighbours whose distances differ by
-less than its rounding, either may come first, or in at all.
+There are two implementations. On a CPU, compiled kernels work in tiles: each inner product is computed once and updates
+the lists of both items. On a GPU, and in a forked process, ``torch.topk`` works on strips of rows. Products are
+float32, so neighbours whose distances differ by less than float32 rounding may swap places.
+Shapes: N items, K neighbours, D components of an embedding.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -20,14 +19,14 @@ from osnet.errors import DataError, ModelError
 from osnet.forks import settle, was_forked
 
 TILE = 2048
-"""Rows and columns of a tile on the CPU: 16 MiB, which stays in a processor's last cache."""
+"""Rows and columns of a tile on the CPU: 16 MiB, which fits into the last-level cache."""
 STRIP_FLOATS = 1 << 25
-"""Numbers in a strip of rows elsewhere (128 MiB), and at least one row."""
+"""Largest number of distances in a strip (128 MiB); a strip has at least one row."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each item, the K nearest of all N items; itself, at distance 0, is the first."""
+    """The K nearest neighbours of each item. The first is the item itself."""
 
     index: Tensor
     """(N, K): int64, closest first."""
@@ -38,25 +37,25 @@ class Nearest:
 
 
 def as_embeddings(embeddings: ArrayLike, name: str) -> Tensor:
-    """Rows as a float32 tensor on the CPU.
+    """Convert embeddings (N, D) to a float32 tensor on the CPU. ``name`` is used in errors.
 
     Raises:
-        DataError: another shape than (number, components), nothing in it, or values that are not finite.
+        DataError: the array is not 2-D or is empty, or a value is not finite.
     """
     settle()
     array = np.ascontiguousarray(np.asarray(embeddings), dtype=np.float32)
     if array.ndim != 2 or 0 in array.shape:
-        raise DataError(f"{name} embeddings of shape {array.shape}; they must be (number, components), not empty")
+        raise DataError(f"{name} embeddings have shape {array.shape}; they must be (number, components) and not empty")
     if not np.isfinite(array).all():
-        raise DataError(f"{name} embeddings hold values that are not finite in float32")
+        raise DataError(f"{name} embeddings contain values that are not finite in float32")
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """Where to compute: ``auto`` is a CUDA GPU if there is one, else the CPU.
+    """Resolve a device name; ``auto`` is a CUDA GPU if there is one, else the CPU.
 
     Raises:
-        ModelError: a device that is not here, or that has no float64 (mps).
+        ModelError: the device is not available, or does not support float64 (mps).
     """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,50 +69,44 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def find_nearest(items_ND: Tensor, num_nearest: int) -> Nearest:
-    """The nearest neighbours of every item, on the device of ``items_ND``.
+    """Find the nearest neighbours of every item, on the device of ``items_ND``.
 
-    Memory beyond the input and the result is one tile or one strip, whatever N is.
+    Besides input and result, this needs the memory of one tile or one strip.
 
     Args:
-        items_ND: float32, finite.
-        num_nearest: K >= 1, the item itself included; shortened to N.
+        items_ND: (N, D), float32, finite.
+        num_nearest: K, at least 1, including the item itself; at most N.
 
     Raises:
-        ValueError: ``num_nearest`` under 1.
+        ValueError: ``num_nearest`` is below 1.
     """
     if num_nearest < 1:
-        raise ValueError(f"num_nearest {num_nearest} must be at least 1, the item itself")
+        raise ValueError(f"num_nearest {num_nearest} must be at least 1; the first neighbour is the item itself")
     num_nearest = min(num_nearest, len(items_ND))
-    fused = fused_on(items_ND.device)
-    if fused is None:
+    kernels = kernels_on(items_ND.device)
+    if kernels is None:
         return _by_strips(items_ND, num_nearest)
-    return _by_tiles(items_ND, num_nearest, fused)
+    return _by_tiles(items_ND, num_nearest, kernels)
 
 
-def fused_on(device: torch.device) -> ModuleType | None:
-    """The compiled kernels where they run: on a CPU, and not in a forked process, which numba's threads would end."""
-    return load_fused() if device.type == "cpu" and not was_forked() else None
+def kernels_on(device: torch.device) -> ModuleType | None:
+    """The compiled CPU kernels; None on a GPU and in a forked process, where numba's threads would crash.
 
-
-@cache
-def load_fused() -> ModuleType | None:
-    """The compiled kernels, or None where numba is not installed."""
-    try:
-        return import_module("osnet.metrics.rerank_kernels")
-    except ModuleNotFoundError as error:
-        if error.name != "numba":
-            raise
+    They are imported here because the first import compiles them, which takes some seconds.
+    """
+    if device.type != "cpu" or was_forked():
         return None
+    return import_module("osnet.metrics.rerank_kernels")
 
 
-def _by_tiles(items_ND: Tensor, num_nearest: int, fused: ModuleType) -> Nearest:
+def _by_tiles(items_ND: Tensor, num_nearest: int, kernels: ModuleType) -> Nearest:
     num_items = len(items_ND)
     squares = items_ND.square().sum(1).numpy()
     closest = np.full((num_items, num_nearest), np.inf, np.float32)
     index = np.zeros((num_items, num_nearest), np.int32)
     furthest = np.zeros(num_items, np.float32)
     buffer = torch.empty(min(TILE, num_items) ** 2)
-    # Tiles in this order bring every item its candidates by increasing index, so that ties are kept in that order.
+    # In this order each item sees its candidates by increasing index, so ties keep that order.
     for first in range(0, num_items, TILE):
         rows = slice(first, min(first + TILE, num_items))
         for start in range(first, num_items, TILE):
@@ -121,13 +114,13 @@ def _by_tiles(items_ND: Tensor, num_nearest: int, fused: ModuleType) -> Nearest:
             shape = (rows.stop - rows.start, columns.stop - columns.start)
             tile = torch.mm(items_ND[rows], items_ND[columns].T, out=buffer[: shape[0] * shape[1]].view(shape))
             if start == first:
-                tile.fill_diagonal_(torch.inf)  # an item is the nearest to itself, whatever rounding says
+                tile.fill_diagonal_(torch.inf)  # the item itself comes first, regardless of rounding
             values = tile.numpy()
-            fused.update_rows(
+            kernels.update_rows(
                 values, squares[rows], squares[columns], closest[rows], index[rows], furthest[rows], start
             )
             if start != first:
-                fused.update_columns(values, closest[columns], index[columns], furthest[columns], first)
+                kernels.update_columns(values, closest[columns], index[columns], furthest[columns], first)
     return Nearest(torch.from_numpy(index).long(), torch.from_numpy(closest).clamp_(min=0), torch.from_numpy(furthest))
 
 
@@ -140,7 +133,7 @@ def _by_strips(items_ND: Tensor, num_nearest: int) -> Nearest:
         strip = squared_distances(items_ND[start : start + num_rows], items_ND, squares)
         furthest.append(strip.amax(1))
         own = torch.arange(len(strip), device=strip.device)
-        strip[own, own + start] = -torch.inf  # an item is the nearest to itself, whatever rounding says
+        strip[own, own + start] = -torch.inf  # the item itself comes first, regardless of rounding
         closest, index = strip.topk(num_nearest, dim=1, largest=False, sorted=True)
         indices.append(index)
         distances.append(closest.clamp_(min=0))
@@ -148,6 +141,6 @@ def _by_strips(items_ND: Tensor, num_nearest: int) -> Nearest:
 
 
 def squared_distances(query_QD: Tensor, gallery_GD: Tensor, gallery_squares_G: Tensor | None = None) -> Tensor:
-    """(Q, G): |q|^2 + |g|^2 - 2 q.g in float32; rounding may take a zero a little below zero."""
+    """(Q, G): |q|^2 + |g|^2 - 2 q.g in float32; rounding can make small distances slightly negative."""
     squares = gallery_GD.square().sum(1) if gallery_squares_G is None else gallery_squares_G
     return torch.mm(query_QD, gallery_GD.T).mul_(-2).add_(squares).add_(query_QD.square().sum(1, keepdim=True))

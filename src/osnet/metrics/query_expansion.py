@@ -1,6 +1,6 @@
-"""Query expansion: a query is replaced by a weighted mean of itself and what it finds first.
+"""Query expansion: replace each query by a weighted mean of itself and its nearest gallery items.
 
-Shapes: Q queries, G gallery, K nearest, D embedding.
+Shapes: Q queries, G gallery items, K nearest items, D components of an embedding.
 """
 
 import numpy as np
@@ -20,28 +20,29 @@ def expand_queries(
     *,
     device: str | torch.device = "cpu",
 ) -> NDArray[np.float32]:
-    """Expanded queries, (Q, D), of length 1: the direction of q + sum over its K nearest g of cos(q, g)^alpha g.
+    """Return expanded queries (Q, D) of length 1: q + sum over the K nearest g of cos(q, g)^alpha g, normalised.
 
-    ``alpha`` 0 weighs all alike: average query expansion (Chum et al., ICCV 2007, section 4.1, there with local
-    features). Above 0 it is alpha-weighted query expansion (Radenovic et al., TPAMI 2019, arXiv:1711.02512, section
-    3.3), which trusts what is closer. Nearest is by cosine. Negative cosines count as 0, and 0^0 as 1.
+    With ``alpha`` 0 all neighbours weigh the same: average query expansion (Chum et al., ICCV 2007, section 4.1, there
+    with local features). With ``alpha`` above 0, closer neighbours weigh more: alpha-weighted query expansion
+    (Radenovic et al., TPAMI 2019, arXiv:1711.02512, section 3.3). Neighbours are found by cosine. Negative cosines
+    count as 0, and 0^0 is 1.
 
     Args:
-        query_QD: embeddings; they need not have length 1.
-        gallery_GD: embeddings. Nothing is known of whose they are.
-        num_nearest: K; shortened to G. 0 leaves the queries as they are, but of length 1.
-        alpha: at least 0.
-        device: where to compute: cpu, cuda, cuda:1, or auto (a GPU if there is one).
+        query_QD: (Q, D) query embeddings, of any length (norm).
+        gallery_GD: (G, D) gallery embeddings. Their identities are not used.
+        num_nearest: K; at most G. With 0 the queries are only normalised.
+        alpha: exponent of the weights, at least 0.
+        device: cpu, cuda, cuda:1, or auto (a GPU if there is one).
 
     Raises:
-        DataError: embeddings of wrong or different shapes, or not finite.
-        ModelError: a device that cannot be used.
-        ValueError: ``num_nearest`` or ``alpha`` under 0.
+        DataError: embeddings have wrong or different shapes, or values that are not finite.
+        ModelError: the device cannot be used.
+        ValueError: ``num_nearest`` or ``alpha`` is below 0.
     """
     if num_nearest < 0:
         raise ValueError(f"num_nearest {num_nearest} must be at least 0")
     if not alpha >= 0:
-        raise ValueError(f"alpha {alpha} must be at least 0, which is the plain average")
+        raise ValueError(f"alpha {alpha} must be at least 0 (0: plain average)")
     query, gallery = (normalize(rows.to(pick_device(device))) for rows in check_pair(query_QD, gallery_GD))
     parts = []
     for start, stop in block_starts(len(query), len(gallery), None):

@@ -1,6 +1,7 @@
-"""Ranking scores: CMC, mean average precision, mean inverse negative penalty.
+"""Ranking scores: CMC, mean average precision (mAP), mean inverse negative penalty (mINP).
 
-Shapes: Q queries, G gallery, P true matches of one query, D embedding, R repeats. Pure functions of arrays.
+Pure functions of arrays. Shapes: Q queries, G gallery items, P matches of one query, D components of an embedding, K
+ranks, R repeats.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,51 +18,55 @@ from osnet.metrics.rank_counting import Distance, Vectors
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Doubles = NDArray[np.float64]
 Counter = Callable[[Pairs, Pairs, Ints], Ints]
-"""(wanted pairs, ignored pairs, gallery items) -> how many of these items come before each wanted one."""
+"""(wanted pairs, ignored pairs, gallery items) -> (M,) number of those items that come before each wanted one."""
 AveragePrecision = Literal["precision", "trapezoid"]
-"""Two conventions of one query's average precision, with matches i = 1..P at the ranks r_i:
+"""How the average precision of a query with matches i = 1..P at ranks r_i is computed.
 
-``precision``: the mean of i / r_i, as in most papers' code. ``trapezoid``: the mean of half the sum of i / r_i and
-(i - 1) / (r_i - 1), which counts as 1 for r_i = 1, as in the official script of Market-1501 (the area under the
-curve of precision over recall by the trapezoid rule). The second is never higher.
+``precision``: the mean of i / r_i, as in most papers' code. ``trapezoid``: the mean of (i / r_i + (i - 1) / (r_i - 1))
+/ 2, where the second term is 1 for r_i = 1. This is the area under the precision-recall curve by the trapezoid rule, as
+in the official script of Market-1501. It is never higher than ``precision``.
 """
 
 
 @dataclass(frozen=True)
 class RankingScores:
-    """Averages over the queries that have a match. NaN where none has."""
+    """Ranking scores: means over the queries that have a match. NaN if no query has one."""
 
     cmc: Doubles
-    """(K,): share of queries whose first right match is among the best k, k = 1..K. Non-decreasing. By CUHK03's
-    rule: the mean over its repeats, in each of which a query has one right match."""
+    """(K,): share of queries with a match among the first k hits, k = 1..K. Non-decreasing. Under CUHK03's rule: mean
+    over the repeats, in each of which a query has one match."""
     mean_ap: float
-    """In [0, 1]; see ``AveragePrecision``. By either rule over the whole gallery, with all matches."""
+    """In [0, 1]; see ``AveragePrecision``. Computed on the whole gallery under both rules."""
     mean_inp: float
-    """In [0, 1]. Of one query: P / rank of its last match (Ye et al., arXiv:2001.04193, section 4.1)."""
+    """In [0, 1]: mean of P / rank of the last match (Ye et al., arXiv:2001.04193, section 4.1)."""
     ap_per_query: Doubles
     """(Q,): NaN for a query without a match."""
     inp_per_query: Doubles
     """(Q,): NaN for a query without a match."""
     first_rank_per_query: Doubles
-    """(Q,): rank of the first match in the whole gallery, from 1; NaN for a query without a match."""
+    """(Q,): rank of the first match in the whole gallery, at least 1; NaN for a query without a match."""
     unmatched: tuple[int, ...]
-    """Queries without a match: not part of any average."""
+    """Indices of queries without a match; they do not enter the means."""
     num_gallery: int
-    """Items in the gallery."""
+    """G."""
     single_shot_ranks_RQ: Doubles | None = None
-    """CUHK03's rule only: the rank of the one right match in each repeat; NaN for a query without a match."""
+    """(R, Q), CUHK03's rule only: rank of the match in each repeat; NaN for a query without a match."""
 
     @property
     def num_scored(self) -> int:
-        """Queries that entered the averages."""
+        """Number of queries that have a match."""
         return len(self.ap_per_query) - len(self.unmatched)
 
     def rank(self, k: int) -> float:
-        """CMC at rank ``k`` >= 1. Beyond the gallery's size it stays at its last value."""
+        """CMC at rank ``k``; for ``k`` above G, its last value.
+
+        Raises:
+            ValueError: ``k`` is below 1 or above the number of computed ranks.
+        """
         if k < 1:
             raise ValueError(f"rank {k} must be at least 1")
         if len(self.cmc) < min(k, self.num_gallery):
-            raise ValueError(f"rank {k} is beyond the {len(self.cmc)} ranks that were computed; raise max_rank")
+            raise ValueError(f"rank {k} was not computed; max_rank was {len(self.cmc)}")
         return float(self.cmc[min(k, len(self.cmc)) - 1])
 
     @classmethod
@@ -74,7 +79,7 @@ class RankingScores:
         max_rank: int,
         single_shot_ranks_RQ: Doubles | None = None,
     ) -> "RankingScores":
-        """The averages of what single queries got; the fields say what these are."""
+        """Average the scores of single queries. The arguments are described at the fields; ``max_rank`` is K."""
         num_ranks = max(1, min(max_rank, num_gallery))
         scored = ~np.isnan(first_rank_per_query)
         shots = first_rank_per_query[None] if single_shot_ranks_RQ is None else single_shot_ranks_RQ
@@ -108,16 +113,17 @@ def rank_scores(
     ap: AveragePrecision = "precision",
     seed: int = 0,
 ) -> RankingScores:
-    """Scores of embeddings; the gallery is streamed, and ranks are those of exact distances.
+    """Compute ranking scores from embeddings. The gallery is processed in blocks; ranks are exact.
 
-    Memory beyond the embeddings is a copy of the queries, a few blocks of 16 MiB and some 50 bytes per pair of a
-    query and an image of the same person, whatever the size of the gallery. Equal vectors tie exactly, and ties rank
-    in gallery order. See ``rank_scores_from_distances`` for the rules, the rest of the arguments and what is raised.
+    Besides the embeddings, this needs a copy of the queries, a few blocks of 16 MiB and about 50 bytes per pair of a
+    query and a gallery item of the same person. Equal embeddings tie exactly, and ties keep the gallery's order. The
+    labels are four arguments in the order that other re-ID code uses (Torchreid's ``evaluate_rank``). See
+    ``rank_scores_from_distances`` for the rules, the other arguments and the errors.
 
     Args:
-        query_QD: embeddings of the queries, taken as float32.
-        gallery_GD: embeddings of the gallery.
-        distance: ``cosine``, where rows need not have length 1; or ``euclidean``.
+        query_QD: (Q, D) query embeddings, converted to float32.
+        gallery_GD: (G, D) gallery embeddings.
+        distance: ``cosine`` (embeddings need not have length 1) or ``euclidean``.
     """
     vectors = Vectors(query_QD, gallery_GD, distance)
     num_queries, num_gallery = len(vectors.query_QD), len(vectors.gallery_GD)
@@ -141,38 +147,38 @@ def rank_scores_from_distances(
     ap: AveragePrecision = "precision",
     seed: int = 0,
 ) -> RankingScores:
-    """Scores of given distances under Market-1501's rule or CUHK03's.
+    """Compute ranking scores from a distance matrix under Market-1501's or CUHK03's rule.
 
-    Market-1501 (Zheng et al., ICCV 2015, section 5): for each query, gallery items of the same person and the same
-    camera are ignored, and so is junk (pid -1). Distractors (pid 0) match nobody but do take ranks. Equal distances
-    rank in gallery order.
+    Market-1501 (Zheng et al., ICCV 2015, section 5): for each query, gallery items of the same person in the same
+    camera are ignored, and so is junk (pid -1). Distractors (pid 0) match no query but take ranks. Equal distances keep
+    the gallery's order.
 
-    CUHK03 (Li et al., CVPR 2014, section 5), single gallery shot: what Market-1501's rule leaves is cut down to one
-    image of each person, drawn at random, 10 times; CMC is the mean. Average precision and INP are those of the whole
-    gallery, as in the peers that report both. See ``rules.draw_single_shot``.
+    CUHK03 (Li et al., CVPR 2014, section 5), single gallery shot: of the items that Market-1501's rule keeps, one image
+    per person is drawn at random. This is repeated 10 times, and CMC is the mean. Average precision and INP use the
+    whole gallery, as in other libraries that report both. See ``matching_rules.draw_single_shot``.
 
     Args:
-        distance_QG: lower is closer; (Q, G).
-        query_pids: (Q,), from 1 upwards.
+        distance_QG: (Q, G), lower is closer.
+        query_pids: (Q,), at least 1.
         gallery_pids: (G,), -1 junk, 0 distractor.
         query_camids: (Q,).
         gallery_camids: (G,).
-        max_rank: K, the length of the CMC; shortened to G.
+        max_rank: K, the length of the CMC curve; at most G.
         rule: ``market1501`` or ``cuhk03``.
-        ap: which average precision; see ``AveragePrecision``.
-        seed: of CUHK03's draws.
+        ap: convention for average precision; see ``AveragePrecision``.
+        seed: seed of CUHK03's random galleries.
 
     Raises:
-        ValueError: shapes that do not belong together, distances that are no numbers, an unknown rule or convention,
-            or a query with pid 0 or -1 (labels that count from 0 would lose their first person).
+        ValueError: shapes do not agree, a distance is NaN, ``rule`` or ``ap`` is unknown, ``max_rank`` is below 1, or a
+            query has pid 0 or less (with labels that start at 0, the first person would be taken for a distractor).
     """
     array = np.asarray(distance_QG)
     if array.dtype != np.float32:
         array = array.astype(np.float64)
     if array.ndim != 2:
-        raise ValueError(f"distances of shape {array.shape} instead of (queries, gallery)")
+        raise ValueError(f"distances have shape {array.shape}; they must be (queries, gallery)")
     if any(np.isnan(row).any() for row in array):
-        raise ValueError("distances hold NaN")
+        raise ValueError("distances contain NaN")
     labels = Labels.check(query_pids, gallery_pids, query_camids, gallery_camids, *array.shape)
     return _score(lambda first, last: _MatrixCounter(array[first:last]), labels, max_rank, rule, ap, seed)
 
@@ -203,7 +209,7 @@ def _score(
 
 
 def _query_ranges(counts: Ints) -> Iterator[tuple[int, int]]:
-    """Ranges of queries with a bounded number of pairs; nearly always it is one."""
+    """Split the queries into ranges with a bounded number of pairs; usually there is one range."""
     first, total = 0, 0
     for q, count in enumerate(counts.tolist()):
         if total + count > streaming.BLOCK_FLOATS and q > first:
@@ -215,7 +221,7 @@ def _query_ranges(counts: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _fill(ranks: Ints, matches: Pairs, ap: AveragePrecision, ap_out: Doubles, inp_out: Doubles, first: Doubles) -> None:
-    """Scores of single queries from the ranks of their matches."""
+    """Write the scores of single queries, computed from the ranks of their matches, into the output arrays."""
     queries = matches.queries
     ranks = ranks[np.lexsort((ranks, queries))]  # increasing within each query
     matched = np.flatnonzero(np.diff(matches.starts))
@@ -231,14 +237,14 @@ def _fill(ranks: Ints, matches: Pairs, ap: AveragePrecision, ap_out: Doubles, in
 
 
 def _single_shot_ranks(count: Counter, labels: Labels, matches: Pairs, ignored: Pairs, seed: int) -> Doubles:
-    """(R, Q): the rank of each query's one match among one image of each other person; NaN without a match."""
-    everyone = _join(matches, ignored)  # of the query's person only the drawn image is there
+    """(R, Q): rank of each query's drawn match in each random gallery; NaN for a query without a match."""
+    same_person = _join(matches, ignored)  # the query's person appears only in the drawn match
     ranks_RQ = np.full((NUM_REPEATS, len(labels.query_pids)), np.nan)
     for repeat in range(NUM_REPEATS):
         gallery, own = draw_single_shot(labels, matches, seed, repeat)
         matched = own >= 0
         starts = np.concatenate([[0], np.cumsum(matched)]).astype(np.int64)
-        ranks_RQ[repeat, matched] = 1 + count(Pairs(starts, own[matched]), everyone, gallery)
+        ranks_RQ[repeat, matched] = 1 + count(Pairs(starts, own[matched]), same_person, gallery)
     return ranks_RQ
 
 
@@ -248,7 +254,7 @@ def _join(a: Pairs, b: Pairs) -> Pairs:
 
 
 class _MatrixCounter:
-    """Counts in rows of given distances, by sorting values (not indices) and looking up the wanted ones."""
+    """A ``Counter`` for a distance matrix: sorts each row's values and looks up the wanted ones."""
 
     def __init__(self, distance_QG: Floats) -> None:
         self.distance_QG = distance_QG
@@ -265,12 +271,14 @@ class _MatrixCounter:
 
 
 def _count_row(distance_G: Floats, positions: Ints, kept_G: NDArray[np.bool_]) -> Ints:
-    """How many kept items come before each position: closer, or as close and earlier in the gallery."""
+    """For each position, the number of kept items that are closer, or as close and earlier in the gallery."""
     if not len(positions):
         return np.empty(0, dtype=np.int64)
     wanted, ordered = distance_G[positions], np.sort(distance_G[kept_G])
     before = np.searchsorted(ordered, wanted, side="left").astype(np.int64)
-    ties = np.searchsorted(ordered, wanted, side="right") - before > kept_G[positions]  # others than itself
+    ties = (
+        np.searchsorted(ordered, wanted, side="right") - before > kept_G[positions]
+    )  # other items at the same distance
     for i in np.flatnonzero(ties):
         earlier = slice(0, positions[i])
         before[i] += np.count_nonzero((distance_G[earlier] == wanted[i]) & kept_G[earlier])
@@ -278,6 +286,6 @@ def _count_row(distance_G: Floats, positions: Ints, kept_G: NDArray[np.bool_]) -
 
 
 def summarize(scores: RankingScores, ranks: Sequence[int] = (1, 5, 10, 20)) -> dict[str, float | None]:
-    """The figures that papers quote, as fractions; None where no query has a match."""
+    """mAP, mINP and rank-k by name, as fractions; None if no query has a match."""
     values = {"mAP": scores.mean_ap, "mINP": scores.mean_inp} | {f"rank-{k}": scores.rank(k) for k in ranks}
     return {name: None if np.isnan(value) else float(value) for name, value in values.items()}

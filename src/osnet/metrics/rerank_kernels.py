@@ -1,8 +1,11 @@
-"""The three inner loops of re-ranking, compiled for the CPU. The one file that needs numba.
+"""The inner loops of re-ranking, compiled for the CPU with numba.
 
-For lists of nearest neighbours a tile of distances is read once per direction: along its rows for the items of the
-rows, along its columns for the items of the columns. Most runs of numbers hold nothing that is closer than an item's
-worst neighbour so far; those cost one vectorised comparison.
+A tile of distances is read twice: along its rows to update the neighbours of the row items, and along its columns to
+update those of the column items. Most chunks contain nothing closer than an item's worst neighbour so far; such a chunk
+costs one vectorised comparison.
+
+Shapes: N items, K neighbours, D components of an embedding, B x C a tile, P pairs, E entries of a sparse matrix, B x G
+a block of distances.
 """
 
 from typing import Any
@@ -12,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHUNK = 128
-"""Numbers compared at once; a multiple of any machine's vector length."""
+"""Number of values compared at once; a multiple of any CPU's vector length."""
 
 
 def _compiled(signature: str) -> Any:
-    """Compiled when this file is first imported (some seconds), and read from numba's cache ever after.
+    """Compile when this module is first imported (some seconds); later imports read numba's cache.
 
-    Every distance is a number or an infinity, so the order of minima and sums may be changed.
+    Distances are never NaN, so the compiler may reorder minima and sums.
     """
     return numba.njit(signature, parallel=True, cache=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
 
 
 @numba.njit(cache=True, inline="always")  # type: ignore[misc, untyped-decorator, unused-ignore]
 def _insert(closest_K: Any, index_K: Any, distance: Any, index: int) -> None:
-    """Put one neighbour behind those that are as close: they come by increasing index, so ties keep that order."""
+    """Insert a neighbour after those at the same distance; callers go by increasing index, so ties keep that order."""
     place = len(closest_K) - 1
     while place > 0 and closest_K[place - 1] > distance:
         closest_K[place] = closest_K[place - 1]
@@ -45,16 +48,16 @@ def update_rows(
     furthest_B: NDArray[np.float32],
     first_column: int,
 ) -> None:
-    """Turn a tile of products into squared distances, and offer each row's to the item of that row, all in place.
+    """Turn a tile of inner products into squared distances and update the neighbours of the row items, in place.
 
     Args:
-        tile_BC: inner products; afterwards squared distances. An inner product of +inf means nearest of all.
-        squares_B: squared lengths of the rows' items.
-        squares_C: squared lengths of the columns' items.
-        closest_BK: distances of the K nearest so far, increasing; +inf where none is known.
-        index_BK: whose they are.
-        furthest_B: the largest distance so far.
-        first_column: which item column 0 is.
+        tile_BC: inner products; replaced by squared distances. A product of +inf makes the item the nearest.
+        squares_B: squared lengths of the row items.
+        squares_C: squared lengths of the column items.
+        closest_BK: distances of the K nearest items so far, increasing; +inf where there is none yet.
+        index_BK: indices of those items.
+        furthest_B: largest distance so far.
+        first_column: index of the item in column 0.
     """
     num_columns, worst = tile_BC.shape[1], closest_BK.shape[1] - 1
     for b in numba.prange(tile_BC.shape[0]):
@@ -84,7 +87,10 @@ def update_columns(
     furthest_C: NDArray[np.float32],
     first_row: int,
 ) -> None:
-    """Offer each column of a tile of squared distances to the item of that column, in place; see ``update_rows``."""
+    """Update the neighbours of the column items from a tile of squared distances, in place.
+
+    Arguments as for ``update_rows``; ``first_row`` is the index of the item in row 0.
+    """
     num_rows, num_columns = tile_BC.shape
     worst = closest_CK.shape[1] - 1
     for part in numba.prange((num_columns + CHUNK - 1) // CHUNK):
@@ -108,7 +114,7 @@ def update_columns(
 def pair_distances(
     items_ND: NDArray[np.float32], one_P: NDArray[np.int64], other_P: NDArray[np.int64], distance_P: NDArray[np.float32]
 ) -> None:
-    """Squared Euclidean distances of pairs of items, into ``distance_P``."""
+    """Write the squared Euclidean distance of each pair of items into ``distance_P``."""
     for p in numba.prange(len(one_P)):
         one, other = items_ND[one_P[p]], items_ND[other_P[p]]
         total = np.float32(0)
@@ -131,19 +137,21 @@ def add_jaccard(
     weight: float,
     distance_BG: NDArray[np.float32],
 ) -> None:
-    """Add ``weight`` times the Jaccard distances of some queries' codes to those of the gallery; see ``Encoding``.
+    """Add ``weight`` times the Jaccard distance of queries and gallery items to ``distance_BG``; see ``Encoding``.
+
+    The arguments are flat arrays because numba compiles for fixed types.
 
     Args:
-        first_row: the query of row 0 of the result.
-        start: codes by rows, with ``column_E`` and ``value_E``.
-        column_E: members.
+        first_row: index of the query in row 0.
+        start: row starts of the codes (CSR), for ``column_E`` and ``value_E``.
+        column_E: members of the codes.
         value_E: their weights, times ``num_averaged``.
-        other_start: the gallery's codes by members, with ``other_column_E`` and ``other_value_E``.
-        other_column_E: gallery items.
-        other_value_E: the member's weights in their codes, times ``num_averaged``.
-        num_averaged: codes that were added up.
-        weight: share of the Jaccard distance.
-        distance_BG: the rest of the distance.
+        other_start: row starts of the transposed gallery codes, for ``other_column_E`` and ``other_value_E``.
+        other_column_E: gallery items whose code has the member.
+        other_value_E: weight of the member in those codes, times ``num_averaged``.
+        num_averaged: number of codes that were summed.
+        weight: weight of the Jaccard distance, 1 - lambda.
+        distance_BG: lambda times the original distance; updated in place.
     """
     for b in numba.prange(len(distance_BG)):
         row = distance_BG[b]

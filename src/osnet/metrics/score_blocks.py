@@ -1,9 +1,9 @@
-"""Scores of pairs of a query and a gallery item, a block at a time: what thresholds and distributions are made of.
+"""Scores of query-gallery pairs in blocks, for thresholds and histograms.
 
-A score is the cosine, or minus the squared Euclidean distance: higher is closer. Pairs are those of Market-1501's rule:
-the same person in the same camera and junk are left out; every other pair counts, two people in one camera too.
+A score is the cosine, or minus the squared Euclidean distance; higher is closer. Pairs follow Market-1501's rule: the
+same person in the same camera and junk are left out. All other pairs count, also different people in one camera.
 
-Shapes: Q queries, G gallery, R x C one block.
+Shapes: Q queries, G gallery items, D components of an embedding, R x C a block, M matches in a block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,30 +18,33 @@ from osnet.metrics.rank_counting import Distance, Floats, Vectors, hide_pairs
 
 @dataclass(frozen=True)
 class ScoredBlock:
-    """Scores of some queries with some gallery items, the pairs of one person taken out."""
+    """Scores of consecutive queries with some gallery items; same-person pairs are separate."""
 
     first: int
-    """The first query; the others follow."""
+    """Index of the query in row 0."""
     columns_C: Ints
+    """(C,): gallery indices, increasing."""
     different_RC: Floats
-    """-inf for pairs of one person; valid until the next block."""
+    """(R, C): scores of different people; -inf for pairs of the same person. The next block overwrites it."""
     queries: Ints
-    """Of the matches in this block; the two below belong to it."""
+    """(M,): query index of each match in the block."""
     items: Ints
+    """(M,): gallery index of each match."""
     same: Floats
+    """(M,): score of each match."""
 
 
 class ScoredPairs:
-    """Embeddings and labels, as a stream of scored blocks.
+    """Embeddings with labels, scored block by block.
 
     Args:
-        query_QD: taken as float32.
-        gallery_GD: as above.
-        labels: pids and camids as ``Labels.check`` takes them: query's and gallery's pids, then their camids.
-        distance: ``cosine``, where rows need not have length 1; or ``euclidean``.
+        query_QD: (Q, D) query embeddings, converted to float32.
+        gallery_GD: (G, D) gallery embeddings.
+        labels: query pids, gallery pids, query camids, gallery camids.
+        distance: ``cosine`` (embeddings need not have length 1) or ``euclidean``.
 
     Raises:
-        ValueError: as ``rank_scores``.
+        ValueError: as for ``rank_scores``.
     """
 
     def __init__(
@@ -51,12 +54,12 @@ class ScoredPairs:
         query_pids, gallery_pids, query_camids, gallery_camids = labels
         sizes = len(self.vectors.query_QD), len(self.vectors.gallery_GD)
         self.labels = Labels.check(query_pids, gallery_pids, query_camids, gallery_camids, *sizes)
-        self.everyone = self.labels.person_pairs()
+        self.same_person_pairs = self.labels.person_pairs()
         self.matches, _ = self.labels.same_person()
         self.match_queries = self.matches.queries
 
     def blocks(self) -> Iterator[ScoredBlock]:
-        """All pairs that count: one product of each query with each gallery item that is not junk."""
+        """All pairs of queries with gallery items that are not junk, each scored once."""
         for block in self.vectors.blocks(self.labels.counted):
             scores_RC, first, columns_C = block.closeness_RC, block.first, block.columns_C
             if self.vectors.euclidean:
@@ -69,20 +72,20 @@ class ScoredPairs:
             here = columns_C[places] == items
             queries, items, places = queries[here], items[here], places[here]
             same = scores_RC[queries - first, places]
-            hide_pairs(scores_RC, first, self.everyone.starts, self.everyone.items, columns_C)
+            hide_pairs(scores_RC, first, self.same_person_pairs.starts, self.same_person_pairs.items, columns_C)
             yield ScoredBlock(first, columns_C, scores_RC, queries, items, same)
 
     def best(self) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        """(Q,) each: the best score of somebody else; whether the person comes first of all; the person's best score.
+        """(Q,) each: best score of another person, whether the best match ranks first, best score of a match.
 
-        -inf where there is none. Ties rank in gallery order.
+        Scores are -inf where there is no such item. Ties keep the gallery's order.
         """
         num_queries, nowhere = len(self.labels.query_pids), len(self.labels.gallery_pids)
         other_Q, mate_Q = (np.full(num_queries, -np.inf, dtype=np.float32) for _ in range(2))
         other_place, mate_place = (np.full(num_queries, nowhere, dtype=np.int64) for _ in range(2))
         for block in self.blocks():
             rows = slice(block.first, block.first + len(block.different_RC))
-            place = block.different_RC.argmax(axis=1)  # the first, of equal ones
+            place = block.different_RC.argmax(axis=1)  # the first of equal scores
             best = block.different_RC[np.arange(len(place)), place]
             better = best > other_Q[rows]
             other_Q[rows][better], other_place[rows][better] = best[better], block.columns_C[place[better]]

@@ -1,10 +1,11 @@
-"""What a threshold costs: same or different (ROC), and who is it, if anybody (open-set identification).
+"""Score thresholds and their error rates: verification (ROC) and open-set identification.
 
-A score is the cosine, or minus the squared Euclidean distance: higher is closer. Pairs are those of Market-1501's rule:
-the same person in the same camera and junk are left out; every other pair counts, two people in one camera too.
-No matrix is held; thresholds are exact for the float32 products, in two passes over the gallery.
+A score is the cosine, or minus the squared Euclidean distance; higher is closer. Pairs follow Market-1501's rule: the
+same person in the same camera and junk are left out. All other pairs count, also different people in one camera.
+Thresholds are exact for the float32 scores. They take two passes over the gallery and no score matrix.
 
-Shapes: Q queries, G gallery, R x C one block, F rates.
+The functions take the labels as four arguments, in the order of ``rank_scores``.
+Shapes: Q queries, G gallery items, D components of an embedding, R x C a block, F rates.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ from osnet.metrics.rank_counting import Distance, compile_function
 from osnet.metrics.score_blocks import ScoredPairs
 
 MIN_ERRORS = 30
-"""A rate is supported if so many errors are allowed at it: the rule of 30 (Doddington et al., Speech Communication 31,
-2000; ISO/IEC 19795-1, annex B), by which the true rate is within 30 % of the measured one, with 90 % confidence. It
-takes errors for independent, which one person's are not: an interval over people is wider."""
+"""Least number of allowed errors at which a rate is supported: the rule of 30 (Doddington et al., Speech Communication
+31, 2000; ISO/IEC 19795-1, annex B). With 30 errors the true rate is within 30 % of the measured one with 90 %
+confidence. The rule assumes independent errors. Errors of one person are not, so an interval over people is wider."""
 DEFAULT_RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 WORDS = {
     "verification": ("pairs of one person in two cameras", "pairs of two people", "FPR", "TPR"),
@@ -30,55 +31,61 @@ BINS = 1 << 16
 
 
 class NoPairsError(ValueError):
-    """Nothing to decide: no pair of one person, none of two, or nobody who can be found."""
+    """There are no pairs of the same person, no pairs of different people, or no query with a match."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What happens at one threshold: accept scores at or above it."""
+    """Error rates at one threshold. Scores at or above it are accepted."""
 
     asked: float
-    """The false positive rate that was asked for (FPR, or FPIR)."""
+    """The requested false positive rate (FPR, or FPIR)."""
     threshold: float
-    """The lowest at which the rate is not above ``asked``; -inf if every score may pass."""
+    """The lowest threshold whose false positive rate is at most ``asked``; -inf if all scores may pass."""
     false_positive_rate: float
-    """What it is there, in [0, asked]."""
+    """The rate at the threshold, in [0, asked]."""
     miss_rate: float
     """1 - TPR, or FNIR; in [0, 1]."""
     num_allowed: int
-    """False positives that ``asked`` allows."""
+    """Number of false positives that ``asked`` allows."""
 
     @property
     def supported(self) -> bool:
-        """False if so few errors are allowed that the rate says little; see ``MIN_ERRORS``."""
+        """False if fewer than ``MIN_ERRORS`` errors are allowed, so that the rate is unreliable."""
         return self.num_allowed >= MIN_ERRORS
 
 
 @dataclass(frozen=True)
 class DecisionScores:
-    """Operating points, by asked rate."""
+    """Operating points for the requested rates."""
 
     kind: str
-    """``verification`` (same or different) or ``identification`` (open set)."""
+    """``verification`` or ``identification`` (open set)."""
     points: tuple[OperatingPoint, ...]
     num_positives: int
-    """Pairs of one person in two cameras; or searches for people who are in the gallery."""
+    """Pairs of the same person in different cameras; or searches for people in the gallery."""
     num_negatives: int
-    """Pairs of two people; or searches for people who are not in it."""
+    """Pairs of different people; or searches for people not in the gallery."""
 
     def at(self, rate: float) -> OperatingPoint:
-        """The point of an asked rate."""
+        """The operating point of a requested rate.
+
+        Raises:
+            ValueError: ``rate`` was not requested.
+        """
         for point in self.points:
             if point.asked == rate:
                 return point
-        raise ValueError(f"rate {rate:g} was not asked for; there are {', '.join(f'{p.asked:g}' for p in self.points)}")
+        raise ValueError(
+            f"rate {rate:g} was not requested; choose from {', '.join(f'{p.asked:g}' for p in self.points)}"
+        )
 
     def __str__(self) -> str:
         positives, negatives, rate, hit = WORDS[self.kind]
         lines = [f"{self.kind}: {self.num_positives:,} {positives}, {self.num_negatives:,} {negatives}"]
         for point in self.points:
             found = 1 - point.miss_rate if hit == "TPR" else point.miss_rate
-            few = "" if point.supported else f"   allows {point.num_allowed} errors only, which says little"
+            few = "" if point.supported else f"   unreliable: allows only {point.num_allowed} errors"
             lines.append(f"  {rate} {point.asked:<7g} {hit} {100 * found:6.2f} %   score >= {point.threshold:.4f}{few}")
         return "\n".join(lines)
 
@@ -94,13 +101,14 @@ def verification_scores(
     *,
     distance: Distance = "cosine",
 ) -> DecisionScores:
-    """Is this the same person? The ROC at the false positive rates ``fprs``; many of them draw the whole curve.
+    """Verification (same person or not): operating points of the ROC at the false positive rates ``fprs``.
 
-    FPR is the share of pairs of different people whose score is at or above the threshold, TPR (1 - ``miss_rate``)
-    that of pairs of the same person.
+    FPR is the share of pairs of different people with a score at or above the threshold. TPR (1 - ``miss_rate``) is
+    that share of the pairs of the same person.
 
     Raises:
-        ValueError: as ``rank_scores``; a rate outside [0, 1]; no pair of one of the two kinds.
+        ValueError: as for ``rank_scores``; or a rate is outside [0, 1].
+        NoPairsError: there are no pairs of the same person, or none of different people.
     """
     scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
     _check_rates(fprs, "fprs")
@@ -113,7 +121,9 @@ def verification_scores(
     num_different = int(high_bins.sum())
     same_M = np.sort(np.concatenate(positives)) if positives else np.empty(0, dtype=np.float32)
     if not len(same_M) or not num_different:
-        raise NoPairsError(f"{len(same_M)} pairs of one person and {num_different} of two; both kinds are needed")
+        raise NoPairsError(
+            f"{len(same_M)} pairs of the same person and {num_different} of different people; both are needed"
+        )
     allowed = [_allowed(fpr, num_different) for fpr in fprs]
     keys = _select(scored, high_bins, allowed)
     points = []
@@ -134,23 +144,24 @@ def identification_scores(
     *,
     distance: Distance = "cosine",
 ) -> DecisionScores:
-    """Who is it, if anybody? FNIR at fixed FPIR, rank 1 (ISO/IEC 19795-1; NIST FRVT 1:N, Grother et al., NISTIR 8271).
+    """Open-set identification: FNIR at fixed FPIR, rank 1 (ISO/IEC 19795-1; Grother et al., NISTIR 8271, FRVT 1:N).
 
-    FPIR is the share of searches for people who are not in the gallery that return anybody at or above the threshold.
-    FNIR is the share of searches for people who are in it that do not return them first, at or above the threshold.
-    A query without a match is a search for somebody unknown. Every other query is searched twice: as it is, and with
-    its own person taken out of the gallery, which makes it unknown.
+    FPIR is the share of searches for people not in the gallery that return anyone at or above the threshold. FNIR is
+    the share of searches for people in the gallery that do not return them first, at or above the threshold. A query
+    without a match is a search for an unknown person. Every other query is searched twice: with its person in the
+    gallery, and with its person removed from it.
 
     Raises:
-        ValueError: as ``rank_scores``; a rate outside [0, 1]; no query with a match.
+        ValueError: as for ``rank_scores``; or a rate is outside [0, 1].
+        NoPairsError: no query has a match.
     """
     scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
     _check_rates(fpirs, "fpirs")
     other_Q, found_Q, mate_Q = scored.best()
     mated = np.isfinite(mate_Q)
     if not mated.any():
-        raise NoPairsError("no query has a match, so nobody can be identified")
-    unknown = np.sort(other_Q[np.isfinite(other_Q)])  # where nobody else is there, nobody can be taken for him
+        raise NoPairsError("no query has a match in another camera; identification needs at least one")
+    unknown = np.sort(other_Q[np.isfinite(other_Q)])  # without another person in the gallery there is no false positive
     num_searches = len(other_Q)
     points = []
     for fpir in fpirs:
@@ -168,7 +179,7 @@ def identification_scores(
 
 @dataclass(frozen=True)
 class QueryCounts:
-    """What a threshold does to each query; for intervals over people. All (Q,)."""
+    """Error counts of each query at a threshold, for intervals over people. All (Q,)."""
 
     num_positives: Ints
     num_missed: Ints
@@ -188,7 +199,7 @@ def count_decisions(
     identify: bool = False,
     distance: Distance = "cosine",
 ) -> QueryCounts:
-    """Misses and false positives of each query at a threshold: of pairs, or (``identify``) of searches."""
+    """Count each query's misses and false positives at ``threshold``, over its pairs or (``identify``) searches."""
     scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
     if identify:
         other_Q, found_Q, mate_Q = scored.best()
@@ -210,28 +221,28 @@ def count_decisions(
 
 def _check_rates(rates: Sequence[float], name: str) -> None:
     if not rates or not all(0 <= rate <= 1 for rate in rates):
-        raise ValueError(f"{name} {tuple(rates)} must be at least one share from 0 to 1")
+        raise ValueError(f"{name} {tuple(rates)} must be one or more rates from 0 to 1")
 
 
 def _allowed(rate: float, count: int) -> int:
-    """The largest number of errors that is not above the rate; 0.29 of 100 is 29, whatever the rounding."""
+    """The largest number of errors whose share is at most ``rate``. Robust to rounding: 0.29 of 100 gives 29."""
     return min(count, int(rate * count * (1 + 1e-12)))
 
 
-# Selecting a value by its rank without keeping the values: count them by the upper half of their bits, then, in a
-# second pass, by the lower half where the wanted rank lies (a radix sort's two steps).
+# Select a value by rank without storing the values, as in a two-step radix sort: count values by the upper 16 bits of
+# their keys, then, in a second pass, by the lower 16 bits within the bins that contain the wanted ranks.
 
 
 @compile_function
 def _key(bits):  # type: ignore[no-untyped-def]
-    """Of a float32's bits: a whole number in the floats' order, in which -0 is 0."""
+    """Map the bits of a float32 to an integer of the same order; -0 maps to the key of 0."""
     if bits == np.uint32(0x80000000):
         bits = np.uint32(0)
     return np.uint32(~bits) if bits >> np.uint32(31) else np.uint32(bits | np.uint32(0x80000000))
 
 
 _HIDDEN_BIN = 0x007F
-"""The upper half of -inf's key; no finite number has it."""
+"""Upper 16 bits of the key of -inf (excluded pairs); no finite value has them."""
 
 
 @compile_function
@@ -252,7 +263,7 @@ def _add_low(bits_RC, place_of_bin, counts):  # type: ignore[no-untyped-def]
 
 
 def _select(scored: ScoredPairs, high_counts: Ints, allowed: Sequence[int]) -> list[tuple[float, int]]:
-    """For each number of allowed false positives: the lowest threshold that keeps to it, and how many there are."""
+    """For each allowed number of false positives: the lowest threshold that respects it, and their actual number."""
     at_or_above = np.cumsum(high_counts[::-1])[::-1]
     bins = [int(np.flatnonzero(at_or_above > count)[-1]) if at_or_above[0] > count else -1 for count in allowed]
     wanted = sorted(set(bins) - {-1})
@@ -268,7 +279,7 @@ def _select(scored: ScoredPairs, high_counts: Ints, allowed: Sequence[int]) -> l
             continue
         above = int(at_or_above[high + 1]) if high + 1 < BINS else 0
         inside = above + np.cumsum(low_counts[place_of_bin[high]][::-1])[::-1]
-        low = int(np.flatnonzero(inside > count)[-1])  # the highest score that would be one too many
+        low = int(np.flatnonzero(inside > count)[-1])  # the highest score that would exceed the allowed number
         num_false = int(inside[low + 1]) if low + 1 < BINS else above
         found.append((float(np.nextafter(_value((high << 16) | low), np.float32(np.inf))), num_false))
     return found

@@ -6,10 +6,13 @@ from typing import Literal, get_args
 from osnet.errors import ModelError
 
 Aggregation = Literal["unified_gate", "separate_gates", "streamwise_gate", "static_gates", "addition", "concatenation"]
-Normalization = Literal["bn", "ibn", "ain"]
+Normalization = Literal["bn", "ibn", "ain", "stem"]
+Gate = Literal["channel", "lct", "channel_then_lct"]
+Activation = Literal["relu", "prelu"]
 GroupExtent = Literal["lite", "block", "all"]
 Stem = Literal["imagenet", "cifar"]
 Pooling = Literal["avg", "max"]
+OSNetPooling = Literal["avg", "max", "depthwise"]
 Family = Literal["squeezenet", "mobilenetv1", "mobilenetv2", "shufflenet"]
 
 BASE_CHANNELS = (64, 256, 384, 512)
@@ -37,22 +40,34 @@ class OSNetConfig:
     aggregation: Aggregation = "unified_gate"
     """How streams become one. ``unified_gate`` shares one channel gate between all of them."""
     norm: Normalization = "bn"
-    """``ibn``, ``ain``: instance normalisation in the stem and in some blocks (see ``instance_norms``)."""
+    """``ibn``, ``ain``: instance normalisation in the stem and in some blocks (see ``instance_norms``).
+    ``stem``: in the stem alone."""
     groups: int = 1
     """Groups of the pointwise convolutions, with channel shuffle (supplement, section C)."""
     group_extent: GroupExtent = "all"
     """Which are grouped: the Lite ones; also the block's own; also the transitions and conv5."""
     stem: Stem = "imagenet"
     """``imagenet``: 7x7 stride 2 and a max pool. ``cifar``: 3x3 stride 1 for 32x32 images (our own choice)."""
-    pooling: Pooling = "avg"
-    """Global pooling before the embedding."""
+    pooling: OSNetPooling = "avg"
+    """Global pooling before the embedding. ``depthwise``: a learned weight for each place and channel of the last map,
+    so the network takes images of one size only (see ``pooled_hw``)."""
     embedding_size: int = 512
     """D; 512 at every width in the paper."""
     neck: bool = False
     """A BatchNorm on top of the embedding, as BNNeck leaves it (Luo et al., CVPRW 2019): components may be negative."""
+    gate: Gate = "channel"
+    """The gate of ``unified_gate``. ``lct``: Linear Context Transform (Ruan et al., AAAI 2020) in every block.
+    ``channel_then_lct``: the paper's gate in the first block of a stage, LCT in the others: Intel's networks."""
+    input_norm: bool = False
+    """Instance normalisation of the image itself, before the stem."""
+    embedding_act: Activation = "relu"
+    """After the embedding's BatchNorm. With ``prelu`` components may be negative."""
+    pooled_hw: tuple[int, int] = (16, 8)
+    """Height and width of the map that ``depthwise`` pooling takes: those of 256 x 128 pixels."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depth", tuple(self.depth))  # JSON gives a list
+        for name in ("depth", "pooled_hw"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ModelError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
@@ -65,6 +80,10 @@ class OSNetConfig:
                 raise ModelError(f"{name} {value} is outside {low} to {high}")
         if self.stream_depth is not None and not 1 <= self.stream_depth <= 16:
             raise ModelError(f"stream_depth {self.stream_depth} is outside 1 to 16")
+        if self.gate != "channel" and self.aggregation != "unified_gate":
+            raise ModelError(f"gate {self.gate!r} needs aggregation='unified_gate', not {self.aggregation!r}")
+        if len(self.pooled_hw) != 2 or not all(1 <= side <= 256 for side in self.pooled_hw):
+            raise ModelError(f"pooled_hw {self.pooled_hw} must be two numbers from 1 to 256, such as (16, 8)")
         if self.groups > 1:
             self._check_groups()
 
@@ -98,6 +117,20 @@ class OSNetConfig:
         return 16 if self.stem == "imagenet" else 4
 
     @property
+    def fixed_size_hw(self) -> tuple[int, int] | None:
+        """Height and width, in pixels, of the only images that the network takes; None if it takes many sizes."""
+        if self.pooling != "depthwise":
+            return None
+        shrinks = 16 if self.stem == "imagenet" else 4
+        return (shrinks * self.pooled_hw[0], shrinks * self.pooled_hw[1])
+
+    def lct_gates(self) -> list[list[bool]]:
+        """Which blocks gate by Linear Context Transform, stage by stage."""
+        return [
+            [self.gate == "lct" or (self.gate != "channel" and block > 0) for block in range(d)] for d in self.depth
+        ]
+
+    @property
     def stream_depths(self) -> list[int]:
         """3x3 layers in each stream."""
         if self.stream_depth is not None:
@@ -117,7 +150,7 @@ class OSNetConfig:
         networks, which they did not publish, keep that rule: all of conv2, last, first.
         """
         rows = [[False] * blocks for blocks in self.depth]
-        if self.norm != "bn":
+        if self.norm in ("ibn", "ain"):
             rows[0] = [True] * self.depth[0]
         if self.norm == "ain":
             rows[1][-1] = True
@@ -130,9 +163,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "norm": get_args(Normalization),
     "group_extent": get_args(GroupExtent),
     "stem": get_args(Stem),
-    "pooling": get_args(Pooling),
+    "pooling": get_args(OSNetPooling),
+    "gate": get_args(Gate),
+    "embedding_act": get_args(Activation),
 }
-LATE_DIALS = ("neck",)
+LATE_DIALS = ("neck", "gate", "input_norm", "embedding_act", "pooled_hw")
 """Cards name these only where they differ from the defaults: versions without them read the others."""
 
 
@@ -208,6 +243,11 @@ class BackboneConfig:
     def smallest_side(self) -> int:
         """The least height and width, in pixels, that leave a map to pool."""
         return 32 if self.stem == "imagenet" else 8
+
+    @property
+    def fixed_size_hw(self) -> None:
+        """None: they take images of many sizes."""
+        return None
 
     @property
     def embedding_size(self) -> int:

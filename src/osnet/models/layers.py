@@ -1,7 +1,8 @@
 """The bricks of OSNet: conv-norm-act, the Lite 3x3, the gates, the channel shuffle.
 
 Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019
-(arXiv:1905.00953), section 3; channel shuffle: Zhang et al., ShuffleNet, CVPR 2018.
+(arXiv:1905.00953), section 3; channel shuffle: Zhang et al., ShuffleNet, CVPR 2018; Linear
+Context Transform: Ruan et al., AAAI 2020 (arXiv:1909.03834).
 Shapes: B batch, C channels, H height, W width, T streams.
 """
 
@@ -11,10 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from osnet.errors import ModelError
+from osnet.models.config import Activation
+
 NormKind = Literal["batch", "instance", "none"]
 
 GATE_REDUCTION = 16
 """The gate's hidden layer has a sixteenth of its channels (paper, section 3.2)."""
+LCT_GROUPS = 16
+"""Groups in which Linear Context Transform normalises channels, as Intel's networks have it."""
 
 
 def make_norm(kind: NormKind, channels: int) -> nn.Module:
@@ -138,14 +144,64 @@ class StaticGate(nn.Module):
         return self.logit.sigmoid()
 
 
-class EmbeddingLayer(nn.Module):
-    """Linear, BatchNorm, ReLU: (B, C) -> (B, D), every component >= 0. Paper, Table 1, "fc"."""
+class LinearContextGate(nn.Module):
+    """One weight in (0, 1) per channel, from the image's averages in its group. (B, C, H, W) -> (B, C, 1, 1).
 
-    def __init__(self, channels: int, size: int) -> None:
+    Linear Context Transform (Ruan et al., AAAI 2020, section 3): global average, normalised to mean 0 and variance 1
+    within groups of neighbouring channels, then a scale and a shift for each channel, then a sigmoid. Scales begin at 0
+    and shifts at 1, as in the paper. Groups are halved until they divide the channels. A group of one channel is 0
+    after normalisation, so its gate is the shift's alone.
+    """
+
+    def __init__(self, channels: int, groups: int = LCT_GROUPS) -> None:
+        super().__init__()
+        while channels % groups:
+            groups //= 2
+        self.groups, self.eps = groups, 1e-5
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 1, 1) in (0, 1)."""
+        grouped = x.mean(dim=(2, 3)).view(x.shape[0], self.groups, -1)
+        variance, mean = torch.var_mean(grouped, dim=2, keepdim=True, correction=0)
+        normalized = ((grouped - mean) * (variance + self.eps).rsqrt()).flatten(1)
+        return (normalized * self.weight + self.bias).sigmoid()[..., None, None]
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(network)``."""
+        return f"{len(self.weight)}, groups={self.groups}"
+
+
+class DepthwisePool(nn.Module):
+    """A learned weight for each place of the map, channel by channel: (B, C, H, W) -> (B, C), for one H and W.
+
+    Raises:
+        ModelError: a map of another size.
+    """
+
+    def __init__(self, channels: int, size_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, size_hw, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C)."""
+        if tuple(x.shape[2:]) != self.conv.kernel_size:
+            raise ModelError(
+                f"a last map of {tuple(x.shape[2:])}, where this network's pooling takes {self.conv.kernel_size}: "
+                "give images of the size that config.fixed_size_hw says"
+            )
+        return self.conv(x).flatten(1)
+
+
+class EmbeddingLayer(nn.Module):
+    """Linear, BatchNorm, ReLU: (B, C) -> (B, D), every component >= 0. Paper, Table 1, "fc". PReLU has one slope."""
+
+    def __init__(self, channels: int, size: int, act: Activation = "relu") -> None:
         super().__init__()
         self.linear = nn.Linear(channels, size)
         self.norm = nn.BatchNorm1d(size)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU() if act == "relu" else nn.PReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C) -> (B, D)."""

@@ -3,7 +3,8 @@
 Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019
 (arXiv:1905.00953), section 3 and Table 1; the ablations of its Table 5; the IBN and AIN
 successors of "Learning Generalisable Omni-Scale Representations", TPAMI 2021 (arXiv:1910.06827),
-in the form that the authors' code fixes. One class, one table of settings: see ``variants.py``.
+in the form that the authors' code fixes; Intel's networks with Linear Context Transform.
+One class, one table of settings: see ``variants.py``.
 Shapes: B batch, C channels, H height, W width, D embedding.
 """
 
@@ -17,7 +18,9 @@ from osnet.models.config import OSNetConfig
 from osnet.models.layers import (
     ChannelGate,
     ConvNormAct,
+    DepthwisePool,
     EmbeddingLayer,
+    LinearContextGate,
     LiteConv3x3,
     NormKind,
     StaticGate,
@@ -70,10 +73,10 @@ class Concatenation(nn.Module):
         return torch.cat(list(streams), dim=1)
 
 
-def make_aggregation(config: OSNetConfig, channels: int) -> nn.Module:
-    """The module that fuses ``config.streams`` maps of ``channels``."""
+def make_aggregation(config: OSNetConfig, channels: int, lct: bool = False) -> nn.Module:
+    """The module that fuses ``config.streams`` maps of ``channels``; with ``lct`` the unified gate is that one."""
     if config.aggregation == "unified_gate":
-        return UnifiedGate(ChannelGate(channels))
+        return UnifiedGate(LinearContextGate(channels) if lct else ChannelGate(channels))
     if config.aggregation == "streamwise_gate":
         return UnifiedGate(ChannelGate(channels, num_outputs=1))
     if config.aggregation == "separate_gates":
@@ -90,7 +93,9 @@ class OSBlock(nn.Module):
     choose per channel, restore, add the input.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, config: OSNetConfig, instance_norm: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, config: OSNetConfig, instance_norm: bool, lct: bool = False
+    ) -> None:
         super().__init__()
         mid = channels_out // 4
         groups = config.groups_of("block")
@@ -100,7 +105,7 @@ class OSBlock(nn.Module):
         self.streams = nn.ModuleList(
             nn.Sequential(*[self._make_3x3(mid, config) for _ in range(depth)]) for depth in config.stream_depths
         )
-        self.aggregate = make_aggregation(config, mid)
+        self.aggregate = make_aggregation(config, mid, lct)
         self.expand = ConvNormAct(fused, channels_out, groups=groups, shuffle=False, norm=inside, act=False)
         self.shortcut = (
             nn.Identity()
@@ -136,7 +141,8 @@ class Transition(nn.Module):
 
 
 class OSNet(Network):
-    """(B, 3, H, W) -> (B, D), always. Any H and W of at least 16 (4 with the ``cifar`` stem).
+    """(B, 3, H, W) -> (B, D), always. Any H and W of at least 16 (4 with the ``cifar`` stem), unless
+    ``config.fixed_size_hw`` says one.
 
     Input is what ``Preprocessing`` describes. The embedding is not normalised and, coming out of a
     ReLU, is >= 0 (without ``config.neck``), so cosines between strangers are high; compare them, do not read
@@ -154,6 +160,7 @@ class OSNet(Network):
         self.config = config = config or OSNetConfig()
         stem, conv2, conv3, conv4 = config.channels
         imagenet = config.stem == "imagenet"
+        self.input_norm = nn.InstanceNorm2d(3, affine=True) if config.input_norm else nn.Identity()
         self.stem = ConvNormAct(
             3,
             stem,
@@ -162,26 +169,28 @@ class OSNet(Network):
             norm="batch" if config.norm == "bn" else "instance",
         )
         self.stem_pool = nn.MaxPool2d(3, 2, padding=1) if imagenet else nn.Identity()
-        rows = config.instance_norms()
+        rows = [list(zip(*both, strict=True)) for both in zip(config.instance_norms(), config.lct_gates(), strict=True)]
         self.conv2 = self._make_stage(stem, conv2, rows[0])
         self.transition2 = Transition(conv2, config.groups_of("all"))
         self.conv3 = self._make_stage(conv2, conv3, rows[1])
         self.transition3 = Transition(conv3, config.groups_of("all"))
         self.conv4 = self._make_stage(conv3, conv4, rows[2])
         self.conv5 = ConvNormAct(conv4, conv4, groups=config.groups_of("all"), shuffle=False)
-        self.embedding = EmbeddingLayer(conv4, config.embedding_size)
+        self.pool = DepthwisePool(conv4, config.pooled_hw) if config.pooling == "depthwise" else nn.Identity()
+        self.embedding = EmbeddingLayer(conv4, config.embedding_size, config.embedding_act)
         self.neck = make_neck(config.embedding_size) if config.neck else nn.Identity()
         self.apply(init_weights)
 
-    def _make_stage(self, channels_in: int, channels_out: int, instance_norms: list[bool]) -> nn.Sequential:
-        inputs = [channels_in] + [channels_out] * (len(instance_norms) - 1)
+    def _make_stage(self, channels_in: int, channels_out: int, rows: list[tuple[bool, bool]]) -> nn.Sequential:
+        """One block per row; a row says whether it has instance norms, and Linear Context Transform."""
+        inputs = [channels_in] + [channels_out] * (len(rows) - 1)
         return nn.Sequential(
-            *[OSBlock(c, channels_out, self.config, norm) for c, norm in zip(inputs, instance_norms, strict=True)]
+            *[OSBlock(c, channels_out, self.config, *row) for c, row in zip(inputs, rows, strict=True)]
         )
 
     def feature_map(self, x: Tensor) -> Tensor:
         """The last map, after conv5: (B, 3, H, W) -> (B, C, H/16, W/16), H/4 with the ``cifar`` stem."""
-        x = self.stem_pool(self.stem(x))
+        x = self.stem_pool(self.stem(self.input_norm(x)))
         x = self.transition2(self.conv2(x))
         x = self.transition3(self.conv3(x))
         return self.conv5(self.conv4(x))
@@ -189,6 +198,8 @@ class OSNet(Network):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
         features = self.feature_map(x)
+        if self.config.pooling == "depthwise":
+            return self.neck(self.embedding(self.pool(features)))
         pooled = features.mean(dim=(2, 3)) if self.config.pooling == "avg" else features.amax(dim=(2, 3))
         return self.neck(self.embedding(pooled))
 

@@ -10,6 +10,22 @@ from osnet.models.config import BackboneConfig, GroupExtent, NetworkConfig, OSNe
 
 WIDTHS = {"x1_0": 1.0, "x0_75": 0.75, "x0_5": 0.5, "x0_25": 0.25}
 
+INTEL = {"x1_0": "0277", "x0_75": "0286", "x0_5": "0287", "x0_25": "0288"}
+"""Width -> the number in the name of Intel's person-reidentification-retail files."""
+
+
+def lct_config(width: float) -> OSNetConfig:
+    """The network of Intel's published files at this width, whose whole no paper describes."""
+    return OSNetConfig(
+        width=width,
+        norm="stem",
+        pooling="depthwise",
+        embedding_size=256,
+        gate="channel_then_lct",
+        input_norm=True,
+        embedding_act="prelu",
+    )
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -31,6 +47,9 @@ def _variants() -> dict[str, Variant]:
                 OSNetConfig(width=width, norm=norm),
                 f"OSNet-{norm.upper()}, arXiv:1910.06827, as in the authors' code",
             )
+    for suffix, width in WIDTHS.items():
+        about = f"OSNet with Linear Context Transform, 256 numbers: person-reidentification-retail-{INTEL[suffix]}"
+        table[f"osnet_lct_{suffix}"] = Variant(lct_config(width), about)
     table |= _ablations()
     for suffix, groups in (("x1_0", (2, 4, 8)), ("x0_75", (2, 3, 4, 8)), ("x0_5", (2, 4, 8))):
         for g in groups:
@@ -124,8 +143,11 @@ def get_config(name: str, **overrides: Any) -> NetworkConfig:
 
 def name_of(config: NetworkConfig) -> str | None:
     """The table's name for these settings (pooling, the embedding's size and the neck aside), if there is one."""
+    plain = _without_head(config)
+    return next((name for name, variant in VARIANTS.items() if _without_head(variant.config) == plain), None)
+
+
+def _without_head(config: NetworkConfig) -> NetworkConfig:
     if isinstance(config, OSNetConfig):
-        config = replace(config, pooling="avg", embedding_size=512, neck=False)
-    else:
-        config = replace(config, pooling="avg", projection=0, neck=False)
-    return next((name for name, variant in VARIANTS.items() if variant.config == config), None)
+        return replace(config, pooling="avg", embedding_size=512, neck=False)
+    return replace(config, pooling="avg", projection=0, neck=False)

@@ -193,7 +193,7 @@ class PhotoSamples(Dataset[dict[str, Tensor | int]]):
 
     def __getitem__(self, key: Key) -> dict[str, Tensor | int]:
         """One sample."""
-        epoch, place, index, _ = key
+        epoch, place, index = key
         rng = np.random.default_rng([self.seed, epoch, place])
         make = self.augmentation.draw if self.as_bytes else self.augmentation.apply
         image = make(read_pixels(self.photos.paths[index]), self.preprocessing, rng)

@@ -80,9 +80,10 @@ class PhotoAugmentation:
         image: Image.Image | Tensor,
         preprocessing: Preprocessing,
         rng: np.random.Generator,
-        read_donor: Callable[[], Image.Image] | None = None,
+        num_donors: int = 0,
+        read_donor: Callable[[int], Image.Image] | None = None,
     ) -> Tensor:
-        """As ``draw``, normalised: (3, H, W) float32. ``read_donor`` is for other augmentations, and not called."""
+        """As ``draw``, normalised: (3, H, W) float32. The last two are for other augmentations."""
         return normalize(to_fractions(self.draw(image, preprocessing, rng))[None], preprocessing)[0]
 
     def draw_box(self, size_wh: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -17,6 +17,7 @@ _DEMO = ReidRecipe(
     schedule="cosine",
     warmup_epochs=2,
     augmentation=Augmentation(crop=0.5, flip=0.5),
+    distance="cosine",
 )
 
 

@@ -93,5 +93,6 @@ def _row(run: Run, printed: Printed | None) -> str:
         return f"| `{run.name}` | {train} | - | - | | {run.here or 'not run'} |"
     values = " / ".join("-" if value is None else f"{value:.1f}" for value in (printed.rank1, printed.mean_ap))
     row = printed.where.split(", ")[2:]
-    remarks = "; ".join(part for part in [", ".join(row), printed.remark] if part)
+    distance = "by cosine distance" if getattr(run.make(), "distance", "") == "cosine" else ""
+    remarks = "; ".join(part for part in [", ".join(row), printed.remark, distance] if part)
     return f"| `{run.name}` | {train} | {printed.test} | {values} | {remarks} | {run.here or 'not run'} |"

@@ -48,7 +48,7 @@ def _table6() -> list[Run]:
         for (height, width), (rank1, mean_ap) in zip(SIZES_HW, scores, strict=True):
             base = FINETUNE[suffix]()
             recipe = replace(base, name=f"{base.name}-{height}x{width}", size_hw=(height, width))
-            printed = Printed(TABLE6, "market1501", rank1, mean_ap, "it seems with random erasing")
+            printed = Printed(TABLE6, "market1501", rank1, mean_ap)
             source = f"as for {base.name}, at another resolution"
             title = f"OSNet {WIDTHS[suffix]} from ImageNet weights at {height} x {width}."
             runs.append(make_run(recipe, title, ["market1501"], source, [printed]))

@@ -156,7 +156,8 @@ def _fold_preprocessing(body: nn.Module, preprocessing: Preprocessing) -> nn.Mod
     bgr = preprocessing.channel_order == "bgr"
     mean, std = (255 * torch.tensor(values, dtype=torch.float64) for values in (preprocessing.mean, preprocessing.std))
     conv = next((module for module in body.modules() if isinstance(module, nn.Conv2d)), None)
-    if conv is None or conv.in_channels != 3 or conv.groups != 1 or conv.padding_mode != "zeros":
+    normed_before = isinstance(getattr(body, "input_norm", None), nn.InstanceNorm2d)
+    if conv is None or normed_before or conv.in_channels != 3 or conv.groups != 1 or conv.padding_mode != "zeros":
         if bgr:  # subtraction and division come before the channels are reversed
             mean, std = mean.flip(0), std.flip(0)
         return Normalize(mean.float(), std.float(), bgr)

@@ -22,7 +22,7 @@ from torch.fx import GraphModule, Node, Tracer
 from torch.fx.passes.shape_prop import ShapeProp
 
 from osnet.errors import ModelError, require_extra
-from osnet.models.layers import ChannelShuffle
+from osnet.models.layers import ChannelShuffle, DepthwisePool, LinearContextGate
 from osnet.runtime.folding import Centre, Normalize
 
 INPUT = "images"
@@ -315,6 +315,37 @@ def _normalize(writer: _Writer, node: Node, layer: Normalize) -> None:
     return writer.emit("Gather", node, [divided, order], axis=1)
 
 
+def _prelu(writer: _Writer, node: Node, act: nn.PReLU) -> None:
+    if act.num_parameters != 1:
+        raise UnknownStepError(f"{node.target} is a PReLU with {act.num_parameters} slopes")
+    writer.emit("PRelu", node, [_source(node), writer.tensor(f"{node.name}_slope", act.weight)])
+
+
+def _depthwise_pool(writer: _Writer, node: Node, pool: DepthwisePool) -> None:
+    parts = [writer.tensor(f"{node.name}_{key}", getattr(pool.conv, key)) for key in ("weight", "bias")]
+    shape, groups = list(pool.conv.kernel_size), pool.conv.groups
+    pooled = writer.emit_as("Conv", f"{node.name}_pooled", [_source(node), *parts], kernel_shape=shape, group=groups)
+    writer.emit("Flatten", node, [pooled], axis=1)
+
+
+def _linear_context(writer: _Writer, node: Node, gate: LinearContextGate) -> None:
+    """The groups' channels take the place of an image's pixels, so that an instance norm normalises them."""
+    name, channels = node.name, len(gate.weight)
+    pooled = writer.emit_as("GlobalAveragePool", f"{name}_pooled", [_source(node)])
+    split = writer.tensor(f"{name}_split", np.array([0, gate.groups, channels // gate.groups]))
+    grouped = writer.emit_as("Reshape", f"{name}_grouped", [pooled, split])
+    plain = [writer.tensor(f"{name}_{key}", make(gate.groups, np.float32)) for key, make in _PLAIN_NORM.items()]
+    normed = writer.emit_as("InstanceNormalization", f"{name}_normed", [grouped, *plain], epsilon=gate.eps)
+    joined = writer.tensor(f"{name}_joined", np.array([0, channels, 1, 1]))
+    normalized = writer.emit_as("Reshape", f"{name}_normalized", [normed, joined])
+    weight, bias = (writer.tensor(f"{name}_{key}", getattr(gate, key)[:, None, None]) for key in ("weight", "bias"))
+    scaled = writer.emit_as("Mul", f"{name}_scaled", [normalized, weight])
+    writer.emit("Sigmoid", node, [writer.emit_as("Add", f"{name}_shifted", [scaled, bias])])
+
+
+_PLAIN_NORM: dict[str, Callable[..., NDArray[Any]]] = {"ones": np.ones, "zeros": np.zeros}
+
+
 def _plain(kind: str) -> Callable[..., None]:
     """A rule for an operation with one input and no attributes."""
 
@@ -359,6 +390,7 @@ _MODULES: dict[type[nn.Module], Callable[..., None]] = {
     nn.BatchNorm2d: _batch_norm,
     nn.InstanceNorm2d: _instance_norm,
     nn.ReLU: _plain("Relu"),
+    nn.PReLU: _prelu,
     nn.ReLU6: _clip,
     nn.Hardtanh: _clip,
     nn.Sigmoid: _plain("Sigmoid"),
@@ -368,6 +400,8 @@ _MODULES: dict[type[nn.Module], Callable[..., None]] = {
     nn.Dropout: _plain("Identity"),
     nn.Dropout2d: _plain("Identity"),
     ChannelShuffle: _shuffle,
+    DepthwisePool: _depthwise_pool,
+    LinearContextGate: _linear_context,
     Centre: _centre,
     Normalize: _normalize,
 }

@@ -13,16 +13,17 @@ shirt); a twin who has all small cues but other clothes; and somebody else. Each
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from PIL import Image
 
 from osnet.data.attributes.pa100k import ATTRIBUTES
 from osnet.errors import DataError, OutputError
 from osnet.files import check_writable, write_json
+from osnet.progress import Progress
 from osnet.synthetic.people import Person, View, overall_twin, roll_person, small_twin
 from osnet.synthetic.rasterizer import Dice
 from osnet.synthetic.scenes import Camera, Shot, make_camera, shoot
@@ -101,7 +102,7 @@ def render_image(seed: int, pid: int, camid: int, number: int) -> Shot:
 def generate_dataset(
     out: str | Path,
     settings: GeneratedSettings,
-    progress: Callable[[Iterable[Any], int, str], Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the data set. Cut off, it goes on when called again with the same settings.
 

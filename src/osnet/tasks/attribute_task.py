@@ -154,7 +154,7 @@ class LabelledPlan(Plan):
         if any(np.isin((0, 1), column).all() for column in self.val.labels.T):
             self.validated_on = "the validation part"
         check_headers([*dataset.train.paths, *self.val.paths])
-        network = build_network(recipe)
+        network = build_network(recipe, dataset.train.paths, self.preprocessing)
         self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
                          licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
         self._scored: tuple[Any, tuple[float, ...]] | None = None

@@ -24,7 +24,7 @@ from osnet.training.data_list import Row, list_crops
 from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe, build_network
 from osnet.training.task import Plan, Task
-from osnet.types import Preprocessing, ReidDataset, Split
+from osnet.types import Distance, Preprocessing, ReidDataset, Split
 from osnet.weights.card import Card
 from osnet.weights.checkpoint import save_weights
 
@@ -125,6 +125,8 @@ class ReidRecipe(Recipe):
     """K, for the samplers by identity, by camera and by data set."""
     validation: float = 0.0
     """Share of the training identities held out to pick the best epoch; 0: all train, the last epoch counts."""
+    distance: Distance = "euclidean"
+    """By which the published figures are, and held-out identities are scored; the weights' card says so."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,10 +174,11 @@ class ReidPlan(Plan):
         self.query, self.gallery = query, gallery
         self.samples = TrainingSet(train.crops, recipe.augmentation, self.preprocessing, recipe.seed)
         check_headers(crop.path for crop in [*self.samples.crops, *query.crops, *gallery.crops])
-        network = build_network(recipe)
+        network = build_network(recipe, [crop.path for crop in self.samples.crops], self.preprocessing)
         self.task = ReidTask(network, len(self.samples.pids), recipe.loss)
         self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
-                         licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
+                         licence="as the training data", source=f"recipe {recipe.name}",
+                         distance=recipe.distance)  # fmt: skip
 
     def describe_data(self) -> dict[str, Any]:
         """Images and identities."""
@@ -205,8 +208,11 @@ class ReidPlan(Plan):
 
     def score(self, task: ReidTask) -> dict[str, float]:
         """mAP of the held-out queries in the held-out gallery."""
-        embedder = Embedder(task.searched(), preprocessing=self.preprocessing)
+        embedder = Embedder(task.searched(), preprocessing=self.preprocessing, normalize=False)
         query_QD, gallery_GD = embedder.embed(self.query.paths), embedder.embed(self.gallery.paths)
         query, gallery = self.query, self.gallery
-        scores = rank_scores(query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids)
+        scores = rank_scores(
+            query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids,
+            distance=self.recipe.distance,
+        )  # fmt: skip
         return {"mAP": scores.mean_ap}

@@ -74,7 +74,7 @@ class SampledEpochs:
     def name_batch(self, epoch: int, batch: int) -> list[str]:
         """The files' names."""
         keys = EpochKeys(self.sampler, epoch, batch)
-        return [self.samples.name_of(index) for _, _, index, _ in next(iter(keys))]
+        return [self.samples.name_of(index) for _, _, index in next(iter(keys))]
 
 
 def ignore_interrupts(_worker: int) -> None:

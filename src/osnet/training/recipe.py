@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,15 +10,21 @@ from typing import Any, Literal
 import torch
 
 from osnet.data.augmentation import Augmentation
+from osnet.data.loading import read_image
+from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError, ModelError
 from osnet.models.build import without_neck
 from osnet.models.network import Network
+from osnet.models.norms import estimate_norms, lacks_statistics
 from osnet.models.variants import get_config
 from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.training.task import Plan
+from osnet.types import Preprocessing
 from osnet.weights.factory import create_model
 
 Optimizer = Literal["sgd", "adam", "amsgrad", "adamw"]
+NUM_EXAMPLES = 128
+"""Training images from which BatchNorms without statistics take theirs."""
 Schedule = Literal["multi_step", "step", "cosine", "constant"]
 
 
@@ -123,11 +129,37 @@ def one_folder(recipe: Recipe, folders: Sequence[Path], combine_all: bool, work_
     return folders[0]
 
 
-def build_network(recipe: Recipe) -> Network:
+def build_network(recipe: Recipe, examples: Sequence[Path] = (), preprocessing: Preprocessing | None = None) -> Network:
     """The network as the recipe's training begins: the same seed, the same first weights; without a BNNeck's BatchNorm,
-    which belongs to the people that it was trained on."""
+    which belongs to the people that it was trained on.
+
+    Args:
+        recipe: names the network and its weights.
+        examples: training images. Where the weights' BatchNorms have no statistics (OpenVINO folds them), those of
+            ``NUM_EXAMPLES`` of these are taken; in eval mode the network stays the same function.
+        preprocessing: of the examples.
+
+    Raises:
+        ModelError: the recipe's images are not of the size that the network takes.
+        WeightsError: no such weights, or they are of another network.
+    """
+    config = get_config(recipe.model, **recipe.network_settings())
+    if config.fixed_size_hw not in (None, recipe.size_hw):
+        raise ModelError(
+            f"recipe {recipe.name}: size_hw {recipe.size_hw}, but {recipe.model} takes {config.fixed_size_hw} only"
+        )
     torch.manual_seed(recipe.seed)
-    return without_neck(create_model(recipe.model, recipe.pretrained, **recipe.network_settings()))
+    network = without_neck(create_model(recipe.model, recipe.pretrained, **recipe.network_settings()))
+    if recipe.pretrained is not None and examples and lacks_statistics(network):
+        settings = preprocessing or Preprocessing()
+        chosen = [examples[i] for i in range(0, len(examples), max(1, len(examples) // NUM_EXAMPLES))][:NUM_EXAMPLES]
+        images = (torch.stack([resize_image(read_image(p), settings) for p in part]) for part in _in_parts(chosen, 16))
+        estimate_norms(network, (normalize(to_fractions(part), settings) for part in images))
+    return network
+
+
+def _in_parts(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def learning_rate(recipe: Recipe, epoch: int, batch: int, batches_per_epoch: int) -> float:

@@ -23,7 +23,7 @@ class Progress:
     step: int = 0
     """Batches trained in all."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Of this epoch's scalars so far."""
+    """Of this epoch's scalars so far, in the first process: after a stop in mid-epoch, the log counts these for all."""
     published: int = 0
     """Epochs whose weights have been exported and, if it was time, scored."""
     best_score: float = -1.0

@@ -30,6 +30,7 @@ from torch import nn
 from osnet.errors import DataError, OutputError, TrainingError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
 from osnet.forks import settle
+from osnet.progress import Progress as DrawProgress
 from osnet.runtime.distributed import any_of_all, gather_bytes, share_bytes
 from osnet.training.data_list import DATA_FILE, DataList, check_same
 from osnet.training.epochs import Batch, split_batch
@@ -43,7 +44,6 @@ from osnet.training.task import Task
 SAVE_EVERY_S = 300.0
 OURS = ("recipe.json", DATA_FILE, STATE_FILE, "weights", "best", LOG_FILE, EVENTS)
 """What a run's folder holds."""
-DrawProgress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,18 @@ class Trainer:
         self.epochs = self.plan.make_epochs(
             self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device
         )
-        self._list: DataList | None = DataList.of(self.plan.list_data())
-        self._data_sha256 = self._list.sha256()
+        data = DataList.of(self.plan.list_data())
+        self._data_sha256 = data.sha256()
         if len(set(gather_bytes(self._data_sha256.encode()))) > 1:
             raise DataError("the processes find different training data; each machine needs the same data set")
         state = parse_state(share_bytes(read_state(self.out)), self.out)
         if state is not None:
-            self._check_state(state, self._list)
+            self._check_state(state, data)
         if self.accelerator.is_main_process:
             make_folder(self.out)
             self._check_disk(task)
+        there = state is not None and DataList.read(self.out).sha256() == self._data_sha256
+        self._unwritten = None if there else data
         task = task.to(memory_format=torch.channels_last)  # as the images are; gradients then have the same strides
         optimizer = make_optimizer(recipe, task)
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
@@ -143,6 +145,9 @@ class Trainer:
     def save(self) -> None:
         """Write the state, so that the next batch can be trained by another process."""
         if self.accelerator.is_main_process:
+            if self._unwritten is not None:
+                self._unwritten.write(self.out)
+            self._unwritten = None  # of a million images it is large
             tensors = {"task": self._bare().state_dict(), "optimizer": self.optimizer.state_dict()}
             tensors["average"] = self.average.state
             save_state(self.out, _plain(self.recipe), self._data_sha256, self.progress, tensors)
@@ -151,9 +156,6 @@ class Trainer:
     def _begin(self) -> None:
         """What a run's folder begins with."""
         write_json(self.out / "recipe.json", describe_run(self.recipe, self.plan.describe_data()))
-        if self._list is not None and not (self.out / DATA_FILE).exists():
-            self._list.write(self.out)
-        self._list = None  # of a million images it is large
         if self.progress.step == 0:
             self.save()  # from here on the folder is a run, whatever happens
 

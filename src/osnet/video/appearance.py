@@ -174,7 +174,7 @@ def _smoothed(points: Doubles) -> Doubles:
     if len(points) < 5:
         return points
     padded = np.pad(points, ((2, 2), (0, 0)), mode="edge")
-    result: Doubles = sum(padded[i : i + len(points)] for i in range(5)) / 5
+    result: Doubles = np.mean([padded[i : i + len(points)] for i in range(5)], axis=0)
     return result
 
 
@@ -304,7 +304,7 @@ def _assign(
         )
         prior = -math.log(1 + len(window))
         leaving = settings.exit_penalty if _at_border(first, size_wh) else 0.0
-        for j in window:
+        for j in window.tolist():
             second = pieces[j]
             if i == j or second.end <= first.end:
                 continue

@@ -509,7 +509,7 @@ def _write_files(folder: Path, finished: Sequence[FinishedTrack], embedding_size
     vectors = [s.vector for one in finished for s in one.samples]
     means = [mean_vector([s.vector for s in one.samples]) for one in finished]
     tracks = [one.track for one in finished]
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "vectors": np.array(vectors, np.float32).reshape(-1, embedding_size),
         "means": np.array(means, np.float32).reshape(-1, embedding_size),
         "frames": np.array([n for t in tracks for n in t.numbers], np.int64),

@@ -79,12 +79,13 @@ def drawn_frames(frames: Iterable[VideoFrame], tracks: Iterable[Track]) -> Itera
 
 
 @contextmanager
-def video_writer(path: str | Path, fps: float) -> Iterator[Any]:
+def video_writer(path: str | Path, fps: float, metadata: Mapping[str, str] | None = None) -> Iterator[Any]:
     """Gives a function that takes RGB frames (height, width, 3) of one size; the video appears at the end.
 
     Args:
         path: ends in .mp4, .mkv, .mov or .avi.
         fps: frames a second.
+        metadata: such as ``creation_time``.
 
     Raises:
         OutputError: another ending, or no right to write.
@@ -97,6 +98,7 @@ def video_writer(path: str | Path, fps: float) -> Iterator[Any]:
     codec = next(name for name in CODECS if name in av.codecs_available)
     with written_aside(path) as aside:
         container = av.open(str(aside), "w", format=formats[path.suffix.lower()])
+        container.metadata.update(metadata or {})
         stream: Any = None
 
         def write(image: NDArray[np.uint8]) -> None:

@@ -104,7 +104,7 @@ def propose_links(
         least = float(np.quantile(strangers, 1 - settings.max_strangers)) if len(strangers) >= 30 else 0.8
     rejected = {pair for pair, said in decided.items() if said == "rejected"}
     scores = _possible(seen, cosines, ways, settings.default_travel, rejected)
-    for i, j in _mutual(seen, scores, settings.margin):
+    for i, j in mutual_best([t.camera for t in seen], scores, settings.margin):
         score = float(scores[i, j])
         if score >= least:
             rate = float(np.mean(strangers >= score)) if len(strangers) >= 30 else None
@@ -188,18 +188,24 @@ def _possible(
             way = ways.get(frozenset((first.camera, str(camera))), default)
             fits = (cameras == camera) & (gap >= way.min_s) & (gap <= way.max_s) & (ends > first.end_s)
             scores[i, fits] = cosines[i, fits]
-        for j in np.flatnonzero(scores[i] > -1):
+        for j in np.flatnonzero(scores[i] > -1).tolist():
             if frozenset((first.id, seen[j].id)) in rejected:
                 scores[i, j] = -1
     return scores
 
 
-def _mutual(seen: Sequence[Tracklet], scores: Floats, margin: float) -> list[tuple[int, int]]:
-    """Pairs that are each other's best: the row's among the column's camera, the column's among the row's camera."""
-    cameras = np.array([t.camera for t in seen])
+def mutual_best(cameras_T: Sequence[str], scores: Floats, margin: float) -> list[tuple[int, int]]:
+    """Pairs that are each other's best: the row's among the column's camera, the column's among the row's camera.
+
+    Args:
+        cameras_T: of each tracklet.
+        scores: (T, T); -1 where the column cannot follow the row.
+        margin: the best is better than the second best of either by at least this.
+    """
+    cameras = np.array(cameras_T)
     masks: dict[str, NDArray[np.bool_]] = {str(c): cameras == c for c in np.unique(cameras)}
     pairs = []
-    for i in range(len(seen)):
+    for i in range(len(cameras)):
         for mask in masks.values():
             row = np.where(mask, scores[i], -1)
             j = int(np.argmax(row)) if len(row) else 0

@@ -176,6 +176,7 @@ class LiveStream:
         if self._size not in ((0, 0), size):
             self.counts.gaps += 1
             self._put(Gap(now, f"frames of {size[0]} x {size[1]} after {self._size[0]} x {self._size[1]}"))
+            now = self._now()
         self._size = size
         if self.settings.fps is not None:
             slot = int(now * self.settings.fps)

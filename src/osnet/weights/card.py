@@ -8,7 +8,7 @@ from typing import Any
 from osnet.errors import WeightsError
 from osnet.files import check_fields, is_plain_name
 from osnet.models.config import LATE_DIALS, BackboneConfig, NetworkConfig, OSNetConfig
-from osnet.types import Preprocessing
+from osnet.types import Distance, Preprocessing
 
 FORMAT = "osnet-weights-1"
 CARD_FILE = "card.json"
@@ -42,6 +42,8 @@ class Card:
     """From which probability on each of them is said to hold; empty: 0.5 for all."""
     attributes_off: tuple[str, ...] = ()
     """Those that must not be used here: they are neither computed nor stored."""
+    distance: Distance | None = None
+    """By which their published figures are; of weights trained here, the recipe's. None: unknown."""
     classes: tuple[str, ...] = ()
     """What the classifier tells apart, in the order of its rows; empty where that is nobody's business to name, as
     with the identities of re-identification."""
@@ -65,7 +67,7 @@ class Card:
         for dial in LATE_DIALS:
             if dial in defaults and content["architecture"][dial] == defaults[dial]:
                 del content["architecture"][dial]
-        late = ("attribute", "classes")
+        late = ("attribute", "classes", "distance")
         return {key: value for key, value in content.items() if value or not key.startswith(late)}
 
 

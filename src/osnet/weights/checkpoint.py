@@ -35,10 +35,13 @@ from osnet.models.variants import get_config, name_of
 from osnet.types import Preprocessing
 from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
 from osnet.weights.foreign_checkpoints import open_checkpoint
+from osnet.weights.open_model_zoo import LICENCE, find_by_digest
+from osnet.weights.openvino_ir import read_openvino
 from osnet.weights.torchreid import (
     choose_config,
     infer_config,
     is_torchreid_path,
+    published_distance,
     torchreid_names,
     training_data_from_file,
     write_torchreid,
@@ -84,13 +87,14 @@ class Checkpoint:
 
 
 def load_weights(path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None) -> Network:
-    """A network from a checkpoint folder of ours or a checkpoint file, in eval mode.
+    """A network from a checkpoint folder of ours, a checkpoint file or Intel's OpenVINO files, in eval mode.
 
     Args:
         path: the folder, its ``card.json``, the folder of a training run or a gallery that holds one as
-            ``weights``; or a file of PyTorch's or safetensors' with Torchreid's names for tensors or ours, known by
-            its content (``.pth``, ``.pth.tar-60``, ``.ckpt``, ``.safetensors``, ...). A file has no card, so it gets
-            the preprocessing of Torchreid's.
+            ``weights``; a file of PyTorch's or safetensors' with Torchreid's names for tensors or ours, known by
+            its content (``.pth``, ``.pth.tar-60``, ``.ckpt``, ``.safetensors``, ...), which gets the preprocessing
+            of Torchreid's; or the ``.xml`` file of an OSNet with Linear Context Transform, with its ``.bin`` beside
+            it.
         architecture: the network's name, for files whose tensors do not tell.
         config: exact settings, instead of a name; a neck in the weights stays.
 
@@ -116,6 +120,8 @@ def read_checkpoint(
         return _read_folder(path, architecture, config)
     if not path.exists():
         raise WeightsError(f"no such weights: {path}")
+    if path.suffix == ".xml":
+        return _read_openvino_file(path, config or (get_config(architecture) if architecture else None))
     return _read_file(path, architecture, config)
 
 
@@ -343,8 +349,27 @@ def _read_file(path: Path, architecture: str | None, config: NetworkConfig | Non
         licence=LICENCE_UNKNOWN if training_data == "unknown" else LICENCE_ZOO,
         source=f"{path.name} (sha256 {digest}){place}",
         sha256=digest,
+        distance=published_distance(config, training_data),
     )
     return Checkpoint(card, state)
+
+
+def _read_openvino_file(path: Path, expected: NetworkConfig | None) -> Checkpoint:
+    found = read_openvino(path)
+    if expected is not None and expected != found.config:
+        raise WeightsError(f"{path} holds {found.config}, not the network asked for, {expected}")
+    digest, digest_xml = sha256_file(path.with_suffix(".bin")), sha256_file(path)
+    known = find_by_digest(digest)
+    card = Card(
+        architecture=found.config,
+        name=name_of(found.config),
+        preprocessing=found.preprocessing,
+        licence=LICENCE if known else LICENCE_UNKNOWN,
+        source=f"{'Open Model Zoo: ' if known else ''}{path.stem}.bin (sha256 {digest}) and {path.name} (sha256 "
+        f"{digest_xml}); their first steps, from BGR in 0 to 255 to normalised RGB, are this card's preprocessing",
+        sha256=digest,
+    )
+    return Checkpoint(card, _check_state(found.state, found.config, str(path)))
 
 
 def _num_classes(state: Mapping[str, Tensor]) -> int:

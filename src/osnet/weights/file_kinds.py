@@ -28,6 +28,10 @@ def describe_other(head: bytes, size: int, path: Path) -> str | None:
         return f"begins with {len(head):,} zero bytes: a download or a copy that was not finished; {again}"
     if head.startswith(b"PK\x03\x04"):
         return _describe_zip(path, size)
+    if is_safetensors(head):
+        length = int.from_bytes(head[:8], "little")
+        short = f"is cut off: {size:,} bytes are there and its header alone has {length:,}; {again}"
+        return short if length + 8 > size else None
     for magic, name in _ARCHIVES.items():
         if head.startswith(magic):
             return f"is packed with {name}; unpack it first"
@@ -36,13 +40,6 @@ def describe_other(head: bytes, size: int, path: Path) -> str | None:
     for start, magic, name in _OTHERS:
         if head[start : start + len(magic)] == magic:
             return f"is {name}, no checkpoint of PyTorch's; choose another file"
-    if is_safetensors(head):
-        length = int.from_bytes(head[:8], "little")
-        return (
-            f"is cut off: {size:,} bytes are there and its header alone has {length:,}; {again}"
-            if (length + 8 > size)
-            else None
-        )
     if head[0] == 0x80:  # a pickle
         return None
     if head[0] == 0x08 and re.search(rb"pytorch|onnx|ai\.|torch", head[:200]):

@@ -69,8 +69,8 @@ def open_checkpoint(path: Path) -> Opened:
     if is_safetensors(head):
         try:
             content: Any = load_file(path)
-        except SafetensorError as error:
-            raise WeightsError(f"{path} is damaged: {error}; get it again") from error
+        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{path} is damaged, or its tensors are of an unknown kind: {error!r}") from error
     else:
         content = _load(path)
     if isinstance(content, dict) and str(content.get("format")).startswith("osnet-training"):

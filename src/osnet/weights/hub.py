@@ -23,6 +23,8 @@ from osnet.models.network import Network
 from osnet.models.variants import VARIANTS
 from osnet.weights.card import CARD_FILE, LICENCE_ZOO
 from osnet.weights.checkpoint import Checkpoint, read_checkpoint, to_path
+from osnet.weights.hugging_face import PREFIX, fetch_checkpoint
+from osnet.weights.open_model_zoo import INTEL, INTEL_WEIGHTS, find_intel, get_intel
 
 REPOSITORY = "kaiyangzhou/osnet"
 REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
@@ -119,6 +121,8 @@ def find_weights(model: str, pretrained: str | Path | Literal[True]) -> Path:
         path = to_path(pretrained)
         if isinstance(pretrained, PathLike) or path.exists():
             return path
+    if intel := get_intel(f"{model}_{pretrained}"):
+        return find_intel(intel)
     published = PUBLISHED.get((model, pretrained))
     if published is None:
         raise WeightsError(_nothing_known(model, pretrained))
@@ -139,18 +143,24 @@ def find_checkpoint(weights: str | Path) -> Checkpoint:
         WeightsError: no such file and no such name, or as ``find_weights`` and ``read_checkpoint`` raise.
     """
     text = str(weights)
+    if text.startswith(PREFIX):
+        return fetch_checkpoint(text)
     if not to_path(weights).exists():
         short = text.removesuffix(".pt").removesuffix(".pth")
         for published in PUBLISHED.values():
             if short in published.local_names:
                 path = find_weights(published.model, published.dataset)
                 return read_checkpoint(path, architecture=published.model)
+        if intel := get_intel(short):
+            return read_checkpoint(find_intel(intel), architecture=intel.model)
         if short in VARIANTS:
-            known = [f"{short}_{d}" for m, d in PUBLISHED if m == short]
+            known = [w.short_name for w in INTEL_WEIGHTS if w.model == short] + [
+                f"{short}_{d}" for m, d in PUBLISHED if m == short
+            ]
             raise WeightsError(
                 f"{text!r} names a network but no weights; choose from {', '.join(known) or 'your own files'}"
             )
-        near = get_close_matches(short, [f"{m}_{d}" for m, d in PUBLISHED], n=3)
+        near = get_close_matches(short, [*(f"{m}_{d}" for m, d in PUBLISHED), *_intel_names()], n=3)
         hint = (
             f"did you mean {', '.join(near)}?" if near else "`osnet weights` lists the names that may stand for a path"
         )
@@ -158,10 +168,14 @@ def find_checkpoint(weights: str | Path) -> Checkpoint:
     return read_checkpoint(weights)
 
 
+def _intel_names() -> list[str]:
+    return [name for w in INTEL_WEIGHTS for name in (w.name, w.short_name)]
+
+
 def _nothing_known(model: str, pretrained: str) -> str:
     if pretrained not in DATASETS:
         return (
-            f"pretrained={pretrained!r} is neither an existing path nor one of {', '.join(DATASETS)}; "
+            f"pretrained={pretrained!r} is neither an existing path nor one of {', '.join(DATASETS)}, {INTEL}; "
             "to load a file, give its path; True means imagenet"
         )
     for_model = [d for m, d in PUBLISHED if m == model]

@@ -21,6 +21,7 @@ from osnet.files import written_aside
 from osnet.models.build import list_tensors
 from osnet.models.config import NetworkConfig, Normalization, OSNetConfig
 from osnet.models.variants import VARIANTS, get_config, name_of
+from osnet.types import Distance
 from osnet.weights.file_kinds import SAVE_TENSORS
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin")
@@ -58,6 +59,16 @@ def training_data_from_file(path: Path, num_classes: int) -> str:
     if data == "msmt17" and num_classes != 1041 and (norm or rest.startswith("_combineall") or num_classes == 4101):
         return "msmt17_combineall"
     return {"market": "market1501", "duke": "dukemtmcreid"}.get(data, data)
+
+
+def published_distance(config: NetworkConfig, training_data: str) -> Distance | None:
+    """By which distance the model zoo scored such weights: cosine for AIN, by its config; else Torchreid's default.
+
+    On Market-1501 the figures printed of the plain networks are met by the Euclidean one alone (docs/results.md).
+    """
+    if training_data in ("unknown", "imagenet"):
+        return None
+    return "cosine" if isinstance(config, OSNetConfig) and config.norm == "ain" else "euclidean"
 
 
 def torchreid_names(config: NetworkConfig) -> "OrderedDict[str, str]":

@@ -40,11 +40,15 @@ class AttributeSamples(Dataset[dict[str, Tensor | int]]):
 
     def __getitem__(self, key: Key) -> dict[str, Tensor | int]:
         """The sample is a function of the seed and the key alone."""
-        epoch, place, index, donor = key
+        epoch, place, index = key
         rng = np.random.default_rng([self.seed, epoch, place])
         crops = self.split.crops
         image = self.augmentation.apply(
-            read_image(crops[index].path), self.preprocessing, rng, lambda: read_image(crops[donor].path)
+            read_image(crops[index].path),
+            self.preprocessing,
+            rng,
+            len(crops),
+            lambda donor: read_image(crops[donor].path),
         )
         return {"image": image, "attributes": self.attributes[index], "label": self.labels[index]}
 

@@ -4,14 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from osnet.data.check import SplitCounts, count_split
+from osnet.metrics.matching_rules import Rule
 from osnet.types import Crop, ReidDataset, Split
 
-Rule = Literal["market1501", "cuhk03"]
-"""``market1501``: every match in another camera counts. ``cuhk03``: one gallery image per person, drawn anew ten times
-(Li et al., CVPR 2014)."""
 KINDS = ("identities", "images", "cameras")
 NOT_PUBLISHED = "not published"
 SPLIT_NAME = re.compile(r"(.+?)(?:-seed(\d+))?-(\d\d)")

@@ -22,9 +22,9 @@ from osnet.data.reid import (
     viper,
 )
 from osnet.data.reid.benchmark import Benchmark, Published, SplitName, describe_published
-from osnet.data.reid.cuhk03_images import Progress
 from osnet.data.reid.msmt17 import Version
 from osnet.errors import DataError
+from osnet.progress import Progress
 from osnet.types import ReidDataset
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from osnet.data.reid.benchmark import Benchmark, Published, Rule, SplitName
-from osnet.data.reid.cuhk03_images import FILE_NAME, Boxes, Extracted, Progress, read_extracted
+from osnet.data.reid.benchmark import Benchmark, Published, SplitName
+from osnet.data.reid.cuhk03_images import FILE_NAME, Boxes, Extracted, read_extracted
 from osnet.data.reid.layout import SHOWN, number_people, read_matlab5, refuse
 from osnet.errors import DataError
+from osnet.metrics.matching_rules import Rule
+from osnet.progress import Progress
 from osnet.types import Crop, ReidDataset, Split, as_tuple
 
 LAYOUT = "cuhk03/cuhk03_release/cuhk-03.mat and cuhk03/cuhk03_new_protocol_config_{detected,labeled}.mat"

@@ -6,7 +6,7 @@ MATLAB stores columns first, so every array is transposed. An empty cell is a sm
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +21,9 @@ from osnet.data.reid.random_splits import read_json_object
 from osnet.data.reid.single_writer import one_at_a_time
 from osnet.errors import DataError, ImageError, OutputError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
+from osnet.progress import Progress
 
 Boxes = Literal["detected", "labeled"]
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 FORMAT = 1
 FILE_NAME = re.compile(r"([1-9])_(\d{3,4})_([12])_(\d{2})\.png")
 VIEW_IMAGES = 5

@@ -1,0 +1,99 @@
+"""Tracklets of MARS's mini set (64 to test, 6 cameras): search by mean, best crop, both, single crops; links.
+
+    python benchmarks/tracklet_links.py --data ../shared/data --work /tmp/mars --out tracklet_links.json
+
+Search: each tracklet for the others of its person in other cameras; rank-1 and mAP by Market-1501's rule. Single crops:
+the middle crop of a tracklet for the middle crops of the others. Links: proposals are mutual nearest neighbours of two
+cameras, without any times; a true pair is two tracklets of one person in two cameras.
+"""
+
+import argparse
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from osnet import Embedder
+from osnet.files import write_json
+from osnet.video.archive import mean_vector
+from osnet.video.links import mutual_best
+
+NAME = re.compile(r"(\d{4})C(\d)T(\d{4})F(\d{3})\.jpg")
+CROPS = 6
+"""Of each tracklet, evenly spread."""
+
+
+def read_tracklets(root: Path) -> dict[tuple[int, int, int], list[Path]]:
+    """Person, camera, number -> images, of the test."""
+    found: dict[tuple[int, int, int], list[Path]] = {}
+    for path in sorted(root.rglob("*.jpg")):
+        match = NAME.fullmatch(path.name)
+        if match and "test" in path.parent.parent.name + path.parent.name:
+            found.setdefault((int(match[1]), int(match[2]), int(match[3])), []).append(path)
+    return found
+
+
+def scores_of(similarity: np.ndarray, pids: np.ndarray, cams: np.ndarray) -> dict[str, float]:
+    """Rank-1 and mAP of each row for the others, those of its own camera left out."""
+    firsts, precisions = [], []
+    for row in range(len(pids)):
+        others = np.flatnonzero(~((pids == pids[row]) & (cams == cams[row])))
+        right = pids[others[np.argsort(-similarity[row, others], kind="stable")]] == pids[row]
+        if right.any():
+            places = np.flatnonzero(right)
+            firsts.append(places[0] == 0)
+            precisions.append(np.mean((np.arange(len(places)) + 1) / (places + 1)))
+    return {"rank-1": round(100 * float(np.mean(firsts)), 1), "mAP": round(100 * float(np.mean(precisions)), 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--weights", default="weights/osnet_x0_25_msmt17.pth")
+    given = parser.parse_args()
+    if not given.work.exists():
+        with tarfile.open(given.data / "mars-mini.tar") as archive:
+            archive.extractall(given.work, filter="data")
+    tracklets = read_tracklets(given.work)
+    embedder = Embedder(given.data / given.weights, device="cpu")
+    keys = list(tracklets)
+    pids, cams = np.array([k[0] for k in keys]), np.array([k[1] for k in keys])
+    chosen = [
+        [images[i] for i in np.unique(np.linspace(0, len(images) - 1, CROPS).round().astype(int))]
+        for images in tracklets.values()
+    ]
+    flat = embedder.embed([path for images in chosen for path in images])
+    ends = np.cumsum([len(images) for images in chosen])
+    crops = np.split(flat, ends[:-1])
+    means = np.stack([mean_vector(list(c)) for c in crops])
+    middles = np.stack([c[len(c) // 2] for c in crops])
+    by_mean = means @ means.T
+    by_best = np.array([[float((crops[b] @ means[a]).max()) for b in range(len(keys))] for a in range(len(keys))])
+    search = {
+        "single crop": scores_of(middles @ middles.T, pids, cams), "mean": scores_of(by_mean, pids, cams),
+        "best crop": scores_of(by_best, pids, cams), "both": scores_of((by_mean + by_best) / 2, pids, cams),
+        "photo (a middle crop) to mean": scores_of(middles @ means.T, pids, cams),
+    }  # fmt: skip
+    possible = np.where(cams[:, None] == cams[None], -1, by_mean).astype(np.float32)
+    true = {(i, j) for i in range(len(keys)) for j in range(i) if pids[i] == pids[j] and cams[i] != cams[j]}
+    links = []
+    for margin in (0.0, 0.02):
+        pairs = {(max(i, j), min(i, j)) for i, j in mutual_best([str(c) for c in cams], possible, margin)}
+        for threshold in (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85):
+            kept = {(i, j) for i, j in pairs if by_mean[i, j] >= threshold}
+            right = len(kept & true)
+            links.append({
+                "margin": margin, "threshold": threshold, "proposals": len(kept), "right": right,
+                "precision": round(100 * right / max(1, len(kept)), 1), "recall": round(100 * right / len(true), 1),
+            })  # fmt: skip
+            print(links[-1], flush=True)
+    print(search)
+    facts = {"weights": given.weights, "tracklets": len(keys), "true pairs": len(true), "crops of each": CROPS}
+    write_json(given.out, {"facts": facts, "search": search, "links": links})
+
+
+if __name__ == "__main__":
+    main()

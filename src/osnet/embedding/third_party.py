@@ -1,0 +1,509 @@
+"""Networks of others as they are: an ONNX file, or OpenVINO's .xml and .bin, with a card that says what it takes.
+
+Any network with one input for images and one output of vectors. Its card is ``NAME.card.json`` beside the file,
+``card.json`` in a folder with it (as a gallery keeps it), or the metadata of an ONNX file that ``osnet export`` wrote.
+The runtime gets the file's bytes, never its path, so a file cannot make it open others.
+Shapes: B batch, D embedding, H, W the network's input size.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize as unit_length
+
+from osnet.data.loading import list_images, read_image
+from osnet.data.transforms import normalize, resize_image, to_fractions
+from osnet.errors import DataError, ModelError, WeightsError, require_extra
+from osnet.files import check_fields, is_plain_name, make_folder, write_json, written_aside
+from osnet.models.network import Network
+from osnet.runtime.backends import count_cores, generate_pixels, openvino_core
+from osnet.types import ChannelOrder, Interpolation, Preprocessing
+from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, Card
+
+FORMAT = "osnet-third-party-1"
+SUFFIXES = (".onnx", ".xml")
+MAX_FILE_BYTES = 4 * 2**30
+LEAST_SPREAD = 1e-3
+"""Vectors of different crops whose cosines all lie within this of 1 tell nobody apart."""
+NUM_CHECKED = 32
+
+Run = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class ThirdPartyConfig:
+    """What the file itself says."""
+
+    file: str
+    embedding_size: int
+    """D."""
+    smallest_side: int = 1
+    fixed_size_hw: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ThirdPartyCard(Card):
+    """What the card says; ``sha256`` is the file's (of an .xml file and its .bin one after the other)."""
+
+    architecture: ThirdPartyConfig  # type: ignore[assignment]  # no settings of ours: the file is the network
+
+    def to_json(self, weights_file: str) -> dict[str, Any]:
+        """As ``NAME.card.json`` stores it."""
+        return {
+            "format": FORMAT,
+            "weights": weights_file,
+            "sha256": self.sha256,
+            "name": self.name,
+            "embedding_size": self.architecture.embedding_size,
+            "preprocessing": asdict(self.preprocessing),
+            "training_data": self.training_data,
+            "licence": self.licence,
+            "source": self.source,
+        }
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The bytes of a network, read once, so that what is hashed is what runs."""
+
+    path: Path
+    content: bytes = field(repr=False)
+    constants: bytes = field(default=b"", repr=False)
+    """Of the .bin beside an .xml."""
+
+    @property
+    def sha256(self) -> str:
+        """``cat`` of the files through ``sha256sum``."""
+        return hashlib.sha256(self.content + self.constants).hexdigest()
+
+
+class ThirdPartyNetwork(Network):
+    """A file as a network: what ``normalize`` gives (B, 3, H, W) -> (B, D). It runs on the CPU and cannot be trained.
+
+    Attributes:
+        runtime: ``onnxruntime`` or ``openvino``.
+    """
+
+    config: ThirdPartyConfig  # type: ignore[assignment]
+    card: ThirdPartyCard
+
+    def __init__(self, file: ModelFile, card: ThirdPartyCard, session: "Session") -> None:
+        super().__init__()
+        self.file, self.card, self.config, self.session = file, card, card.architecture, session
+        self.runtime = session.runtime
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W), in the card's channel order -> (B, D)."""
+        return torch.from_numpy(self.session(x.detach().cpu().numpy()))
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """There is none to be had.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{self.file.path} gives vectors only: it has no feature map that could be looked at")
+
+    def sha256(self, preprocessing: Preprocessing) -> str:
+        """SHA-256 of the file and of how images are made ready for it: together they decide a vector."""
+        settings = json.dumps(asdict(preprocessing), sort_keys=True)
+        return hashlib.sha256(f"{self.card.sha256} {settings}".encode()).hexdigest()
+
+
+class Session:
+    """A file in its runtime: images (B, 3, H, W) float32 -> (B, D) float32.
+
+    Raises:
+        WeightsError: the runtime cannot read the file, or it has not one image input and one vector output; the
+            message says what was found.
+        MissingExtraError: the runtime is not installed.
+    """
+
+    def __init__(self, file: ModelFile) -> None:
+        self.path = file.path
+        self.metadata: dict[str, str] = {}
+        self._run: Run
+        if file.path.suffix == ".onnx":
+            self.runtime, inputs, outputs = "onnxruntime", *self._open_onnx(file)
+        else:
+            self.runtime, inputs, outputs = "openvino", *self._open_openvino(file)
+        self.found = f"inputs {_listed(inputs)}; outputs {_listed(outputs)}"
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise self._unfit("one input and one output are needed")
+        (_, shape, kind), (_, out_shape, _) = inputs[0], outputs[0]
+        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+            raise self._unfit("the input must be images (batch, 3, height, width) or (batch, height, width, 3)")
+        if kind not in _KINDS:
+            raise self._unfit(f"the input must be {', '.join(_KINDS)}")
+        if len(out_shape) not in (2, 4) or any(side not in (1, None) for side in out_shape[2:]):
+            raise self._unfit("the output must be vectors (batch, numbers)")
+        self.channels_first = shape[1] == 3
+        self.kind = _KINDS[kind]
+        self.batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+        """The only batch that the file takes; None if it takes any."""
+        sides = shape[2:] if self.channels_first else shape[1:3]
+        self.size_hw = (sides[0], sides[1]) if all(isinstance(side, int) and side > 0 for side in sides) else None
+        """The only size; None if it takes several."""
+
+    def _unfit(self, reason: str) -> WeightsError:
+        return WeightsError(f"{self.path} does not fit: {reason}. Found: {self.found}")
+
+    def _open_onnx(self, file: ModelFile) -> tuple[list["_Port"], list["_Port"]]:
+        runtime = require_extra("onnxruntime", "speed")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = count_cores()
+        try:
+            session = runtime.InferenceSession(file.content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime has a dozen of its own
+            raise WeightsError(f"{file.path} cannot be read by ONNX Runtime: {error}") from error
+        self.metadata = dict(session.get_modelmeta().custom_metadata_map)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        name = inputs[0].name if inputs else ""
+        self._run = lambda images: session.run(None, {name: images})[0]
+        return [_onnx_port(one) for one in inputs], [_onnx_port(one) for one in outputs]
+
+    def _open_openvino(self, file: ModelFile) -> tuple[list["_Port"], list["_Port"]]:
+        core = openvino_core()
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(count_cores())}
+        try:
+            model = core.read_model(file.content, file.constants)
+            compiled = core.compile_model(model, "CPU", settings)
+        except Exception as error:
+            raise WeightsError(f"{file.path} cannot be read by OpenVINO: {error}") from error
+
+        def run(images: NDArray[Any]) -> NDArray[np.float32]:
+            request = compiled.create_infer_request()
+            return next(iter(request.infer({0: images}).values())).copy()
+
+        self._run = run
+        return [_openvino_port(one) for one in model.inputs], [_openvino_port(one) for one in model.outputs]
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """In parts of the only batch that the file takes, if there is one; the last part is filled up."""
+        if not self.channels_first:
+            images = images.transpose(0, 2, 3, 1)
+        if self.kind is np.uint8:
+            images = np.clip(np.rint(images), 0, 255)
+        images = np.ascontiguousarray(images, dtype=self.kind)
+        step = self.batch or max(1, len(images))
+        rows = []
+        for start in range(0, len(images), step):
+            part = images[start : start + step]
+            if self.batch and len(part) < self.batch:
+                part = np.concatenate([part, np.repeat(part[-1:], self.batch - len(part), axis=0)])
+            found = np.asarray(self._run(part), dtype=np.float32).reshape(len(part), -1)
+            rows.append(found[: len(images) - start])
+        return np.concatenate(rows)
+
+
+_Port = tuple[str, tuple[int | str | None, ...], str]
+"""Name, shape and type of an input or output."""
+_KINDS = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8}
+
+
+def _listed(ports: list[_Port]) -> str:
+    shown = [f"{name} {kind} ({', '.join(map(str, shape))})" for name, shape, kind in ports]
+    return ", ".join(shown) or "none"
+
+
+def _onnx_port(port: Any) -> _Port:
+    kinds = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+    return port.name, tuple(port.shape), kinds.get(port.type, port.type)
+
+
+def _openvino_port(port: Any) -> _Port:
+    kinds = {"f32": "float32", "f16": "float16", "u8": "uint8"}
+    shape = tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
+    kind = port.element_type.get_type_name()
+    return port.any_name if port.names else "unnamed", shape, kinds.get(kind, kind)
+
+
+def is_third_party(model: str | Path) -> bool:
+    """True for what ``load_third_party`` reads: an .onnx file, an .xml file with a card, a folder or gallery of either.
+
+    An .xml file without a card may be one of Intel's OSNets, which is read into our own network instead.
+    """
+    path = Path(model)
+    if path.suffix == ".onnx":
+        return path.is_file()
+    if path.suffix == ".xml":
+        return path.is_file() and card_path(path).is_file()
+    return _find_folder(path) is not None
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of a file lies: ``model.card.json`` beside ``model.onnx``."""
+    return path.with_suffix(".card.json")
+
+
+def _find_folder(path: Path) -> Path | None:
+    """A folder whose card is of this kind: itself, or ``weights`` in it."""
+    for folder in (path.parent if path.name == CARD_FILE else path, path / "weights"):
+        card = folder / CARD_FILE
+        if (
+            card.is_file()
+            and card.stat().st_size < 2**20
+            and FORMAT in card.read_text(encoding="utf-8", errors="ignore")
+        ):
+            return folder
+    return None
+
+
+def load_third_party(model: str | Path) -> ThirdPartyNetwork:
+    """The network in a file, by its card.
+
+    Raises:
+        WeightsError: no such file, no card, a card of another file, or a file that does not fit; the message says what
+            was found.
+        MissingExtraError: the runtime is not installed.
+    """
+    path = Path(model)
+    folder = _find_folder(path)
+    own_card = folder / CARD_FILE if folder is not None else card_path(path)
+    if not own_card.is_file():
+        file = read_model_file(path)
+        session = Session(file)
+        if (card := _card_in_metadata(file, session)) is not None:
+            return ThirdPartyNetwork(file, card, session)
+        size = "x".join(map(str, session.size_hw)) if session.size_hw else "256x128"
+        raise WeightsError(
+            f"{path} has no card that says how images are made ready for it, neither {own_card.name} beside it nor in "
+            f"its metadata. Found: {session.found}. Write one: osnet card {path} --size {size} --order rgb --scale 255"
+        )
+    card, name = _read_card(own_card)
+    if folder is None and name != path.name:
+        raise WeightsError(f"{own_card} is the card of {name}, not of {path.name}")
+    file = read_model_file(own_card.parent / name)
+    if file.sha256 != card.sha256:
+        raise WeightsError(
+            f"{file.path} is not the file that {own_card} was written for: its SHA-256 is {file.sha256}, the card says "
+            f"{card.sha256}"
+        )
+    session = Session(file)
+    _check_size(session, card.preprocessing)
+    return ThirdPartyNetwork(file, card, session)
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """The bytes of an .onnx file, or of an .xml file and its .bin.
+
+    Raises:
+        WeightsError: a file is missing, of another kind, or larger than any such network.
+    """
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"{path} ends in {path.suffix or 'nothing'}; networks of others end in {', '.join(SUFFIXES)}"
+        )
+    parts = [path] if path.suffix == ".onnx" else [path, path.with_suffix(".bin")]
+    for part in parts:
+        if not part.is_file():
+            raise WeightsError(f"no such file: {part}")
+        if part.stat().st_size > MAX_FILE_BYTES:
+            raise WeightsError(f"{part} has {part.stat().st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
+    return ModelFile(path, *(part.read_bytes() for part in parts))
+
+
+def _check_size(session: Session, preprocessing: Preprocessing) -> None:
+    if session.size_hw not in (None, preprocessing.size_hw):
+        raise WeightsError(
+            f"{session.path} takes images of {session.size_hw} pixels (height, width), not of {preprocessing.size_hw}. "
+            f"Found: {session.found}"
+        )
+
+
+def _read_card(path: Path) -> tuple[ThirdPartyCard, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise WeightsError(f"{path} is no card of this kind: its format is not {FORMAT!r}")
+        name, preprocessing = content.pop("weights"), content.pop("preprocessing")
+        config = ThirdPartyConfig(name, content.pop("embedding_size"))
+        check_fields(config)
+        card = ThirdPartyCard(config, preprocessing=_read_preprocessing(preprocessing), **content)
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read: {error!r}") from error
+    if not is_plain_name(name):
+        raise WeightsError(f"{path} names the file {name!r}, which is not a plain name in its own folder")
+    return card, name
+
+
+def _read_preprocessing(settings: dict[str, Any]) -> Preprocessing:
+    """From JSON; raises what ``Preprocessing`` and ``check_fields`` raise."""
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    preprocessing = Preprocessing(**lists)
+    check_fields(preprocessing)
+    return preprocessing
+
+
+def _card_in_metadata(file: ModelFile, session: Session) -> ThirdPartyCard | None:
+    """Of an ONNX file that ``osnet export`` wrote."""
+    about = session.metadata
+    if not {"preprocessing", "input", "weights_sha256"} <= about.keys():
+        return None
+    try:
+        preprocessing = _read_preprocessing(json.loads(about["preprocessing"]))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{file.path}: its metadata cannot be read: {error!r}") from error
+    if session.kind is np.uint8:  # it normalises by itself
+        preprocessing = replace(preprocessing, mean=(0.0,) * 3, std=(1 / 255,) * 3, channel_order="rgb")
+    return ThirdPartyCard(
+        ThirdPartyConfig(file.path.name, _measure_size(session, preprocessing.size_hw)),
+        name=about.get("model") or file.path.stem,
+        preprocessing=preprocessing,
+        training_data=about.get("training_data", "unknown"),
+        licence=about.get("licence", LICENCE_UNKNOWN),
+        source=f"{file.path.name} (sha256 {file.sha256})",
+        sha256=file.sha256,
+    )
+
+
+def _measure_size(session: Session, size_hw: tuple[int, int]) -> int:
+    """D, from one image."""
+    try:
+        return int(session(np.zeros((1, 3, *size_hw), np.float32)).shape[1])
+    except Exception as error:  # whatever the runtime raises
+        raise WeightsError(
+            f"{session.path} does not run on images of {size_hw}: {error}. Found: {session.found}"
+        ) from error
+
+
+def scaled(
+    size_hw: tuple[int, int],
+    order: ChannelOrder = "rgb",
+    scale: float = 255.0,
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    interpolation: Interpolation = "bilinear",
+) -> Preprocessing:
+    """(pixel / scale - mean) / std as a ``Preprocessing``, whose mean and std are fractions of 255.
+
+    Args:
+        size_hw: height and width of the network's input, in pixels.
+        order: of the channels that the network expects.
+        scale: what pixels of 0 to 255 are divided by: 255 gives fractions, 1 leaves them as they are.
+        mean, std: per channel, in ``order``, after that division.
+        interpolation: how crops are resized.
+
+    Raises:
+        ModelError: a value that cannot be.
+    """
+    if not (np.isfinite([scale, *mean, *std]).all() and scale > 0 and min(std) > 0):
+        raise ModelError(f"scale {scale} and std {std} must be positive, and mean {mean} finite")
+    means, stds = ([value * scale / 255 for value in values] for values in (mean, std))
+    try:
+        return Preprocessing(
+            size_hw, (means[0], means[1], means[2]), (stds[0], stds[1], stds[2]), interpolation, channel_order=order
+        )
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What ``write_card`` found."""
+
+    card: ThirdPartyCard
+    path: Path
+    """The card's file."""
+    found: str
+    """Inputs and outputs of the network."""
+    num_images: int
+    cosines: tuple[float, float, float]
+    """Least, median and greatest between different images."""
+
+
+def write_card(
+    model: str | Path,
+    preprocessing: Preprocessing,
+    images: str | Path | None = None,
+    *,
+    name: str = "",
+    training_data: str = "unknown",
+    licence: str = LICENCE_UNKNOWN,
+    overwrite: bool = False,
+) -> Checked:
+    """Write ``NAME.card.json`` beside a network of others, after it has run as the card says.
+
+    Args:
+        model: an .onnx file, or an .xml file with its .bin.
+        preprocessing: how images are made ready (``scaled``).
+        images: a folder of crops to check it on, the first 32; by default generated ones.
+        name: what to call it; by default the file's name.
+        training_data, licence: what is known of it.
+        overwrite: replace a card that is there.
+
+    Raises:
+        WeightsError: the file does not fit, or its vectors cannot be used: not finite, zero, dependent on the batch, or
+            the same for all images.
+        DataError: a card is there already, or the folder holds fewer than two images.
+    """
+    path = Path(model)
+    target = card_path(path)
+    if target.exists() and not overwrite:
+        raise DataError(f"{target} exists; allow replacing it: overwrite=True, --overwrite")
+    file = read_model_file(path)
+    session = Session(file)
+    _check_size(session, preprocessing)
+    pixels = _read_pixels(images, preprocessing)
+    config = ThirdPartyConfig(path.name, _measure_size(session, preprocessing.size_hw))
+    card = ThirdPartyCard(
+        config,
+        name=name or path.stem,
+        preprocessing=preprocessing,
+        training_data=training_data,
+        licence=licence,
+        source=f"{path.name} (sha256 {file.sha256})",
+        sha256=file.sha256,
+    )
+    vectors = ThirdPartyNetwork(file, card, session)(normalize(to_fractions(pixels), preprocessing))
+    alone = session(normalize(to_fractions(pixels[:1]), preprocessing).numpy())
+    cosines = _check_vectors(path, vectors, torch.from_numpy(alone))
+    write_json(target, card.to_json(path.name))
+    return Checked(card, target, session.found, len(pixels), cosines)
+
+
+def _read_pixels(images: str | Path | None, preprocessing: Preprocessing) -> Tensor:
+    if images is None:
+        return generate_pixels(8, preprocessing.size_hw)
+    paths = [path for path, _ in zip(list_images(images), range(NUM_CHECKED), strict=False)]
+    if len(paths) < 2:
+        raise DataError(f"{images} holds {len(paths)} images; at least two are compared")
+    return torch.stack([resize_image(read_image(path), preprocessing) for path in paths])
+
+
+def _check_vectors(path: Path, vectors: Tensor, alone: Tensor) -> tuple[float, float, float]:
+    """Cosines between different images: least, median, greatest."""
+    lengths = vectors.norm(dim=1)
+    if not bool(torch.isfinite(lengths).all()) or not bool((lengths > 0).all()):
+        raise WeightsError(f"{path} gives vectors that are not finite or zero; is the scale or the order another one?")
+    units = unit_length(vectors)
+    if float((units[:1] - unit_length(alone)).abs().max()) > LEAST_SPREAD:
+        raise WeightsError(f"{path} gives another vector for an image alone than in a batch")
+    between = (units @ units.T)[torch.triu(torch.ones(len(units), len(units), dtype=torch.bool), 1)]
+    if float(between.min()) > 1 - LEAST_SPREAD:
+        raise WeightsError(
+            f"{path} gives all {len(units)} images the same vector (least cosine {float(between.min()):.6f}); is the "
+            "scale or the order another one?"
+        )
+    return float(between.min()), float(between.median()), float(between.max())
+
+
+def save_third_party(network: ThirdPartyNetwork, folder: str | Path, preprocessing: Preprocessing) -> None:
+    """A copy of the file in a folder of its own, with its card as ``card.json``, which is written last."""
+    folder, file = make_folder(folder), network.file
+    for path, content in ((file.path, file.content), (file.path.with_suffix(".bin"), file.constants)):
+        if path is file.path or content:
+            with written_aside(folder / path.name) as aside:
+                aside.write_bytes(content)
+    write_json(folder / CARD_FILE, replace(network.card, preprocessing=preprocessing).to_json(file.path.name))

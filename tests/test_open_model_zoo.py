@@ -1,0 +1,161 @@
+"""Intel's files: found in a folder, downloaded from a server on the loopback, refused where they differ."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import osnet.weights.open_model_zoo as zoo
+from conftest import shared_data
+from osnet import create_model
+from osnet.errors import WeightsError
+from osnet.weights.hub import load_model
+from osnet.weights.open_model_zoo import INTEL_WEIGHTS, Figures, IntelWeights, find_intel, get_intel
+
+CONTENTS = {".xml": b"<net/>", ".bin": b"\0\1\2\3"}
+NAME = "person-reidentification-retail-0287"
+
+
+def digest(suffix: str) -> str:
+    return hashlib.sha256(CONTENTS[suffix]).hexdigest()
+
+
+ENTRY = IntelWeights(NAME, "osnet_lct_x0_5", "FP32", digest(".xml"), digest(".bin"), (6, 4), Figures(1, 1))
+
+
+class Storage(ThreadingHTTPServer):
+    """OpenVINO's storage, as far as a download needs it."""
+
+    def __init__(self) -> None:
+        self.files = dict(CONTENTS)
+        self.requests: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Storage
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        content = self.server.files.get(Path(self.path).suffix)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_args: object) -> None: ...
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    server = Storage()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("OSNET_OMZ_URL", f"http://127.0.0.1:{server.server_port}/zoo")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_download_once_then_from_the_cache(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    path = find_intel(ENTRY)
+    assert path.name == f"{NAME}.xml"
+    assert [path.with_suffix(suffix).read_bytes() for suffix in CONTENTS] == list(CONTENTS.values())
+    assert storage.requests == [f"/zoo/{NAME}/FP32/{NAME}{suffix}" for suffix in (".xml", ".bin")]
+    printed = capsys.readouterr().err
+    assert "Apache-2.0" in printed
+    assert NAME in printed
+    assert find_intel(ENTRY) == path
+    assert len(storage.requests) == 2
+
+
+@pytest.mark.parametrize("content", [b"\0\1\2\4", b"\0\1\2\3 and more", b""])
+def test_a_file_with_another_hash_is_refused_and_not_kept(storage: Storage, tmp_path: Path, content: bytes) -> None:
+    storage.files[".bin"] = content
+    with pytest.raises(WeightsError) as caught:
+        find_intel(ENTRY)
+    assert ENTRY.sha256_bin in str(caught.value)
+    assert not list((tmp_path / "cache").rglob("*.bin"))
+    storage.files[".bin"] = CONTENTS[".bin"]
+    assert find_intel(ENTRY).is_file()
+
+
+def test_a_damaged_cache_is_refused(storage: Storage) -> None:
+    path = find_intel(ENTRY)
+    path.with_suffix(".bin").write_bytes(b"else")
+    with pytest.raises(WeightsError, match="Delete it") as caught:
+        find_intel(ENTRY)
+    assert str(path.with_suffix(".bin")) in str(caught.value)
+
+
+@pytest.mark.parametrize("gone", ["file", "server"])
+def test_what_cannot_be_fetched_says_which_files_to_put_where(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    if gone == "file":
+        storage.files.clear()
+    else:
+        monkeypatch.setenv("OSNET_OMZ_URL", "http://127.0.0.1:9/zoo")
+    with pytest.raises(WeightsError) as caught:
+        find_intel(ENTRY)
+    for word in (f"{NAME}.xml", f"{NAME}.bin", "OSNET_WEIGHTS", "127.0.0.1"):
+        assert word in str(caught.value)
+    assert not list((tmp_path / "cache").rglob("*.xml"))
+
+
+def test_other_kinds_of_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("OSNET_OMZ_URL", f"file://{tmp_path}")
+    with pytest.raises(WeightsError, match="file:"):
+        find_intel(ENTRY)
+
+
+@pytest.mark.parametrize("place", ["", NAME, f"{NAME}/FP32", "0287"])
+def test_a_local_file_comes_first(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    folder = tmp_path / "mine" / place
+    folder.mkdir(parents=True)
+    for suffix, content in CONTENTS.items():
+        (folder / f"{NAME}{suffix}").write_bytes(content)
+    monkeypatch.setenv("OSNET_WEIGHTS", str(tmp_path / "mine"))
+    assert find_intel(ENTRY) == folder / f"{NAME}.xml"
+    (folder / f"{NAME}.bin").unlink()
+    assert find_intel(ENTRY).is_relative_to(tmp_path / "cache")
+
+
+def test_names() -> None:
+    assert [w.model for w in INTEL_WEIGHTS] == [f"osnet_lct_{width}" for width in ("x1_0", "x0_75", "x0_5", "x0_25")]
+    for name in (NAME, f"{NAME}.xml", "osnet_lct_x0_5_intel"):
+        entry = get_intel(name)
+        assert entry is not None
+        assert entry.name == NAME
+    assert get_intel("osnet_lct_x0_5") is None
+    with pytest.raises(WeightsError, match="osnet_lct_x0_5_intel"):
+        load_model("osnet_lct_x0_5")
+    with pytest.raises(WeightsError, match=NAME):
+        load_model(f"{NAME[:-1]}6_")
+
+
+def test_by_any_name_it_is_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSNET_WEIGHTS", str(shared_data("omz")))
+    one, other = load_model("person-reidentification-retail-0288"), create_model("osnet_lct_x0_25", pretrained="intel")
+    assert one.card == other.card
+    assert all((a == b).all() for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    with pytest.raises(WeightsError, match="not the network asked for"):
+        create_model("osnet_lct_x0_25", pretrained="intel", embedding_size=128)
+
+
+def test_the_known_files_are_those_of_the_zoo() -> None:
+    """Sizes and SHA-256 of the files as they were when they were read; here they are counted again."""
+    for entry in INTEL_WEIGHTS:
+        folder = shared_data(f"omz/{entry.name[-4:]}")
+        for name, (sha256, num_bytes) in entry.files.items():
+            content = (folder / name).read_bytes()
+            assert (hashlib.sha256(content).hexdigest(), len(content)) == (sha256, num_bytes)
+    assert zoo.STORAGE.startswith("https://storage.openvinotoolkit.org/")

@@ -1,0 +1,212 @@
+"""Intel's OSNets from OpenVINO's files: the same vectors as OpenVINO gives, and refusals of everything else."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import cosine_similarity
+
+from conftest import shared_data
+from osnet import Embedder, OSNetConfig, convert, load_weights, save_weights
+from osnet.data.loading import list_images, read_image
+from osnet.data.transforms import normalize, resize_image, to_fractions
+from osnet.errors import WeightsError
+from osnet.models.norms import estimate_norms, lacks_statistics
+from osnet.runtime.backends import list_backends, openvino_core
+from osnet.runtime.export import export
+from osnet.runtime.onnx_graph import UnknownStepError
+from osnet.types import Preprocessing
+from osnet.weights.checkpoint import read_checkpoint
+from osnet.weights.open_model_zoo import INTEL_WEIGHTS
+
+NUMBERS = {"0277": "x1_0", "0286": "x0_75", "0287": "x0_5", "0288": "x0_25"}
+
+
+def find_xml(number: str) -> Path:
+    return shared_data(f"omz/{number}/person-reidentification-retail-{number}.xml")
+
+
+def crops(number: int) -> list[Path]:
+    return [path for path, _ in zip(list_images(shared_data("people-mini")), range(number), strict=False)]
+
+
+def run_openvino(xml: Path, paths: list[Path]) -> NDArray[np.float32]:
+    """What the file's own runtime says of crops resized by Pillow: BGR in 0 to 255, one at a time."""
+    compiled = openvino_core().compile_model(str(xml), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    pixels = [resize_image(read_image(path), Preprocessing()).flip(0)[None].float().numpy() for path in paths]
+    return np.concatenate([next(iter(compiled(one).values())).copy() for one in pixels])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_backend_gives_openvinos_vectors_on_200_crops(number: str) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    xml, paths = find_xml(number), crops(200)
+    expected = run_openvino(xml, paths)
+    assert expected.shape == (200, 256)
+    assert np.abs(expected).max() > 0.5
+    for backend in ("torch", "onnxruntime", "openvino"):
+        found = Embedder(xml, backend=backend, normalize=False).embed(paths)
+        assert np.abs(found - expected).max() < 1e-4, backend
+
+
+def test_our_own_code_refuses_and_auto_takes_another() -> None:
+    xml, paths = find_xml("0288"), crops(3)
+    network = load_weights(xml)
+    assert list_backends("auto", network, torch.device("cpu"))[0] == "native"
+    with pytest.raises(ValueError, match="native") as caught:
+        Embedder(xml, backend="native")
+    assert isinstance(caught.value.__cause__, UnknownStepError)
+    embedder = Embedder(xml)
+    assert embedder.backend in ("onnxruntime", "torch")
+    np.testing.assert_allclose(embedder.embed(paths), Embedder(network).embed(paths), atol=1e-5)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_card(number: str) -> None:
+    checkpoint = read_checkpoint(find_xml(number))
+    card, config = checkpoint.card, checkpoint.card.architecture
+    entry = next(w for w in INTEL_WEIGHTS if w.name.endswith(number))
+    assert (card.name, card.licence, card.num_classes) == (f"osnet_lct_{NUMBERS[number]}", "Apache-2.0", 0)
+    assert (card.name, card.sha256) == (entry.model, entry.sha256_bin)
+    for digest in (entry.sha256_bin, entry.sha256_xml):
+        assert digest in card.source
+    assert card.preprocessing.size_hw == config.fixed_size_hw == (256, 128)
+    assert config.embedding_size == 256
+    if entry.precision == "FP32":
+        assert card.preprocessing == Preprocessing()
+
+
+def test_folder_of_ours_and_back(tmp_path: Path) -> None:
+    """A copy as a checkpoint folder is the same network, and says so by its digest."""
+    xml, paths = find_xml("0288"), crops(4)
+    convert(xml, tmp_path / "ours")
+    one, other = Embedder(xml, backend="torch"), Embedder(tmp_path / "ours", backend="torch")
+    assert one.sha256() == other.sha256()
+    np.testing.assert_array_equal(one.embed(paths), other.embed(paths))
+    with pytest.raises(ValueError, match="gate='channel_then_lct'"):
+        convert(xml, tmp_path / "theirs.pth")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnx_export(tmp_path: Path, precision: Any) -> None:
+    """The exporter compares its files with the network; here that they hold what they should."""
+    pytest.importorskip("onnxruntime")
+    for file in export(read_checkpoint(find_xml("0288")), tmp_path, precision=precision):
+        assert file.largest_difference < (1e-4 if precision == "fp32" else 0.05)
+        assert file.path.stat().st_size < (1_000_000 if precision == "fp32" else 560_000)
+
+
+def test_training_moves_every_tensor() -> None:
+    network = load_weights(find_xml("0288")).train()
+    torch.manual_seed(0)
+    network(torch.rand(4, 3, 256, 128)).square().sum().backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not silent
+    moved = [name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    # A group of one channel is 0 after normalisation, whatever its scale; a bias before a BatchNorm changes nothing.
+    assert len(moved) >= len(list(network.parameters())) - 2
+
+
+def test_norms_without_statistics_get_them() -> None:
+    """The same function afterwards in eval mode; in training mode nearly so, where it was another one before."""
+    network = load_weights(find_xml("0288"))
+    assert lacks_statistics(network)
+    assert not lacks_statistics(load_weights(shared_data("weights/osnet_x0_25_msmt17.pth")))
+    pixels = torch.stack([resize_image(read_image(path), Preprocessing()) for path in crops(24)])
+    images = normalize(to_fractions(pixels), Preprocessing())
+    with torch.no_grad():
+        before, untrained = network(images), network.train()(images)
+        network = load_weights(find_xml("0288"))
+        assert estimate_norms(network, images.split(8)) == 24
+        assert not lacks_statistics(network)
+        torch.testing.assert_close(network(images), before, atol=2e-5, rtol=0)
+        trained = network.train()(images)
+    assert cosine_similarity(trained, before).mean() > 0.999
+    assert cosine_similarity(untrained, before).mean() < 0.9
+    norm = network.conv2[0].reduce.norm
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        stem = network.eval().stem_pool(network.stem(network.input_norm(images)))
+        seen = network.conv2[0].reduce.conv(stem).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(norm.running_mean, seen.mean(1), atol=1e-4, rtol=1e-3)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The smallest one, to be damaged."""
+    xml = find_xml("0288")
+    for suffix in (".xml", ".bin"):
+        shutil.copyfile(xml.with_suffix(suffix), tmp_path / f"net{suffix}")
+    return tmp_path / "net.xml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('<?xml version="1.0"?>', '<?xml version="1.0"?><!DOCTYPE net [<!ENTITY a "aaaa">]>', ["document type"]),
+        ('type="Sigmoid"', 'type="Tanh"', ["no stream times its gate"]),
+        ('strides="2, 2"', 'strides="1, 1"', ["strides"]),
+        ('from-layer="3"', 'from-layer="99999"', ["99999"]),
+        ('eps="9.9999997473787516e-06"', 'eps="0.001"', ["0.001"]),
+        ("</net>", "", ["no OpenVINO network"]),
+        ('type="PReLU"', 'type="ReLU"', ["ReLU", "PReLU", "osnet card"]),
+    ],
+)
+def test_files_that_hold_something_else(copied: Path, old: str, new: str, words: list[str]) -> None:
+    text = copied.read_text(encoding="utf-8")
+    assert old in text
+    copied.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(WeightsError) as caught:
+        load_weights(copied)
+    for word in [*words, str(copied)]:
+        assert word in str(caught.value)
+
+
+def test_a_graph_that_goes_round_in_a_circle_is_refused(copied: Path) -> None:
+    """The first layer of a stream reads what its own end gives."""
+    text = copied.read_text(encoding="utf-8")
+    edge = '<edge from-layer="28" from-port="1" to-layer="30" to-port="0" />'
+    assert edge in text
+    copied.write_text(text.replace(edge, edge.replace('from-layer="28"', 'from-layer="35"')), encoding="utf-8")
+    with pytest.raises(WeightsError, match="more than 16 layers"):
+        load_weights(copied)
+
+
+def test_damaged_constants(copied: Path) -> None:
+    content = copied.with_suffix(".bin").read_bytes()
+    copied.with_suffix(".bin").write_bytes(content[:728_000])  # what follows are two shapes and one slope
+    with pytest.raises(WeightsError, match="bytes at"):
+        load_weights(copied)
+    copied.with_suffix(".bin").write_bytes(content[:100_000] + b"\xff" * 64 + content[100_064:])  # NaN
+    with pytest.raises(WeightsError, match="not finite"):
+        load_weights(copied)
+    copied.with_suffix(".bin").unlink()
+    with pytest.raises(WeightsError, match=r"net\.bin"):
+        load_weights(copied)
+
+
+def test_a_changed_file_is_not_said_to_be_intels(copied: Path) -> None:
+    content = bytearray(copied.with_suffix(".bin").read_bytes())
+    content[100_000:100_004] = np.float32(0.25).tobytes()
+    copied.with_suffix(".bin").write_bytes(content)
+    card = read_checkpoint(copied).card
+    assert card.licence == "not stated"
+    assert "Open Model Zoo" not in card.source
+
+
+def test_cards_of_plain_networks_are_as_before(tiny_weights: Path, tmp_path: Path) -> None:
+    """Dials that came later are named only where they are used."""
+    assert '"gate"' not in (tiny_weights / "card.json").read_text(encoding="utf-8")
+    network = load_weights(tiny_weights)
+    assert isinstance(network.config, OSNetConfig)
+    save_weights(load_weights(find_xml("0288")), tmp_path / "lct")
+    text = (tmp_path / "lct" / "card.json").read_text(encoding="utf-8")
+    assert '"gate": "channel_then_lct"' in text
+    assert '"pooled_hw"' not in text
