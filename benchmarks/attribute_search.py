@@ -19,7 +19,7 @@ from osnet.data.attributes.dataset import AttributeSplit
 from osnet.data.attributes.reader import read_attributes
 from osnet.embedding.attribute_predictor import AttributePredictor, find_attributes
 from osnet.files import check_writable, write_json
-from osnet.gallery import Gallery, describe
+from osnet.gallery import Gallery, attribute_probabilities
 from osnet.tasks.attribute_task import labelled
 from osnet.types import Item
 
@@ -47,11 +47,11 @@ class Settings:
 
 
 def index_test(predictor: AttributePredictor, test: AttributeSplit, folder: Path) -> Gallery:
-    gallery = Gallery.for_embedder(folder, predictor)
+    gallery = Gallery.open(folder, predictor)
     seen = predictor.embed_named(test.paths)
     items = [Item(name) for name in seen.names]
-    said = describe(predictor, seen.probabilities)
-    gallery.add(seen.vectors, items, weights_sha256=predictor.sha256(), attributes=said)
+    said = attribute_probabilities(predictor, seen.probabilities)
+    gallery.add_embeddings(seen.vectors, items, weights_sha256=predictor.sha256(), attributes=said)
     return gallery
 
 

@@ -155,7 +155,7 @@ def draw_sheet(settings: Settings, dataset: AttributeDataset) -> None:
     seen = predictor.predict([test.paths[i] for i in rows])
     shown = [
         Described(
-            test.paths[i], tuple(seen.held(place)),
+            test.paths[i], tuple(seen.positive(place)),
             tuple(n for n, v in zip(dataset.attributes, test.labels[i], strict=True) if v == 1),
         )
         for place, i in enumerate(rows)

@@ -157,7 +157,7 @@ def test_a_gallery_names_a_bad_file(kind: str, tmp_path: Path) -> None:
     """Its list has the right digest, as that of a stranger's gallery would."""
     folder, sha = tmp_path / "g", "a" * 64
     store = Gallery.create(folder, weights_sha256=sha, embedding_size=4)
-    store.add(np.ones((2, 4)), [Item("one"), Item("two")], weights_sha256=sha)
+    store.add_embeddings(np.ones((2, 4)), [Item("one"), Item("two")], weights_sha256=sha)
     (vectors,) = folder.glob("vectors-*.npy")
     np.save(tmp_path / "objects.npy", np.array([{}]))
     contents = {"empty": b"", "npz": WHOLE, "objects": (tmp_path / "objects.npy").read_bytes(), "text": b"1,2,3",

@@ -51,7 +51,7 @@ def test_it_learns_and_its_checkpoint_says_so(colour_run: Path, colours: Path) -
     )
     exponents = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(by_files.probabilities, exponents / exponents.sum(1, keepdims=True), atol=1e-4)
-    (first, share), (_, second) = by_files.best(0, top=2)
+    (first, share), (_, second) = by_files.topk(0, top=2)
     assert (first, share > second) == ("blue", True)
     plain = Embedder(colour_run).embed(colours / "test")
     np.testing.assert_allclose(
@@ -138,15 +138,15 @@ def test_a_trained_checkpoint_is_exported_with_its_logits(colour_run: Path, colo
 def test_weights_that_name_no_classes(tmp_path: Path, colour_run: Path) -> None:
     network = create_model("osnet_x0_25")
     save_weights(network, tmp_path / "bare")
-    with pytest.raises(WeightsError, match="names no classes: no classifier"):
+    with pytest.raises(WeightsError, match="classifier"):
         ClassPredictor(tmp_path / "bare")
     save_weights(network, tmp_path / "people", classifier=torch.nn.Linear(512, 4).state_dict())
-    with pytest.raises(WeightsError, match="tells identities apart"):
+    with pytest.raises(WeightsError, match="classes"):
         ClassPredictor(tmp_path / "people")
     card = Card(network.config, training_data="imagenet", preprocessing=Preprocessing((64, 64)))
     save_weights(network, tmp_path / "numbers", card, classifier=torch.nn.Linear(512, 4).state_dict())
     assert ClassPredictor(tmp_path / "numbers").classes == ("0", "1", "2", "3")
-    with pytest.raises(ModelError, match="2 names for the 4 classes"):
+    with pytest.raises(ModelError, match=r"2 class names.* 4 outputs"):
         ClassPredictor(tmp_path / "numbers", classes=["a", "b"])
     with pytest.raises(ValueError, match="2 names for 3 classes"):
         replace(read_card(colour_run / "weights")[0], classes=("a", "b"))

@@ -31,7 +31,7 @@ MARKET = "{:04d}_c{}s1_000000_00.png"
 def store_of(folder: Path, *sources: str) -> Gallery:
     store = Gallery.create(folder, weights_sha256=SHA, embedding_size=4)
     vectors = np.random.default_rng(0).normal(size=(len(sources), 4))
-    store.add(vectors, [Item(source) for source in sources], weights_sha256=SHA)
+    store.add_embeddings(vectors, [Item(source) for source in sources], weights_sha256=SHA)
     return store
 
 
@@ -62,7 +62,7 @@ def _one_embedder(monkeypatch: pytest.MonkeyPatch, tiny_network: OSNet) -> None:
 def test_a_text_that_equals_a_source_means_that_item(exact: str, others: list[str], tmp_path: Path) -> None:
     store = store_of(tmp_path / "g", *others, exact)
     query = np.ones(4)
-    hits = store.search(query, weights_sha256=SHA, where=Where(source=exact))
+    hits = store.search_embedding(query, weights_sha256=SHA, where=Where(source=exact))
     assert [hit.item.source for hit in hits] == [exact]
     assert [item.source for item in store.find(Where(source=exact))] == [exact]
     assert len(store) == len(others) + 1
@@ -125,7 +125,7 @@ def test_a_crop_that_changed_is_embedded_again(run: Run, tiny_weights: Path, cro
     store = Gallery.open(crops.parent / "g")
     embedder = Embedder(tiny_weights, backend="torch")
     query = embedder.embed(crops / "1.png")
-    hit = store.search(query, weights_sha256=store.weights_sha256, top=1)[0]
+    hit = store.search_embedding(query, weights_sha256=store.weights_sha256, top=1)[0]
     assert hit.item.source == str(crops / "1.png")
     assert hit.score == pytest.approx(1, abs=1e-5)
     stamp = store.stored()[str(crops / "2.png")].stamp
@@ -198,12 +198,12 @@ def test_a_gallery_from_before_stamps(run: Run, tmp_path: Path) -> None:  # noqa
         Item("/crops/ada.png", "ada", "1", 5.0), Item("/crops/../crops/bob.png", "bob"), Item("video.mp4#7"),
     )  # fmt: skip
     assert [stored.stamp for stored in store.stored().values()] == [None] * 3
-    store.add(np.ones((1, 3)), [Item("new")], weights_sha256=SHA, stamps=[FileStamp(1, 2, 3, "c" * 64)])
+    store.add_embeddings(np.ones((1, 3)), [Item("new")], weights_sha256=SHA, stamps=[FileStamp(1, 2, 3, "c" * 64)])
     again = Gallery.open(folder)
     assert again.stored()["new"].stamp == FileStamp(1, 2, 3, "c" * 64)
     before = (FIXTURES / "gallery_before_stamps" / "items-000001.jsonl").read_bytes()
     assert (folder / "items-000001.jsonl").read_bytes() == before
-    plan = plan_update(again.stored(), [Item("/crops/bob.png"), Item("/crops/ada.png", "eve")], labels_count=True)
+    plan = plan_update(again.stored(), [Item("/crops/bob.png"), Item("/crops/ada.png", "eve")], replace_labels=True)
     assert plan.todo == {
         "/crops/bob.png": Item("/crops/../crops/bob.png"), "/crops/ada.png": Item("/crops/ada.png", "eve", "1", 5.0),
     }  # fmt: skip
@@ -213,14 +213,16 @@ def test_a_gallery_from_before_stamps(run: Run, tmp_path: Path) -> None:  # noqa
 
 def test_an_old_gallery_is_brought_up_to_date(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     embedder = Embedder(tiny_weights, backend="torch")
-    store = Gallery.for_embedder(crops.parent / "g", embedder)
+    store = Gallery.open(crops.parent / "g", embedder)
     paths = sorted(crops.iterdir())
     items = [Item(str(path)) for path in paths]
-    store.add(embedder.embed(paths), items, weights_sha256=embedder.sha256())  # without stamps
+    store.add_embeddings(embedder.embed(paths), items, weights_sha256=embedder.sha256())  # without stamps
     write_picture(crops / "0.png", 50)
     out, _ = index(run, crops)
     assert "3 were embedded again, since the gallery did not say of what state" in out
-    hit = Gallery.open(store.folder).search(embedder.embed(crops / "0.png"), weights_sha256=embedder.sha256(), top=1)[0]
+    hit = Gallery.open(store.folder).search_embedding(
+        embedder.embed(crops / "0.png"), weights_sha256=embedder.sha256(), top=1
+    )[0]
     assert (hit.item.source, hit.score) == (str(crops / "0.png"), pytest.approx(1, abs=1e-5))
     assert "3 were there; 3 in all" in index(run, crops)[0]
 
@@ -228,14 +230,14 @@ def test_an_old_gallery_is_brought_up_to_date(run: Run, tiny_weights: Path, crop
 def test_put_replaces_and_leaves(tmp_path: Path) -> None:
     store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=2)
     old, new = FileStamp(1, 1, 1, "1" * 64), FileStamp(1, 1, 1, "2" * 64)
-    store.put([[1, 0], [0, 1]], [Item("a"), Item("b")], weights_sha256=SHA, stamps=[old, old])
-    added = store.put(
+    store.put_embeddings([[1, 0], [0, 1]], [Item("a"), Item("b")], weights_sha256=SHA, stamps=[old, old])
+    added = store.put_embeddings(
         [[0, 1], [1, 1], [1, 0]], [Item("a"), Item("c"), Item("b")], weights_sha256=SHA, stamps=[new, None, old]
     )
     assert (added.new, added.replaced, added.same) == (1, 1, 1)
     again = Gallery.open(store.folder)
     assert [item.source for item in again.items] == ["b", "a", "c"]
-    assert [hit.item.source for hit in again.search([0, 1], weights_sha256=SHA, top=2)] == ["b", "a"]
+    assert [hit.item.source for hit in again.search_embedding([0, 1], weights_sha256=SHA, top=2)] == ["b", "a"]
     first = {"a": "2", "b": "1"}
     assert {s: (x.stamp and x.stamp.sha256[0]) for s, x in again.stored().items()} == first | {"c": None}
 
@@ -341,22 +343,24 @@ def test_weights_are_checked_under_the_lock(tmp_path: Path) -> None:
         store_again = Gallery.open(tmp_path / "g")
         shutil.rmtree(tmp_path / "g")
         Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=8)
-        store_again.add(np.ones((1, 4)), [Item("x")], weights_sha256=SHA)
+        store_again.add_embeddings(np.ones((1, 4)), [Item("x")], weights_sha256=SHA)
     shutil.rmtree(tmp_path / "g")
     with pytest.raises(GalleryError, match="no such folder"):
-        store.add(np.ones((1, 4)), [Item("x")], weights_sha256=SHA)
+        store.add_embeddings(np.ones((1, 4)), [Item("x")], weights_sha256=SHA)
     assert not (tmp_path / "g").exists()
 
 
 def test_forgetting_looks_at_the_newest_state(tmp_path: Path) -> None:
-    from osnet.gallery import Described
+    from osnet.gallery import AttributeProbabilities
     from osnet.gallery.segments import StoredAttribute
 
     store = store_of(tmp_path / "g", "a")
     shutil.rmtree(tmp_path / "g")
     hat = StoredAttribute("hat", 0.5, "h")
     again = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=4, attributes=[hat])
-    again.add(np.ones((1, 4)), [Item("x")], weights_sha256=SHA, attributes=Described((hat,), [[0.7]]))
+    again.add_embeddings(
+        np.ones((1, 4)), [Item("x")], weights_sha256=SHA, attributes=AttributeProbabilities((hat,), [[0.7]])
+    )
     store.forget_attributes(["hat"])
     assert Gallery.open(tmp_path / "g").attributes == ()
     assert not list((tmp_path / "g").glob("attributes-*"))
@@ -370,8 +374,8 @@ def test_of_several_first_writers_all_add(tiny_network: OSNet, tmp_path: Path) -
     def write(n: int) -> None:
         try:
             start.wait()
-            store = Gallery.for_embedder(tmp_path / "g", embedder)
-            store.add(np.ones((1, 512)), [Item(f"from {n}")], weights_sha256=embedder.sha256())
+            store = Gallery.open(tmp_path / "g", embedder)
+            store.add_embeddings(np.ones((1, 512)), [Item(f"from {n}")], weights_sha256=embedder.sha256())
         except Exception as error:
             errors.append(error)
 
@@ -392,7 +396,7 @@ def test_a_first_writer_waits_for_another(tiny_network: OSNet, tmp_path: Path) -
 
     def write() -> None:
         try:
-            Gallery.for_embedder(tmp_path / "g", embedder)
+            Gallery.open(tmp_path / "g", embedder)
         except GalleryError as error:
             found.append(str(error))
 

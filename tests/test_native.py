@@ -106,7 +106,7 @@ def test_what_auto_tries_first() -> None:
     assert list_backends("auto", wide, CPU)[-2:] == ["native", "torch"]
     assert list_backends("auto", narrow, torch.device("cuda")) == ["torch"]
     assert list_backends("openvino", narrow, CPU) == ["openvino"]
-    with pytest.raises(ModelError, match="'native' runs on the CPU"):
+    with pytest.raises(ModelError, match="'native'"):
         list_backends("native", narrow, torch.device("cuda"))
 
 
@@ -222,7 +222,7 @@ def test_other_processors_are_left_to_other_backends(lacking: str, monkeypatch: 
     if lacking == "expf":
         monkeypatch.setattr(llvm, "OUTSIDE", ("expf", "a_function_that_no_system_has"))
     network, preprocessing = make_network(width=0.25), Preprocessing(size_hw=(64, 32))
-    with pytest.raises(ModelError, match=r"for x86 with AVX2 and FMA\); choose backend='torch'"):
+    with pytest.raises(ModelError, match=r"AVX2 and FMA\); choose backend='torch'"):
         make_backend("native", network, preprocessing, CPU)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -222,7 +222,7 @@ def test_galleries_carry_a_copy(plain: Path, tmp_path: Path) -> None:
     other = write_onnx(tmp_path / "other.onnx", factor=3.0)
     write_card(other, scaled(SIZE))
     with pytest.raises(GalleryError):
-        Gallery.for_embedder(folder, Embedder(other))
+        Gallery.open(folder, Embedder(other))
 
 
 def test_evaluation_and_calibration(plain: Path, market: Path) -> None:

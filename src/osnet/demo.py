@@ -176,7 +176,7 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
     gallery = index_features(out / "gallery", dataset, out / "features" / "gallery.npz", embedder)
     step = max(1, len(dataset.query) // NUM_SHOWN)
     shown = dataset.query.crops[::step][:NUM_SHOWN]
-    lists = [search_elsewhere(gallery, embedder, crop) for crop in shown]
+    lists = [search_elsewhere(gallery, crop) for crop in shown]
     save_ranked_lists(lists, out / "ranked.png", f"{dataset.name}: {NUM_SHOWN} queries, found in other cameras")
     print(f"ranked lists of {len(lists)} queries: {(out / 'ranked.png').absolute()}")
     write_report(
@@ -189,7 +189,7 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
 def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder: Embedder) -> Gallery:
     """A gallery of a data set's gallery split, from the vectors that ``evaluate`` kept."""
     embeddings, weights_sha256 = read_vectors(features)
-    gallery = Gallery.for_embedder(folder, embedder)
+    gallery = Gallery.open(folder, embedder)
     crops = {str(crop.path): crop for crop in dataset.gallery.crops}
     stamps = {name: FileStamp.of(name) for name in embeddings.names}  # evaluate has just looked: they are as embedded
     known = {source: stored.stamp for source, stored in gallery.stored().items()}
@@ -203,7 +203,7 @@ def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder:
         )
         for name in (embeddings.names[i] for i in new)
     ]
-    gallery.put(
+    gallery.put_embeddings(
         embeddings.vectors[new],
         items,
         weights_sha256=weights_sha256,
@@ -213,12 +213,11 @@ def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder:
     return gallery
 
 
-def search_elsewhere(gallery: Gallery, embedder: Embedder, query: Crop) -> RankedList:
+def search_elsewhere(gallery: Gallery, query: Crop) -> RankedList:
     """Hits for a query among the crops of other cameras (of all cameras, if there is no other)."""
     others = frozenset(item.camera for item in gallery.items if item.camera) - {query.camera}
-    vector = embedder.embed(query.path)
     where = Where(cameras=others) if others else None
-    hits = gallery.search(vector, weights_sha256=embedder.sha256(), top=NUM_HITS, where=where)
+    hits = gallery.search(query.path, top=NUM_HITS, where=where)
     return RankedList(query.path, hits, query.identity)
 
 

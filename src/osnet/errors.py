@@ -1,20 +1,20 @@
-"""Everything that can go wrong on purpose, as one tree.
+"""The errors of this package, as one tree. Each is also an error of Python, named in the second column.
 
-    OsnetError                  any error this package raises knowingly
+    OsnetError                  base of all of them
       ModelError    ValueError  an unknown network, or settings that cannot be built
       WeightsError  ValueError  weights that are missing, damaged, unsafe, or of another network
-      ImageError    ValueError  one image (or one box of it) that cannot be used
-        EmbeddingError          the same, in the middle of a run: holds what went well before it
+      ImageError    ValueError  an image, or a box in it, that cannot be used
+        EmbeddingError          the same during a run; holds the embeddings made before it
       DataError     ValueError  a data set that cannot be read or scored
-      GalleryError  ValueError  a gallery that is damaged, or vectors that do not belong in it
-      TrainingError RuntimeError  a run that cannot go on: the loss is not finite
-      ExportError   RuntimeError  an exported file that does not compute what the network does
-      DemoError     RuntimeError  the demo ran, and does not show what it should
-      OutputError   OSError     a result that cannot be written where it was asked for
-      MissingExtraError  ImportError   an optional part that is not installed
-      ImageWarning  UserWarning   only warned of: a damaged image that is used, files that are left out
+      GalleryError  ValueError  a gallery that is damaged, or embeddings that do not belong in it
+      TrainingError RuntimeError  a run that cannot continue: the loss is not finite
+      ExportError   RuntimeError  an exported file whose outputs are not the network's
+      DemoError     RuntimeError  the demo ran, but a trained network did not learn
+      OutputError   OSError     an output that cannot be written
+      MissingExtraError  ImportError   an optional dependency that is not installed
+      ImageWarning  UserWarning   a warning: a damaged image that is used, files that are left out
 
-Every message names the thing, the value and what would work.
+Every message names the thing, its value, and what would work.
 """
 
 from importlib import import_module
@@ -23,7 +23,7 @@ from typing import Any
 
 
 class OsnetError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors of this package."""
 
 
 class ModelError(OsnetError, ValueError):
@@ -35,7 +35,7 @@ class WeightsError(OsnetError, ValueError):
 
 
 class ImageError(OsnetError, ValueError):
-    """One image, or one box of it, that cannot be used. ``name`` says which."""
+    """An image, or a box in it, that cannot be used. ``name`` says which, ``reason`` why."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
@@ -44,14 +44,14 @@ class ImageError(OsnetError, ValueError):
 
 
 class EmbeddingError(ImageError):
-    """An image that stopped ``Embedder.embed``. ``done`` holds the embeddings made before it."""
+    """An image that stopped ``Embedder.embed``. ``done`` holds the ``Embeddings`` made before it."""
 
     def __init__(self, cause: ImageError, done: Any) -> None:
         super().__init__(cause.name, cause.reason)
         self.done = done
 
 
-class ImageWarning(OsnetError, UserWarning):  # noqa: N818 it is one
+class ImageWarning(OsnetError, UserWarning):  # noqa: N818 a warning, not an error
     """A warning: an image that is damaged but used, or files left out because they cannot be read as images."""
 
 
@@ -60,40 +60,40 @@ class DataError(OsnetError, ValueError):
 
 
 class GalleryError(OsnetError, ValueError):
-    """A gallery that is damaged, or vectors that do not belong in it."""
+    """A gallery that is damaged, or embeddings that do not belong in it."""
 
 
 class TrainingError(OsnetError, RuntimeError):
-    """A run that cannot go on."""
+    """A training run that cannot start or continue."""
 
 
 class ExportError(OsnetError, RuntimeError):
-    """An exported file that does not compute what the network does."""
+    """An exported file whose outputs are not the network's."""
 
 
 class DemoError(OsnetError, RuntimeError):
-    """The demo ran, and what it shows is not as it should be."""
+    """The demo ran, but a trained network did not learn."""
 
 
 class OutputError(OsnetError, OSError):
-    """A result that cannot be written where it was asked for."""
+    """An output that cannot be written."""
 
 
 class MissingExtraError(OsnetError, ImportError):
-    """An optional part that is not installed."""
+    """An optional dependency that is not installed."""
 
 
 def require_extra(module: str, extra: str) -> ModuleType:
     """Import ``module``, which comes with ``pip install osnet[extra]``.
 
     Raises:
-        MissingExtraError: it is not installed; the message holds the command that installs it.
+        MissingExtraError: it is not installed; the message has the command that installs it.
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
-            raise  # the module is there; something that it needs in turn is not
+            raise  # the module exists; one of its own dependencies is missing
         raise MissingExtraError(
             f"{module} is not installed; it comes with the extra '{extra}': pip install 'osnet[{extra}]'"
         ) from error

@@ -1,4 +1,4 @@
-"""Writing all or nothing, checking what was read, names of files, hashing. Imports only the errors."""
+"""Atomic writing, checks of values read from files, file names, hashing."""
 
 import hashlib
 import json
@@ -17,20 +17,20 @@ from unicodedata import category
 from osnet.errors import OutputError
 
 TEMPORARY_PREFIX = ".writing-"
-"""Files that begin so are leftovers of a write that was cut off; they are safe to delete."""
+"""Files with this prefix are leftovers of an interrupted write and may be deleted."""
 _TOKEN = token_hex(4)
-"""Process numbers repeat from one container to the next, and both may write to one disk."""
+"""Added to the process id, because two containers with equal process ids may write to one disk."""
 
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path``; what is written there appears as ``path`` at the end.
+    """Yield a temporary path beside ``path``. The file written there is renamed to ``path`` at the end.
 
-    The rename is atomic: a reader, or a crash, sees the old file or the new one, never a mixture. If
-    the body raises, ``path`` is untouched and the temporary file is removed.
+    The rename is atomic: a reader sees the old file or the new one, also after a crash. If the body raises, ``path``
+    stays as it was and the temporary file is deleted.
 
     Raises:
-        OutputError: the folder is missing or cannot be written to.
+        OutputError: the folder does not exist or cannot be written to.
     """
     path = Path(path)
     check_writable(path)
@@ -48,7 +48,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Ask the system to put ``path`` on the disk now, where it can be asked."""
+    """Flush ``path`` to the disk, where the system supports it."""
     with suppress(OSError):  # folders cannot be opened on Windows
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -58,25 +58,25 @@ def _sync(path: Path) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Fail now, not after an hour, if a file cannot be written at ``path``.
+    """Raise now, before any long work, if a file cannot be written at ``path``.
 
     Raises:
-        OutputError: its folder does not exist, is no folder, or does not let us write.
+        OutputError: ``path`` is a folder, or its folder does not exist or is not writable.
     """
     if Path(path).is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; give a file's name")
+        raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")
     folder = Path(path).absolute().parent
     if not folder.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {folder}; make it first")
+        raise OutputError(f"cannot write {path}: there is no folder {folder}; create it first")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"cannot write {path}: no permission to write in {folder}")
 
 
 def make_folder(path: str | Path) -> Path:
-    """The folder ``path``, made if need be.
+    """Create the folder ``path`` and its parents, if missing.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be created.
     """
     path = Path(path)
     try:
@@ -87,7 +87,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """``value`` as JSON at ``path``, all or nothing. NaN is refused: it is no JSON."""
+    """Write ``value`` as JSON, atomically. Raises ValueError for NaN and infinity, which are not JSON."""
     with written_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -101,8 +101,7 @@ def sha256_file(path: str | Path) -> str:
 def plain_path(path: str | Path) -> Path:
     """``path`` as an absolute path without ``..`` and doubled slashes, so that one file has one name.
 
-    Links keep the names they were given; only where ``..`` follows a link is that link resolved, since the folder above
-    it is not the one that the text shows.
+    Links are not resolved, except a link that ``..`` follows: its parent folder is not the one that the text shows.
     """
     absolute = Path(path).absolute()
     if ".." not in absolute.parts and absolute.anchor != "//":
@@ -117,7 +116,7 @@ def plain_path(path: str | Path) -> Path:
 
 
 def printable(text: str) -> str:
-    """``text`` with escapes (``\\udcff``) for control characters, and for what in a file's name is not UTF-8.
+    """``text`` with escapes (``\\udcff``) for control characters and for bytes of a file name that are not UTF-8.
 
     Line breaks stay.
     """
@@ -126,21 +125,21 @@ def printable(text: str) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """True if ``name`` can only mean a file in its own folder: no separators, no dot in front."""
+    """True if ``name`` is a file name that cannot leave its folder: no separators, no leading dot."""
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", name) is not None
 
 
 def check_fields(settings: Any) -> None:
-    """What was read from a file into a data class holds what its types say; so do the data classes in it.
+    """Check the values of a dataclass read from a file against its type hints; also of dataclasses in it.
 
     Raises:
-        ValueError: it does not; whole numbers may stand for fractions, which must be finite.
+        ValueError: a value of another type, or a float that is not finite. An int is accepted for a float.
     """
     hints = get_type_hints(type(settings))
     for entry in fields(settings):
         value = getattr(settings, entry.name)
         if not _fits(value, hints[entry.name]):
-            raise ValueError(f"{entry.name} is {value!r}, which is no {entry.type}")
+            raise ValueError(f"{entry.name} is {value!r}, not {entry.type}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

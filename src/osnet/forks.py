@@ -1,7 +1,6 @@
-"""PyTorch in a process that was forked off (``os.fork``, a ``Pool``, ``gunicorn --preload``).
+"""PyTorch in a forked process (``os.fork``, a ``Pool``, ``gunicorn --preload``).
 
-Its threads stay behind in the parent. An operation that would share its work with them waits for ever in the child.
-Imports nothing of ours.
+PyTorch's threads exist only in the parent. An operation that would use them hangs in the child.
 """
 
 import os
@@ -13,8 +12,10 @@ _settled_in = _BEGAN_IN
 
 
 def settle() -> None:
-    """Call it before PyTorch computes. In a forked process it takes PyTorch down to one thread, as a ``DataLoader``
-    does in its workers; anywhere else it does nothing."""
+    """Limit PyTorch to one thread if this process was forked, as a ``DataLoader`` does in its workers.
+
+    Call it before PyTorch computes. It does nothing in other processes.
+    """
     global _settled_in
     if os.getpid() != _settled_in:
         torch.set_num_threads(1)
@@ -22,5 +23,5 @@ def settle() -> None:
 
 
 def was_forked() -> bool:
-    """True in a process that was forked off after the package was imported."""
+    """True if this process was forked after the package was imported."""
     return os.getpid() != _BEGAN_IN

@@ -66,7 +66,8 @@ def predict_attributes(
     predictor = AttributePredictor(weights, device, batch_size)
     seen = predictor.predict(paths, on_error=on_error)
     rows = [
-        {"source": name, "holds": seen.held(i), "probabilities": _by_name(seen, i)} for i, name in enumerate(seen.names)
+        {"source": name, "holds": seen.positive(i), "probabilities": _by_name(seen, i)}
+        for i, name in enumerate(seen.names)
     ]
     if out is not None and out.suffix == ".json":
         write_json(out, {"thresholds": dict(zip(seen.attributes, seen.thresholds, strict=True)), "images": rows})
@@ -78,7 +79,7 @@ def predict_attributes(
         for i, name in enumerate(seen.names):
             print(name)
             for holds in (True, False):
-                said = [(n, p) for n, p in _by_name(seen, i).items() if (n in seen.held(i)) == holds]
+                said = [(n, p) for n, p in _by_name(seen, i).items() if (n in seen.positive(i)) == holds]
                 shown = [f"{n} {100 * p:.0f} %" for n, p in sorted(said, key=lambda pair: -pair[1])]
                 print(f"  {'yes' if holds else 'no':<4}{', '.join(shown) or '-'}")
     report_failures([str(failure) for failure in seen.failures])

@@ -56,7 +56,7 @@ def predict_classes(
     else:
         for row, name in enumerate(seen.names):
             print(name)
-            for label, probability in seen.best(row, top):
+            for label, probability in seen.topk(row, top):
                 print(f"{100 * probability:>8.2f} %  {label}")
     report_failures([str(failure) for failure in seen.failures])
 
@@ -105,7 +105,7 @@ def evaluate_classes(
 
 
 def _rounded(seen: ClassPredictions, row: int, top: int) -> dict[str, float]:
-    return {name: round(probability, 6) for name, probability in seen.best(row, top)}
+    return {name: round(probability, 6) for name, probability in seen.topk(row, top)}
 
 
 def _write(seen: ClassPredictions, out: Path) -> None:

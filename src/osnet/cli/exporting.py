@@ -21,7 +21,6 @@ def export(
     precision: Precision = "fp32",
     outputs: tuple[str, ...] = (),
     images: Path | None = None,
-    data: Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write weights as files for other runtimes, and compare them with the network before saying done.
@@ -34,22 +33,23 @@ def export(
         weights: a path or a short name.
         out: the folder for the files.
         format: onnx; openvino (.xml and .bin); torch-export (.pt2).
-        precision: fp32; fp16 for half the size; int8, which needs --data and is refused where it is no faster or loses
-            half a point of mAP.
+        precision: fp32; fp16 for half the size.
         outputs: names of outputs beside embeddings: attributes, logits. By default the attributes if there are any.
         images: a folder of images to compare on; by default generated ones.
-        data: for int8: a data set of at least 500 queries; it is calibrated on its training images.
         overwrite: replace files that are there.
     """
     files = export_files(
-        find_checkpoint(weights), out, format=format, precision=precision, outputs=outputs, images=images,
-        evaluation=data, overwrite=overwrite,
-    )  # fmt: skip
+        find_checkpoint(weights),
+        out,
+        format=format,
+        precision=precision,
+        outputs=outputs,
+        images=images,
+        overwrite=overwrite,
+    )
     for file in files:
         print(f"{file.path}: {file.input} images -> {', '.join(file.outputs)}; sha256 {file.sha256}")
         print(
             f"  beside the network, at batches of 1, 3 and 8: largest difference {file.largest_difference:.1e}, "
             f"smallest cosine {file.smallest_cosine:.6f}"
         )
-        if file.trial is not None:
-            print(f"  {file.trial}")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,23 +24,21 @@ from osnet.data.folder import FolderLayout, IdentityFrom, parse_time, read_folde
 from osnet.data.loading import list_images, no_images
 from osnet.data.reid.market1501 import parse_name
 from osnet.embedding.attribute_predictor import find_attributes, open_embedder
-from osnet.embedding.embedder import Embedder, OnError, join_embeddings
+from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError, GalleryError, ImageError
 from osnet.figures.attribute_sheet import SheetCrop, save_attribute_sheet
 from osnet.figures.ranked_list import save_ranked_lists
 from osnet.files import check_writable, plain_path
-from osnet.gallery import Added, FileStamp, Gallery, Where, describe
+from osnet.gallery import Added, Gallery, Where
 from osnet.gallery.gallery_folder import WEIGHTS
+from osnet.gallery.indexing import index_files
 from osnet.gallery.segments import MANIFEST
-from osnet.gallery.stamps import Update, plan_update
+from osnet.gallery.stamps import Update
 from osnet.types import DISTRACTOR_PID, Hit, Item, RankedList
 from osnet.weights.card import CARD_FILE, read_card
 from osnet.weights.open_model_zoo import DEFAULT_WEIGHTS, LICENCE
 
 GalleryArg = Annotated[Path, Positional, tyro.conf.arg(metavar="GALLERY")]
-
-INDEX_CHUNK = 2048
-"""Rows that ``osnet index`` collects before it writes them."""
 
 
 @app.command
@@ -81,53 +79,16 @@ def index(
     items, notes = _read_items(crops, identity_from, pattern, csv, may_be_empty=(out / MANIFEST).exists())
     report_other_files(crops)
     gallery, embedder = _open_gallery(out, weights, device, batch_size)
-    plan = plan_update(gallery.stored(), items, labels_count=explicit)
-    if plan.relabelled or plan.restamped:
-        gallery.relabel(plan.relabelled, plan.restamped)
-    stamps: dict[str, FileStamp | None] = {}
-    waiting: list[Any] = []
-    failures: list[ImageError] = []
-    added = [Added(0, 0, 0)]
-
-    def stamped(sources: Iterable[str]) -> Iterator[str]:
-        for source in sources:
-            stamps[source] = FileStamp.of(source)  # before it is read: a change from now on shows next time
-            yield source
-
-    def flush() -> None:
-        if waiting:
-            vectors = [row for batch in waiting for row in batch.vectors]
-            names = [name for batch in waiting for name in batch.names]
-            said = describe(embedder, join_embeddings(waiting, []).probabilities)
-            added.append(
-                gallery.put(
-                    vectors,
-                    [plan.todo[name] for name in names],
-                    weights_sha256=embedder.sha256(),
-                    attributes=said,
-                    stamps=[stamps.pop(name) for name in names],
-                )
-            )
-            waiting.clear()
-
-    bar = draw_progress(list(plan.todo), len(plan.todo), "index")
-    try:
-        for batch in embedder.stream(stamped(bar), on_error=on_error):
-            failures += batch.failures
-            if batch.names:
-                waiting.append(batch)
-            if sum(map(len, waiting)) >= INDEX_CHUNK:
-                flush()
-    finally:  # cut off or stopped by a bad image: what went well is kept, and the next call goes on
-        flush()
+    done = index_files(gallery, embedder, items, replace_labels=explicit, on_error=on_error, progress=draw_progress)
+    plan, added, failures = done.update, done.added, done.failures
     _tell_indexed(gallery, crops, items, plan, added)
     for note in [*notes, *_tell_gone(gallery, crops, prune), *_tell_outdated(plan, failures)]:
         print(f"note: {note}", file=sys.stderr)
     report_failures([str(failure) for failure in failures])
 
 
-def _tell_indexed(gallery: Gallery, crops: Path, items: list[Item], plan: Update, added: list[Added]) -> None:
-    new, again, same = (sum(getattr(part, kind) for part in added) for kind in ("new", "replaced", "same"))
+def _tell_indexed(gallery: Gallery, crops: Path, items: list[Item], plan: Update, added: Added) -> None:
+    new, again, same = added.new, added.replaced, added.same
     unknown = min(again, len(plan.unknown))
     parts = [f"{new} crops added to {gallery.folder}"]
     if again - unknown:
@@ -217,8 +178,8 @@ def search(
         forget_switched_off(store)
         hits = store.search_attributes(having, lacking, top=top, where=where)
     else:
-        store, embedder = _open_gallery(gallery, weights, device, 1)
-        hits = store.search(embedder.embed(photo), weights_sha256=embedder.sha256(), top=top, where=where)
+        store, _ = _open_gallery(gallery, weights, device, 1)
+        hits = store.search(photo, top=top, where=where)
     asked = [store.attributes[i] for i in find_attributes(store.attributes, having + lacking)]
     _print_hits(hits, asked, None if photo is None else str(photo), (having, lacking), as_json)
     if sheet is not None and photo is not None:
@@ -394,7 +355,7 @@ def _open_gallery(folder: Path, weights: str | None, device: str, batch_size: in
         weights = DEFAULT_WEIGHTS
         print(f"no weights were named: taking {weights} ({LICENCE}); others: --weights PATH_OR_NAME", file=sys.stderr)
     embedder = open_embedder(weights or own_copy, device, batch_size)
-    return Gallery.for_embedder(folder, embedder), embedder
+    return Gallery.open(folder, embedder), embedder
 
 
 def _where(

@@ -1,1 +1,1 @@
-"""Images -> embeddings, and the attributes or classes that a head reads in the same pass."""
+"""Images to embeddings, attributes and classes."""

@@ -1,4 +1,4 @@
-"""What people look like, in words: pictures in, probabilities out; the embedding comes in the same pass.
+"""Predicting attributes of people (backpack, long sleeves). The embedding comes from the same forward pass.
 
 Shapes: N inputs, A attributes, D embedding.
 """
@@ -27,15 +27,15 @@ from osnet.weights.hub import find_checkpoint
 
 @dataclass(frozen=True)
 class AttributePredictions(Predictions):
-    """A probability of each attribute, each by itself: they do not add up to 1."""
+    """A probability for each attribute. They are independent and do not sum to 1."""
 
     attributes: tuple[str, ...]
-    """A names."""
+    """A names, in the order of the columns of ``probabilities``."""
     thresholds: tuple[float, ...]
-    """A probabilities, from which on an attribute is said to hold."""
+    """A probabilities: an attribute is predicted positive from its threshold on."""
 
-    def held(self, row: int) -> list[str]:
-        """The attributes that are said to hold for one input."""
+    def positive(self, row: int) -> list[str]:
+        """Names of the attributes predicted positive for one input, in the order of ``attributes``."""
         return [
             name
             for name, threshold, value in zip(self.attributes, self.thresholds, self.probabilities[row], strict=True)
@@ -44,21 +44,23 @@ class AttributePredictions(Predictions):
 
 
 class AttributePredictor(Predictor):
-    """An ``Embedder`` that also says what people look like. It takes what an embedder takes, with the same promises.
+    """An ``Embedder`` that also predicts attributes of people.
+
+    Inputs, order and error handling are those of ``Embedder``.
 
     >>> predictor = AttributePredictor("my-run")             # weights that carry an attribute head
-    >>> seen = predictor.predict(["a.jpg", "b.jpg"])
-    >>> seen.held(0), seen.probabilities[0]
+    >>> predictions = predictor.predict(["a.jpg", "b.jpg"])
+    >>> predictions.positive(0), predictions.probabilities[0]
 
-    Attributes that the card switches off are not computed and appear nowhere.
+    Attributes that the weights' card switches off are not computed and appear in no result.
 
     Args:
-        model: a path that ``load_weights`` takes; or a network, with its ``head``.
-        head: instead of the one in the weights.
+        model: a path or short name, as ``load_weights`` takes it; a ``Checkpoint``; or a network, which needs ``head``.
+        head: replaces the head of the weights.
         device, batch_size, normalize, num_workers, preprocessing, backend: as for ``Embedder``.
 
     Raises:
-        WeightsError: no such weights, damaged ones, or none with an attribute head.
+        WeightsError: the weights do not exist, are damaged, or have no attribute head.
         ModelError: as for ``Embedder``.
     """
 
@@ -78,31 +80,34 @@ class AttributePredictor(Predictor):
             head = model.build_attribute_head()
         if head is None:
             raise WeightsError(
-                f"{source} says no attributes: it has no head, or its card switches all of it off; train one, "
-                "for instance: osnet train pa100k-osnet-x1-0"
+                f"{source} predicts no attributes: no attribute head, or all attributes switched off; "
+                "train one, for instance: osnet train pa100k-osnet-x1-0"
             )
         super().__init__(model, device, batch_size, normalize, num_workers, preprocessing, backend=backend)
         self.head: AttributeHead = head.to(self.device).eval()
 
     def to_probabilities(self, logits_BP: Tensor) -> Tensor:
-        """Each attribute by itself."""
+        """Sigmoid of each logit."""
         return torch.sigmoid(logits_BP)
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """A names."""
+        """A names, in the order of the columns of the probabilities."""
         return self.head.names
 
     def predict(
         self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise"
     ) -> AttributePredictions:
-        """All at once, in the order of the input. Arguments and errors as for ``embed``; ``failures`` has the rest."""
-        said = self._predict(inputs, channels, on_error)
-        return AttributePredictions(attributes=self.head.names, thresholds=self.head.thresholds, **said)
+        """Predictions of all inputs, in the order of the input. Arguments and errors are those of ``Embedder.embed``.
+
+        With ``on_error="skip"``, images that cannot be used have no row and are listed in ``failures``.
+        """
+        fields = self._predict(inputs, channels, on_error)
+        return AttributePredictions(attributes=self.head.names, thresholds=self.head.thresholds, **fields)
 
 
 def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32) -> Embedder:
-    """An ``AttributePredictor`` if the weights say attributes, else an ``Embedder``; arguments as for these."""
+    """An ``AttributePredictor`` if the weights have an attribute head, else an ``Embedder``. Arguments as for these."""
     if is_third_party(model):
         return Embedder(model, device, batch_size)
     checkpoint = find_checkpoint(model)
@@ -115,29 +120,37 @@ def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32)
 def match_score(
     probabilities_NA: NDArray[np.float32], names: Sequence[str], having: Sequence[str], lacking: Sequence[str]
 ) -> NDArray[np.float32]:
-    """How well each row fits a description: (N,), in [0, 1]; higher is closer.
+    """How well each row matches a description: (N,), in [0, 1]; higher is better.
 
-    The geometric mean of the probabilities that each named attribute holds (``having``) or does not (``lacking``):
-    one that does not fit at all makes it 0.
+    The geometric mean of p for each attribute in ``having`` and 1 - p for each in ``lacking``. A factor of 0 makes
+    the score 0.
+
+    Args:
+        probabilities_NA: (N, A), in [0, 1].
+        names: of the A columns.
+        having: attributes that the person has.
+        lacking: attributes that the person does not have.
 
     Raises:
-        DataError: nothing is asked for, an unknown attribute, or one both asked for and ruled out.
+        DataError: no attribute is named, one is unknown, or one is in both lists.
     """
     columns = find_attributes(names, having), find_attributes(names, lacking)
     if not columns[0] + columns[1]:
-        raise DataError("no attribute is asked for")
+        raise DataError("no attribute is named; give at least one that the person has or lacks")
     if twice := sorted({names[i] for i in columns[0]} & {names[i] for i in columns[1]}):
-        raise DataError(f"{', '.join(twice)}: both asked for and ruled out")
+        raise DataError(f"{', '.join(twice)}: named both as present and as absent")
     fits = np.concatenate([probabilities_NA[:, columns[0]], 1 - probabilities_NA[:, columns[1]]], axis=1)
     with np.errstate(divide="ignore"):
         return np.exp(np.log(fits.astype(np.float64)).mean(axis=1)).astype(np.float32)
 
 
 def find_attributes(names: Sequence[str], asked: Sequence[str]) -> list[int]:
-    """Places of attributes by name; case, spaces and punctuation do not matter: "long sleeve" is ``LongSleeve``.
+    """Indices of attributes in ``names``.
+
+    Case, spaces, punctuation and a final s are ignored: "long sleeves" finds ``LongSleeve``.
 
     Raises:
-        DataError: a name that is none of them.
+        DataError: an unknown name; the message lists the known ones.
     """
     place = {_plain(name): i for i, name in enumerate(names)}
     places = []
@@ -145,7 +158,9 @@ def find_attributes(names: Sequence[str], asked: Sequence[str]) -> list[int]:
         plain = _plain(name)
         found = place.get(plain, place.get(plain.removesuffix("s")))
         if found is None:
-            raise DataError(f"unknown attribute {name!r}; choose from {', '.join(names) or 'none: there are none'}")
+            raise DataError(
+                f"unknown attribute {name!r}; choose from: {', '.join(names) or '(no attributes are stored)'}"
+            )
         places.append(found)
     return places
 

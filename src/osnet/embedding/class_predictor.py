@@ -1,4 +1,4 @@
-"""What is on a photograph: pictures in, probabilities of classes out; the embedding comes in the same pass.
+"""Classifying images. The embedding comes from the same forward pass.
 
 Shapes: N inputs, B batch, C classes, D embedding.
 """
@@ -22,43 +22,44 @@ from osnet.types import ChannelOrder, Preprocessing
 from osnet.weights.checkpoint import Checkpoint
 
 IMAGENET = "imagenet"
-"""Weights whose training data are called so have ImageNet's 1000 classes, sorted by WordNet id, even without names."""
+"""Weights with this ``training_data`` have ImageNet's 1000 classes in the order of WordNet ids, even without names."""
 
 
 @dataclass(frozen=True)
 class ClassPredictions(Predictions):
-    """A probability of each class; each row sums to 1."""
+    """A probability for each class. Each row sums to 1."""
 
     classes: tuple[str, ...]
-    """C names."""
+    """C names, in the order of the columns of ``probabilities``."""
 
-    def best(self, row: int, top: int = 5) -> list[tuple[str, float]]:
-        """The ``top`` classes of one input with their probabilities, the likeliest first (ties: the lower class)."""
-        order = np.argsort(-self.probabilities[row], kind="stable")[:top]
+    def topk(self, row: int, k: int = 5) -> list[tuple[str, float]]:
+        """The ``k`` most probable classes of one input with their probabilities; equal ones in class order."""
+        order = np.argsort(-self.probabilities[row], kind="stable")[:k]
         return [(self.classes[i], float(self.probabilities[row, i])) for i in order]
 
 
 class ClassPredictor(Predictor):
-    """An ``Embedder`` that also says which class a photograph is of. It takes what an embedder takes, with the same
-    promises.
+    """An ``Embedder`` that also predicts the class of each image. Inputs, order and error handling are those of
+    ``Embedder``.
 
     >>> predictor = ClassPredictor("my-run")                 # weights trained by a classification recipe
-    >>> seen = predictor.predict(["a.jpg", "b.jpg"])
-    >>> seen.best(0, top=3)
+    >>> predictions = predictor.predict(["a.jpg", "b.jpg"])
+    >>> predictions.topk(0, k=3)
 
-    Vectors are as the network gives them unless ``normalize``: a photograph whose embedding is zero has classes too,
-    but no direction.
+    Embeddings are not normalised by default: a zero embedding has class probabilities but cannot be normalised.
 
     Args:
-        model: a path that ``load_weights`` takes, a short name; or a network, with its ``classifier`` and ``classes``.
-        classifier: instead of the one in the weights: (B, D) -> (B, C), logits.
-        classes: C names, for that classifier, or instead of those on the card.
+        model: a path or short name, as ``load_weights`` takes it; a ``Checkpoint``; or a network, which needs
+            ``classifier`` and ``classes``.
+        classifier: replaces the classifier of the weights; maps (B, D) to logits (B, C).
+        classes: C class names; replace those on the card.
         device, batch_size, normalize, num_workers, preprocessing, flip, backend: as for ``Embedder``; ``flip`` averages
             embeddings, not probabilities.
 
     Raises:
-        WeightsError: no such weights, damaged ones, or none with a classifier of things that have names.
-        ModelError: as for ``Embedder``; or another number of names than the classifier has rows.
+        WeightsError: the weights do not exist, are damaged, have no classifier, or name no classes (a classifier of
+            identities).
+        ModelError: as for ``Embedder``; or the number of names is not the number of the classifier's outputs.
     """
 
     def __init__(
@@ -78,34 +79,41 @@ class ClassPredictor(Predictor):
         if isinstance(model, Checkpoint):
             classifier = classifier or model.build_classifier()
             classes = classes or known_classes(model)
-        if classifier is None or not classes:
-            reason = "no classifier" if classifier is None else "its classifier tells identities apart"
+        if classifier is None:
+            raise WeightsError(f"{source} has no classifier; train one, for instance: osnet train cifar10-osnet-x1-0")
+        if not classes:
             raise WeightsError(
-                f"{source} names no classes: {reason}; train one, for instance: osnet train cifar10-osnet-x1-0"
+                f"{source} names no classes, as a classifier of identities does not; pass classes=[...], or train one "
+                "with names, for instance: osnet train cifar10-osnet-x1-0"
             )
         if len(classes) != classifier.out_features:
-            raise ModelError(f"{len(classes)} names for the {classifier.out_features} classes of {source}")
+            raise ModelError(
+                f"{len(classes)} class names, but the classifier of {source} has {classifier.out_features} outputs"
+            )
         super().__init__(model, device, batch_size, normalize, num_workers, preprocessing, flip, backend)
         self.head: nn.Linear = classifier.to(self.device).eval()
         self.classes = tuple(classes)
 
     def to_probabilities(self, logits_BP: Tensor) -> Tensor:
-        """Rows that sum to 1."""
+        """Softmax over the classes."""
         return torch.softmax(logits_BP, dim=1)
 
     def predict(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> ClassPredictions:
-        """All at once, in the order of the input. Arguments and errors as for ``embed``; ``failures`` has the rest."""
+        """Predictions of all inputs, in the order of the input. Arguments and errors are those of ``Embedder.embed``.
+
+        With ``on_error="skip"``, images that cannot be used have no row and are listed in ``failures``.
+        """
         return ClassPredictions(classes=self.classes, **self._predict(inputs, channels, on_error))
 
     def classify_bytes(self, pixels: Tensor) -> NDArray[np.float32]:
-        """(N, 3, H, W) uint8, RGB, of the network's size already -> (N, C) probabilities; nothing is resized.
+        """Probabilities (N, C) of RGB images (N, 3, H, W) uint8 that have the network's size already.
 
         Raises:
-            ModelError: bytes of another size, or of another type.
+            ModelError: another size or type.
         """
         if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != (3, *self.preprocessing.size_hw):
-            raise ModelError(f"{pixels.dtype} of {tuple(pixels.shape)}: give uint8 (N, 3, "
-                             f"{', '.join(map(str, self.preprocessing.size_hw))})")  # fmt: skip
+            height, width = self.preprocessing.size_hw
+            raise ModelError(f"images of {pixels.dtype} {tuple(pixels.shape)}; give uint8 (N, 3, {height}, {width})")
         self._settle()
         rows = [np.empty((0, len(self.classes)), np.float32)]
         with torch.inference_mode():
@@ -116,8 +124,7 @@ class ClassPredictor(Predictor):
 
 
 def known_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The names of what a checkpoint tells apart: from its card; numbers for ImageNet's weights without names; none
-    for identities."""
+    """Class names from the card; "0" to "999" for ImageNet's weights without names; empty for identity classifiers."""
     card = checkpoint.card
     if not card.classes and card.training_data == IMAGENET:
         return tuple(map(str, range(card.num_classes)))

@@ -1,6 +1,5 @@
-"""A colour histogram as an embedding: what can be had without any network, to compare networks with."""
+"""A colour histogram as an embedding: a baseline without a network."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,13 @@ SIZE_WH = (48, 96)
 
 
 def embed_histogram(path: Path) -> NDArray[np.float32]:
-    """Colours of an image in six horizontal stripes, after Gray and Tao, ECCV 2008, section 3. Returns (768,) float32.
+    """Colour histogram of six horizontal stripes, after Gray and Tao, ECCV 2008, section 3. Returns (768,) float32.
 
-    Hue, saturation and value in 8 x 4 x 4 bins, weighted towards the middle column, where the person is; the
-    root of each share, so that cosine similarity is the mean of the stripes' Bhattacharyya coefficients.
+    Hue, saturation and value in 8 x 4 x 4 bins. Pixels are weighted towards the middle column, where the person is.
+    Square roots are taken, so that the cosine is the mean of the stripes' Bhattacharyya coefficients.
+
+    Raises:
+        ImageError: the image cannot be read.
     """
     hsv = np.asarray(read_image(path).resize(SIZE_WH).convert("HSV"), dtype=np.int64)
     bins: NDArray[np.int64] = np.zeros(hsv.shape[:2], dtype=np.int64)
@@ -33,8 +35,3 @@ def embed_histogram(path: Path) -> NDArray[np.float32]:
     ]
     shares = np.concatenate([stripe / stripe.sum() for stripe in stripes])
     return np.sqrt(shares / NUM_STRIPES).astype(np.float32)
-
-
-def embed_histograms(paths: Sequence[Path]) -> NDArray[np.float32]:
-    """(N, 768) float32, rows of length 1. Raises ``ImageError`` at an image that cannot be read."""
-    return np.stack([embed_histogram(path) for path in paths])

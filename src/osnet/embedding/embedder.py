@@ -1,4 +1,4 @@
-"""The embedder: pictures in, vectors out, in order, in bounded memory.
+"""The embedder: images to embeddings, in order, in bounded memory.
 
 Shapes: B batch, N all inputs, D embedding (512 for every named OSNet), H, W the network's input size.
 """
@@ -32,65 +32,65 @@ from osnet.weights.hub import load_model
 
 OnError = Literal["raise", "skip"]
 TOGETHER = 8
-"""Crops that a thread prepares before it asks for more, if the batch is large enough for all threads."""
+"""Crops that a thread prepares at a time, if the batch is large enough for all threads."""
 MAX_FAILURES = 1024
-"""A batch of a stream lists at most so many; then it comes out, full or not."""
+"""Maximum number of failures in a batch of a stream. A batch with as many is yielded even if it is not full."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors with the names of what they were made of."""
+    """Embeddings with the names of their inputs."""
 
     vectors: NDArray[np.float32]
-    """(N, D)."""
+    """(N, D): the embeddings."""
     names: list[str] = field(default_factory=list)
-    """N names: a path, ``input 3``, ``frame.jpg box 2``."""
+    """N names of the inputs: a path, ``input 3``, ``frame.jpg box 2``."""
     failures: list[ImageError] = field(default_factory=list)
-    """What could not be embedded, if the run was to go on; these have no row."""
+    """Inputs that could not be embedded, with ``on_error="skip"``. They have no row."""
     probabilities: NDArray[np.float32] | None = None
-    """(N, A) of the attributes, from an ``AttributePredictor``."""
+    """(N, A) in [0, 1], from an ``AttributePredictor`` or a ``ClassPredictor``; else None."""
     positions: list[int] | None = None
-    """For each row, its place among all crops of the input, from 0; what failed has a place too. None where the vectors
-    were read from files."""
+    """For each row, its index among all crops of the input, those that failed included. None if the embeddings were
+    read from files."""
     num_crops: int = 0
-    """Crops of the input so far, those that failed included."""
+    """Number of crops of the input so far, those that failed included."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 class Embedder:
-    """Images of people -> vectors that are close where the person is the same.
+    """Turns images of people into embeddings that are similar if the person is the same.
 
     >>> embedder = Embedder("osnet_x0_25_msmt17")            # or a path, or a network
-    >>> vectors = embedder.embed(["a.jpg", "b.jpg"])         # float32 (2, 512), rows of length 1
-    >>> vectors = embedder.embed(Frame(frame, boxes), channels="bgr")   # an OpenCV frame and its detections
+    >>> embeddings = embedder.embed(["a.jpg", "b.jpg"])      # float32 (2, 512), rows of length 1
+    >>> embeddings = embedder.embed(Frame(image, boxes), channels="bgr")   # an OpenCV image and its detections
 
-    Preprocessing comes from the weights' card, so serving cannot differ from training.
+    The preprocessing comes from the weights' card, so it is the same as in training.
 
     Args:
-        model: a network; or a path that ``load_weights`` takes; or a short name like ``osnet_x0_25_msmt17``; or a
-            ``Checkpoint``; or a network of others as an .onnx or .xml file with a card (see ``third_party``).
-        device: ``auto`` (a network stays where it is; weights go to CUDA, else MPS, else the CPU), or any
-            device that torch knows.
-        batch_size: crops per forward pass; the last batch may be smaller. It does not change the vectors
-            beyond rounding.
-        normalize: divide each vector by its length.
-        num_workers: threads that read and resize; by default one per core, at most 8.
-        preprocessing: instead of the card's; needed for nothing but experiments.
-        flip: average each vector with that of the mirrored crop, as many papers' tests do. The resized pixels are
-            mirrored left to right; both vectors go into the mean as the network gives them, and the mean is brought
-            to length 1 if ``normalize``. Twice the work.
-        backend: what runs the network: ``torch``, ``native`` (machine code made here), ``onnxruntime`` or ``openvino``.
-            ``auto`` means, for weights on a CPU, the fastest that is installed (see ``list_backends``). With ``auto``
-            a network that is given as an object, or that is on a GPU, runs as it is, so you may go on training it; a
-            backend that you name takes a copy of its present state. Vectors differ by less than 1e-4 between
-            backends, and ``sha256`` not at all.
+        model: a path or a short name like ``osnet_x0_25_msmt17``, as ``load_weights`` takes it; a ``Checkpoint``; a
+            network; or another library's network as an .onnx or .xml file with a card (see ``third_party``).
+        device: ``auto`` (a network stays on its device; weights go to CUDA, else MPS, else the CPU), or any device
+            of PyTorch.
+        batch_size: crops per forward pass; the last batch may be smaller. It changes embeddings
+            by rounding only.
+        normalize: divide each embedding by its length.
+        num_workers: threads that read and resize images; by default one per core, at most 8.
+        preprocessing: replaces the card's; for experiments.
+        flip: average each embedding with that of the mirrored crop, as many papers do in testing. The resized pixels
+            are mirrored left to right; the mean is taken before normalising. Takes twice as long.
+        backend: runs the network: ``torch``, ``native`` (machine code compiled here), ``onnxruntime`` or ``openvino``.
+            ``auto``: for weights on a CPU, the fastest that is installed (see ``list_backends``); a network object,
+            or one on a GPU, runs as it is, so that training it further takes effect. A named backend copies the
+            present state of the network. Embeddings differ by less than 1e-4 between backends; ``sha256`` is the
+            same.
 
     Raises:
-        WeightsError: no such weights, or damaged ones.
-        ModelError: an unknown device or backend, numbers below 1, or a network that a named backend cannot run.
-        MissingExtraError: a named backend that is not installed.
+        WeightsError: the weights do not exist or are damaged.
+        ModelError: an unknown device or backend, ``batch_size`` or ``num_workers`` below 1, or a network that the
+            named backend cannot run.
+        MissingExtraError: the named backend is not installed.
     """
 
     def __init__(
@@ -132,18 +132,18 @@ class Embedder:
 
     @property
     def embedding_size(self) -> int:
-        """D."""
+        """D, the length of an embedding."""
         return self.network.config.embedding_size
 
     @property
     def backend(self) -> str:
-        """What runs the network: ``torch``, ``native``, ``onnxruntime`` or ``openvino``."""
+        """Name of the backend in use: ``torch``, ``native``, ``onnxruntime`` or ``openvino``."""
         if isinstance(self.network, ThirdPartyNetwork):
             return self.network.runtime
         return self._backend.name if self._backend else "torch"
 
     def sha256(self) -> str:
-        """Of all that decides a vector: network, tensors, preprocessing, flip. Galleries are tied to it."""
+        """Digest of all that determines an embedding: network, tensors, preprocessing, flip. Galleries store it."""
         if isinstance(self.network, ThirdPartyNetwork):
             digest = self.network.sha256(self.preprocessing)
         else:
@@ -151,21 +151,21 @@ class Embedder:
         return hashlib.sha256(f"{digest} flip".encode()).hexdigest() if self.flip else digest
 
     def embed(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> NDArray[np.float32]:
-        """All vectors at once, in the order of the input: float32 (N, D); (0, D) for no input.
+        """Embeddings of all inputs, in the order of the input: float32 (N, D); (0, D) for no input.
 
         Args:
             inputs: a path, a folder (its images in sorted order), a Pillow image, a uint8 array (height,
                 width, 3) or (N, height, width, 3), a tensor (3, height, width) or (N, 3, height, width), either
                 uint8 or fractions in [0, 1], a ``Frame`` with boxes, or any iterable of these.
-            channels: the order in arrays and tensors: ``rgb``, or ``bgr`` as OpenCV gives it. Files and
-                Pillow images know their own.
+            channels: the order in arrays and tensors: ``rgb``, or ``bgr`` as OpenCV gives it. It does not concern files
+                and Pillow images.
             on_error: ``raise`` stops at the first image that cannot be used; ``skip`` warns, fills its row with NaN,
-                and continues, so that rows and inputs stay aligned (``embed_named`` leaves the rows out and says why).
+                and continues, so that rows and inputs stay aligned (``embed_named`` lists failures instead).
 
-        What is transparent in an image is laid on white.
+        Transparent images are drawn on white.
 
         Raises:
-            EmbeddingError: naming the image and the reason; ``done`` holds what was embedded before it.
+            EmbeddingError: an image cannot be used; ``done`` holds the embeddings made before it.
             DataError: a folder that does not exist.
 
         Warns:
@@ -176,14 +176,15 @@ class Embedder:
             return result.vectors
         listed = "; ".join(str(failure) for failure in result.failures[:5])
         warnings.warn(
-            ImageWarning(f"{len(result.failures)} input(s) have no vector, their rows are NaN: {listed}"), stacklevel=2
+            ImageWarning(f"{len(result.failures)} input(s) cannot be embedded, their rows are NaN: {listed}"),
+            stacklevel=2,
         )
         aligned = np.full((result.num_crops, self.embedding_size), np.nan, dtype=np.float32)
         aligned[result.positions or []] = result.vectors
         return aligned
 
     def embed_named(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> Embeddings:
-        """As ``embed``, with the name of each row, and the failures, which have none: see ``Embeddings.positions``."""
+        """As ``embed``, with names. Failures have no row; ``Embeddings.positions`` maps rows to inputs."""
         batches: list[Embeddings] = []
 
         def collected() -> Embeddings:
@@ -202,9 +203,8 @@ class Embedder:
     ) -> Iterator[Embeddings]:
         """Batches in order, for inputs of any length. Arguments as for ``embed``.
 
-        At most two batches of crops are read ahead, and an iterator is asked for no more than these. With
-        ``raise``, what came before a bad image is yielded first, then ``ImageError`` is raised; with
-        ``skip``, a batch lists the images that failed within it.
+        At most two batches of crops are read ahead, also from an iterator. With ``raise``, the crops before an unusable
+        image are yielded first, then ``ImageError`` is raised. With ``skip``, each batch lists its failures.
         """
         if on_error not in ("raise", "skip"):
             raise ModelError(f"unknown on_error {on_error!r}; choose from raise, skip")
@@ -214,10 +214,10 @@ class Embedder:
         return self._stream(inputs, channels, on_error)
 
     def _settle(self) -> None:
-        """Before any work: get ready in a process that was forked off after the embedder was made, or say what to do.
+        """Prepare a process that was forked after the embedder was made. Call it before any work.
 
         Raises:
-            ModelError: what runs the network cannot run there.
+            ModelError: the device or the backend does not work in a forked process.
         """
         settle()
         if self.device.type != "cpu" and os.getpid() != self._process:
@@ -255,7 +255,7 @@ class Embedder:
         yield from finish()
 
     def _finish(self, batch: Embeddings, on_error: OnError) -> Iterator[Embeddings]:
-        """The batch, then the error if the run is to stop at one."""
+        """Yield the batch; then raise its first failure, with ``on_error="raise"``."""
         if on_error == "skip" and (batch.names or batch.failures):
             yield batch
         elif batch.names:
@@ -264,12 +264,14 @@ class Embedder:
             raise batch.failures[0]
 
     def _prepared(self, jobs: Iterator[Job]) -> Iterator[PreparedCrop | Exception]:
-        """Crops in order, prepared by threads that are never more than two batches ahead.
+        """Crops in order, prepared by threads at most two batches ahead.
 
-        If the caller's iterator raises, what it gave before comes out first and its error last.
+        If the caller's iterator raises, the crops before it are yielded first, then its error.
         """
         ahead: deque[tuple[Future[Prepared], int]] = deque()
-        group: list[Job] = []  # a thread takes several small jobs at once: handing one over costs as much as reading it
+        group: list[
+            Job
+        ] = []  # small jobs are handed to a thread in groups: handing one over costs as much as reading it
         crops_ahead = in_group = 0
         together = max(1, min(TOGETHER, self.batch_size // self.num_workers))
         stopped: Exception | None = None
@@ -303,7 +305,7 @@ class Embedder:
             yield stopped
 
     def _forward(self, crops: list[PreparedCrop], failures: list[ImageError], positions: list[int]) -> Embeddings:
-        """One pass of the network. Rows that are no direction become failures."""
+        """One pass of the network. Embeddings that are zero (if normalised) or not finite become failures."""
         names = [crop.name for crop in crops]
         pixels = [crop.pixels for crop in crops if isinstance(crop.pixels, Tensor)]
         if not pixels:
@@ -317,7 +319,7 @@ class Embedder:
                 vectors = unit_length(vectors)
         good = torch.isfinite(lengths) & ((lengths > 0) | (not self.normalize))
         keep = good.cpu().numpy()
-        lost = "the network gives it no direction (a zero or infinite vector); check the weights"
+        lost = "its embedding is zero or not finite; check the weights"
         failed = [ImageError(name, lost) for name, kept in zip(names, keep, strict=True) if not kept]
         kept_names = [name for name, kept in zip(names, keep, strict=True) if kept]
         kept = None if probabilities is None else probabilities[keep]
@@ -325,11 +327,11 @@ class Embedder:
         return Embeddings(vectors.cpu().numpy()[keep], kept_names, failures + failed, kept, places)
 
     def _read_probabilities(self, _vectors: Tensor) -> NDArray[np.float32] | None:
-        """(B, D), as the network gives them -> (B, A); none here."""
+        """Probabilities (B, A) of embeddings that are not normalised. None here; ``Predictor`` has them."""
         return None
 
     def _run(self, pixels: list[Tensor]) -> Tensor:
-        """B x (3, H, W) -> (B, D), not normalised."""
+        """B images (3, H, W) -> embeddings (B, D), not normalised."""
         whole = all(p.dtype == torch.uint8 for p in pixels)
         images = torch.stack(pixels if whole else [to_fractions(p) for p in pixels])
         run = self._run_live if self._backend is None else self._backend.run
@@ -338,9 +340,9 @@ class Embedder:
         return (run(images) + run(images.flip(3))) / 2 if self.flip else run(images)
 
     def _run_live(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 or fractions -> (B, D): the network as it now is."""
+        """(B, 3, H, W) uint8 or fractions -> (B, D), by the present state of the network."""
         images = normalize(to_fractions(images.to(self.device)), self.preprocessing)
-        if self.device.type == "cpu":  # 1.2 to 1.4 times as fast here; not measured elsewhere
+        if self.device.type == "cpu":  # 1.2 to 1.4 times as fast on a CPU; not measured on others
             images = images.contiguous(memory_format=torch.channels_last)
         return in_eval_mode(self.network)(images).float()
 
@@ -364,7 +366,7 @@ def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, b
 
 
 def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -> Embeddings:
-    """Batches as one; at least one is needed."""
+    """Concatenate batches, at least one. ``failures`` are those of all batches."""
     parts = [batch.probabilities for batch in batches if batch.probabilities is not None]
     names = [name for batch in batches for name in batch.names]
     vectors = np.concatenate([batch.vectors for batch in batches])
@@ -377,10 +379,10 @@ def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -
 
 
 def pick_device(device: str | torch.device, network: nn.Module | None) -> torch.device:
-    """The device that ``auto`` means, for a network that stays where it is or, with None, for weights from a file.
+    """The device to use. ``auto``: that of ``network``; without a network CUDA, else MPS, else the CPU.
 
     Raises:
-        ModelError: a device that cannot be used here.
+        ModelError: the device cannot be used here.
     """
     if str(device) != "auto":
         try:

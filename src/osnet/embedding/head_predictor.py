@@ -1,6 +1,6 @@
-"""A head read in the embedder's own pass: what attribute and class predictors share.
+"""Base of the predictors: a head that is applied in the embedder's own forward pass.
 
-Shapes: N inputs, B batch, P probabilities of each, D embedding.
+Shapes: N inputs, B batch, P outputs of the head, D embedding.
 """
 
 from dataclasses import dataclass
@@ -22,49 +22,53 @@ from osnet.weights.hub import find_checkpoint
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities with the names of what they were made of."""
+    """Probabilities and embeddings, with the names of the inputs."""
 
     probabilities: NDArray[np.float32]
     """(N, P), in [0, 1]."""
     vectors: NDArray[np.float32]
-    """(N, D): the embeddings, from the same pass."""
+    """(N, D): the embeddings, from the same forward pass."""
     names: list[str]
-    """N names: a path, ``input 3``, ``frame.jpg box 2``."""
+    """N names of the inputs: a path, ``input 3``, ``frame.jpg box 2``."""
     failures: list[ImageError]
-    """What could not be used, if the run was to go on; these have no row."""
+    """Inputs that could not be used, with ``on_error="skip"``. They have no row."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 class Predictor(Embedder):
-    """An ``Embedder`` that also says something. A subclass has the head, and ``predict``, which adds its names."""
+    """An ``Embedder`` with a head. A subclass sets ``head`` and has ``predict``, whose result names the outputs."""
 
     head: nn.Module
-    """(B, D), as the network gives them -> (B, P), logits."""
+    """Maps embeddings (B, D), not normalised, to logits (B, P)."""
 
     def to_probabilities(self, logits_BP: Tensor) -> Tensor:
-        """(B, P) -> (B, P), in [0, 1]."""
-        raise NotImplementedError(f"{type(self).__name__} says nothing")
+        """Logits (B, P) to probabilities (B, P)."""
+        raise NotImplementedError(f"{type(self).__name__}.to_probabilities")
 
     def _predict(self, inputs: Any, channels: ChannelOrder, on_error: OnError) -> dict[str, Any]:
-        """The fields of ``Predictions``."""
+        """The fields of ``Predictions``, as a dict."""
         done = self.embed_named(inputs, channels=channels, on_error=on_error)
-        return {"probabilities": done.probabilities, "vectors": done.vectors, "names": done.names,
-                "failures": done.failures}  # fmt: skip
+        return {
+            "probabilities": done.probabilities,
+            "vectors": done.vectors,
+            "names": done.names,
+            "failures": done.failures,
+        }
 
     def _read_probabilities(self, vectors: Tensor) -> NDArray[np.float32]:
-        """(B, D) -> (B, P)."""
+        """Probabilities (B, P) of embeddings (B, D)."""
         with torch.inference_mode():
             logits = self.head(vectors.to(self.device)).float()
             return self.to_probabilities(logits).cpu().numpy()
 
 
 def open_source(model: Network | Checkpoint | str | Path) -> tuple[Network | Checkpoint, str]:
-    """A network or a checkpoint, read from a file if need be, and what to call it in messages.
+    """The network or checkpoint, read from a file if ``model`` is a path or a short name; and its name for messages.
 
     Raises:
-        WeightsError: no such weights, or damaged ones.
+        WeightsError: the weights do not exist or are damaged.
     """
     if isinstance(model, Network):
         return model, "this network"

@@ -1,7 +1,7 @@
-"""What an embedder takes, made uniform: a lazy sequence of jobs, each giving named crops.
+"""The inputs of an embedder, as a lazy sequence of jobs that each give named crops.
 
-Accepted: paths of images and of folders, Pillow images, NumPy arrays, tensors, whole frames with boxes,
-and iterables of any of these. Nothing is read until its job runs.
+Accepted are paths of images and of folders, Pillow images, NumPy arrays, tensors, frames with boxes, and iterables of
+these. A file is read when its job runs.
 """
 
 import warnings
@@ -39,45 +39,46 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class Frame:
-    """A whole picture and the boxes of the people in it; each box becomes one crop.
+    """An image and the boxes of the people in it. Each box becomes one crop.
 
-    ``boxes`` is (N, 4): left, top, right, bottom in pixels, right and bottom exclusive. Fractions are cut
-    off and boxes are clipped to the picture, as trackers do; a box of which nothing remains is an error.
+    Boxes are truncated to whole pixels and clipped to the image, as trackers do. A box that covers no pixel is an
+    error.
     """
 
     image: Any
     """A path, a Pillow image, an array (height, width, 3) or a tensor (3, height, width)."""
     boxes: ArrayLike
+    """(N, 4): left, top, right, bottom in pixels, right and bottom exclusive; or ``supervision.Detections``."""
     name: str | None = None
-    """What errors and results call it; by default its path or its position in the input."""
+    """Its name in errors and results; by default its path or its position in the input."""
 
 
 @dataclass(frozen=True)
 class PreparedCrop:
-    """A crop at the network's size, or the reason why there is none."""
+    """A crop at the network's input size, or the error of a crop that cannot be made."""
 
     name: str
     pixels: Tensor | ImageError
     """(3, H, W), RGB: uint8, or float32 fractions where floats came in."""
     num_rows: int = 1
-    """Crops that it stands for: the boxes of a frame that cannot be read, else 1."""
+    """Number of crops that it stands for: all boxes of a frame that cannot be read, else 1."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Work for a thread: reading, cropping and resizing one input."""
+    """Work for one thread: read, crop and resize one input."""
 
     run: Callable[[Preprocessing], list[PreparedCrop]]
     weight: int = 1
-    """Crops that it holds in memory, at least 1."""
+    """Number of crops that it holds in memory, at least 1."""
 
 
 Prepared = tuple[list[PreparedCrop], Exception | None]
-"""Crops in order, and what stopped the work if anything did."""
+"""Crops in order, and the unexpected error that stopped the work, if any."""
 
 
 def run_jobs(jobs: Sequence[Job], preprocessing: Preprocessing) -> Prepared:
-    """One job after the other; of an unforeseen error, what came before it is kept."""
+    """Run jobs in order. An unexpected error ends the run; the crops before it are kept."""
     crops: list[PreparedCrop] = []
     for job in jobs:
         try:
@@ -88,7 +89,7 @@ def run_jobs(jobs: Sequence[Job], preprocessing: Preprocessing) -> Prepared:
 
 
 def iterate_jobs(inputs: Any, channels: ChannelOrder) -> Iterator[Job]:
-    """Jobs for ``inputs``, in order. Iterators are asked for one element at a time."""
+    """Jobs for ``inputs``, in order. Iterators are advanced one element at a time."""
     if _is_collection(inputs):
         for index, element in enumerate(inputs):
             yield from _jobs_of(element, f"input {index}", channels)
@@ -97,7 +98,7 @@ def iterate_jobs(inputs: Any, channels: ChannelOrder) -> Iterator[Job]:
 
 
 def _is_collection(value: Any) -> bool:
-    # Each of these is one thing, though Python could iterate over it.
+    # Each of these is one input, though Python could iterate over it.
     single = (str, bytes, Path, Image.Image, np.ndarray, Tensor, Frame, Mapping)
     return isinstance(value, Iterable) and not isinstance(value, single)
 
@@ -124,10 +125,10 @@ def _jobs_of(value: Any, name: str, channels: ChannelOrder) -> Iterator[Job]:
 
 def _image_job(value: Any, name: str, channels: ChannelOrder) -> Job:
     try:
-        picture = _own_copy(_check_picture(value, name, channels))
+        image = _own_copy(_check_image(value, name, channels))
     except ImageError as error:
         return _failed(name, error)
-    return Job(lambda preprocessing: [_prepare(name, picture, preprocessing)])
+    return Job(lambda preprocessing: [_prepare(name, image, preprocessing)])
 
 
 def _failed(name: str, error: ImageError, num_rows: int = 1) -> Job:
@@ -143,15 +144,15 @@ def _frame_job(frame: Frame, name: str, channels: ChannelOrder) -> Job:
         num_rows = len(boxes)
         if on_disk:
             return Job(lambda p: _prepare_boxes(name, Path(frame.image), boxes, p), max(1, len(boxes)))
-        picture = _check_picture(frame.image, name, channels)
+        image = _check_image(frame.image, name, channels)
     except ImageError as error:
         return _failed(name, error, num_rows)
-    # The caller may reuse the frame's memory for the next one: keep the smaller of the crops and the whole picture.
-    width, height = _size_wh(picture)
+    # The caller may reuse the frame's memory for the next one: copy the crops or the whole image, whichever is smaller.
+    width, height = _size_wh(image)
     if sum(_area(box, width, height) for box in boxes) < width * height:
-        crops = list(_cut_all(picture, boxes, name))
+        crops = list(_cut_all(image, boxes, name))
         return Job(lambda p: _prepare_crops(crops, p), max(1, len(crops)))
-    kept = _own_copy(picture)
+    kept = _own_copy(image)
     return Job(lambda p: _prepare_crops(_cut_all(kept, boxes, name), p), max(1, len(boxes)))
 
 
@@ -159,25 +160,25 @@ def _prepare_boxes(
     name: str, path: Path, boxes: NDArray[np.float64], preprocessing: Preprocessing
 ) -> list[PreparedCrop]:
     try:
-        picture = Image.fromarray(read_pixels(path).permute(1, 2, 0).numpy())
+        image = Image.fromarray(read_pixels(path).permute(1, 2, 0).numpy())
     except ImageError as error:
         return [PreparedCrop(name, error, len(boxes))]
-    return _prepare_crops(_cut_all(picture, boxes, name), preprocessing)
+    return _prepare_crops(_cut_all(image, boxes, name), preprocessing)
 
 
 def _cut_all(
-    picture: Image.Image | Tensor, boxes: NDArray[np.float64], name: str
+    image: Image.Image | Tensor, boxes: NDArray[np.float64], name: str
 ) -> Iterator[tuple[str, Image.Image | Tensor | ImageError]]:
-    """One crop at a time: boxes overlap, so that all together may be many times the picture."""
-    return ((f"{name} box {i}", _cut(picture, box, f"{name} box {i}")) for i, box in enumerate(boxes))
+    """One crop at a time: overlapping boxes may together be many times the image."""
+    return ((f"{name} box {i}", _cut(image, box, f"{name} box {i}")) for i, box in enumerate(boxes))
 
 
-def _size_wh(picture: Image.Image | Tensor) -> tuple[int, int]:
-    return picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
+def _size_wh(image: Image.Image | Tensor) -> tuple[int, int]:
+    return image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
 
 
 def _area(box: NDArray[np.float64], width: int, height: int) -> float:
-    """Pixels of the picture in the box; 0 for one that is none."""
+    """Pixels of the image in the box; 0 if the box is not finite."""
     if not np.isfinite(box).all():
         return 0.0
     left, right, top, bottom = (*np.clip(box[[0, 2]], 0, width), *np.clip(box[[1, 3]], 0, height))
@@ -193,11 +194,11 @@ def _prepare_crops(
     ]
 
 
-def _prepare(name: str, picture: Image.Image | Tensor, preprocessing: Preprocessing) -> PreparedCrop:
+def _prepare(name: str, image: Image.Image | Tensor, preprocessing: Preprocessing) -> PreparedCrop:
     try:
-        if isinstance(picture, Image.Image):
-            return PreparedCrop(name, resize_image(to_rgb(picture), preprocessing))
-        return PreparedCrop(name, resize_fractions(picture, preprocessing))
+        if isinstance(image, Image.Image):
+            return PreparedCrop(name, resize_image(to_rgb(image), preprocessing))
+        return PreparedCrop(name, resize_fractions(image, preprocessing))
     except OSError as error:  # a lazily opened Pillow image may be truncated
         return PreparedCrop(name, ImageError(name, f"cannot be decoded: {error}"))
 
@@ -209,8 +210,8 @@ def _prepare_file(path: Path, preprocessing: Preprocessing) -> list[PreparedCrop
         return [PreparedCrop(str(path), error)]
 
 
-def _check_picture(value: Any, name: str, channels: ChannelOrder) -> Image.Image | Tensor:
-    """A Pillow image, or a (3, h, w) float tensor of RGB fractions. Arrays become Pillow images."""
+def _check_image(value: Any, name: str, channels: ChannelOrder) -> Image.Image | Tensor:
+    """The image as a Pillow image, or as a float tensor (3, h, w) of RGB fractions. Arrays become Pillow images."""
     if isinstance(value, Image.Image):
         return own_rgb(value, name)
     if isinstance(value, np.ndarray):
@@ -237,21 +238,22 @@ def _check_tensor(value: Tensor, name: str, channels: ChannelOrder) -> Image.Ima
     if not bool((value >= 0).all()) or not bool((value <= 1).all()):
         raise ImageError(
             name,
-            "a float tensor outside [0, 1]; give fractions of 255, not normalised (the embedder does that)",
+            "a float tensor outside [0, 1]; give fractions of 255 (the embedder normalises them)",
         )
     return value.float()
 
 
-def _own_copy(picture: Image.Image | Tensor) -> Image.Image | Tensor:
-    """A float tensor is copied, since its owner may write to it while it waits; the rest is a copy already."""
-    return picture.clone() if isinstance(picture, Tensor) else picture
+def _own_copy(image: Image.Image | Tensor) -> Image.Image | Tensor:
+    """A float tensor is copied, because the caller may write to it meanwhile; other images are copies already."""
+    return image.clone() if isinstance(image, Tensor) else image
 
 
 def _check_boxes(boxes: ArrayLike, name: str) -> NDArray[np.float64]:
+    boxes = getattr(boxes, "xyxy", boxes)  # supervision.Detections
     try:
         array = np.asarray(boxes.detach().cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ImageError(name, "boxes that are no numbers; give (N, 4): left, top, right, bottom in pixels") from None
+        raise ImageError(name, "boxes that are not numbers; give (N, 4): left, top, right, bottom in pixels") from None
     if array.size == 0:
         return np.empty((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
@@ -259,16 +261,16 @@ def _check_boxes(boxes: ArrayLike, name: str) -> NDArray[np.float64]:
     return array
 
 
-def _cut(picture: Image.Image | Tensor, box: NDArray[np.float64], name: str) -> Image.Image | Tensor | ImageError:
-    """The part of ``picture`` in ``box``, as a copy."""
+def _cut(image: Image.Image | Tensor, box: NDArray[np.float64], name: str) -> Image.Image | Tensor | ImageError:
+    """The part of the image in ``box``, as a copy; an ImageError if there is none."""
     shown = "(" + ", ".join(f"{value:g}" for value in box) + ")"
     if not np.isfinite(box).all():
         return ImageError(name, f"box {shown} holds values that are not finite")
-    width, height = _size_wh(picture)
+    width, height = _size_wh(image)
     left, right = (int(v) for v in np.clip(np.trunc(box[[0, 2]]), 0, width))
     top, bottom = (int(v) for v in np.clip(np.trunc(box[[1, 3]]), 0, height))
     if right <= left or bottom <= top:
-        return ImageError(name, f"box {shown} covers no pixel of the {width} x {height} picture")
-    if isinstance(picture, Image.Image):
-        return picture.crop((left, top, right, bottom))
-    return picture[:, top:bottom, left:right].clone()
+        return ImageError(name, f"box {shown} covers no pixel of the {width} x {height} image")
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, right, bottom))
+    return image[:, top:bottom, left:right].clone()

@@ -1,8 +1,19 @@
-"""Crops that can be searched: a folder that keeps vectors and where they came from."""
+"""Galleries: embeddings of crops on disk, with their sources, searched by cosine similarity."""
 
 from osnet.gallery.gallery_folder import Gallery
-from osnet.gallery.item_attributes import Described, describe
+from osnet.gallery.indexing import Indexed
+from osnet.gallery.item_attributes import AttributeProbabilities, attribute_probabilities
 from osnet.gallery.stamps import Added, FileStamp, Stored
 from osnet.gallery.vector_store import VectorStore, Where
 
-__all__ = ["Added", "Described", "FileStamp", "Gallery", "Stored", "VectorStore", "Where", "describe"]
+__all__ = [
+    "Added",
+    "AttributeProbabilities",
+    "FileStamp",
+    "Gallery",
+    "Indexed",
+    "Stored",
+    "VectorStore",
+    "Where",
+    "attribute_probabilities",
+]

@@ -1,4 +1,4 @@
-"""The files of a gallery: its list of segments, and the segments. See ``folder.py`` for how they are used.
+"""The files of a gallery: the manifest, and the segments that it lists. ``gallery_folder.py`` shows the layout.
 
 Shapes: N items, D embedding, A attributes.
 """
@@ -30,18 +30,18 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StoredAttribute:
-    """One attribute of which a gallery keeps probabilities."""
+    """An attribute whose probabilities a gallery stores."""
 
     name: str
     threshold: float
-    """From which probability on it is said to hold."""
+    """The attribute is predicted positive from this probability on."""
     sha256: str
-    """Of the part of the head that says it: probabilities of another one cannot be compared."""
+    """Digest of the attribute's row of the head. Probabilities of another row cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Some rows, in files of their own."""
+    """Rows that were written together, in files of their own."""
 
     number: int
     count: int
@@ -52,7 +52,7 @@ class Segment:
 
     @property
     def files(self) -> dict[str, str]:
-        """Kind -> name of the file."""
+        """File names by kind: vectors, items, and attributes if there are any."""
         names = {"vectors": f"vectors-{self.number:06d}.npy", "items": f"items-{self.number:06d}.jsonl"}
         if self.attributes_sha256:
             names["attributes"] = f"attributes-{self.number:06d}.npy"
@@ -61,7 +61,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Whose vectors, and which segments."""
+    """The content of ``gallery.json``: weights, embedding size, attributes, and the list of segments."""
 
     weights_sha256: str
     weights_name: str
@@ -73,7 +73,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Rows:
-    """What segments hold."""
+    """The content of segments."""
 
     vectors: Floats
     """(N, D), of length 1."""
@@ -81,7 +81,7 @@ class Rows:
     probabilities: Floats
     """(N, A); A is 0 in a gallery without attributes."""
     stamps: list[FileStamp | None]
-    """N of them: the files as they were when they were embedded; None where that is not known."""
+    """N stamps of the files from before they were embedded; None where unknown."""
 
     def take(self, keep: NDArray[np.bool_]) -> "Rows":
         """The rows where ``keep`` (N,) is true."""
@@ -92,14 +92,14 @@ class Rows:
 
 @contextmanager
 def locked(folder: Path, timeout_s: float) -> Iterator[None]:
-    """No other process writes to the gallery in ``folder`` meanwhile.
+    """Hold the lock of the gallery in ``folder``, which every writer takes.
 
     Raises:
-        GalleryError: there is no such folder, or another process does not let go of it.
+        GalleryError: there is no such folder, or another process holds the lock for longer than ``timeout_s``.
         OutputError: no permission to write there.
     """
     if not folder.is_dir():
-        raise GalleryError(f"{folder} is no gallery: there is no such folder; make one with `osnet index`")
+        raise GalleryError(f"no such folder: {folder}; make a gallery with `osnet index`")
     lock = FileLock(folder / LOCK, timeout=timeout_s)
     try:
         lock.acquire()
@@ -114,10 +114,10 @@ def locked(folder: Path, timeout_s: float) -> Iterator[None]:
 
 
 def begin(folder: Path, manifest: Manifest) -> None:
-    """Write the list of a new gallery into an empty folder; call it under the lock.
+    """Write the manifest of a new gallery. Call it under the lock.
 
     Raises:
-        GalleryError: there is something in the folder; what a cut-off write left does not count.
+        GalleryError: the folder is not empty; leftovers of an interrupted write are ignored.
     """
     if any(path.name != LOCK and not path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir()):
         raise GalleryError(f"{folder} is not empty; a new gallery needs a folder of its own")
@@ -125,7 +125,7 @@ def begin(folder: Path, manifest: Manifest) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace ``gallery.json``; without attributes it is what versions before attributes wrote."""
+    """Replace ``gallery.json``. Without attributes it has the form of versions that knew none."""
     content: dict[str, Any] = {"format": FORMAT, **asdict(manifest)}
     if not manifest.attributes:
         del content["attributes"]
@@ -135,14 +135,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """``gallery.json``.
+    """Read ``gallery.json``.
 
     Raises:
-        GalleryError: there is none, or it is damaged.
+        GalleryError: it is missing or damaged.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise GalleryError(f"{folder} is no gallery: it holds no {MANIFEST}; make one with `osnet index`")
+        raise GalleryError(f"{folder} is not a gallery: it has no {MANIFEST}; make one with `osnet index`")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
@@ -164,12 +164,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _line(item: Item, stamp: FileStamp | None) -> str:
-    """Without a stamp it is what versions before stamps wrote; they pass over the stamp of others."""
+    """A line of the items file. Older versions write none of ``file``, and ignore it."""
     return json.dumps(asdict(item) | ({"file": asdict(stamp)} if stamp else {}), allow_nan=False) + "\n"
 
 
 def write_segment(folder: Path, number: int, rows: Rows) -> Segment:
-    """Write the files of one segment, each aside first."""
+    """Write the files of one segment. Each is renamed into place when it is complete."""
     has_attributes = rows.probabilities.shape[1] > 0
     segment = Segment(number, len(rows.items), "", "", "to come" if has_attributes else "")
     arrays = {"vectors": rows.vectors} | ({"attributes": rows.probabilities} if has_attributes else {})
@@ -183,11 +183,11 @@ def write_segment(folder: Path, number: int, rows: Rows) -> Segment:
 
 
 def read_segment(folder: Path, segment: Segment, embedding_size: int, num_attributes: int) -> Rows:
-    """The rows of one segment.
+    """Read one segment.
 
     Raises:
         GalleryError: a file is damaged.
-        FileNotFoundError: a file is gone: another process replaced it.
+        FileNotFoundError: a file is missing, because another process replaced the segment meanwhile.
     """
     for kind, name in segment.files.items():
         if sha256_file(folder / name) != getattr(segment, f"{kind}_sha256"):
@@ -208,12 +208,12 @@ def read_segment(folder: Path, segment: Segment, embedding_size: int, num_attrib
     wanted = ((vectors, embedding_size), (probabilities, num_attributes))
     right = all(a.dtype == np.float32 and a.shape == (segment.count, size) for a, size in wanted)
     if not right or len(items) != segment.count:
-        raise GalleryError(f"{path} and its companions do not hold the {segment.count} rows they should")
+        raise GalleryError(f"the files of {path.name} do not hold the {segment.count} rows that {MANIFEST} lists")
     return Rows(vectors, items, probabilities, stamps)
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
-    """Delete what no manifest names: replaced segments, and leftovers of a write that was cut off."""
+    """Delete files that the manifest does not name: replaced segments, and leftovers of interrupted writes."""
     named = {name for segment in manifest.segments for name in segment.files.values()}
     ours = re.compile(rf"(vectors|attributes)-\d{{6,}}\.npy|items-\d{{6,}}\.jsonl|{re.escape(TEMPORARY_PREFIX)}.*")
     for path in list(folder.iterdir()):
@@ -222,7 +222,10 @@ def sweep(folder: Path, manifest: Manifest) -> None:
 
 
 def sweep_if_free(folder: Path) -> None:
-    """Sweep if nobody is writing and we may: what a crashed ``remove`` left behind must not stay."""
+    """``sweep``, unless another process is writing or the folder is read-only.
+
+    What a crashed ``remove`` left behind must not stay.
+    """
     if not (folder / MANIFEST).is_file():
         return
     try:
@@ -233,7 +236,7 @@ def sweep_if_free(folder: Path) -> None:
 
 
 def join_rows(parts: Sequence[Rows], embedding_size: int, num_attributes: int) -> Rows:
-    """Rows of several segments as one."""
+    """The rows of several segments, concatenated."""
     vectors = np.empty((0, embedding_size), dtype=np.float32)
     probabilities = np.empty((0, num_attributes), dtype=np.float32)
     return Rows(

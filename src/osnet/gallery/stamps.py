@@ -1,4 +1,4 @@
-"""The files behind a gallery's items: as they were when they were embedded, and as they are now."""
+"""Stamps of image files, and what must be embedded again because a file has changed."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -12,22 +12,22 @@ from osnet.types import Item
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells whether a file is still the one that was embedded."""
+    """Size, times and digest of a file, from before it was embedded. They show whether the file has changed."""
 
     size: int
     """Bytes."""
     mtime_ns: int
-    """When its content was last changed, as the disk says."""
+    """Modification time, in nanoseconds."""
     ctime_ns: int
-    """When anything of it was last changed; programs that set ``mtime_ns`` back do not set this."""
+    """Change time, in nanoseconds. Programs that set ``mtime_ns`` back cannot set this one."""
     sha256: str
-    """Of its content: decides if one of the others differs."""
+    """Of the content. Decides where the size or a time differs."""
 
     @classmethod
     def of(cls, path: str | Path) -> "FileStamp | None":
-        """A file as it is now; None if there is none or it cannot be read.
+        """The stamp of a file as it is now; None if the file is missing or cannot be read.
 
-        Take it before the file is embedded: a change in between then shows as one.
+        Take it before the file is embedded. A change in between is then noticed.
         """
         try:
             status = os.stat(path)  # noqa: PTH116 a source may be no path at all
@@ -37,7 +37,7 @@ class FileStamp:
 
     @classmethod
     def read(cls, content: Any) -> "FileStamp | None":
-        """From JSON, None from None. Raises ValueError, TypeError or AttributeError for anything else."""
+        """A stamp from its JSON object; None from None. Raises ValueError, TypeError or AttributeError otherwise."""
         if content is None:
             return None
         known = {field.name for field in fields(cls)}
@@ -46,7 +46,7 @@ class FileStamp:
         return stamp
 
     def is_of(self, path: str | Path) -> bool:
-        """True if the file is certainly the same, by size and times alone."""
+        """True if size and times of the file are those of the stamp. The content is not read."""
         try:
             status = os.stat(path)  # noqa: PTH116
         except (OSError, ValueError):
@@ -56,50 +56,51 @@ class FileStamp:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a gallery holds of one source, but for its vector."""
+    """An item of a gallery with the stamp of its file."""
 
     item: Item
     stamp: FileStamp | None
-    """None: not known, as in galleries that were made before stamps were kept."""
+    """None if unknown: added without a stamp, or by a version that did not store stamps."""
 
 
 @dataclass(frozen=True)
 class Added:
-    """What ``Gallery.put`` did."""
+    """Counts of what ``Gallery.put_embeddings`` did."""
 
     new: int
-    """Items that were not there."""
+    """Items whose source was not stored before."""
     replaced: int
-    """Items whose vector was another file's, or an older state of the file."""
+    """Items that were replaced, because their file has changed or its stamp was unknown."""
     same: int
-    """Items that were there with the same file: left as they were."""
+    """Items left as they were, because the stored stamp has the same SHA-256."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a gallery needs, to hold the files as they are now."""
+    """The difference between a gallery and the files as they are now."""
 
     todo: dict[str, Item]
-    """By path, what to embed."""
+    """By path: the items to embed."""
     changed: frozenset[str]
-    """Those of ``todo`` that the gallery holds in another state."""
+    """Paths in ``todo`` whose files have changed since they were embedded."""
     unknown: frozenset[str]
-    """Those of ``todo`` of which the gallery does not say in what state it holds them."""
+    """Paths in ``todo`` that are stored without a stamp, so that a change could not be seen."""
     same: int
-    """Items that it holds as they are."""
+    """Number of items whose files have not changed."""
     relabelled: list[Item]
-    """Of these, those with another identity, camera or time."""
+    """Unchanged items that get another identity, camera or time."""
     restamped: dict[str, FileStamp]
-    """Of these, by source, those whose files have other times and the same content."""
+    """By source: new stamps of unchanged items whose files have other times and the same content."""
 
 
-def plan_update(stored: Mapping[str, Stored], items: Iterable[Item], *, labels_count: bool) -> Update:
-    """Compare a gallery (``Gallery.stored``) with files, whose items have their plain paths as sources.
+def plan_update(stored: Mapping[str, Stored], items: Iterable[Item], *, replace_labels: bool) -> Update:
+    """Compare a gallery with files as they are now.
 
     Args:
-        stored: by source; one that is written with ``..`` means the same item as its plain path.
-        items: what there is now, with what is known of it.
-        labels_count: what they say replaces what the gallery says; else it only fills in what is unknown there.
+        stored: ``Gallery.stored()``. A source with ``..`` means the same item as its plain path.
+        items: the files, whose sources are plain paths (``plain_path``), with their labels.
+        replace_labels: True: identity, camera and time of ``items`` replace the stored ones. False: they only fill in
+            what is unknown.
     """
     plain = {str(plain_path(source)) if ".." in source else source: old for source, old in stored.items()}
     todo, relabelled, restamped = {}, [], {}
@@ -109,7 +110,7 @@ def plan_update(stored: Mapping[str, Stored], items: Iterable[Item], *, labels_c
         if old is None:
             todo[path] = item
             continue
-        labelled = _merge(old.item, item, labels_count)
+        labelled = _merge(old.item, item, replace_labels)
         if old.stamp is None:
             unknown.add(path)
             todo[path] = labelled
@@ -127,21 +128,22 @@ def plan_update(stored: Mapping[str, Stored], items: Iterable[Item], *, labels_c
     return Update(todo, frozenset(changed), frozenset(unknown), same, relabelled, restamped)
 
 
-def _merge(old: Item, new: Item, labels_count: bool) -> Item:
-    """The old item with what is newly known of it."""
-    first, second = (new, old) if labels_count else (old, new)
+def _merge(old: Item, new: Item, replace_labels: bool) -> Item:
+    """The stored item with the labels of the new one; see ``plan_update``."""
+    first, second = (new, old) if replace_labels else (old, new)
     return replace(
         old,
-        identity=new.identity if labels_count else old.identity or new.identity,
+        identity=new.identity if replace_labels else old.identity or new.identity,
         camera=first.camera or second.camera,
         time_s=first.time_s if first.time_s is not None else second.time_s,
     )
 
 
 def is_gone(stored: Stored) -> bool:
-    """True if the item's file was there when it was embedded, and is not there now.
+    """True if the item's file existed when it was embedded and does not exist now.
 
-    Without a stamp, an absolute path was a file; of ``/videos/a.mp4#1207`` it is the part before ``#``.
+    Without a stamp, a source that is an absolute path counts as a file. Of ``/videos/a.mp4#1207`` the part before
+    ``#`` counts.
     """
     source = stored.item.source
     if stored.stamp is None and not Path(source).is_absolute():
@@ -151,5 +153,5 @@ def is_gone(stored: Stored) -> bool:
 
 
 def lies_below(source: str, folder: Path) -> bool:
-    """True if ``source`` is a path below ``folder``, a ``plain_path``; links are not followed."""
+    """True if ``source`` is a path below ``folder`` (a ``plain_path``). Links are not followed."""
     return (plain_path(source) if ".." in source else Path(source)).is_relative_to(folder)

@@ -1,4 +1,4 @@
-"""What a gallery does, whatever stores it."""
+"""The filter ``Where``, and the protocol that a gallery implements."""
 
 import re
 from collections.abc import Container, Sequence
@@ -25,15 +25,15 @@ class Where:
     before_s: float | None = None
     """Taken at this time or earlier."""
     source: str | None = None
-    """One item's source; or, if no item has just this source, a pattern with ``*``, ``?`` and ``[...]`` for it."""
+    """The source of one item. If no item has exactly this source: a pattern with ``*``, ``?`` and ``[...]``."""
     sources: frozenset[str] | None = None
     """Exactly these sources; no patterns."""
     having: frozenset[str] = frozenset()
-    """Attributes that are said to hold."""
+    """Attributes that the person is predicted to have."""
     lacking: frozenset[str] = frozenset()
-    """Attributes that are said not to hold."""
+    """Attributes that the person is predicted not to have."""
     min_probability: float | None = None
-    """From which probability on an attribute is said to hold; None: each one's own threshold."""
+    """An attribute is predicted positive from this probability on; None: from its own threshold."""
 
     def __post_init__(self) -> None:
         for name in ("identities", "cameras", "sources", "having", "lacking"):
@@ -46,15 +46,15 @@ class Where:
         return replace(self, min_probability=None) == Where()
 
     def settle(self, sources: Container[str]) -> "Where":
-        """The same filter for a store that holds ``sources``: a ``source`` that one of them equals is no pattern."""
+        """The same filter, with ``source`` escaped if it equals one of ``sources``, so that it is no pattern."""
         if self.source is None or self.source not in sources:
             return self
         return replace(self, source=re.sub(r"([*?[])", r"[\1]", self.source))
 
     def matches(self, item: Item) -> bool:
-        """True if ``item`` passes all but the conditions on attributes, which the store looks at.
+        """True if ``item`` meets all conditions except those on attributes, which the store checks.
 
-        ``source`` is taken as a pattern here; a store calls ``settle`` first.
+        ``source`` is taken as a pattern; a store calls ``settle`` first.
         """
         if self.sources is not None and item.source not in self.sources:
             return False
@@ -70,35 +70,35 @@ class Where:
 
 
 class VectorStore(Protocol):
-    """The few methods behind ``osnet index`` and ``osnet search``.
+    """The methods that another store (a vector database, for instance) needs to stand in for a gallery.
 
-    Every call that brings vectors says whose they are (``weights_sha256``, from ``Embedder.sha256``);
-    a store refuses those of other weights, since such vectors cannot be compared.
+    Every call with embeddings gives the digest of the weights that made them (``Embedder.sha256``). A store refuses
+    embeddings of other weights, because they cannot be compared.
     """
 
     def __len__(self) -> int:
-        """Items stored."""
+        """Number of items."""
         ...
 
     @property
     def weights_sha256(self) -> str:
-        """Whose vectors are stored."""
+        """Digest of the weights that made the stored embeddings."""
         ...
 
     def sources(self) -> set[str]:
-        """Sources of all items; each is there once."""
+        """Sources of all items; each occurs once."""
         ...
 
-    def add(self, vectors_ND: ArrayLike, items: Sequence[Item], *, weights_sha256: str) -> None:
-        """Store N vectors with their items, all or none."""
+    def add_embeddings(self, embeddings_ND: ArrayLike, items: Sequence[Item], *, weights_sha256: str) -> None:
+        """Store N embeddings with their items, all or none."""
         ...
 
-    def search(
-        self, vector_D: ArrayLike, *, weights_sha256: str, top: int = 10, where: Where | None = None
+    def search_embedding(
+        self, embedding_D: ArrayLike, *, weights_sha256: str, top: int = 10, where: Where | None = None
     ) -> list[Hit]:
         """The ``top`` most similar items that pass ``where``, best first."""
         ...
 
     def remove(self, where: Where) -> int:
-        """Delete what passes ``where``, for good; how many items that were."""
+        """Delete the items that pass ``where``. Returns their number."""
         ...

@@ -1,7 +1,11 @@
 """Published runs, and some of our own: a function each, whose docstring holds command, sources, and what to expect."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from typing import Any
 
+from osnet.errors import TrainingError
 from osnet.recipes import attributes_pa100k as pa100k
 from osnet.recipes import demo_recipes as demo
 from osnet.recipes import photos_cifar as cifar
@@ -57,3 +61,29 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **{make().name: make for make in (demo.demo_osnet_x0_25, demo.demo_osnet_t1_x0_25)},
 }
 """Name -> the function that returns the recipe."""
+
+
+def list_recipes() -> list[str]:
+    """Names of all recipes, sorted."""
+    return sorted(RECIPES)
+
+
+def get_recipe(name: str, **changes: Any) -> Recipe:
+    """A recipe by name, with some fields changed.
+
+    Args:
+        name: one of ``list_recipes()``.
+        changes: new values of the recipe's fields, for instance ``epochs=1``.
+
+    Raises:
+        TrainingError: an unknown name or field, or a value that the recipe refuses.
+    """
+    if name not in RECIPES:
+        near = get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise TrainingError(f"unknown recipe {name!r}; {hint}list_recipes() and `osnet recipes` list all")
+    recipe = RECIPES[name]()
+    known = [entry.name for entry in fields(recipe)]
+    if strange := sorted(set(changes) - set(known)):
+        raise TrainingError(f"recipe {name} has no field {', '.join(strange)}; its fields: {', '.join(known)}")
+    return replace(recipe, **changes)

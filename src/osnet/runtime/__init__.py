@@ -1,1 +1,1 @@
-"""What runs a network: folding, backends, export, quantization, several processes."""
+"""Running networks: folding, backends, export, several processes."""

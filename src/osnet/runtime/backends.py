@@ -1,8 +1,8 @@
-"""What runs the network: PyTorch, our own machine code, ONNX Runtime or OpenVINO. From all the same vectors, to 1e-4.
+"""Backends that run a network: PyTorch, native machine code, ONNX Runtime, OpenVINO. Embeddings agree to 1e-4.
 
-A backend takes RGB pixels at the network's size and gives embeddings as the network does, not normalised. It is made
-from a network in its present state; what is done to the network later does not reach it. Before a runtime is used,
-its outputs are compared with the network's.
+A backend takes RGB pixels at the network's input size and gives the network's embeddings, not normalised. It is made
+from the present state of a network and does not follow later changes. Its outputs are compared with the network's
+before it is used.
 
 Shapes: B batch, H, W the network's input size, D embedding.
 """
@@ -36,26 +36,27 @@ from osnet.types import Preprocessing
 
 BackendName = Literal["auto", "torch", "native", "onnxruntime", "openvino"]
 TOLERANCE = 1e-4
-"""Largest difference of a unit vector's component between a runtime and the network, in float32."""
+"""Largest difference of a component of unit embeddings between a backend and the network, in float32."""
 WIDEST_NATIVE = 0.5
-"""Width up to which ``auto`` takes our own code before ONNX Runtime: 1.3 times as fast at x0.25, as fast at x0.5, and
-4 % slower at x1.0 (batches, 2 cores of an EPYC with AVX-512)."""
+"""Width up to which ``auto`` prefers native code to ONNX Runtime. Native code is 1.3 times as fast at x0.25, as fast at
+x0.5, and 4 % slower at x1.0 (batches, 2 cores of an EPYC with AVX-512)."""
 AT_A_TIME = 2
-"""Images that one thread takes at once from a batch."""
+"""Images of a batch that a thread takes at once."""
 
 Runner = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""(B, 3, H, W) uint8 or float32 -> (B, D). May be called by several threads at once."""
 
 
 class Backend(ABC):
-    """Pixels in, embeddings out."""
+    """Runs a network: pixels to embeddings."""
 
     name: str
 
     def settle(self) -> None:
-        """Get ready in a process that was forked off after the backend was made; elsewhere it does nothing.
+        """Prepare the backend in a process that was forked after it was made. Elsewhere it does nothing.
 
         Raises:
-            ModelError: the backend cannot run there; it says what to do.
+            ModelError: the backend cannot run in a forked process.
         """
         settle()
 
@@ -65,7 +66,7 @@ class Backend(ABC):
 
 
 class TorchBackend(Backend):
-    """PyTorch, with the network restructured for it (``optimize``)."""
+    """PyTorch, with the network in the form of ``optimize``."""
 
     name = "torch"
 
@@ -82,23 +83,23 @@ class TorchBackend(Backend):
 
 
 class ThreadedBackend(Backend):
-    """What takes single images with all threads, and of a batch gives each thread a few images for itself.
+    """A runtime that shares a single image among threads, and gives each thread its own images of a batch.
 
-    Then nothing waits for the slowest thread at each of 180 steps, and what is worked on stays in a core's cache.
+    In a batch no thread then waits for the slowest one at each of 180 steps, and its data stay in its core's cache.
     """
 
     runtime_threads = False
-    """Whether the runtime has threads of its own."""
+    """True if the runtime starts threads of its own."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, num_threads: int | None = None) -> None:
         self.num_threads = num_threads or count_cores()
         self.sharing = self.num_threads
-        """Threads for a single image."""
+        """Threads that share a single image."""
         self.at_a_time = AT_A_TIME
         self._graph, self._size_hw = fold(network, preprocessing).cpu(), preprocessing.size_hw
         self._runners: dict[tuple[bool, int], Runner] = {}
         self._start_threads()
-        self._runner(uint8=True, num_threads=self.sharing)  # what cannot be made is said now
+        self._runner(uint8=True, num_threads=self.sharing)  # a network that it cannot run is refused now
 
         if self.runtime_threads:
             _WITH_THREADS.add(self)
@@ -114,26 +115,30 @@ class ThreadedBackend(Backend):
             self.after_fork()
 
     def after_fork(self) -> None:
-        """In a process that was forked off (a loader's worker, say): of all threads only one is there.
+        """Start new threads in a forked process (a DataLoader's worker), where only one thread exists.
 
         Raises:
-            ModelError: the runtime cannot do without its own.
+            ModelError: the runtime cannot run without the threads that it started before the fork.
         """
         self._start_threads()
 
     @abstractmethod
     def make_runner(self, uint8: bool, num_threads: int) -> Runner:
-        """A function that may be called by several threads at once: (B, 3, H, W) of that type -> (B, D)."""
+        """A ``Runner`` for images of that type that uses ``num_threads`` threads.
+
+        Raises:
+            UnknownStepError: it cannot run this network.
+        """
 
     def _runner(self, uint8: bool, num_threads: int) -> Runner:
-        """Made when first needed: float pixels are rare."""
+        """The runner, made when it is first needed: float pixels are rare."""
         key = uint8, num_threads
         if key not in self._runners:
             self._runners[key] = self.make_runner(uint8, num_threads)
         return self._runners[key]
 
     def write_onnx(self, uint8: bool) -> bytes:
-        """The network as an ONNX file."""
+        """The network as the bytes of an ONNX file."""
         return write_onnx(self._graph, self._size_hw, ["embeddings"], uint8=uint8)
 
     def run(self, pixels: Tensor) -> Tensor:
@@ -152,18 +157,18 @@ class ThreadedBackend(Backend):
 _WITH_THREADS: WeakSet[ThreadedBackend] = WeakSet()
 
 
-def _keep_for_ever() -> None:
-    """In a forked process: a runtime that is taken down waits for its threads, which stayed in the parent."""
+def _never_destroy() -> None:
+    """Keep runtimes alive in a forked process: destroying one would wait for threads that exist only in the parent."""
     for backend in list(_WITH_THREADS):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))  # a list would be emptied when the process ends
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))  # a Python reference would be dropped at exit
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_for_ever)
+    os.register_at_fork(after_in_child=_never_destroy)
 
 
 class NativeBackend(ThreadedBackend):
-    """Machine code made for this processor (``native.py``), for plain OSNets on a CPU."""
+    """Machine code compiled for this processor (``native/``), for plain OSNets on a CPU."""
 
     name = "native"
 
@@ -171,7 +176,7 @@ class NativeBackend(ThreadedBackend):
         """See ``ThreadedBackend``."""
         try:
             from osnet.runtime.native.program import NativeRunner, lay_out
-        except ImportError as error:  # llvmlite comes with numba, but not every system has a build of it
+        except ImportError as error:  # not every system has a build of llvmlite
             raise UnknownStepError(f"llvmlite cannot be loaded: {error}") from error
         runner = NativeRunner(lay_out(self._graph, self._size_hw, uint8))
         if num_threads == 1:
@@ -195,26 +200,26 @@ class OnnxRuntimeBackend(ThreadedBackend):
         return lambda images: session.run(None, {INPUT: images})[0]
 
     def after_fork(self) -> None:
-        """See ``ThreadedBackend``: the sessions with one thread go on; those with several are left alone."""
+        """See ``ThreadedBackend``. Sessions with one thread still work; those with several are not used any more."""
         self.sharing = 1
         super().after_fork()
 
 
 NO_OPENVINO = (
-    "OpenVINO's threads are not in a forked process, which would wait for them for ever; make the embedder in the "
-    "process that uses it (start processes by 'spawn' if the parent uses OpenVINO too), or choose another backend"
+    "OpenVINO does not work in a forked process, where its threads do not exist; make the embedder in the process "
+    "that uses it (start processes by 'spawn' if the parent uses OpenVINO too), or choose another backend"
 )
 
 
 def openvino_core() -> Any:
-    """The one OpenVINO core of this process.
+    """The OpenVINO core of this process. There is one, and it is never destroyed.
 
-    Each core sets up a stack for signals, and one that goes before another leaves a stack that is no more: the next
-    signal with a handler then ends the process (seen with OpenVINO 2026.4.1). So there is one, and it stays.
+    Each core registers a stack for signal handlers. Destroying one of several leaves a freed stack registered, and the
+    next signal with a handler ends the process (seen with OpenVINO 2026.4.1).
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
-        ModelError: the process was forked off one that uses OpenVINO.
+        ModelError: the process was forked from one that uses OpenVINO.
     """
     process, core = _make_core()
     if process != os.getpid():
@@ -224,12 +229,12 @@ def openvino_core() -> Any:
 
 @cache
 def _make_core() -> tuple[int, Any]:
-    """The core, and the process it was made in."""
+    """The core, and the id of the process that made it."""
     return os.getpid(), require_extra("openvino", "openvino").Core()
 
 
 class OpenVinoBackend(ThreadedBackend):
-    """OpenVINO on the CPU, in float32 (left alone it takes bfloat16 where the processor has it)."""
+    """OpenVINO on the CPU, in float32 (its default is bfloat16 where the processor has it)."""
 
     name = "openvino"
     runtime_threads = True
@@ -246,7 +251,7 @@ class OpenVinoBackend(ThreadedBackend):
         compiled = core.compile_model(core.read_model(self.write_onnx(uint8)), "CPU", settings)
 
         def run(images: NDArray[Any]) -> NDArray[np.float32]:
-            request = compiled.create_infer_request()  # one is used by one thread at a time
+            request = compiled.create_infer_request()  # a request serves one thread at a time
             return next(iter(request.infer({0: images}, share_inputs=True).values())).copy()
 
         return run
@@ -264,13 +269,13 @@ RUNTIMES: dict[str, type[ThreadedBackend]] = {
 
 
 def list_backends(name: BackendName, network: nn.Module, device: torch.device) -> list[str]:
-    """What may run ``network`` on ``device``, the best first: one name, or with ``auto`` what is tried in turn.
+    """Names of the backends to try for ``network`` on ``device``, in order; just ``name`` unless it is ``auto``.
 
-    On a CPU ``auto`` is our own code where it knows the network and the processor, and ONNX Runtime where it and
-    ``onnx`` are installed, in the order that the network's width asks for; then PyTorch.
+    ``auto`` on a CPU: native code and ONNX Runtime (if it and ``onnx`` are installed), in the order that is faster for
+    the network's width, then PyTorch. On other devices: PyTorch.
 
     Raises:
-        ModelError: an unknown name, or a runtime for a device it does not run on here.
+        ModelError: an unknown name, or a backend that runs only on the CPU with another device.
     """
     if name not in get_args(BackendName):
         raise ModelError(f"unknown backend {name!r}; choose from {', '.join(get_args(BackendName))}")
@@ -282,17 +287,18 @@ def list_backends(name: BackendName, network: nn.Module, device: torch.device) -
         runtimes = ["native", "onnxruntime"] if narrow else ["onnxruntime", "native"]
         return [*(runtime for runtime in runtimes if runtime == "native" or installed), "torch"]
     if name in RUNTIMES and device.type != "cpu":
-        raise ModelError(
-            f"backend {name!r} runs on the CPU here, not on {device}; choose device='cpu' or backend='torch'"
-        )
+        raise ModelError(f"backend {name!r} runs on the CPU, not on {device}; choose device='cpu' or backend='torch'")
     return [name]
 
 
 def make_backend(name: BackendName, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> Backend:
-    """The backend called ``name``, made from ``network`` as it is now and compared with it.
+    """Make a backend from the present state of ``network``, and compare it with the network.
+
+    With ``auto``, the first of ``list_backends`` that works. A warning names a runtime that is installed but fails.
 
     Raises:
-        ModelError: an unknown name, a device it does not run on, or vectors that differ by more than ``TOLERANCE``.
+        ModelError: an unknown name, a device that the backend does not run on, a network that it cannot run, or
+            embeddings that differ by more than ``TOLERANCE``.
         MissingExtraError: the runtime, or ``onnx``, is not installed.
     """
     trouble: ModelError | None = None
@@ -303,23 +309,23 @@ def make_backend(name: BackendName, network: nn.Module, preprocessing: Preproces
             backend = RUNTIMES[chosen](network, preprocessing)
             if (difference := measure_difference(backend, network, preprocessing)) <= TOLERANCE:
                 return backend
-            trouble = ModelError(f"{chosen} gives vectors that differ from the network's by {difference:.1e}")
+            trouble = ModelError(f"{chosen}: embeddings differ from the network's by {difference:.1e}")
         except UnknownStepError as error:
             trouble = error
-            continue  # it is not for this network or this processor, and nobody need know
-        except Exception as error:  # whatever a damaged installation of a runtime raises
+            continue  # not made for this network or processor: no reason to warn
+        except Exception as error:  # a damaged installation may raise anything
             if name != "auto":
                 raise
             trouble = ModelError(f"{chosen} does not work here: {type(error).__name__}: {error}")
         if name == "auto":
-            warnings.warn(f"{trouble}; the next best runs the network", stacklevel=2)
+            warnings.warn(f"{trouble}; another backend is used", stacklevel=2)
     raise ModelError(f"backend {name!r} cannot run this network ({trouble}); choose backend='torch'") from trouble
 
 
 def measure_difference(backend: Backend, network: nn.Module, preprocessing: Preprocessing) -> float:
-    """Largest difference of unit vectors between ``backend`` and ``network``: two generated images, and one alone.
+    """Largest difference of unit embeddings between ``backend`` and ``network``, on a batch of two and a single image.
 
-    A single one goes another way, since threads share it. NaN if a vector is not finite.
+    Single images take another path, because threads share them. NaN if an embedding is not finite.
     """
     pixels = generate_pixels(2, preprocessing.size_hw)
     found = unit_length(torch.cat([backend.run(pixels).cpu(), backend.run(pixels[1:]).cpu()]))
@@ -327,18 +333,18 @@ def measure_difference(backend: Backend, network: nn.Module, preprocessing: Prep
 
 
 def run_plainly(network: nn.Module, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """The definition: (B, 3, H, W) RGB uint8 -> what ``network`` gives in eval mode, (B, D) float32 on the CPU."""
+    """The reference: (B, 3, H, W) RGB uint8 -> the network's output in eval mode, (B, D) float32 on the CPU."""
     device = next(network.parameters()).device
     with torch.inference_mode():
         return in_eval_mode(network)(normalize(to_fractions(pixels), preprocessing).to(device)).float().cpu()
 
 
 def in_eval_mode(network: nn.Module) -> Any:
-    """The network in eval mode, beside the network itself, whose mode is left alone: other threads may train it or
-    change its mode meanwhile.
+    """A view of the network in eval mode. The mode of the network itself does not change, so that another thread may
+    train it meanwhile.
 
-    Its modules are copies, which share all tensors and hooks with the network's own. It is cheap and short-lived: make
-    one for each pass.
+    The modules are shallow copies that share tensors and hooks with the network's. Make a new view for each pass; it is
+    cheap.
     """
     twins: dict[nn.Module, nn.Module] = {}
     for module in network.modules():
@@ -352,7 +358,7 @@ def in_eval_mode(network: nn.Module) -> Any:
 
 
 class _Watched(NamedTuple):
-    """A network in ``eval_mode``: how many are inside, and the modules to put back into training mode."""
+    """A network inside ``eval_mode``: number of entries, and the modules to put back into training mode."""
 
     inside: int
     training: list[nn.Module]
@@ -364,8 +370,10 @@ _EVALUATED_LOCK = Lock()
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; once the last one has left, be it in this thread or in another, every module has its own mode
-    again. For work on the network itself (hooks, gradients); to run it, ``in_eval_mode`` leaves it alone."""
+    """Put the network itself into eval mode. When the last of nested or parallel uses ends, the modes are restored.
+
+    For hooks and gradients on the network itself. To run it, use ``in_eval_mode``, which does not change it.
+    """
     with _EVALUATED_LOCK:
         inside, training = _EVALUATED.get(id(network), _Watched(0, []))
         training = training + [module for module in network.modules() if module.training]
@@ -384,7 +392,7 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 def generate_pixels(number: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
-    """(number, 3, H, W) uint8: blocks of colour with noise over them, so that maps vary from place to place."""
+    """Test images (number, 3, H, W) uint8: smooth colours with noise, so that feature maps vary over the image."""
     draw = torch.Generator().manual_seed(seed)
     blocks = torch.rand(number, 3, 8, 4, generator=draw)
     noise = torch.rand(number, 3, *size_hw, generator=draw)

@@ -1,7 +1,7 @@
-"""Work shared by the processes that torchrun started: each takes a part, and all get the whole.
+"""Sharing work among processes started by torchrun. Each does a part, and all get the whole result.
 
 ``torchrun --nproc-per-node 2 -m osnet.cli evaluate ...`` (with ``--nnodes`` for several machines). Without torchrun
-there is one process, and nothing here costs anything.
+there is one process, and these functions return at once.
 """
 
 import json
@@ -19,13 +19,13 @@ from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import ImageError
 
 TIMEOUT_S = 24 * 3600
-"""A slow process may be waited for so long: embedding a benchmark can take hours."""
+"""How long processes wait for the slowest one. Embedding a benchmark can take hours."""
 
 
 def join_processes() -> tuple[int, int]:
-    """This process's number and how many there are. The first call under torchrun waits for the others.
+    """Rank of this process and number of processes. The first call under torchrun waits for the others.
 
-    They talk over the CPU (gloo), whatever computes.
+    They communicate over the CPU (gloo), on whatever device they compute.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size <= 1 or not distributed.is_available():
@@ -36,14 +36,14 @@ def join_processes() -> tuple[int, int]:
 
 
 def leave_processes() -> None:
-    """Say goodbye to the others, if there are any."""
+    """Leave the process group, if there is one."""
     if distributed.is_available() and distributed.is_initialized():
         _group_beside.cache_clear()
         distributed.destroy_process_group()
 
 
 def local_device(device: str) -> str:
-    """``auto`` on a machine with several GPUs and several processes: one GPU for each."""
+    """The device for this process: with ``auto``, several GPUs and several processes, one GPU per process."""
     local = os.environ.get("LOCAL_RANK")
     if device == "auto" and local is not None and torch.cuda.device_count() > 1:
         return f"cuda:{int(local) % torch.cuda.device_count()}"
@@ -51,7 +51,7 @@ def local_device(device: str) -> str:
 
 
 def gather_bytes(mine: bytes) -> list[bytes]:
-    """What each process gave, in the order of their numbers. Plain bytes: nothing is pickled."""
+    """The bytes of every process, in the order of their ranks. Nothing is pickled."""
     _, size = join_processes()
     if size == 1:
         return [mine]
@@ -67,7 +67,7 @@ def gather_bytes(mine: bytes) -> list[bytes]:
 
 
 def share_bytes(mine: bytes) -> bytes:
-    """What the first process gave, on all of them."""
+    """The bytes of the first process, on all processes."""
     rank, size = join_processes()
     if size == 1:
         return mine
@@ -82,7 +82,7 @@ def share_bytes(mine: bytes) -> bytes:
 
 
 def any_of_all(*flags: bool) -> list[bool]:
-    """Of each flag, whether it is set in any process. Waits for all of them, however long one takes."""
+    """For each flag: is it set in any process? Waits for all processes, up to ``TIMEOUT_S``."""
     if join_processes()[1] == 1:
         return list(flags)
     raised = torch.tensor(flags, dtype=torch.int64)
@@ -91,19 +91,21 @@ def any_of_all(*flags: bool) -> list[bool]:
 
 
 def patient_group() -> Any:
-    """All processes, over the CPU, with ``TIMEOUT_S``: the group that computes gives up after minutes. The first call
-    waits for the others."""
+    """A group of all processes over the CPU with ``TIMEOUT_S``; the default group gives up after minutes.
+
+    The first call waits for the others.
+    """
     return _group_beside(distributed.group.WORLD)
 
 
 @lru_cache(maxsize=1)
 def _group_beside(_world: Any) -> Any:
-    """One for each set of processes that was joined."""
+    """Cached for the present default group."""
     return distributed.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT_S))
 
 
 def gather_interleaved(mine: NDArray[Any], axis: int = 0) -> NDArray[Any]:
-    """The whole array, of which process k of n holds the entries k, k + n, k + 2n, ... along ``axis``."""
+    """The whole array. Process k of n holds the entries k, k + n, k + 2n, ... along ``axis``."""
     _, size = join_processes()
     if size == 1:
         return mine
@@ -118,28 +120,32 @@ def gather_interleaved(mine: NDArray[Any], axis: int = 0) -> NDArray[Any]:
 
 
 def embed_shared(embedder: Embedder, paths: list[Any], on_error: OnError) -> Embeddings:
-    """Every image's vector, in order, on every process. Whole batches are dealt out, so that vectors do not depend
-    on how many processes there are where the machines are alike.
+    """The embeddings of all images, in order, on every process.
+
+    Whole batches are distributed, so embeddings do not depend on the number of processes, as long as the machines are
+    alike.
 
     Raises:
-        ImageError: on every process, for the first image that cannot be used, if ``on_error`` is ``raise``.
+        ImageError: on every process, for the first image that cannot be used, with ``on_error="raise"``.
     """
     rank, size = join_processes()
     batches = [paths[i : i + embedder.batch_size] for i in range(0, len(paths), embedder.batch_size)]
     mine = [embedder.embed_named(batch, on_error="skip") for batch in batches[rank::size]]
     vectors = np.concatenate([np.empty((0, embedder.embedding_size), np.float32), *(part.vectors for part in mine)])
-    told = {"names": [n for part in mine for n in part.names],
-            "failures": [(f.name, f.reason) for part in mine for f in part.failures]}  # fmt: skip
-    every_told = [json.loads(part) for part in gather_bytes(json.dumps(told).encode())]
-    row = {name: (number, i) for number, part in enumerate(every_told) for i, name in enumerate(part["names"])}
-    every_vectors = [
+    listed = {
+        "names": [name for part in mine for name in part.names],
+        "failures": [(failure.name, failure.reason) for part in mine for failure in part.failures],
+    }
+    all_listed = [json.loads(part) for part in gather_bytes(json.dumps(listed).encode())]
+    row = {name: (number, i) for number, part in enumerate(all_listed) for i, name in enumerate(part["names"])}
+    all_vectors = [
         np.frombuffer(part, dtype=np.float32).reshape(-1, embedder.embedding_size)
         for part in gather_bytes(vectors.tobytes())
     ]
-    reasons = {name: reason for part in every_told for name, reason in part["failures"]}
+    reasons = {name: reason for part in all_listed for name, reason in part["failures"]}
     failures = [ImageError(str(path), reasons[str(path)]) for path in paths if str(path) in reasons]
     if failures and on_error == "raise":
         raise failures[0]
     names = [str(path) for path in paths if str(path) in row]
-    rows = [every_vectors[number][i] for number, i in map(row.__getitem__, names)]
+    rows = [all_vectors[number][i] for number, i in map(row.__getitem__, names)]
     return Embeddings(np.stack(rows) if rows else vectors[:0], names, failures)

@@ -1,8 +1,8 @@
-"""Networks as files for other runtimes, compared with the network before they get their names.
+"""Exporting networks to files of other runtimes. Each file is compared with the network before it gets its name.
 
-Each export makes two files: one for RGB pixels as they are (uint8, normalisation inside), and one for float32 images
-that are normalised already, which is what BoxMOT and most of Torchreid's users feed. Input ``images`` (B, 3, H, W),
-output ``embeddings`` (B, D), B free; heads come as further outputs by name. Shapes: B batch, D embedding, C classes.
+An export writes two files: one takes RGB pixels (uint8, normalisation inside), the other normalised float32 images, as
+BoxMOT and Torchreid feed them. Input ``images`` (B, 3, H, W), output ``embeddings`` (B, D), B free; heads are further
+outputs. Shapes: B batch, D embedding, C classes, A attributes.
 """
 
 import json
@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osnet.data.folder import read_dataset
 from osnet.data.loading import list_images, read_image
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError, ExportError, ModelError, require_extra
@@ -25,62 +24,59 @@ from osnet.files import make_folder, sha256_file, written_aside
 from osnet.runtime.backends import generate_pixels, openvino_core
 from osnet.runtime.folding import fold
 from osnet.runtime.onnx_graph import INPUT, UnknownStepError, write_onnx
-from osnet.runtime.quantization import Trial, check_evaluation, choose_calibration, quantize, read_crops, try_out
-from osnet.types import Preprocessing, ReidDataset
+from osnet.types import Preprocessing
 from osnet.weights.checkpoint import Checkpoint, network_sha256
 
 Format = Literal["onnx", "openvino", "torch-export"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16"]
 InputKind = Literal["uint8", "float"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 BATCHES = (1, 3, 8)
-"""Sizes at which a file is compared with the network."""
+"""Batch sizes at which a file is compared with the network."""
 FP32_TOLERANCE = 1e-4
-"""Of unit vectors, and of heads' outputs relative to their largest."""
+"""Largest difference of a component of unit embeddings, and of heads' outputs relative to their largest value."""
 ALLOWED: dict[Precision, tuple[float, float]] = {
     "fp32": (FP32_TOLERANCE, 1 - FP32_TOLERANCE),
     "fp16": (0.05, 0.999),
-    "int8": (float("inf"), -1.0),
 }
-"""Largest difference and smallest cosine of a file. int8 is judged by scores instead (``quantization.Trial``)."""
+"""Largest difference and smallest cosine that a file may have."""
 
-Runner = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
+FileRunner = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
+"""Runs an exported file: (B, 3, H, W) -> one array per output."""
 
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """One file, and how it compared."""
+    """An exported file, and how it compares with the network."""
 
     path: Path
     input: InputKind
     outputs: tuple[str, ...]
     sha256: str
     largest_difference: float
-    """Of unit vectors' components, over all batches."""
+    """Over components of unit embeddings and outputs of heads (relative to their largest value), at all batch sizes."""
     smallest_cosine: float
-    """Between the file's vectors and the network's."""
-    trial: Trial | None = None
-    """Of an int8 file: its scores and its speed."""
+    """Smallest cosine between an embedding of the file and that of the network."""
 
 
 class WithHeads(nn.Module):
-    """A network and what is read off its embedding: (B, 3, H, W) -> (B, D), then one tensor per head."""
+    """A network and heads on its embedding: (B, 3, H, W) -> (B, D), then one tensor per head."""
 
     def __init__(self, graph: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.network, self.heads = graph, nn.ModuleList(heads.values())  # torch.fx wants the name 'graph' itself
+        self.network, self.heads = graph, nn.ModuleList(heads.values())  # the name 'graph' belongs to torch.fx
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> what the names in ``export`` promise."""
+        """(B, 3, H, W) -> embeddings (B, D), then the outputs of the heads in order."""
         embeddings = self.network(images)
         return (embeddings, *[head(embeddings) for head in self.heads])
 
 
 def find_heads(checkpoint: Checkpoint) -> dict[str, nn.Module]:
-    """The heads of a checkpoint by their outputs' names.
+    """The heads of a checkpoint by output name.
 
-    ``logits`` (B, C) of the classifier, unless it lacks the BNNeck that it was trained with; ``attributes`` (B, A),
-    probabilities, without those the card switches off.
+    ``logits`` (B, C) of the classifier, unless the checkpoint lacks the BNNeck that it was trained with; ``attributes``
+    (B, A), probabilities, without the attributes that the card switches off.
     """
     heads: dict[str, nn.Module] = {}
     if (head := checkpoint.build_attribute_head()) is not None:
@@ -98,30 +94,30 @@ def export(
     precision: Precision = "fp32",
     outputs: tuple[str, ...] = (),
     images: str | Path | None = None,
-    evaluation: ReidDataset | str | Path | None = None,
     overwrite: bool = False,
 ) -> list[ExportedFile]:
-    """Write both files of ``checkpoint`` into ``folder``; a file gets its name only when its outputs are right.
+    """Write both files of ``checkpoint`` into ``folder``. A file gets its name only if its outputs are right.
 
     Args:
-        checkpoint: what ``read_checkpoint`` gives: any network of the library.
-        folder: made if need be. Names are ``MODEL_DATA.onnx`` for float and ``MODEL_DATA_uint8.onnx`` for pixels.
+        checkpoint: of any network of the library.
+        folder: made if it does not exist. File names are ``MODEL_DATA.onnx`` for float and
+            ``MODEL_DATA_uint8.onnx`` for pixels.
         format: ``onnx``, ``openvino`` (.xml and .bin), ``torch-export`` (.pt2).
-        precision: ``fp16`` halves the file. The arithmetic is float16 too for ONNX and torch-export; OpenVINO keeps
-            float16 weights and computes as its device likes. ``int8`` (ONNX, embeddings only) is calibrated on
-            the training images of ``evaluation`` and given only if it keeps its score there and is faster here.
-        outputs: names beside ``embeddings``; by default ``attributes`` where the weights have them. See ``find_heads``.
-        images: compare on images of this folder (the first 12 in sorted order); by default on generated ones.
-        evaluation: for int8: a data set with at least 500 queries, on which float32 scores 30 to 90 % mAP.
-        overwrite: replace files that are there.
+        precision: ``fp32``; or ``fp16``, which halves the file. ONNX and torch-export then compute in
+            float16 too; OpenVINO stores float16 weights and computes in the precision that its device prefers.
+        outputs: outputs beside ``embeddings`` (see ``find_heads``); by default ``attributes`` if the weights have them.
+        images: folder of images to compare on (the first 12 in sorted order); by default generated images.
+        overwrite: replace existing files.
+
+    Returns:
+        The float file, then the uint8 file.
 
     Raises:
-        ExportError: a file's outputs differ from the network's, or int8 loses half a point of mAP or is no faster;
-            nothing is left of it.
+        ExportError: a file's outputs differ from the network's; the file is deleted.
         ModelError: an unknown format, precision or output.
-        DataError: files are there already, or ``images`` holds none.
+        DataError: a file exists already, or there are no images in ``images``.
         OutputError: the folder cannot be written to.
-        MissingExtraError: what the format needs is not installed.
+        MissingExtraError: a package that the format needs is not installed.
     """
     for value, known in ((format, get_args(Format)), (precision, get_args(Precision))):
         if value not in known:
@@ -132,12 +128,11 @@ def export(
     if "logits" in wanted and checkpoint.lacks_neck:
         raise ModelError(
             "these weights were trained with BNNeck and saved without it, so their logits would be wrong; "
-            "run their training command again, which writes them anew"
+            "run their training command again: it writes the weights anew"
         )
     if unknown := sorted(set(wanted) - set(heads)):
         raise ModelError(f"these weights have no {', '.join(unknown)}; choose from embeddings, {', '.join(heads)}")
     chosen = {name: heads[name] for name in wanted}
-    data = _check_int8(format, chosen, evaluation) if precision == "int8" else None
     preprocessing = checkpoint.card.preprocessing
     pixels = _pixels_to_compare(images, preprocessing)
     folder = make_folder(folder)
@@ -145,27 +140,10 @@ def export(
     suffixes = (SUFFIXES[format], *[".bin"] * (format == "openvino"))
     files = [target.with_suffix(suffix) for target in targets.values() for suffix in suffixes]
     if not overwrite and (there := [str(path) for path in files if path.exists()]):
-        raise DataError(f"{', '.join(there)} exists; choose another folder, or allow it: overwrite=True, --overwrite")
+        raise DataError(f"{', '.join(there)} exists; choose another folder, or pass overwrite=True (--overwrite)")
     return [
-        _export_one(checkpoint, target, kind, format, precision, chosen, pixels, data)
-        for kind, target in targets.items()
+        _export_one(checkpoint, target, kind, format, precision, chosen, pixels) for kind, target in targets.items()
     ]
-
-
-def _check_int8(
-    format: Format, heads: Mapping[str, nn.Module], evaluation: ReidDataset | str | Path | None
-) -> ReidDataset:
-    """What int8 will be judged on."""
-    if format != "onnx" or heads:
-        raise ModelError(
-            f"int8 is for format onnx and embeddings alone, not for {', '.join([format, *heads])}; "
-            "choose --format onnx --outputs embeddings, or another precision"
-        )
-    if evaluation is None:
-        raise DataError("int8 is given only where it was measured to keep its score; give a data set: --data FOLDER")
-    data = evaluation if isinstance(evaluation, ReidDataset) else read_dataset(evaluation)
-    check_evaluation(data)
-    return data
 
 
 _MARKS: dict[InputKind, str] = {"float": "", "uint8": "_uint8"}
@@ -179,7 +157,6 @@ def _export_one(
     precision: Precision,
     heads: Mapping[str, nn.Module],
     pixels: Tensor,
-    data: ReidDataset | None,
 ) -> ExportedFile:
     network, preprocessing = checkpoint.build(), checkpoint.card.preprocessing
     graph = WithHeads(fold(network, preprocessing if kind == "uint8" else None), heads).eval().requires_grad_(False)
@@ -189,18 +166,11 @@ def _export_one(
     def prepare(some: Tensor) -> Tensor:
         return some if kind == "uint8" else normalize(to_fractions(some), preprocessing)
 
-    trial = None
     with ExitStack() as stack:
         aside = stack.enter_context(written_aside(target))
         if format == "openvino":
             stack.enter_context(written_aside(target.with_suffix(".bin")))
-        if data is not None:
-            trial = _write_int8(_onnx_bytes(graph, preprocessing.size_hw, names, kind, False, about), aside, data,
-                                preprocessing, prepare)  # fmt: skip
-            if objections := trial.objections():
-                raise ExportError(f"{target.name} is not written: {'; '.join(objections)}. Measured: {trial}")
-        else:
-            _WRITERS[format](graph, aside, preprocessing.size_hw, names, kind, precision, about)
+        _WRITERS[format](graph, aside, preprocessing.size_hw, names, kind, precision, about)
         run = _READERS[format](aside)
         plain = WithHeads(network, heads).eval()
         with torch.inference_mode():
@@ -208,21 +178,14 @@ def _export_one(
         difference, cosine = _compare(run, prepare(pixels), expected, names, precision, target)
         digest = sha256_file(aside)
         if format == "openvino":
-            target.unlink(missing_ok=True)  # a cut between the two must not leave old layers with new numbers
-    return ExportedFile(target, kind, names, digest, difference, cosine, trial)
-
-
-def _write_int8(
-    content: bytes, aside: Path, data: ReidDataset, preprocessing: Preprocessing, prepare: Callable[[Tensor], Tensor]
-) -> Trial:
-    """The int8 form of an ONNX file, beside that file."""
-    batches = (prepare(some).numpy() for some in read_crops(choose_calibration(data), preprocessing, at_once=8))
-    quantize(content, batches, aside)
-    return try_out(run_onnx(content), _read_onnx(aside), data, preprocessing, prepare)
+            target.unlink(
+                missing_ok=True
+            )  # an interrupt between the two renames must not leave an old .xml with a new .bin
+    return ExportedFile(target, kind, names, digest, difference, cosine)
 
 
 def describe(checkpoint: Checkpoint, kind: InputKind, precision: str, names: tuple[str, ...]) -> dict[str, str]:
-    """What goes into a file beside the network: all that is needed to use it, as strings."""
+    """Metadata of a file, as strings: everything that is needed to use it."""
     card = checkpoint.card
     return {
         "model": card.name or str(card.architecture),
@@ -240,41 +203,41 @@ def describe(checkpoint: Checkpoint, kind: InputKind, precision: str, names: tup
 
 
 def _file_stem(checkpoint: Checkpoint) -> str:
-    """A name from which BoxMOT sees which network it is."""
+    """A file name from which BoxMOT recognises the network."""
     card = checkpoint.card
     name = card.name or "osnet"
     return name if card.training_data == "unknown" else f"{name}_{card.training_data}"
 
 
 def _pixels_to_compare(images: str | Path | None, preprocessing: Preprocessing) -> Tensor:
-    """(12, 3, H, W) uint8; fewer where the folder has fewer."""
+    """(12, 3, H, W) uint8, or fewer if the folder has fewer."""
     number = sum(BATCHES)
     if images is None:
         return generate_pixels(number, preprocessing.size_hw)
     paths = [path for _, path in zip(range(number), list_images(images), strict=False)]
     if not paths:
-        raise DataError(f"no images in {images}")
+        raise DataError(f"no images in {images}; give a folder that holds some, or leave it out")
     return torch.stack([resize_image(read_image(path), preprocessing) for path in paths])
 
 
 def _compare(
-    run: Runner,
+    run: FileRunner,
     inputs: Tensor,
     expected: tuple[Tensor, ...],
     names: tuple[str, ...],
     precision: Precision,
     target: Path,
 ) -> tuple[float, float]:
-    """The largest difference and the smallest cosine, if they are good enough.
+    """The largest difference and the smallest cosine between the file and the network.
 
     Raises:
-        ExportError: they are not.
+        ExportError: one of them is outside ``ALLOWED``, or a shape differs.
     """
     difference, cosine = 0.0, 1.0
     for batch in BATCHES:
         rows = torch.arange(batch) % len(inputs) if batch > len(inputs) else torch.arange(batch)
         if batch < len(inputs):
-            rows += len(inputs) - batch  # not the same ones at every size
+            rows += len(inputs) - batch  # other images at every batch size
         found = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in run(inputs[rows].numpy())]
         for name, value, right in zip(names, found, [part[rows] for part in expected], strict=True):
             if value.shape != right.shape or not bool(torch.isfinite(value).all()):
@@ -285,7 +248,7 @@ def _compare(
             worst = float((value - right).abs().max() / max(1.0, float(right.abs().max())))
             difference = max(difference, worst)
             allowed, least = ALLOWED[precision]
-            if not worst <= allowed or not cosine >= least:  # NaN is neither
+            if not worst <= allowed or not cosine >= least:  # also true for NaN
                 raise ExportError(
                     f"{target.name} is not written: at batch {batch} its {name} are off by {worst:.1e}"
                     f" (allowed {allowed:.0e}), smallest cosine {cosine:.6f}"
@@ -311,9 +274,14 @@ def _onnx_bytes(
     require_extra("onnxscript", "export")
     example = generate_pixels(2, size_hw) if uint8 else generate_pixels(2, size_hw).float()
     program = torch.onnx.export(
-        graph, (example,), dynamo=True, input_names=[INPUT], output_names=list(names), verbose=False,
+        graph,
+        (example,),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=list(names),
+        verbose=False,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )  # fmt: skip
+    )
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, about)
@@ -322,16 +290,26 @@ def _onnx_bytes(
 
 
 def _write_onnx(
-    graph: nn.Module, aside: Path, size_hw: tuple[int, int], names: tuple[str, ...], kind: InputKind,
-    precision: Precision, about: dict[str, str],
-) -> None:  # fmt: skip
+    graph: nn.Module,
+    aside: Path,
+    size_hw: tuple[int, int],
+    names: tuple[str, ...],
+    kind: InputKind,
+    precision: Precision,
+    about: dict[str, str],
+) -> None:
     aside.write_bytes(_onnx_bytes(graph, size_hw, names, kind, precision == "fp16", about))
 
 
 def _write_openvino(
-    graph: nn.Module, aside: Path, size_hw: tuple[int, int], names: tuple[str, ...], kind: InputKind,
-    precision: Precision, about: dict[str, str],
-) -> None:  # fmt: skip
+    graph: nn.Module,
+    aside: Path,
+    size_hw: tuple[int, int],
+    names: tuple[str, ...],
+    kind: InputKind,
+    precision: Precision,
+    about: dict[str, str],
+) -> None:
     openvino = require_extra("openvino", "openvino")
     model = openvino_core().read_model(_onnx_bytes(graph, size_hw, names, kind, False, about))
     for key, value in about.items():
@@ -340,32 +318,38 @@ def _write_openvino(
 
 
 def _write_torch_export(
-    graph: nn.Module, aside: Path, size_hw: tuple[int, int], _names: tuple[str, ...], kind: InputKind,
-    precision: Precision, about: dict[str, str],
-) -> None:  # fmt: skip
+    graph: nn.Module,
+    aside: Path,
+    size_hw: tuple[int, int],
+    _names: tuple[str, ...],
+    kind: InputKind,
+    precision: Precision,
+    about: dict[str, str],
+) -> None:
     pixels = generate_pixels(2, size_hw)
     module = Half(graph) if precision == "fp16" else graph
     program = torch.export.export(
-        module, (pixels if kind == "uint8" else pixels.float(),),
+        module,
+        (pixels if kind == "uint8" else pixels.float(),),
         dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=4096)}},
-    )  # fmt: skip
+    )
     torch.export.save(program, aside, extra_files={"osnet.json": json.dumps(about)})
 
 
 class Half(nn.Module):
-    """``graph`` in float16, with float32 outside."""
+    """``graph`` in float16, with float32 input and outputs."""
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
         self.network = graph.half()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """As ``graph``."""
+        """(B, 3, H, W) float32 -> the outputs of ``graph`` as float32."""
         return tuple(part.float() for part in self.network(images.half()))
 
 
-def run_onnx(content: bytes) -> Runner:
-    """An ONNX file in ONNX Runtime on the CPU."""
+def run_onnx(content: bytes) -> FileRunner:
+    """Load the bytes of an ONNX file into ONNX Runtime on the CPU."""
     runtime = require_extra("onnxruntime", "speed")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -373,16 +357,16 @@ def run_onnx(content: bytes) -> Runner:
     return lambda images: session.run(None, {INPUT: images})
 
 
-def _read_onnx(path: Path) -> Runner:
+def _read_onnx(path: Path) -> FileRunner:
     return run_onnx(path.read_bytes())
 
 
-def _read_openvino(path: Path) -> Runner:
+def _read_openvino(path: Path) -> FileRunner:
     compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: [value.copy() for value in compiled({INPUT: images}).values()]
 
 
-def _read_torch_export(path: Path) -> Runner:
+def _read_torch_export(path: Path) -> FileRunner:
     module = torch.export.load(path).module()
 
     def run(images: NDArray[Any]) -> list[NDArray[np.float32]]:
@@ -397,7 +381,7 @@ _WRITERS: dict[Format, Callable[..., None]] = {
     "openvino": _write_openvino,
     "torch-export": _write_torch_export,
 }
-_READERS: dict[Format, Callable[[Path], Runner]] = {
+_READERS: dict[Format, Callable[[Path], FileRunner]] = {
     "onnx": _read_onnx,
     "openvino": _read_openvino,
     "torch-export": _read_torch_export,

@@ -1,10 +1,10 @@
-"""A folded network as an ONNX graph, written in a fifth of a second.
+"""Writing a folded network as an ONNX graph, in a fifth of a second.
 
-PyTorch's own exporter takes 20 to 40 s for an OSNet, far too long to happen whenever an embedder is made. The
-networks here use two dozen kinds of steps, so they are traced with ``torch.fx`` and written one by one; a global
-mean becomes GlobalAveragePool, which ONNX Runtime keeps in its blocked layout (a ReduceMean makes it leave that).
-What is not known here raises ``UnknownStepError``, and ``export.py`` then asks PyTorch's exporter. Whoever uses a graph
-compares its outputs with the network's first: a graph that can be read is not yet one that is right.
+PyTorch's exporter takes 20 to 40 s for an OSNet, too long for making an embedder. The networks use two dozen kinds of
+operations, so they are traced with ``torch.fx`` and written one by one. A global mean becomes GlobalAveragePool, which
+ONNX Runtime keeps in its blocked layout; a ReduceMean would make it leave that layout. An unknown operation raises
+``UnknownStepError``, and ``export.py`` then uses PyTorch's exporter. Every user of a graph first compares its outputs
+with the network's: a graph that loads may still be wrong.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -27,20 +27,20 @@ from osnet.runtime.folding import Centre, Normalize
 
 INPUT = "images"
 OPSET = 17
-"""Old enough for runtimes of 2022; nothing here needs a newer one."""
+"""Read by runtimes of 2022; no operation here needs a newer one."""
 IR_VERSION = 8
 
 
 class UnknownStepError(ModelError):
-    """A network with a step that this file cannot write."""
+    """A network with an operation that a writer (of ONNX or native code) does not know."""
 
 
 _TRACING = Lock()
-"""``torch.fx`` takes over ``nn.Module`` itself while it traces, for all threads; so one traces at a time."""
+"""Held while tracing: ``torch.fx`` patches ``nn.Module`` for all threads meanwhile."""
 
 
 class _LeafTracer(Tracer):
-    """Sees our small layers as one step each, and lets networks in other threads run as they are."""
+    """Traces our small layers as one step each. Networks that run in other threads meanwhile are not traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _LeafTracer(Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """A step of the graph, or what another thread was doing anyway."""
+        """Trace the call in this thread; in another thread, run it."""
         return super().call_module(m, forward, args, kwargs) if get_ident() == self.thread else forward(*args, **kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -57,7 +57,7 @@ class _LeafTracer(Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache) if get_ident() == self.thread else attr_val
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """True for what ``_MODULES`` writes as a whole."""
+        """True for modules that ``_MODULES`` writes as one step."""
         return type(m) in _MODULES or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -73,15 +73,15 @@ def write_onnx(
     """The bytes of an ONNX file: input ``images`` (B, 3, H, W), one output per name, B free.
 
     Args:
-        graph: what ``fold`` gives, or a module around it that returns a tuple of tensors (B, ...).
+        graph: a result of ``fold``, or a module around it that returns a tuple of tensors (B, ...).
         size_hw: H and W.
-        output_names: in the order of the module's outputs.
-        uint8: the input's type; otherwise float32. Only for graphs that begin with ``Centre`` or ``Normalize``.
+        output_names: one per output of the module.
+        uint8: input type uint8, for graphs that begin with ``Centre`` or ``Normalize``; otherwise float32.
         half: weights and arithmetic in float16; input and outputs keep their types.
-        metadata: strings to put into the file.
+        metadata: written into the file.
 
     Raises:
-        UnknownStepError: the network cannot be traced, or has a step that is not known here.
+        UnknownStepError: the network cannot be traced, or has an unknown operation.
         MissingExtraError: the package ``onnx`` is not installed.
     """
     writer = _Writer(trace(graph, size_hw), half)
@@ -102,13 +102,13 @@ def trace(graph: nn.Module, size_hw: tuple[int, int]) -> GraphModule:
         example = torch.zeros(2, 3, *size_hw, device=next(graph.parameters()).device)
         with torch.no_grad():
             ShapeProp(traced).propagate(example)
-    except Exception as error:  # tracing runs a stranger's forward with stand-ins for tensors
+    except Exception as error:  # tracing runs any forward with proxies instead of tensors
         raise UnknownStepError(f"{type(graph).__name__} cannot be traced: {error}") from error
     return traced
 
 
 class _Writer:
-    """Collects nodes and tensors of one graph."""
+    """The nodes and tensors of one ONNX graph."""
 
     def __init__(self, traced: GraphModule, half: bool) -> None:
         self.onnx: Any = require_extra("onnx", "speed")
@@ -120,16 +120,16 @@ class _Writer:
             self._write(node)
 
     def emit(self, kind: str, node: Node, inputs: list[str], **attributes: Any) -> None:
-        """One ONNX node whose output has the traced node's name."""
+        """Add an ONNX node whose output has the traced node's name."""
         self.emit_as(kind, _name(node), inputs, **attributes)
 
     def emit_as(self, kind: str, name: str, inputs: list[str], **attributes: Any) -> str:
-        """One ONNX node with one output, ``name``."""
+        """Add an ONNX node with the output ``name``; returns the name."""
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [name], name=f"{kind}:{name}", **attributes))
         return name
 
     def tensor(self, name: str, value: Tensor | NDArray[Any]) -> str:
-        """A constant of the graph; its name."""
+        """Add a constant; returns its name."""
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         if array.dtype.kind == "f":
             array = array.astype(np.float16 if self.half else np.float32)
@@ -137,7 +137,7 @@ class _Writer:
         return name
 
     def operand(self, node: Node, value: Any, place: int) -> str:
-        """The name of a step's argument: another step, or a number."""
+        """The name of an argument of a step: another step's output, or a number that becomes a constant."""
         if isinstance(value, Node):
             return _name(value)
         if isinstance(value, int | float):
@@ -172,7 +172,7 @@ class _Writer:
         self.emit("Cast", node, [INPUT], to=kind)
 
     def model(self, size_hw: tuple[int, int], names: list[str], uint8: bool, metadata: Mapping[str, str]) -> bytes:
-        """All of it as a file's bytes."""
+        """The bytes of the ONNX file."""
         helper, kinds = self.onnx.helper, self.onnx.TensorProto
         if len(names) != len(self.outputs):
             raise ModelError(f"{len(names)} names for {len(self.outputs)} outputs: {', '.join(names)}")
@@ -196,7 +196,7 @@ class _Writer:
 
 
 def _name(node: Node) -> str:
-    """What the graph calls a step's result; never the name of its input or an output."""
+    """The name of a step's result in the graph. The prefix keeps it apart from the graph's input and outputs."""
     return f"step_{node.name}"
 
 
@@ -221,9 +221,15 @@ def _conv(writer: _Writer, node: Node, conv: nn.Conv2d) -> None:
     if conv.bias is not None:
         inputs.append(writer.tensor(f"{node.name}_bias", conv.bias))
     writer.emit(
-        "Conv", node, inputs, kernel_shape=list(conv.kernel_size), strides=list(conv.stride),
-        pads=_pair(conv.padding) * 2, dilations=list(conv.dilation), group=conv.groups,
-    )  # fmt: skip
+        "Conv",
+        node,
+        inputs,
+        kernel_shape=list(conv.kernel_size),
+        strides=list(conv.stride),
+        pads=_pair(conv.padding) * 2,
+        dilations=list(conv.dilation),
+        group=conv.groups,
+    )
 
 
 def _linear(writer: _Writer, node: Node, linear: nn.Linear) -> None:
@@ -252,18 +258,30 @@ def _instance_norm(writer: _Writer, node: Node, norm: nn.InstanceNorm2d) -> None
 
 def _max_pool(writer: _Writer, node: Node, pool: nn.MaxPool2d) -> None:
     writer.emit(
-        "MaxPool", node, [_source(node)], kernel_shape=_pair(pool.kernel_size), strides=_pair(pool.stride),
-        pads=_pair(pool.padding) * 2, dilations=_pair(pool.dilation), ceil_mode=int(pool.ceil_mode),
-    )  # fmt: skip
+        "MaxPool",
+        node,
+        [_source(node)],
+        kernel_shape=_pair(pool.kernel_size),
+        strides=_pair(pool.stride),
+        pads=_pair(pool.padding) * 2,
+        dilations=_pair(pool.dilation),
+        ceil_mode=int(pool.ceil_mode),
+    )
 
 
 def _avg_pool(writer: _Writer, node: Node, pool: nn.AvgPool2d) -> None:
     if pool.divisor_override is not None:
-        raise UnknownStepError(f"{node.target} has a divisor of its own")
+        raise UnknownStepError(f"{node.target} has divisor_override, which is not supported")
     writer.emit(
-        "AveragePool", node, [_source(node)], kernel_shape=_pair(pool.kernel_size), strides=_pair(pool.stride),
-        pads=_pair(pool.padding) * 2, ceil_mode=int(pool.ceil_mode), count_include_pad=int(pool.count_include_pad),
-    )  # fmt: skip
+        "AveragePool",
+        node,
+        [_source(node)],
+        kernel_shape=_pair(pool.kernel_size),
+        strides=_pair(pool.stride),
+        pads=_pair(pool.padding) * 2,
+        ceil_mode=int(pool.ceil_mode),
+        count_include_pad=int(pool.count_include_pad),
+    )
 
 
 def _clip(writer: _Writer, node: Node, act: nn.Hardtanh) -> None:
@@ -329,7 +347,7 @@ _PLAIN_NORM: dict[str, Callable[..., NDArray[Any]]] = {"ones": np.ones, "zeros":
 
 
 def _plain(kind: str) -> Callable[..., None]:
-    """A rule for a step with one input and no settings."""
+    """A rule for an operation with one input and no attributes."""
 
     def rule(writer: _Writer, node: Node, _module: nn.Module | None = None) -> None:
         writer.emit(kind, node, [_source(node)])
@@ -352,7 +370,7 @@ def _concat(writer: _Writer, node: Node) -> None:
 
 
 def _pool_all(kind: str) -> Callable[[_Writer, Node], None]:
-    """mean or amax over height and width."""
+    """A rule for mean or amax over height and width."""
 
     def rule(writer: _Writer, node: Node) -> None:
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)

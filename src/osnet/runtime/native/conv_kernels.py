@@ -1,13 +1,12 @@
-"""Kernels of an OSNet for the processor at hand, compiled by LLVM when a network is loaded.
+"""Kernels of an OSNet for the present processor, compiled by LLVM when a network is loaded.
 
-Maps lie in memory as (H, W, C), float32. Each kernel is a function of (step, arena, thread, threads): ``step`` holds
-20 numbers of 64 bits (``native.py`` writes them), ``arena`` is the working memory of one image, which begins with two
-addresses: of the picture and of where its embedding goes. Offsets and strides are bytes. Kernels that split their work
-do it by rows.
+Feature maps are float32 (H, W, C) in memory. A kernel is a function of (step, arena, thread, threads). ``step`` is 20
+integers of 64 bits, which ``program.py`` writes. ``arena`` is the working memory of one image; it begins with two
+addresses, of the image and of its embedding. Offsets and strides are in bytes. Threads split a kernel's work by rows.
 
-Two ideas make them fast. Sums of up to eight pixels by three vectors stay in registers, whatever the layer
-(``_write_strip``). And a Lite 3x3 is one pass (``_lite``): each row of its pointwise convolution goes into a ring of
-three, which stays in the first cache, and the depthwise convolution reads it there.
+Two ideas make the kernels fast. Sums of up to eight pixels by three vectors stay in registers, for every layer
+(``_write_strip``). A Lite 3x3 is one pass (``_lite``): each row of its pointwise convolution goes into a ring buffer of
+three rows, which stays in the first-level cache, and the depthwise convolution reads it there.
 """
 
 import ctypes
@@ -21,17 +20,17 @@ from osnet.runtime.native import map_kernels
 from osnet.runtime.native.llvm import F32, I8, I32, I64, KERNEL, PTR, STEP_WORDS, Writer, compile_module, host_features
 
 SPINS = 2000
-"""Looks at a barrier before a thread lets others have its core."""
+"""Reads of a barrier before a thread yields its core."""
 _WORD = ctypes.c_int64
-_RUN = ctypes.CFUNCTYPE(None, *[_WORD] * 11)  # lets other Python threads run meanwhile
+_RUN = ctypes.CFUNCTYPE(None, *[_WORD] * 11)  # ctypes releases Python's lock meanwhile
 
 
 class Kernels:
-    """All kernels for one way of cutting channels into vectors.
+    """All kernels for one vector length.
 
     Args:
-        lanes: floats in a vector; divides every number of channels.
-        pixels: pixels whose sums are kept in registers at once, with up to three vectors each.
+        lanes: floats in a vector; a divisor of every number of channels.
+        pixels: number of pixels whose sums are in registers at once, with up to three vectors each.
     """
 
     def __init__(self, lanes: int, pixels: int) -> None:
@@ -43,12 +42,17 @@ class Kernels:
             (vectors, width): self._write_strip(vectors, width) for vectors in (1, 2, 3) for width in (1, pixels)
         }
         writers: dict[str, Callable[[Writer], None]] = {
-            "widen_uint8": partial(map_kernels.widen, kind=I8), "widen_float": partial(map_kernels.widen, kind=F32),
-            "convolve": self._convolve, "lite": self._lite, "max_pool": map_kernels.max_pool,
-            "average_pool": map_kernels.average_pool, "mean": map_kernels.mean, "gate": map_kernels.gate,
+            "widen_uint8": partial(map_kernels.widen, kind=I8),
+            "widen_float": partial(map_kernels.widen, kind=F32),
+            "convolve": self._convolve,
+            "lite": self._lite,
+            "max_pool": map_kernels.max_pool,
+            "average_pool": map_kernels.average_pool,
+            "mean": map_kernels.mean,
+            "gate": map_kernels.gate,
             "copy": map_kernels.copy,
             **{f"weigh_{t}": partial(map_kernels.weigh, streams=t) for t in (1, 2, 3, 4)},
-        }  # fmt: skip
+        }
         self.functions: list[ir.Function] = []
         for name, write in writers.items():
             writer = Writer(self.module, name, KERNEL, lanes)
@@ -61,10 +65,10 @@ class Kernels:
         self.run = _RUN(self._engine.get_function_address("run"))
 
     def _write_strip(self, vectors: int, width: int) -> ir.Function:
-        """A function: ``count`` pixels (a multiple of ``width``) times a block of weights, in registers.
+        """A function that multiplies ``count`` pixels (a multiple of ``width``) by a block of weights, in registers.
 
-        (a, a_px, segments, segment, k, weights, bias, out, out_px, residual, floor, count). Each pixel's input is
-        ``segments`` runs of ``k`` numbers; ``residual`` may be 0; results are at least ``floor``.
+        Arguments: a, a_px, segments, segment, k, weights, bias, out, out_px, residual, floor, count. The input of a
+        pixel is ``segments`` runs of ``k`` floats; ``residual`` may be 0; results below ``floor`` become ``floor``.
         """
         kind = ir.FunctionType(ir.VoidType(), [PTR, I64, I64, I64, I64, PTR, PTR, PTR, I64, PTR, F32, I64])
         w = Writer(self.module, f"strip_{vectors}_{width}", kind, self.lanes)
@@ -107,9 +111,9 @@ class Kernels:
         return w.function
 
     def _row(self, w: Writer, blocks: tuple[Any, Any, Any], shape: list[Any], operands: list[Any], px: Any) -> None:
-        """A row of pixels times all weights, block after block of channels: three vectors, two, one.
+        """Multiply a row of pixels by all weights, in blocks of three, two and one vectors of output channels.
 
-        ``shape``: a_px, segments, segment, k; ``operands``: a, weights, bias, out, out_px, residual, floor.
+        ``shape``: a_px, segments, segment, k. ``operands``: a, weights, bias, out, out_px, residual, floor.
         """
         b = w.b
         a_px, segments, segment, k = shape
@@ -128,17 +132,29 @@ class Kernels:
                     moved = b.mul(start, out_px)
                     b.call(
                         self.strips[vectors, width],
-                        [w.at(a, b.mul(start, a_px)), a_px, segments, segment, k, block, w.at(bias, at),
-                         w.at(out, at, moved), out_px, b.select(has_residual, w.at(beside, moved), beside), floor,
-                         count],
-                    )  # fmt: skip
+                        [
+                            w.at(a, b.mul(start, a_px)),
+                            a_px,
+                            segments,
+                            segment,
+                            k,
+                            block,
+                            w.at(bias, at),
+                            w.at(out, at, moved),
+                            out_px,
+                            b.select(has_residual, w.at(beside, moved), beside),
+                            floor,
+                            count,
+                        ],
+                    )
                 b.store(b.add(at, w.number(vectors * self.bytes)), done)
 
     def _convolve(self, w: Writer) -> None:
-        """a, a_row, a_px, segments, segment, k, weights, bias, out, out_row, out_px, rows, px, residual, relu, blocks.
+        """Convolution of pixels, with bias, an optional residual and an optional ReLU.
 
-        ``residual`` is -1 or the offset of a map that lies as ``out`` does; ``blocks`` holds the numbers of blocks of
-        three, two and one vectors in its lowest three groups of 16 bits.
+        Step: a, a_row, a_px, segments, segment, k, weights, bias, out, out_row, out_px, rows, px, residual, relu,
+        blocks. ``residual`` is -1 or the offset of a map with the strides of ``out``. ``blocks`` packs the numbers of
+        blocks of three, two and one vectors into its lowest three groups of 16 bits.
         """
         b = w.b
         a, a_row, out, out_row = w.address(0), w.argument(1), w.address(8), w.argument(9)
@@ -153,8 +169,14 @@ class Kernels:
             moved = b.mul(y, out_row)
             beside = b.select(has_residual, w.at(w.address(13), moved), ir.Constant(PTR, None))
             operands = [
-                w.at(a, b.mul(y, a_row)), w.constant(6), w.constant(7), w.at(out, moved), w.argument(10), beside, floor
-            ]  # fmt: skip
+                w.at(a, b.mul(y, a_row)),
+                w.constant(6),
+                w.constant(7),
+                w.at(out, moved),
+                w.argument(10),
+                beside,
+                floor,
+            ]
             self._row(w, blocks, shape, operands, w.argument(12))
 
     def _blocks(self, w: Writer, packed: Any) -> tuple[Any, Any, Any]:
@@ -163,9 +185,10 @@ class Kernels:
         return threes, twos, ones
 
     def _lite(self, w: Writer) -> None:
-        """in, out, H, W, bytes of a pixel, pointwise weights, zeros, depthwise (9, C), bias, ring, ring's size, blocks.
+        """A Lite 3x3: pointwise convolution, depthwise 3x3, bias, ReLU.
 
-        A ring is three rows of W + 2 pixels, then one that stays 0; each thread has its own.
+        Step: in, out, H, W, bytes of a pixel, pointwise weights, zeros, depthwise (9, C), bias, ring, bytes of a ring,
+        blocks. A ring is three rows of W + 2 pixels, then a row of zeros. Each thread has its own.
         """
         b = w.b
         source, out, height, width, px = w.address(0), w.address(1), w.argument(2), w.argument(3), w.argument(4)
@@ -176,7 +199,7 @@ class Kernels:
         no_residual, floor = ir.Constant(PTR, None), ir.Constant(F32, float("-inf"))
         k = b.sdiv(px, w.number(4))
         in_row = b.mul(width, px)
-        slot = w.slot(I64, w.number(0))  # of the ring, for the row that comes next
+        slot = w.slot(I64, w.number(0))  # the ring's slot for the next row
         above, middle = w.slot(PTR, zeros), w.slot(PTR, zeros)
         with w.loop(0, b.add(height, w.number(1))) as y:
             at = b.load(slot, typ=I64)
@@ -184,8 +207,14 @@ class Kernels:
             exists = b.icmp_signed("<", y, height)
             with b.if_then(exists):
                 operands = [
-                    w.at(source, b.mul(y, in_row)), w.constant(5), w.constant(6), w.at(row, px), px, no_residual, floor
-                ]  # fmt: skip
+                    w.at(source, b.mul(y, in_row)),
+                    w.constant(5),
+                    w.constant(6),
+                    w.at(row, px),
+                    px,
+                    no_residual,
+                    floor,
+                ]
                 self._row(w, blocks, [px, w.number(1), w.number(0), k], operands, width)
             below = b.select(exists, row, zeros)
             with b.if_then(b.icmp_signed(">", y, w.number(0))):
@@ -197,7 +226,7 @@ class Kernels:
             b.store(b.select(b.icmp_signed("==", following, w.number(3)), w.number(0), following), slot)
 
     def _depthwise(self, w: Writer, rows: list[Any], out: Any) -> None:
-        """One row of a depthwise 3x3, bias and ReLU; four pixels at a time share what they read."""
+        """One row of a depthwise 3x3, bias and ReLU. Four pixels at a time share their loads."""
         b = w.b
         width, px, weights, bias = w.argument(3), w.argument(4), w.constant(7), w.constant(8)
         whole = b.mul(b.sdiv(width, w.number(4)), w.number(4))
@@ -218,17 +247,17 @@ class Kernels:
                         w.store(w.larger(zero, sums[p]), w.at(out, left, b.mul(px, w.number(p))))
 
     def _write_run(self) -> None:
-        """(steps, number, arena, pictures, bytes of one, out, bytes of one, count, thread, threads, counter).
+        """(steps, number, arena, images, bytes of one, out, bytes of one, count, thread, threads, counter).
 
-        All steps for each picture. Threads that work on one picture meet at ``counter``, which must be 0 before.
+        Runs all steps for each image. Threads that share an image synchronise at ``counter``, which must start at 0.
         """
         kind = ir.FunctionType(ir.VoidType(), [PTR, I64, PTR, PTR, I64, PTR, I64, I64, I64, I64, PTR])
         w = Writer(self.module, "run", kind, self.lanes)
         b = w.b
-        steps, number, arena, pictures, picture_bytes, out, out_bytes, count, thread, threads, counter = w.function.args
+        steps, number, arena, images, image_bytes, out, out_bytes, count, thread, threads, counter = w.function.args
         met = w.slot(I64, w.number(0))
         with w.loop(0, count) as n:
-            b.store(w.at(pictures, b.mul(n, picture_bytes)), arena)
+            b.store(w.at(images, b.mul(n, image_bytes)), arena)
             b.store(w.at(out, b.mul(n, out_bytes)), w.at(arena, 8))
             with w.loop(0, number) as s:
                 step = w.at(steps, b.mul(s, w.number(8 * STEP_WORDS)))
@@ -245,7 +274,7 @@ class Kernels:
         b.ret_void()
 
     def _call(self, w: Writer, kernel: Any, arguments: list[Any]) -> None:
-        """The kernel of that number."""
+        """Call the kernel with this number."""
         after = w.b.append_basic_block()
         choice = w.b.switch(kernel, after)
         for number, function in enumerate(self.functions):
@@ -257,7 +286,7 @@ class Kernels:
         w.b.position_at_end(after)
 
     def _wait(self, w: Writer, counter: Any, target: Any) -> None:
-        """Until ``counter`` has reached ``target``, to which this thread adds 1."""
+        """Add 1 to ``counter``, then wait until it has reached ``target``."""
         b = w.b
         b.atomic_rmw("add", counter, w.number(1), "seq_cst")
         looks = w.slot(I64, w.number(0))
@@ -277,6 +306,6 @@ class Kernels:
 
 @cache
 def kernels(lanes: int) -> Kernels:
-    """The kernels for vectors of ``lanes`` floats; compiled once in a process."""
-    wide = host_features().get("avx512vl", False)  # 32 registers instead of 16
+    """The kernels for vectors of ``lanes`` floats, compiled once per process."""
+    wide = host_features().get("avx512vl", False)  # AVX-512 has 32 registers instead of 16
     return Kernels(lanes, 8 if wide else 4)

@@ -1,6 +1,6 @@
-"""The kernels that are not convolutions: pixels in, pooling, gates. See ``kernels.py`` for what they share.
+"""The kernels that are not convolutions: reading pixels, pooling, gates. ``conv_kernels.py`` says what they share.
 
-Each writes the body of one function; its docstring names the step's numbers in their order.
+Each function writes the body of one kernel. Its docstring lists the step's arguments in order.
 """
 
 from typing import Any
@@ -11,12 +11,12 @@ from osnet.runtime.native.llvm import F32, I8, I32, PTR, Writer
 
 
 def widen(w: Writer, kind: Any) -> None:
-    """out, H, W, out_row, mean (3): planes of pixels -> (H, W, 3) minus the mean, inside a border of zeros."""
+    """Planes of pixels -> (H, W, 3) minus the mean, inside a border of zeros. Step: out, H, W, out_row, mean (3)."""
     b = w.b
     lanes = 16
     out, height, width, out_row, mean = w.address(0), w.argument(1), w.argument(2), w.argument(3), w.constant(4)
     size = 1 if kind == I8 else 4
-    picture = b.load(w.function.args[1], typ=PTR)
+    image = b.load(w.function.args[1], typ=PTR)
     plane = b.mul(b.mul(height, width), w.number(size))
     means = [w.spread(w.load(w.at(mean, 4 * c), F32), lanes) for c in range(3)]
     wide = ir.VectorType(F32, lanes)
@@ -25,7 +25,7 @@ def widen(w: Writer, kind: Any) -> None:
         place = b.mul(b.add(b.mul(y, width), x), w.number(size))
         colours = []
         for c in range(3):
-            raw = w.load(w.at(picture, b.mul(plane, w.number(c)), place), ir.VectorType(kind, lanes))
+            raw = w.load(w.at(image, b.mul(plane, w.number(c)), place), ir.VectorType(kind, lanes))
             colours.append(b.fsub(b.uitofp(raw, wide) if kind == I8 else raw, means[c]))
         pair = b.shuffle_vector(
             colours[0], colours[1], ir.Constant(ir.VectorType(I32, 2 * lanes), list(range(2 * lanes)))
@@ -39,13 +39,16 @@ def widen(w: Writer, kind: Any) -> None:
 
 
 def _window(w: Writer, corner: Any, in_row: Any, px: Any, size: int) -> list[Any]:
-    """``size`` x ``size`` pixels from ``corner`` on, row by row."""
+    """``size`` x ``size`` pixels from ``corner``, row by row."""
     places = [(w.b.mul(in_row, w.number(y)), w.b.mul(px, w.number(x))) for y in range(size) for x in range(size)]
     return [w.load(w.at(corner, *place), w.vector) for place in places]
 
 
 def max_pool(w: Writer) -> None:
-    """in (with a border of zeros above and left), out, out rows, out px, in_row, bytes of a pixel: 3x3, stride 2."""
+    """Max pool 3x3, stride 2. Step: in, out, out rows, out px, in_row, bytes of a pixel.
+
+    ``in`` has a border of zeros above and to the left.
+    """
     b = w.b
     source, out, rows, width = w.address(0), w.address(1), w.argument(2), w.argument(3)
     in_row, px = w.argument(4), w.argument(5)
@@ -57,13 +60,13 @@ def max_pool(w: Writer) -> None:
             first, second = values[:2]
             kept = b.select(
                 b.fcmp_unordered("uno", first, first), first, w.larger(first, second)
-            )  # NaN stays, as in PyTorch
+            )  # NaN propagates, as in PyTorch
             values = [kept, *values[2:]]
         w.store(values[0], w.at(out, b.mul(b.add(b.mul(y, width), x), px), c))
 
 
 def average_pool(w: Writer) -> None:
-    """in, out, out rows, out px, bytes of a pixel: 2x2, stride 2."""
+    """Average pool 2x2, stride 2. Step: in, out, out rows, out px, bytes of a pixel."""
     b = w.b
     source, out, rows, width, px = w.address(0), w.address(1), w.argument(2), w.argument(3), w.argument(4)
     in_row = b.mul(b.mul(width, px), w.number(2))
@@ -77,7 +80,7 @@ def average_pool(w: Writer) -> None:
 
 
 def sum_pixels(w: Writer, source: Any, number: Any, px: Any, c: Any) -> Any:
-    """The sum of one vector of channels over all pixels; four sums side by side, so ``number`` is a multiple."""
+    """The sum of one vector of channels over ``number`` pixels, a multiple of 4: there are four partial sums."""
     b = w.b
     zero = ir.Constant(w.vector, [0.0] * w.lanes)
     sums = [w.slot(w.vector, zero) for _ in range(4)]
@@ -92,7 +95,7 @@ def sum_pixels(w: Writer, source: Any, number: Any, px: Any, c: Any) -> Any:
 
 
 def mean(w: Writer) -> None:
-    """in, out, pixels, bytes of a pixel: the mean of each channel."""
+    """The mean of each channel. Step: in, out, pixels (a multiple of 4), bytes of a pixel."""
     number, px = w.argument(2), w.argument(3)
     share = w.spread(w.b.fdiv(ir.Constant(F32, 1.0), w.b.sitofp(number, F32)), w.lanes)
     with w.loop(0, px, w.bytes) as c:
@@ -101,7 +104,7 @@ def mean(w: Writer) -> None:
 
 
 def gate(w: Writer) -> None:
-    """pooled, out, bytes of a pixel, w1 (hidden, C), b1, hidden, w2 (hidden, C), b2: the gate of one stream."""
+    """The gate of one stream. Step: pooled, out, bytes of a pixel, w1 (hidden, C), b1, hidden, w2 (hidden, C), b2."""
     b = w.b
     pooled, out, px = w.address(0), w.address(1), w.argument(2)
     w1, b1, hidden, w2, b2 = w.constant(3), w.constant(4), w.argument(5), w.constant(6), w.constant(7)
@@ -130,7 +133,10 @@ def gate(w: Writer) -> None:
 
 
 def weigh(w: Writer, streams: int) -> None:
-    """gates (T, C), out, rows, pixels of a row, bytes of a pixel, T streams: their sum, each times its gate."""
+    """The sum of T streams, each times its gate.
+
+    Step: gates (T, C), out, rows, pixels of a row, bytes of a pixel, T streams.
+    """
     b = w.b
     gates, out, rows, width, px = w.address(0), w.address(1), w.argument(2), w.argument(3), w.argument(4)
     sources = [w.address(5 + t) for t in range(streams)]
@@ -146,7 +152,7 @@ def weigh(w: Writer, streams: int) -> None:
 
 
 def copy(w: Writer) -> None:
-    """in, bytes: what is handed to the caller."""
+    """Copy the embedding to the caller's memory. Step: in, bytes."""
     b = w.b
     target = b.load(w.at(w.function.args[1], 8), typ=PTR)
     with w.loop(0, w.argument(1), 4) as at:

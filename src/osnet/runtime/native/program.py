@@ -1,8 +1,8 @@
-"""An OSNet as machine code for the processor at hand: plain networks with Lite streams and unified gates.
+"""Running an OSNet by native machine code: plain networks with Lite streams and unified gates.
 
-``lay_out`` turns a folded network into a list of steps for the kernels of ``kernels.py``. Of a batch, each thread
-takes images for itself, with working memory of its own; of a single image, two threads share each step, and the
-streams of each block.
+``lay_out`` turns a folded network into a list of steps for the kernels of ``conv_kernels.py`` and ``map_kernels.py``.
+In a batch, each thread runs its own images in its own working memory. Two threads share a single image: the rows of
+each step, and the streams of each block.
 
 Shapes: B batch, C channels, H height, W width, D embedding.
 """
@@ -21,29 +21,29 @@ from torch import Tensor, nn
 from osnet.errors import ModelError
 from osnet.models.layers import ChannelGate, ConvNormAct, EmbeddingLayer
 from osnet.models.osnet import OSBlock, OSNet, Transition, UnifiedGate
-from osnet.runtime.folding import Affine, Centre, InferenceGraph, can_stack
+from osnet.runtime.folding import Affine, Centre, InferenceGraph, has_lite_streams
 from osnet.runtime.native.conv_kernels import Kernels, kernels
 from osnet.runtime.native.llvm import STEP_WORDS, can_compile
 from osnet.runtime.onnx_graph import UnknownStepError
 
 ALL_THREADS = -1
 HEADER = 64
-"""Bytes at an arena's beginning: where the picture is, and where its embedding goes."""
-NOBODY_WAITS = 2**62
-"""A counter beyond every meeting of threads."""
+"""Bytes at the beginning of an arena, for the addresses of the image and of its embedding."""
+RELEASE_ALL = 2**62
+"""A value of the barrier's counter at which every waiting thread continues."""
 SHARED_BY = 2
-"""Threads that work on one image; a block's streams are 10 layers, which two share evenly."""
+"""Threads that share one image. The streams of a block have 10 layers, which two threads can share evenly."""
 ROW = 32
-"""Pixels of a map that a 1x1 convolution takes as one row, if they fit: their channels stay in the first cache."""
+"""Pixels that a 1x1 convolution treats as one row, if the map divides evenly: their channels fit the first cache."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """A map in the arena: (height, width, channels) float32 at ``offset``."""
+    """A feature map in the arena: (height, width, channels) float32 at ``offset``, in bytes."""
 
     offset: int
     num_bytes: int
-    """Of its memory, which may be more than the map needs."""
+    """Size of its memory, which may be larger than the map."""
     height: int
     width: int
     channels: int
@@ -51,35 +51,35 @@ class Map:
 
 @dataclass
 class Plan:
-    """Steps, what they read, and how much memory one image needs."""
+    """The steps of a network, the tensors that they read, and the memory that one image needs."""
 
     kernels: Kernels
     size_hw: tuple[int, int]
     uint8: bool
-    """The pictures' size and type; the kernels believe in both, so ``NativeRunner`` looks."""
+    """Type of the images. The kernels do not check size or type; ``NativeRunner`` does."""
     embedding_size: int = 0
     arena_bytes: int = HEADER
     steps: list[list[int]] = field(default_factory=list)
     tensors: list[NDArray[np.float32]] = field(default_factory=list)
-    """The network's numbers, which the steps point into."""
+    """The network's weights. The steps hold addresses in them."""
     free: list[tuple[int, int]] = field(default_factory=list)
-    """(bytes, offset) of maps that nothing reads any more."""
+    """(bytes, offset) of released maps."""
     rings: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Offsets of the rings by width and channels: only for these are their borders the same, and stay zero."""
+    """Offsets of the rings by (width, channels). Rings of one size share their zero borders."""
 
     def step(self, kernel: str, arguments: Sequence[int], owner: int = ALL_THREADS, wait: bool = True) -> None:
-        """Add one; ``owner`` is the thread that runs it, of those that share an image."""
+        """Add a step. ``owner`` is the thread that runs it, if threads share an image; ``wait``: all wait after it."""
         words = [self.kernels.names.index(kernel), owner, int(wait), *arguments]
         self.steps.append(words + [0] * (STEP_WORDS - len(words)))
 
     def reserve(self, num_bytes: int) -> int:
-        """An offset of so many bytes of their own, which begin as zeros."""
+        """Reserve memory that starts as zeros; returns its offset."""
         offset = self.arena_bytes
-        self.arena_bytes += -(-num_bytes // 64) * 64 + 64  # a gap: equal offsets in the pages would share cache lines
+        self.arena_bytes += -(-num_bytes // 64) * 64 + 64  # the gap keeps maps from competing for the same cache lines
         return offset
 
     def map(self, height: int, width: int, channels: int) -> Map:
-        """Memory for a map, that of a released one where it fits: the less there is, the more stays in the caches."""
+        """A map, in the memory of a released one if one fits. Less memory means more of it stays in the caches."""
         num_bytes = 4 * height * width * channels
         place = min((place for place in self.free if num_bytes <= place[0] <= 2 * num_bytes), default=None)
         if place is None:
@@ -88,11 +88,11 @@ class Plan:
         return Map(place[1], place[0], height, width, channels)
 
     def release(self, *maps: Map) -> None:
-        """These are not read after the steps so far, nor written."""
+        """Allow later maps to use this memory. No later step may read or write these maps."""
         self.free += [(one.num_bytes, one.offset) for one in maps]
 
     def constant(self, tensor: Tensor) -> int:
-        """The address of a copy, which this plan keeps."""
+        """The address of an aligned copy, which the plan keeps."""
         array = np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32)
         aligned = np.empty(array.size + 16, np.float32)
         start = -(aligned.ctypes.data // 4) % 16
@@ -101,7 +101,7 @@ class Plan:
         return int(aligned.ctypes.data + 4 * start)
 
     def blocks(self, channels: int) -> list[int]:
-        """Vectors of output channels that are computed together: threes, then twos, then ones."""
+        """Number of vectors of output channels in each block: threes, then twos, then ones."""
         vectors = channels // self.kernels.lanes
         threes = vectors // 3
         if vectors % 3 == 1 and threes:
@@ -110,12 +110,12 @@ class Plan:
         return [3] * threes + [2] * (rest // 2) + [1] * (rest % 2)
 
     def packed(self, channels: int) -> int:
-        """``blocks`` as the kernels read it."""
+        """``blocks`` in the form that the kernels read."""
         blocks = self.blocks(channels)
         return blocks.count(3) | blocks.count(2) << 16 | blocks.count(1) << 32
 
     def weights(self, matrix: Tensor) -> int:
-        """(C_out, K) -> the address of its blocks, each (K, channels of the block)."""
+        """Copy a matrix (C_out, K) as blocks of (K, channels of the block); returns the address."""
         lanes, parts, start = self.kernels.lanes, [], 0
         for vectors in self.blocks(len(matrix)):
             parts.append(matrix[start : start + vectors * lanes].T.flatten())
@@ -123,27 +123,43 @@ class Plan:
         return self.constant(torch.cat(parts))
 
     def convolve(self, source: Map, conv: nn.Conv2d, relu: bool, out: Map | None = None, add: bool = False) -> Map:
-        """A 1x1 convolution, into ``out`` if given; with ``add`` on top of what is there."""
+        """Add a 1x1 convolution. ``out`` is its target, if given; ``add``: add to the values in it."""
         if conv.kernel_size != (1, 1) or conv.stride != (1, 1) or conv.groups != 1:
-            raise UnknownStepError(f"{conv} is no plain 1x1 convolution")
+            raise UnknownStepError(f"{conv} is not a plain 1x1 convolution")
         target = out or self.map(source.height, source.width, conv.out_channels)
         pixels = source.height * source.width
         width = ROW if pixels % ROW == 0 else source.width
         a_px, out_px = 4 * source.channels, 4 * conv.out_channels
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
-        self.step("convolve", [
-            source.offset, width * a_px, a_px, 1, 0, conv.in_channels, self.weights(conv.weight.flatten(1)),
-            self.constant(bias), target.offset, width * out_px, out_px, pixels // width, width,
-            target.offset if add else -1, int(relu), self.packed(conv.out_channels),
-        ])  # fmt: skip
+        self.step(
+            "convolve",
+            [
+                source.offset,
+                width * a_px,
+                a_px,
+                1,
+                0,
+                conv.in_channels,
+                self.weights(conv.weight.flatten(1)),
+                self.constant(bias),
+                target.offset,
+                width * out_px,
+                out_px,
+                pixels // width,
+                width,
+                target.offset if add else -1,
+                int(relu),
+                self.packed(conv.out_channels),
+            ],
+        )
         return target
 
     def add_stem(self, graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Map:
-        """Pixels minus the mean, the 7x7 convolution, the max pool."""
+        """Add the stem: pixels minus the mean, the 7x7 convolution, the max pool."""
         body: Any = graph.body
         conv, (height, width) = body.stem.conv, size_hw
         if conv.kernel_size != (7, 7) or conv.stride != (2, 2) or not isinstance(graph.first, Centre):
-            raise UnknownStepError(f"{conv} is not the stem that is known here")
+            raise UnknownStepError(f"{conv} is not the stem of a plain OSNet")
         pitch = 12 * (width + 6)
         padded = self.reserve(pitch * (height + 6))
         mean = self.constant(graph.first.mean.flatten())
@@ -152,20 +168,36 @@ class Plan:
         wide_pitch = 4 * channels * (width // 2 + 1)
         wide = self.reserve(wide_pitch * (height // 2 + 1))
         matrix = conv.weight.permute(0, 2, 3, 1).flatten(1)  # a row of the kernel is 7 pixels of 3 colours
-        self.step("convolve", [
-            padded, 2 * pitch, 24, 7, pitch, 21, self.weights(matrix), self.constant(conv.bias),
-            wide + wide_pitch + 4 * channels, wide_pitch, 4 * channels, height // 2, width // 2, -1, 1,
-            self.packed(channels),
-        ])  # fmt: skip
+        self.step(
+            "convolve",
+            [
+                padded,
+                2 * pitch,
+                24,
+                7,
+                pitch,
+                21,
+                self.weights(matrix),
+                self.constant(conv.bias),
+                wide + wide_pitch + 4 * channels,
+                wide_pitch,
+                4 * channels,
+                height // 2,
+                width // 2,
+                -1,
+                1,
+                self.packed(channels),
+            ],
+        )
         pooled = self.map(height // 4, width // 4, channels)
         self.step("max_pool", [wide, pooled.offset, pooled.height, pooled.width, wide_pitch, 4 * channels])
         return pooled
 
     def add_block(self, block: OSBlock, source: Map) -> Map:
-        """An omni-scale block: streams are shared out among the threads, the rest by rows."""
+        """Add an omni-scale block. Threads share its streams, and the rows of all other steps."""
         gate = block.aggregate.gate if isinstance(block.aggregate, UnifiedGate) else None
         if (
-            not can_stack(block)
+            not has_lite_streams(block)
             or not isinstance(gate, ChannelGate)
             or gate.expand.out_channels != block.reduce.conv.out_channels  # one weight for a whole stream
             or not isinstance(block.instance_norm, nn.Identity)
@@ -187,17 +219,18 @@ class Plan:
             loads[owner] += depths[t]
             self.add_stream(block.streams[t], reduced, (ended[t], spare[owner]), owner)
             self.add_gate(gate, ended[t], gates + t * px, owner)
-        self.steps[-1][2] = 1  # all wait for the gates
-        fused = ended[0]  # each pixel is read before it is written
-        self.step(f"weigh_{len(ended)}", [
-            gates, fused.offset, fused.height, fused.width, px, *(stream.offset for stream in ended)
-        ])  # fmt: skip
+        self.steps[-1][2] = 1  # all threads wait for the gates
+        fused = ended[0]  # in place: each pixel is read before it is written
+        self.step(
+            f"weigh_{len(ended)}",
+            [gates, fused.offset, fused.height, fused.width, px, *(stream.offset for stream in ended)],
+        )
         self.convolve(fused, _conv(block.expand), relu=True, out=out, add=True)
         self.release(reduced, *spare, *ended, *([] if out is source else [source]))
         return out
 
     def add_stream(self, stream: Any, reduced: Map, targets: tuple[Map, Map], owner: int) -> None:
-        """Lite layers, all by one thread, that write both targets by turns; the last one writes the first target."""
+        """Add a stream of Lite layers, run by one thread. They write the targets in turn; the last writes the first."""
         source, px = reduced, 4 * reduced.channels
         ring_bytes = 4 * (reduced.width + 2) * px
         size = reduced.width, reduced.channels
@@ -206,35 +239,75 @@ class Plan:
         zeros = self.constant(torch.zeros(reduced.channels))
         for level, layer in enumerate(stream):
             target = targets[(len(stream) - 1 - level) % 2]
-            self.step("lite", [
-                source.offset, target.offset, source.height, source.width, px,
-                self.weights(layer.pointwise.weight.flatten(1)), zeros,
-                self.constant(layer.depthwise.weight.flatten(1).T), self.constant(layer.depthwise.bias),
-                self.rings[size], ring_bytes, self.packed(reduced.channels),
-            ], owner, wait=False)  # fmt: skip
+            self.step(
+                "lite",
+                [
+                    source.offset,
+                    target.offset,
+                    source.height,
+                    source.width,
+                    px,
+                    self.weights(layer.pointwise.weight.flatten(1)),
+                    zeros,
+                    self.constant(layer.depthwise.weight.flatten(1).T),
+                    self.constant(layer.depthwise.bias),
+                    self.rings[size],
+                    ring_bytes,
+                    self.packed(reduced.channels),
+                ],
+                owner,
+                wait=False,
+            )
             source = target
 
     def add_gate(self, gate: ChannelGate, stream: Map, out: int, owner: int) -> None:
-        """The gate of one stream, at ``out``."""
+        """Add the gate of one stream, written at offset ``out``."""
         px = 4 * stream.channels
         pooled = self.reserve(px)
         self.step("mean", [stream.offset, pooled, stream.height * stream.width, px], owner, wait=False)
-        self.step("gate", [
-            pooled, out, px, self.constant(gate.reduce.weight.flatten(1)), self.constant(_bias(gate.reduce)),
-            gate.reduce.out_channels, self.constant(gate.expand.weight.flatten(1).T),
-            self.constant(_bias(gate.expand)),
-        ], owner, wait=False)  # fmt: skip
+        self.step(
+            "gate",
+            [
+                pooled,
+                out,
+                px,
+                self.constant(gate.reduce.weight.flatten(1)),
+                self.constant(_bias(gate.reduce)),
+                gate.reduce.out_channels,
+                self.constant(gate.expand.weight.flatten(1).T),
+                self.constant(_bias(gate.expand)),
+            ],
+            owner,
+            wait=False,
+        )
 
     def add_end(self, layer: EmbeddingLayer, neck: nn.Module, source: Map) -> None:
-        """The mean over the last map, the dense layer, and a neck as one more dense layer, with a diagonal matrix."""
+        """Add the mean over the last map, the dense layer, and a neck as another dense layer with a diagonal matrix."""
         pooled = self.map(1, 1, source.channels)
         self.step("mean", [source.offset, pooled.offset, source.height * source.width, 4 * source.channels], 0)
         linear = layer.linear
         out = self.map(1, 1, linear.out_features)
-        self.step("convolve", [
-            pooled.offset, 0, 0, 1, 0, source.channels, self.weights(linear.weight), self.constant(linear.bias),
-            out.offset, 0, 0, 1, 1, -1, 1, self.packed(linear.out_features),
-        ])  # fmt: skip
+        self.step(
+            "convolve",
+            [
+                pooled.offset,
+                0,
+                0,
+                1,
+                0,
+                source.channels,
+                self.weights(linear.weight),
+                self.constant(linear.bias),
+                out.offset,
+                0,
+                0,
+                1,
+                1,
+                -1,
+                1,
+                self.packed(linear.out_features),
+            ],
+        )
         if isinstance(neck, Affine):
             before, out = out, self.map(1, 1, linear.out_features)
             self.step(
@@ -259,15 +332,15 @@ class Plan:
                 ],
             )
         elif not isinstance(neck, nn.Identity):
-            raise UnknownStepError(f"{type(neck).__name__} on top of the embedding is not known here")
+            raise UnknownStepError(f"{type(neck).__name__} on top of the embedding is not supported")
         self.step("copy", [out.offset, 4 * linear.out_features], 0, wait=True)
         self.embedding_size = linear.out_features
 
 
 def _conv(layer: nn.Module) -> nn.Conv2d:
-    """The convolution of a folded layer."""
+    """The convolution of a folded layer. Raises UnknownStepError if its norm was not merged."""
     if not isinstance(layer, ConvNormAct) or not isinstance(layer.norm, nn.Identity):
-        raise UnknownStepError(f"{type(layer).__name__} keeps a norm of its own")
+        raise UnknownStepError(f"{type(layer).__name__} has a norm that is not merged")
     return layer.conv
 
 
@@ -279,13 +352,18 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Plan:
     """The steps of a folded network.
 
+    Args:
+        graph: from ``fold``, with a preprocessing.
+        size_hw: size of the images, multiples of 32.
+        uint8: images are uint8; otherwise float32 in 0..255.
+
     Raises:
-        UnknownStepError: it is no plain OSNet, its channels or the picture cannot be cut evenly, or the processor
-            is none that is known here.
+        UnknownStepError: not a plain OSNet; channels that are not multiples of 4; a size that is no
+            multiple of 32; or a processor or system without support.
     """
     body: Any = graph.body
     if not can_compile():
-        raise UnknownStepError("native code is made on Linux and macOS, for x86 with AVX2 and FMA")
+        raise UnknownStepError("native code needs Linux or macOS, on x86 with AVX2 and FMA")
     if (
         not isinstance(body, OSNet)
         or body.config.norm != "bn"
@@ -297,9 +375,7 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
     channels = [*body.config.channels, *mids, body.config.embedding_size]
     lanes = next((n for n in (8, 4) if not any(c % n for c in channels)), 0)
     if not lanes or size_hw[0] % 32 or size_hw[1] % 32:
-        raise UnknownStepError(
-            f"channels {channels} or size {size_hw} cannot be cut evenly; multiples of 4 and of 32 can"
-        )
+        raise UnknownStepError(f"channels {channels} must be multiples of 4, and size {size_hw} of 32")
     plan = Plan(kernels(lanes), size_hw, uint8)
     current = plan.add_stem(graph, size_hw, uint8)
     for stage in (body.conv2, body.transition2, body.conv3, body.transition3, body.conv4):
@@ -318,18 +394,18 @@ def lay_out(graph: InferenceGraph, size_hw: tuple[int, int], uint8: bool) -> Pla
 
 
 class NativeRunner:
-    """Runs a plan: (B, 3, H, W) pixels, uint8 or float32, -> (B, D). Any number of threads may call it at once."""
+    """Runs a plan: (B, 3, H, W) pixels, uint8 or float32, -> (B, D). Several threads may call it at once."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.steps = np.array(plan.steps, np.int64)
-        self._arenas: SimpleQueue[NDArray[np.float32]] = SimpleQueue()  # free ones
+        self._arenas: SimpleQueue[NDArray[np.float32]] = SimpleQueue()  # those not in use
 
     def __call__(self, images: NDArray[Any], pool: ThreadPoolExecutor | None = None) -> NDArray[np.float32]:
-        """All images one after the other; with ``pool``, two threads share each.
+        """Run the images one after the other; with ``pool``, two threads share each of them.
 
         Raises:
-            ModelError: pictures of another size or type than the plan's.
+            ModelError: the size or type of the images is not the plan's.
         """
         images = self._check(images)
         out = np.empty((len(images), self.plan.embedding_size), np.float32)
@@ -345,9 +421,18 @@ class NativeRunner:
         def work(thread: int) -> None:
             begin = arena.ctypes.data + -arena.ctypes.data % 64
             self.plan.kernels.run(
-                self.steps.ctypes.data, len(self.steps), begin, images.ctypes.data, images[0].nbytes, out.ctypes.data,
-                out[0].nbytes, len(images), thread, threads, counter.ctypes.data,
-            )  # fmt: skip
+                self.steps.ctypes.data,
+                len(self.steps),
+                begin,
+                images.ctypes.data,
+                images[0].nbytes,
+                out.ctypes.data,
+                out[0].nbytes,
+                len(images),
+                thread,
+                threads,
+                counter.ctypes.data,
+            )
 
         if pool is None:
             work(0)
@@ -355,15 +440,15 @@ class NativeRunner:
             try:
                 second = pool.submit(work, 1)
                 work(0)
-            except BaseException:  # Ctrl-C, say, before this thread's half began: the other must not wait for ever
-                counter[0] = NOBODY_WAITS
+            except BaseException:  # an interrupt before this thread's half began: release the other thread
+                counter[0] = RELEASE_ALL
                 raise
             second.result()
         self._arenas.put(arena)
         return out
 
     def _check(self, images: NDArray[Any]) -> NDArray[Any]:
-        """What the machine code may read: it has no bounds of its own."""
+        """Check size and type, because the machine code checks no bounds."""
         kind, shape = np.dtype(np.uint8 if self.plan.uint8 else np.float32), (3, *self.plan.size_hw)
         if images.dtype != kind or images.shape[1:] != shape:
             raise ModelError(f"images of {images.dtype} {images.shape}; this code was made for {kind} (B, *{shape})")
