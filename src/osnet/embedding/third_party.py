@@ -327,8 +327,8 @@ def _read_card(path: Path) -> tuple[ThirdPartyCard, str]:
             raise WeightsError(f"{path} is no card of this kind: its format is not {FORMAT!r}")
         name, preprocessing = content.pop("weights"), content.pop("preprocessing")
         config = ThirdPartyConfig(name, content.pop("embedding_size"))
-        check_fields(config)
         card = ThirdPartyCard(config, preprocessing=_read_preprocessing(preprocessing), **content)
+        check_fields(card)
     except WeightsError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
