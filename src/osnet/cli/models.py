@@ -113,7 +113,7 @@ def weights(*, as_json: JsonFlag = False) -> None:
         as_json: print JSON.
     """
     if as_json:
-        known = {"dataset": INTEL, "licence": LICENCE}
+        known = {"dataset": INTEL, "licence": LICENCE, "certainty": "sha256 known"}
         intel = [{**asdict(w), **known, "short_name": w.short_name, **_count(w.model)} for w in INTEL_WEIGHTS]
         print(json.dumps([*intel, *(asdict(w) | {"certainty": w.certainty} for w in PUBLISHED.values())], indent=2))
         return

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,13 @@ def is_third_party(model: str | Path) -> bool:
 
     An .xml file without a card may be one of Intel's OSNets, which is read into our own network instead.
     """
+    if not isinstance(model, str | PathLike):
+        return False
     path = Path(model)
+    try:
+        path.exists()
+    except (ValueError, OSError):  # a zero byte, a name that is too long
+        return False
     if path.suffix == ".onnx":
         return path.is_file()
     if path.suffix == ".xml":
