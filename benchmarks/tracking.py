@@ -92,9 +92,10 @@ def score(truth: Path, tracks: list[Track], work: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
-def rows_of(data: Path, work: Path, trackers: list[str]) -> Iterator[dict[str, object]]:
+def rows_of(data: Path, work: Path, trackers: list[str], sequences: list[str]) -> Iterator[dict[str, object]]:
     embedder = Embedder(data / WEIGHTS, device="cpu")
-    for name, (video, truth_file) in SEQUENCES.items():
+    for name in sequences:
+        video, truth_file = SEQUENCES[name]
         footage, truth = open_footage(data / video, 0.0), MotFile(data / truth_file)
         sources = {
             "YOLOX-Nano": detect(footage, data / YOLOX, work / f"{name}.yolox.txt"),
@@ -129,10 +130,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trackers", nargs="+", default=["cbiou", "bytetrack"])
+    parser.add_argument("--sequences", nargs="+", choices=SEQUENCES, default=list(SEQUENCES))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     rows = []
-    for row in rows_of(given.data, given.work, given.trackers):
+    for row in rows_of(given.data, given.work, given.trackers, given.sequences):
         rows.append(row)
         print(json.dumps(row), flush=True)
     facts = {"weights": WEIGHTS, "detector": f"{YOLOX} at {THRESHOLD}", "python": platform.python_version()}

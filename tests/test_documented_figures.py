@@ -163,3 +163,20 @@ def test_grouped_networks() -> None:
 
 def test_loading() -> None:
     assert benchmark("photo_loading").markdown(results("photo-loading-cpu.json")["results"]) in CLASSES
+
+
+def test_the_results_page_is_that_of_the_json_files() -> None:
+    """After a change: `python benchmarks/results_page.py`."""
+    page = benchmark("results_page")
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.fill(text) == text
+    for name in re.findall(r"\(images/([\w.-]+)\)", text):
+        assert (ROOT / "docs" / "images" / name).exists()
+
+
+def test_the_results_pages_cells() -> None:
+    page = benchmark("results_page")
+    assert page.pair({"rank-1": 0.91182, "mAP": 0.74938}) == "91.18 / 74.94"
+    assert page.pair(None) == page.NOT_YET
+    assert page.shown_interval({"intervals": {"mAP": [0.1, 0.25]}}, "mAP") == " [10.0, 25.0]"
+    assert page.shown_interval({}, "mAP") == ""

@@ -43,7 +43,11 @@ def test_an_earlier_gallery_is_searched_alike(tmp_path: Path) -> None:
 
 
 def test_scores_are_equal() -> None:
-    assert json.loads(json.dumps(formats.make_scores())) == VALUES["scores"]
+    found = json.loads(json.dumps(formats.make_scores()))
+    assert found.pop("reranked") == VALUES["scores"]["reranked"]
+    for name, result in found.items():  # later code may say more
+        before = VALUES["scores"][name]
+        assert {key: result[key] for key in before} == before
 
 
 def test_people_and_their_embeddings_are_equal(tmp_path: Path) -> None:

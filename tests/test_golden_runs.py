@@ -225,7 +225,7 @@ class Embeddings(nn.Module):
     def __init__(self, rows: list[list[float]]) -> None:
         super().__init__()
         self.rows = nn.Parameter(torch.tensor(rows, dtype=torch.float64))
-        self.config = SimpleNamespace(embedding_size=self.rows.shape[1])
+        self.config = SimpleNamespace(embedding_size=self.rows.shape[1], neck=False)
 
     def forward(self, _images: Tensor) -> Tensor:
         return self.rows

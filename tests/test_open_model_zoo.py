@@ -1,22 +1,34 @@
 """Intel's files: found in a folder, downloaded from a server on the loopback, refused where they differ."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import osnet.weights.open_model_zoo as zoo
-from conftest import shared_data
-from osnet import create_model
-from osnet.errors import WeightsError
+from conftest import shared_data, write_picture
+from osnet import Embedder, create_model, load_weights
+from osnet.cli import main
+from osnet.errors import ModelError, WeightsError
+from osnet.models.norms import lacks_statistics
+from osnet.weights.card import read_card
 from osnet.weights.hub import load_model
 from osnet.weights.open_model_zoo import INTEL_WEIGHTS, Figures, IntelWeights, find_intel, get_intel
+from small_runs import REID
 
 CONTENTS = {".xml": b"<net/>", ".bin": b"\0\1\2\3"}
 NAME = "person-reidentification-retail-0287"
+
+
+def smallest() -> Path:
+    return shared_data("omz/0288/person-reidentification-retail-0288.xml")
 
 
 def digest(suffix: str) -> str:
@@ -159,3 +171,54 @@ def test_the_known_files_are_those_of_the_zoo() -> None:
             content = (folder / name).read_bytes()
             assert (hashlib.sha256(content).hexdigest(), len(content)) == (sha256, num_bytes)
     assert zoo.STORAGE.startswith("https://storage.openvinotoolkit.org/")
+
+
+def test_the_list_has_licence_costs_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["weights"])
+    out = capsys.readouterr().out
+    for word in ("Apache-2.0", "595,968", "272.9M", "92.9 / 76.6", "osnet_lct_x0_5_intel", "osnet_x0_25_msmt17"):
+        assert word in out
+    main(["weights", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    row = next(row for row in rows if row.get("name") == NAME)
+    assert (row["licence"], row["params"], row["dataset"]) == ("Apache-2.0", 595_968, "intel")
+    assert row["figures"]["rank1_published"] == 92.9
+
+
+def test_networks_of_one_size_are_left_out_at_others(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "osnet_*x0_25", "--size", "192", "96"])
+    out = capsys.readouterr().out
+    assert "osnet_x0_25 " in out
+    assert "osnet_lct_x0_25" not in out
+    with pytest.raises(SystemExit):
+        main(["models", "osnet_lct*", "--size", "192", "96"])
+    assert "osnet_lct_x0_25" in capsys.readouterr().err
+
+
+def test_a_new_gallery_takes_them_where_none_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OSNET_WEIGHTS", str(shared_data("omz")))
+    write_picture(tmp_path / "crops" / "1.png", 1)
+    main(["index", str(tmp_path / "crops"), "--out", str(tmp_path / "gallery")])
+    assert NAME in capsys.readouterr().err
+    card, _ = read_card(tmp_path / "gallery" / "weights")
+    assert (card.name, card.licence) == ("osnet_lct_x0_5", "Apache-2.0")
+    main(["search", str(tmp_path / "gallery"), str(tmp_path / "crops" / "1.png")])  # by the gallery's own copy
+    assert "1.000" in capsys.readouterr().out
+
+
+def test_training_starts_from_them(people: Path, tmp_path: Path) -> None:
+    """BatchNorms get the statistics of training images; the run's weights are of the same network."""
+    recipe = replace(REID, model="osnet_lct_x0_25", pretrained=str(smallest()), size_hw=(256, 128), epochs=1)
+    with pytest.raises(ModelError, match=r"\(32, 16\).*\(256, 128\)"):
+        replace(recipe, size_hw=(32, 16)).plan(recipe.read([people]))
+    plan = recipe.plan(recipe.read([people]))
+    assert not lacks_statistics(plan.task.network)
+    crop = next((people / "query").glob("*.jpg"))
+    before, after = (Embedder(n, normalize=False).embed(crop) for n in (load_weights(smallest()), plan.task.network))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+    batches, _ = plan.make_epochs(0, 1, torch.device("cpu")).load(0, 0, 0)
+    loss = plan.task.train()(next(iter(batches)))["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)

@@ -26,7 +26,7 @@ from osnet.embedding.embedder import Embedder
 from osnet.recipes import RECIPES
 from osnet.types import Preprocessing
 from osnet.weights.checkpoint import convert, read_checkpoint
-from small_runs import INLINE, assert_equal_runs, state_of
+from small_runs import INLINE, state_of
 from stand_ins import MSMT17_CLASSES, write_drawn_weights
 
 
@@ -89,25 +89,23 @@ def test_fine_tuning_from_a_file(drawn_pth: Path, people: Path, tmp_path: Path) 
 
     def stop(batches: Iterable[Any], _total: int, _label: str) -> Iterator[Any]:
         for number, batch in enumerate(batches):
-            if number == 2 and trainer.progress.epoch == 1:
+            if (trainer.progress.epoch, number) == (1, 0):  # the classifier's epoch is over
+                for key, value in trainer.plan.task.network.state_dict().items():
+                    assert torch.equal(value, start[key]), key
+            if (trainer.progress.epoch, number) == (1, 2):
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch
 
-    Trainer(recipe, data, tmp_path / "whole", INLINE).run()
-    frozen = Trainer(replace(recipe, epochs=1), data, tmp_path / "frozen", INLINE)
-    assert frozen.plan.task.classifier.out_features == 8  # not the file's
-    frozen.run()
-    for key, value in frozen.plan.task.network.state_dict().items():
-        assert torch.equal(value, start[key]), key
-    trainer = Trainer(recipe, data, tmp_path / "broken", INLINE)
+    trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
+    assert trainer.plan.task.classifier.out_features == 8  # not the file's
     with pytest.raises(KeyboardInterrupt):
         trainer.run(stop)
     assert (trainer.progress.epoch, trainer.progress.batch) == (1, 3)
-    Trainer(recipe, data, tmp_path / "broken", INLINE).run()
-    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
-    moved = state_of(tmp_path / "whole")["task.network.conv1.conv.weight"] - start["conv1.conv.weight"]
-    assert float(moved.abs().max()) > 0
-    rows = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").open()]
+    Trainer(recipe, data, tmp_path / "run", INLINE).run()
+    trained = state_of(tmp_path / "run")
+    names = [key for key, _ in trainer.plan.task.network.named_parameters()]
+    assert sum(torch.equal(trained[f"task.network.{key}"], start[key]) for key in names) < len(names) / 10
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert [row["epoch"] for row in rows] == [1, 2]
 
 

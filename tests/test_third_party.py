@@ -188,6 +188,7 @@ def test_the_digest_is_of_the_file_and_the_card(plain: Path, tmp_path: Path) -> 
         ({"preprocessing": 3}, "cannot be read"),
         ({"embedding_size": "six"}, "cannot be read"),
         ({"extra": 1}, "cannot be read"),
+        ({"licence": ["MIT"]}, "cannot be read"),
     ],
 )
 def test_damaged_cards(plain: Path, change: dict[str, Any], words: str) -> None:
@@ -207,7 +208,7 @@ def test_other_devices_and_backends_are_refused(plain: Path) -> None:
         Embedder(plain).network.feature_map(torch.zeros(1, 3, *SIZE))
 
 
-def test_galleries_carry_a_copy(plain: Path, tmp_path: Path) -> None:
+def test_galleries_carry_a_copy(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [write_picture(tmp_path / "crops" / f"{n}.png", n) for n in range(4)]
     folder = tmp_path / "gallery"
     main(["index", str(tmp_path / "crops"), "--out", str(folder), "--weights", str(plain)])
@@ -219,6 +220,9 @@ def test_galleries_carry_a_copy(plain: Path, tmp_path: Path) -> None:
         hit = gallery.search(path, top=1)[0]
         assert (Path(hit.item.source).name, round(hit.score, 5)) == (f"{n}.png", 1.0)
     assert Embedder(folder).sha256() == embedder.sha256()
+    capsys.readouterr()
+    main(["search", str(folder), str(paths[2]), "--top", "1"])
+    assert "2.png" in capsys.readouterr().out
     other = write_onnx(tmp_path / "other.onnx", factor=3.0)
     write_card(other, scaled(SIZE))
     with pytest.raises(GalleryError):
@@ -289,6 +293,9 @@ def test_openvinos_files_with_a_card_are_used_as_they_are(tmp_path: Path) -> Non
 
 
 def test_what_only_our_networks_can_do_is_refused(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"means\.onnx"):
+        load_third_party(plain).save_pretrained(tmp_path / "hub")
+    assert not (tmp_path / "hub" / "card.json").exists()
     for call in (lambda: convert(plain, tmp_path / "ours"), lambda: read_checkpoint(plain)):
         with pytest.raises(WeightsError, match=r"means\.onnx"):
             call()

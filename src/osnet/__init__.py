@@ -6,8 +6,9 @@ Every public name is loaded when it is first used, so ``import osnet`` itself co
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from osnet import errors
+
 if TYPE_CHECKING:
-    from osnet import errors as errors
     from osnet.data.folder import read_folder as read_folder
     from osnet.data.reid.catalog import read_benchmark as read_benchmark
     from osnet.data.reid.market1501 import read_market1501 as read_market1501
@@ -95,9 +96,7 @@ __all__ = ["__version__", "errors", *sorted(_LAZY)]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name on first use."""
-    if name == "errors":
-        return import_module("osnet.errors")
+    """Load a public name of ``_LAZY`` on first use."""
     if name not in _LAZY:
         raise AttributeError(f"module 'osnet' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

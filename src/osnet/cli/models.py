@@ -20,7 +20,7 @@ from osnet.types import ChannelOrder, Interpolation
 from osnet.weights.card import LICENCE_UNKNOWN, LICENCE_ZOO
 from osnet.weights.checkpoint import convert as convert_weights
 from osnet.weights.hub import PUBLISHED, REPOSITORY
-from osnet.weights.open_model_zoo import INTEL_WEIGHTS, LICENCE
+from osnet.weights.open_model_zoo import INTEL, INTEL_WEIGHTS, LICENCE
 
 
 @app.command
@@ -113,9 +113,8 @@ def weights(*, as_json: JsonFlag = False) -> None:
         as_json: print JSON.
     """
     if as_json:
-        intel = [
-            {**asdict(w), "short_name": w.short_name, "licence": LICENCE, **_count(w.model)} for w in INTEL_WEIGHTS
-        ]
+        known = {"dataset": INTEL, "licence": LICENCE, "certainty": "sha256 known"}
+        intel = [{**asdict(w), **known, "short_name": w.short_name, **_count(w.model)} for w in INTEL_WEIGHTS]
         print(json.dumps([*intel, *(asdict(w) | {"certainty": w.certainty} for w in PUBLISHED.values())], indent=2))
         return
     _print_intel()

@@ -69,8 +69,8 @@ class Embedder:
     The preprocessing comes from the weights' card, so it is the same as in training.
 
     Args:
-        model: a path or a short name like ``osnet_x0_25_msmt17``, as ``load_weights`` takes it; an .onnx or .xml file
-            with a card (see ``third_party``); a ``Checkpoint``; or a network.
+        model: a path or a short name like ``osnet_x0_25_msmt17``, as ``load_weights`` takes it; a ``Checkpoint``; a
+            network; or another library's network as an .onnx or .xml file with a card (see ``third_party``).
         device: ``auto`` (a network stays on its device; weights go to CUDA, else MPS, else the CPU), or any device
             of PyTorch.
         batch_size: crops per forward pass; the last batch may be smaller. It changes embeddings

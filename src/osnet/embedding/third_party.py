@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,13 @@ def is_third_party(model: str | Path) -> bool:
 
     An .xml file without a card may be one of Intel's OSNets, whose weights are read into an ``OSNet`` instead.
     """
+    if not isinstance(model, str | PathLike):
+        return False
     path = Path(model)
+    try:
+        path.exists()
+    except (ValueError, OSError):  # a zero byte, a name that is too long
+        return False
     if path.suffix == ".onnx":
         return path.is_file()
     if path.suffix == ".xml":
@@ -327,8 +334,8 @@ def _read_card(path: Path) -> tuple[ThirdPartyCard, str]:
             raise WeightsError(f"{path} is not a card of a third-party network: its format is not {FORMAT!r}")
         name, preprocessing = content.pop("weights"), content.pop("preprocessing")
         config = ThirdPartyConfig(name, content.pop("embedding_size"))
-        check_fields(config)
         card = ThirdPartyCard(config, preprocessing=_read_preprocessing(preprocessing), **content)
+        check_fields(card)
     except WeightsError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

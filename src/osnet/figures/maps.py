@@ -117,7 +117,8 @@ def find_layers(network: nn.Module, wanted: Sequence[str]) -> list[str]:
         if wish == LAST:
             matching = [LAST]
         elif wish == STAGES:
-            matching = [name for name, child in network.named_children() if name not in _no_maps(network)]
+            no_maps = _no_maps(network)
+            matching = [name for name, child in network.named_children() if name not in no_maps]
         elif wish == STREAMS:
             blocks = [name.rpartition(".")[0] for name in names if name.endswith(".streams.0")]
             matching = [name for name in names if blocks and _is_child(name, blocks[-1])]
@@ -138,7 +139,7 @@ def _is_child(name: str, parent: str) -> bool:
 
 
 def _no_maps(network: nn.Module) -> set[str]:
-    """Children that do not output a map, found with a forward pass."""
+    """Children that do not output a map of features, found with a forward pass."""
     seen: dict[str, bool] = {}
     hooks = [
         child.register_forward_hook(
@@ -149,11 +150,13 @@ def _no_maps(network: nn.Module) -> set[str]:
     parameter = next(network.parameters())
     try:
         with eval_mode(network), torch.inference_mode():
-            network(torch.zeros(1, 3, 64, 64, device=parameter.device))
+            height, width = getattr(getattr(network, "config", None), "fixed_size_hw", None) or (64, 64)
+            network(torch.zeros(1, 3, height, width, device=parameter.device))
     finally:
         for hook in hooks:
             hook.remove()
-    return {name for name, _ in network.named_children() if not seen.get(name)}
+    unused = {name for name, child in network.named_children() if isinstance(child, nn.Identity)}
+    return unused | {"input_norm", *(name for name, _ in network.named_children() if not seen.get(name))}
 
 
 @contextmanager

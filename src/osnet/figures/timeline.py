@@ -16,6 +16,8 @@ ALONE = "#9a9a9a"
 def save_timeline(tracklets: Sequence[Tracklet], links: Sequence[Link], path: str | Path, title: str = "") -> None:
     """Draw tracklets over time (UTC), by camera. Linked tracklets share a colour; the others are grey.
 
+    There are eight colours; with more people than that they repeat.
+
     Args:
         tracklets: the tracklets to draw, at least one.
         links: links between them. Confirmed links are solid lines, open proposals dashed; rejected ones are left out.
@@ -54,6 +56,8 @@ def save_timeline(tracklets: Sequence[Tracklet], links: Sequence[Link], path: st
             begin, end = when(t.begin_s), when(t.end_s)
             axes.barh(y, end - begin, left=begin, height=0.7, color=colour.get(t.id, ALONE), linewidth=0)
         for li in links:
+            if li.kind == "border":
+                continue  # one colour shows it; a line would cross everything
             a, b = shown[li.a], shown[li.b]
             axes.plot(
                 [when(a.end_s), when(b.begin_s)],

@@ -7,9 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from osnet.errors import ModelError
 from osnet.forks import settle
 from osnet.models.baselines.backbone import Backbone
-from osnet.models.config import NetworkConfig, OSNetConfig
+from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.models.network import Network
 from osnet.models.osnet import OSNet
 
@@ -20,7 +21,12 @@ def build_network(config: NetworkConfig, device: str | torch.device | None = Non
     Args:
         config: settings of OSNet or of another backbone.
         device: where its numbers lie; ``"meta"`` gives them no storage, for counting and for comparing shapes.
+
+    Raises:
+        ModelError: settings of no network of ours.
     """
+    if not isinstance(config, OSNetConfig | BackboneConfig):
+        raise ModelError(f"{config} is no network of this library: a file of others can be used, not built or saved")
     settle()
     with torch.device(torch.get_default_device() if device is None else device):
         return OSNet(config) if isinstance(config, OSNetConfig) else Backbone(config)

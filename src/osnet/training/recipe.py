@@ -79,12 +79,14 @@ class Recipe(ABC):
     def __post_init__(self) -> None:
         get_config(self.model, **self.network_settings())
         for name, low, high in (
-            ("epochs", 1, 100_000), ("batch_size", 2, 1_000_000), ("lr", 0, 1000), ("weight_decay", 0, 1),
+            ("epochs", 1, 100_000), ("batch_size", 1, 1_000_000), ("lr", 0, 1000), ("weight_decay", 0, 1),
             ("momentum", 0, 1), ("step_epochs", 1, 100_000), ("decay", 0, 1), ("warmup_epochs", 0, self.epochs),
             ("frozen_epochs", 0, self.epochs), ("backbone_lr_factor", 0, 1000), ("ema", 0, 0.99999),
             ("evaluate_every", 1, 100_000), ("seed", 0, 2**62),
         ):  # fmt: skip
             self.check_range(name, low, high)
+        if self.batch_size == 1:
+            raise ModelError(f"recipe {self.name}: batch_size 1 is too small: BatchNorm needs at least 2 images")
 
     def check_range(self, name: str, low: float, high: float) -> None:
         """For ``__post_init__``: field ``name`` must be from ``low`` to ``high``."""

@@ -45,7 +45,7 @@ class Appearance:
     """In nats: how far a tracker's own opinion is believed."""
     exit_penalty: float = 2.0
     """In nats: who is last seen at the frame's border has probably left."""
-    max_evidence: float = 5.0
+    max_evidence: float = 3.0
     """In nats: the vectors count no more than this, for or against."""
     fill_s: float = 4.0
     """Gaps up to this are filled with interpolated boxes."""
