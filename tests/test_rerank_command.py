@@ -115,7 +115,7 @@ def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "before" not in capsys.readouterr().out
     for arguments, words in (
         ([files[0], files[2]], "different weights"),
-        ([files[0]], "give two files, the queries' first"),
+        ([files[0]], "give two files: query, then gallery"),
         ([*files], "3 files of vectors"),
         ([str(tmp_path / "none.npz")], "no such file"),
     ):
@@ -139,7 +139,7 @@ def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFix
         ({"gallery": np.ones((150, 3))}, "8 components, gallery embeddings have 3"),
         ({"gallery": np.full((150, 8), 1e39)}, "gallery: 150 rows contain values above 3.4e38"),
         ({"gallery": np.array([[None, {}]])}, "is not an .npz of plain arrays"),
-        ({"gallery": np.array([["a", "b"]])}, "gallery is <U1 of shape (1, 2)"),
+        ({"gallery": np.array([["a", "b"]])}, "gallery is <U1 (1, 2)"),
     ],
 )
 def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: Path) -> None:
