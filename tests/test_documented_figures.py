@@ -1,4 +1,4 @@
-"""Tables in the documentation come from benchmarks/results and the counted networks; the JSON files agree in themselves."""
+"""Tables in the documentation are those of benchmarks/results and of the counted networks."""
 
 import importlib.util
 import json

@@ -39,7 +39,10 @@ def rank(embedder: Embedder, data: Path, name: str) -> tuple[Path, list[tuple[Pa
 
 def draw(embedder: Embedder, query: Path, hits: list[tuple[Path, float, bool, int]], out: Path) -> None:
     """Two rows: the crops with their scores; below, how much each cell of a hit adds to its score."""
-    images = [read_image(path).convert("RGB").resize(CROP_WH, Image.Resampling.LANCZOS) for path in [query, *(h[0] for h in hits)]]
+    images = [
+        read_image(path).convert("RGB").resize(CROP_WH, Image.Resampling.LANCZOS)
+        for path in [query, *(h[0] for h in hits)]
+    ]
     explained = [explain_match(embedder, images[0], image) for image in images[1:]]
     maps = [explained[0].query_for_hit, *(each.hit_for_query for each in explained)]
     greatest = max(float(each.max()) for each in maps)
