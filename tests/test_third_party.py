@@ -214,7 +214,7 @@ def test_galleries_carry_a_copy(plain: Path, tmp_path: Path, capsys: pytest.Capt
     main(["index", str(tmp_path / "crops"), "--out", str(folder), "--weights", str(plain)])
     plain.unlink()
     embedder = open_embedder(folder / "weights")
-    gallery = Gallery.open(folder)
+    gallery = Gallery.open(folder, embedder)
     assert len(gallery) == 4
     for n, path in enumerate(paths):
         hit = gallery.search(path, top=1)[0]
