@@ -229,7 +229,7 @@ def _openvino_port(port: Any) -> _Port:
     return port.any_name if port.names else "unnamed", shape, kinds.get(kind, kind)
 
 
-def is_third_party(model: str | Path) -> bool:
+def is_third_party(model: object) -> bool:
     """True if ``load_third_party`` reads it: an .onnx file, an .xml file with a card, or a folder or gallery of either.
 
     An .xml file without a card may be one of Intel's OSNets, whose weights are read into an ``OSNet`` instead.
