@@ -138,7 +138,7 @@ def _is_child(name: str, parent: str) -> bool:
 
 
 def _no_maps(network: nn.Module) -> set[str]:
-    """Children that do not output a map, found with a forward pass."""
+    """Children that do not output a feature map, found with a forward pass."""
     seen: dict[str, bool] = {}
     hooks = [
         child.register_forward_hook(
@@ -153,7 +153,8 @@ def _no_maps(network: nn.Module) -> set[str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return {name for name, _ in network.named_children() if not seen.get(name)}
+    # input_norm outputs the normalised image, which is not a feature map
+    return {name for name, _ in network.named_children() if name == "input_norm" or not seen.get(name)}
 
 
 @contextmanager
