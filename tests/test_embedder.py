@@ -240,7 +240,7 @@ ARRAY = np.zeros((40, 30, 3), np.uint8)
         (Frame(ARRAY, [[20, 5, 10, 20]]), "covers no pixel"),
         (Frame(ARRAY, [[0, 0, float("nan"), 20]]), "not finite"),
         (Frame(ARRAY, [[0, 0, 10]]), "boxes of shape (1, 3)"),
-        (Frame(ARRAY, "left"), "boxes that are no numbers"),
+        (Frame(ARRAY, "left"), "boxes that are not numbers"),
         (Frame(ARRAY.astype(np.float32), [[0, 0, 5, 5]]), "float32"),
         (np.zeros((40, 30), np.uint8), "(40, 30)"),
         (np.zeros((40, 30, 4), np.uint8), "(40, 30, 4)"),
