@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from osnet.models.build import build_network
-from osnet.models.counting import count_cost
-from osnet.models.published_counts import TABLE_A
-from osnet.models.variants import VARIANTS, list_models
+from osnet.models.counting import TABLE_A, count_cost
+from osnet.models.registry import VARIANTS, build_network, list_models
 
 RESULTS = ROOT / "benchmarks" / "results"
 ATTRIBUTES = (ROOT / "docs" / "attributes.md").read_text(encoding="utf-8")

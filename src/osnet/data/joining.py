@@ -49,12 +49,15 @@ def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) ->
         pid_of |= {pid: pid for pid in NOBODY}  # what trains refuses these, and names the files
         crops += [
             replace(
-                crop, pid=pid_of[crop.pid], camid=camid_of[crop.camid], dsetid=dsetid,
+                crop,
+                pid=pid_of[crop.pid],
+                camid=camid_of[crop.camid],
+                dsetid=dsetid,
                 identity=f"{name}:{crop.identity or crop.pid}",
                 camera="" if crop.camid < 0 else f"{name}:{crop.camera or crop.camid}",
             )
             for crop in chosen
-        ]  # fmt: skip
+        ]
     if combine_all:  # all of a benchmark was seen, not this split only; what is scored on any split must know
         names = [split.benchmark if (split := SplitName.parse(name)) else name for name in names]
     joined = "+".join(names) + ("_combineall" if combine_all else "")

@@ -101,8 +101,9 @@ def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:
     expected = {f"{PREFIX}weight": (number, size), f"{PREFIX}bias": (number,)} if number else {}
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     if shapes != expected:
-        raise WeightsError(f"{source}: the card names {number} attributes, so it needs the tensors {expected}; "
-                           f"there are {shapes}")  # fmt: skip
+        raise WeightsError(
+            f"{source}: the card names {number} attributes, so it needs the tensors {expected}; there are {shapes}"
+        )
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise WeightsError(f"{source}: the attribute head is not finite")
 

@@ -182,9 +182,15 @@ def _write_person(folder: Path, settings: GeneratedSettings, pid: int, cameras: 
                 name = f"{split}/{pid:04d}_c{camera.number}s1_{number + 1:06d}_00.jpg"
                 Image.fromarray(shot.pixels).save(folder / name, quality=JPEG_QUALITY)
                 yield Annotation(
-                    name, pid, camera.number, shot.box, shot.hidden / 1000, shot.hiding, shot.view,
+                    name,
+                    pid,
+                    camera.number,
+                    shot.box,
+                    shot.hidden / 1000,
+                    shot.hiding,
+                    shot.view,
                     describe(person, shot.view),
-                )  # fmt: skip
+                )
 
 
 def describe(person: Person, view: View) -> tuple[str, ...]:

@@ -27,11 +27,10 @@ from torch import Tensor, nn
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
-from osnet.models.build import build_network, list_tensors
 from osnet.models.config import NetworkConfig, OSNetConfig
 from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_head
 from osnet.models.network import Network
-from osnet.models.variants import get_config, name_of
+from osnet.models.registry import build_network, get_config, list_tensors, name_of
 from osnet.types import Preprocessing
 from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
 from osnet.weights.foreign_checkpoints import open_checkpoint

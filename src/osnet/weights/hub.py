@@ -20,7 +20,7 @@ from typing import Literal
 from osnet.errors import WeightsError
 from osnet.files import make_folder, sha256_file, write_json
 from osnet.models.network import Network
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS
 from osnet.weights.card import CARD_FILE, LICENCE_ZOO
 from osnet.weights.checkpoint import Checkpoint, read_checkpoint, to_path
 from osnet.weights.hugging_face import PREFIX, fetch_checkpoint

@@ -161,8 +161,9 @@ def finish(
         raise DataError(
             f"{root}: files and labels do not match in {len(found.problems)} places; to leave these out and go on, "
             "choose on_mismatch='skip', on the command line --skip-mismatches\n  "
-            + "\n  ".join(found.problems[:NUM_SHOWN]) + more
-        )  # fmt: skip
+            + "\n  ".join(found.problems[:NUM_SHOWN])
+            + more
+        )
     train, val, test = (found.split(split) for split in ("train", "val", "test"))
     if not len(train) + len(val) + len(test):
         raise DataError(f"{root}: no image with labels is left")

@@ -19,9 +19,12 @@ from osnet.types import DISTRACTOR_PID, Crop
 
 MARKET_FILE = "market_attribute.mat"
 MEANING_OF_2 = {
-    "gender": "female", "hair": "long hair", "up": "short sleeve", "down": "short lower body clothing",
+    "gender": "female",
+    "hair": "long hair",
+    "up": "short sleeve",
+    "down": "short lower body clothing",
     "clothes": "pants",
-}  # fmt: skip
+}
 """What the value 2 means where the column's name does not say it (the data's own description); elsewhere it is yes."""
 AGES = ("young", "teenager", "adult", "old")
 NUM_COLUMNS = 27

@@ -126,9 +126,15 @@ def _partition(partitions: Any, number: int, splits: Sequence[str], num_files: i
 
 
 def _build(
-    name: str, root: Path, images: Path, names: Sequence[str], files: Sequence[str], labels_NA: np.ndarray,
-    parts: dict[str, list[int]], on_mismatch: OnMismatch,
-) -> AttributeDataset:  # fmt: skip
+    name: str,
+    root: Path,
+    images: Path,
+    names: Sequence[str],
+    files: Sequence[str],
+    labels_NA: np.ndarray,
+    parts: dict[str, list[int]],
+    on_mismatch: OnMismatch,
+) -> AttributeDataset:
     if not all(names) or len(set(names)) != len(names):
         raise DataError(f"{root}: attributes without a name, or one twice: {', '.join(names)}")
     found = Found(images, len(names))

@@ -92,9 +92,15 @@ def join_labels(datasets: Sequence[AttributeDataset | ReidDataset]) -> Attribute
     train, val, test = (_join_parts(name, parts[name], len(names)) for name in ("train", "val", "test"))
     said = [d for d in datasets if isinstance(d, AttributeDataset)]
     return AttributeDataset(
-        "+".join(d.name for d in datasets), datasets[0].root, tuple(names), train, val, test,
-        tuple(p for d in said for p in d.problems), tuple(n for d in said for n in d.notes),
-    )  # fmt: skip
+        "+".join(d.name for d in datasets),
+        datasets[0].root,
+        tuple(names),
+        train,
+        val,
+        test,
+        tuple(p for d in said for p in d.problems),
+        tuple(n for d in said for n in d.notes),
+    )
 
 
 def _join_parts(name: str, parts: Sequence[AttributeSplit], num_attributes: int) -> AttributeSplit:

@@ -27,9 +27,14 @@ Draw = Callable[[np.random.RandomState], Iterable[Triple]]
 
 
 def drawn_datasets(
-    name: str, root: Path, crops: Sequence[Crop], draw: Draw, seed: int, work_dir: Path | None,
+    name: str,
+    root: Path,
+    crops: Sequence[Crop],
+    draw: Draw,
+    seed: int,
+    work_dir: Path | None,
     other_files: tuple[str, ...] = (),
-) -> tuple[tuple[ReidDataset, ...], Path]:  # fmt: skip
+) -> tuple[tuple[ReidDataset, ...], Path]:
     """The splits that ``draw`` makes of ``crops``, and the file that keeps them.
 
     The first call draws and writes; later ones read the file and check it against the images.
@@ -97,9 +102,7 @@ def _as_splits(triple: Triple) -> tuple[Split, Split, Split]:
     return train, query, gallery
 
 
-def _write(
-    path: Path, name: str, seed: int, root: Path, named: Mapping[str, Crop], drawn: Sequence[Triple]
-) -> None:  # fmt: skip
+def _write(path: Path, name: str, seed: int, root: Path, named: Mapping[str, Crop], drawn: Sequence[Triple]) -> None:
     def names(crops: Sequence[Crop]) -> list[str]:
         return sorted(crop.path.relative_to(root).as_posix() for crop in crops)
 
