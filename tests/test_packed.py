@@ -149,12 +149,12 @@ def test_damage_is_named(many: Photos, tmp_path: Path) -> None:
         (
             '{"format": "osnet-packed-1", "name": "x", "classes": ["a"], '
             '"shards": [{"file": "../../x.tar", "num_images": 1, "sha256": ""}]}',
-            "no plain name",
+            "plain file name",
         ),
         (
             '{"format": "osnet-packed-1", "name": "x", "classes": ["a"], '
             '"shards": [{"file": "pipe:touch x", "num_images": 1, "sha256": ""}]}',
-            "no plain name",
+            "plain file name",
         ),
     ],
 )
@@ -175,7 +175,7 @@ def test_addresses_that_run_commands_are_refused(tmp_path: Path, many: Photos) -
         PackedPhotos(index, 1, PLAIN, TINY, 1, num_workers=3)
     with pytest.raises(DataError, match="full batch of 64"):
         PackedPhotos(index, 64, PLAIN, TINY, 1)
-    with pytest.raises(DataError, match="made for 0 workers"):
+    with pytest.raises(DataError, match="num_workers=0"):
         list(torch.utils.data.DataLoader(PackedPhotos(index, 1, PLAIN, TINY, 1), num_workers=1))
 
 
