@@ -134,21 +134,6 @@ def read_packed_index(source: str | Path) -> PackedIndex:
     return index
 
 
-def check_packed(source: str | Path) -> None:
-    """Compare every shard of a folder with its SHA-256.
-
-    Raises:
-        DataError: naming the first that differs or is missing.
-    """
-    index = read_packed_index(source)
-    for shard in index.shards:
-        path = Path(index.source) / shard.file
-        if not path.is_file():
-            raise DataError(f"{path} is missing")
-        if (digest := sha256_file(path)) != shard.sha256:
-            raise DataError(f"{path} is damaged: its SHA-256 is {digest}, {INDEX_FILE} says {shard.sha256}")
-
-
 class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
     """One epoch of packed images for one process, read sequentially.
 

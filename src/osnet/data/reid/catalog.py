@@ -1,7 +1,7 @@
 """Every benchmark by name: its layout, its published counts, its reader."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -221,8 +221,3 @@ def splits_overlap(trained_on: str, tested_on: str) -> bool:
     if first == second or first.benchmark != second.benchmark or first.benchmark not in BENCHMARKS:
         return False
     return not (first.seed == second.seed and first.benchmark in BOTH_WAYS and first.number // 2 == second.number // 2)
-
-
-def names_of(entries: Sequence[Entry] = _ENTRIES) -> tuple[str, ...]:
-    """Their names, in the catalogue's order."""
-    return tuple(entry.name for entry in entries)
