@@ -147,8 +147,8 @@ def _check_nobody(dataset: ReidDataset) -> Iterator[Problem]:
         yield Problem(
             "called nobody",
             "mind",
-            "list them in a CSV",
-            "list them in a CSV",
+            "name(s) count as ordinary identities; if -1 means junk and 0 distractor, as in Market-1501, remove "
+            "them or list them in a CSV",
             tuple(odd),
         )
     if dataset.unlisted:

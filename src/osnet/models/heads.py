@@ -25,7 +25,7 @@ class AttributeHead(nn.Module):
 
     Attributes:
         names: A names.
-        thresholds: A probabilities, from which on an attribute is said to hold.
+        thresholds: A probabilities in [0, 1]; an attribute is positive from its threshold on.
     """
 
     def __init__(self, embedding_size: int, names: Sequence[str], thresholds: Sequence[float] = ()) -> None:

@@ -152,8 +152,8 @@ class PhotoSamples(Dataset[dict[str, Tensor | int]]):
         augmentation: what training does to them.
         preprocessing: sizes and normalisation.
         seed: of the draws.
-        as_bytes: give uint8 and leave normalising to whoever has the batch, which is faster and a quarter of the
-            traffic. Else float32, normalised.
+        as_bytes: True gives uint8, to be normalised later by batch, which is faster and moves a quarter of the
+            data. False gives float32, normalised.
     """
 
     def __init__(
