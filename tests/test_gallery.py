@@ -221,7 +221,9 @@ def test_two_writers_take_turns(gallery: Gallery) -> None:
     """Both opened it in the same state; neither loses what the other adds."""
     stores = [Gallery.open(gallery.folder) for _ in range(4)]
     threads = [
-        threading.Thread(target=store.add, args=(vectors(2, n), items(2, f"t{n}")), kwargs={"weights_sha256": SHA})
+        threading.Thread(
+            target=store.add_embeddings, args=(vectors(2, n), items(2, f"t{n}")), kwargs={"weights_sha256": SHA}
+        )
         for n, store in enumerate(stores)
     ]
     for thread in threads:

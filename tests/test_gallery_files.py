@@ -333,7 +333,7 @@ def test_weights_are_checked_under_the_lock(tmp_path: Path) -> None:
     store = store_of(tmp_path / "g", "a")
     shutil.rmtree(tmp_path / "g")
     other = Gallery.create(tmp_path / "g", weights_sha256=OTHER, embedding_size=4)
-    for write in (store.add, store.put):
+    for write in (store.add_embeddings, store.put_embeddings):
         with pytest.raises(GalleryError, match=r"bbbbbbbbbbbb.*aaaaaaaaaaaa"):
             write(np.ones((1, 4)), [Item("x")], weights_sha256=SHA, stamps=[None])
     assert len(Gallery.open(other.folder)) == 0

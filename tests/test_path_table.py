@@ -62,9 +62,9 @@ def test_what_fits_twice_is_refused(paths: list[str], names: list[str], words: s
     ("text", "words"),
     [
         ("path,identity\na.jpg,1\n./a.jpg,2\n", "line 3: ./a.jpg"),
-        ("path,identity\na.jpg,\n", "line 2: a.jpg has no path or no identity"),
+        ("path,identity\na.jpg,\n", "line 2: a.jpg"),
         ("path,identity\n/,1\n", "line 2: / has no path"),
-        ("path,identity\na.jpg\n", "line 2: a.jpg has no path or no identity"),
+        ("path,identity\na.jpg\n", "line 2: a.jpg"),
         ("path,identity\n", "needs a header with the columns path and identity, and at least one row"),
         ("path,who\na.jpg,1\n", "needs a header"),
     ],

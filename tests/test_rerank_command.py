@@ -115,8 +115,8 @@ def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "before" not in capsys.readouterr().out
     for arguments, words in (
         ([files[0], files[2]], "different weights"),
-        ([files[0]], "give two files, the queries' first"),
-        ([*files], "3 files of vectors"),
+        ([files[0]], "give two files: query, then gallery"),
+        ([*files], "3 files of embeddings"),
         ([str(tmp_path / "none.npz")], "no such file"),
     ):
         with pytest.raises(SystemExit) as caught:
@@ -133,13 +133,13 @@ def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFix
         ({"query_pids": None}, "has no array 'query_pids'"),
         ({"query_pids": np.zeros(20, int)}, "query_pids hold 0 or less"),
         ({"query_pids": np.array(["0"] * 20)}, "query_pids hold 0 or less"),
-        ({"gallery_camids": np.ones(149, int)}, "must be 150 whole numbers"),
+        ({"gallery_camids": np.ones(149, int)}, "must be 150 integers"),
         ({"gallery": None}, "has no array 'gallery_vectors' or 'gallery'"),
         ({"gallery_vectors": np.ones((150, 8))}, "has both 'gallery' and 'gallery_vectors'"),
         ({"gallery": np.ones((150, 3))}, "8 components, gallery embeddings have 3"),
         ({"gallery": np.full((150, 8), 1e39)}, "gallery: 150 rows contain values above 3.4e38"),
         ({"gallery": np.array([[None, {}]])}, "is not an .npz of plain arrays"),
-        ({"gallery": np.array([["a", "b"]])}, "gallery is <U1 of shape (1, 2)"),
+        ({"gallery": np.array([["a", "b"]])}, "gallery is <U1 (1, 2)"),
     ],
 )
 def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: P
         (["--top", "0"], "--top 0"),
         (["--no-normalize", "--expansion", "alpha"], "go with --normalize only"),
         (["--device", "toaster"], "device 'toaster' cannot be used here"),
-        (["--out", "lists.txt"], "choose a name that ends so"),
+        (["--out", "lists.txt"], "choose a name that ends"),
         (["--out-json", "no/such/folder.json"], "there is no folder"),
         (["--out-json", "r.npz"], "--out r.npz and --out-json r.npz are one file"),
         (["--out-json", "./x/../r.npz"], "are one file"),

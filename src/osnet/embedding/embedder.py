@@ -352,16 +352,16 @@ def _load(model: str | Path) -> Network:
 
 
 def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, backend: BackendName) -> torch.device:
-    """The CPU, where such a network runs.
+    """The device of a third-party network, the CPU.
 
     Raises:
-        ModelError: another device, or another backend than the file's own runtime.
+        ModelError: another device, or a backend that is not the file's runtime.
     """
     if backend not in ("auto", network.runtime):
         raise ModelError(f"backend {backend!r} cannot run {network.file.path}; choose auto or {network.runtime}")
     picked = pick_device("cpu" if str(device) == "auto" else device, None)
     if picked.type != "cpu":
-        raise ModelError(f"{network.file.path} runs on the CPU here, not on {device}; choose device='cpu'")
+        raise ModelError(f"{network.file.path} runs on the CPU, not on {device}; choose device='cpu'")
     return picked
 
 

@@ -1,8 +1,8 @@
-"""Networks of others as they are: an ONNX file, or OpenVINO's .xml and .bin, with a card that says what it takes.
+"""Networks of other projects, run from their files: ONNX, or OpenVINO's .xml and .bin, with a card for preprocessing.
 
-Any network with one input for images and one output of vectors. Its card is ``NAME.card.json`` beside the file,
+Any network with one image input and one embedding output can be used. Its card is ``NAME.card.json`` beside the file,
 ``card.json`` in a folder with it (as a gallery keeps it), or the metadata of an ONNX file that ``osnet export`` wrote.
-The runtime gets the file's bytes, never its path, so a file cannot make it open others.
+The runtime gets the file's bytes and not its path, so a file cannot make it open other files.
 Shapes: B batch, D embedding, H, W the network's input size.
 """
 
@@ -33,15 +33,16 @@ FORMAT = "osnet-third-party-1"
 SUFFIXES = (".onnx", ".xml")
 MAX_FILE_BYTES = 4 * 2**30
 LEAST_SPREAD = 1e-3
-"""Vectors of different crops whose cosines all lie within this of 1 tell nobody apart."""
+"""If all cosines between different crops are within this of 1, the embeddings are useless."""
 NUM_CHECKED = 32
+"""Maximum number of images that ``write_card`` embeds."""
 
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class ThirdPartyConfig:
-    """What the file itself says."""
+    """Properties of the file."""
 
     file: str
     embedding_size: int
@@ -52,12 +53,12 @@ class ThirdPartyConfig:
 
 @dataclass(frozen=True)
 class ThirdPartyCard(Card):
-    """What the card says; ``sha256`` is the file's (of an .xml file and its .bin one after the other)."""
+    """The card of a file. ``sha256`` is that of the file; for OpenVINO, of the .xml and the .bin concatenated."""
 
-    architecture: ThirdPartyConfig  # type: ignore[assignment]  # no settings of ours: the file is the network
+    architecture: ThirdPartyConfig  # type: ignore[assignment]  # the file is the network; there are no settings to build it
 
     def to_json(self, weights_file: str) -> dict[str, Any]:
-        """As ``NAME.card.json`` stores it."""
+        """The content of ``NAME.card.json``."""
         return {
             "format": FORMAT,
             "weights": weights_file,
@@ -73,21 +74,21 @@ class ThirdPartyCard(Card):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The bytes of a network, read once, so that what is hashed is what runs."""
+    """The bytes of a network, read once, so that the hashed bytes are those that run."""
 
     path: Path
     content: bytes = field(repr=False)
     constants: bytes = field(default=b"", repr=False)
-    """Of the .bin beside an .xml."""
+    """Content of the .bin beside an .xml."""
 
     @property
     def sha256(self) -> str:
-        """``cat`` of the files through ``sha256sum``."""
+        """SHA-256 of the concatenated files, in hexadecimal."""
         return hashlib.sha256(self.content + self.constants).hexdigest()
 
 
 class ThirdPartyNetwork(Network):
-    """A file as a network: what ``normalize`` gives (B, 3, H, W) -> (B, D). It runs on the CPU and cannot be trained.
+    """A file as a network: normalised images (B, 3, H, W) -> (B, D). It runs on the CPU and cannot be trained.
 
     Attributes:
         runtime: ``onnxruntime`` or ``openvino``.
@@ -106,25 +107,25 @@ class ThirdPartyNetwork(Network):
         return torch.from_numpy(self.session(x.detach().cpu().numpy()))
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """There is none to be had.
+        """Not available.
 
         Raises:
             ModelError: always.
         """
-        raise ModelError(f"{self.file.path} gives vectors only: it has no feature map that could be looked at")
+        raise ModelError(f"{self.file.path} gives embeddings only; feature maps need a network of this library")
 
     def sha256(self, preprocessing: Preprocessing) -> str:
-        """SHA-256 of the file and of how images are made ready for it: together they decide a vector."""
+        """SHA-256 of the file's digest and the preprocessing, which together determine an embedding."""
         settings = json.dumps(asdict(preprocessing), sort_keys=True)
         return hashlib.sha256(f"{self.card.sha256} {settings}".encode()).hexdigest()
 
 
 class Session:
-    """A file in its runtime: images (B, 3, H, W) float32 -> (B, D) float32.
+    """A file loaded into its runtime: images (B, 3, H, W) float32 -> (B, D) float32.
 
     Raises:
-        WeightsError: the runtime cannot read the file, or it has not one image input and one vector output; the
-            message says what was found.
+        WeightsError: the runtime cannot read the file, or it does not have one image input and one embedding output;
+            the message lists its inputs and outputs.
         MissingExtraError: the runtime is not installed.
     """
 
@@ -145,17 +146,17 @@ class Session:
         if kind not in _KINDS:
             raise self._unfit(f"the input must be {', '.join(_KINDS)}")
         if len(out_shape) not in (2, 4) or any(side not in (1, None) for side in out_shape[2:]):
-            raise self._unfit("the output must be vectors (batch, numbers)")
+            raise self._unfit("the output must be embeddings (batch, size)")
         self.channels_first = shape[1] == 3
         self.kind = _KINDS[kind]
         self.batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-        """The only batch that the file takes; None if it takes any."""
+        """The fixed batch size of the file; None if it is free."""
         sides = shape[2:] if self.channels_first else shape[1:3]
         self.size_hw = (sides[0], sides[1]) if all(isinstance(side, int) and side > 0 for side in sides) else None
-        """The only size; None if it takes several."""
+        """The fixed height and width of the images; None if they are free."""
 
     def _unfit(self, reason: str) -> WeightsError:
-        return WeightsError(f"{self.path} does not fit: {reason}. Found: {self.found}")
+        return WeightsError(f"{self.path} cannot be used: {reason}. Found: {self.found}")
 
     def _open_onnx(self, file: ModelFile) -> tuple[list["_Port"], list["_Port"]]:
         runtime = require_extra("onnxruntime", "speed")
@@ -164,7 +165,7 @@ class Session:
         options.intra_op_num_threads = count_cores()
         try:
             session = runtime.InferenceSession(file.content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime has a dozen of its own
+        except Exception as error:  # the runtime raises many types of errors
             raise WeightsError(f"{file.path} cannot be read by ONNX Runtime: {error}") from error
         self.metadata = dict(session.get_modelmeta().custom_metadata_map)
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -189,7 +190,7 @@ class Session:
         return [_openvino_port(one) for one in model.inputs], [_openvino_port(one) for one in model.outputs]
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """In parts of the only batch that the file takes, if there is one; the last part is filled up."""
+        """Run images; in parts of the fixed batch size, if there is one. The last part is padded."""
         if not self.channels_first:
             images = images.transpose(0, 2, 3, 1)
         if self.kind is np.uint8:
@@ -228,10 +229,10 @@ def _openvino_port(port: Any) -> _Port:
     return port.any_name if port.names else "unnamed", shape, kinds.get(kind, kind)
 
 
-def is_third_party(model: str | Path) -> bool:
-    """True for what ``load_third_party`` reads: an .onnx file, an .xml file with a card, a folder or gallery of either.
+def is_third_party(model: object) -> bool:
+    """True if ``load_third_party`` reads it: an .onnx file, an .xml file with a card, or a folder or gallery of either.
 
-    An .xml file without a card may be one of Intel's OSNets, which is read into our own network instead.
+    An .xml file without a card may be one of Intel's OSNets, whose weights are read into an ``OSNet`` instead.
     """
     if not isinstance(model, str | PathLike):
         return False
@@ -248,12 +249,12 @@ def is_third_party(model: str | Path) -> bool:
 
 
 def card_path(path: Path) -> Path:
-    """Where the card of a file lies: ``model.card.json`` beside ``model.onnx``."""
+    """The path of a file's card: ``model.card.json`` beside ``model.onnx``."""
     return path.with_suffix(".card.json")
 
 
 def _find_folder(path: Path) -> Path | None:
-    """A folder whose card is of this kind: itself, or ``weights`` in it."""
+    """The folder with a card of this kind: ``path`` itself, or ``weights`` in it; else None."""
     for folder in (path.parent if path.name == CARD_FILE else path, path / "weights"):
         card = folder / CARD_FILE
         if (
@@ -266,11 +267,10 @@ def _find_folder(path: Path) -> Path | None:
 
 
 def load_third_party(model: str | Path) -> ThirdPartyNetwork:
-    """The network in a file, by its card.
+    """Load the network in a file, with its card.
 
     Raises:
-        WeightsError: no such file, no card, a card of another file, or a file that does not fit; the message says what
-            was found.
+        WeightsError: the file or its card is missing, the card is of another file, or the file cannot be used.
         MissingExtraError: the runtime is not installed.
     """
     path = Path(model)
@@ -283,7 +283,7 @@ def load_third_party(model: str | Path) -> ThirdPartyNetwork:
             return ThirdPartyNetwork(file, card, session)
         size = "x".join(map(str, session.size_hw)) if session.size_hw else "256x128"
         raise WeightsError(
-            f"{path} has no card that says how images are made ready for it, neither {own_card.name} beside it nor in "
+            f"{path} has no card with its preprocessing, neither {own_card.name} beside it nor in "
             f"its metadata. Found: {session.found}. Write one: osnet card {path} --size {size} --order rgb --scale 255"
         )
     card, name = _read_card(own_card)
@@ -301,14 +301,14 @@ def load_third_party(model: str | Path) -> ThirdPartyNetwork:
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """The bytes of an .onnx file, or of an .xml file and its .bin.
+    """Read an .onnx file, or an .xml file and its .bin.
 
     Raises:
-        WeightsError: a file is missing, of another kind, or larger than any such network.
+        WeightsError: a file is missing, of another kind, or larger than ``MAX_FILE_BYTES``.
     """
     if path.suffix not in SUFFIXES:
         raise WeightsError(
-            f"{path} ends in {path.suffix or 'nothing'}; networks of others end in {', '.join(SUFFIXES)}"
+            f"{path} ends in {path.suffix or 'nothing'}; third-party networks end in {', '.join(SUFFIXES)}"
         )
     parts = [path] if path.suffix == ".onnx" else [path, path.with_suffix(".bin")]
     for part in parts:
@@ -331,7 +331,7 @@ def _read_card(path: Path) -> tuple[ThirdPartyCard, str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
-            raise WeightsError(f"{path} is no card of this kind: its format is not {FORMAT!r}")
+            raise WeightsError(f"{path} is not a card of a third-party network: its format is not {FORMAT!r}")
         name, preprocessing = content.pop("weights"), content.pop("preprocessing")
         config = ThirdPartyConfig(name, content.pop("embedding_size"))
         card = ThirdPartyCard(config, preprocessing=_read_preprocessing(preprocessing), **content)
@@ -346,7 +346,7 @@ def _read_card(path: Path) -> tuple[ThirdPartyCard, str]:
 
 
 def _read_preprocessing(settings: dict[str, Any]) -> Preprocessing:
-    """From JSON; raises what ``Preprocessing`` and ``check_fields`` raise."""
+    """A ``Preprocessing`` from its JSON object; raises as ``Preprocessing`` and ``check_fields`` do."""
     lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     preprocessing = Preprocessing(**lists)
     check_fields(preprocessing)
@@ -354,7 +354,7 @@ def _read_preprocessing(settings: dict[str, Any]) -> Preprocessing:
 
 
 def _card_in_metadata(file: ModelFile, session: Session) -> ThirdPartyCard | None:
-    """Of an ONNX file that ``osnet export`` wrote."""
+    """The card in the metadata of an ONNX file that ``osnet export`` wrote; else None."""
     about = session.metadata
     if not {"preprocessing", "input", "weights_sha256"} <= about.keys():
         return None
@@ -362,7 +362,7 @@ def _card_in_metadata(file: ModelFile, session: Session) -> ThirdPartyCard | Non
         preprocessing = _read_preprocessing(json.loads(about["preprocessing"]))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{file.path}: its metadata cannot be read: {error!r}") from error
-    if session.kind is np.uint8:  # it normalises by itself
+    if session.kind is np.uint8:  # the file normalises by itself
         preprocessing = replace(preprocessing, mean=(0.0,) * 3, std=(1 / 255,) * 3, channel_order="rgb")
     return ThirdPartyCard(
         ThirdPartyConfig(file.path.name, _measure_size(session, preprocessing.size_hw)),
@@ -376,10 +376,10 @@ def _card_in_metadata(file: ModelFile, session: Session) -> ThirdPartyCard | Non
 
 
 def _measure_size(session: Session, size_hw: tuple[int, int]) -> int:
-    """D, from one image."""
+    """D, measured on one image."""
     try:
         return int(session(np.zeros((1, 3, *size_hw), np.float32)).shape[1])
-    except Exception as error:  # whatever the runtime raises
+    except Exception as error:  # the runtime raises many types of errors
         raise WeightsError(
             f"{session.path} does not run on images of {size_hw}: {error}. Found: {session.found}"
         ) from error
@@ -398,12 +398,12 @@ def scaled(
     Args:
         size_hw: height and width of the network's input, in pixels.
         order: of the channels that the network expects.
-        scale: what pixels of 0 to 255 are divided by: 255 gives fractions, 1 leaves them as they are.
+        scale: divisor of the pixels 0 to 255: 255 gives fractions, 1 leaves them as they are.
         mean, std: per channel, in ``order``, after that division.
         interpolation: how crops are resized.
 
     Raises:
-        ModelError: a value that cannot be.
+        ModelError: scale or std is not positive, a value is not finite, or a size is outside 1 to 4096 pixels.
     """
     if not (np.isfinite([scale, *mean, *std]).all() and scale > 0 and min(std) > 0):
         raise ModelError(f"scale {scale} and std {std} must be positive, and mean {mean} finite")
@@ -418,16 +418,16 @@ def scaled(
 
 @dataclass(frozen=True)
 class Checked:
-    """What ``write_card`` found."""
+    """Result of ``write_card``."""
 
     card: ThirdPartyCard
     path: Path
-    """The card's file."""
+    """Path of the card."""
     found: str
     """Inputs and outputs of the network."""
     num_images: int
     cosines: tuple[float, float, float]
-    """Least, median and greatest between different images."""
+    """Smallest, median and largest cosine between different images."""
 
 
 def write_card(
@@ -440,25 +440,25 @@ def write_card(
     licence: str = LICENCE_UNKNOWN,
     overwrite: bool = False,
 ) -> Checked:
-    """Write ``NAME.card.json`` beside a network of others, after it has run as the card says.
+    """Run a third-party network with a preprocessing, check the embeddings, and write ``NAME.card.json`` beside it.
 
     Args:
         model: an .onnx file, or an .xml file with its .bin.
-        preprocessing: how images are made ready (``scaled``).
-        images: a folder of crops to check it on, the first 32; by default generated ones.
-        name: what to call it; by default the file's name.
-        training_data, licence: what is known of it.
-        overwrite: replace a card that is there.
+        preprocessing: of the network (see ``scaled``).
+        images: a folder of crops to check it on, the first 32; by default generated images.
+        name: of the network; by default the file's name.
+        training_data, licence: stored on the card.
+        overwrite: replace an existing card.
 
     Raises:
-        WeightsError: the file does not fit, or its vectors cannot be used: not finite, zero, dependent on the batch, or
-            the same for all images.
-        DataError: a card is there already, or the folder holds fewer than two images.
+        WeightsError: the file cannot be used; or its embeddings are not finite, zero, dependent on the batch, or the
+            same for all images.
+        DataError: the card exists already, or the folder holds fewer than two images.
     """
     path = Path(model)
     target = card_path(path)
     if target.exists() and not overwrite:
-        raise DataError(f"{target} exists; allow replacing it: overwrite=True, --overwrite")
+        raise DataError(f"{target} exists; pass overwrite=True (--overwrite) to replace it")
     file = read_model_file(path)
     session = Session(file)
     _check_size(session, preprocessing)
@@ -485,29 +485,29 @@ def _read_pixels(images: str | Path | None, preprocessing: Preprocessing) -> Ten
         return generate_pixels(8, preprocessing.size_hw)
     paths = [path for path, _ in zip(list_images(images), range(NUM_CHECKED), strict=False)]
     if len(paths) < 2:
-        raise DataError(f"{images} holds {len(paths)} images; at least two are compared")
+        raise DataError(f"{images} holds {len(paths)} images; at least two are needed")
     return torch.stack([resize_image(read_image(path), preprocessing) for path in paths])
 
 
 def _check_vectors(path: Path, vectors: Tensor, alone: Tensor) -> tuple[float, float, float]:
-    """Cosines between different images: least, median, greatest."""
+    """Smallest, median and largest cosine between different images. Raises WeightsError as ``write_card``."""
     lengths = vectors.norm(dim=1)
     if not bool(torch.isfinite(lengths).all()) or not bool((lengths > 0).all()):
-        raise WeightsError(f"{path} gives vectors that are not finite or zero; is the scale or the order another one?")
+        raise WeightsError(f"{path} gives embeddings that are zero or not finite; check scale and channel order")
     units = unit_length(vectors)
     if float((units[:1] - unit_length(alone)).abs().max()) > LEAST_SPREAD:
-        raise WeightsError(f"{path} gives another vector for an image alone than in a batch")
+        raise WeightsError(f"{path} gives different embeddings for an image alone and in a batch")
     between = (units @ units.T)[torch.triu(torch.ones(len(units), len(units), dtype=torch.bool), 1)]
     if float(between.min()) > 1 - LEAST_SPREAD:
         raise WeightsError(
-            f"{path} gives all {len(units)} images the same vector (least cosine {float(between.min()):.6f}); is the "
-            "scale or the order another one?"
+            f"{path} gives all {len(units)} images the same embedding (smallest cosine {float(between.min()):.6f}); "
+            "check scale and channel order"
         )
     return float(between.min()), float(between.median()), float(between.max())
 
 
 def save_third_party(network: ThirdPartyNetwork, folder: str | Path, preprocessing: Preprocessing) -> None:
-    """A copy of the file in a folder of its own, with its card as ``card.json``, which is written last."""
+    """Copy the file into ``folder``, with its card as ``card.json``, which is written last."""
     folder, file = make_folder(folder), network.file
     for path, content in ((file.path, file.content), (file.path.with_suffix(".bin"), file.constants)):
         if path is file.path or content:

@@ -102,9 +102,7 @@ def as_vectors(values: NDArray[Any], where: str) -> NDArray[np.float32]:
         DataError: the array is not 2-D and numeric, is empty, or has values that are not finite in float32.
     """
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
-        raise DataError(
-            f"{where} is {values.dtype} of shape {values.shape}; it must be numbers of shape (rows, components)"
-        )
+        raise DataError(f"{where} is {values.dtype} {values.shape}; it must be numbers of shape (rows, components)")
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(values, dtype=np.float32)
     not_finite = too_large = too_small = 0

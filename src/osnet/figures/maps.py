@@ -139,7 +139,7 @@ def _is_child(name: str, parent: str) -> bool:
 
 
 def _no_maps(network: nn.Module) -> set[str]:
-    """Children that do not output a map of features, found with a forward pass."""
+    """Children that do not output a feature map, found with a forward pass."""
     seen: dict[str, bool] = {}
     hooks = [
         child.register_forward_hook(

@@ -1,0 +1,160 @@
+"""Write the tables of measured values into the pages, from ``benchmarks/results`` and the counted networks.
+
+    python docs/tables.py             # replaces each table between <!-- NAME --> and <!-- end of NAME -->
+    python docs/tables.py --check     # changes nothing; status 1 if a page differs
+
+``docs/results.md`` has a script of its own, ``benchmarks/results_page.py``.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from osnet.models.counting import TABLE_A, count_cost
+from osnet.models.registry import VARIANTS, build_network
+
+ROOT = Path(__file__).parent.parent
+ENTRANTS = {
+    "osnet_x0_25": "OSNet x0.25 from scratch",
+    "osnet_t1_x0_25": "single-scale T=1 x0.25 from scratch",
+    "mobilenetv2_x0_25": "MobileNetV2 x0.25 from scratch",
+    "osnet_x0_25_finetuned": "OSNet x0.25 from the MSMT17 checkpoint",
+}
+
+
+def results(name: str) -> Any:
+    """The content of ``benchmarks/results/NAME``."""
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+
+
+def benchmark(name: str) -> ModuleType:
+    """The module ``benchmarks/NAME.py``."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"benchmarks/{name}.py cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def percent(value: float) -> str:
+    """0.1234 -> 12.3."""
+    return f"{100 * value:.1f}"
+
+
+def attribute_scores() -> str:
+    """The experiment on PA-100K's sample: a row per network, mean and range over seeds."""
+    report = results("attributes.json")
+    none = report["majority"]
+    rows = [["majority answer, no image read", *(percent(none[key]) for key in ("mA", "F1", "mAP")), ""]]
+    for name, title in ENTRANTS.items():
+        over = report["over_seeds"][name]
+        best, last = over["best epoch, at 0.5"], over["last epoch, at 0.5"]
+        spread = [
+            f"{percent(row['mean'])} ({percent(row['min'])} to {percent(row['max'])})"
+            for row in (best[key] for key in ("mA", "F1", "mAP"))
+        ]
+        rows.append([title, *spread, ", ".join(percent(last[key]["mean"]) for key in ("mA", "F1"))])
+    return table(["", "mA", "F1", "mean AP", "mA, F1 of the last epoch"], rows)
+
+
+def attribute_thresholds() -> str:
+    """Scores of the same runs with thresholds chosen on validation."""
+    over = results("attributes.json")["over_seeds"]
+    rows = []
+    for name, title in ENTRANTS.items():
+        ways = [over[name][f"best epoch, at validation's best {criterion}"] for criterion in ("mA", "F1")]
+        rows.append([title, *(", ".join(percent(way[key]["mean"]) for key in ("mA", "F1")) for way in ways)])
+    return table(["", "thresholds best for mA: mA, F1", "thresholds best for F1: mA, F1"], rows)
+
+
+def searches(*names: str) -> str:
+    """Searches by description; the first file's rows, and how many hits are right in each file."""
+    reports = [results(name)["rows"] for name in names]
+    heads = ["description", "right among the first 10", "by chance", "from scratch: right"][: 2 + len(names)]
+    rows = []
+    for row, *others in zip(*reports, strict=True):
+        asked = ", ".join([*row["with"], *(f"not {name}" for name in row["without"])])
+        rows.append([asked, str(row["right"]), f"{row['by_chance']:.1f}", *(str(other["right"]) for other in others)])
+    chance = sum(row["by_chance"] for row in reports[0])
+    right = [str(sum(row["right"] for row in report)) for report in reports]
+    rows.append([f"all, of {10 * len(reports[0])}", right[0], f"{chance:.1f}", *right[1:]])
+    return table(heads, rows)
+
+
+def table_a() -> str:
+    """The supplement's Table A, printed and counted."""
+    rows = []
+    for row in TABLE_A:
+        cost = count_cost(build_network(VARIANTS[row.model].config, "meta"), (224, 224), 1000)
+        counted = (f"{cost.params / 1e6:.3f}M", f"{cost.madds / 1e6:.1f}M")
+        rows.append([row.label, row.params, counted[0], row.madds or "-", counted[1], str(row.top1 or "-")])
+    heads = ["network", "params printed", "counted", "multiply-adds printed", "counted", "top-1 published"]
+    return table(heads, rows)
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "attributes.md": {
+        "scores": attribute_scores,
+        "thresholds": attribute_thresholds,
+        "searches of the sample": lambda: searches("attribute-search-sample.json"),
+        "searches of generated people": lambda: searches(
+            "attribute-search-generated.json", "attribute-search-generated-scratch.json"
+        ),
+    },
+    "classification.md": {
+        "Table A": table_a,
+        "CIFAR-10": lambda: str(benchmark("cifar_figure").markdown(results("cifar-cpu.json"))),
+        "grouped": lambda: str(benchmark("variants").markdown(results("grouped-cpu.json")["results"])),
+        "loading": lambda: str(benchmark("photo_loading").markdown(results("photo-loading-cpu.json")["results"])),
+    },
+}
+
+
+def fill(name: str, page: str) -> str:
+    """The page with its tables made again.
+
+    Raises:
+        SystemExit: the comments around a table are missing or there twice.
+    """
+    for title, make in TABLES[name].items():
+        begin, end = f"<!-- {title} -->", f"<!-- end of {title} -->"
+        if page.count(begin) != 1 or page.count(end) != 1:
+            raise SystemExit(f"docs/{name} must have {begin} and {end} once each")
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n\n{make().strip()}\n\n{end}{rest.split(end)[1]}"
+    return page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write or compare all pages; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a page differs")
+    options = parser.parse_args(arguments)
+    differing = []
+    for name in TABLES:
+        path = ROOT / "docs" / name
+        page = path.read_text(encoding="utf-8")
+        if (filled := fill(name, page)) == page:
+            continue
+        differing.append(name)
+        if not options.check:
+            path.write_text(filled, encoding="utf-8")
+    sys.stdout.write(f"{', '.join(differing) or 'no page'} {'differs' if options.check else 'changed'}\n")
+    return int(options.check and bool(differing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
