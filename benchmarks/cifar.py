@@ -32,9 +32,8 @@ from osnet.data.loading import decode_pixels
 from osnet.embedding.class_predictor import ClassPredictor
 from osnet.errors import DataError, TrainingError
 from osnet.files import make_folder, write_json, written_aside
-from osnet.models.build import build_network
 from osnet.models.counting import count_cost
-from osnet.models.variants import get_config
+from osnet.models.registry import build_network, get_config
 from osnet.photos.image_folder import PhotoBytes, hold_out_photos
 from osnet.photos.reader import HOLD_OUT_SEED, PhotoDataset, read_photos
 from osnet.recipes.photos_cifar import make_cifar

@@ -13,10 +13,8 @@ import tyro
 
 from osnet.errors import DataError
 from osnet.figures.costs import CostPoint, save_costs
-from osnet.models.build import build_network
-from osnet.models.counting import count_cost
-from osnet.models.published_counts import TABLE_A
-from osnet.models.variants import VARIANTS
+from osnet.models.counting import TABLE_A, count_cost
+from osnet.models.registry import VARIANTS, build_network
 
 LABELS = {
     "osnet_x0_25": ("OSNet", "x0.25"), "osnet_t1_x0_25": ("T=1", "x0.25"),

@@ -15,10 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from osnet.models.build import build_network
-from osnet.models.counting import count_cost
-from osnet.models.published_counts import TABLE_A
-from osnet.models.variants import VARIANTS
+from osnet.models.counting import TABLE_A, count_cost
+from osnet.models.registry import VARIANTS, build_network
 
 ROOT = Path(__file__).parent.parent
 ENTRANTS = {

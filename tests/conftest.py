@@ -13,7 +13,7 @@ from PIL import Image
 from osnet.models.config import OSNetConfig
 from osnet.models.network import Network
 from osnet.models.osnet import OSNet
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS
 from osnet.weights.card import Card
 from osnet.weights.checkpoint import save_weights
 from osnet.weights.factory import create_model

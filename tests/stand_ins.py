@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from osnet.models.osnet import OSNet
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS
 from osnet.weights.torchreid import torchreid_names
 
 MSMT17_CLASSES = 1041

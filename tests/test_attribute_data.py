@@ -85,7 +85,7 @@ def test_what_does_not_match_is_named_one_by_one(tmp_path: Path) -> None:
         read_attributes(root)
     message = str(caught.value)
     for part in (
-        "a key 'text_images_name' that no one knows", "test row 1: an empty name", "000005.jpg is not in",
+        "unknown key 'text_images_name'", "test row 1: the image name is empty", "000005.jpg is not in",
         "train row 1: 000001.jpg is listed 2 times", "test row 2: 000001.jpg is listed 2 times",
         "000006.jpg: an image without labels", "000007.jpg: an image without labels", "--skip-mismatches",
     ):  # fmt: skip
@@ -116,12 +116,12 @@ def test_pa100k_that_is_another(tmp_path: Path) -> None:
 
 def test_the_real_sample() -> None:
     root = shared_data("pa100k")
-    with pytest.raises(DataError, match="test row 1: an empty name"):
+    with pytest.raises(DataError, match="test row 1: the image name is empty"):
         read_attributes(root)
     dataset = read_attributes(root, "skip")
     assert [len(split) for split in dataset.splits] == [1599, 200, 199]
     assert dataset.problems == (
-        "annotation.mat: a key 'text_images_name' that no one knows", "test row 1: an empty name instead of an image's",
+        "annotation.mat: unknown key 'text_images_name'", "test row 1: the image name is empty",
         "001800.jpg: an image without labels", "002000.jpg: an image without labels",
     )  # fmt: skip
     raw = loadmat(root / "annotation" / "annotation.mat")["train_label"]

@@ -63,7 +63,7 @@ def test_kept_splits_go_to_another_folder_where_the_data_is_read_only(name: str,
 def test_data_that_cannot_be_written_to_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layouts.make_viper(tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(OutputError, match=r"no permission to write in .*; give work_dir"):
+    with pytest.raises(OutputError, match=r"no permission to write in .*work_dir"):
         read_benchmark("viper", tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_kept_splits_that_are_no_json(text: str, tmp_path: Path) -> None:
     kept = read_benchmark("viper", tmp_path).splits_file
     assert kept is not None
     kept.write_text(text)
-    with pytest.raises(DataError, match="delete it, and it is drawn again"):
+    with pytest.raises(DataError, match="delete the file"):
         read_benchmark("viper", tmp_path)
 
 
@@ -115,11 +115,11 @@ def test_kept_splits_cannot_lead_out_or_mix_train_and_test(tmp_path: Path) -> No
         content["splits_sha256"] = _digest(content["splits"])
 
     damage(kept, lead_out)
-    with pytest.raises(DataError, match=r"names 1 image\(s\) that are not here: \.\./"):
+    with pytest.raises(DataError, match=r" 1 image\(s\) .*: \.\./"):
         read_benchmark("viper", tmp_path)
     kept.write_text(good)
     damage(kept, mix)
-    with pytest.raises(DataError, match=r"split 3: people \[\d\] are in train and in the test"):
+    with pytest.raises(DataError, match=r"split 3: identities \[\d\]"):
         read_benchmark("viper", tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_kept_splits_of_other_images_are_refused(tmp_path: Path) -> None:
         read_benchmark("cuhk01", tmp_path)
     for path in folder.glob("campus/000[19]*.png"):
         path.unlink()
-    with pytest.raises(DataError, match=r"image\(s\) that are not here: campus/0001"):
+    with pytest.raises(DataError, match=r"image\(s\) .*: campus/0001"):
         read_benchmark("cuhk01", tmp_path)
 
 

@@ -14,10 +14,10 @@ from osnet.data.folder import read_dataset
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import ModelError, WeightsError
 from osnet.losses import batch_hard_triplet, smoothed_cross_entropy
-from osnet.models.build import build_network, without_neck
 from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.models.network import Network
 from osnet.models.osnet import OSNet
+from osnet.models.registry import build_network, without_neck
 from osnet.runtime.backends import generate_pixels, make_backend, run_plainly
 from osnet.runtime.export import export
 from osnet.tasks.reid import ReidLoss, ReidTask

@@ -13,7 +13,7 @@ from osnet import Embedder, create_model, load_weights
 from osnet.cli import main
 from osnet.embedding.class_predictor import ClassPredictor
 from osnet.errors import DataError, ModelError, WeightsError
-from osnet.models.published_counts import TABLE_A
+from osnet.models.counting import TABLE_A
 from osnet.photos.image_folder import PhotoBytes, read_photo_folder
 from osnet.photos.reader import read_photos
 from osnet.recipes import RECIPES

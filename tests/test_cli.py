@@ -226,7 +226,7 @@ def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("evaluate", "--weights", "x", "--data", "."), ". is no data set that can be scored"),
+        (("evaluate", "--weights", "x", "--data", "."), "query and gallery"),
         (("evaluate", "--weights", "x", "--data", "gone"), "no such folder: gone"),
         (("embed", "gone.jpg", "--weights", "x", "--out", "v.npz"), "no such file: gone.jpg"),
         (("embed", "--weights", "x", "--out", "v.npz"), "nothing to look at"),

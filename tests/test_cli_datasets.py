@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import layouts
-from osnet.data.reid.catalog import names_of, read_benchmark
+from osnet.data.reid.catalog import BENCHMARKS, read_benchmark
 from test_cli import Run
 
 
@@ -52,7 +52,7 @@ def test_data_check_finds_broken_images_that_the_first_split_does_not_use(run: R
 def test_data_benchmarks(run: Run) -> None:
     status, out, _ = run("data", "benchmarks")
     assert status == 0
-    assert [line.split(":")[0] for line in out.splitlines() if line and line[0] != " "] == list(names_of())
+    assert [line.split(":")[0] for line in out.splitlines() if line and line[0] != " "] == list(BENCHMARKS)
     assert "note: withdrawn by its owners" in out
     status, out, _ = run("data", "benchmarks", "grid", "--json")
     (row,) = json.loads(out)

@@ -105,7 +105,7 @@ def test_csv(tmp_path: Path) -> None:
     [
         ("path,identity\n../secret.png,x\n", "does not lie inside"),
         ("path,identity\n/etc/passwd,x\n", "does not lie inside"),
-        ("path,identity\ngone.png,x\n", "line 2: there is no file"),
+        ("path,identity\ngone.png,x\n", "line 2: .*gone.png"),
         ("path,identity\na.png,\n", "has no identity"),
         ("path,identity\na.png,x\na.png,y\n", "line 3: a.png is listed twice"),
         ("file,who\na.png,x\n", "columns path and identity"),
@@ -145,7 +145,7 @@ def test_a_csv_with_splits(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_scored(tmp_path: Path) -> None:
     crops(tmp_path, ["a/1.png"])
-    with pytest.raises(DataError, match="nor has it Market-1501's"):
+    with pytest.raises(DataError, match="Market-1501"):
         read_dataset(tmp_path)
     assert len(read_any(tmp_path).train) == 1
     with pytest.raises(DataError, match="no such folder"):

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from osnet.models.build import build_network
 from osnet.models.counting import count_cost
-from osnet.models.variants import VARIANTS, list_models
+from osnet.models.registry import VARIANTS, build_network, list_models
 
 
 def load(name: str) -> ModuleType:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from conftest import FIXTURES, write_picture
 from osnet.data.augmentation import Augmentation
 from osnet.losses import LABEL_SMOOTHING, MARGIN
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS
 from osnet.tasks.reid import ReidLoss, ReidPlan, ReidRecipe, ReidTask
 from osnet.training.epochs import Batch
 from osnet.training.optimizer import Average, make_optimizer

@@ -9,7 +9,7 @@ from osnet import OSNet, OSNetConfig, create_model, list_models
 from osnet.errors import ModelError
 from osnet.models.layers import ChannelGate, ChannelShuffle, LinearContextGate, LiteConv3x3, StaticGate
 from osnet.models.osnet import Concatenation, OSBlock, SeparateGates, UnifiedGate
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
@@ -196,7 +196,7 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: create_model("osnet_x1.0"), ["'osnet_x1.0'", "did you mean osnet_x1_0"]),
+        (lambda: create_model("osnet_x1.0"), ["'osnet_x1.0'", "osnet_x1_0"]),
         (lambda: create_model("osnet_x1_0", widht=2), ["widht", "width"]),
         (lambda: OSNetConfig(norm="batch"), ["'batch'", "bn, ibn, ain, stem"]),
         (lambda: OSNetConfig(streams=5), ["streams 5", "1 to 4"]),

@@ -19,7 +19,7 @@ from osnet import Embedder
 from osnet.errors import WeightsError
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
-from osnet.models.variants import get_config
+from osnet.models.registry import get_config
 from osnet.weights.checkpoint import load_weights, read_checkpoint
 from osnet.weights.foreign_checkpoints import may_be_passed_over
 from test_weights import copy_of, same, theirs

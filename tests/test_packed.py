@@ -16,7 +16,7 @@ from osnet.errors import DataError, ImageError
 from osnet.photos import shards as packed
 from osnet.photos.image_folder import Photos, read_photo_folder
 from osnet.photos.photo_augmentation import PhotoAugmentation
-from osnet.photos.shards import PackedPhotos, check_packed, read_packed_index, write_packed
+from osnet.photos.shards import PackedPhotos, read_packed_index, write_packed
 from osnet.types import Preprocessing
 
 
@@ -49,7 +49,6 @@ def test_packed_and_read_again(many: Photos, tmp_path: Path) -> None:
     assert [shard.num_images for shard in index.shards] == [10, 10, 10, 10, 7]
     assert read_packed_index(tmp_path / "packed") == index
     assert len(index) == 47
-    check_packed(tmp_path / "packed")
     seen = epoch(index, batch_size=1)
     assert sorted(number for number, _ in seen) == list(range(47))
     assert all(label == number % 3 for number, label in seen)
@@ -128,8 +127,6 @@ def test_damage_is_named(many: Photos, tmp_path: Path) -> None:
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"shard-000001.tar"):
         epoch(index, batch_size=1)
-    with pytest.raises(DataError, match=r"shard-000001.tar is damaged"):
-        check_packed(folder)
     with tarfile.open(shard, "w") as tar:
         tar.add(many.paths[0], "000000000.png")
     with pytest.raises(DataError, match=r"shard-000001.tar cannot be read after 0"):
@@ -149,12 +146,12 @@ def test_damage_is_named(many: Photos, tmp_path: Path) -> None:
         (
             '{"format": "osnet-packed-1", "name": "x", "classes": ["a"], '
             '"shards": [{"file": "../../x.tar", "num_images": 1, "sha256": ""}]}',
-            "no plain name",
+            "plain file name",
         ),
         (
             '{"format": "osnet-packed-1", "name": "x", "classes": ["a"], '
             '"shards": [{"file": "pipe:touch x", "num_images": 1, "sha256": ""}]}',
-            "no plain name",
+            "plain file name",
         ),
     ],
 )
@@ -175,7 +172,7 @@ def test_addresses_that_run_commands_are_refused(tmp_path: Path, many: Photos) -
         PackedPhotos(index, 1, PLAIN, TINY, 1, num_workers=3)
     with pytest.raises(DataError, match="full batch of 64"):
         PackedPhotos(index, 64, PLAIN, TINY, 1)
-    with pytest.raises(DataError, match="made for 0 workers"):
+    with pytest.raises(DataError, match="num_workers=0"):
         list(torch.utils.data.DataLoader(PackedPhotos(index, 1, PLAIN, TINY, 1), num_workers=1))
 
 

@@ -9,7 +9,7 @@ import torch
 from conftest import FIXTURES
 from osnet.metrics.ranking import rank_scores_from_distances
 from osnet.models.osnet import OSNet
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS
 from osnet.weights.checkpoint import load_weights
 from osnet.weights.torchreid import torchreid_names
 

@@ -1,5 +1,6 @@
 """Photographs in a folder for each class: what is read, held out, decoded, and refused."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,23 @@ from osnet.data.transforms import normalize, to_tensor
 from osnet.errors import DataError, ImageError
 from osnet.photos.image_folder import (
     PhotoSamples,
-    check_photos,
     decode_all,
     hold_out_photos,
     read_photo_folder,
-    read_photo_splits,
 )
 from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.types import Preprocessing
 
 
 def test_folders(zoo: Path) -> None:
-    splits = read_photo_splits(zoo)
-    assert list(splits) == ["train", "val"]
-    train = splits["train"]
-    assert train.classes == ("cat", "dog") == splits["val"].classes
+    train = read_photo_folder(zoo / "train")
+    val = read_photo_folder(zoo / "val", train.classes)
+    assert train.classes == ("cat", "dog") == val.classes
     assert [p.relative_to(zoo / "train").as_posix() for p in train.paths] == [
         "cat/1.jpg", "cat/2.JPEG", "cat/deep/3.png", "dog/a.jpg", "dog/b.jpg",
     ]  # fmt: skip
     assert train.labels == (0, 0, 0, 1, 1)
-    assert splits["val"].labels == (0,)  # dog has no image in val: no error
-    assert list(read_photo_splits(zoo / "train")) == ["all"]
+    assert val.labels == (0,)  # dog has no image in val: no error
     assert train.select([3, 0]).labels == (1, 0)
 
 
@@ -49,7 +46,7 @@ def test_folders_agree_with_torchvisions_image_folder(zoo: Path) -> None:
 def test_folders_that_cannot_be(zoo: Path, tmp_path: Path) -> None:
     write_picture(zoo / "val" / "emu" / "1.jpg")
     with pytest.raises(DataError, match="none of the 2 classes: emu"):
-        read_photo_splits(zoo)
+        read_photo_folder(zoo / "val", ("cat", "dog"))
     (zoo / "train" / "fox").mkdir()
     with pytest.raises(DataError, match="1 classes have no images: fox"):
         read_photo_folder(zoo / "train")
@@ -64,9 +61,8 @@ def test_folders_that_cannot_be(zoo: Path, tmp_path: Path) -> None:
 
 
 def test_imagenet_samples() -> None:
-    photos = read_photo_splits(shared_data("imagenet-samples"))["val"]
+    photos = read_photo_folder(shared_data("imagenet-samples") / "val")
     assert (len(photos), len(photos.classes), photos.classes[0]) == (200, 200, "n01440764")
-    assert check_photos(photos.select(range(0, 200, 10))) == []
 
 
 def test_hold_out() -> None:
@@ -112,8 +108,8 @@ def test_decode_all(zoo: Path) -> None:
 def test_damaged_photographs_are_named(zoo: Path) -> None:
     path = zoo / "train" / "dog" / "a.jpg"
     path.write_bytes(path.read_bytes()[:300])
-    (error,) = check_photos(read_photo_folder(zoo / "train"))
-    assert str(path) in str(error)
+    with pytest.raises(ImageError, match=re.escape(str(path))):
+        decode_all(read_photo_folder(zoo / "train"))
     with pytest.raises(ImageError, match="inside"):
         decode_image(path.read_bytes(), "inside")
 

@@ -4,7 +4,7 @@ import pytest
 
 from conftest import ROOT
 from osnet.data.augmentation import Augmentation
-from osnet.models.variants import get_config
+from osnet.models.registry import get_config
 from osnet.recipes import RECIPES, RUNS
 from osnet.recipes.published_runs import Printed, Run, describe_runs, make_run
 from osnet.tasks.reid import ReidRecipe

@@ -17,12 +17,10 @@ from osnet.errors import ModelError, WeightsError
 from osnet.losses import smoothed_cross_entropy
 from osnet.models.baselines.backbone import Backbone
 from osnet.models.baselines.shufflenet import ShuffleUnit
-from osnet.models.build import build_network
 from osnet.models.config import LATE_DIALS, BackboneConfig, OSNetConfig, round_to_eight
-from osnet.models.counting import count_cost
+from osnet.models.counting import TABLE_A, count_cost
 from osnet.models.layers import ChannelShuffle
-from osnet.models.published_counts import TABLE_A
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS, build_network
 from osnet.types import Preprocessing
 from osnet.weights.card import Card
 from osnet.weights.checkpoint import convert, load_weights, network_sha256, save_weights
@@ -337,7 +335,7 @@ def test_round_to_eight() -> None:
         (lambda: BackboneConfig("shufflenet", groups=5), ["groups 5", "1, 2, 3, 4, 8"]),
         (lambda: BackboneConfig("shufflenet", width=0.7), ["width 0.7", "0.5, 1.0, 1.5, 2.0"]),
         (lambda: create_model("mobilenetv2_x1_0", norm="ibn"), ["norm", "projection"]),
-        (lambda: create_model("mobilenetv2"), ["did you mean mobilenetv2_x1_"]),
+        (lambda: create_model("mobilenetv2"), ["mobilenetv2_x1_"]),
     ],
 )
 def test_refusals(call, words: list[str]) -> None:

@@ -10,8 +10,8 @@ from osnet import Embedder
 from osnet.data.attributes.identities import read_generated_attributes
 from osnet.data.folder import read_any
 from osnet.embedding.attribute_predictor import AttributePredictor
-from osnet.models.published_counts import TABLE_A
-from osnet.models.variants import VARIANTS
+from osnet.models.counting import TABLE_A
+from osnet.models.registry import VARIANTS
 from osnet.training.trainer import Trainer
 from small_runs import ATTRIBUTES, INLINE, REID
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from osnet.metrics.ranking import rank_scores as rank_scores
     from osnet.models.config import OSNetConfig as OSNetConfig
     from osnet.models.osnet import OSNet as OSNet
-    from osnet.models.variants import list_models as list_models
+    from osnet.models.registry import list_models as list_models
     from osnet.recipes import get_recipe as get_recipe
     from osnet.recipes import list_recipes as list_recipes
     from osnet.runtime.export import export as export
@@ -71,7 +71,7 @@ _LAZY = {
     "calibrate": "osnet.evaluation.calibration",
     "convert": "osnet.weights.checkpoint",
     "create_model": "osnet.weights.factory",
-    "list_models": "osnet.models.variants",
+    "list_models": "osnet.models.registry",
     "evaluate": "osnet.evaluation.evaluate",
     "evaluate_benchmark": "osnet.evaluation.benchmarks",
     "evaluate_splits": "osnet.evaluation.benchmarks",

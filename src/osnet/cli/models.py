@@ -12,10 +12,8 @@ from tyro.conf import Positional
 from osnet.cli.common import JsonFlag, app
 from osnet.embedding.third_party import scaled, write_card
 from osnet.errors import DataError
-from osnet.models.build import build_network
-from osnet.models.counting import Cost, count_cost
-from osnet.models.published_counts import PUBLISHED_COSTS, TABLE_A, TableARow
-from osnet.models.variants import VARIANTS, list_models
+from osnet.models.counting import PUBLISHED_COSTS, TABLE_A, Cost, TableARow, count_cost
+from osnet.models.registry import VARIANTS, build_network, list_models
 from osnet.types import ChannelOrder, Interpolation
 from osnet.weights.card import LICENCE_UNKNOWN, LICENCE_ZOO
 from osnet.weights.checkpoint import convert as convert_weights

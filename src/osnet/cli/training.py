@@ -12,7 +12,7 @@ from tyro.extras import SubcommandApp
 
 from osnet.cli.common import app, draw_progress
 from osnet.errors import DataError
-from osnet.models.variants import get_config
+from osnet.models.registry import get_config
 from osnet.recipes import RECIPES, RUNS
 from osnet.recipes.published_runs import describe_runs
 from osnet.training.recipe import Recipe

@@ -1,4 +1,4 @@
-"""What is in a data set, and what in it would break training or evaluation, before either has begun."""
+"""Check a data set before training or evaluation: count its splits and look for problems."""
 
 import hashlib
 import re
@@ -17,16 +17,16 @@ from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 Severity = Literal["breaks", "mind"]
 SHOWN = 10
 NOBODY_NAME = re.compile(r"-0*1|0+")
-"""-1, 0, and 0000 as in names of files."""
+"""Matches -1, 0 and their zero-padded forms such as 0000: junk and distractors in Market-1501's file names."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of trouble, with everything that has it."""
+    """One kind of problem, with everything that has it."""
 
     kind: str
     severity: Severity
-    """``breaks``: training or evaluation would fail or give a wrong figure. ``mind``: it is worth knowing."""
+    """``breaks``: training or evaluation would fail or give wrong results. ``mind``: only a warning."""
     what: str
     names: tuple[str, ...]
 
@@ -37,7 +37,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """Sizes of one split. Junk and distractors are no identities."""
+    """Sizes of one split. Junk and distractors do not count as identities."""
 
     identities: int
     images: int
@@ -46,7 +46,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What ``check_dataset`` found. Prints itself."""
+    """The result of ``check_dataset``; ``str()`` gives a readable report."""
 
     name: str
     root: str
@@ -55,11 +55,11 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """True if nothing would break."""
+        """True if no problem has the severity ``breaks``."""
         return not any(problem.severity == "breaks" for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, every name included."""
+        """Convert to a dictionary for JSON, with all names."""
         return asdict(self) | {"ok": self.ok}
 
     def __str__(self) -> str:
@@ -79,12 +79,12 @@ def check_dataset(
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
     decode: bool = True,
 ) -> DataReport:
-    """Count a data set and look for trouble; every image is decoded.
+    """Count the splits of a data set and look for problems; every image is decoded.
 
     Args:
-        dataset: as a reader gives it.
-        progress: wraps an iterable of a known length, to draw a bar.
-        decode: False leaves the files unopened: for another split of images that were looked at already.
+        dataset: the data set, from one of the readers.
+        progress: wraps an iterable of the given length to show a progress bar.
+        decode: False skips opening the files, for another split of images that were checked already.
     """
     problems = [
         *_check_matches(dataset),
@@ -101,7 +101,7 @@ def check_dataset(
             Problem(
                 "other files",
                 "mind",
-                "file(s) are not images, or of a format that is not read",
+                "file(s) are not images, or in a format that cannot be read",
                 tuple(map(describe_other, dataset.other_files)),
             )
         )
@@ -112,7 +112,7 @@ def check_dataset(
 
 
 def count_split(split: Split) -> SplitCounts:
-    """Identities, images and cameras of one split; a camera that is unknown is not counted."""
+    """Count identities, images and cameras of one split; unknown cameras do not count."""
     people = {pid for pid in split.pids if pid not in (JUNK_PID, DISTRACTOR_PID)}
     return SplitCounts(len(people), len(split), len({camid for camid in split.camids if camid >= 0}))
 
@@ -140,15 +140,15 @@ def _check_matches(dataset: ReidDataset) -> Iterator[Problem]:
 
 
 def _check_nobody(dataset: ReidDataset) -> Iterator[Problem]:
-    """Names that mean junk or a distractor elsewhere, and a person here: Market-1501's, made into folders."""
+    """Find ordinary identities named -1 or 0, such as folders made from Market-1501's names."""
     crops = [crop for split in (*dataset.splits, dataset.val) for crop in split.crops if crop.pid > DISTRACTOR_PID]
     named = [crop for crop in crops if NOBODY_NAME.fullmatch(crop.identity)]
     if odd := sorted({c.identity for c in named if c.identity in c.path.parts or c.path.match(f"{c.identity}_c*")}):
         yield Problem(
             "called nobody",
             "mind",
-            "name(s) are scored as people; if -1 is junk and 0 a distractor, as in Market-1501, take them out or say "
-            "so in a CSV",
+            "name(s) count as ordinary identities; if -1 means junk and 0 distractor, as in Market-1501, remove "
+            "them or list them in a CSV",
             tuple(odd),
         )
     if dataset.unlisted:
@@ -172,7 +172,7 @@ def _check_train(train: Split) -> Iterator[Problem]:
         yield Problem(
             "one image",
             "mind",
-            "train identities have one image, so no triplet can be made of them",
+            "train identities have only one image, so they form no triplets",
             tuple(single),
         )
     if len(images) < 2:
@@ -180,20 +180,20 @@ def _check_train(train: Split) -> Iterator[Problem]:
 
 
 def _check_cameras(dataset: ReidDataset) -> Iterator[Problem]:
-    """What depends on cameras and cannot have its usual meaning here."""
+    """Find missing camera labels and identities seen by one camera only."""
     unknown = [str(crop.path) for split in dataset.splits for crop in split.crops if crop.camid < 0]
     if unknown:
         what = (
-            "image(s) have no camera label: matches in the query's own camera cannot be ignored in scoring; training "
-            "with --validation takes one image of each held-out person as the query; batches and "
-            "figures by camera have no meaning"
+            "image(s) have no camera label: scoring cannot ignore matches in the query's own camera; training with "
+            "--validation takes one image of each held-out person as the query; batches and figures by camera "
+            "are meaningless"
         )
         yield Problem("no camera", "mind", what, tuple(unknown))
     cameras: dict[int, set[int]] = defaultdict(set)
     for crop in dataset.train.crops:
         cameras[crop.pid].add(crop.camid)
     if cameras and all(camids == {max(camids)} and max(camids) >= 0 for camids in cameras.values()):
-        what = "train split(s) in which nobody is seen by two cameras: training with --validation is not possible"
+        what = "train split(s) in which no identity is seen by two cameras: training with --validation is not possible"
         yield Problem("one camera", "mind", what, (dataset.train.name,))
 
 
@@ -226,15 +226,15 @@ def _check_files(
 
 
 def _is_across(group: list[tuple[str, Path]]) -> bool:
-    """In several splits. One file that is both query and gallery is a protocol's choice (CUHK03's classic one): the
-    rule never lets a query find itself, since it is in its own camera.
+    """True if the files are in several splits. One file in both query and gallery is allowed, since CUHK03's classic
+    protocol does that; the same-camera rule keeps a query from matching itself.
     """
     splits = {split for split, _ in group}
     return len(splits) > 1 and (splits != {"query", "gallery"} or len({path for _, path in group}) > 1)
 
 
 def find_unreadable(crops: Iterable[Crop]) -> tuple[str, ...]:
-    """Images that cannot be decoded or are damaged inside, with the reasons."""
+    """List the images that cannot be decoded or are damaged inside, with the reasons."""
     crops = list(crops)
     found = zip(crops, _map_bounded(_inspect, crops), strict=True)
     return tuple(
@@ -243,7 +243,7 @@ def find_unreadable(crops: Iterable[Crop]) -> tuple[str, ...]:
 
 
 class _Inspected(NamedTuple):
-    """What was found in an image; empty texts for nothing."""
+    """The result for one image; empty strings mean no problem."""
 
     unreadable: str = ""
     damage: str = ""
@@ -263,7 +263,7 @@ def _inspect(crop: Crop) -> _Inspected:
 def _map_bounded(
     function: Callable[[Crop], _Inspected], crops: Iterable[Crop], chunk: int = 256
 ) -> Iterator[_Inspected]:
-    """``map`` in threads, in order, never more than ``chunk`` ahead."""
+    """Like ``map``, in threads and in order, at most ``chunk`` items ahead."""
     iterator = iter(crops)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(iterator, chunk)):

@@ -1,4 +1,4 @@
-"""Any folder of crops: who and which camera from sub-folders, from the file's name, or from a CSV."""
+"""Read any folder of crops. Identity and camera come from sub-folders, from file names or from a CSV."""
 
 import math
 import re
@@ -18,21 +18,21 @@ from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 IdentityFrom = Literal["auto", "subfolders", "pattern", "csv", "market1501"]
 SPLITS = ("train", "query", "gallery")
 NOBODY = {"-1": JUNK_PID, "0": DISTRACTOR_PID}
-"""Identities in a CSV or a name that are nobody, as in Market-1501. A sub-folder is a person whatever it is called."""
+"""Identities that mean junk or distractor in a CSV or a file name, as in Market-1501. Not applied to sub-folders."""
 
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """How a folder says who is on its crops.
+    """Where the identity and the camera of a crop are read from.
 
-    ``pattern`` is a regular expression for the path below the folder (with ``/``), with the named groups
-    ``identity`` and, if known, ``camera`` and ``time``. ``csv`` is a file with a header and the columns ``path``
-    (relative to the folder, or as ``table.locate_images`` finds it there), ``identity`` and, if known, ``camera``,
-    ``time``, ``split``. Times are seconds or ISO 8601 (UTC unless they say otherwise).
+    ``pattern`` is a regular expression that is searched in the path relative to the folder (with ``/``). It has the
+    named group ``identity`` and optionally ``camera`` and ``time``. ``csv`` is a file with a header and the columns
+    ``path`` (relative to the folder, or as ``table.locate_images`` finds it), ``identity`` and optionally ``camera``,
+    ``time`` and ``split``. Times are seconds or ISO 8601 (UTC if no zone is given).
     """
 
     identity_from: IdentityFrom = "auto"
-    """``auto``: the pattern or the CSV if one is given, else Market-1501's names if all fit, else sub-folders
+    """``auto``: the pattern or the CSV if given; else Market-1501's names if all images have them; else sub-folders
     (``IDENTITY/x.jpg`` or ``IDENTITY/CAMERA/x.jpg``)."""
     pattern: str | None = None
     csv: Path | None = None
@@ -42,7 +42,7 @@ class FolderLayout:
             try:
                 groups = re.compile(self.pattern).groupindex
             except re.error as error:
-                raise DataError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
+                raise DataError(f"pattern {self.pattern!r} is not a valid regular expression: {error}") from error
             if "identity" not in groups:
                 raise DataError(
                     f"pattern {self.pattern!r} has no group (?P<identity>...); "
@@ -61,21 +61,22 @@ class _Record:
     time_s: float | None = None
     split: str | None = None
     numbers: tuple[int, int] | None = None
-    """(pid, camid) where the names are Market-1501's."""
+    """(pid, camid) if the file name follows Market-1501."""
     pid: int | None = None
-    """Where the identity is no name but one of ``NOBODY``."""
+    """Set only if the identity means junk or distractor (see ``NOBODY``)."""
 
 
 def read_folder(root: str | Path, layout: FolderLayout | None = None) -> list[Crop]:
-    """Crops of a folder, sorted by path.
+    """Read the crops of a folder, sorted by path.
 
-    Identities and cameras get the numbers 1, 2, ... in the sorted order of their names; Market-1501's
-    names keep their own numbers. The identity -1 is junk and 0 a distractor, in names and in a CSV as in
-    Market-1501; a sub-folder called so is a person. A crop whose camera is unknown gets a camera of its own
-    (a negative number), so that no rule about equal cameras touches it.
+    Identities and cameras are numbered 1, 2, ... in the sorted order of their names. Crops named as in Market-1501 keep
+    the numbers in their names. In file names and in a CSV the identity -1 means junk and 0 means distractor, as in
+    Market-1501; a sub-folder named -1 or 0 is an ordinary person. A crop without a camera gets a unique negative camid,
+    so that the same-camera rule never excludes it.
 
     Raises:
-        DataError: no such folder, no images, or images about which the layout says nothing (they are named).
+        DataError: the folder does not exist or has no images, or the layout gives some images no identity (they are
+            listed).
     """
     layout = layout or FolderLayout()
     root = Path(root)
@@ -83,22 +84,24 @@ def read_folder(root: str | Path, layout: FolderLayout | None = None) -> list[Cr
 
 
 def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str | None = None) -> ReidDataset:
-    """A data set for re-identification: Market-1501's layout, or folders ``query``, ``gallery`` (and ``train``),
-    or a CSV with a column ``split`` that says one of these.
+    """Read a re-identification data set with query and gallery.
+
+    Three forms are accepted: Market-1501's layout; folders ``query``, ``gallery`` and optionally ``train``; or a CSV
+    with a column ``split`` that holds these names.
 
     Args:
-        root: its folder.
-        layout: how the crops say who they are, where it is not Market-1501's layout.
-        name: what to call it; by default the benchmark that its images are of (``identify_benchmark``), ``market1501``
-            for a folder of the original's name, else the folder's name.
+        root: the folder of the data set.
+        layout: where identities are read from; not needed for Market-1501's layout.
+        name: the name of the data set. Default: the benchmark that its images belong to (``identify_benchmark``),
+            ``market1501`` for a folder named like the original, else the name of the folder.
 
     Raises:
-        DataError: none of these is there; the message says what was looked for.
+        DataError: the folder has none of the three forms; the message says what was looked for.
     """
     layout = layout or FolderLayout()
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root} is no folder" if root.exists() else f"no such folder: {root}")
+        raise DataError(f"{root} is not a folder" if root.exists() else f"no such folder: {root}")
     plain = layout.identity_from in ("auto", "market1501") and layout == FolderLayout(layout.identity_from)
     if plain and find_market1501(root) is not None:
         return _named(read_market1501(root), name)
@@ -113,10 +116,10 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
 
 
 def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDataset:
-    """A data set if ``root`` is one (see ``read_dataset``); else any folder of crops, as a training split.
+    """Read a data set as ``read_dataset`` does; a folder without query and gallery becomes a training split.
 
     Raises:
-        DataError: as ``read_dataset`` and ``read_folder`` do.
+        DataError: see ``read_dataset`` and ``read_folder``.
     """
     layout, root = layout or FolderLayout(), Path(root)
     if find_market1501(root) is not None or {"query", "gallery"} <= _subfolders(root) or _has_splits(layout.csv):
@@ -132,13 +135,13 @@ def _unlisted(root: Path, layout: FolderLayout, crops: Iterable[Crop]) -> tuple[
 
 
 def _named(dataset: ReidDataset, name: str | None) -> ReidDataset:
-    """With the name given, else the benchmark's that it is, else as it is."""
+    """Set the name: the given one, else that of the recognised benchmark, else unchanged."""
     benchmark = identify_benchmark(dataset) or ""
     return replace(dataset, name=name or benchmark or dataset.name, benchmark=benchmark)
 
 
 def _others(folder: Path, layout: FolderLayout) -> tuple[str, ...]:
-    """What lies there beside images, but for the table itself; images that cannot be read are warned of."""
+    """List the files of ``folder`` that are not images, except the CSV. Warns of image formats that cannot be read."""
     table = layout.csv.resolve() if layout.csv is not None else None
     others = tuple(name for name in list_other_files(folder) if Path(name).resolve() != table)
     warn_of_unread(others)
@@ -157,24 +160,26 @@ def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Rec
     if layout.csv is not None:
         records = _read_csv(root, layout.csv)
         if strange := sorted({str(r.split) for r in records if r.split not in SPLITS}):
-            raise DataError(f"{layout.csv}: column split must hold {', '.join(SPLITS)}; found {', '.join(strange[:5])}")
+            raise DataError(
+                f"{layout.csv}: column split must contain only {', '.join(SPLITS)}; it has {', '.join(strange[:5])}"
+            )
         return {split: [r for r in records if r.split == split] for split in SPLITS}
     found = [split for split in SPLITS if (root / split).is_dir()]
     if not {"query", "gallery"} <= set(found):
         raise DataError(
-            f"{root} is no data set that can be scored: it has no folders query and gallery, and no CSV with a column "
-            "split was given" + _why_not_market(root, layout)
+            f"{root} cannot be evaluated: it has no folders query and gallery, and no CSV with a column split was given"
+            + _why_not_market(root, layout)
         )
     kind = _choose_kind({root / split: list(list_images(root / split)) for split in found}, layout)
-    layout = replace(layout, identity_from=kind)  # one way for all splits, or their numbers would not agree
+    layout = replace(layout, identity_from=kind)  # the same rule for all splits; else pids would differ
     return {split: _read_records(root / split, layout) for split in found}
 
 
 def _why_not_market(root: Path, layout: FolderLayout) -> str:
     if find_market1501(root) is None:
-        return ", nor has it Market-1501's (query, bounding_box_test)"
+        return ", and it is not in Market-1501's layout (folders query, bounding_box_test)"
     given = "the pattern" if layout.pattern else f"identity_from={layout.identity_from!r}"
-    return f"; it has Market-1501's folders, whose names say themselves who it is: leave out {given}"
+    return f"; this is a Market-1501 folder, whose file names contain the identity: leave out {given}"
 
 
 def _read_records(root: Path, layout: FolderLayout) -> list[_Record]:
@@ -190,10 +195,11 @@ def _read_records(root: Path, layout: FolderLayout) -> list[_Record]:
 
 
 def _choose_kind(images: Mapping[Path, Sequence[Path]], layout: FolderLayout) -> IdentityFrom:
-    """What ``auto`` means for the images of these folders.
+    """Resolve ``auto`` for the images of these folders.
 
     Raises:
-        DataError: most names are Market-1501's, and more of them than lie in sub-folders, but not all: these are named.
+        DataError: most file names follow Market-1501, and these are more than the images in sub-folders, but some file
+            names do not; those are listed.
     """
     if layout.identity_from != "auto":
         return layout.identity_from
@@ -205,15 +211,15 @@ def _choose_kind(images: Mapping[Path, Sequence[Path]], layout: FolderLayout) ->
     if odd and num_images - len(odd) > max(in_subfolders, len(odd)):
         _refuse(
             [str(path) for path in odd],
-            f"are not named like 0002_c1s1_000451_03.jpg, as the other {num_images - len(odd)} are (move or rename "
-            "them, or say with a pattern or a CSV who is on the images)",
+            f"are not named like 0002_c1s1_000451_03.jpg, unlike the other {num_images - len(odd)} (move or rename "
+            "them, or give a pattern or a CSV with the identities)",
         )
     return "subfolders" if odd else "market1501"
 
 
 def _by_subfolder(root: Path, paths: list[Path]) -> list[_Record]:
     loose = [path.name for path in paths if path.parent == root]
-    _refuse(loose, f"in {root} lie outside of any identity's folder (IDENTITY/x.jpg or IDENTITY/CAMERA/x.jpg)")
+    _refuse(loose, f"in {root} are not in a folder of an identity (IDENTITY/x.jpg or IDENTITY/CAMERA/x.jpg)")
     records = []
     for path in paths:
         parts = path.relative_to(root).parts
@@ -251,7 +257,7 @@ def _read_csv(root: Path, file: Path) -> list[_Record]:
     records: dict[Path, _Record] = {}
     for row, where, path in zip(table.rows, wheres, places, strict=True):
         if path is None:
-            raise DataError(f"{where}: there is no file {root / (row['path'] or '')}")
+            raise DataError(f"{where}: no such file: {root / (row['path'] or '')}")
         if not row["identity"]:
             raise DataError(f"{where}: {row['path']} has no identity")
         if path in records:
@@ -263,16 +269,21 @@ def _read_csv(root: Path, file: Path) -> list[_Record]:
 
 
 def find_unlisted(root: Path, crops: Iterable[Crop]) -> tuple[str, ...]:
-    """Images below ``root`` that are none of ``crops``, by their paths below it."""
+    """List the images below ``root`` that are not among ``crops``, as paths relative to ``root``."""
     listed = {crop.path for crop in crops}
     return tuple(path.relative_to(root).as_posix() for path in list_images(root) if path not in listed)
 
 
 def inside(root: Path, relative: str, where: str) -> Path:
-    """``root / relative``, if that stays inside ``root``.
+    """Return ``root / relative`` after checking that it lies inside ``root``.
+
+    Args:
+        root: a folder.
+        relative: a path from a file.
+        where: the place in that file, for the message.
 
     Raises:
-        DataError: it is empty, absolute, or leads out.
+        DataError: ``relative`` is empty, absolute, or leads out of ``root``.
     """
     path = Path(relative)
     if not relative or path.is_absolute() or not (root / path).resolve().is_relative_to(root.resolve()):
@@ -281,10 +292,10 @@ def inside(root: Path, relative: str, where: str) -> Path:
 
 
 def parse_time(text: str, where: str) -> float:
-    """Seconds, from a number or from ISO 8601 (UTC unless it says otherwise).
+    """Convert a number of seconds or an ISO 8601 time (UTC if no zone is given) to seconds.
 
     Raises:
-        DataError: it is neither; ``where`` tells the user whose time it is.
+        DataError: ``text`` is neither; the message starts with ``where``, the file and line.
     """
     try:
         seconds = float("" if "_" in text else text)  # Python reads 1_0 as 10
@@ -307,7 +318,7 @@ def _refuse(names: list[str], what: str) -> None:
 
 
 def _number(records: dict[str, list[_Record]]) -> dict[str, list[Crop]]:
-    """Numbers for names, the same in all splits, in sorted order."""
+    """Assign pids and camids to the sorted names, the same in all splits, and build the crops."""
     every = [record for split in records.values() for record in split]
     pids = _sorted_map(record.identity for record in every if record.pid is None)
     camids = _sorted_map(record.camera for record in every if record.camera)

@@ -1,4 +1,4 @@
-"""Several data sets as one training set: identities, cameras and data sets stay apart."""
+"""Join several data sets into one training set, with distinct identities and cameras."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,26 +11,25 @@ NOBODY = {JUNK_PID, DISTRACTOR_PID}
 
 
 def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) -> ReidDataset:
-    """The training splits of ``datasets`` as one; query and gallery are left out, since tests are never mixed.
+    """Join the training splits of ``datasets``. Query and gallery are left out: test sets are never mixed.
 
-    Identities are numbered on from one data set to the next, and so are cameras; an unknown camera (a negative
-    number) stays unknown and of its own. ``dsetid`` is the place in ``datasets``. Names get the data set's in
-    front (``market1501:0002``).
+    Pids continue from one data set to the next, and so do camids. Unknown cameras keep unique negative camids.
+    ``dsetid`` is the index in ``datasets``. Identity and camera names get the name of the data set as a prefix
+    (``market1501:0002``).
 
     Args:
-        datasets: at least one.
-        combine_all: train on all images, those of ``val``, query and gallery too (not on distractors and
-            junk; an image that is in several splits once); what is trained so must not be scored on these
-            data sets.
+        datasets: at least one data set.
+        combine_all: use all images, including those of ``val``, query and gallery. Distractors and junk are left out,
+            and an image in several splits is used once. The trained weights must not be evaluated on these data sets.
 
     Raises:
-        DataError: none given, or one twice.
+        DataError: ``datasets`` is empty or contains a folder twice.
     """
     if not datasets:
-        raise DataError("no data set to train on")
+        raise DataError("no data set to train on: pass at least one")
     roots = [dataset.root.resolve() for dataset in datasets]
     if len(set(roots)) != len(roots):
-        raise DataError(f"the same data set twice: {', '.join(map(str, roots))}")
+        raise DataError(f"the same data set is given twice: {', '.join(map(str, roots))}")
     names = _distinct([dataset.name for dataset in datasets])
     crops: list[Crop] = []
     first_pid, first_camid, first_unknown = 1, 1, -1
@@ -46,21 +45,24 @@ def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) ->
         camid_of |= {camid: first_unknown - i for i, camid in enumerate(unknown)}
         first_pid, first_camid = first_pid + len(pid_of), first_camid + len(known)
         first_unknown -= len(unknown)
-        pid_of |= {pid: pid for pid in NOBODY}  # what trains refuses these, and names the files
+        pid_of |= {pid: pid for pid in NOBODY}  # training rejects these and lists their files
         crops += [
             replace(
-                crop, pid=pid_of[crop.pid], camid=camid_of[crop.camid], dsetid=dsetid,
+                crop,
+                pid=pid_of[crop.pid],
+                camid=camid_of[crop.camid],
+                dsetid=dsetid,
                 identity=f"{name}:{crop.identity or crop.pid}",
                 camera="" if crop.camid < 0 else f"{name}:{crop.camera or crop.camid}",
             )
             for crop in chosen
-        ]  # fmt: skip
-    if combine_all:  # all of a benchmark was seen, not this split only; what is scored on any split must know
+        ]
+    if combine_all:  # all images of the benchmark were used, so the name must not be that of one split
         names = [split.benchmark if (split := SplitName.parse(name)) else name for name in names]
     joined = "+".join(names) + ("_combineall" if combine_all else "")
     return ReidDataset(joined, datasets[0].root, train=Split("train", tuple(crops)))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered where one comes twice."""
+    """Append a number to names that occur more than once."""
     return [f"{name}-{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]

@@ -16,9 +16,11 @@ COLUMNS = ("path", "identity", "camera", "time", "split")
 IDENTITIES = "the columns path and identity, and at least one row"
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 OTHER_FILES = {
-    b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16", b"PK\x03\x04": "an Excel workbook or another archive",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+    b"PK\x03\x04": "an Excel workbook or another archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
-}  # fmt: skip
+}
 """By their first bytes."""
 
 

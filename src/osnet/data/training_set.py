@@ -16,7 +16,7 @@ from osnet.errors import DataError, ImageError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, Preprocessing, Split
 
 Key = tuple[int, int, int]
-"""(epoch, place in the epoch, index of the crop): enough to make a sample, whoever makes it."""
+"""(epoch, position in the epoch, index of the crop): determines a sample, whichever worker makes it."""
 
 
 class TrainingSet(Dataset[dict[str, Tensor | int]]):

@@ -25,7 +25,7 @@ class AttributeHead(nn.Module):
 
     Attributes:
         names: A names.
-        thresholds: A probabilities, from which on an attribute is said to hold.
+        thresholds: A probabilities in [0, 1]; an attribute is positive from its threshold on.
     """
 
     def __init__(self, embedding_size: int, names: Sequence[str], thresholds: Sequence[float] = ()) -> None:
@@ -101,8 +101,9 @@ def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:
     expected = {f"{PREFIX}weight": (number, size), f"{PREFIX}bias": (number,)} if number else {}
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     if shapes != expected:
-        raise WeightsError(f"{source}: the card names {number} attributes, so it needs the tensors {expected}; "
-                           f"there are {shapes}")  # fmt: skip
+        raise WeightsError(
+            f"{source}: the card names {number} attributes, so it needs the tensors {expected}; there are {shapes}"
+        )
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise WeightsError(f"{source}: the attribute head is not finite")
 

@@ -1,4 +1,4 @@
-"""What every network of the library is: an image goes in, an embedding comes out."""
+"""The base class of all networks: an image goes in, an embedding comes out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from osnet.weights.card import Card
 
 
 class Network(nn.Module, ABC):
-    """(B, 3, H, W) -> (B, D), always, whatever the mode; ``config.embedding_size`` is D.
+    """Maps images (B, 3, H, W) to embeddings (B, D), in training and in eval mode; D is ``config.embedding_size``.
 
     Attributes:
-        config: the settings it was built from.
-        card: what its weights say about themselves; None for random ones.
+        config: the settings that the network was built from.
+        card: the metadata of the loaded weights; None for random weights.
     """
 
     config: NetworkConfig
@@ -25,11 +25,11 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def feature_map(self, x: Tensor) -> Tensor:
-        """The last map before pooling: (B, 3, H, W) -> (B, C, h, w)."""
+        """The last feature map before pooling: (B, 3, H, W) -> (B, C, h, w)."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D)."""
+        """Embed a batch: (B, 3, H, W) -> (B, D)."""
 
     @classmethod
     def from_pretrained(
@@ -42,15 +42,15 @@ class Network(nn.Module, ABC):
         local_files_only: bool = False,
         token: str | bool | None = None,
     ) -> Self:
-        """A network with weights from the Hugging Face Hub, in eval mode; nothing is ever unpickled.
+        """Load a network with its weights from the Hugging Face Hub, in eval mode. Nothing is unpickled.
 
         Args:
             source: ``org/name``, ``org/name@revision``, or a checkpoint folder.
-            revision: a branch, a tag or a commit; a commit pins what is loaded.
-            cache_dir, force_download, local_files_only, token: as huggingface_hub takes them.
+            revision: a branch, a tag or a commit. Only a commit always means the same files.
+            cache_dir, force_download, local_files_only, token: passed to huggingface_hub.
 
         Raises:
-            WeightsError: no such repository or revision, it cannot be reached, or it holds another network.
+            WeightsError: the repository or revision does not exist, cannot be reached, or holds another network.
         """
         network: Self = _hub().load_from_hub(
             cls,
@@ -64,20 +64,20 @@ class Network(nn.Module, ABC):
         return network
 
     def save_pretrained(self, folder: str | Path, *, figures: Mapping[str, str] | None = None) -> None:
-        """Write what ``push_to_hub`` uploads: card, tensors, settings and a page made from the card.
+        """Write the files that ``push_to_hub`` uploads: card, tensors, settings, and a model page made from the card.
 
         Args:
-            folder: made if need be; ``from_pretrained`` reads it back.
-            figures: what was measured, for the page.
+            folder: created if it does not exist; ``from_pretrained`` can read it.
+            figures: measured results to show on the model page.
         """
         _hub().save_for_hub(self, folder, figures)
 
     def push_to_hub(self, repo_id: str, *, figures: Mapping[str, str] | None = None, **options: Any) -> str:
-        """Upload to ``org/name`` on the Hugging Face Hub. Returns the commit's address.
+        """Upload to ``org/name`` on the Hugging Face Hub and return the URL of the commit.
 
         Args:
-            repo_id: made if need be.
-            figures: what was measured, for the page.
+            repo_id: ``org/name``; created if it does not exist.
+            figures: measured results to show on the model page.
             **options: ``commit_message``, ``private``, ``token``, ``branch``, ``create_pr``.
         """
         address: str = _hub().push(self, repo_id, figures=figures, **options)
@@ -85,5 +85,5 @@ class Network(nn.Module, ABC):
 
 
 def _hub() -> Any:
-    """Loaded when it is first used: it needs more than torch, and is made of networks itself."""
+    """Import ``hugging_face`` on first use: it imports this module, and needs more than torch."""
     return import_module("osnet.weights.hugging_face")

@@ -1,1 +1,1 @@
-"""Images of things for classification: ImageNet, CIFAR, packed files, and their augmentation."""
+"""Images for classification: ImageNet folders, CIFAR archives, packed tar files, and their augmentation."""

@@ -15,11 +15,9 @@ from torch.utils.data import Dataset
 
 from osnet.data.loading import list_images, read_pixels
 from osnet.data.training_set import Key
-from osnet.errors import DataError, ImageError
+from osnet.errors import DataError
 from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.types import Preprocessing
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -100,24 +98,6 @@ def read_photo_folder(root: str | Path, classes: Sequence[str] | None = None) ->
     return Photos(root.name, tuple(path for path, _ in pairs), tuple(label for _, label in pairs), names)
 
 
-def read_photo_splits(root: str | Path) -> dict[str, Photos]:
-    """``train``, ``val`` and ``test`` below ``root``, those that are there; all with the classes of the first.
-
-    A folder without any of them is one data set, ``all``.
-
-    Raises:
-        DataError: as ``read_photo_folder`` does; so also where a later split has a class that the first has not.
-    """
-    root = Path(root)
-    splits: dict[str, Photos] = {}
-    classes: tuple[str, ...] | None = None
-    for split in SPLITS:
-        if (root / split).is_dir():
-            splits[split] = read_photo_folder(root / split, classes)
-            classes = splits[split].classes
-    return splits or {"all": read_photo_folder(root)}
-
-
 def hold_out_photos(labels: Sequence[int], num_images: int, seed: int) -> tuple[list[int], list[int]]:
     """Indices of the rest, and of ``num_images`` held out; both sorted, disjoint, and with the classes in proportion.
 
@@ -172,8 +152,8 @@ class PhotoSamples(Dataset[dict[str, Tensor | int]]):
         augmentation: what training does to them.
         preprocessing: sizes and normalisation.
         seed: of the draws.
-        as_bytes: give uint8 and leave normalising to whoever has the batch, which is faster and a quarter of the
-            traffic. Else float32, normalised.
+        as_bytes: True gives uint8, to be normalised later by batch, which is faster and moves a quarter of the
+            data. False gives float32, normalised.
     """
 
     def __init__(
@@ -202,14 +182,3 @@ class PhotoSamples(Dataset[dict[str, Tensor | int]]):
     def name_of(self, index: int) -> str:
         """The file's name, below its class."""
         return "/".join(self.photos.paths[index].parts[-2:])
-
-
-def check_photos(photos: Photos) -> list[ImageError]:
-    """Decode every photograph; what cannot be used, by name."""
-    bad: list[ImageError] = []
-    for path in photos.paths:
-        try:
-            read_pixels(path)
-        except ImageError as error:
-            bad.append(error)
-    return bad

@@ -1,4 +1,4 @@
-"""Photographs of things in whatever form they lie: folders, packed files, CIFAR's archives."""
+"""Read images for classification from folders, packed files or CIFAR's archives."""
 
 import re
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class PhotoDataset:
 def read_photos(source: str | Path, classes: Sequence[str] | None = None) -> PhotoDataset:
     """Folders ``train``, ``val``, ``test`` (each of them packed or not), or one of CIFAR's archives.
 
-    A folder without any of these is taken as ``test``: that is what somebody who names one wants scored.
+    A folder without any of these is read as ``test``, because a single folder is usually given for evaluation.
 
     Args:
         source: a folder, an archive, or an address below which ``train/packed.json`` (and ``val/packed.json``) lie.

@@ -1,11 +1,11 @@
-"""Photographs packed into tar files in WebDataset's form, so that they are read from front to back at full speed.
+"""Labelled images packed into tar files (WebDataset format), for fast sequential reading.
 
     packed/
-      packed.json          the classes, the shards, how many images each holds, their SHA-256; written last
+      packed.json          classes, and per shard: number of images, SHA-256; written last
       shard-000000.tar     000000017.jpg 000000017.cls  000000018.jpg ...
 
-The images' bytes are kept as they are. Reading is sequential, from a folder or from an address such as
-https://host/packed, whatever the ``webdataset`` library opens. Each shard goes to one process and one worker.
+The image files are stored unchanged. Shards are read from a folder or from an address such as https://host/packed
+(see ``ADDRESS`` for the schemes). Each shard goes to one worker of one process.
 """
 
 import json
@@ -30,10 +30,10 @@ from osnet.types import Preprocessing
 FORMAT = "osnet-packed-1"
 INDEX_FILE = "packed.json"
 ADDRESS = re.compile(r"(https?|s3|gs|ais|hf)://[^\s]+")
-"""What may be read besides folders. ``pipe:``, which runs a command, is not among them."""
+"""Addresses that may be read. ``pipe:`` is excluded, because it runs a command."""
 IMAGES_PER_SHARD = 2000
 BUFFER = 2000
-"""Samples, as bytes, among which a worker draws the next: about 250 MB of ImageNet."""
+"""Size of a worker's shuffle buffer, in encoded samples: about 220 MB of ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class PackedIndex:
-    """What ``packed.json`` says."""
+    """The content of ``packed.json``."""
 
     source: str
-    """The folder or address that holds the shards."""
+    """The folder or address of the shards."""
     name: str
     classes: tuple[str, ...]
     shards: tuple[Shard, ...]
@@ -62,27 +62,30 @@ class PackedIndex:
 def write_packed(
     photos: Photos, folder: str | Path, images_per_shard: int = IMAGES_PER_SHARD, seed: int = 0
 ) -> PackedIndex:
-    """Pack photographs, in one random order, so that what is read together is no one class.
+    """Pack images in random order, so that a shard mixes the classes.
 
-    The same photographs and seed give the same bytes. ``packed.json`` is written last: without it there is nothing.
+    The same images and seed give the same bytes. ``packed.json`` is written last; a folder without it is incomplete
+    and cannot be read.
 
     Args:
-        photos: what to pack; each header is looked at first.
-        folder: made if need be; must not hold packed photographs already.
-        images_per_shard: 2000 of ImageNet's are about 220 MB.
-        seed: of the order.
+        photos: the images to pack. The headers of all files are checked before anything is written.
+        folder: created if it does not exist; must not contain packed images.
+        images_per_shard: at least 1. 2000 images of ImageNet are about 220 MB.
+        seed: seed of the random order.
 
     Raises:
-        DataError: no photographs, packed ones there already, or shards below one image.
-        ImageError: a file is no image; nothing has been written then.
+        DataError: ``photos`` is empty, the folder contains packed images, or ``images_per_shard`` is below 1.
+        ImageError: a file is not an image; nothing has been written.
         MissingExtraError: ``webdataset`` is not installed.
     """
     webdataset = require_extra("webdataset", "packed")
     folder = Path(folder)
     if not len(photos) or images_per_shard < 1:
-        raise DataError(f"{len(photos)} photographs in shards of {images_per_shard}: both must be at least 1")
+        raise DataError(
+            f"cannot pack {len(photos)} images in shards of {images_per_shard}: both numbers must be at least 1"
+        )
     if (folder / INDEX_FILE).exists():
-        raise DataError(f"{folder} holds packed photographs already; choose another folder")
+        raise DataError(f"{folder} already contains packed images ({INDEX_FILE}); choose another folder")
     for path in photos.paths:
         check_header(path)
     make_folder(folder)
@@ -108,10 +111,10 @@ def write_packed(
 
 
 def read_packed_index(source: str | Path) -> PackedIndex:
-    """The index of packed photographs in a folder or at an address.
+    """Read the index of packed images in a folder or at an address.
 
     Raises:
-        DataError: none there, damaged, or of another version.
+        DataError: the index does not exist, is damaged, or has another format.
     """
     address = _address(source)
     try:
@@ -125,51 +128,37 @@ def read_packed_index(source: str | Path) -> PackedIndex:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{address}/{INDEX_FILE} cannot be read: {error!r}") from error
     if bad := [shard.file for shard in index.shards if not is_plain_name(shard.file) or shard.num_images < 1]:
-        raise DataError(f"{address}/{INDEX_FILE} names the shard {bad[0]!r}, which is no plain name or has no images")
+        raise DataError(f"{address}/{INDEX_FILE}: shard {bad[0]!r} has no images, or its name is not a plain file name")
     if not index.shards or not index.classes:
-        raise DataError(f"{address}/{INDEX_FILE} names no shards or no classes")
+        raise DataError(f"{address}/{INDEX_FILE} lists no shards or no classes")
     return index
 
 
-def check_packed(source: str | Path) -> None:
-    """Compare every shard of a folder with its SHA-256.
-
-    Raises:
-        DataError: naming the first that differs or is missing.
-    """
-    index = read_packed_index(source)
-    for shard in index.shards:
-        path = Path(index.source) / shard.file
-        if not path.is_file():
-            raise DataError(f"{path} is missing")
-        if (digest := sha256_file(path)) != shard.sha256:
-            raise DataError(f"{path} is damaged: its SHA-256 is {digest}, {INDEX_FILE} says {shard.sha256}")
-
-
 class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
-    """One epoch of packed photographs for one process, read from front to back.
+    """One epoch of packed images for one process, read sequentially.
 
-    The order is a function of (seed, epoch, rank, number of processes and workers): shards are shuffled and dealt
-    out, and each worker draws from a buffer. A sample's augmentation is a function of (seed, epoch, its number).
-    All processes give equally many batches; the few images that this leaves out differ from epoch to epoch.
+    Shards are shuffled and distributed over the workers of all processes; each worker shuffles samples in a buffer. The
+    order depends only on the seed, the epoch, the rank and the numbers of processes and workers. The augmentation of a
+    sample depends only on the seed, the epoch and the number of the sample. All processes yield the same number of
+    batches, so a few images are left out; which ones differs between epochs.
 
     Args:
-        index: what ``read_packed_index`` gave.
-        batch_size: of one process; workers make whole batches.
-        augmentation: what training does to them.
-        preprocessing: sizes and normalisation.
-        seed: of all draws.
-        epoch: from 0.
-        first_batch: go on from this batch of this process. Whole rounds of the workers are skipped without decoding;
-            ``num_extra`` batches more than asked for then come first, to be thrown away.
-        rank: this process, from 0.
-        num_ranks: how many processes there are.
-        num_workers: of this process's loader; 0 reads in the process itself.
-        as_bytes: as for ``PhotoSamples``.
-        buffer: samples that a worker draws from; 1 keeps the shards' order.
+        index: result of ``read_packed_index``.
+        batch_size: images per batch of one process. Each batch comes from one worker.
+        augmentation: the training augmentation.
+        preprocessing: image size and normalisation.
+        seed: seed of the order and of the augmentation.
+        epoch: the epoch, from 0.
+        first_batch: batch of this process at which to resume. Only whole rounds over the workers can be skipped
+            without decoding, so the first ``num_extra`` batches come before it; the caller must discard them.
+        rank: index of this process, from 0.
+        num_ranks: number of processes.
+        num_workers: workers of this process's loader; 0 reads in the process itself.
+        as_bytes: yield uint8 images, as in ``PhotoSamples``.
+        buffer: size of a worker's shuffle buffer, in samples; 1 keeps the order of the shards.
 
     Raises:
-        DataError: fewer shards than readers, or no full batch.
+        DataError: an argument is out of range, there are fewer shards than workers, or some process has no full batch.
         MissingExtraError: ``webdataset`` is not installed.
     """
 
@@ -193,13 +182,13 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         if not 0 <= rank < num_ranks or batch_size < 1 or num_workers < 0 or buffer < 1 or epoch < 0:
             raise DataError(
                 f"rank {rank} of {num_ranks}, batch size {batch_size}, {num_workers} workers, buffer {buffer}, "
-                f"epoch {epoch}: numbers that cannot be"
+                f"epoch {epoch}: one of them is out of range"
             )
         self.readers = max(1, num_workers)
         if len(index.shards) < num_ranks * self.readers:
             raise DataError(
                 f"{index.source} has {len(index.shards)} shards, fewer than {num_ranks} processes x {self.readers} "
-                "workers; pack it into smaller shards, or take fewer workers"
+                "workers; pack into smaller shards or use fewer workers"
             )
         self.index, self.batch_size, self.augmentation, self.preprocessing = (
             index,
@@ -214,13 +203,18 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         full = [[self._full_batches(dealt[r + num_ranks * w]) for w in range(self.readers)] for r in range(num_ranks)]
         fewest = min(sum(batches) for batches in full)
         if not fewest:
-            raise DataError(f"{index.source}: no worker has a full batch of {batch_size} images; take fewer workers")
+            raise DataError(
+                f"{index.source}: one of {num_ranks} processes has no full batch of {batch_size} images; "
+                "use a smaller batch or fewer workers"
+            )
         self.shards = [dealt[rank + num_ranks * w] for w in range(self.readers)]
         self.num_batches = _cut_to(full[rank], fewest)
-        """For each worker."""
+        """Number of batches of each worker."""
         if not 0 <= first_batch <= sum(self.num_batches):
-            raise DataError(f"batch {first_batch} of an epoch of {sum(self.num_batches)}")
-        # A loader takes a batch of each worker in turn, and leaves out those that have no more.
+            raise DataError(
+                f"first_batch {first_batch} is outside 0 to {sum(self.num_batches)}, the batches of an epoch"
+            )
+        # A DataLoader takes one batch of each worker in turn and skips workers that have finished.
         taken = [
             sum(min(batches, rounds) for batches in self.num_batches) for rounds in range(max(self.num_batches) + 1)
         ]
@@ -234,19 +228,22 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         return sum(self.num_batches) * self.batch_size
 
     def loader(self, **settings: Any) -> DataLoader[dict[str, Tensor | int]]:
-        """A ``DataLoader`` of ``sum(num_batches)`` batches; ``settings`` such as ``pin_memory`` go to it."""
+        """Make a ``DataLoader`` of ``sum(num_batches)`` batches; ``settings`` such as ``pin_memory`` are passed on."""
         return DataLoader(self, batch_size=self.batch_size, num_workers=self.num_workers, drop_last=True, **settings)
 
     def __iter__(self) -> Iterator[dict[str, Tensor | int]]:
-        """Samples ``image`` and ``label`` of this worker.
+        """Yield this worker's samples, with ``image`` and ``label``.
 
         Raises:
-            DataError: a shard that is missing, damaged or shorter than the index says.
-            ImageError: an image that cannot be decoded; it is named by shard and number.
+            DataError: a shard is missing or damaged, or has another number of images than the index says.
+            ImageError: an image cannot be decoded; the message has its shard and number.
         """
         info = get_worker_info()
         if (info.num_workers if info else 0) != self.num_workers:
-            raise DataError(f"made for {self.num_workers} workers, but read by {info.num_workers if info else 0}")
+            raise DataError(
+                f"PackedPhotos(num_workers={self.num_workers}) is read by {info.num_workers if info else 0} workers; "
+                "the numbers must be equal"
+            )
         worker = info.id if info else 0
         skipped = min(self.rounds, self.num_batches[worker]) * self.batch_size
         left = self.num_batches[worker] * self.batch_size
@@ -272,10 +269,10 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
 
 
 def read_shard(index: PackedIndex, shard: Shard) -> Iterator[tuple[int, str, bytes, int]]:
-    """(number, name, image file, label) of a shard in its order.
+    """Yield (number, name, encoded image, label) for each image of a shard, in order.
 
     Raises:
-        DataError: it is missing, damaged or shorter than the index says.
+        DataError: the shard is missing or damaged, or has another number of images than the index says.
     """
     webdataset = require_extra("webdataset", "packed")
     address = f"{index.source}/{shard.file}"
@@ -292,14 +289,14 @@ def read_shard(index: PackedIndex, shard: Shard) -> Iterator[tuple[int, str, byt
             yield key, f"{address}#{key:09d}.{suffix}", sample[suffix], label
     except DataError:
         raise
-    except Exception as error:  # tar files, addresses and subprocesses fail in many ways
+    except Exception as error:  # webdataset and tar files raise many types
         raise DataError(f"{address} cannot be read after {seen} images: {str(error) or error!r}") from error
     if seen != shard.num_images:
-        raise DataError(f"{address} holds {seen} images, {INDEX_FILE} says {shard.num_images}; it is damaged")
+        raise DataError(f"{address} is damaged: it has {seen} images, {INDEX_FILE} says {shard.num_images}")
 
 
 def _cut_to(batches: list[int], total: int) -> list[int]:
-    """``batches`` with the largest made smaller until they sum to ``total``."""
+    """Reduce the largest of ``batches`` until they sum to ``total``."""
     cut = list(batches)
     while sum(cut) > total:
         cut[cut.index(max(cut))] -= 1
@@ -307,14 +304,14 @@ def _cut_to(batches: list[int], total: int) -> list[int]:
 
 
 def _address(source: str | Path) -> str:
-    """A folder's path, or an address, without the slash at the end."""
+    """Check a folder or an address and return it without a slash at the end."""
     text = str(source).rstrip("/")
     if "://" in text or text.startswith("pipe:"):
         if not ADDRESS.fullmatch(text):
-            raise DataError(f"{text!r} is no address that may be read; choose https, http, s3, gs, ais or hf")
+            raise DataError(f"{text!r} is not an address that may be read; use https, http, s3, gs, ais or hf")
         return text
     if not Path(text).is_dir():
-        raise DataError(f"no such folder of packed photographs: {text}")
+        raise DataError(f"no such folder of packed images: {text}")
     return text
 
 

@@ -10,7 +10,7 @@ and no dropout; ImageNet's mean and deviation of colours.
 
 from collections.abc import Callable
 
-from osnet.models.published_counts import TABLE_A
+from osnet.models.counting import TABLE_A
 from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.tasks.classification import ClassificationRecipe
 from osnet.training.recipe import Recipe

@@ -228,9 +228,11 @@ class PaintedCamera:
         if not len(rows):
             return total, (0, 0, 0, 0)
         return total, (
-            left + l0 + int(columns[0]), top + t0 + int(rows[0]), left + l0 + int(columns[-1]) + 1,
+            left + l0 + int(columns[0]),
+            top + t0 + int(rows[0]),
+            left + l0 + int(columns[-1]) + 1,
             top + t0 + int(rows[-1]) + 1,
-        )  # fmt: skip
+        )
 
 
 @lru_cache(maxsize=2048)
@@ -242,9 +244,15 @@ def _paint_sprite(
     folds = smooth_field(Dice(seed, 83, pid), SPRITE_HW, 14)
     canvas = Canvas(np.zeros((height, width, 3), np.int32), folds, light)
     pose = Pose(
-        view=view, phase=0 if step < 0 else 360 * step // STEPS, stride=0 if step < 0 else 24, x=width // 2,
-        y_feet=height - 12, tall=SPRITE_TALL, facing=facing, lean=0,
-    )  # fmt: skip
+        view=view,
+        phase=0 if step < 0 else 360 * step // STEPS,
+        stride=0 if step < 0 else 24,
+        x=width // 2,
+        y_feet=height - 12,
+        tall=SPRITE_TALL,
+        facing=facing,
+        lean=0,
+    )
     paint_person(canvas, person, pose)
     return canvas.pixels, canvas.mask.copy()
 

@@ -104,7 +104,7 @@ def generate_dataset(
     settings: GeneratedSettings,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the data set. Cut off, it goes on when called again with the same settings.
+    """Write the data set. An interrupted call resumes when it is made again with the same settings.
 
     The first half of the identities trains. Of the others, each camera's first image is a query and
     the rest are in the gallery (with one image per camera, the gallery holds it too).
@@ -137,7 +137,7 @@ def generate_dataset(
 
 
 def _resume(partial: Path, settings: GeneratedSettings) -> set[int]:
-    """People of an earlier call that was cut off; a fresh start if its settings were others."""
+    """Identities written by an interrupted call; none if its settings differ."""
     head = {"format": FORMAT, **asdict(settings), "complete": False}
     settings_file, annotations = partial / SETTINGS_FILE, partial / ANNOTATIONS_FILE
     try:
@@ -182,9 +182,15 @@ def _write_person(folder: Path, settings: GeneratedSettings, pid: int, cameras: 
                 name = f"{split}/{pid:04d}_c{camera.number}s1_{number + 1:06d}_00.jpg"
                 Image.fromarray(shot.pixels).save(folder / name, quality=JPEG_QUALITY)
                 yield Annotation(
-                    name, pid, camera.number, shot.box, shot.hidden / 1000, shot.hiding, shot.view,
+                    name,
+                    pid,
+                    camera.number,
+                    shot.box,
+                    shot.hidden / 1000,
+                    shot.hiding,
+                    shot.view,
                     describe(person, shot.view),
-                )  # fmt: skip
+                )
 
 
 def describe(person: Person, view: View) -> tuple[str, ...]:

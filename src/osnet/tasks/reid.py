@@ -17,9 +17,9 @@ from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError
 from osnet.losses import LABEL_SMOOTHING, MARGIN, batch_hard_triplet, smoothed_cross_entropy
 from osnet.metrics.ranking import rank_scores
-from osnet.models.build import build_network as build
 from osnet.models.layers import make_neck
 from osnet.models.network import Network
+from osnet.models.registry import build_network as build
 from osnet.training.data_list import Row, list_crops
 from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe, build_network

@@ -13,10 +13,9 @@ from osnet.data.augmentation import Augmentation
 from osnet.data.loading import read_image
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError, ModelError
-from osnet.models.build import without_neck
 from osnet.models.network import Network
 from osnet.models.norms import estimate_norms, lacks_statistics
-from osnet.models.variants import get_config
+from osnet.models.registry import get_config, without_neck
 from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.training.task import Plan
 from osnet.types import Preprocessing

@@ -1,4 +1,4 @@
-"""The card: what weights say about themselves, and how that is read from ``card.json``."""
+"""The card: the metadata of weights, and how it is stored in ``card.json``."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -21,47 +21,47 @@ LICENCE_ZOO = (
 
 @dataclass(frozen=True)
 class Card:
-    """What weights say about themselves. Stored as ``card.json``."""
+    """The metadata of weights, stored as ``card.json``."""
 
     architecture: NetworkConfig
     name: str | None = None
-    """The architecture's name in the table, if it has one."""
+    """The registered name of the architecture (see ``list_models()``); None if it has none."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     num_classes: int = 0
-    """Outputs of the classifier they were trained with; 0 if none is stored."""
+    """Outputs of the stored classifier; 0 if there is none."""
     training_data: str = "unknown"
-    """Such as ``msmt17`` (its training split) or ``msmt17_combineall`` (all of it, test people too)."""
+    """For instance ``msmt17`` (its training split) or ``msmt17_combineall`` (all images, also of test identities)."""
     licence: str = LICENCE_UNKNOWN
     source: str = ""
-    """The file they were converted from, with its SHA-256, or the run that made them."""
+    """The file that the weights were converted from, with its SHA-256, or the training run that produced them."""
     sha256: str = ""
-    """SHA-256 of the tensors' file; empty for weights that are not on disk yet."""
+    """SHA-256 of the file with the tensors; empty for weights that have not been saved."""
     attributes: tuple[str, ...] = ()
-    """What the attribute head says, in the order of its rows; empty if there is no such head."""
+    """Names of the attributes, in the order of the attribute head's outputs; empty without such a head."""
     attribute_thresholds: tuple[float, ...] = ()
-    """From which probability on each of them is said to hold; empty: 0.5 for all."""
+    """For each attribute, the lowest probability that counts as positive, in [0, 1]; empty means 0.5 for all."""
     attributes_off: tuple[str, ...] = ()
-    """Those that must not be used here: they are neither computed nor stored."""
+    """Attributes that are switched off: they are neither computed nor stored."""
     distance: Distance | None = None
-    """By which their published figures are; of weights trained here, the recipe's. None: unknown."""
+    """The distance used for the published results, or by the training recipe; None if unknown."""
     classes: tuple[str, ...] = ()
-    """What the classifier tells apart, in the order of its rows; empty where that is nobody's business to name, as
-    with the identities of re-identification."""
+    """Class names, in the order of the classifier's outputs. Empty where classes have no names, such as the identities
+    in re-identification."""
 
     def __post_init__(self) -> None:
         if len(set(self.attributes)) != len(self.attributes) or not all(self.attributes):
-            raise ValueError(f"attributes without a name, or one twice: {', '.join(self.attributes)}")
+            raise ValueError(f"attribute names must be non-empty and distinct: {', '.join(self.attributes)}")
         if unknown := sorted(set(self.attributes_off) - set(self.attributes)):
-            raise ValueError(f"attributes_off names {', '.join(unknown)}, which the head does not have")
+            raise ValueError(f"attributes_off has {', '.join(unknown)}, which the attribute head does not have")
         if self.attribute_thresholds and len(self.attribute_thresholds) != len(self.attributes):
             raise ValueError(f"{len(self.attribute_thresholds)} thresholds for {len(self.attributes)} attributes")
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes names one class twice")
+            raise ValueError("classes contains the same name twice")
         if self.classes and self.num_classes and len(self.classes) != self.num_classes:
-            raise ValueError(f"{len(self.classes)} names for {self.num_classes} classes")
+            raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
 
     def to_json(self, weights_file: str) -> dict[str, Any]:
-        """As ``card.json`` stores it; without a head it is what versions before heads wrote."""
+        """Convert to the content of ``card.json``. Fields added later are left out while they have their defaults."""
         content = {"format": FORMAT, "weights": weights_file, **asdict(self)}
         defaults = {entry.name: entry.default for entry in fields(self.architecture)}
         for dial in LATE_DIALS:
@@ -72,14 +72,14 @@ class Card:
 
 
 def read_card(folder: str | Path) -> tuple[Card, str]:
-    """The card of a checkpoint folder, and the name of the tensors' file.
+    """Read the card of a checkpoint folder. Returns the card and the name of the file with the tensors.
 
     Raises:
-        WeightsError: there is none, or it is not one of ours.
+        WeightsError: the folder has no card, or the card is damaged or has another format.
     """
     path = Path(folder) / CARD_FILE
     if not path.is_file():
-        raise WeightsError(f"{folder} holds no {CARD_FILE}, so it is no checkpoint folder")
+        raise WeightsError(f"{folder} is not a checkpoint folder: it has no {CARD_FILE}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("format") != FORMAT:
@@ -98,15 +98,15 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read: {error!r}") from error
     if not is_plain_name(weights_file):
-        raise WeightsError(f"{path} names the file {weights_file!r}, which is not a plain name in its own folder")
+        raise WeightsError(f"{path}: weights is {weights_file!r}, which must be a file name without a folder")
     return card, weights_file
 
 
 def _tuples(content: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as tuples."""
+    """Replace the lists of JSON by tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
 
 
 def _read_architecture(settings: dict[str, Any]) -> NetworkConfig:
-    """Only the other backbones name a family; cards from before there were any hold an OSNet."""
+    """Settings with a ``family`` describe another backbone; settings without one (all early cards) an OSNet."""
     return BackboneConfig(**settings) if "family" in settings else OSNetConfig(**settings)

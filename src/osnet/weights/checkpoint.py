@@ -1,13 +1,13 @@
-"""Weights on disk: a folder with a safetensors file and the card that says what it is.
+"""Weights on disk: a folder with a safetensors file and a card with its metadata.
 
     my_weights/
       card.json                          architecture, preprocessing, classes, data, licence, SHA-256
       weights-6f1d0c2ab9e4.safetensors   the tensors; the name begins with their file's SHA-256
 
-The card is written last and by an atomic rename, and it names the tensors' file. A crash in the
-middle of a save therefore leaves the old weights or the new ones, never a mixture. Loading checks
-the SHA-256 before it parses anything. Single files load through the same call (see ``opening.py``): Torchreid's and
-BoxMOT's, checkpoints of training frameworks, safetensors without a card.
+The card names the file with the tensors. It is written last, by an atomic rename, so a crash during a save leaves
+either the old weights or the new ones. Loading checks the SHA-256 before it parses the tensors. Single files load
+through the same functions (see ``foreign_checkpoints.py``): those of Torchreid and BoxMOT, checkpoints of training
+frameworks, safetensors without a card.
 """
 
 import hashlib
@@ -27,11 +27,10 @@ from torch import Tensor, nn
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
-from osnet.models.build import build_network, list_tensors
 from osnet.models.config import NetworkConfig, OSNetConfig
 from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_head
 from osnet.models.network import Network
-from osnet.models.variants import get_config, name_of
+from osnet.models.registry import build_network, get_config, list_tensors, name_of
 from osnet.types import Preprocessing
 from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
 from osnet.weights.foreign_checkpoints import open_checkpoint
@@ -48,23 +47,22 @@ from osnet.weights.torchreid import (
 )
 
 HEADS = ("classifier.", PREFIX)
-"""Tensors whose names begin so belong to heads."""
+"""Prefixes of the names of head tensors."""
 COUNTER = "num_batches_tracked"
-"""BatchNorm's count of batches, which nothing here reads: converters and old versions of PyTorch leave it out."""
+"""BatchNorm's count of batches. Not used here; converters and old versions of PyTorch leave it out."""
 MOST_LISTED = 10
-"""Tensors that one error lists."""
+"""Largest number of tensors that an error lists."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by our names, and their card. ``classifier.*`` and ``attributes.*`` may be among them: heads, which are
-    no part of the network."""
+    """Tensors under our names, and their card. ``classifier.*`` and ``attributes.*`` are heads."""
 
     card: Card
     state: dict[str, Tensor]
 
     def build(self) -> Network:
-        """The network with these tensors, in eval mode."""
+        """Build the network with these tensors, in eval mode."""
         network = build_network(self.card.architecture, "meta")
         tensors = {key: value for key, value in self.state.items() if not key.startswith(HEADS)}
         network.load_state_dict(tensors, assign=True)
@@ -72,11 +70,11 @@ class Checkpoint:
         return network.eval()
 
     def build_attribute_head(self) -> AttributeHead | None:
-        """The attribute head, without what the card switches off; None if there is none."""
+        """Build the attribute head without the attributes that the card switches off; None if there is no head."""
         return build_head(self.card, self.state)
 
     def build_classifier(self) -> nn.Linear | None:
-        """The classifier, in eval mode: (B, D) -> (B, C), logits; None if there is none."""
+        """Build the classifier in eval mode, (B, D) -> logits (B, C); None if there is none."""
         return build_classifier(self.state)
 
     @property
@@ -87,19 +85,19 @@ class Checkpoint:
 
 
 def load_weights(path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None) -> Network:
-    """A network from a checkpoint folder of ours, a checkpoint file or Intel's OpenVINO files, in eval mode.
+    """Load a network from a checkpoint folder, a checkpoint file or Intel's OpenVINO files, in eval mode.
 
     Args:
-        path: the folder, its ``card.json``, the folder of a training run or a gallery that holds one as
-            ``weights``; a file of PyTorch's or safetensors' with Torchreid's names for tensors or ours, known by
-            its content (``.pth``, ``.pth.tar-60``, ``.ckpt``, ``.safetensors``, ...), which gets the preprocessing
-            of Torchreid's; or the ``.xml`` file of an OSNet with Linear Context Transform, with its ``.bin`` beside
-            it.
-        architecture: the network's name, for files whose tensors do not tell.
-        config: exact settings, instead of a name; a neck in the weights stays.
+        path: one of: a checkpoint folder or its ``card.json``; a training run or a gallery with such a folder
+            ``weights``; a PyTorch or safetensors file with Torchreid's tensor names or ours, recognised by its content
+            (``.pth``, ``.pth.tar-60``, ``.ckpt``, ``.safetensors``, ...), which gets Torchreid's preprocessing; the
+            ``.xml`` file of an OSNet with Linear Context Transform, with its ``.bin`` beside it.
+        architecture: name of the network, needed if it cannot be inferred from the tensors.
+        config: exact settings, instead of a name. If the weights have a neck, it is kept.
 
     Raises:
-        WeightsError: missing, damaged or unsafe file, or tensors of another network (the first ten are listed).
+        WeightsError: the file is missing, damaged or unsafe, or its tensors belong to another network (the first ten
+            mismatches are listed).
     """
     return read_checkpoint(path, architecture=architecture, config=config).build()
 
@@ -107,7 +105,7 @@ def load_weights(path: str | Path, *, architecture: str | None = None, config: N
 def read_checkpoint(
     path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None
 ) -> Checkpoint:
-    """Tensors and card; arguments and errors as for ``load_weights``."""
+    """Read tensors and card. Arguments and errors are those of ``load_weights``."""
     path = to_path(path)
     if path.name == CARD_FILE:
         path = path.parent
@@ -126,10 +124,10 @@ def read_checkpoint(
 
 
 def to_path(path: Any) -> Path:
-    """As a path that the system can look up.
+    """Convert to a path that the system can look up.
 
     Raises:
-        WeightsError: it is no path, or none that could exist.
+        WeightsError: ``path`` is not a path, or not a valid one on this system.
     """
     if not isinstance(path, str | PathLike):
         raise WeightsError(f"weights {path!r} is a {type(path).__name__}; give a path or a name of `osnet weights`")
@@ -141,10 +139,10 @@ def to_path(path: Any) -> Path:
 
 
 def _check_described(path: Path) -> None:
-    """The card beside a safetensors file must be that file's: else other tensors would be loaded than were asked for.
+    """Check that the card beside a safetensors file describes that file; else other tensors would be loaded.
 
     Raises:
-        WeightsError: it names another file.
+        WeightsError: the card names another file.
     """
     described = path.parent / read_card(path.parent)[1]
     if not described.exists() or not path.samefile(described):
@@ -161,18 +159,17 @@ def save_weights(
     classifier: Mapping[str, Tensor] | None = None,
     attributes: AttributeHead | None = None,
 ) -> Card:
-    """Save ``network`` as a checkpoint folder; what was there is replaced only when all is written.
+    """Save ``network`` as a checkpoint folder. Existing weights are replaced only after the new ones are written.
 
     Args:
         network: any network of the library.
-        folder: made if need be.
-        card: what to say of it; by default the network's own card. The architecture, the classes and
-            the SHA-256 are filled in here.
-        classifier: ``weight`` (classes, D) and ``bias`` (classes,) of the head, kept beside it.
-        attributes: the attribute head, kept beside it; its names and thresholds go on the card.
+        folder: created if it does not exist.
+        card: the metadata; default: the network's own card. Architecture, number of classes and SHA-256 are set here.
+        classifier: ``weight`` (C, D) and ``bias`` (C,) of a classifier to store too.
+        attributes: an attribute head to store too; its names and thresholds are written to the card.
 
     Returns:
-        The card as it was written.
+        The card that was written.
     """
     card = replace(card or network.card or Card(network.config), architecture=network.config)
     state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
@@ -185,7 +182,7 @@ def save_weights(
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
-    """Write a checkpoint folder, atomically. Returns the card as it was written."""
+    """Write a checkpoint folder atomically and return the card that was written."""
     folder = make_folder(folder)
     card = checkpoint.card
     _check_state(checkpoint.state, card.architecture, str(folder))
@@ -214,7 +211,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
 def convert(
     source: str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
 ) -> Card:
-    """Between Torchreid's files and our folders, whichever way the target's name asks for.
+    """Convert weights to a Torchreid file or to a checkpoint folder, depending on the name of the target.
 
     Args:
         source: anything that ``load_weights`` takes.
@@ -243,10 +240,10 @@ def convert(
 
 
 def network_sha256(network: Network, preprocessing: Preprocessing) -> str:
-    """SHA-256 of all that decides an embedding: settings, preprocessing, tensors.
+    """Compute the SHA-256 of everything that determines an embedding: settings, preprocessing, tensors.
 
-    It does not depend on the kind of file: a network converted from Torchreid's format has the same.
-    Counters of seen batches and the classifier, which change no embedding, are left out.
+    It does not depend on the file format: a network converted from Torchreid's format has the same digest. BatchNorm
+    counters and the classifier are left out, because they change no embedding.
     """
     digest = hashlib.sha256()
     settings = {"architecture": _decisions(network.config), "preprocessing": _decisions(preprocessing)}

@@ -1,4 +1,4 @@
-"""Weights that the authors published: which exist, where they lie, how to get them.
+"""Published weights: which exist, and finding or downloading them.
 
 They are looked for in this order: the path given, the folder ``$OSNET_WEIGHTS``, the Hugging Face cache,
 the authors' Hugging Face repository. Names marked "by pattern" were derived from their siblings' names;
@@ -20,7 +20,7 @@ from typing import Literal
 from osnet.errors import WeightsError
 from osnet.files import make_folder, sha256_file, write_json
 from osnet.models.network import Network
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS
 from osnet.weights.card import CARD_FILE, LICENCE_ZOO
 from osnet.weights.checkpoint import Checkpoint, read_checkpoint, to_path
 from osnet.weights.hugging_face import PREFIX, fetch_checkpoint
@@ -104,7 +104,7 @@ PUBLISHED: dict[tuple[str, str], PublishedWeights] = {(w.model, w.dataset): w fo
 
 
 def find_weights(model: str, pretrained: str | Path | Literal[True]) -> Path:
-    """Where the weights lie on this machine, downloading them if need be.
+    """Find published weights on this machine, or download them.
 
     Args:
         model: a name of ``list_models()``.
@@ -130,12 +130,12 @@ def find_weights(model: str, pretrained: str | Path | Literal[True]) -> Path:
 
 
 def load_model(weights: str | Path) -> Network:
-    """A network with weights; arguments and errors as for ``find_checkpoint``."""
+    """Load a network by path or short name. Arguments and errors are those of ``find_checkpoint``."""
     return find_checkpoint(weights).build()
 
 
 def find_checkpoint(weights: str | Path) -> Checkpoint:
-    """Tensors and card, from a path or from a short name like ``osnet_x0_25_msmt17``.
+    """Read tensors and card from a path or a short name such as ``osnet_x0_25_msmt17``.
 
     Short names are those of BoxMOT, with or without ``.pt``, and ``MODEL_DATASET`` of any published pair.
 

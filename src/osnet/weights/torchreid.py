@@ -18,9 +18,8 @@ from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import written_aside
-from osnet.models.build import list_tensors
 from osnet.models.config import NetworkConfig, Normalization, OSNetConfig
-from osnet.models.variants import VARIANTS, get_config, name_of
+from osnet.models.registry import VARIANTS, get_config, list_tensors, name_of
 from osnet.types import Distance
 from osnet.weights.file_kinds import SAVE_TENSORS
 

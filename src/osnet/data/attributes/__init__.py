@@ -1,1 +1,1 @@
-"""What people look like, in words: data sets of images with 0/1 labels."""
+"""Data sets of person attributes: images with 0/1 labels."""

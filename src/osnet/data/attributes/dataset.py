@@ -1,4 +1,4 @@
-"""A data set for attributes: images with 0/1 labels, and what in it does not match.
+"""Attribute data sets: images with 0/1 labels, and the mismatches found in them.
 
 Shapes: N images, A attributes.
 """
@@ -21,47 +21,47 @@ OnMismatch = Literal["raise", "skip"]
 Labels = NDArray[np.float32]
 NUM_SHOWN = 20
 NO_IDENTITY = JUNK_PID
-"""``Crop.pid`` of an image of which nobody says who is on it."""
+"""``Crop.pid`` of an image whose identity is unknown."""
 
 
 @dataclass(frozen=True)
 class AttributeSplit:
-    """One part of a data set."""
+    """One split of an attribute data set."""
 
     name: str
     crops: tuple[Crop, ...] = ()
-    """``pid`` is -1 where nobody says who it is."""
+    """``pid`` is -1 where the identity is unknown."""
     labels: Labels = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
-    """(N, A): 1 it holds, 0 it does not, NaN nobody says."""
+    """(N, A) float32: 1 positive, 0 negative, NaN unknown."""
 
     def __len__(self) -> int:
         return len(self.crops)
 
     @property
     def paths(self) -> list[Path]:
-        """The crops' files, in order."""
+        """Paths of the crops, in order."""
         return [crop.path for crop in self.crops]
 
     def take(self, rows: Sequence[int], name: str | None = None) -> "AttributeSplit":
-        """Some of the rows, in the order given."""
+        """Select rows, in the given order."""
         return AttributeSplit(name or self.name, tuple(self.crops[i] for i in rows), self.labels[list(rows)])
 
 
 @dataclass(frozen=True)
 class AttributeDataset:
-    """Images with labels, in three parts; a part may be empty."""
+    """Images with attribute labels in three splits; a split may be empty."""
 
     name: str
     root: Path
     attributes: tuple[str, ...]
-    """A names, in the order of the labels' columns."""
+    """The A attribute names, in the order of the label columns."""
     train: AttributeSplit
     val: AttributeSplit
     test: AttributeSplit
     problems: tuple[str, ...] = ()
-    """What does not match, one by one; such images are in no part."""
+    """The mismatches between files and labels; the images concerned are in no split."""
     notes: tuple[str, ...] = ()
-    """What else should be known: counts that are not the published ones."""
+    """Remarks, such as counts that differ from the published ones."""
 
     @property
     def splits(self) -> tuple[AttributeSplit, AttributeSplit, AttributeSplit]:
@@ -69,15 +69,15 @@ class AttributeDataset:
         return self.train, self.val, self.test
 
     def positive_ratios(self) -> NDArray[np.float64]:
-        """Of each attribute, the share of positives among the known labels of the train part: (A,), in [0, 1].
+        """Compute each attribute's share of positives among the known train labels: (A,), in [0, 1].
 
-        Counted from the labels; no image is read. An attribute without any label gets 0.
+        No image is read. An attribute without known labels gets 0.
         """
         known = ~np.isnan(self.train.labels)
         return np.nansum(self.train.labels, axis=0, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
 
     def select(self, attributes: Sequence[str]) -> "AttributeDataset":
-        """Some of the attributes, in the order given; one that is not labelled here is unknown for every image."""
+        """Select attributes, in the given order. An attribute that this data set lacks becomes unknown (NaN)."""
         place = {name: column for column, name in enumerate(self.attributes)}
 
         def chosen(split: AttributeSplit) -> AttributeSplit:
@@ -91,22 +91,22 @@ class AttributeDataset:
 
 @dataclass(frozen=True)
 class Listed:
-    """A row as an annotation file has it, before it is known whether it fits."""
+    """A row of an annotation file, not yet checked."""
 
     split: str
     file: Any
-    """The image, relative to the images' folder; whatever the annotation holds, text or not."""
+    """Path relative to the folder of the images; may be any type, as the annotation file has it."""
     labels: Any
-    """A values; NaN where unknown."""
+    """A values: 0, 1, or NaN if unknown."""
     where: str
-    """The row, in words, for messages."""
+    """Names the row in error messages."""
     pid: int = NO_IDENTITY
     camid: int = 0
 
 
 @dataclass
 class Found:
-    """Parts of a data set, put together row by row; what does not match is noted."""
+    """Collects the splits of a data set row by row, and the mismatches."""
 
     images: Path
     num_attributes: int
@@ -115,7 +115,7 @@ class Found:
     problems: list[str] = field(default_factory=list)
 
     def add_all(self, rows: Iterable[Listed], there: set[str]) -> None:
-        """Take the rows that fit; ``there`` holds the paths, relative to the images' folder, of all images in it."""
+        """Add the valid rows; note the others as problems. ``there``: relative paths of all images in the folder."""
         rows = list(rows)
         seen = Counter(row.file for row in rows if isinstance(row.file, str))
         for row in rows:
@@ -128,7 +128,7 @@ class Found:
 
     def _find_fault(self, row: Listed, seen: Counter[str], there: set[str]) -> str | None:
         if not isinstance(row.file, str) or not row.file:
-            return "an empty name instead of an image's"
+            return "the image name is empty"
         if seen[row.file] > 1:
             return f"{row.file} is listed {seen[row.file]} times"
         if row.file not in there:
@@ -138,11 +138,11 @@ class Found:
         if values.shape != (self.num_attributes,):
             return f"{row.file} has labels of shape {values.shape} instead of ({self.num_attributes},)"
         if strange := sorted({float(v) for v in values[~np.isnan(values)]} - {0.0, 1.0}):
-            return f"{row.file} has the label {strange[0]:g}; only 0 and 1 have a meaning"
+            return f"{row.file} has the label {strange[0]:g}; labels must be 0 or 1"
         return None
 
     def split(self, name: str) -> AttributeSplit:
-        """A part as it stands."""
+        """Build a split from the rows added so far."""
         rows = self.labels[name]
         stacked = np.stack(rows) if rows else np.empty((0, self.num_attributes), dtype=np.float32)
         return AttributeSplit(name, tuple(self.crops[name]), stacked)
@@ -151,18 +151,19 @@ class Found:
 def finish(
     name: str, root: Path, attributes: Sequence[str], found: Found, on_mismatch: OnMismatch, notes: Sequence[str] = ()
 ) -> AttributeDataset:
-    """The data set, if nothing is wrong with it or the user chose to go on.
+    """Build the data set from the collected rows.
 
     Raises:
-        DataError: files and labels do not match, and ``on_mismatch`` is ``raise``; or nothing is left.
+        DataError: files and labels do not match and ``on_mismatch`` is ``raise``, or no labelled image is left.
     """
     if found.problems and on_mismatch == "raise":
         more = f"\n  ... and {len(found.problems) - NUM_SHOWN} more" if len(found.problems) > NUM_SHOWN else ""
         raise DataError(
-            f"{root}: files and labels do not match in {len(found.problems)} places; to leave these out and go on, "
-            "choose on_mismatch='skip', on the command line --skip-mismatches\n  "
-            + "\n  ".join(found.problems[:NUM_SHOWN]) + more
-        )  # fmt: skip
+            f"{root}: files and labels do not match in {len(found.problems)} places; to skip these, "
+            "pass on_mismatch='skip' (command line: --skip-mismatches)\n  "
+            + "\n  ".join(found.problems[:NUM_SHOWN])
+            + more
+        )
     train, val, test = (found.split(split) for split in ("train", "val", "test"))
     if not len(train) + len(val) + len(test):
         raise DataError(f"{root}: no image with labels is left")
@@ -170,7 +171,7 @@ def finish(
 
 
 def check_counts(found: Found, published: dict[str, int], name: str) -> list[str]:
-    """Notes on parts whose size is not the published one."""
+    """List the splits whose size differs from the published one."""
     return [
         f"{split} has {len(found.crops[split]):,} usable images; {name} has {count:,} as published"
         for split, count in published.items()
@@ -179,31 +180,31 @@ def check_counts(found: Found, published: dict[str, int], name: str) -> list[str
 
 
 def list_names(folder: Path) -> set[str]:
-    """Names of the images directly in ``folder``.
+    """List the names of the images directly in ``folder``.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder {folder} with the images")
+        raise DataError(f"the folder of the images does not exist: {folder}")
     return {path.name for path in folder.iterdir() if is_image_file(path)}
 
 
 def read_mat(path: Path) -> dict[str, Any]:
-    """A MATLAB file (version 5) as dictionaries and arrays.
+    """Read a MATLAB file (version 5) into dictionaries and arrays.
 
     Raises:
-        DataError: it cannot be read.
-        MissingExtraError: SciPy, of the extra ``attributes``, is not installed.
+        DataError: the file cannot be read.
+        MissingExtraError: SciPy (extra ``attributes``) is not installed.
     """
     loadmat = require_extra("scipy.io", "attributes").loadmat
     try:
         content = loadmat(path, simplify_cells=True)
-    except Exception as error:  # a damaged file may make the parser raise anything
+    except Exception as error:  # the parser raises many types on damaged files
         raise DataError(f"{path} cannot be read as a MATLAB file: {error!r}") from error
     return {key: value for key, value in content.items() if not key.startswith("__")}
 
 
 def as_text(value: Any) -> str:
-    """A name out of a MATLAB cell; '' for one that is empty or no text."""
+    """Return the text of a MATLAB cell; '' if it is empty or not text."""
     return str(value) if isinstance(value, str) else ""

@@ -1,7 +1,7 @@
-"""Attributes of people whose identity is known too: Market-1501's, and generated people's.
+"""Attribute data sets with identities: Market-1501, and the generated people.
 
-Market-1501's labels (Lin et al., "Improving Person Re-identification by Attribute and Identity Learning", 2019) are of
-identities: every image of a person gets the same ones. The file ``market_attribute.mat`` lies in the data set's folder.
+Market-1501's labels (Lin et al., "Improving Person Re-identification by Attribute and Identity Learning", 2019) belong
+to identities: all images of a person have the same labels. They are in the file ``market_attribute.mat``.
 """
 
 from collections.abc import Iterable
@@ -19,19 +19,22 @@ from osnet.types import DISTRACTOR_PID, Crop
 
 MARKET_FILE = "market_attribute.mat"
 MEANING_OF_2 = {
-    "gender": "female", "hair": "long hair", "up": "short sleeve", "down": "short lower body clothing",
+    "gender": "female",
+    "hair": "long hair",
+    "up": "short sleeve",
+    "down": "short lower body clothing",
     "clothes": "pants",
-}  # fmt: skip
-"""What the value 2 means where the column's name does not say it (the data's own description); elsewhere it is yes."""
+}
+"""Meaning of the value 2 in these columns, from the data set's description; in all other columns 2 means yes."""
 AGES = ("young", "teenager", "adult", "old")
 NUM_COLUMNS = 27
 PUBLISHED_IDENTITIES = {"train": 751, "test": 750}
 VALIDATION_EVERY = 10
-"""Every tenth training identity validates, so that nobody is in two parts."""
+"""Every tenth training identity goes to ``val``, so the splits share no identity."""
 
 
 def find_market_labels(root: Path) -> Path | None:
-    """``market_attribute.mat`` in ``root`` or in the data set's folder below it."""
+    """Find ``market_attribute.mat`` in ``root`` or in the data set's folder below it."""
     folders = [root, find_market1501(root)]
     return next((f / MARKET_FILE for f in folders if f is not None and (f / MARKET_FILE).is_file()), None)
 
@@ -39,23 +42,24 @@ def find_market_labels(root: Path) -> Path | None:
 def read_market_attributes(
     root: str | Path, on_mismatch: OnMismatch = "raise", labels: str | Path | None = None
 ) -> AttributeDataset:
-    """Market-1501's images with their identities and 30 attributes: 26 yes-or-no ones and four ages.
+    """Read Market-1501 with identities and 30 attributes: 26 binary ones and four age groups.
 
-    Training identities train, every tenth of them validates; query and gallery are the test part. Distractors and
-    junk have no labels and are left out.
+    The training identities form ``train``, except every tenth, which goes to ``val``. Query and gallery form ``test``.
+    Distractors and junk have no labels and are left out.
 
     Args:
-        root: Market-1501's folder.
-        on_mismatch: as for ``read_pa100k``.
-        labels: ``market_attribute.mat``, where it lies elsewhere.
+        root: folder of Market-1501.
+        on_mismatch: see ``read_pa100k``.
+        labels: path of ``market_attribute.mat``; default: searched in ``root``.
 
     Raises:
-        DataError: not the layout, not the labels' form, or identities without labels or without images.
+        DataError: the folder is not Market-1501, the label file is missing or malformed, or an identity has no labels
+            or no images.
     """
     root = Path(root)
     path = Path(labels) if labels is not None else find_market_labels(root)
     if path is None:
-        raise DataError(f"no {MARKET_FILE} in {root}")
+        raise DataError(f"{root} has no {MARKET_FILE}")
     names, of_split, counts = read_market_labels(path)
     dataset = read_market1501(root)
     found = Found(dataset.root, len(names))
@@ -77,17 +81,21 @@ def read_market_attributes(
 
 
 def read_market_labels(path: Path) -> tuple[list[str], dict[str, dict[int, Any]], list[str]]:
-    """Names of the 30 columns; part -> identity -> float32 (30,); notes on counts that are not the published ones.
+    """Read ``market_attribute.mat``.
+
+    Returns:
+        The 30 attribute names; split -> identity -> labels, float32 (30,); notes on counts that differ from the
+        published ones.
 
     Raises:
-        DataError: not the form of ``market_attribute.mat``.
+        DataError: the file does not have the structure of ``market_attribute.mat``.
     """
     content = read_mat(path).get("market_attribute")
     if not isinstance(content, dict) or not {"train", "test"} <= set(content):
         raise DataError(f"{path} holds no structure 'market_attribute' with train and test")
     columns = sorted(set(content["train"]) - {"image_index", "age"})
     if set(content["test"]) != set(content["train"]) or len(columns) + 1 != NUM_COLUMNS:
-        raise DataError(f"{path} has {len(columns) + 1} attributes, or others in test than in train; there are 27")
+        raise DataError(f"{path} has {len(columns) + 1} attributes, or test and train differ; expected 27")
     names = [MEANING_OF_2.get(column, column) for column in columns] + list(AGES)
     of_split: dict[str, dict[int, Any]] = {}
     for part in ("train", "test"):
@@ -108,12 +116,12 @@ def read_market_labels(path: Path) -> tuple[list[str], dict[str, dict[int, Any]]
 
 
 def read_generated_attributes(root: str | Path) -> AttributeDataset:
-    """Generated people with their identities and PA-100K's 26 attributes.
+    """Read a generated data set with identities and PA-100K's 26 attributes.
 
-    Of the training people, an eighth (whole fours, at least one four where there are two) validates.
+    An eighth of the training identities goes to ``val``: whole groups of four, at least one if there are two groups.
 
     Raises:
-        DataError: ``root`` is no generated data set.
+        DataError: ``root`` is not a generated data set.
     """
     root = Path(root)
     notes = read_annotations(root)

@@ -20,12 +20,34 @@ from osnet.data.attributes.dataset import (
 from osnet.errors import DataError
 
 ATTRIBUTES = (
-    "Female", "AgeOver60", "Age18-60", "AgeLess18", "Front", "Side", "Back", "Hat", "Glasses", "HandBag",
-    "ShoulderBag", "Backpack", "HoldObjectsInFront", "ShortSleeve", "LongSleeve", "UpperStride", "UpperLogo",
-    "UpperPlaid", "UpperSplice", "LowerStripe", "LowerPattern", "LongCoat", "Trousers", "Shorts", "Skirt&Dress",
+    "Female",
+    "AgeOver60",
+    "Age18-60",
+    "AgeLess18",
+    "Front",
+    "Side",
+    "Back",
+    "Hat",
+    "Glasses",
+    "HandBag",
+    "ShoulderBag",
+    "Backpack",
+    "HoldObjectsInFront",
+    "ShortSleeve",
+    "LongSleeve",
+    "UpperStride",
+    "UpperLogo",
+    "UpperPlaid",
+    "UpperSplice",
+    "LowerStripe",
+    "LowerPattern",
+    "LongCoat",
+    "Trousers",
+    "Shorts",
+    "Skirt&Dress",
     "boots",
-)  # fmt: skip
-"""In the data's order and spelling."""
+)
+"""In the order and spelling of the data set."""
 PUBLISHED = {"train": 80_000, "val": 10_000, "test": 10_000}
 ANNOTATIONS = ("annotation/annotation.mat", "annotation.mat")
 IMAGES = ("data", "release_data/release_data", "release_data")
@@ -34,27 +56,28 @@ KEYS = {"attributes", *(f"{split}_{what}" for split in SPLITS for what in ("imag
 
 
 def find_pa100k(root: Path) -> Path | None:
-    """The annotation file below ``root``, in either layout, or None."""
+    """Find the annotation file below ``root`` in either layout; None if there is none."""
     return next((root / name for name in ANNOTATIONS if (root / name).is_file()), None)
 
 
 def read_pa100k(root: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
-    """PA-100K or a part of it, in either layout. Counts that are not the published ones stand in ``notes``.
+    """Read PA-100K or a part of it, in either layout. Differences from the published counts go to ``notes``.
 
     Args:
-        root: the folder that holds the annotations and the images.
-        on_mismatch: ``raise``: stop where files and labels do not match, naming them; ``skip``: leave these out and
-            name them in ``problems``.
+        root: the folder with the annotations and the images.
+        on_mismatch: what to do if files and labels do not match. ``raise``: raise an error that lists them. ``skip``:
+            leave them out and list them in ``problems``.
 
     Raises:
-        DataError: the layout is not there; the attributes are not PA-100K's 26 in their order; or a mismatch.
+        DataError: annotations or images are missing, the attributes are not PA-100K's 26 in their order, or files and
+            labels do not match.
     """
     root = Path(root)
     annotation = find_pa100k(root)
     images = next((root / name for name in IMAGES if (root / name).is_dir()), None)
     if annotation is None or images is None:
         looked = f"{' or '.join(ANNOTATIONS)}, and {' or '.join(IMAGES)}"
-        raise DataError(f"{root} does not hold PA-100K: looked for {looked}")
+        raise DataError(f"{root} is not PA-100K: looked for {looked}")
     content = read_mat(annotation)
     if missing := sorted(KEYS - set(content)):
         raise DataError(f"{annotation} has no {', '.join(missing)}")
@@ -62,7 +85,7 @@ def read_pa100k(root: str | Path, on_mismatch: OnMismatch = "raise") -> Attribut
     if names != ATTRIBUTES:
         raise DataError(f"{annotation} has the attributes {', '.join(names)}; PA-100K's are {', '.join(ATTRIBUTES)}")
     found = Found(images, len(ATTRIBUTES))
-    found.problems = [f"{annotation.name}: a key {key!r} that no one knows" for key in sorted(set(content) - KEYS)]
+    found.problems = [f"{annotation.name}: unknown key {key!r}" for key in sorted(set(content) - KEYS)]
     rows = []
     for split in SPLITS:
         files, labels = content[f"{split}_images_name"], content[f"{split}_label"]

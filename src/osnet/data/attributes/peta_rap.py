@@ -1,9 +1,9 @@
-"""PETA and RAP by their public MATLAB files. Written from how public code indexes these; never run on the real ones.
+"""Read PETA and RAP from their public MATLAB files. Follows public code that reads them; never run on the real files.
 
     PETA (Deng et al., ACM MM 2014):  ROOT/PETA.mat                           ROOT/images/00001.png
     RAP 1 and 2 (Li et al.):          ROOT/RAP_annotation/RAP_annotation.mat  ROOT/RAP_dataset/*.png
 
-A structure's fields are taken by their places, as everybody does:
+Fields of a structure are read by position, as in other public code:
     peta            labels (19000, 4 + 105), names, _, partitions of (train, val, test)
     RAP_annotation  RAP 1: partitions of (train, test), labels (41585, 92), _, names, _, files
                     RAP 2: files, labels (84928, 152), names, selected, partitions of (train, val, test)
@@ -43,15 +43,15 @@ PETA_FILE, RAP_FILE = "PETA.mat", "RAP_annotation/RAP_annotation.mat"
 
 
 def read_peta(root: str | Path, on_mismatch: OnMismatch = "raise", partition: int = 0) -> AttributeDataset:
-    """PETA with its 35 scored attributes.
+    """Read PETA with its 35 evaluated attributes.
 
     Args:
-        root: the folder that holds ``PETA.mat``.
+        root: the folder with ``PETA.mat``.
         on_mismatch: as for ``read_pa100k``.
         partition: which of the five random splits, from 0.
 
     Raises:
-        DataError: not PETA's form, or a mismatch.
+        DataError: the file does not have PETA's structure, or files and labels do not match.
     """
     root = Path(root)
     fields = _fields(root / PETA_FILE, "peta", 4)
@@ -65,17 +65,18 @@ def read_peta(root: str | Path, on_mismatch: OnMismatch = "raise", partition: in
 
 
 def read_rap(root: str | Path, on_mismatch: OnMismatch = "raise", partition: int = 0) -> AttributeDataset:
-    """RAP 1 with its 51 scored attributes, or RAP 2 with those that it selects.
+    """Read RAP 1 with its 51 evaluated attributes, or RAP 2 with those that its file selects.
 
-    RAP 1 has no validation part: a run on it keeps its last epoch. RAP 2's labels of 2 mean "uncertain": unknown.
+    RAP 1 has no validation split, so training keeps the last epoch. In RAP 2 the label 2 means "uncertain"; it is read
+    as unknown.
 
     Args:
-        root: the folder that holds ``RAP_annotation`` and ``RAP_dataset``.
+        root: the folder with ``RAP_annotation`` and ``RAP_dataset``.
         on_mismatch: as for ``read_pa100k``.
         partition: which of the five random splits, from 0.
 
     Raises:
-        DataError: not RAP's form, or a mismatch.
+        DataError: the file does not have RAP's structure, or files and labels do not match.
     """
     root = Path(root)
     path = root / RAP_FILE
@@ -108,7 +109,7 @@ def _fields(path: Path, key: str, at_least: int) -> list[Any]:
 
 
 def _partition(partitions: Any, number: int, splits: Sequence[str], num_files: int, path: Path) -> dict[str, list[int]]:
-    """Rows, from 0, of each part."""
+    """Row indices, from 0, of each split."""
     choices = [partitions] if isinstance(partitions, dict) else list(partitions)
     if not 0 <= number < len(choices):
         raise DataError(f"partition {number} is outside 0 to {len(choices) - 1}, which {path} has")
@@ -126,16 +127,22 @@ def _partition(partitions: Any, number: int, splits: Sequence[str], num_files: i
 
 
 def _build(
-    name: str, root: Path, images: Path, names: Sequence[str], files: Sequence[str], labels_NA: np.ndarray,
-    parts: dict[str, list[int]], on_mismatch: OnMismatch,
-) -> AttributeDataset:  # fmt: skip
+    name: str,
+    root: Path,
+    images: Path,
+    names: Sequence[str],
+    files: Sequence[str],
+    labels_NA: np.ndarray,
+    parts: dict[str, list[int]],
+    on_mismatch: OnMismatch,
+) -> AttributeDataset:
     if not all(names) or len(set(names)) != len(names):
-        raise DataError(f"{root}: attributes without a name, or one twice: {', '.join(names)}")
+        raise DataError(f"{root}: attribute names must be non-empty and distinct: {', '.join(names)}")
     found = Found(images, len(names))
     listed = {row for rows in parts.values() for row in rows}
     rows = [
         Listed(split, files[i], labels_NA[i], f"{split} image {i + 1}") for split, part in parts.items() for i in part
     ]
-    elsewhere = {files[i] for i in range(len(files)) if i not in listed}  # labelled, but in no part of this partition
+    elsewhere = {files[i] for i in range(len(files)) if i not in listed}  # labelled, but not used in this partition
     found.add_all(rows, list_names(images) - elsewhere)
     return finish(name, root, names, found, on_mismatch, check_counts(found, COUNTS[name], name))

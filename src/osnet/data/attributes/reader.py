@@ -1,4 +1,4 @@
-"""Any data set of attributes, by what lies in its folder; and the plainest of all, a CSV."""
+"""Read any attribute data set, recognised by the files in its folder, or a CSV."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ VALUES = {"0": 0.0, "1": 1.0, "": float("nan")}
 
 
 def read_attributes(root: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
-    """PA-100K, PETA, RAP 1 or 2, Market-1501 with its labels, generated people, or a CSV: whichever is there.
+    """Read PA-100K, PETA, RAP 1 or 2, Market-1501 with attribute labels, generated people, or a CSV.
 
     Args:
-        root: a data set's folder; or a CSV file, whose images lie beside or below it.
-        on_mismatch: ``raise``: stop where files and labels do not match, naming them; ``skip``: leave these out and
-            name them in ``problems``.
+        root: folder of the data set; or a CSV file with its images beside or below it.
+        on_mismatch: what to do if files and labels do not match. ``raise``: raise an error that lists them. ``skip``:
+            leave them out and list them in ``problems``.
 
     Raises:
-        DataError: none of these is there (the message says what was looked for), or as its reader raises.
+        DataError: no known data set was found (the message lists the files that were looked for), or its reader failed.
     """
     root = Path(root)
     if root.is_file():
@@ -45,13 +45,13 @@ def read_attributes(root: str | Path, on_mismatch: OnMismatch = "raise") -> Attr
     if find_market_labels(root) is not None:
         return read_market_attributes(root, on_mismatch)
     raise DataError(
-        f"{root} holds no attributes that are known: looked for {CSV_FILE}, {ANNOTATIONS_FILE} (generated people), "
+        f"{root} holds no known attribute data set: looked for {CSV_FILE}, {ANNOTATIONS_FILE} (generated people), "
         f"{PETA_FILE}, {RAP_FILE}, annotation.mat (PA-100K), market_attribute.mat (Market-1501)"
     )
 
 
 def knows_attributes(root: str | Path) -> bool:
-    """True if ``read_attributes`` would find a data set there."""
+    """Return True if ``read_attributes`` would find a data set in ``root``."""
     root = Path(root)
     files = (CSV_FILE, ANNOTATIONS_FILE, PETA_FILE, RAP_FILE)
     return (
@@ -63,11 +63,14 @@ def knows_attributes(root: str | Path) -> bool:
 
 
 def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
-    """A CSV with a header: ``path`` (below the CSV's folder), maybe ``split`` (train, val, test; train where it is
-    missing), and one column per attribute, holding 0, 1, or nothing where nobody knows.
+    """Read a CSV with a header and one column per attribute, which holds 0, 1, or nothing if unknown.
+
+    The column ``path`` is relative to the folder of the CSV. The optional column ``split`` is train, val or test; empty
+    means train.
 
     Raises:
-        DataError: no such columns, a value other than these, a path that leads out, or a mismatch.
+        DataError: a column is missing or occurs twice, a value is not allowed, a path leads out of the folder, or files
+            and labels do not match.
     """
     table = Path(table)
     root = table.parent

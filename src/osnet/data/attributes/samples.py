@@ -1,4 +1,4 @@
-"""Training samples with attributes, with identities, or with either; and data sets of both kinds as one."""
+"""Training samples with attributes, identities or both, and joining such data sets."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ NO_LABEL = -1
 class AttributeSamples(Dataset[dict[str, Tensor | int]]):
     """Samples by key: ``image`` (3, H, W) float32, ``attributes`` (A,) of 0, 1 or NaN, ``label`` of the identity.
 
-    Labels are 0..C-1 in the order of the pids, and -1 where nobody says who it is.
+    Labels are 0..C-1 in the order of the pids, and -1 if the identity is unknown.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class AttributeSamples(Dataset[dict[str, Tensor | int]]):
         return len(self.split)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor | int]:
-        """The sample is a function of the seed and the key alone."""
+        """Make one sample, which depends only on the seed and the key."""
         epoch, place, index = key
         rng = np.random.default_rng([self.seed, epoch, place])
         crops = self.split.crops
@@ -58,25 +58,25 @@ class AttributeSamples(Dataset[dict[str, Tensor | int]]):
 
 
 def join_labels(datasets: Sequence[AttributeDataset | ReidDataset]) -> AttributeDataset:
-    """Data sets that have identities, attributes or both, as one. What one of them does not say is unknown there.
+    """Join data sets with identities, attributes or both. Labels that a data set lacks become unknown.
 
-    Attributes are those of all of them, in the order in which they first come; equal names are taken to mean the same.
-    Identities and cameras are numbered on, and ``dsetid`` is the place in ``datasets``. Of data sets for
-    re-identification the train split is used; validation and test parts are those of the others.
+    The attributes are those of all data sets, in order of first appearance; equal names mean the same attribute. Pids
+    and camids continue from one data set to the next; ``dsetid`` is the index in ``datasets``. Re-identification data
+    sets contribute only their train split.
 
     Raises:
-        DataError: none given, one twice, or the same name twice.
+        DataError: ``datasets`` is empty, or a training image is labelled distractor.
     """
     if not datasets:
-        raise DataError("no data set to train on")
+        raise DataError("no data set to train on: pass at least one")
     names = list(dict.fromkeys(name for d in datasets if isinstance(d, AttributeDataset) for name in d.attributes))
     parts: dict[str, list[AttributeSplit]] = {"train": [], "val": [], "test": []}
     first_pid, first_camid = 1, 1
     for dsetid, dataset in enumerate(datasets):
         if isinstance(dataset, ReidDataset):
             crops = join_training([dataset]).train.crops
-            nobody_says = np.full((len(crops), len(names)), np.nan, dtype=np.float32)
-            splits: tuple[AttributeSplit, ...] = (AttributeSplit("train", crops, nobody_says),)
+            all_unknown = np.full((len(crops), len(names)), np.nan, dtype=np.float32)
+            splits: tuple[AttributeSplit, ...] = (AttributeSplit("train", crops, all_unknown),)
         else:
             splits = dataset.select(names).splits if names else dataset.splits
         pids = sorted({crop.pid for split in splits for crop in split.crops} - {NO_IDENTITY})
@@ -92,9 +92,15 @@ def join_labels(datasets: Sequence[AttributeDataset | ReidDataset]) -> Attribute
     train, val, test = (_join_parts(name, parts[name], len(names)) for name in ("train", "val", "test"))
     said = [d for d in datasets if isinstance(d, AttributeDataset)]
     return AttributeDataset(
-        "+".join(d.name for d in datasets), datasets[0].root, tuple(names), train, val, test,
-        tuple(p for d in said for p in d.problems), tuple(n for d in said for n in d.notes),
-    )  # fmt: skip
+        "+".join(d.name for d in datasets),
+        datasets[0].root,
+        tuple(names),
+        train,
+        val,
+        test,
+        tuple(p for d in said for p in d.problems),
+        tuple(n for d in said for n in d.notes),
+    )
 
 
 def _join_parts(name: str, parts: Sequence[AttributeSplit], num_attributes: int) -> AttributeSplit:

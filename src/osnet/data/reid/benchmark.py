@@ -138,10 +138,15 @@ class Benchmark:
         """Names, counts and notes, for a file."""
         rows = [asdict(row) | {"differs": row.differs} for row in self.counts()]
         return {
-            "name": self.name, "variant": self.variant, "root": str(self.root), "rule": self.rule,
-            "num_splits": len(self.datasets), "counts": rows, "notes": list(self.notes),
+            "name": self.name,
+            "variant": self.variant,
+            "root": str(self.root),
+            "rule": self.rule,
+            "num_splits": len(self.datasets),
+            "counts": rows,
+            "notes": list(self.notes),
             "splits_file": None if self.splits_file is None else str(self.splits_file),
-        }  # fmt: skip
+        }
 
     def __str__(self) -> str:
         variant = f" ({self.variant})" if self.variant else ""

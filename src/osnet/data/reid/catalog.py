@@ -1,7 +1,7 @@
 """Every benchmark by name: its layout, its published counts, its reader."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -76,11 +76,22 @@ class Entry:
 
 
 _ENTRIES = (
-    Entry("market1501", "Market-1501", market1501.LAYOUT, market1501.read_market1501_benchmark,
-          {"": market1501.PUBLISHED, "with the further distractors": market1501.PUBLISHED_500K}),
+    Entry(
+        "market1501",
+        "Market-1501",
+        market1501.LAYOUT,
+        market1501.read_market1501_benchmark,
+        {"": market1501.PUBLISHED, "with the further distractors": market1501.PUBLISHED_500K},
+    ),
     Entry("cuhk03", "CUHK03", cuhk03.LAYOUT, cuhk03.read_cuhk03, cuhk03.PUBLISHED, cuhk03.NOTES),
-    Entry("dukemtmcreid", "DukeMTMC-reID (withdrawn)", dukemtmcreid.LAYOUT, dukemtmcreid.read_dukemtmcreid,
-          {"": dukemtmcreid.PUBLISHED}, dukemtmcreid.NOTES),
+    Entry(
+        "dukemtmcreid",
+        "DukeMTMC-reID (withdrawn)",
+        dukemtmcreid.LAYOUT,
+        dukemtmcreid.read_dukemtmcreid,
+        {"": dukemtmcreid.PUBLISHED},
+        dukemtmcreid.NOTES,
+    ),
     Entry("msmt17", "MSMT17", msmt17.LAYOUT, msmt17.read_msmt17, {"": msmt17.PUBLISHED}, msmt17.NOTES),
     Entry("viper", "VIPeR", viper.LAYOUT, viper.read_viper, {"": viper.PUBLISHED}),
     Entry("grid", "GRID", grid.LAYOUT, grid.read_grid, {"": grid.PUBLISHED}),
@@ -89,9 +100,10 @@ _ENTRIES = (
     Entry("cuhk01", "CUHK01", cuhk01.LAYOUT, cuhk01.read_cuhk01, {"": cuhk01.PUBLISHED}, cuhk01.NOTES),
     Entry("cuhk02", "CUHK02", cuhk02.LAYOUT, cuhk02.read_cuhk02, {"": cuhk02.PUBLISHED}, cuhk02.NOTES),
     Entry("cuhksysu", "CUHK-SYSU", cuhksysu.LAYOUT, cuhksysu.read_cuhksysu, {"": cuhksysu.PUBLISHED}, cuhksysu.NOTES),
-    Entry("sensereid", "SenseReID", sensereid.LAYOUT, sensereid.read_sensereid, {"": sensereid.PUBLISHED},
-          sensereid.NOTES),
-)  # fmt: skip
+    Entry(
+        "sensereid", "SenseReID", sensereid.LAYOUT, sensereid.read_sensereid, {"": sensereid.PUBLISHED}, sensereid.NOTES
+    ),
+)
 BOTH_WAYS = ("viper", "cuhk01")
 """Benchmarks whose splits come in pairs with the same training half; see ``drawn.draw_halves``."""
 BENCHMARKS: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
@@ -209,8 +221,3 @@ def splits_overlap(trained_on: str, tested_on: str) -> bool:
     if first == second or first.benchmark != second.benchmark or first.benchmark not in BENCHMARKS:
         return False
     return not (first.seed == second.seed and first.benchmark in BOTH_WAYS and first.number // 2 == second.number // 2)
-
-
-def names_of(entries: Sequence[Entry] = _ENTRIES) -> tuple[str, ...]:
-    """Their names, in the catalogue's order."""
-    return tuple(entry.name for entry in entries)

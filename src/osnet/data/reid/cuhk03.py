@@ -126,11 +126,14 @@ def _read_crops(extracted: Extracted) -> dict[str, Crop]:
     pid_of = number_people(f"{match[1]}_{int(match[2]):04d}" for match in matches)
     return {
         match[0]: Crop(
-            extracted.folder / match[0], pid_of[f"{match[1]}_{int(match[2]):04d}"], int(match[3]),
-            f"{match[1]}_{match[2]}", match[3],
+            extracted.folder / match[0],
+            pid_of[f"{match[1]}_{int(match[2]):04d}"],
+            int(match[3]),
+            f"{match[1]}_{match[2]}",
+            match[3],
         )
         for match in matches
-    }  # fmt: skip
+    }
 
 
 def _classic_splits(folder: Path, extracted: Extracted, crops: Mapping[str, Crop]) -> tuple[ReidDataset, ...]:

@@ -2,7 +2,7 @@
 
 grid/underground_reid/
   probe/    0001_1_25004_107_32_106_221.jpeg    person 1, camera 1
-  gallery/  0000_5_...jpeg                      person 0: one of 775 others, nobody's match
+  gallery/  0000_5_...jpeg                      person 0: a distractor, one of 775 images
   features_and_partitions.mat                   trainIdxAll: the ten partitions
 """
 
@@ -32,15 +32,16 @@ PUBLISHED = (
 def read_grid(root: str | Path) -> Benchmark:
     """GRID with its own ten partitions.
 
-    Published: 250 people, 1,275 images, 8 cameras; 125 people train and 125 are queries; 900 gallery images, 775 of
-    them of others (Torchreid, grid.py; its num_gallery_pids counts images). Person 0 is a distractor: in every
-    gallery, never in training.
+    Published (Torchreid, grid.py): 250 people, 1,275 images, 8 cameras. Each partition uses 125 people for training and
+    the other 125 as queries. The gallery has 900 images; 775 of them are distractors (person 0), which are in every
+    gallery and never in training. (Torchreid's num_gallery_pids counts images, not people.)
 
     Args:
-        root: the folder that holds ``probe``, or one of those around it.
+        root: the folder with ``probe`` and ``gallery``, or a parent of it.
 
     Raises:
-        DataError: the layout is not there, images that are not named like it, or partitions that do not fit them.
+        DataError: the folders were not found, a file name does not follow the pattern, or a partition does not fit the
+            images.
         MissingExtraError: SciPy is not installed.
     """
     folder = find_layout("grid", root, INNER, ("probe", "gallery", PARTITIONS))

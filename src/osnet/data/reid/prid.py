@@ -19,8 +19,12 @@ from osnet.types import Crop, as_tuple
 
 LAYOUT = "prid2011/prid_2011/single_shot/{cam_a,cam_b}/person_0001.png"
 INNER = (
-    "single_shot", "prid_2011/single_shot", "prid2011/prid_2011/single_shot", "prid2011/single_shot", "prid2011",
-)  # fmt: skip
+    "single_shot",
+    "prid_2011/single_shot",
+    "prid2011/prid_2011/single_shot",
+    "prid2011/single_shot",
+    "prid2011",
+)
 FILE_NAME = re.compile(r"person_(\d{4})\.\w+")
 NUM_SHARED = 200
 """Numbers up to this one mean the same person in both cameras."""

@@ -1,7 +1,7 @@
-"""Splits that a protocol draws at random: drawn once from a seed, kept as JSON, checked whenever they are read.
+"""Random splits of benchmarks: drawn once from a seed, saved as JSON, and checked whenever they are read.
 
-The numbers come from NumPy's ``RandomState``, whose stream NumPy promises never to change; the kept file counts all
-the same, so that a copied file means the same splits anywhere.
+The random numbers come from NumPy's ``RandomState``, whose stream NumPy guarantees not to change. If a splits file
+exists, it is used instead of drawing again, so copying the file gives the same splits on another machine.
 """
 
 import hashlib
@@ -27,25 +27,30 @@ Draw = Callable[[np.random.RandomState], Iterable[Triple]]
 
 
 def drawn_datasets(
-    name: str, root: Path, crops: Sequence[Crop], draw: Draw, seed: int, work_dir: Path | None,
+    name: str,
+    root: Path,
+    crops: Sequence[Crop],
+    draw: Draw,
+    seed: int,
+    work_dir: Path | None,
     other_files: tuple[str, ...] = (),
-) -> tuple[tuple[ReidDataset, ...], Path]:  # fmt: skip
-    """The splits that ``draw`` makes of ``crops``, and the file that keeps them.
+) -> tuple[tuple[ReidDataset, ...], Path]:
+    """Return the random splits of a benchmark, and the path of the splits file.
 
-    The first call draws and writes; later ones read the file and check it against the images.
+    The first call draws the splits and writes the file; later calls read the file and check it against the images.
 
     Args:
-        name: the benchmark.
-        root: its folder, which the kept paths are relative to.
-        crops: all its images.
-        draw: the protocol.
-        seed: 0 to 2**32 - 1.
-        work_dir: where the file is kept; by default ``root``.
-        other_files: files in it that are no images.
+        name: name of the benchmark.
+        root: folder of the benchmark; paths in the splits file are relative to it.
+        crops: all crops of the benchmark.
+        draw: draws the splits from a random generator, following the benchmark's protocol.
+        seed: seed of the draws, 0 to 2**32 - 1.
+        work_dir: folder of the splits file; default: ``root``.
+        other_files: files in ``root`` that are not images.
 
     Raises:
-        DataError: a seed out of range, or a kept file that is damaged, was changed, or is of other images.
-        OutputError: the file cannot be written; the message says how to choose another folder.
+        DataError: the seed is out of range, or the splits file is damaged, was changed, or belongs to other images.
+        OutputError: the splits file cannot be written.
     """
     if not 0 <= seed < 2**32:
         raise DataError(f"seed {seed} is outside 0 to {2**32 - 1}")
@@ -63,8 +68,11 @@ def drawn_datasets(
 
 
 def draw_halves(crops: Sequence[Crop]) -> Draw:
-    """Ten times half of the people (rounded down) to train on; the rest is searched for twice: from the first camera in
-    the second, then the other way round. Twenty splits, as Torchreid numbers them.
+    """Return a protocol with ten random halves of the identities and two search directions: 20 splits.
+
+    Each time, half of the identities (rounded down) are used for training. The others are the test identities: first
+    with the queries from the first camera and the gallery from the second, then the other way round. The numbering of
+    the splits is Torchreid's.
     """
     views = sorted({crop.camid for crop in crops})
 
@@ -82,7 +90,7 @@ def draw_halves(crops: Sequence[Crop]) -> Draw:
 
 
 def draw_half(pids: Iterable[int], rng: np.random.RandomState) -> set[int]:
-    """Half of the people, rounded down."""
+    """Choose half of the identities at random, rounded down."""
     ordered = sorted(set(pids))
     return set(rng.permutation(ordered)[: len(ordered) // 2].tolist())
 
@@ -97,9 +105,7 @@ def _as_splits(triple: Triple) -> tuple[Split, Split, Split]:
     return train, query, gallery
 
 
-def _write(
-    path: Path, name: str, seed: int, root: Path, named: Mapping[str, Crop], drawn: Sequence[Triple]
-) -> None:  # fmt: skip
+def _write(path: Path, name: str, seed: int, root: Path, named: Mapping[str, Crop], drawn: Sequence[Triple]) -> None:
     def names(crops: Sequence[Crop]) -> list[str]:
         return sorted(crop.path.relative_to(root).as_posix() for crop in crops)
 
@@ -116,12 +122,12 @@ def _write(
     try:
         write_json(path, content)
     except OutputError as error:
-        raise OutputError(f"{error}; give work_dir, a folder that the splits of {name} can be kept in") from error
+        raise OutputError(f"{error}; pass work_dir, a writable folder for the splits of {name}") from error
 
 
 def _read(path: Path, name: str, seed: int, named: Mapping[str, Crop]) -> list[Triple]:
-    """The kept splits, checked: of this benchmark, seed and images, unchanged, and no test person in training."""
-    again = "delete it, and it is drawn again"
+    """Read the splits file. Checks benchmark, seed, images and digests, and that no test identity is in training."""
+    again = "delete the file to draw the splits again"
     content = read_json_object(path, again)
     expected = {"format": FORMAT, "benchmark": name, "seed": seed}
     for key, value in expected.items():
@@ -133,41 +139,45 @@ def _read(path: Path, name: str, seed: int, named: Mapping[str, Crop]) -> list[T
     triples = [tuple(_lookup(path, split, part, named) for part in SPLITS) for split in splits]
     if content.get("images_sha256") != _digest(list(named)):
         raise DataError(
-            f"{path} was drawn for {content.get('num_images')} images; here are {len(named)}, "
-            f"not the same ones; {again}"
+            f"{path} was drawn for {content.get('num_images')} images, "
+            f"but the data set has {len(named)} other ones; {again}"
         )
     for number, (train, query, gallery) in enumerate(triples):
         learnt = {crop.pid for crop in train}
         if both := sorted(learnt & {crop.pid for crop in (*query, *gallery)}):
-            raise DataError(f"{path}, split {number}: people {both[:SHOWN]} are in train and in the test")
+            raise DataError(f"{path}, split {number}: identities {both[:SHOWN]} are in train and in query or gallery")
     return [(train, query, gallery) for train, query, gallery in triples]
 
 
 def _lookup(path: Path, split: Any, part: str, named: Mapping[str, Crop]) -> list[Crop]:
-    """Only names of images that were found are taken, so no path can lead elsewhere."""
+    """Look up the crops by name. Unknown names are an error, so no path from the file is ever opened."""
     names = split.get(part) if isinstance(split, dict) else None
     if not isinstance(names, list):
-        raise DataError(f"{path} has a split without {part}; delete it, and it is drawn again")
+        raise DataError(f"{path} has a split without {part}; delete the file to draw the splits again")
     if unknown := [str(name) for name in names if not isinstance(name, str) or name not in named]:
         raise DataError(
-            f"{path} names {len(unknown)} image(s) that are not here: {', '.join(unknown[:SHOWN])}; "
-            "restore them, or delete the file, and it is drawn again"
+            f"{path} lists {len(unknown)} image(s) that do not exist: {', '.join(unknown[:SHOWN])}; "
+            "restore them, or delete the file to draw the splits again"
         )
     return [named[name] for name in names]
 
 
 def read_json_object(path: Path, again: str) -> dict[str, Any]:
-    """A JSON file that holds an object; ``again`` tells the user what to do if it does not.
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: the file.
+        again: ends the error message: what the user can do.
 
     Raises:
-        DataError: it is none.
+        DataError: the file cannot be read, is not JSON, or holds something else than an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}; {again}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object; {again}")
+        raise DataError(f"{path} does not hold a JSON object; {again}")
     return content
 
 

@@ -1,4 +1,4 @@
-"""What several processes want made, and one makes: extracted images, an unpacked archive."""
+"""A lock for work that several processes need but only one may do, such as extracting images or an archive."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,13 +14,20 @@ TIMEOUT_S = 3600.0
 
 @contextmanager
 def one_at_a_time(path: Path, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
-    """One process works on ``path``, a file or a folder; others wait, and then must look whether it is there.
+    """Let one process at a time create ``path``, a file or a folder.
 
-    The lock is a file beside it, which goes when the work has gone well. It stays if it has not: only then does anybody
-    who waits have work to do, and must not find another lock than who comes later. A process that dies lets go.
+    The other processes wait. When they get the lock, they must check whether ``path`` exists by then. The lock is a
+    file beside ``path``. It is deleted when the block succeeds. If the block fails, the file stays: a waiting process
+    then has to do the work, and must share the lock with processes that start later. The system releases the lock of a
+    process that dies.
+
+    Args:
+        path: the file or folder to create.
+        timeout_s: how long to wait for the lock, in seconds.
 
     Raises:
-        OutputError: no permission to write there, no locks there, or another process takes longer than ``timeout_s``.
+        OutputError: the folder is not writable, its file system has no locks, or another process holds the lock for
+            longer than ``timeout_s``.
     """
     file = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.lock")
     check_writable(file)
@@ -29,13 +36,13 @@ def one_at_a_time(path: Path, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise OutputError(
-            f"another process has been making {path} for {timeout_s:,.0f} s; wait for it, or end it"
+            f"another process has been creating {path} for more than {timeout_s:,.0f} s; wait for it or stop it"
         ) from error
     except (OSError, NotImplementedError) as error:
         raise OutputError(f"cannot lock {file}: {error}") from error
     try:
         yield
-        with suppress(OSError):  # Windows does not delete what is open
+        with suppress(OSError):  # Windows cannot delete an open file
             file.unlink(missing_ok=True)
     finally:
         lock.release()

@@ -1,21 +1,30 @@
-"""The table of named networks."""
+"""The named networks, and building a network from its settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from osnet.errors import ModelError
+from osnet.forks import settle
+from osnet.models.baselines.backbone import Backbone
 from osnet.models.config import BackboneConfig, GroupExtent, NetworkConfig, OSNetConfig
+from osnet.models.network import Network
+from osnet.models.osnet import OSNet
 
 WIDTHS = {"x1_0": 1.0, "x0_75": 0.75, "x0_5": 0.5, "x0_25": 0.25}
 
 INTEL = {"x1_0": "0277", "x0_75": "0286", "x0_5": "0287", "x0_25": "0288"}
-"""Width -> the number in the name of Intel's person-reidentification-retail files."""
+"""Width -> the number in the file name of Intel's person-reidentification-retail model."""
 
 
 def lct_config(width: float) -> OSNetConfig:
-    """The network of Intel's published files at this width, whose whole no paper describes."""
+    """The network of Intel's published file for this width. No paper describes the whole network."""
     return OSNetConfig(
         width=width,
         norm="stem",
@@ -33,7 +42,7 @@ class Variant:
 
     config: NetworkConfig
     about: str
-    """What it is and where it is described."""
+    """A short description, with the source."""
 
 
 def _variants() -> dict[str, Variant]:
@@ -48,7 +57,7 @@ def _variants() -> dict[str, Variant]:
                 f"OSNet-{norm.upper()}, arXiv:1910.06827, as in the authors' code",
             )
     for suffix, width in WIDTHS.items():
-        about = f"OSNet with Linear Context Transform, 256 numbers: person-reidentification-retail-{INTEL[suffix]}"
+        about = f"OSNet with Linear Context Transform, 256-d embedding: person-reidentification-retail-{INTEL[suffix]}"
         table[f"osnet_lct_{suffix}"] = Variant(lct_config(width), about)
     table |= _ablations()
     for suffix, groups in (("x1_0", (2, 4, 8)), ("x0_75", (2, 3, 4, 8)), ("x0_5", (2, 4, 8))):
@@ -63,7 +72,7 @@ def _variants() -> dict[str, Variant]:
 
 
 def _others() -> dict[str, Variant]:
-    """The other networks of the supplement's Table A."""
+    """The baseline networks of the supplement's Table A."""
     table = {"squeezenet1_0": Variant(BackboneConfig("squeezenet"), "SqueezeNet 1.0, arXiv:1602.07360; Table A")}
     for suffix in ("x0_5", "x0_75", "x1_0"):
         config = BackboneConfig("mobilenetv1", width=WIDTHS[suffix])
@@ -73,7 +82,7 @@ def _others() -> dict[str, Variant]:
         table[f"mobilenetv2_{suffix}"] = Variant(config, "MobileNetV2, arXiv:1801.04381; Table A")
     for suffix, width, groups, about in (
         ("x1_0", 1.0, 8, "Table A"),
-        ("x1_0", 1.0, 3, "not the one of Table A, whose 2.4M fit 8 groups only"),
+        ("x1_0", 1.0, 3, "not in Table A, whose 2.4M parameters imply 8 groups"),
         ("x1_5", 1.5, 3, "Table A"),
         ("x2_0", 2.0, 3, "Table A"),
     ):
@@ -83,8 +92,8 @@ def _others() -> dict[str, Variant]:
 
 
 def _ablations() -> dict[str, Variant]:
-    """Table 5 of the paper; row 1 is ``osnet_x1_0``. Rows 3, 4, 7, 8 are one reading of it."""
-    reading = " (one reading: the paper leaves the detail open)"
+    """The ablations of the paper's Table 5; row 1 is ``osnet_x1_0``. Rows 3, 4, 7 and 8 are our interpretation."""
+    reading = " (our interpretation: the paper does not give all details)"
     rows: list[tuple[str, OSNetConfig, str]] = [
         ("osnet_full_conv", OSNetConfig(lite=False), "row 2: full 3x3 convolutions; 94.0 / 82.7"),
         ("osnet_same_depth", OSNetConfig(stream_depth=2), f"row 3: four streams of depth 2{reading}; 91.7 / 77.9"),
@@ -107,7 +116,7 @@ def _ablations() -> dict[str, Variant]:
     ]
     table = {name: Variant(config, f"paper, Table 5, {about}") for name, config, about in rows}
     for depth in (1, 3, 4):
-        about = f"paper, Table 5, row 3 read with streams of depth {depth}"
+        about = f"paper, Table 5, row 3 interpreted with streams of depth {depth}"
         table[f"osnet_same_depth_{depth}"] = Variant(OSNetConfig(stream_depth=depth), about)
     return table
 
@@ -116,7 +125,7 @@ VARIANTS: dict[str, Variant] = _variants()
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that match ``pattern`` (``*`` and ``?`` are wildcards), sorted.
+    """List the model names that match ``pattern`` (``*`` and ``?`` are wildcards), sorted.
 
     >>> list_models("osnet_ain*")
     ['osnet_ain_x0_25', 'osnet_ain_x0_5', 'osnet_ain_x0_75', 'osnet_ain_x1_0']
@@ -125,15 +134,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def get_config(name: str, **overrides: Any) -> NetworkConfig:
-    """The settings behind a name, with any of their fields replaced.
+    """Return the settings of a named network, with some fields replaced.
 
     Raises:
-        ModelError: the name or a field is unknown, or the settings do not fit together.
+        ModelError: the name or a field is unknown, or settings contradict each other.
     """
     if name not in VARIANTS:
-        near = get_close_matches(name, VARIANTS, n=4)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise ModelError(f"unknown model {name!r}; {hint}choose from {', '.join(list_models())}")
+        near = get_close_matches(name, VARIANTS, n=4) or get_close_matches(name, VARIANTS, n=4, cutoff=0)
+        raise ModelError(f"unknown model {name!r}; did you mean {', '.join(near)}? (list_models() returns all names)")
     config = VARIANTS[name].config
     known = config.__dataclass_fields__
     if unknown := sorted(set(overrides) - set(known)):
@@ -142,7 +150,7 @@ def get_config(name: str, **overrides: Any) -> NetworkConfig:
 
 
 def name_of(config: NetworkConfig) -> str | None:
-    """The table's name for these settings (pooling, the embedding's size and the neck aside), if there is one."""
+    """The registered name of these settings, or None. Pooling, embedding size and neck are not compared."""
     plain = _without_head(config)
     return next((name for name, variant in VARIANTS.items() if _without_head(variant.config) == plain), None)
 
@@ -151,3 +159,41 @@ def _without_head(config: NetworkConfig) -> NetworkConfig:
     if isinstance(config, OSNetConfig):
         return replace(config, pooling="avg", embedding_size=512, neck=False)
     return replace(config, pooling="avg", projection=0, neck=False)
+
+
+def build_network(config: NetworkConfig, device: str | torch.device | None = None) -> Network:
+    """Build the network that ``config`` describes, with random weights.
+
+    Args:
+        config: settings of an OSNet or of another backbone.
+        device: where the tensors are created; ``"meta"`` allocates no storage, for counting and comparing shapes.
+
+    Raises:
+        ModelError: ``config`` is neither an ``OSNetConfig`` nor a ``BackboneConfig``.
+    """
+    if not isinstance(config, OSNetConfig | BackboneConfig):
+        raise ModelError(
+            f"{config} does not describe a network of this library; "
+            "a third-party model can be run, but not built or saved"
+        )
+    settle()
+    with torch.device(torch.get_default_device() if device is None else device):
+        return OSNet(config) if isinstance(config, OSNetConfig) else Backbone(config)
+
+
+@lru_cache(maxsize=128)
+def list_tensors(config: NetworkConfig) -> Mapping[str, Tensor]:
+    """The network's tensors by name, without storage, to compare names and shapes. Cached: do not modify the result."""
+    return build_network(config, "meta").state_dict()
+
+
+def without_neck(network: Network) -> Network:
+    """Return the network without its BNNeck, the features that triplet losses and new heads use.
+
+    Returns ``network`` itself if it has no neck, otherwise a copy.
+    """
+    if not network.config.neck:
+        return network
+    bare = build_network(replace(network.config, neck=False), next(network.parameters()).device)
+    bare.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("neck.")})
+    return bare.train(network.training)
