@@ -87,7 +87,7 @@ def test_a_stream_that_breaks_off_comes_back(server: Server, tmp_path: Path) -> 
     # The end of each, another size, and two tries in vain.
     reasons = [e.reason for e in events if isinstance(e, Gap)]
     assert len(reasons) == 5
-    assert reasons[0] == reasons[2] == "it ended"
+    assert {reasons[0], reasons[2]} <= {"it ended", "Input/output error"}  # FFmpeg may report the closed connection
     assert "96 x 64" in reasons[1]
     assert stream.counts == StreamCounts(taken=35, gaps=5)
 
