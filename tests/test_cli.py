@@ -230,7 +230,7 @@ def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> Non
         (("evaluate", "--weights", "x", "--data", "gone"), "no such folder: gone"),
         (("embed", "gone.jpg", "--weights", "x", "--out", "v.npz"), "no such file: gone.jpg"),
         (("embed", "--weights", "x", "--out", "v.npz"), "nothing to look at"),
-        (("search", "gone", "photo.jpg"), "is no gallery"),
+        (("search", "gone", "photo.jpg"), "gone is not a gallery"),
         (("index", "gone", "--out", "g", "--weights", "x"), "no such folder: gone"),
         (("data", "check", "gone"), "no such folder: gone"),
         (("convert", "gone.pth", "out"), "no such weights: gone.pth"),
@@ -261,7 +261,10 @@ def test_mistakes_get_one_line(run: Run, args: tuple, words: str, tmp_path: Path
         (("report", "w", "--data", "d", "--out", "o.html", "--features", "f"), True),
         (("figure", "ranks", "d", "--weights", "w", "--out", "o.png", "--features", "f"), True),
         (("evaluate", "--weights", "w", "--data", "d"), False),
-        (("evaluate", "--features", "v.npz"), False),
+        (("evaluate-features", "v.npz"), False),
+        (("evaluate-classes", "--weights", "w", "--data", "d"), False),
+        (("video", "index", "f.mp4", "--camera", "c", "--out", "a"), True),
+        (("video", "search", "a", "photo.jpg"), False),
         (("attributes", "evaluate", "--weights", "w", "--data", "d"), False),
         (("calibrate", "--weights", "w", "--data", "d", "--fpr", "0.1"), False),
         (("report", "w", "--data", "d", "--out", "o.html"), False),
@@ -288,7 +291,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, args: tuple[str,
     status, out, err = run(*args)
     assert status == EXIT_INTERRUPTED
     assert out == ""
-    resume = " Run the same command again to resume."
+    resume = " Resume with the same command."
     assert err == f"osnet: Interrupted.{resume if resumes else ''}\n"
 
 
@@ -328,7 +331,7 @@ def test_the_table_has_every_command() -> None:
     for name in COMMANDS:
         load_command(name)
     modules = {path.stem for path in (ROOT / "src" / "osnet" / "cli").glob("*.py")} - {"__init__", "__main__", "common"}
-    assert {module for _, modules_of in COMMANDS.values() for module in modules_of} == modules
+    assert {name.replace("-", "_") for name in COMMANDS} == modules
     assert set(app._subcommands) == set(COMMANDS)
 
 

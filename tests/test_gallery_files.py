@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from conftest import FIXTURES, write_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.cli import galleries
+from osnet.cli import gallery as gallery_command
+from osnet.cli import index as index_command
 from osnet.errors import GalleryError
 from osnet.files import plain_path
 from osnet.gallery import FileStamp, Gallery, Where
@@ -43,7 +44,7 @@ def _one_embedder(monkeypatch: pytest.MonkeyPatch, tiny_network: OSNet) -> None:
     def open_quickly(weights: Any, device: str, batch_size: int) -> Embedder:
         return made if Path(weights).name in ("tiny", "weights") else Embedder(weights, backend="torch")
 
-    monkeypatch.setattr(galleries, "open_embedder", open_quickly)
+    monkeypatch.setattr(gallery_command, "open_embedder", open_quickly)
 
 
 # One source, or a pattern
@@ -415,16 +416,18 @@ def test_two_commands_at_once(
     tiny_weights: Path, crops: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both find nothing there and embed everything; what the other has added meanwhile is left as it is."""
-    open_gallery, both = galleries._open_gallery, threading.Barrier(2)
+    open_gallery, both = gallery_command.open_gallery, threading.Barrier(2)
 
     def opened_together(*args: Any) -> Any:
         found = open_gallery(*args)
         both.wait()
         return found
 
-    monkeypatch.setattr(galleries, "_open_gallery", opened_together)
+    monkeypatch.setattr(index_command, "open_gallery", opened_together)
     threads = [
-        threading.Thread(target=galleries.index, args=(crops,), kwargs={"out": crops.parent / "g", "weights": "tiny"})
+        threading.Thread(
+            target=index_command.index, args=(crops,), kwargs={"out": crops.parent / "g", "weights": "tiny"}
+        )
         for _ in range(2)
     ]
     for thread in threads:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from osnet.cli import main
-from osnet.cli.reranking import read_features
+from osnet.cli.rerank import read_features
 from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError
 from osnet.features.embedding_files import save_vectors
@@ -53,7 +53,7 @@ def test_command_on_labelled_features(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def spell(arrays: dict[str, np.ndarray], kind: str, folder: Path) -> list[str]:
-    """The same vectors and labels in every way that `osnet evaluate --features` takes too."""
+    """The same vectors and labels in every way that `osnet evaluate-features` takes too."""
     if kind == "two files":
         for part in ("query", "gallery"):
             own = {k.removeprefix(f"{part}_"): v for k, v in arrays.items() if k.startswith(part) and k != part}
@@ -75,7 +75,7 @@ def test_both_commands_take_every_spelling(kind: str, tmp_path: Path, capsys: py
     wanted = rank_scores_from_distances(1 - unit[0] @ unit[1].T, *labels).mean_ap
     files = spell(dict(np.load(tmp_path / "f.npz")), kind, tmp_path)
     main(["rerank", *files, "--out", str(tmp_path / "r.npz"), "--out-json", str(tmp_path / "r.json")])
-    main(["evaluate", "--features", *files, "--out", str(tmp_path / "e.json")])
+    main(["evaluate-features", *files, "--out", str(tmp_path / "e.json")])
     capsys.readouterr()
     before = json.loads((tmp_path / "r.json").read_text())["scores"]["before"]
     scores = json.loads((tmp_path / "e.json").read_text())["scores"]

@@ -1,4 +1,4 @@
-"""osnet predict attributes; osnet attributes show, switch, evaluate."""
+"""osnet attributes show, attributes switch, attributes evaluate."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,10 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from osnet.cli.common import (
-    JsonFlag,
-    app,
-    check_probabilities_file,
-    list_inputs,
-    report_failures,
-    write_probabilities,
-)
-from osnet.cli.galleries import forget_switched_off
+from osnet.cli.common import JsonFlag, app
+from osnet.cli.gallery import forget_switched_off
 from osnet.data.attributes.reader import read_attributes
-from osnet.embedding.attribute_predictor import AttributePredictions, AttributePredictor
-from osnet.embedding.embedder import OnError
+from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.files import check_writable, write_json
 from osnet.gallery import Gallery
 from osnet.gallery.gallery_folder import WEIGHTS
@@ -30,59 +22,10 @@ from osnet.tasks.attribute_task import labelled, score_split
 from osnet.training.state import STATE_FILE
 from osnet.weights.card import CARD_FILE, Card, read_card
 
-predict_app = SubcommandApp()
 attributes_app = SubcommandApp()
-app.command(predict_app, name="predict", help="Say what is on images: attributes, or classes.")
 app.command(attributes_app, name="attributes", help="Show, switch off or score the attributes that weights say.")
 
 WeightsArg = Annotated[Path, Positional, tyro.conf.arg(metavar="WEIGHTS_OR_GALLERY")]
-
-
-@predict_app.command(name="attributes")
-def predict_attributes(
-    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO...")],
-    *,
-    weights: str,
-    out: Path | None = None,
-    on_error: OnError = "raise",
-    batch_size: int = 32,
-    device: str = "auto",
-    as_json: JsonFlag = False,
-) -> None:
-    """Say what people look like: names of attributes with probabilities, those that are said to hold first.
-
-    Args:
-        inputs: crops of people, and folders of them.
-        weights: a path of weights with an attribute head.
-        out: also write all probabilities here, as .csv (a row per image) or .json.
-        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
-        batch_size: crops per forward pass.
-        device: auto, cpu, cuda, cuda:1, mps.
-        as_json: print JSON.
-    """
-    if out is not None:
-        check_probabilities_file(out)
-    paths = list_inputs(inputs)
-    predictor = AttributePredictor(weights, device, batch_size)
-    seen = predictor.predict(paths, on_error=on_error)
-    rows = [
-        {"source": name, "holds": seen.positive(i), "probabilities": _by_name(seen, i)}
-        for i, name in enumerate(seen.names)
-    ]
-    if out is not None and out.suffix == ".json":
-        write_json(out, {"thresholds": dict(zip(seen.attributes, seen.thresholds, strict=True)), "images": rows})
-    elif out is not None:
-        write_probabilities(out, seen.attributes, seen.names, seen.probabilities)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    else:
-        for i, name in enumerate(seen.names):
-            print(name)
-            for holds in (True, False):
-                said = [(n, p) for n, p in _by_name(seen, i).items() if (n in seen.positive(i)) == holds]
-                shown = [f"{n} {100 * p:.0f} %" for n, p in sorted(said, key=lambda pair: -pair[1])]
-                print(f"  {'yes' if holds else 'no':<4}{', '.join(shown) or '-'}")
-    report_failures([str(failure) for failure in seen.failures])
 
 
 @attributes_app.command
@@ -177,10 +120,6 @@ def evaluate(
     for note in dataset.notes:
         print(f"note: {note}")
     print(scores)
-
-
-def _by_name(seen: AttributePredictions, row: int) -> dict[str, float]:
-    return dict(zip(seen.attributes, (round(float(p), 6) for p in seen.probabilities[row]), strict=True))
 
 
 def _card_folder(weights: Path) -> Path:

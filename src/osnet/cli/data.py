@@ -1,4 +1,4 @@
-"""osnet data check, data benchmarks."""
+"""osnet data check, data benchmarks, data generate, data pack."""
 
 import json
 from dataclasses import asdict
@@ -15,6 +15,9 @@ from osnet.data.reid.benchmark import Benchmark
 from osnet.data.reid.catalog import Options, get_benchmark, list_benchmarks, read_benchmark
 from osnet.data.reid.msmt17 import Version
 from osnet.errors import DataError
+from osnet.photos.image_folder import read_photo_folder
+from osnet.photos.shards import IMAGES_PER_SHARD, write_packed
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations
 
 
 @data_app.command(name="check")
@@ -118,3 +121,43 @@ def data_benchmarks(
         for entry in entries
     ]  # fmt: skip
     print(json.dumps(rows, indent=2))
+
+
+@data_app.command(name="generate")
+def data_generate(*, out: Path, identities: int = 64, cameras: int = 6, images: int = 4, seed: int = 0) -> None:
+    """Generate pedestrians in Market-1501's layout: to try things without any data, not to judge a network.
+
+    Half of the identities train. The same seed gives the same pixels everywhere. Cut off, it goes on.
+
+    Args:
+        out: a folder that does not exist yet.
+        identities: how many people; a multiple of 8.
+        cameras: how many cameras see each of them; at least 2.
+        images: per person and camera.
+        seed: another seed, other people and other cameras.
+    """
+    generate_dataset(out, GeneratedSettings(identities, cameras, images, seed), draw_progress)
+    print(f"{len(read_annotations(out)):,} images of {identities:,} generated people in {out}")
+
+
+@data_app.command(name="pack")
+def data_pack(
+    folder: Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")],
+    *,
+    out: Path,
+    classes_of: Path | None = None,
+    images_per_shard: int = IMAGES_PER_SHARD,
+    seed: int = 0,
+) -> None:
+    """Pack photographs into tar files that are read from front to back (WebDataset), with an index.
+
+    Args:
+        folder: one sub-folder for each class, as ImageNet's train.
+        out: a new folder.
+        classes_of: a folder whose sub-folders are the classes, where FOLDER may lack some: train, for packing val.
+        images_per_shard: 2000 of ImageNet's are about 220 MB. Each worker that reads needs a shard at least.
+        seed: of the one random order in which they are packed.
+    """
+    classes = read_photo_folder(classes_of).classes if classes_of is not None else None
+    index = write_packed(read_photo_folder(folder, classes), out, images_per_shard, seed)
+    print(f"{out}: {len(index):,} photographs of {len(index.classes):,} classes in {len(index.shards)} shards")
