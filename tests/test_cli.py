@@ -81,7 +81,7 @@ def test_embed(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
     out_file = tmp_path / "v.npz"
     status, out, _ = run("embed", tmp_path / "p", paths[0], "--weights", tiny_weights, "--out", out_file)
     assert status == 0
-    assert out.startswith("3 vectors of 512")
+    assert out.startswith("3 embeddings of 512")
     content = np.load(out_file, allow_pickle=False)
     np.testing.assert_allclose(content["vectors"], Embedder(tiny_weights).embed(paths), atol=1e-6)
     assert content["names"].tolist() == [str(path) for path in paths]
@@ -122,7 +122,7 @@ def test_index_and_search(run: Run, tiny_weights: Path, market: Path, tmp_path: 
     assert Image.open(tmp_path / "sheet.png").size[0] > 4 * 128
     _, out, _ = run("search", gallery, more, "--camera", "2", "--identity", "3")
     assert [line.split()[2] for line in out.splitlines()[1:]] == ["3"]
-    assert "nothing in the gallery" in run("search", gallery, more, "--after", "2026-01-01")[1]
+    assert "no item of the gallery" in run("search", gallery, more, "--after", "2026-01-01")[1]
 
 
 def test_a_gallery_refuses_other_weights(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> Non
         (("evaluate", "--weights", "x", "--data", "."), ". is no data set that can be scored"),
         (("evaluate", "--weights", "x", "--data", "gone"), "no such folder: gone"),
         (("embed", "gone.jpg", "--weights", "x", "--out", "v.npz"), "no such file: gone.jpg"),
-        (("embed", "--weights", "x", "--out", "v.npz"), "nothing to look at"),
+        (("embed", "--weights", "x", "--out", "v.npz"), "no images were given"),
         (("search", "gone", "photo.jpg"), "gone is not a gallery"),
         (("index", "gone", "--out", "g", "--weights", "x"), "no such folder: gone"),
         (("data", "check", "gone"), "no such folder: gone"),

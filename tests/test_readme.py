@@ -59,7 +59,7 @@ def test_shell_examples(place: Path, msmt17_pth: Path) -> None:
     assert "201,864" in out
     assert len(re.findall(r"mAP +100\.00 %", out)) == 2
     assert "accept at a cosine of 0." in out
-    assert "234 vectors of 512" in out
+    assert "234 embeddings of 512" in out
     assert "234 crops added" in out
     assert re.search(r"^ +1 +0\.9\d+ +10 ", out, re.MULTILINE)
     assert "items removed" in out

@@ -23,14 +23,14 @@ from osnet.training.state import STATE_FILE
 from osnet.weights.card import CARD_FILE, Card, read_card
 
 attributes_app = SubcommandApp()
-app.command(attributes_app, name="attributes", help="Show, switch off or score the attributes that weights say.")
+app.command(attributes_app, name="attributes", help="Show, switch off or evaluate the attributes of weights.")
 
 WeightsArg = Annotated[Path, Positional, tyro.conf.arg(metavar="WEIGHTS_OR_GALLERY")]
 
 
 @attributes_app.command
 def show(weights: WeightsArg) -> None:
-    """List the attributes that weights say, with their thresholds, and which are switched off.
+    """List the attributes of weights with their thresholds, and which are switched off.
 
     Args:
         weights: a checkpoint folder, a run's folder, or a gallery.
@@ -45,15 +45,15 @@ def switch(
     off: tuple[str, ...] = (),
     on: tuple[str, ...] = (),
 ) -> None:
-    """Switch attributes off, or on again, at the weights' cards. What is off is neither computed nor stored.
+    """Switch attributes off, or on again, in the cards of weights. An attribute that is off is not computed or stored.
 
-    Of a run the cards of all its weights are switched (best, weights), and the run, when it goes on, keeps to it.
-    Galleries have a copy of the weights with a card of its own: name them too. There the probabilities of what is
-    switched off are deleted as well, and do not come back.
+    For a run, the cards of all its weights change (best, weights); a resumed run keeps the setting. A gallery contains
+    a copy of the weights with its own card, so name galleries too. The gallery's probabilities of an attribute that is
+    switched off are deleted and cannot be restored.
 
     Args:
-        places: runs, checkpoint folders, galleries; they stand before --off and --on.
-        off: attributes to switch off, by their names on the card.
+        places: runs, checkpoint folders, galleries; give them before --off and --on.
+        off: attributes to switch off, named as on the card.
         on: attributes to switch on again.
     """
     switched = switch_attributes(places, off, on)
@@ -71,8 +71,8 @@ def switch(
     if not galleries:
         words = [*(["--off", *off] if off else []), *(["--on", *on] if on else [])]
         print(
-            "Galleries carry a copy of the weights with a card of its own, and files that were exported stay as they "
-            f"are. For each gallery: osnet attributes switch GALLERY {' '.join(words)}"
+            "A gallery contains a copy of the weights with its own card; exported files do not change. "
+            f"For each gallery: osnet attributes switch GALLERY {' '.join(words)}"
         )
 
 
@@ -89,14 +89,15 @@ def evaluate(
     device: str = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Score weights on a data set: mA, accuracy, precision, recall, F1, and a row per attribute.
+    """Score the attributes of weights: mA, accuracy, precision, recall, F1, and a row per attribute.
 
     Args:
         weights: a path of weights with an attribute head.
         data: PA-100K, PETA, RAP, Market-1501 with market_attribute.mat, generated people, or a CSV.
-        split: which part.
-        chosen_thresholds: the thresholds that were chosen on validation, from the card; else 0.5, as published scores.
-        skip_mismatches: leave out where files and labels do not match, and say so.
+        split: the split to score.
+        chosen_thresholds: use the thresholds on the card, chosen on validation data, instead of 0.5, which published
+            scores use.
+        skip_mismatches: leave out images whose files and labels do not match, and report them.
         out: write the result here as JSON.
         batch_size: crops per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -123,12 +124,12 @@ def evaluate(
 
 
 def _card_folder(weights: Path) -> Path:
-    """Where the card is: the folder itself, or ``weights`` in a run's or a gallery's folder."""
+    """The folder with the card: the given one, or its sub-folder ``weights`` for a run or a gallery."""
     return weights if (weights / CARD_FILE).exists() else weights / WEIGHTS
 
 
 def _other_weights(folder: Path) -> list[Path]:
-    """All weights of the run that a checkpoint folder belongs to, if it does."""
+    """All checkpoint folders of the run that this one belongs to; empty if it belongs to none."""
     return find_cards(folder.parent) if (folder.parent / STATE_FILE).exists() else []
 
 
@@ -141,4 +142,4 @@ def _print_card(card: Card) -> None:
     for name, threshold in zip(card.attributes, thresholds, strict=True):
         print(f"{name:<26}" + ("off" if name in card.attributes_off else f"from {threshold:.2f}"))
     if not card.attributes:
-        print("these weights say no attributes")
+        print("these weights have no attributes")

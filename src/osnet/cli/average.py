@@ -15,11 +15,11 @@ from osnet.files import check_writable, write_json
 def average(
     files: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="RESULT.json...")], *, out: Path | None = None
 ) -> None:
-    """Mean and deviation over several results of `osnet evaluate --out`: of splits trained one by one, or of seeds.
+    """Average several results of `osnet evaluate --out`, for instance of splits or seeds: mean and standard deviation.
 
     Args:
-        files: at least two, each of one data set, by the same protocol.
-        out: write the mean here as JSON.
+        files: at least two results, each of one data set, scored by the same protocol.
+        out: write the averages here as JSON.
     """
     if out is not None:
         check_writable(out)

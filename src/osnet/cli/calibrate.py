@@ -26,11 +26,11 @@ def calibrate(
     batch_size: int = 32,
     device: str = "auto",
 ) -> None:
-    """Turn a validation set into a score threshold, and say what it costs.
+    """Choose a score threshold on a validation set, and print its error rates.
 
-    `--fpr 0.001`: two crops are compared, and one in a thousand pairs of strangers may pass. `--fpir 0.01`: a crop is
-    searched for in a gallery, and one in a hundred searches for unknown identities may return anything. A rate that the
-    set is too small for is refused.
+    With `--fpr 0.001`, one in a thousand pairs of crops of different identities passes. With `--fpir 0.01`, one in a
+    hundred searches for an identity that is not in the gallery returns a hit. A rate that is too low for the size of
+    the validation set is an error.
 
     Args:
         weights: a path, or a short name like osnet_x0_25_msmt17.
@@ -38,12 +38,12 @@ def calibrate(
         fpr: the share of pairs of different identities that may pass.
         fpir: the share of searches for unknown identities that may return a hit.
         out: write the threshold and all figures here as JSON.
-        features: a folder that keeps the vectors.
-        flip: average each vector with that of the mirrored crop; then searches must too.
-        layout: who is on a crop.
-        name: what to call the data set.
+        features: keep the embeddings in this folder.
+        flip: average each embedding with that of the mirrored crop; then searches must do so too.
+        layout: where identities and cameras are read from.
+        name: a name for the data set.
         force: use images that the weights were trained on; the result says so.
-        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and report it.
         batch_size: crops per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
     """

@@ -29,24 +29,24 @@ def card(
     licence: str = LICENCE_UNKNOWN,
     overwrite: bool = False,
 ) -> None:
-    """Write the card that lets a network of others (.onnx, or .xml with .bin) stand where weights may be named.
+    """Describe an ONNX or OpenVINO network in a card, so that other commands accept it as --weights.
 
-    The card lies beside the file, as MODEL.card.json, and says how images are made ready: (pixel / scale - mean) / std,
-    with pixels from 0 to 255. Before it is written, the network runs as it says.
+    The card is written beside the file as MODEL.card.json. It says how images are preprocessed:
+    (pixel / scale - mean) / std, with pixels from 0 to 255. The network is run with these values first.
 
     Args:
-        model: the file: one input for images, one output of vectors.
+        model: an .onnx file, or an .xml file with its .bin, with one input (images) and one output (embeddings).
         size: height and width of its images in pixels.
-        order: of the colours that it expects.
-        scale: what pixels are divided by: 255 for fractions, 1 for pixels as they are.
-        mean: per channel, after the division, in that order of colours.
-        std: per channel.
+        order: order of the colour channels that the network expects.
+        scale: divisor of the pixels: 255 for values from 0 to 1, 1 for unscaled pixels.
+        mean: mean per channel after the division, in that order of channels.
+        std: standard deviation per channel.
         interpolation: how crops are resized.
-        images: a folder of crops to check it on; by default generated ones.
-        name: what to call it; by default the file's name.
-        training_data: what it was trained on.
-        licence: its terms.
-        overwrite: replace a card that is there.
+        images: a folder of crops to run the network on; default: generated ones.
+        name: a name for the network; default: the name of the file.
+        training_data: what the network was trained on.
+        licence: the licence of the network.
+        overwrite: replace an existing card.
     """
     parts = size.lower().split("x")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
@@ -56,7 +56,7 @@ def card(
         model, preprocessing, images, name=name, training_data=training_data, licence=licence, overwrite=overwrite
     )
     least, median, greatest = done.cosines
-    print(f"{done.path}: {done.card.name}, vectors of {done.card.architecture.embedding_size}; {done.found}")
+    print(f"{done.path}: {done.card.name}, embeddings of {done.card.architecture.embedding_size}; {done.found}")
     what = "generated images" if images is None else f"images of {images}"
     between = f"cosines between different ones {least:.3f} to {greatest:.3f}, median {median:.3f}"
     print(f"checked on {done.num_images} {what}: {between}")

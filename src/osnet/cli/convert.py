@@ -18,14 +18,14 @@ def convert(
     architecture: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Convert weights between Torchreid's files and this package's folders, whichever way.
+    """Convert weights between Torchreid's files and checkpoint folders of this package, in either direction.
 
     Args:
         source: a checkpoint folder; a Torchreid or BoxMOT file (.pth, .pt, .pth.tar-60), .ckpt, .safetensors; or
             Intel's .xml, with its .bin beside it.
-        target: ending in .pth, .pt or .tar: a file for Torchreid and BoxMOT; anything else: a checkpoint folder.
-        architecture: the network's name, where neither the file's name nor its tensors tell.
-        overwrite: replace what is at the target.
+        target: with the ending .pth, .pt or .tar, a file for Torchreid and BoxMOT; else a checkpoint folder.
+        architecture: the name of the network, if neither the file name nor the tensors show it.
+        overwrite: replace an existing target.
     """
     card = convert_weights(source, target, architecture=architecture, overwrite=overwrite)
     print(

@@ -18,14 +18,15 @@ def demo(
 ) -> None:
     """Generate people, train OSNet and its single-scale baseline, compare them, search, and write a report.
 
-    It takes some minutes on two cores; cut off, it goes on. With --data and --weights nothing is generated
-    or trained: the weights are scored on the data, the gallery is indexed, and what is found is drawn.
+    It takes some minutes on two cores. After an interruption the same command resumes. With --data and --weights
+    nothing is generated or trained: the weights are scored on the data, the gallery is indexed, and ranked lists are
+    drawn.
 
     Args:
         data: a data set in Market-1501's layout, or with folders query and gallery.
         weights: a path, or a short name like osnet_x0_25_msmt17.
-        out: a folder for the results; out/demo, or out/demo-quick.
-        quick: toy size, under a minute: to see that everything works.
+        out: a folder for the results; default: out/demo, or out/demo-quick with --quick.
+        quick: use a tiny data set and train for under a minute, to see that everything works.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     if (data is None) != (weights is None):

@@ -25,23 +25,23 @@ def embed(
     device: str = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Embed images into a file of vectors. Cut off, it goes on where it stopped when called again.
+    """Embed images into a file of embeddings. After an interruption the same command resumes.
 
     Args:
         inputs: images, and folders of images.
         weights: a path, or a short name like osnet_x0_25_msmt17.
-        out: the file to write, ending in .npz: vectors (N, 512), names, weights_sha256.
-        normalize: vectors of length 1.
-        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
+        out: a file that ends in .npz; it gets the arrays vectors (N, 512), names and weights_sha256.
+        normalize: scale embeddings to length 1.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and report it.
         batch_size: crops per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace the file if it exists.
+        overwrite: replace an existing file.
     """
     paths = list_inputs(inputs)
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists; choose another name or say --overwrite")
+        raise OutputError(f"{out} exists; choose another name or add --overwrite")
     check_writable(out)
     embedder = Embedder(weights, device=device, batch_size=batch_size, normalize=normalize)
     result = embed_files(embedder, paths, out, on_error=on_error, progress=draw_progress, overwrite=overwrite)
-    print(f"{len(result)} vectors of {embedder.embedding_size} in {out}")
+    print(f"{len(result)} embeddings of {embedder.embedding_size} in {out}")
     report_failures([str(failure) for failure in result.failures])

@@ -51,7 +51,9 @@ from osnet.files import check_writable, make_folder, write_json
 from osnet.types import Crop, ReidDataset
 
 figure_app = SubcommandApp()
-app.command(figure_app, name="figure", help="Draw what a network sees, chooses and finds: PNG, PDF or SVG.")
+app.command(
+    figure_app, name="figure", help="Draw activation maps, matches, gates, ranked lists and curves: PNG, PDF or SVG."
+)
 
 PhotosArg = Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO_OR_FOLDER...")]
 
@@ -62,7 +64,7 @@ USED = {
     "cmc": FLAGS_OF_DATA, "precision-recall": FLAGS_OF_DATA, "roc": FLAGS_OF_DATA,
     "scores": (*FLAGS_OF_DATA, "--threshold"), "training": ("--run",),
 }  # fmt: skip
-"""What each kind of curve takes beside ``--out``."""
+"""The flags that each kind of curve accepts beside ``--out``."""
 
 
 @figure_app.command
@@ -79,36 +81,37 @@ def activation(
     number: int = 6,
     device: str = "auto",
 ) -> None:
-    """Photos beside what the network looks at, and what another one does.
+    """Draw activation maps beside the images, for one or several weights.
 
-    Beside each map stand its entropy and, for generated people and --mot, the share of the map inside the person's
-    box with what a uniform map would have.
+    Each map is labelled with its entropy. For generated people and --mot, it is also labelled with the share of the map
+    inside the person's box, beside the share of a uniform map.
 
     Args:
-        photos: crops of people, or folders of them; of a folder, --number are taken evenly.
+        photos: crops of people, or folders; from a folder, --number crops are taken at even steps.
         weights: a path or a short name.
-        out: ending in .png, .pdf or .svg.
-        compare: other weights, to be drawn beside.
-        layers: last; stages; streams (of the last block); a module's name like conv4.1; a pattern like
+        out: a file that ends in .png, .pdf or .svg.
+        compare: other weights, whose maps are drawn beside.
+        layers: last; stages; streams (of the last block); the name of a module like conv4.1; a pattern like
             'conv4.1.streams.*'.
-        measure: absolute: sum over channels of absolute values, as the paper says; squares: as the authors' code does.
+        measure: absolute: sum of absolute values over channels, as in the paper; squares: sum of squares, as in the
+            authors' code.
         colours: viridis, inferno, magma, cividis; or jet, to compare with older figures.
-        mot: a MOT17 sequence: its people are cut 1.6 times as large as their boxes.
-        number: how many of a folder or a sequence.
+        mot: a MOT17 sequence; its people are cut out 1.6 times as large as their boxes.
+        number: number of images from a folder or a sequence.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
     check_colours(colours)
     if not layers:
-        raise DataError("layers: name at least one, or leave the option out for the last")
+        raise DataError("--layers is empty; name at least one layer, or leave the option out for the last one")
     shown = read_boxed_images(_list_photos(photos, number)) + (cut_mot_people(mot, number) if mot is not None else [])
     if not shown:
-        raise DataError("nothing to look at; give photos, folders of photos, or --mot SEQUENCE")
+        raise DataError("no images were given; name images, folders of images, or --mot SEQUENCE")
     embedders = load_all((weights, *compare), device)
     maps = collect_maps(shown, embedders, layers, measure)
     draw_activation(shown, maps, out, colours=colours, measure=measure)
     _print_maps(shown, maps)
-    print(f"{len(shown)} photos in {out}")
+    print(f"{len(shown)} images in {out}")
 
 
 @figure_app.command
@@ -121,14 +124,14 @@ def match(
     out: Path,
     device: str = "auto",
 ) -> None:
-    """Which parts of the query made a picture a hit, and what set it apart from the next identity.
+    """Draw which parts of the query match a hit, and which distinguish the hit from the next identity.
 
     Args:
-        query: the photo that was searched for.
-        hit: what was found.
-        following: a picture of the next identity in the list.
+        query: the query image.
+        hit: an image that the search returned.
+        following: an image of the next identity in the ranked list.
         weights: a path or a short name.
-        out: ending in .png, .pdf or .svg.
+        out: a file that ends in .png, .pdf or .svg.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
@@ -154,20 +157,20 @@ def gates(
     seed: int = 0,
     device: str = "auto",
 ) -> None:
-    """Fig. 5: images grouped by what the gates of the last block say, and the share of each scale, block by block.
+    """Draw Fig. 5 of the paper: images clustered by the gates of the last block, and the share of each scale per block.
 
     Args:
-        data: a folder of images, or a data set: of its folders every image, whoever is on it.
-        weights: a path or a short name, of a network with gates.
-        out: the images nearest to the clusters' centres; ending in .png, .pdf or .svg.
-        shares_out: the plot of shares; by default beside it, with -shares in its name.
-        examples: images whose shares are drawn one by one; they are clustered with the others. By default the one
+        data: a folder of images, or a data set, of which all images are used.
+        weights: a path or a short name; the network must have gates.
+        out: the images nearest to the centres of the clusters; a file that ends in .png, .pdf or .svg.
+        shares_out: the plot of shares; default: beside --out, with -shares in its name.
+        examples: images whose shares are drawn singly; they are clustered with the others. Default: the image
             nearest to each centre.
-        clusters: of k-means.
-        shown: how many of the largest clusters.
-        nearest: images per cluster.
-        number: at most so many images, taken evenly.
-        seed: of k-means.
+        clusters: number of clusters of k-means.
+        shown: number of clusters to draw, the largest first.
+        nearest: number of images to draw per cluster.
+        number: largest number of images, taken at even steps.
+        seed: seed of k-means.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     shares_out = shares_out or out.with_name(f"{out.stem}-shares{out.suffix}")
@@ -200,17 +203,18 @@ def shares(
     measure: Measure = "absolute",
     device: str = "auto",
 ) -> None:
-    """Shares of two networks' maps inside the person's box, beside controls, on the queries of generated people.
+    """Compare how much of two networks' activation maps lies inside the person's box, on queries of generated people.
 
-    A network's map has a shape of its own. So each share stands beside two that know nothing of the person: of the map
-    of another image, and of maps of noise, in the same box. Only what differs beyond these is a difference of looking.
+    A network's maps have a typical shape whatever the image is. So each share is drawn beside two controls that do not
+    depend on the person: the share in the same box of another image's map, and of maps of noise. Only a difference
+    beyond these controls is a difference between the networks' attention.
 
     Args:
-        data: a generated data set, whose boxes are known.
+        data: a generated data set, for which the boxes are known.
         weights: a path or a short name.
         compare: the other network.
-        out: the plot; ending in .png, .pdf or .svg.
-        json_out: the numbers.
+        out: the plot; a file that ends in .png, .pdf or .svg.
+        json_out: write the shares here as JSON.
         measure: absolute or squares.
         device: auto, cpu, cuda, cuda:1, mps.
     """
@@ -236,29 +240,29 @@ def embeddings(
     layout: FolderArgs = PLAIN_FOLDER,
     device: str = "auto",
 ) -> None:
-    """A data set's embeddings as a map in two dimensions, with thumbnails.
+    """Draw the embeddings of a data set in two dimensions, with thumbnails.
 
     Args:
         data: a data set (its gallery is drawn), or a folder of crops by identity.
         weights: a path or a short name.
-        out: ending in .png, .pdf or .svg.
-        number: at most so many images, of whole people; at least 3.
+        out: a file that ends in .png, .pdf or .svg.
+        number: largest number of images, all those of each chosen person; at least 3.
         method: tsne keeps neighbours together; pca keeps large directions.
-        seed: of t-SNE.
-        layout: who is on a crop.
+        seed: seed of t-SNE.
+        layout: where identities and cameras are read from.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
     check_seed(seed)
     if number < MIN_ON_MAP:
-        raise DataError(f"number {number} must be at least {MIN_ON_MAP}: a map of fewer images says nothing")
+        raise DataError(f"number {number} must be at least {MIN_ON_MAP}")
     dataset = tell_unlisted(read_any(data, layout.layout()))
     crops: tuple[Crop, ...] = dataset.gallery.crops or dataset.train.crops
     chosen = [crops[i] for i in choose_crops(crops, number)]
     if len(chosen) < MIN_ON_MAP:
         raise DataError(
-            f"{data}: {len(chosen)} of its {len(crops)} images would be drawn at number {number}; a map needs at least "
-            f"{MIN_ON_MAP}: ask for more, or bring more"
+            f"{data}: --number {number} selects {len(chosen)} of {len(crops)} images; at least {MIN_ON_MAP} needed: "
+            "raise --number, or use a larger data set"
         )
     embedder = Embedder(weights, device=device)
     vectors = embedder.embed(draw_progress([crop.path for crop in chosen], len(chosen), "embed"))
@@ -269,7 +273,7 @@ def embeddings(
 
 
 def _list_photos(given: tuple[Path, ...], number: int) -> list[Path]:
-    """Files as they are; of a folder, ``number`` images taken evenly."""
+    """The given files, and from each folder ``number`` images at even steps."""
     check_counts(number=number)
     paths: list[Path] = []
     for path in given:
@@ -285,12 +289,12 @@ def _list_photos(given: tuple[Path, ...], number: int) -> list[Path]:
 
 
 def load_all(weights: tuple[str, ...], device: str) -> dict[str, Embedder]:
-    """Embedders by the short names of ``name_all``."""
+    """Open an embedder for each of ``weights``, under the short names of ``name_all``."""
     return {n: Embedder(w, device=device) for n, w in zip(name_all(list(weights)), weights, strict=True)}
 
 
 def name_all(weights: list[str]) -> list[str]:
-    """Short names that differ: the last part of each path that says something."""
+    """Distinct short names: the last part of each path that is not ``weights`` or ``best``."""
     names: list[str] = []
     for each in weights:
         parts = [part for part in Path(each).parts if part not in ("weights", "best", "/")]
@@ -318,19 +322,19 @@ def ranks(
     layout: FolderArgs = PLAIN_FOLDER,
     device: str = "auto",
 ) -> None:
-    """Queries and what was found for them: the best, the median and the worst by average precision, and two between.
+    """Draw ranked lists of five queries: best, median and worst by average precision, and two in between.
 
-    A double frame is the right identity, a single one another, a bar across is ignored by the protocol.
+    A double frame marks the right identity, a single frame another one. A bar marks an image that the protocol ignores.
 
     Args:
         data: a data set with query and gallery.
         weights: a path or a short name.
-        out: ending in .png, .pdf or .svg.
-        query: file names of queries to show instead.
-        top: how many are listed, ignored ones among them.
-        features: keep the vectors in this folder.
-        force: score weights on images they were trained on.
-        layout: who is on a crop.
+        out: a file that ends in .png, .pdf or .svg.
+        query: file names of the queries to draw instead.
+        top: length of each list, including ignored images.
+        features: keep the embeddings in this folder.
+        force: score weights on images that they were trained on.
+        layout: where identities and cameras are read from.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
@@ -338,7 +342,7 @@ def ranks(
     dataset = tell_unlisted(read_dataset(data, layout.layout()))
     names = [crop.path.name for crop in dataset.query.crops]
     if unknown := [name for name in query if name not in names]:
-        raise DataError(f"no query is called {', '.join(unknown)}; they are called like {', '.join(names[:1])}")
+        raise DataError(f"unknown query {', '.join(unknown)}; queries have names like {', '.join(names[:1])}")
     (studied,) = _study_all(load_all((weights,), device), dataset, features, force)
     rankings = Rankings(dataset, studied.entrant.query, studied.entrant.gallery)
     ap = rankings.scores.ap_per_query
@@ -365,20 +369,19 @@ def curves(
     layout: FolderArgs = PLAIN_FOLDER,
     device: str = "auto",
 ) -> None:
-    """One figure of curves: cmc, precision-recall or roc of several weights on a data set, the scores of one, or the
-    training loss of several runs. An option that the kind has no use for is refused.
+    """Draw curves: cmc, precision-recall or roc of several weights, the scores of one, or the training loss of runs.
 
     Args:
         kind: cmc, precision-recall, roc, scores, training.
-        out: ending in .png, .pdf or .svg.
-        data: a data set with query and gallery; for all but training.
-        weights: one or more; for all but training.
+        out: a file that ends in .png, .pdf or .svg.
+        data: a data set with query and gallery; for all kinds except training.
+        weights: one or more paths or short names; for all kinds except training.
         run: folders of runs; for training.
-        threshold: for scores: a cosine, or a file of `osnet calibrate --fpr`; by default 1 in 1,000 different pairs
-            passes.
-        features: keep the vectors in this folder.
-        force: score weights on images they were trained on.
-        layout: who is on a crop.
+        threshold: for scores: a cosine, or a file of `osnet calibrate --fpr`. Default: 1 in 1,000 pairs of different
+            identities passes.
+        features: keep the embeddings in this folder.
+        force: score weights on images that they were trained on.
+        layout: where identities and cameras are read from.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
@@ -390,7 +393,7 @@ def curves(
     elif data is None or not weights:
         raise DataError(f"{kind} needs --data FOLDER and --weights PATH_OR_NAME ...")
     elif kind == "scores" and len(weights) != 1:
-        raise DataError(f"scores are drawn of one network, not of {len(weights)}")
+        raise DataError(f"scores takes one of --weights, not {len(weights)}")
     else:
         limit = parse_threshold(threshold)
         dataset = tell_unlisted(read_dataset(data, layout.layout()))
@@ -405,9 +408,9 @@ def curves(
 
 
 def _refuse_unused(kind: Curve, given: list[str]) -> None:
-    """Options that this kind of curve has no use for are a misunderstanding: say so, rather than pass them over."""
+    """Raise DataError for options that this kind of curve does not use."""
     if unused := [flag for flag in given if flag not in USED[kind]]:
-        raise DataError(f"{kind} has no use for {', '.join(unused)}; it takes --out, {', '.join(USED[kind])}")
+        raise DataError(f"{kind} does not take {', '.join(unused)}; it takes --out, {', '.join(USED[kind])}")
 
 
 def _draw_training(runs: tuple[Path, ...], out: Path) -> None:
@@ -415,7 +418,7 @@ def _draw_training(runs: tuple[Path, ...], out: Path) -> None:
     for name, folder in zip(name_all([str(run) for run in runs]), runs, strict=True):
         line = read_run(folder)[1]
         if line is None:
-            raise DataError(f"{folder} holds no metrics.jsonl with losses, so it is no run's folder")
+            raise DataError(f"{folder} has no metrics.jsonl with losses; give the folder of a run")
         lines[name] = line
     if not lines:
         raise DataError("training curves need runs: --run FOLDER ...")
@@ -452,12 +455,12 @@ def _draw_curves(
 
 @dataclass(frozen=True)
 class Threshold:
-    """A cosine from which on two crops are called the same identity."""
+    """The cosine from which two crops count as the same identity."""
 
     score: float
     source: str
     made_for: str | None = None
-    """The digest of the network it was calibrated for, if that is known."""
+    """SHA-256 of the network that it was calibrated for, if known."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.score <= 1:
@@ -468,15 +471,18 @@ class Threshold:
         if self.made_for is not None and self.made_for != embedder.sha256():
             raise DataError(
                 f"{self.source} was calibrated for other weights (network {self.made_for[:12]}...); "
-                "calibrate these anew"
+                "run osnet calibrate with these weights"
             )
 
 
 def parse_threshold(text: str | None) -> Threshold | None:
-    """A number, or of a file that ``osnet calibrate`` wrote.
+    """Read a threshold: a number, or a file that ``osnet calibrate`` wrote.
 
-    A threshold for searches (``--fpir``) is refused: it is set for the best of a whole gallery, and the shares of
-    single pairs that would stand beside it here would be read as what it costs.
+    A threshold for searches (``--fpir``) is refused: it applies to the best score of a whole gallery, while the error
+    rates shown here are those of single pairs.
+
+    Raises:
+        DataError: neither a number from -1 to 1 nor a readable file with a threshold for pairs.
     """
     if text is None:
         return None
@@ -491,15 +497,15 @@ def parse_threshold(text: str | None) -> Threshold | None:
         raise DataError(f"threshold {text} is neither a number from -1 to 1 nor a file that exists") from error
     except OSError as error:
         raise DataError(f"cannot read {text}: {error.strerror}") from error
-    except (ValueError, RecursionError):  # the bytes of a file that is something else are no help
+    except (ValueError, RecursionError):  # not JSON; the message below says what is expected
         content = None
     score = content.get("threshold") if isinstance(content, dict) else None
     if not isinstance(score, int | float) or isinstance(score, bool):
-        raise DataError(f'{text} is no file of `osnet calibrate --out`: it holds no number as "threshold"')
+        raise DataError(f'{text} is not a file of `osnet calibrate --out`: it has no number "threshold"')
     if content.get("kind") == "identification":
         raise DataError(
-            f"{text} holds a threshold for searches (calibrate --fpir), and what is drawn here are pairs; give a file "
-            f"of calibrate --fpr, or the number itself: --threshold {score:.4f}"
+            f"{text} holds a threshold for searches (calibrate --fpir), but this figure shows pairs; give a file of "
+            f"calibrate --fpr, or the number itself: --threshold {score:.4f}"
         )
     weights = content.get("weights")
     made_for = weights.get("network_sha256") if isinstance(weights, dict) else None
@@ -508,7 +514,7 @@ def parse_threshold(text: str | None) -> Threshold | None:
 
 @contextmanager
 def kept_in(features: Path | None) -> Iterator[Path]:
-    """The folder for vectors: the user's, or one that goes away."""
+    """The folder for embeddings: the given one, or a temporary one that is deleted at the end."""
     if features is not None:
         yield make_folder(features)
         return

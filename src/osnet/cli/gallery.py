@@ -22,7 +22,7 @@ GalleryArg = Annotated[Path, Positional, tyro.conf.arg(metavar="GALLERY")]
 
 
 def forget_switched_off(store: Gallery) -> None:
-    """Delete from a gallery what the card of its own weights switches off."""
+    """Delete from a gallery the attributes that the card of its weights switches off."""
     own_copy = store.folder / WEIGHTS
     if store.attributes and (own_copy / CARD_FILE).exists():
         store.forget_attributes(read_card(own_copy)[0].attributes_off)
@@ -30,22 +30,22 @@ def forget_switched_off(store: Gallery) -> None:
 
 @gallery_app.command(name="show")
 def gallery_show(gallery: GalleryArg) -> None:
-    """Say what a gallery holds.
+    """Show what a gallery holds.
 
     Args:
-        gallery: its folder.
+        gallery: the folder of the gallery.
     """
     store = Gallery.open(gallery)
     gone = len(store.find_gone())
     people = {item.identity for item in store.items if item.identity}
     cameras = {item.camera for item in store.items if item.camera}
     print(f"{len(store)} items, {len(people)} known identities, {len(cameras)} known cameras")
-    print(f"vectors of {store.weights_name}, network {store.weights_sha256}")
+    print(f"embeddings by {store.weights_name}, network {store.weights_sha256}")
     print(f"attributes: {', '.join(store.attributes) or 'none'}")
     if gone:
         print(
-            f"the files of {gone} items are gone from the disk; `osnet index FOLDER --out {gallery} --prune` removes "
-            "those of a folder"
+            f"the files of {gone} items are gone; `osnet index FOLDER --out {gallery} --prune` deletes the "
+            "items of a folder"
         )
 
 
@@ -60,18 +60,18 @@ def gallery_remove(
     source: str | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Delete items for good: their bytes are in none of the gallery's files afterwards.
+    """Delete items permanently: no file of the gallery contains their bytes afterwards.
 
-    Items that meet all conditions given are deleted; at least one is needed.
+    Items that meet all given conditions are deleted. At least one condition is required.
 
     Args:
-        gallery: its folder.
+        gallery: the folder of the gallery.
         identity: these identities.
         camera: from these cameras.
         after: taken at this time or later.
         before: taken at this time or earlier.
-        source: the item with this source; if there is none, those whose sources match this pattern (*, ?, [...]).
-        dry_run: delete nothing, list the items.
+        source: the item with this source; or, if none has it, items whose source matches it as a pattern (*, ?, [...]).
+        dry_run: list the items and delete nothing.
     """
     store = Gallery.open(gallery)
     where = make_where(identity, camera, after, before, source)
@@ -85,17 +85,17 @@ def gallery_remove(
     removed = store.remove(where)
     print(f"{removed} items removed, {len(store)} left")
     if not removed:
-        raise SystemExit(EXIT_FOUND_TROUBLE)  # whoever asked for a deletion must see that nothing was deleted
+        raise SystemExit(EXIT_FOUND_TROUBLE)  # the user must notice that nothing was deleted
 
 
 def open_gallery(folder: Path, weights: str | None, device: str, batch_size: int) -> tuple[Gallery, Embedder]:
-    """A gallery and the embedder that belongs to it; the gallery's own copy of the weights by default."""
+    """Open a gallery and its embedder. ``weights`` defaults to the gallery's own copy."""
     own_copy = folder / WEIGHTS
     if weights is None and not (own_copy / CARD_FILE).exists():
         if (folder / MANIFEST).exists():
-            raise GalleryError(f"{folder} carries no copy of its weights: name them, --weights PATH_OR_NAME")
+            raise GalleryError(f"{folder} contains no copy of its weights; give --weights PATH_OR_NAME")
         weights = DEFAULT_WEIGHTS
-        print(f"no weights were named: taking {weights} ({LICENCE}); others: --weights PATH_OR_NAME", file=sys.stderr)
+        print(f"no --weights given: using {weights} ({LICENCE})", file=sys.stderr)
     embedder = open_embedder(weights or own_copy, device, batch_size)
     return Gallery.open(folder, embedder), embedder
 

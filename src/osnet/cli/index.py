@@ -37,23 +37,23 @@ def index(
     batch_size: int = 32,
     device: str = "auto",
 ) -> None:
-    """Put a folder of crops into a gallery, new or old. What is in it unchanged is passed over.
+    """Embed a folder of crops into a new or an existing gallery.
 
-    A crop whose file has changed is embedded again. The gallery keeps a copy of the weights, so that searching needs
-    nothing else. Where the weights say attributes, a new gallery keeps their probabilities beside the vectors, but for
-    those that are switched off.
+    Crops that the gallery already holds are skipped; a crop whose file has changed is embedded again. The gallery
+    keeps a copy of the weights, so searching needs nothing else. If the weights predict attributes, a new gallery also
+    keeps their probabilities, except for attributes that are switched off.
 
     Args:
-        crops: the folder.
-        out: the gallery's folder.
-        weights: a path or a short name. By default the gallery's own copy; for a new gallery
-            person-reidentification-retail-0287, which is downloaded if it is not here.
-        identity_from: where to read who is on a crop. By default: the pattern or CSV if given; else Market-1501's
-            names, if at least half of the names are like these; else identities are unknown.
+        crops: the folder of crops.
+        out: the folder of the gallery.
+        weights: a path or a short name. Default: the copy in the gallery; for a new gallery
+            person-reidentification-retail-0287, which is downloaded if it is missing.
+        identity_from: where identities are read from. Default: the pattern or the CSV if given; else Market-1501's
+            file names, if at least half of the files have such names; else identities are unknown.
         pattern: a regular expression for the path, with groups (?P<identity>...), (?P<camera>...), (?P<time>...).
         csv: a table with the columns path, identity, camera, time.
-        prune: also delete the items below this folder whose files are gone from the disk.
-        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
+        prune: also delete items of this folder whose files no longer exist.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and report it.
         batch_size: crops per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
     """
@@ -77,7 +77,7 @@ def _tell_indexed(gallery: Gallery, crops: Path, items: list[Item], plan: Update
         parts.append(f"{again - unknown} had changed and were embedded again")
     if unknown:
         parts.append(
-            f"{unknown} were embedded again, since the gallery did not say of what state of their files it was"
+            f"{unknown} were embedded again, since the gallery does not record which state of their files it holds"
         )
     if plan.relabelled:
         parts.append(f"{len(plan.relabelled)} got other labels")
@@ -87,22 +87,22 @@ def _tell_indexed(gallery: Gallery, crops: Path, items: list[Item], plan: Update
 
 
 def _tell_gone(gallery: Gallery, crops: Path, prune: bool) -> Iterator[str]:
-    """What the gallery holds of files that are gone from the disk, or how many of it were removed."""
+    """Report items whose files no longer exist; with ``prune``, delete those below ``crops`` first."""
     everywhere, here = gallery.find_gone(), gallery.find_gone(crops)
     if prune:
         removed = gallery.prune(crops)
-        print(f"{removed} items removed whose files are gone; {len(gallery)} left")
+        print(f"{removed} items were deleted because their files no longer exist; {len(gallery)} left")
     elif here:
-        yield f"{len(here)} items below {crops} are gone from the disk; --prune removes them: {name_some(here)}"
+        yield f"the files of {len(here)} items below {crops} are gone; --prune deletes the items: {name_some(here)}"
     if elsewhere := len(everywhere) - len(here):
-        yield f"{elsewhere} items of other folders are gone from the disk too"
+        yield f"{elsewhere} items of other folders have lost their files too"
 
 
 def _tell_outdated(plan: Update, failures: list[ImageError]) -> Iterator[str]:
     kept = [failure.name for failure in failures if failure.name in plan.changed]
     if kept:
         yield (
-            f"{len(kept)} crops have changed and cannot be read now; the gallery keeps the vectors of their old state: "
+            f"{len(kept)} crops have changed and cannot be read; the gallery keeps their old embeddings: "
             f"{name_some(kept)}"
         )
 
@@ -110,9 +110,9 @@ def _tell_outdated(plan: Update, failures: list[ImageError]) -> Iterator[str]:
 def _read_items(
     crops: Path, identity_from: IdentityFrom | None, pattern: str | None, csv: Path | None, may_be_empty: bool
 ) -> tuple[list[Item], list[str]]:
-    """Items for every image, with what the layout says of them; and what the user must know of those that it misses.
+    """Read the items of a folder, and notes about images that the layout does not cover.
 
-    ``may_be_empty``: the gallery exists, and may hold items of files that are gone.
+    ``may_be_empty``: the gallery exists, so a folder without images is allowed (``--prune`` may delete its items).
     """
     paths = list(list_images(crops))
     if not paths and may_be_empty:
@@ -124,7 +124,7 @@ def _read_items(
         if 2 * len(odd) > len(paths):
             return [Item(str(plain_path(path))) for path in paths], _tell_unnamed(len(paths) - len(odd))
         notes = [] if not odd else [
-            f"{len(odd)} of {len(paths)} names do not say who it is, as 0002_c1s1_000451_03.jpg does: "
+            f"{len(odd)} of {len(paths)} file names contain no identity, as 0002_c1s1_000451_03.jpg does: "
             f"{name_some([str(path.relative_to(crops)) for path in odd])}"
         ]  # fmt: skip
         return [_read_market_item(path) for path in paths], notes
@@ -155,6 +155,6 @@ def _read_market_item(path: Path) -> Item:
 
 
 def _tell_unnamed(num_fitting: int) -> list[str]:
-    told = "say who is on the crops with --identity-from, --pattern or --csv, if it is known"
-    few = f"; {num_fitting} names are like Market-1501's, too few to read them so" if num_fitting else ""
+    told = "identities are unknown; if you know them, give --identity-from, --pattern or --csv"
+    few = f"; {num_fitting} file names are like Market-1501's, which is too few to use them" if num_fitting else ""
     return [f"{told}{few}"]

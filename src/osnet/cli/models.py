@@ -25,13 +25,13 @@ def models(
     table_a: bool = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List networks with their parameters and multiply-adds, counted, beside what was published.
+    """List the networks with their parameters and multiply-adds, beside the published counts.
 
     Args:
         pattern: names to show; * and ? are wildcards.
         size: height and width of the input in pixels.
-        classes: outputs of a classifier on top, counted in; 0 for none.
-        table_a: print the supplement's Table A instead, recounted at 224 x 224 with 1000 classes.
+        classes: number of outputs of a classifier to include in the counts; 0 for none.
+        table_a: print Table A of the supplement instead, recounted at 224 x 224 with 1000 classes.
         as_json: print JSON.
     """
     if table_a:

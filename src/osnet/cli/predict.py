@@ -15,7 +15,7 @@ from osnet.embedding.embedder import OnError
 from osnet.files import write_json
 
 predict_app = SubcommandApp()
-app.command(predict_app, name="predict", help="Say what is on images: attributes, or classes.")
+app.command(predict_app, name="predict", help="Predict attributes or classes.")
 
 
 @predict_app.command(name="attributes")
@@ -29,13 +29,13 @@ def predict_attributes(
     device: str = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what people look like: names of attributes with probabilities, those that are said to hold first.
+    """Predict attributes of people, with probabilities; those above their thresholds come first.
 
     Args:
-        inputs: crops of people, and folders of them.
+        inputs: crops of people, and folders of crops.
         weights: a path of weights with an attribute head.
         out: also write all probabilities here, as .csv (a row per image) or .json.
-        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and report it.
         batch_size: crops per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON.
@@ -81,15 +81,15 @@ def predict_classes(
     device: str = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Say which class photographs are of, with probabilities, the likeliest first.
+    """Predict the class of images, with probabilities, most probable first.
 
     Args:
-        inputs: photographs, and folders of them.
-        weights: a path of weights that a classification recipe trained.
-        top: how many classes to print of each.
-        out: also write all probabilities here, as .csv (a row per photograph) or .json.
-        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
-        batch_size: photographs per forward pass.
+        inputs: images, and folders of images.
+        weights: a path of weights from a classification recipe.
+        top: number of classes to print for each image.
+        out: also write all probabilities here, as .csv (a row per image) or .json.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and report it.
+        batch_size: images per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON.
     """

@@ -18,15 +18,15 @@ from osnet.recipes.published_runs import describe_runs
 def recipes(
     names: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="NAME...")] = (), *, markdown: bool = False
 ) -> None:
-    """List the recipes of published runs, with their sources and the figures to expect; of those named, all values.
+    """List the recipes with their sources and expected results, or print all values of the named ones.
 
     Args:
-        names: recipes whose values are printed, each under the name of the flag that overrides it.
-        markdown: as the tables of docs/benchmarks.md.
+        names: recipes whose values to print, each under the name of the flag that overrides it.
+        markdown: print the tables of docs/benchmarks.md.
     """
     if markdown:
         if names:
-            raise DataError("--markdown is the page of all recipes; leave out the names")
+            raise DataError("--markdown prints all recipes; leave out the names")
         print(describe_runs(RUNS))
         return
     for name in names:
@@ -40,7 +40,7 @@ def recipes(
 
 
 def describe_values(name: str) -> list[str]:
-    """Every value of a recipe, one in a line, under the name of its flag."""
+    """One line for each value of a recipe: flag and value."""
     recipe = RECIPES[name]()
     values: dict[str, Any] = {"width": get_config(recipe.model, **recipe.network_settings()).width}
     values |= {field: value for field, value in asdict(recipe).items() if field != "name" and value is not None}

@@ -27,20 +27,20 @@ def report(
     layout: FolderArgs = PLAIN_FOLDER,
     device: str = "auto",
 ) -> None:
-    """One HTML file about weights on a data set: scores, curves, ranked lists with maps, failures, card and recipe.
+    """Write an HTML report on weights: scores, curves, ranked lists with maps, failures, card and recipe.
 
-    It needs no network, no server and no script.
+    The report is one file. It needs no server and contains no scripts.
 
     Args:
         weights: a run's folder, a path, or a short name.
         data: a data set with query and gallery.
         out: the file to write.
-        compare: other runs or weights, compared with the first; differences have intervals.
-        threshold: of the first weights: a cosine, or a file of `osnet calibrate --fpr`; by default, and for others,
-            1 in 1,000 different pairs of this data passes.
-        features: keep the vectors in this folder; a call that was cut off goes on from there.
-        force: score weights on images they were trained on; the report says so.
-        layout: who is on a crop.
+        compare: other runs or weights to compare with the first; differences are given with intervals.
+        threshold: threshold of the first weights: a cosine, or a file of `osnet calibrate --fpr`. Default, and for the
+            others: 1 in 1,000 pairs of different identities of this data passes.
+        features: keep the embeddings in this folder. After an interruption the same command resumes from there.
+        force: score weights on images that they were trained on; the report says so.
+        layout: where identities and cameras are read from.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_writable(out)

@@ -38,26 +38,26 @@ def search(
     sheet: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Search a gallery for whoever or whatever is on a photo, for people of some description, or for both.
+    """Search a gallery by an image, by a description, or by both.
 
-    With a photo the score is a cosine. Without one it says how well the description fits: the geometric mean of the
-    attributes' probabilities, in 0 to 1. Higher is closer. Listed is only what is said to fit the description.
+    With an image, the score is a cosine. Without one, it is the geometric mean of the probabilities of the attributes,
+    from 0 to 1. Higher is better. Only items that fit the description are listed.
 
     Args:
-        gallery: its folder.
-        photo: a crop of one person or thing; it stands before --with and --without.
-        having: attributes that hold, such as: backpack "long sleeve".
-        lacking: attributes that do not, such as: hat.
-        min_probability: from which probability on an attribute is said to hold; by default each one's own threshold,
-            and 0 lists everything in the order of the scores.
-        top: how many hits.
+        gallery: the folder of the gallery.
+        photo: a crop of one person or thing; give it before --with and --without.
+        having: attributes that items must have, such as: backpack "long sleeve".
+        lacking: attributes that items must not have, such as: hat.
+        min_probability: the probability from which an attribute counts as present; default: the threshold of each
+            attribute. 0 lists all items in the order of their scores.
+        top: number of hits.
         identity: only these identities.
         camera: only these cameras.
-        after: only what was taken at this time or later (seconds or ISO 8601, UTC).
-        before: only what was taken at this time or earlier.
-        source: only this source; or, if there is none, those that match this pattern, such as '*/monday/*' (sources are
-            whole paths).
-        weights: instead of the copy in the gallery; others are refused.
+        after: only crops taken at this time or later (seconds or ISO 8601, UTC).
+        before: only crops taken at this time or earlier.
+        source: only this source (a whole path); or, if no item has it, sources that match it as a pattern, such as
+            '*/monday/*'.
+        weights: the weights of the gallery, if not its own copy; any others are refused.
         as_json: print JSON.
         sheet: also draw the hits into this PNG.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -65,9 +65,9 @@ def search(
     if sheet is not None:
         check_writable(sheet)
     if photo is None and not having + lacking:
-        raise DataError("nothing to search for: give a photo, or a description: --with backpack --without hat")
+        raise DataError("nothing to search for: give an image, or a description: --with backpack --without hat")
     where = _fitting(make_where(identity, camera, after, before, source), having, lacking, min_probability)
-    store = Gallery.open(gallery)  # it must exist: searching makes none
+    store = Gallery.open(gallery)  # raises if it does not exist; a search must not create a gallery
     if photo is None:
         forget_switched_off(store)
         hits = store.search_attributes(having, lacking, top=top, where=where)
@@ -84,11 +84,11 @@ def search(
 
 
 def _fitting(where: Where, having: tuple[str, ...], lacking: tuple[str, ...], min_probability: float | None) -> Where:
-    """And only what is said to fit the description; at a least probability of 0, everything does."""
+    """Add the description to the conditions, unless ``min_probability`` is 0."""
     if min_probability == 0:
         return where
     if min_probability is not None and not 0 < min_probability <= 1:
-        raise DataError(f"--min-probability {min_probability:g} is no probability; give one from 0 to 1")
+        raise DataError(f"--min-probability {min_probability:g} must be from 0 to 1")
     return replace(where, having=frozenset(having), lacking=frozenset(lacking), min_probability=min_probability)
 
 
@@ -113,7 +113,7 @@ def _print_hits(
         said = f"  [{', '.join(_percents(hit, asked))}]" if asked else ""
         print(f"{hit.rank:>4}  {hit.score:6.3f}  {item.identity or '-':<10}{item.camera or '-':<8}{item.source}{said}")
     if not hits:
-        print("nothing in the gallery passes these conditions")
+        print("no item of the gallery meets these conditions")
 
 
 def _percents(hit: Hit, names: list[str]) -> list[str]:

@@ -13,12 +13,16 @@ from osnet.training.recipe import Recipe
 from osnet.training.trainer import RunOptions, Trainer
 
 train_app = SubcommandApp()
-app.command(train_app, name="train", help="Train by a recipe; `osnet recipes` lists them. Cut off, it goes on.")
+app.command(
+    train_app,
+    name="train",
+    help="Train by a recipe; `osnet recipes` lists them. After an interruption the same command resumes.",
+)
 
 
 def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
     default = make()
-    kind: Any = type(default)  # its own fields become flags too
+    kind: Any = type(default)  # so that fields of a subclass become flags too
 
     def train(
         *,
@@ -31,13 +35,13 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
         cpu: bool = False,
     ) -> None:
         trainer = Trainer(recipe, recipe.read(data, combine_all, work_dir), out, RunOptions(workers=workers, cpu=cpu))
-        print = trainer.accelerator.print  # of several processes, the first one speaks
+        print = trainer.accelerator.print  # with several processes, only the first prints
         facts = trainer.plan.describe_data()
         for label, name in (("left out", "problems"), ("note", "notes")):
             for line in facts.get(name, ()):
                 print(f"{label}: {line}")
         if trainer.progress.step:
-            print(f"going on at epoch {trainer.progress.epoch + 1}, batch {trainer.progress.batch + 1}")
+            print(f"resuming at epoch {trainer.progress.epoch + 1}, batch {trainer.progress.batch + 1}")
         try:
             weights = trainer.run(draw_progress)
         except KeyboardInterrupt:
@@ -51,16 +55,17 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
     train.__doc__ = f"""{(make.__doc__ or "").strip()}
 
     Args:
-        data: what the recipe trains on; for re-identification Market-1501's layout, or folders train, query and
-            gallery, or a folder of crops by identity, or NAME=FOLDER for a benchmark that `osnet data benchmarks`
-            lists (its first split; NAME:3=FOLDER another, NAME:seed7,3=FOLDER one of another draw,
-            cuhk03:labelled=FOLDER another form); several train as one, their identities and cameras kept apart.
-        out: the run's folder, new, or one of the same recipe and data to go on with.
-        recipe: the recipe; each of its fields can be overridden.
-        combine_all: train on validation, query and gallery images too; such weights must not be scored on this data.
-        work_dir: where a benchmark keeps drawn splits and extracted images; by default beside the data.
-        workers: processes that read and augment, 0 for none; by default as many as serve the machine.
-        cpu: use no GPU.
+        data: the training data. For re-identification: a folder in Market-1501's layout; or with sub-folders train,
+            query and gallery; or with a sub-folder for each identity; or NAME=FOLDER for a benchmark that
+            `osnet data benchmarks` lists (its first split; NAME:3=FOLDER for another split, NAME:seed7,3=FOLDER for
+            splits drawn with another seed, cuhk03:labelled=FOLDER for another version). Several data sets are joined;
+            their identities and cameras stay separate.
+        out: a new folder for the run, or the folder of a run to resume, with the same recipe and data.
+        recipe: the recipe; a flag overrides each of its fields.
+        combine_all: train on validation, query and gallery images too; do not score such weights on this data.
+        work_dir: where a benchmark keeps random splits and extracted images; default: beside the data.
+        workers: number of processes that read and augment images; 0 for none; default: chosen for the machine.
+        cpu: train on the CPU, even if there is a GPU.
     """
     return train
 

@@ -14,7 +14,7 @@ from osnet.weights.open_model_zoo import INTEL, INTEL_WEIGHTS, LICENCE
 
 @app.command
 def weights(*, as_json: JsonFlag = False) -> None:
-    """List the published weights that can be named instead of a path.
+    """List the published weights that --weights accepts by name.
 
     Args:
         as_json: print JSON.
@@ -42,9 +42,9 @@ def _count(model: str) -> dict[str, int]:
 
 
 def _print_intel() -> None:
-    """Intel's networks, whose licence and figures are known."""
+    """Print Intel's networks, whose licence and scores are known."""
     heads = {"params": 10, "mult-adds": 11, "x x0.25": 9, "x x1.0": 8, "measured": 13, "said": 13, "MARS": 13}
-    print(f"Intel's, from the Open Model Zoo; licence {LICENCE}; what they were trained on is not said")
+    print(f"Intel's, from the Open Model Zoo; licence {LICENCE}; Intel does not say what they were trained on")
     print(f"{'name':<37}" + "".join(f"{text:>{width}}" for text, width in heads.items()))
     for w in INTEL_WEIGHTS:
         f, cost = w.figures, _count(w.model)
