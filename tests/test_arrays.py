@@ -11,7 +11,7 @@ import pytest
 
 from osnet import Gallery, Item
 from osnet.cli.common import EXIT_ERROR
-from osnet.cli.reranking import read_features
+from osnet.cli.rerank import read_features
 from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError, GalleryError
 from osnet.features.array_files import as_vectors, list_arrays, read_array, read_arrays
@@ -122,7 +122,7 @@ def test_any_flipped_byte_is_either_harmless_or_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["empty", "npy", "flipped", "objects", "text"])
 def test_commands_say_so(kind: str, run: Run, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "bad.npz").write_bytes(BAD[kind][0])
-    for command in (["evaluate", "--features"], ["rerank", "--out", tmp_path / "o.npz"]):
+    for command in (["evaluate-features"], ["rerank", "--out", tmp_path / "o.npz"]):
         status, _, err = run(*command, tmp_path / "bad.npz")
         assert (status, "Traceback" in err, "bad.npz is not an .npz" in err) == (EXIT_ERROR, False, True)
 

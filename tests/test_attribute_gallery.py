@@ -232,7 +232,7 @@ def test_switching_off_at_the_gallerys_card(
     assert f"changed    {own / 'card.json'}: off: Female, AgeOver60" in out
     assert f"changed    {gallery / 'weights' / 'card.json'}: off: Female" in out
     assert f"deleted    {gallery}: the probabilities of Female" in out
-    assert "Galleries carry" not in out
+    assert "osnet attributes switch GALLERY" not in out
     main(["attributes", "show", str(gallery)])
     assert "Female                    off" in capsys.readouterr().out
     assert Gallery.open(gallery).attributes[0] == "Age18-60"

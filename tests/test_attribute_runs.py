@@ -112,7 +112,7 @@ def test_a_run_is_switched_as_a_whole(
     for name in ("best", "weights"):
         assert f"changed    {copy / name / 'card.json'}: off: Female" in out
         assert "Female" not in AttributePredictor(copy / name).predict(photo).attributes
-    assert "Galleries carry a copy" in out
+    assert "osnet attributes switch GALLERY" in out
     assert "osnet attributes switch GALLERY --off Female" in out
     main(["attributes", "switch", str(copy / "best"), "--off", "Hat"])
     out = capsys.readouterr().out

@@ -239,7 +239,7 @@ def test_average_of_results(run: Run, tiny_weights: Path, tmp_path: Path) -> Non
 def test_messages(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
     words = ("evaluate", "--weights", tiny_weights)
     status, _, err = run(*words, "--data", "market1501")
-    assert (status, "for the benchmark market1501 say --root" in err) == (2, True)
+    assert (status, "for the benchmark market1501 add --root" in err) == (2, True)
     status, _, err = run(*words, "--data", market, "--pattern", "(?P<identity>.)")
     assert (status, "leave out the pattern" in err) == (2, True)
     status, _, err = run(*words, "--data", market, "--seed", -1)
@@ -253,8 +253,8 @@ def test_messages(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) ->
         ("--identity-from", "subfolders"),
         ("--force",),
     ):
-        status, _, err = run("evaluate", "--features", tmp_path / "v.npz", *extra)
-        assert (status, "beside these go --csv" in err) == (2, True)
+        status, _, err = run("evaluate-features", tmp_path / "v.npz", *extra)
+        assert (status, extra[0] in err) == (2, True)
     status, _, err = run(*words, "--data", market, "--features", tmp_path / "f")
     assert status == 0, err
     status, _, err = run(*words, "--data", market, "--features", tmp_path / "f", "--flip")

@@ -81,7 +81,7 @@ def test_embed(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
     out_file = tmp_path / "v.npz"
     status, out, _ = run("embed", tmp_path / "p", paths[0], "--weights", tiny_weights, "--out", out_file)
     assert status == 0
-    assert out.startswith("3 vectors of 512")
+    assert out.startswith("3 embeddings of 512")
     content = np.load(out_file, allow_pickle=False)
     np.testing.assert_allclose(content["vectors"], Embedder(tiny_weights).embed(paths), atol=1e-6)
     assert content["names"].tolist() == [str(path) for path in paths]
@@ -122,7 +122,7 @@ def test_index_and_search(run: Run, tiny_weights: Path, market: Path, tmp_path: 
     assert Image.open(tmp_path / "sheet.png").size[0] > 4 * 128
     _, out, _ = run("search", gallery, more, "--camera", "2", "--identity", "3")
     assert [line.split()[2] for line in out.splitlines()[1:]] == ["3"]
-    assert "nothing in the gallery" in run("search", gallery, more, "--after", "2026-01-01")[1]
+    assert "no item of the gallery" in run("search", gallery, more, "--after", "2026-01-01")[1]
 
 
 def test_a_gallery_refuses_other_weights(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> Non
         (("evaluate", "--weights", "x", "--data", "."), "query and gallery"),
         (("evaluate", "--weights", "x", "--data", "gone"), "no such folder: gone"),
         (("embed", "gone.jpg", "--weights", "x", "--out", "v.npz"), "no such file: gone.jpg"),
-        (("embed", "--weights", "x", "--out", "v.npz"), "nothing to look at"),
+        (("embed", "--weights", "x", "--out", "v.npz"), "no images were given"),
         (("search", "gone", "photo.jpg"), "gone"),
         (("index", "gone", "--out", "g", "--weights", "x"), "no such folder: gone"),
         (("data", "check", "gone"), "no such folder: gone"),
@@ -261,7 +261,10 @@ def test_mistakes_get_one_line(run: Run, args: tuple, words: str, tmp_path: Path
         (("report", "w", "--data", "d", "--out", "o.html", "--features", "f"), True),
         (("figure", "ranks", "d", "--weights", "w", "--out", "o.png", "--features", "f"), True),
         (("evaluate", "--weights", "w", "--data", "d"), False),
-        (("evaluate", "--features", "v.npz"), False),
+        (("evaluate-features", "v.npz"), False),
+        (("evaluate-classes", "--weights", "w", "--data", "d"), False),
+        (("video", "index", "f.mp4", "--camera", "c", "--out", "a"), True),
+        (("video", "search", "a", "photo.jpg"), False),
         (("attributes", "evaluate", "--weights", "w", "--data", "d"), False),
         (("calibrate", "--weights", "w", "--data", "d", "--fpr", "0.1"), False),
         (("report", "w", "--data", "d", "--out", "o.html"), False),
@@ -288,7 +291,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, args: tuple[str,
     status, out, err = run(*args)
     assert status == EXIT_INTERRUPTED
     assert out == ""
-    resume = " Run the same command again to resume."
+    resume = " Resume with the same command."
     assert err == f"osnet: Interrupted.{resume if resumes else ''}\n"
 
 
@@ -328,7 +331,7 @@ def test_the_table_has_every_command() -> None:
     for name in COMMANDS:
         load_command(name)
     modules = {path.stem for path in (ROOT / "src" / "osnet" / "cli").glob("*.py")} - {"__init__", "__main__", "common"}
-    assert {module for _, modules_of in COMMANDS.values() for module in modules_of} == modules
+    assert {name.replace("-", "_") for name in COMMANDS} == modules
     assert set(app._subcommands) == set(COMMANDS)
 
 

@@ -97,7 +97,7 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = written()
     assert {path.suffix for path in before} == {".jpg", ".json", ".safetensors", ".npz"}
     cli.main(["demo", "--quick", "--out", str(out), "--device", "cpu"])
-    assert "going on with an earlier call" in capsys.readouterr().out
+    assert "resumed from an earlier call" in capsys.readouterr().out
     assert written() == before
 
     settings = out / "generated-people" / "generated.json"
@@ -105,7 +105,7 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["demo", "--quick", "--out", str(out)])
     assert stopped.value.code == EXIT_ERROR
-    assert "something else than this demo's people" in capsys.readouterr().err
+    assert "generated-people contains other data" in capsys.readouterr().err
 
 
 def test_data_and_weights_go_together(capsys: pytest.CaptureFixture[str]) -> None:

@@ -302,7 +302,7 @@ def test_mistakes_come_before_the_work(
     assert "perceptually" not in fails(
         "figure", "activation", "x.jpg", "--weights", "no", "--out", tmp_path / "a.png", "--colours", "hsv"
     )
-    assert "nothing to look at" in fails("figure", "activation", "--weights", "no", "--out", tmp_path / "a.png")
+    assert "no images were given" in fails("figure", "activation", "--weights", "no", "--out", tmp_path / "a.png")
     assert "--run" in fails("figure", "curves", "training", "--out", tmp_path / "a.png")
     assert "--data" in fails("figure", "curves", "roc", "--out", tmp_path / "a.png")
     (tmp_path / "t.json").write_text("{}")
@@ -340,7 +340,7 @@ def test_too_few_images_for_a_map(weights: dict[str, str], tmp_path: Path, capsy
     said = fails_with(
         capsys, "figure", "embeddings", tmp_path / "d", "--weights", weights["one"], "--out", tmp_path / "e.png"
     )
-    assert "2 of its 2 images would be drawn at number 400; a map needs at least 3" in said
+    assert "--number 400 selects 2 of 2 images; at least 3" in said
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_options_without_a_use_are_refused(
     kind: str, options: tuple[str, ...], unused: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = fails_with(capsys, "figure", "curves", kind, *options, "--out", tmp_path / "a.png")
-    assert f"{kind} has no use for {unused}" in said
+    assert f"{kind} does not take {unused}" in said
 
 
 def test_one_person_makes_no_different_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,13 +398,13 @@ def test_thresholds_that_are_none(command: str, tmp_path: Path, capsys: pytest.C
     assert "threshold 0,3 is neither a number" in fails("0,3")
     photo = write_picture(tmp_path / "photo.jpg")
     said = fails(photo)
-    assert f"{photo} is no file of `osnet calibrate --out`" in said
+    assert f"{photo} is not a file of `osnet calibrate --out`" in said
     assert len(said) < 120 + len(str(photo)), "not the bytes of the photo"
     assert "cannot read" in fails(tmp_path)
     table = tmp_path / "t.json"
     for content in ("{}", "[1]", "not JSON", "[" * 100_000, '{"threshold": true}', '{"threshold": "0.5"}'):
         table.write_text(content)
-        assert "is no file of `osnet calibrate --out`" in fails(table), content[:20]
+        assert "is not a file of `osnet calibrate --out`" in fails(table), content[:20]
     for number in ("NaN", "1.5", "-Infinity"):
         table.write_text(f'{{"threshold": {number}}}')
         assert "t.json must be a cosine, a number from -1 to 1" in fails(table), number

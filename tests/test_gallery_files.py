@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from conftest import FIXTURES, write_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.cli import galleries
+from osnet.cli import gallery as gallery_command
+from osnet.cli import index as index_command
 from osnet.errors import GalleryError
 from osnet.files import plain_path
 from osnet.gallery import FileStamp, Gallery, Where
@@ -43,7 +44,7 @@ def _one_embedder(monkeypatch: pytest.MonkeyPatch, tiny_network: OSNet) -> None:
     def open_quickly(weights: Any, device: str, batch_size: int) -> Embedder:
         return made if Path(weights).name in ("tiny", "weights") else Embedder(weights, backend="torch")
 
-    monkeypatch.setattr(galleries, "open_embedder", open_quickly)
+    monkeypatch.setattr(gallery_command, "open_embedder", open_quickly)
 
 
 # One source, or a pattern
@@ -159,7 +160,7 @@ def test_what_is_gone_is_told_and_pruned(run: Run, tiny_weights: Path, crops: Pa
     assert "1 items of other folders" in err
     assert "2 items are gone" in run("gallery", "show", crops.parent / "g")[1]
     out, _ = index(run, crops, "--prune")
-    assert "1 items removed whose files are gone; 3 left" in out
+    assert "1 items were deleted because their files no longer exist; 3 left" in out
     assert Gallery.open(crops.parent / "g").sources() == {str(crops / "0.png"), str(crops / "2.png"), str(elsewhere)}
     everything = b"".join(path.read_bytes() for path in (crops.parent / "g").iterdir() if path.is_file())
     assert b"1.png" not in everything
@@ -176,7 +177,7 @@ def test_a_changed_crop_that_cannot_be_read_is_told(run: Run, tiny_weights: Path
     status, out, err = run("index", crops, "--out", crops.parent / "g", "--on-error", "skip")
     assert status == 1
     assert "2 were there; 3 in all" in out
-    assert "1 crops have changed and cannot be read now; the gallery keeps the vectors of their old state" in err
+    assert "1 crops have changed and cannot be read" in err
 
 
 def test_labels_that_are_known_later_are_taken(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
@@ -219,7 +220,7 @@ def test_an_old_gallery_is_brought_up_to_date(run: Run, tiny_weights: Path, crop
     store.add_embeddings(embedder.embed(paths), items, weights_sha256=embedder.sha256())  # without stamps
     write_picture(crops / "0.png", 50)
     out, _ = index(run, crops)
-    assert "3 were embedded again, since the gallery did not say of what state" in out
+    assert "3 were embedded again, since the gallery does not record" in out
     hit = Gallery.open(store.folder).search_embedding(
         embedder.embed(crops / "0.png"), weights_sha256=embedder.sha256(), top=1
     )[0]
@@ -415,16 +416,18 @@ def test_two_commands_at_once(
     tiny_weights: Path, crops: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both find nothing there and embed everything; what the other has added meanwhile is left as it is."""
-    open_gallery, both = galleries._open_gallery, threading.Barrier(2)
+    open_gallery, both = gallery_command.open_gallery, threading.Barrier(2)
 
     def opened_together(*args: Any) -> Any:
         found = open_gallery(*args)
         both.wait()
         return found
 
-    monkeypatch.setattr(galleries, "_open_gallery", opened_together)
+    monkeypatch.setattr(index_command, "open_gallery", opened_together)
     threads = [
-        threading.Thread(target=galleries.index, args=(crops,), kwargs={"out": crops.parent / "g", "weights": "tiny"})
+        threading.Thread(
+            target=index_command.index, args=(crops,), kwargs={"out": crops.parent / "g", "weights": "tiny"}
+        )
         for _ in range(2)
     ]
     for thread in threads:

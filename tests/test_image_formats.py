@@ -378,7 +378,7 @@ def test_evaluating_without_any_match_is_an_error(
         gallery_vectors=np.eye(2, 4, dtype=np.float32), gallery_pids=[1, 3], gallery_camids=[1, 2],
     )  # fmt: skip
     with pytest.raises(SystemExit) as caught:
-        main(["evaluate", "--features", str(tmp_path / "v.npz")])
+        main(["evaluate-features", str(tmp_path / "v.npz")])
     assert caught.value.code == 2
     shutil.rmtree(root / "gallery" / "bob")
     with pytest.raises(DataError, match="none of the 2 queries"):

@@ -140,7 +140,7 @@ def test_a_runs_own_table_fits_its_kept_vectors(run: Run, tiny_weights: Path, tm
                          data / "f", "--out", out)  # fmt: skip
     assert (status, err) == (0, err)
     kept = [data / "f" / "query.npz", data / "f" / "gallery.npz"]
-    status, _, err = run("evaluate", "--features", *kept, "--csv", table, "--out", tmp_path / "p.json")
+    status, _, err = run("evaluate-features", *kept, "--csv", table, "--out", tmp_path / "p.json")
     assert (status, err) == (0, err)
     first, second = (json.loads(path.read_text()) for path in (out, tmp_path / "p.json"))
     assert first["scores"] == second["scores"]
@@ -202,15 +202,32 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
 def test_command_line(run: Run, tmp_path: Path) -> None:  # noqa: F811
     np.savez(tmp_path / "v.npz", **drawn())
-    status, out, _ = run(
-        "evaluate", "--features", tmp_path / "v.npz", "--ap", "trapezoid", "--out", tmp_path / "o.json"
-    )
+    status, out, _ = run("evaluate-features", tmp_path / "v.npz", "--ap", "trapezoid", "--out", tmp_path / "o.json")
     assert (status, "trapezoid rule" in out) == (0, True)
     assert json.loads((tmp_path / "o.json").read_text())["scores"] == direct(drawn(), ap="trapezoid")
-    status, _, err = run("evaluate", "--data", tmp_path)
-    assert (status, "give --weights and --data, or --features" in err) == (2, True)
-    status, _, err = run("evaluate", "--features", tmp_path / "v.npz", "--flip")
-    assert (status, "no --flip" in err) == (2, True)
+    status, _, err = run("evaluate-features", tmp_path / "v.npz", "--flip")
+    assert (status, "--flip" in err) == (2, True)
+
+
+def test_each_evaluation_names_the_right_command(
+    run: Run,  # noqa: F811
+    tiny_weights: Path,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "v.npz"
+    np.savez(file, **drawn())
+    classes = ("evaluate-classes", "--weights", tiny_weights, "--data", tmp_path)
+    for words, hint in (
+        (("evaluate", "--data", tmp_path), "--weights is missing"),
+        (("evaluate", "--weights", tiny_weights), "--data is missing"),
+        (("evaluate", "--features", file), f"osnet evaluate-features {file}"),
+        (("evaluate", "--weights", tiny_weights, "--data", tmp_path, "--features", file), "osnet evaluate-features"),
+        (classes, f"osnet evaluate --weights {tiny_weights} --data {tmp_path}"),
+        (("evaluate-features",), "query, then gallery"),
+    ):
+        status, out, err = run(*words, "--out", tmp_path / "o.json")
+        assert (status, out, hint in err) == (2, "", True), err
+    assert not (tmp_path / "o.json").exists()
 
 
 def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -221,7 +238,7 @@ def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, t
     assert json.loads((tmp_path / "o.json").read_text())["scores"] == pytest.approx(flipped.scores)
     (tmp_path / "file.npz").touch()
     status, _, err = run(*words, "--features", tmp_path / "file.npz")
-    assert (status, "--features is one folder" in err) == (2, True)
+    assert (status, "osnet evaluate-features" in err) == (2, True)
     status, _, err = run("calibrate", "--weights", tiny_weights, "--data", market, "--fpr", 0.01)
     assert (status, "too few to estimate the rate" in err) == (2, True)
     threshold = tmp_path / "t.json"

@@ -67,7 +67,7 @@ class Terminal:
 @pytest.fixture(params=["ascii", "utf-8", "cp1252"])
 def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tiny_network: OSNet) -> Terminal:
     made = Embedder(tiny_network)
-    for module in ("galleries.open_embedder", "scoring.Embedder"):
+    for module in ("gallery.open_embedder", "embed.Embedder", "evaluate.Embedder"):
         monkeypatch.setattr(f"osnet.cli.{module}", lambda *_args, **_options: made)
     return Terminal(monkeypatch, request.param)
 

@@ -59,7 +59,7 @@ def test_packed_and_read_again(many: Photos, tmp_path: Path) -> None:
 
 def test_pack_on_the_command_line(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "pack", str(zoo / "val"), "--out", str(tmp_path / "p"), "--classes-of", str(zoo / "train")])
-    assert "1 photographs of 2 classes in 1 shards" in capsys.readouterr().out
+    assert "1 images of 2 classes in 1 shards" in capsys.readouterr().out
     assert read_packed_index(tmp_path / "p").classes == ("cat", "dog")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from osnet.cli import main
-from osnet.cli.reranking import read_features
+from osnet.cli.rerank import read_features
 from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError
 from osnet.features.embedding_files import save_vectors
@@ -53,7 +53,7 @@ def test_command_on_labelled_features(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def spell(arrays: dict[str, np.ndarray], kind: str, folder: Path) -> list[str]:
-    """The same vectors and labels in every way that `osnet evaluate --features` takes too."""
+    """The same vectors and labels in every way that `osnet evaluate-features` takes too."""
     if kind == "two files":
         for part in ("query", "gallery"):
             own = {k.removeprefix(f"{part}_"): v for k, v in arrays.items() if k.startswith(part) and k != part}
@@ -75,7 +75,7 @@ def test_both_commands_take_every_spelling(kind: str, tmp_path: Path, capsys: py
     wanted = rank_scores_from_distances(1 - unit[0] @ unit[1].T, *labels).mean_ap
     files = spell(dict(np.load(tmp_path / "f.npz")), kind, tmp_path)
     main(["rerank", *files, "--out", str(tmp_path / "r.npz"), "--out-json", str(tmp_path / "r.json")])
-    main(["evaluate", "--features", *files, "--out", str(tmp_path / "e.json")])
+    main(["evaluate-features", *files, "--out", str(tmp_path / "e.json")])
     capsys.readouterr()
     before = json.loads((tmp_path / "r.json").read_text())["scores"]["before"]
     scores = json.loads((tmp_path / "e.json").read_text())["scores"]
@@ -161,16 +161,16 @@ def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: P
         (["--lambda-value", "2"], "--lambda-value 2.0 must be from 0 to 1"),
         (["--alpha", "-1"], "--alpha -1.0 must be at least 0"),
         (["--top", "0"], "--top 0"),
-        (["--no-normalize", "--expansion", "alpha"], "go with --normalize only"),
+        (["--no-normalize", "--expansion", "alpha"], "--expansion alpha needs --normalize"),
         (["--device", "toaster"], "device 'toaster' cannot be used here"),
-        (["--out", "lists.txt"], "choose a name that ends"),
+        (["--out", "lists.txt"], "lists.txt: lists are written as .npz"),
         (["--out-json", "no/such/folder.json"], "there is no folder"),
-        (["--out-json", "r.npz"], "--out r.npz and --out-json r.npz are one file"),
-        (["--out-json", "./x/../r.npz"], "are one file"),
-        (["--out-json", "link/r.npz"], "are one file"),
-        (["--out", "hard.npz", "--out-json", "other.json", "--overwrite"], "are one file"),
-        (["--out", "./f.npz", "--overwrite"], "f.npz is a file of features, which would be lost"),
-        (["--out-json", "f.npz", "--overwrite"], "f.npz is a file of features"),
+        (["--out-json", "r.npz"], "--out r.npz and --out-json r.npz are the same file"),
+        (["--out-json", "./x/../r.npz"], "are the same file"),
+        (["--out-json", "link/r.npz"], "are the same file"),
+        (["--out", "hard.npz", "--out-json", "other.json", "--overwrite"], "are the same file"),
+        (["--out", "./f.npz", "--overwrite"], "f.npz is one of the input files"),
+        (["--out-json", "f.npz", "--overwrite"], "f.npz is one of the input files"),
     ],
 )
 def test_flags_that_the_command_refuses_first(

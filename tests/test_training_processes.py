@@ -95,7 +95,7 @@ def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12)]
     assert load_weights(tmp_path / "run" / "weights").card.name == "osnet_x0_25"
     again = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment)
-    assert "going on at epoch 3, batch 1" in again.stdout
+    assert "resuming at epoch 3, batch 1" in again.stdout
 
 
 def make_one_of_two(rank: int, folder: str, recipe: ReidRecipe = REID) -> Trainer:

@@ -1,7 +1,7 @@
-"""The demo: people are generated, two networks learn to find them again, and a report says how well.
+"""The demo: generate people, train two networks to re-identify them, and write a report on the results.
 
-``run_demo`` needs no data; ``run_demo_on`` scores weights on a data set of yours. Both call what the commands call.
-Each step leaves its result in the output folder, so a demo that was cut off goes on.
+``run_demo`` needs no data. ``run_demo_on`` scores weights on a given data set. Both call the functions that the
+commands call. Each step stores its result in the output folder, so a demo that is run again resumes.
 """
 
 import json
@@ -55,7 +55,7 @@ CAUTION = CAUTION_GENERATED
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much to generate and to train. Half of the people train, the others are searched for."""
+    """The generated people and the number of epochs. Half of the people are for training, the others for testing."""
 
     people: GeneratedSettings
     epochs: int
@@ -66,14 +66,14 @@ QUICK = DemoSize(GeneratedSettings(identities=32, cameras=3, images=4, seed=0), 
 
 
 def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path:
-    """Generate people, train OSNet and its single-scale baseline alike, compare, index, search, report.
+    """Generate people, train OSNet and its single-scale baseline by the same recipe, compare them, write a report.
 
-    Writes into ``out``: ``generated-people/``, a run for each network, ``scores/`` (vectors), ``gallery/`` (it
-    can be searched), ``comparison.json`` and ``report.html``. Returns the report's path.
+    Writes into ``out``: ``generated-people/``, the folder of a run for each network, ``scores/`` (embeddings),
+    ``gallery/`` (for ``osnet search``), ``comparison.json`` and ``report.html``. Returns the path of the report.
 
     Raises:
-        DemoError: a trained network does not beat itself untrained.
-        OutputError: ``out`` cannot be written, or holds a demo of another size.
+        DemoError: a trained network does not score higher than the same network untrained.
+        OutputError: ``out`` cannot be written, or contains a demo of another size.
     """
     start = time.monotonic()
     make_folder(out)
@@ -98,7 +98,7 @@ def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path
         entrants.sort(key=lambda entrant: order.index(entrant.name))
         comparison = compare(dataset, entrants, CONTRASTS, group_generated(dataset))
         print(comparison)
-    with _step(5, "index the gallery and look at what was found"):
+    with _step(5, "index the gallery and draw the hits"):
         index_features(
             out / "gallery", dataset, features_folder(out / "scores", OSNET) / "gallery.npz", embedders[OSNET]
         )
@@ -119,7 +119,7 @@ def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path
         )  # fmt: skip
         write_report(report, out / "report.html")
     print("", *findings, "", CAUTION, sep="\n")
-    print(f"took {(time.monotonic() - start) / 60:.1f} minutes{', going on with an earlier call' if resumed else ''}")
+    print(f"took {(time.monotonic() - start) / 60:.1f} minutes{', resumed from an earlier call' if resumed else ''}")
     print(f"the gallery can be searched: osnet search {out / 'gallery'} PHOTO")
     print(f"report: {(out / 'report.html').absolute()}")
     check_learned(comparison)
@@ -127,7 +127,7 @@ def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path
 
 
 def describe_findings(comparison: Comparison) -> list[str]:
-    """What the comparison says, in sentences, whatever it says."""
+    """Describe the comparison in sentences, whichever network is better."""
     scores = comparison.groups[0].scores
     against = comparison.difference(OSNET, BASELINE)
     sentences = [
@@ -140,17 +140,17 @@ def describe_findings(comparison: Comparison) -> list[str]:
         sentences.append(f"Against itself untrained, {name}: {comparison.difference(name, UNTRAINED[name])}.")
     sentences.append(f"{OSNET} against a colour histogram: {comparison.difference(OSNET, HISTOGRAM)}.")
     sentences.append(
-        "Each network was trained once. The intervals are over people; another seed, or another machine, can turn the "
-        "difference between the two networks round, so nothing follows for the architectures."
+        "Each network was trained once. The intervals are over people only. With another seed or machine the "
+        "difference between the two networks may change its sign, so it says nothing about the architectures."
     )
     return sentences
 
 
 def check_learned(comparison: Comparison) -> None:
-    """The demo's own test: a trained network must beat itself untrained, in mAP, with the interval above 0.
+    """Check that training helped: mAP minus that of the untrained network must have an interval above 0.
 
     Raises:
-        DemoError: one does not.
+        DemoError: the interval of a network reaches 0 or below.
     """
     for name, untrained in UNTRAINED.items():
         difference = comparison.difference(name, untrained)
@@ -159,10 +159,10 @@ def check_learned(comparison: Comparison) -> None:
 
 
 def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Progress) -> None:
-    """Score ``weights`` on ``data``, index its gallery, search it with a few queries, draw the ranked lists.
+    """Score ``weights`` on ``data``, index its gallery, search it with a few queries, and draw ranked lists.
 
-    Writes ``scores.json``, ``features/``, ``gallery/``, ``ranked.png`` and ``report.html`` into ``out``; prints the
-    scores and where these lie. Called again after it was cut off, it goes on.
+    Writes ``scores.json``, ``features/``, ``gallery/``, ``ranked.png`` and ``report.html`` into ``out``. Prints the
+    scores and the paths. After an interruption the same call resumes.
     """
     dataset = read_dataset(data)
     embedder = Embedder(weights, device=device)
@@ -187,11 +187,13 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
 
 
 def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder: Embedder) -> Gallery:
-    """A gallery of a data set's gallery split, from the vectors that ``evaluate`` kept."""
+    """Build a gallery of a data set's gallery split from the embeddings that ``evaluate`` kept in ``features``."""
     embeddings, weights_sha256 = read_vectors(features)
     gallery = Gallery.open(folder, embedder)
     crops = {str(crop.path): crop for crop in dataset.gallery.crops}
-    stamps = {name: FileStamp.of(name) for name in embeddings.names}  # evaluate has just looked: they are as embedded
+    stamps = {
+        name: FileStamp.of(name) for name in embeddings.names
+    }  # evaluate has just checked that the files are unchanged
     known = {source: stored.stamp for source, stored in gallery.stored().items()}
     new = [i for i, name in enumerate(embeddings.names) if stamps[name] is None or known.get(name) != stamps[name]]
     items = [
@@ -214,7 +216,7 @@ def index_features(folder: Path, dataset: ReidDataset, features: Path, embedder:
 
 
 def search_elsewhere(gallery: Gallery, query: Crop) -> RankedList:
-    """Hits for a query among the crops of other cameras (of all cameras, if there is no other)."""
+    """Search for a query among the crops of other cameras (of all cameras, if there are no others)."""
     others = frozenset(item.camera for item in gallery.items if item.camera) - {query.camera}
     where = Where(cameras=others) if others else None
     hits = gallery.search(query.path, top=NUM_HITS, where=where)
@@ -237,12 +239,14 @@ def _generate(folder: Path, settings: GeneratedSettings, progress: Progress) -> 
     except (OSError, ValueError):
         there = {}
     if any(there.get(name) != value for name, value in asdict(settings).items()):
-        raise OutputError(f"{folder} holds something else than this demo's people; choose another folder or delete it")
+        raise OutputError(
+            f"{folder} contains other data than the people of this demo; choose another --out, or delete the folder"
+        )
     return read_dataset(folder)
 
 
 def _embed(name: str, embedder: Embedder, dataset: ReidDataset, folder: Path, progress: Progress) -> Entrant:
-    """Scored as ``osnet evaluate`` does; the vectors that it kept are compared."""
+    """Evaluate a network as ``osnet evaluate`` does, and return the embeddings that this keeps."""
     features = make_folder(features_folder(folder, name))
     evaluate(embedder, dataset, features=features, progress=progress)
     query, gallery = (read_vectors(features / f"{part}.npz")[0].vectors for part in ("query", "gallery"))
@@ -268,14 +272,14 @@ def _describe(
     recipe = recipes[OSNET]
     return {
         "data": f"{people.identities} generated people, {people.cameras} cameras, {people.images} images each, seed "
-        f"{people.seed}: {len(dataset.train):,} images of one half train; {len(dataset.query):,} queries and "
-        f"{len(dataset.gallery):,} gallery images of the other half are searched",
+        f"{people.seed}: {len(dataset.train):,} images of one half for training; {len(dataset.query):,} queries and "
+        f"{len(dataset.gallery):,} gallery images of the other half",
         "networks": "; ".join(sizes) + f"; at {recipe.size_hw[0]} x {recipe.size_hw[1]} pixels. The baseline is also "
-        "shallower and smaller, so the comparison is not of scales alone",
+        "shallower and smaller, so more than the number of scales differs",
         "training": f"both alike, from scratch, one seed each: {recipe.epochs} epochs, batches of {recipe.batch_size}, "
         f"{recipe.optimizer} at {recipe.lr} with a cosine, label-smoothed cross-entropy, random crop and mirroring",
         "scoring": "cosine similarity; colour histogram: HSV, 8 x 4 x 4 bins in six stripes",
         "made with": f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, "
         f"{torch.get_num_threads()} threads",
-        "took": f"{seconds / 60:.1f} minutes{' (going on with an earlier call)' if resumed else ''}",
+        "took": f"{seconds / 60:.1f} minutes{' (resumed from an earlier call)' if resumed else ''}",
     }  # fmt: skip

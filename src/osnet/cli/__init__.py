@@ -12,37 +12,40 @@ from importlib import import_module
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
-COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "index": ("Embed a folder of crops into a gallery.", ("galleries",)),
-    "search": ("Search a gallery by an image, by a description, or by both.", ("galleries",)),
-    "gallery": ("Show what a gallery holds, or delete items from it.", ("galleries",)),
-    "video": ("Index, track, search and draw footage.", ("video",)),
-    "embed": ("Embed images into a file of embeddings.", ("scoring",)),
-    "evaluate": ("Score weights, or files of embeddings, on a benchmark.", ("scoring",)),
-    "average": ("Average several results of osnet evaluate.", ("scoring",)),
-    "calibrate": ("Choose a score threshold on a validation set.", ("scoring",)),
-    "rerank": ("Re-rank embeddings (k-reciprocal, Zhong et al. 2017).", ("reranking",)),
-    "train": ("Train by a recipe.", ("training",)),
-    "recipes": ("List the recipes, or print the values of one.", ("training",)),
-    "predict": ("Predict attributes or classes.", ("attributes", "classes")),
-    "attributes": ("Show, switch off or evaluate the attributes of weights.", ("attributes",)),
-    "data": ("Check, generate or pack a data set; list the benchmarks.", ("datasets", "scoring", "photos")),
-    "models": ("List the networks with their parameters and multiply-adds.", ("models",)),
-    "weights": ("List published weights.", ("models",)),
-    "card": ("Describe an ONNX or OpenVINO network in a card.", ("models",)),
-    "convert": ("Convert weights between Torchreid's files and checkpoint folders.", ("models",)),
-    "export": ("Write ONNX or OpenVINO files.", ("exporting",)),
-    "figure": ("Draw activation maps, matches, gates, ranked lists, curves.", ("figures", "reports")),
-    "report": ("Write an HTML report on weights.", ("figures", "reports")),
-    "demo": ("Train on generated people, search, and write a report.", ("scoring",)),
+COMMANDS: dict[str, str] = {
+    "index": "Embed a folder of crops into a gallery.",
+    "search": "Search a gallery by an image, by a description, or by both.",
+    "gallery": "Show what a gallery holds, or delete items from it.",
+    "video": "Index, track, search and draw footage.",
+    "embed": "Embed images into a file of embeddings.",
+    "evaluate": "Score re-identification weights on a data set or on benchmarks.",
+    "evaluate-features": "Score files of embeddings.",
+    "evaluate-classes": "Score weights on a classification.",
+    "average": "Average several results of osnet evaluate.",
+    "calibrate": "Choose a score threshold on a validation set.",
+    "rerank": "Re-rank embeddings (k-reciprocal, Zhong et al. 2017).",
+    "train": "Train by a recipe.",
+    "recipes": "List the recipes, or print the values of one.",
+    "predict": "Predict attributes or classes.",
+    "attributes": "Show, switch off or evaluate the attributes of weights.",
+    "data": "Check, generate or pack a data set; list the benchmarks.",
+    "models": "List the networks with their parameters and multiply-adds.",
+    "weights": "List published weights.",
+    "card": "Describe an ONNX or OpenVINO network in a card.",
+    "convert": "Convert weights between Torchreid's files and checkpoint folders.",
+    "export": "Write ONNX or OpenVINO files.",
+    "figure": "Draw activation maps, matches, gates, ranked lists, curves.",
+    "report": "Write an HTML report on weights.",
+    "demo": "Train on generated people, search, and write a report.",
 }
-"""Command -> one line of help, and the modules of this package that define it."""
+"""Command -> one line of help. The module of this package that defines it has its name, with ``_`` for ``-``."""
 
 RESUMABLE: dict[str, tuple[str, ...]] = {
     "train": (),
     "index": (),
     "embed": (),
     "demo": (),
+    "video index": (),
     "data generate": (),
     "evaluate": ("--weights", "--features"),
     "calibrate": ("--features",),
@@ -86,7 +89,7 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             _run(given)
     except KeyboardInterrupt:
-        resume = " Run the same command again to resume." if can_resume(given) else ""
+        resume = " Resume with the same command." if can_resume(given) else ""
         print(f"osnet: Interrupted.{resume}", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
@@ -99,7 +102,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def describe_commands() -> str:
     """What ``osnet --help`` prints."""
     width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{summary}" for name, (summary, _) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
             "usage: osnet COMMAND [options]",
@@ -115,9 +118,8 @@ def describe_commands() -> str:
 
 
 def load_command(name: str) -> None:
-    """Import the modules that define a command, which registers it."""
-    for module in COMMANDS[name][1]:
-        import_module(f"osnet.cli.{module}")
+    """Import the module that defines a command, which registers it."""
+    import_module(f"osnet.cli.{name.replace('-', '_')}")
 
 
 def _run(args: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""osnet predict attributes; osnet attributes show, switch, evaluate."""
+"""osnet attributes show, attributes switch, attributes evaluate."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,10 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from osnet.cli.common import (
-    JsonFlag,
-    app,
-    check_probabilities_file,
-    list_inputs,
-    report_failures,
-    write_probabilities,
-)
-from osnet.cli.galleries import forget_switched_off
+from osnet.cli.common import JsonFlag, app
+from osnet.cli.gallery import forget_switched_off
 from osnet.data.attributes.reader import read_attributes
-from osnet.embedding.attribute_predictor import AttributePredictions, AttributePredictor
-from osnet.embedding.embedder import OnError
+from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.files import check_writable, write_json
 from osnet.gallery import Gallery
 from osnet.gallery.gallery_folder import WEIGHTS
@@ -30,64 +22,15 @@ from osnet.tasks.attribute_task import labelled, score_split
 from osnet.training.state import STATE_FILE
 from osnet.weights.card import CARD_FILE, Card, read_card
 
-predict_app = SubcommandApp()
 attributes_app = SubcommandApp()
-app.command(predict_app, name="predict", help="Say what is on images: attributes, or classes.")
-app.command(attributes_app, name="attributes", help="Show, switch off or score the attributes that weights say.")
+app.command(attributes_app, name="attributes", help="Show, switch off or evaluate the attributes of weights.")
 
 WeightsArg = Annotated[Path, Positional, tyro.conf.arg(metavar="WEIGHTS_OR_GALLERY")]
 
 
-@predict_app.command(name="attributes")
-def predict_attributes(
-    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO...")],
-    *,
-    weights: str,
-    out: Path | None = None,
-    on_error: OnError = "raise",
-    batch_size: int = 32,
-    device: str = "auto",
-    as_json: JsonFlag = False,
-) -> None:
-    """Say what people look like: names of attributes with probabilities, those that are said to hold first.
-
-    Args:
-        inputs: crops of people, and folders of them.
-        weights: a path of weights with an attribute head.
-        out: also write all probabilities here, as .csv (a row per image) or .json.
-        on_error: raise: stop at an image that cannot be read; skip: leave it out and say so.
-        batch_size: crops per forward pass.
-        device: auto, cpu, cuda, cuda:1, mps.
-        as_json: print JSON.
-    """
-    if out is not None:
-        check_probabilities_file(out)
-    paths = list_inputs(inputs)
-    predictor = AttributePredictor(weights, device, batch_size)
-    seen = predictor.predict(paths, on_error=on_error)
-    rows = [
-        {"source": name, "holds": seen.positive(i), "probabilities": _by_name(seen, i)}
-        for i, name in enumerate(seen.names)
-    ]
-    if out is not None and out.suffix == ".json":
-        write_json(out, {"thresholds": dict(zip(seen.attributes, seen.thresholds, strict=True)), "images": rows})
-    elif out is not None:
-        write_probabilities(out, seen.attributes, seen.names, seen.probabilities)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    else:
-        for i, name in enumerate(seen.names):
-            print(name)
-            for holds in (True, False):
-                said = [(n, p) for n, p in _by_name(seen, i).items() if (n in seen.positive(i)) == holds]
-                shown = [f"{n} {100 * p:.0f} %" for n, p in sorted(said, key=lambda pair: -pair[1])]
-                print(f"  {'yes' if holds else 'no':<4}{', '.join(shown) or '-'}")
-    report_failures([str(failure) for failure in seen.failures])
-
-
 @attributes_app.command
 def show(weights: WeightsArg) -> None:
-    """List the attributes that weights say, with their thresholds, and which are switched off.
+    """List the attributes of weights with their thresholds, and which are switched off.
 
     Args:
         weights: a checkpoint folder, a run's folder, or a gallery.
@@ -102,15 +45,15 @@ def switch(
     off: tuple[str, ...] = (),
     on: tuple[str, ...] = (),
 ) -> None:
-    """Switch attributes off, or on again, at the weights' cards. What is off is neither computed nor stored.
+    """Switch attributes off, or on again, in the cards of weights. An attribute that is off is not computed or stored.
 
-    Of a run the cards of all its weights are switched (best, weights), and the run, when it goes on, keeps to it.
-    Galleries have a copy of the weights with a card of its own: name them too. There the probabilities of what is
-    switched off are deleted as well, and do not come back.
+    For a run, the cards of all its weights change (best, weights); a resumed run keeps the setting. A gallery contains
+    a copy of the weights with its own card, so name galleries too. The gallery's probabilities of an attribute that is
+    switched off are deleted and cannot be restored.
 
     Args:
-        places: runs, checkpoint folders, galleries; they stand before --off and --on.
-        off: attributes to switch off, by their names on the card.
+        places: runs, checkpoint folders, galleries; give them before --off and --on.
+        off: attributes to switch off, named as on the card.
         on: attributes to switch on again.
     """
     switched = switch_attributes(places, off, on)
@@ -128,8 +71,8 @@ def switch(
     if not galleries:
         words = [*(["--off", *off] if off else []), *(["--on", *on] if on else [])]
         print(
-            "Galleries carry a copy of the weights with a card of its own, and files that were exported stay as they "
-            f"are. For each gallery: osnet attributes switch GALLERY {' '.join(words)}"
+            "A gallery contains a copy of the weights with its own card; exported files do not change. "
+            f"For each gallery: osnet attributes switch GALLERY {' '.join(words)}"
         )
 
 
@@ -146,14 +89,15 @@ def evaluate(
     device: str = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Score weights on a data set: mA, accuracy, precision, recall, F1, and a row per attribute.
+    """Score the attributes of weights: mA, accuracy, precision, recall, F1, and a row per attribute.
 
     Args:
         weights: a path of weights with an attribute head.
         data: PA-100K, PETA, RAP, Market-1501 with market_attribute.mat, generated people, or a CSV.
-        split: which part.
-        chosen_thresholds: the thresholds that were chosen on validation, from the card; else 0.5, as published scores.
-        skip_mismatches: leave out where files and labels do not match, and say so.
+        split: the split to score.
+        chosen_thresholds: use the thresholds on the card, chosen on validation data, instead of 0.5, which published
+            scores use.
+        skip_mismatches: leave out images whose files and labels do not match, and report them.
         out: write the result here as JSON.
         batch_size: crops per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -179,17 +123,13 @@ def evaluate(
     print(scores)
 
 
-def _by_name(seen: AttributePredictions, row: int) -> dict[str, float]:
-    return dict(zip(seen.attributes, (round(float(p), 6) for p in seen.probabilities[row]), strict=True))
-
-
 def _card_folder(weights: Path) -> Path:
-    """Where the card is: the folder itself, or ``weights`` in a run's or a gallery's folder."""
+    """The folder with the card: the given one, or its sub-folder ``weights`` for a run or a gallery."""
     return weights if (weights / CARD_FILE).exists() else weights / WEIGHTS
 
 
 def _other_weights(folder: Path) -> list[Path]:
-    """All weights of the run that a checkpoint folder belongs to, if it does."""
+    """All checkpoint folders of the run that this one belongs to; empty if it belongs to none."""
     return find_cards(folder.parent) if (folder.parent / STATE_FILE).exists() else []
 
 
@@ -202,4 +142,4 @@ def _print_card(card: Card) -> None:
     for name, threshold in zip(card.attributes, thresholds, strict=True):
         print(f"{name:<26}" + ("off" if name in card.attributes_off else f"from {threshold:.2f}"))
     if not card.attributes:
-        print("these weights say no attributes")
+        print("these weights have no attributes")

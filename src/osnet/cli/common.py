@@ -1,4 +1,4 @@
-"""What the commands share: the bar, the statuses, the report of what was left out."""
+"""Helpers that the commands share: progress bar, exit codes, listing of inputs, report of failed images."""
 
 import csv
 import sys
@@ -24,19 +24,20 @@ from osnet.files import check_writable, plain_path, written_aside
 from osnet.types import ReidDataset
 
 EXIT_FOUND_TROUBLE = 1
-
+"""Exit code of a command that ran to its end, but left an image out or found a fault."""
 
 MAX_WARNINGS = 10
+"""Most warnings about images that are printed one by one."""
 
 JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]
 
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How a data set says who is on its crops: the flags of every command that reads one."""
+    """The flags that say where the identities and cameras of a data set are read from."""
 
     identity_from: IdentityFrom = "auto"
-    """where to read who is on a crop."""
+    """where identities are read from: sub-folders, a pattern for file names, a CSV, or Market-1501's file names."""
     pattern: str | None = None
     """a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...)."""
     csv: Path | None = None
@@ -45,53 +46,54 @@ class FolderOptions:
     FLAGS: ClassVar[tuple[str, ...]] = ("--identity-from", "--pattern", "--csv")
 
     def given(self) -> list[str]:
-        """Those of ``FLAGS`` that are not as they would be without."""
+        """The names of the flags that differ from their defaults."""
         values = (self.identity_from != "auto", self.pattern is not None, self.csv is not None)
         return [flag for flag, value in zip(self.FLAGS, values, strict=True) if value]
 
     def layout(self) -> FolderLayout:
-        """The same for the readers. Raises DataError for options that contradict each other."""
+        """Convert to the ``FolderLayout`` that the readers take. Raises DataError if options contradict each other."""
         return FolderLayout(self.identity_from, self.pattern, self.csv)
 
 
 FolderArgs = Annotated[FolderOptions, tyro.conf.arg(name="")]
-"""The options as plain flags: ``--identity-from``, ``--pattern``, ``--csv``."""
+"""The options as flags without a prefix: ``--identity-from``, ``--pattern``, ``--csv``."""
 PLAIN_FOLDER = FolderOptions()
 
 MAX_SEED = 2**32 - 1
+"""The largest seed that scikit-learn accepts."""
 SHOWN = 10
-"""Names in a note."""
+"""Most names that a message lists."""
 
 app = SubcommandApp()
 data_app = SubcommandApp()
 gallery_app = SubcommandApp()
-app.command(data_app, name="data", help="Check a data set, or generate one.")
-app.command(gallery_app, name="gallery", help="Show what a gallery holds, or remove some of it for good.")
+app.command(data_app, name="data", help="Check, generate or pack a data set; list the benchmarks.")
+app.command(gallery_app, name="gallery", help="Show what a gallery holds, or delete items from it.")
 
 
 def draw_progress(iterable: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    """A bar on standard error, gone where that is no terminal."""
+    """Show a progress bar on standard error, if that is a terminal."""
     return tqdm(iterable, total=total, desc=label, unit="img", disable=None, dynamic_ncols=True)
 
 
 def report_failures(failures: list[str]) -> None:
-    """Name what was left out, and leave with a status that says so."""
+    """Print the images that were left out. If there are any, exit with ``EXIT_FOUND_TROUBLE``."""
     if failures:
         print(f"{len(failures)} left out:", *failures, sep="\n  ", file=sys.stderr)
         raise SystemExit(EXIT_FOUND_TROUBLE)
 
 
 def name_some(names: Sequence[str]) -> str:
-    """At most ten, and how many more there are."""
+    """Join the first ``SHOWN`` names; say how many more there are."""
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def tell_unlisted(dataset: ReidDataset) -> ReidDataset:
-    """The same data set; a note on standard error says which images its CSV leaves out."""
+    """Print a note on standard error if the CSV does not list all images. Returns the data set unchanged."""
     if dataset.unlisted:
         print(
-            f"note: {len(dataset.unlisted)} images in {dataset.root} are not in the CSV and left out: "
+            f"note: {len(dataset.unlisted)} images in {dataset.root} are not in the CSV and are left out: "
             f"{name_some(dataset.unlisted)}",
             file=sys.stderr,
         )
@@ -99,14 +101,14 @@ def tell_unlisted(dataset: ReidDataset) -> ReidDataset:
 
 
 def report_other_files(folder: Path) -> None:
-    """Name on standard error what of a folder is not looked at, since it is not an image."""
+    """Print on standard error which files of a folder are not images."""
     if others := describe_others(list_other_files(folder)):
         print(f"left out of {folder}: {others}", file=sys.stderr)
 
 
 @contextmanager
 def told_once() -> Iterator[None]:
-    """Print our warnings on standard error as a line each; at most ``MAX_WARNINGS``, the rest as a number."""
+    """Print each ``ImageWarning`` once, as one line on standard error; after ``MAX_WARNINGS``, only their number."""
     told: list[str] = []
 
     def tell(
@@ -136,29 +138,26 @@ def told_once() -> Iterator[None]:
 
 
 def check_counts(**counts: int) -> None:
-    """Before any work: each is at least 1.
-
-    Raises:
-        DataError: one is not; the message has its name and value.
-    """
+    """Check options before long work. Raises DataError, with name and value, if one is below 1."""
     for name, value in counts.items():
         if value < 1:
             raise DataError(f"{name} {value} must be at least 1")
 
 
 def check_seed(seed: int) -> None:
-    """Before any work: scikit-learn takes this seed. Raises DataError if it does not."""
+    """Check a seed before long work. Raises DataError unless it is from 0 to ``MAX_SEED``."""
     if not 0 <= seed <= MAX_SEED:
         raise DataError(f"seed {seed} must be from 0 to {MAX_SEED}")
 
 
 def list_inputs(inputs: Iterable[Path]) -> list[Path]:
-    """Images, and those in folders, each once. What else is in the folders is named on standard error.
+    """List the given images and the images in the given folders, each once, in the order given.
 
-    A broken link is an image that cannot be read, as it is in a folder.
+    Other files in the folders are reported on standard error. A broken link is listed, so that reading it fails like
+    any unreadable image.
 
     Raises:
-        DataError: one does not exist, a folder has none, or there are none at all.
+        DataError: a path does not exist, a folder contains no images, or no path was given.
     """
     paths: list[Path] = []
     for path in inputs:
@@ -173,28 +172,28 @@ def list_inputs(inputs: Iterable[Path]) -> list[Path]:
     if missing := [str(path) for path in paths if not path.exists() and not path.is_symlink()]:
         raise DataError(f"no such file: {', '.join(missing[:5])}")
     if not paths:
-        raise DataError("nothing to look at; give images or folders of images")
-    each: dict[Path, Path] = {}  # in the order and in the words of the user
+        raise DataError("no images were given; name images or folders of images")
+    each: dict[Path, Path] = {}  # keeps the user's order and spelling
     for path in paths:
         each.setdefault(plain_path(path), path)
     return list(each.values())
 
 
 def check_probabilities_file(out: Path) -> None:
-    """Before any work: probabilities can be written there.
+    """Check before long work that probabilities can be written to ``out``.
 
     Raises:
-        OutputError: another ending than .csv or .json, or no right to write.
+        OutputError: ``out`` does not end in .csv or .json, or cannot be written.
     """
     if out.suffix not in (".csv", ".json"):
-        raise OutputError(f"{out}: probabilities are written as .csv or .json; choose a name that ends so")
+        raise OutputError(f"{out}: probabilities are written as .csv or .json; choose a name with one of these endings")
     check_writable(out)
 
 
 def write_probabilities(
     out: Path, columns: Sequence[str], names: Sequence[str], probabilities: NDArray[np.float32]
 ) -> None:
-    """As CSV: a row for each of N names, a column for each of C; ``probabilities`` is (N, C)."""
+    """Write probabilities (N, C) as CSV: a row for each of N images, a column for each of C attributes or classes."""
     with written_aside(out) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["path", *columns])

@@ -32,7 +32,7 @@ from osnet.video.source import open_footage, read_frames
 from osnet.video.tracking import DEFAULT_TRACKER, front_end, make_tracker
 
 video_app = SubcommandApp()
-app.command(video_app, name="video", help="Footage in: find everybody in it, and search them by a photo.")
+app.command(video_app, name="video", help="Index, track, search and draw footage.")
 
 FootageArgs = Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="FOOTAGE")]
 ArchiveArg = Annotated[Path, Positional, tyro.conf.arg(metavar="ARCHIVE")]
@@ -58,30 +58,30 @@ def video_index(
     batch_size: int = 32,
     device: str = "auto",
 ) -> None:
-    """Find everybody in footage of one camera and put them into an archive, new or old.
+    """Find the people in footage of one camera and add them to a new or an existing archive.
 
-    What is there already is passed over; cut off, the same command goes on. Status 1: done, but some of the footage
-    could not be read (it is listed).
+    Segments that the archive already holds are skipped, so the same command resumes after an interruption. The exit
+    code is 1 if some of the footage could not be read; it is listed.
 
     Args:
         footage: files, folders, or patterns with *.
-        camera: its name.
-        out: the archive's folder.
-        weights: a path or a short name; needed for a new archive.
+        camera: the name of the camera.
+        out: the folder of the archive.
+        weights: a path or a short name; required for a new archive.
         detector: a YOLOX .onnx, an OpenVINO .xml, a MOTChallenge .txt, motion, yolox_nano, torchvision:NAME,
             rfdetr:SIZE.
-        threshold: least score of a box; by default what suits the detector.
+        threshold: lowest score of a box; default: depends on the detector.
         tracker: cbiou, bytetrack, ocsort, sort or botsort.
-        tracks: boxes and ids as MOTChallenge text, instead of a detector and a tracker; for one file.
-        starts: when the footage begins, such as 2026-11-28T08:00:00+01:00; several files follow each other. By default
-            each file says it.
-        name_pattern: the files' names say it, such as 'gate_*_%Y%m%d_%H%M%S'.
-        zone: of times that name none, such as Europe/Berlin.
-        fps: at most so many frames a second are looked at.
-        segment_s: length of a segment, the unit that is lost when a run is killed.
-        appearance: let vectors join tracks that broke and cut those that were mixed up.
+        tracks: a MOTChallenge text with boxes and ids, instead of a detector and a tracker; for one file only.
+        starts: when the footage begins, such as 2026-11-28T08:00:00+01:00; further files follow without a gap. Default:
+            read from each file.
+        name_pattern: read the start from the file names by this pattern, such as 'gate_*_%Y%m%d_%H%M%S'.
+        zone: time zone of times without one, such as Europe/Berlin.
+        fps: highest number of frames per second to process.
+        segment_s: length of a segment in seconds. An interruption loses at most the current segment.
+        appearance: use embeddings to join broken tracks and to split tracks that contain several people.
         batch_size: crops per forward pass.
-        device: for the vectors: auto, cpu, cuda, cuda:1, mps.
+        device: device of the embedder: auto, cpu, cuda, cuda:1, mps.
     """
     files = list_files(footage)
     finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
@@ -116,13 +116,13 @@ def video_track(
 
     Args:
         footage: the video.
-        out: the text.
+        out: the file to write.
         detector: as for `osnet video index`.
-        threshold: least score of a box.
+        threshold: lowest score of a box; default: depends on the detector.
         tracker: cbiou, bytetrack, ocsort, sort or botsort.
-        weights: with them, appearance joins tracks that broke and cuts those that were mixed up.
-        fps: at most so many frames a second are looked at.
-        device: for the vectors.
+        weights: use these weights to join broken tracks and to split tracks that contain several people.
+        fps: highest number of frames per second to process.
+        device: device of the embedder: auto, cpu, cuda, cuda:1, mps.
     """
     check_writable(out)
     found = open_footage(footage, 0.0)
@@ -155,20 +155,20 @@ def video_search(
     clip: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Search an archive for the person on a photo: in which camera, from when to when.
+    """Search an archive for a person: print in which camera the person was seen, from when to when.
 
     Args:
-        archive: its folder.
+        archive: the folder of the archive.
         photo: a crop of one person.
-        top: how many tracklets.
+        top: number of tracklets.
         camera: only these cameras.
-        after: only who was there at this time or later (ISO 8601, UTC unless it says otherwise).
-        before: only who was there at this time or earlier.
-        pool: compare with the tracklet's mean vector, its best crop, or both.
-        weights: instead of the copy in the archive; others are refused.
+        after: only tracklets at this time or later (ISO 8601; UTC if it names no zone).
+        before: only tracklets at this time or earlier.
+        pool: compare with the mean embedding of a tracklet, with its best crop, or with both.
+        weights: the weights of the archive, if not its own copy; any others are refused.
         as_json: print JSON.
-        sheet: also draw the hits' thumbnails into this PNG.
-        clip: also cut the best hit's passage out of its footage, with its box drawn (.mp4).
+        sheet: also draw the thumbnails of the hits into this PNG.
+        clip: also write the footage of the best hit here, with its box drawn (.mp4).
         device: auto, cpu, cuda, cuda:1, mps.
     """
     for path in (sheet, clip):
@@ -191,7 +191,7 @@ def video_search(
             begin, end = format_time(seen.begin_s), format_time(seen.end_s)[11:]
             print(f"{hit.rank:>4}  {hit.score:6.3f}  {seen.camera:<12}{begin:<24}{end:<14}{seen.best_crop.path}")
         if not hits:
-            print("nobody in the archive passes these conditions")
+            print("no tracklet of the archive meets these conditions")
     if sheet is not None and hits:
         _draw_sheet(store, photo, hits, sheet, f"{photo.name} in {archive}")
     if clip is not None and hits:
@@ -209,18 +209,19 @@ def video_link(
     as_json: JsonFlag = False,
     figure: Path | None = None,
 ) -> None:
-    """Propose links: tracklets of different cameras, or on both sides of a segment's border, that may be one person.
+    """Propose links between tracklets of different cameras, or of successive segments, that may be the same person.
 
-    A link is a proposal: `osnet video decide` confirms, rejects or takes back. Nothing is merged.
+    Tracklets are not merged. `osnet video decide` confirms or rejects a link, or undoes a decision.
 
     Args:
-        archive: its folder.
-        travel: how long the way between two cameras takes, in seconds: 'gate:hall:20:90', least and most. Of pairs that
-            are not given it is learnt from confirmed links, or else from 0 to 600.
-        min_score: least cosine; by default where strangers are as rare as --max-strangers.
-        max_strangers: the rate at which people who were seen at once reach the score.
+        archive: the folder of the archive.
+        travel: shortest and longest time between two cameras in seconds: 'gate:hall:20:90'. For other pairs the times
+            are learned from confirmed links, or else are 0 to 600.
+        min_score: lowest cosine of a link; default: the score that --max-strangers gives.
+        max_strangers: highest rate of pairs of different people that reach the score; people who are visible at the
+            same time count as different.
         as_json: print JSON.
-        figure: also draw everybody's appearances, a line per camera (.png, .svg, .pdf).
+        figure: also draw a timeline with a line per camera (.png, .svg, .pdf).
     """
     if figure is not None:
         check_writable(figure)
@@ -252,14 +253,14 @@ def video_decide(
     decision: Annotated[Decision, tyro.conf.arg(name="as")],
     by: str,
 ) -> None:
-    """Confirm or reject a link, or take that back. Each decision is kept, with who and when.
+    """Confirm or reject a link, or undo a decision. Each decision is stored with its author and time.
 
     Args:
-        archive: its folder.
-        a: one tracklet.
-        b: another.
+        archive: the folder of the archive.
+        a: the id of one tracklet.
+        b: the id of the other tracklet.
         decision: confirmed, rejected, or undone.
-        by: who says so.
+        by: the name of the person who decides.
     """
     decide(Archive.open(archive), a, b, decision, by)
     print(f"{decision}: {a} and {b}")
@@ -277,9 +278,9 @@ def video_draw(
 
     Args:
         footage: the video.
-        tracks: MOTChallenge text, from `osnet video track` or from anybody.
+        tracks: MOTChallenge text, from `osnet video track` or from any other program.
         out: the new video (.mp4, .mkv, .mov, .avi).
-        fps: at most so many frames a second.
+        fps: highest number of frames per second to draw.
     """
     if out.resolve() == footage.resolve():
         raise OutputError(f"{out} is the footage itself; choose another name")
@@ -304,19 +305,19 @@ def video_draw(
 
 @video_app.command(name="show")
 def video_show(archive: ArchiveArg, *, check: bool = False, as_json: JsonFlag = False) -> None:
-    """Say what an archive holds.
+    """Show what an archive holds.
 
     Args:
-        archive: its folder.
-        check: also compare every file with its SHA-256.
-        as_json: print JSON: everything that the segments say of themselves.
+        archive: the folder of the archive.
+        check: also compare each file with its stored SHA-256.
+        as_json: print the records of all segments as JSON.
     """
     store = Archive.open(archive)
     if as_json:
         print(json.dumps(store.segments, indent=2))
     else:
         print(f"{len(store)} tracklets, {len(store.segments)} segments, {len(store.cameras)} cameras")
-        print(f"vectors of {store.weights_name}, network {store.weights_sha256}")
+        print(f"embeddings by {store.weights_name}, network {store.weights_sha256}")
         for camera in store.cameras:
             own = [s for s in store.segments if s["camera"] == camera]
             begin, end = min(s["start_s"] for s in own), max(s["stop_s"] for s in own)
@@ -328,7 +329,7 @@ def video_show(archive: ArchiveArg, *, check: bool = False, as_json: JsonFlag = 
 
 
 class _Bar:
-    """Progress by seconds of footage, with an estimate of what is left; gone where standard error is no terminal."""
+    """A progress bar in seconds of footage, on standard error, if that is a terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = tqdm(total=0, unit="s", disable=None, dynamic_ncols=True, unit_scale=True)
@@ -340,7 +341,7 @@ class _Bar:
         self._bar.close()
 
     def show(self, done_s: float, total_s: float, what: str) -> None:
-        """So many of so many seconds."""
+        """Show that ``done_s`` of ``total_s`` seconds are done."""
         self._bar.total = total_s
         self._bar.set_description(what, refresh=False)
         self._bar.update(max(0.0, done_s - self._bar.n))
@@ -356,22 +357,22 @@ def _front_end(
 ) -> tuple[Detector, Tracker]:
     if tracks is not None:
         if detector is not None:
-            raise DataError("--tracks brings boxes and ids; leave --detector away")
+            raise DataError("--tracks contains the boxes; leave out --detector")
         if len(files) != 1:
-            raise DataError(f"--tracks belongs to one video; there are {len(files)}")
+            raise DataError(f"--tracks belongs to one video, but {len(files)} were given")
         return front_end(tracks)
     if detector is None:
-        raise DataError("say what finds people: --detector FILE_OR_NAME, or --tracks FILE (MOTChallenge)")
+        raise DataError("no detector: give --detector FILE_OR_NAME, or --tracks FILE (MOTChallenge)")
     return make_detector(detector, threshold, fps), make_tracker(tracker)
 
 
 def _open_embedder(archive: Path, weights: str | None, device: str, batch_size: int) -> Embedder:
-    """An archive's own copy of the weights by default."""
+    """Open the embedder of an archive. ``weights`` defaults to the archive's own copy."""
     own_copy = archive / WEIGHTS
     if weights is None and not own_copy.is_dir():
         if (archive / ARCHIVE_FILE).exists():
-            raise DataError(f"{archive} carries no copy of its weights: name them, --weights PATH_OR_NAME")
-        raise DataError(f"{archive} is a new archive: say whose vectors it shall hold, --weights PATH_OR_NAME")
+            raise DataError(f"{archive} contains no copy of its weights; give --weights PATH_OR_NAME")
+        raise DataError(f"{archive} is a new archive; give the weights to index it with: --weights PATH_OR_NAME")
     return Embedder(weights or own_copy, device, batch_size)
 
 

@@ -34,7 +34,7 @@ class ClassScores:
     """Images that could not be read and are in no figure."""
 
     def to_json(self) -> dict[str, Any]:
-        """As ``osnet evaluate --out`` writes it."""
+        """As ``osnet evaluate-classes --out`` writes it."""
         return {
             "data": self.data,
             "images": self.num_images,

@@ -1,4 +1,4 @@
-"""osnet rerank: one's own vectors, searched once more with what the neighbours say."""
+"""osnet rerank: search embeddings with k-reciprocal re-ranking or query expansion."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -36,14 +36,14 @@ Expansion = Literal["none", "average", "alpha"]
 
 @dataclass(frozen=True)
 class Features:
-    """What is searched for, and in what."""
+    """Embeddings of queries and gallery, with names and labels if the files have them."""
 
     query: Vectors
     gallery: Vectors
     query_names: tuple[str, ...] | None = None
     gallery_names: tuple[str, ...] | None = None
     labels: dict[str, NDArray[np.int64]] | None = None
-    """The four of ``LABELS``."""
+    """An array for each name of ``LABELS``."""
 
 
 @app.command
@@ -66,25 +66,27 @@ def rerank(
 ) -> None:
     """Search a gallery with k-reciprocal re-ranking (Zhong et al. 2017), query expansion, or both.
 
-    FEATURES are as for `osnet evaluate`: two files, queries first, each with vectors (of `osnet embed`, or anybody's),
-    or one .npz with query_vectors (Q, D) and gallery_vectors (G, D), also called query and gallery. If there are pids
-    (in one file query_pids and gallery_pids) and, where known, camids, scores are printed, before and after.
+    FEATURES are as for `osnet evaluate-features`: two files, queries first, each with the array vectors, from
+    `osnet embed` or any other program; or one .npz with query_vectors (Q, D) and gallery_vectors (G, D), also called
+    query and gallery. If the files contain pids (in one file: query_pids and gallery_pids), scores before and after
+    are printed; camids are used if present.
 
     Args:
-        features: two files with vectors, queries first; or one with query_vectors and gallery_vectors.
-        out: the file to write, ending in .npz: index (Q, N), distance (Q, N), and names if there are any.
-        out_json: write the lists here too, as JSON.
-        top: N: how many of the gallery to list for each query.
-        k1: size of the neighbourhood.
-        k2: neighbours' codes that are averaged; 1 is none.
-        lambda_value: share of the original distance, 0 to 1.
-        reranking: k-reciprocal re-ranking; without it the lists are by squared Euclidean distance.
-        expansion: replace each query by a mean of itself and its nearest: average, or alpha (closer weighs more).
-        num_nearest: how many of the nearest a query is expanded by.
+        features: two files of embeddings, queries first; or one with query_vectors and gallery_vectors.
+        out: a file that ends in .npz; it gets the arrays index (Q, N), distance (Q, N), and names if there are any.
+        out_json: also write the lists here, as JSON.
+        top: N, the number of gallery items to list for each query.
+        k1: number of neighbours in the k-reciprocal sets.
+        k2: number of neighbours whose codes are averaged (local query expansion); 1 for none.
+        lambda_value: weight of the original distance, 0 to 1.
+        reranking: re-rank; without it, lists are sorted by squared Euclidean distance.
+        expansion: replace each query by the mean of itself and its nearest gallery items: average, or alpha (weighted
+            by similarity).
+        num_nearest: number of gallery items in that mean.
         alpha: exponent of the cosine in the alpha-weighted mean.
-        normalize: bring all vectors to length 1 first.
+        normalize: scale all embeddings to length 1 first.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1.
-        overwrite: replace files that exist.
+        overwrite: replace existing files.
     """
     _check_numbers(top=(top, 1), k1=(k1, 1), k2=(k2, 1), num_nearest=(num_nearest, 0), alpha=(alpha, 0))
     _check_choices(lambda_value, expansion, normalize)
@@ -110,10 +112,10 @@ def rerank(
 
 
 def read_features(paths: tuple[Path, ...]) -> Features:
-    """Vectors to search with and in; labels too, if the files have any. They look as ``inference.labelled`` says.
+    """Read query and gallery in the formats of ``osnet.features.labels``, with labels if the files have any.
 
     Raises:
-        DataError: a file that is none of this, parts that do not belong together, or labels of one part alone.
+        DataError: a file has another format, the parts do not belong together, or only one part has labels.
     """
     query, gallery = read_pair(paths)
     found = Features(query.vectors, gallery.vectors, query.names, gallery.names)
@@ -122,7 +124,8 @@ def read_features(paths: tuple[Path, ...]) -> Features:
     labelled = label_pair(query, gallery)
     if (labelled[0].pids < 1).any():
         raise DataError(
-            f"{query.path}: {query.prefix}pids hold 0 or less, which is nobody in Market-1501's rule; number from 1"
+            f"{query.path}: {query.prefix}pids contains 0 or less, which marks distractors and junk; number identities "
+            "from 1"
         )
     values = [*(part.pids for part in labelled), *(part.camids for part in labelled)]
     return replace(found, labels=dict(zip(LABELS, values, strict=True)))
@@ -143,36 +146,36 @@ def _check_choices(lambda_value: float, expansion: Expansion, normalize: bool) -
     if not 0 <= lambda_value <= 1:
         raise DataError(f"--lambda-value {lambda_value} must be from 0 to 1")
     if expansion != "none" and not normalize:
-        raise DataError(f"--expansion {expansion} makes queries of length 1, which go with --normalize only")
+        raise DataError(f"--expansion {expansion} needs --normalize: it makes queries of length 1")
 
 
 def _check_outputs(out: Path, out_json: Path | None, features: tuple[Path, ...], overwrite: bool) -> None:
     if out.suffix != ".npz":
-        raise OutputError(f"{out}: lists are written as .npz; choose a name that ends so")
+        raise OutputError(f"{out}: lists are written as .npz; choose a name with this ending")
     if out_json is not None and _is_same(out, out_json):
-        raise OutputError(f"--out {out} and --out-json {out_json} are one file; choose two names")
+        raise OutputError(f"--out {out} and --out-json {out_json} are the same file; choose two names")
     for path in (out, out_json):
         if path is not None:
             if any(_is_same(path, given) for given in features):
-                raise OutputError(f"{path} is a file of features, which would be lost; choose another name")
+                raise OutputError(f"{path} is one of the input files; choose another name")
             if path.exists() and not overwrite:
-                raise OutputError(f"{path} exists; choose another name or say --overwrite")
+                raise OutputError(f"{path} exists; choose another name or add --overwrite")
             check_writable(path)
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """However they are written, through links too."""
+    """True if two paths lead to one file, through links too."""
     return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _list_and_score(
     blocks: Iterable[DistanceBlock], top: int, found: Features
 ) -> tuple[RankedLists, dict[str, float | None] | None]:
-    """Both in one pass, since no block is kept."""
+    """List and score in one pass over the blocks, which are not kept."""
     kept: list[RankedLists] = []
     passing = _keeping(blocks, top, kept)
     after = _score(passing, found) if found.labels else None
-    for _ in passing:  # all that scoring has not taken
+    for _ in passing:  # the blocks that scoring has not consumed
         pass
     return join_lists(kept), after
 

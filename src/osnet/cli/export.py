@@ -23,10 +23,10 @@ def export(
     images: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write weights as files for other runtimes, and compare them with the network before saying done.
+    """Write weights as files for other runtimes, and compare their output with the network's.
 
-    Two files are made: one takes RGB pixels (uint8, normalisation inside), one normalised float images, as BoxMOT
-    gives them. The batch is free. What they need to know stands in their metadata. For BoxMOT's own format:
+    Two files are written: one takes RGB pixels (uint8; normalisation is included), one takes normalised float images,
+    as BoxMOT gives them. The batch size is variable. Metadata describe the preprocessing. For BoxMOT's format:
     `osnet convert WEIGHTS osnet_x0_25_msmt17.pt`.
 
     Args:
@@ -34,9 +34,9 @@ def export(
         out: the folder for the files.
         format: onnx; openvino (.xml and .bin); torch-export (.pt2).
         precision: fp32; fp16 for half the size.
-        outputs: names of outputs beside embeddings: attributes, logits. By default the attributes if there are any.
-        images: a folder of images to compare on; by default generated ones.
-        overwrite: replace files that are there.
+        outputs: outputs beside the embeddings: attributes, logits. Default: attributes, if the weights have them.
+        images: a folder of images to compare on; default: generated ones.
+        overwrite: replace existing files.
     """
     files = export_files(
         find_checkpoint(weights),

@@ -1,4 +1,4 @@
-"""osnet data check, data benchmarks."""
+"""osnet data check, data benchmarks, data generate, data pack."""
 
 import json
 from dataclasses import asdict
@@ -15,6 +15,9 @@ from osnet.data.reid.benchmark import Benchmark
 from osnet.data.reid.catalog import Options, get_benchmark, list_benchmarks, read_benchmark
 from osnet.data.reid.msmt17 import Version
 from osnet.errors import DataError
+from osnet.photos.image_folder import read_photo_folder
+from osnet.photos.shards import IMAGES_PER_SHARD, write_packed
+from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations
 
 
 @data_app.command(name="check")
@@ -31,21 +34,21 @@ def data_check(
     work_dir: Path | None = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Count identities, images and cameras, and name what would break training or evaluation.
+    """Count identities, images and cameras, and report faults that would break training or evaluation.
 
-    With --benchmark, the published counts stand beside those found. The exit status is 1 if something would break, or
-    if a published count differs.
+    With --benchmark, compare the counts with the published ones. The exit code is 1 if a fault is found or a published
+    count differs.
 
     Args:
-        folder: a data set, or any folder of crops (taken as a training split).
-        layout: who is on a crop.
+        folder: a data set, or any folder of crops (checked as a training split).
+        layout: where identities and cameras are read from.
         benchmark: the benchmark that the folder holds; `osnet data benchmarks` lists them.
-        labelled: cuhk03: boxes drawn by hand instead of detected ones.
-        classic: cuhk03: the 20 classic splits instead of 767/700.
-        distractors: market1501: the 500,000 further distractors too.
-        version: msmt17: auto, v1, v2.
-        seed: viper, prid, ilids, cuhk01: of the drawn splits; 0 by default.
-        work_dir: where drawn splits and extracted images are kept; by default beside the data.
+        labelled: cuhk03: use boxes drawn by hand instead of detected ones.
+        classic: cuhk03: use the 20 classic splits instead of 767/700.
+        distractors: market1501: include the 500,000 extra distractors.
+        version: msmt17: version of the data set: auto, v1, v2.
+        seed: viper, prid, ilids, cuhk01: seed of the random splits; default: 0.
+        work_dir: where random splits and extracted images are kept; default: beside the data.
         as_json: print JSON, with every name.
     """
     options: Options = {
@@ -57,11 +60,11 @@ def data_check(
         options["seed"] = seed
     if benchmark is not None:
         if given := layout.given():
-            raise DataError(f"--benchmark knows its own layout; leave out {', '.join(given)}")
+            raise DataError(f"--benchmark defines the layout; leave out {', '.join(given)}")
         options["progress"] = draw_progress
         ok = _check_benchmark(read_benchmark(benchmark, folder, **options), as_json)
     elif given := sorted(name for name, value in options.items() if value not in (None, False)):
-        raise DataError(f"{', '.join(given)}: only with --benchmark")
+        raise DataError(f"{', '.join(given)}: needs --benchmark")
     else:
         report = check_dataset(read_any(folder, layout.layout()), _bar)
         print(json.dumps(report.to_json(), indent=2) if as_json else report)
@@ -71,7 +74,7 @@ def data_check(
 
 
 def _check_benchmark(benchmark: Benchmark, as_json: bool) -> bool:
-    """Print what is found; the images are decoded once, the other splits of a protocol only looked at."""
+    """Check a benchmark and print the result; each image is decoded once. Returns True if no fault is found."""
     first, *rest = benchmark.datasets
     reports = [check_dataset(first, _bar), *(check_dataset(dataset, decode=False) for dataset in rest)]
     used = {crop.path for split in (*first.splits, first.val) for crop in split.crops}
@@ -99,10 +102,10 @@ def _bar(iterable: Any, total: int) -> Any:
 def data_benchmarks(
     names: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[NAME...]")] = (), *, as_json: JsonFlag = False
 ) -> None:
-    """List the benchmarks that can be read: layouts on disk, options, published counts with their sources.
+    """List the benchmarks that can be read, with their layouts, options, published counts and sources.
 
     Args:
-        names: only these.
+        names: list only these.
         as_json: print JSON.
     """
     entries = [get_benchmark(name) for name in names] or list(list_benchmarks())
@@ -118,3 +121,45 @@ def data_benchmarks(
         for entry in entries
     ]  # fmt: skip
     print(json.dumps(rows, indent=2))
+
+
+@data_app.command(name="generate")
+def data_generate(*, out: Path, identities: int = 64, cameras: int = 6, images: int = 4, seed: int = 0) -> None:
+    """Generate people in Market-1501's layout, to try commands without data. Do not judge a network by them.
+
+    Half of the identities are for training. The same seed gives the same pixels on every machine. After an
+    interruption the same command resumes.
+
+    Args:
+        out: a folder that does not exist yet.
+        identities: number of people; a multiple of 8.
+        cameras: number of cameras that see each person; at least 2.
+        images: number of images per person and camera.
+        seed: another seed gives other people and cameras.
+    """
+    generate_dataset(out, GeneratedSettings(identities, cameras, images, seed), draw_progress)
+    print(f"{len(read_annotations(out)):,} images of {identities:,} generated people in {out}")
+
+
+@data_app.command(name="pack")
+def data_pack(
+    folder: Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")],
+    *,
+    out: Path,
+    classes_of: Path | None = None,
+    images_per_shard: int = IMAGES_PER_SHARD,
+    seed: int = 0,
+) -> None:
+    """Pack images of a classification into tar files that are read sequentially (WebDataset), with an index.
+
+    Args:
+        folder: a folder with a sub-folder for each class, as in ImageNet's train.
+        out: a new folder.
+        classes_of: a folder whose sub-folders define the classes, if FOLDER lacks some: train, when you pack val.
+        images_per_shard: images in each tar file; 2000 of ImageNet's take about 220 MB. Every data worker needs one
+            file or more.
+        seed: seed of the random order in which images are packed.
+    """
+    classes = read_photo_folder(classes_of).classes if classes_of is not None else None
+    index = write_packed(read_photo_folder(folder, classes), out, images_per_shard, seed)
+    print(f"{out}: {len(index):,} images of {len(index.classes):,} classes in {len(index.shards)} shards")

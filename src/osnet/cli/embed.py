@@ -1,0 +1,47 @@
+"""osnet embed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from osnet.cli.common import app, draw_progress, list_inputs, report_failures
+from osnet.embedding.embedder import Embedder, OnError
+from osnet.errors import OutputError
+from osnet.features.embedding_files import embed_files
+from osnet.files import check_writable
+
+
+@app.command
+def embed(
+    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="IMAGE_OR_FOLDER...")],
+    *,
+    weights: str,
+    out: Path,
+    normalize: bool = True,
+    on_error: OnError = "raise",
+    batch_size: int = 32,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Embed images into a file of embeddings. After an interruption the same command resumes.
+
+    Args:
+        inputs: images, and folders of images.
+        weights: a path, or a short name like osnet_x0_25_msmt17.
+        out: a file that ends in .npz; it gets the arrays vectors (N, 512), names and weights_sha256.
+        normalize: scale embeddings to length 1.
+        on_error: raise: stop at an image that cannot be read; skip: leave it out and report it.
+        batch_size: crops per forward pass.
+        device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace an existing file.
+    """
+    paths = list_inputs(inputs)
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; choose another name or add --overwrite")
+    check_writable(out)
+    embedder = Embedder(weights, device=device, batch_size=batch_size, normalize=normalize)
+    result = embed_files(embedder, paths, out, on_error=on_error, progress=draw_progress, overwrite=overwrite)
+    print(f"{len(result)} embeddings of {embedder.embedding_size} in {out}")
+    report_failures([str(failure) for failure in result.failures])

@@ -1,0 +1,113 @@
+"""osnet gallery show, gallery remove."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from osnet.cli.common import EXIT_FOUND_TROUBLE, gallery_app
+from osnet.data.folder import parse_time
+from osnet.embedding.attribute_predictor import open_embedder
+from osnet.embedding.embedder import Embedder
+from osnet.errors import GalleryError
+from osnet.gallery import Gallery, Where
+from osnet.gallery.gallery_folder import WEIGHTS
+from osnet.gallery.segments import MANIFEST
+from osnet.weights.card import CARD_FILE, read_card
+from osnet.weights.open_model_zoo import DEFAULT_WEIGHTS, LICENCE
+
+GalleryArg = Annotated[Path, Positional, tyro.conf.arg(metavar="GALLERY")]
+
+
+def forget_switched_off(store: Gallery) -> None:
+    """Delete from a gallery the attributes that the card of its weights switches off."""
+    own_copy = store.folder / WEIGHTS
+    if store.attributes and (own_copy / CARD_FILE).exists():
+        store.forget_attributes(read_card(own_copy)[0].attributes_off)
+
+
+@gallery_app.command(name="show")
+def gallery_show(gallery: GalleryArg) -> None:
+    """Show what a gallery holds.
+
+    Args:
+        gallery: the folder of the gallery.
+    """
+    store = Gallery.open(gallery)
+    gone = len(store.find_gone())
+    people = {item.identity for item in store.items if item.identity}
+    cameras = {item.camera for item in store.items if item.camera}
+    print(f"{len(store)} items, {len(people)} known identities, {len(cameras)} known cameras")
+    print(f"embeddings by {store.weights_name}, network {store.weights_sha256}")
+    print(f"attributes: {', '.join(store.attributes) or 'none'}")
+    if gone:
+        print(
+            f"the files of {gone} items are gone; `osnet index FOLDER --out {gallery} --prune` deletes the "
+            "items of a folder"
+        )
+
+
+@gallery_app.command(name="remove")
+def gallery_remove(
+    gallery: GalleryArg,
+    *,
+    identity: tuple[str, ...] = (),
+    camera: tuple[str, ...] = (),
+    after: str | None = None,
+    before: str | None = None,
+    source: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Delete items permanently: no file of the gallery contains their bytes afterwards.
+
+    Items that meet all given conditions are deleted. At least one condition is required.
+
+    Args:
+        gallery: the folder of the gallery.
+        identity: these identities.
+        camera: from these cameras.
+        after: taken at this time or later.
+        before: taken at this time or earlier.
+        source: the item with this source; or, if none has it, items whose source matches it as a pattern (*, ?, [...]).
+        dry_run: list the items and delete nothing.
+    """
+    store = Gallery.open(gallery)
+    where = make_where(identity, camera, after, before, source)
+    if dry_run:
+        store.check_removal(where)
+        found = store.find(where)
+        print(*(item.source for item in found), f"{len(found)} of {len(store)} items would be removed", sep="\n")
+        if not found:
+            raise SystemExit(EXIT_FOUND_TROUBLE)
+        return
+    removed = store.remove(where)
+    print(f"{removed} items removed, {len(store)} left")
+    if not removed:
+        raise SystemExit(EXIT_FOUND_TROUBLE)  # the user must notice that nothing was deleted
+
+
+def open_gallery(folder: Path, weights: str | None, device: str, batch_size: int) -> tuple[Gallery, Embedder]:
+    """Open a gallery and its embedder. ``weights`` defaults to the gallery's own copy."""
+    own_copy = folder / WEIGHTS
+    if weights is None and not (own_copy / CARD_FILE).exists():
+        if (folder / MANIFEST).exists():
+            raise GalleryError(f"{folder} contains no copy of its weights; give --weights PATH_OR_NAME")
+        weights = DEFAULT_WEIGHTS
+        print(f"no --weights given: using {weights} ({LICENCE})", file=sys.stderr)
+    embedder = open_embedder(weights or own_copy, device, batch_size)
+    return Gallery.open(folder, embedder), embedder
+
+
+def make_where(
+    identity: tuple[str, ...], camera: tuple[str, ...], after: str | None, before: str | None, source: str | None
+) -> Where:
+    """Turn the flags of a search or a deletion into conditions. Raises DataError if a time cannot be read."""
+    return Where(
+        identities=frozenset(identity) if identity else None,
+        cameras=frozenset(camera) if camera else None,
+        after_s=parse_time(after, "--after") if after is not None else None,
+        before_s=parse_time(before, "--before") if before is not None else None,
+        source=source,
+    )

@@ -1,0 +1,125 @@
+"""osnet search."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from osnet.cli.common import JsonFlag, app
+from osnet.cli.gallery import GalleryArg, forget_switched_off, make_where, open_gallery
+from osnet.embedding.attribute_predictor import find_attributes
+from osnet.errors import DataError
+from osnet.figures.attribute_sheet import SheetCrop, save_attribute_sheet
+from osnet.figures.ranked_list import save_ranked_lists
+from osnet.files import check_writable
+from osnet.gallery import Gallery, Where
+from osnet.types import Hit, RankedList
+
+
+@app.command
+def search(
+    gallery: GalleryArg,
+    photo: Annotated[Path | None, Positional, tyro.conf.arg(metavar="PHOTO")] = None,
+    *,
+    having: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = (),
+    lacking: Annotated[tuple[str, ...], tyro.conf.arg(name="without")] = (),
+    min_probability: float | None = None,
+    top: int = 10,
+    identity: tuple[str, ...] = (),
+    camera: tuple[str, ...] = (),
+    after: str | None = None,
+    before: str | None = None,
+    source: str | None = None,
+    weights: str | None = None,
+    as_json: JsonFlag = False,
+    sheet: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Search a gallery by an image, by a description, or by both.
+
+    With an image, the score is a cosine. Without one, it is the geometric mean of the probabilities of the attributes,
+    from 0 to 1. Higher is better. Only items that fit the description are listed.
+
+    Args:
+        gallery: the folder of the gallery.
+        photo: a crop of one person or thing; give it before --with and --without.
+        having: attributes that items must have, such as: backpack "long sleeve".
+        lacking: attributes that items must not have, such as: hat.
+        min_probability: the probability from which an attribute counts as present; default: the threshold of each
+            attribute. 0 lists all items in the order of their scores.
+        top: number of hits.
+        identity: only these identities.
+        camera: only these cameras.
+        after: only crops taken at this time or later (seconds or ISO 8601, UTC).
+        before: only crops taken at this time or earlier.
+        source: only this source (a whole path); or, if no item has it, sources that match it as a pattern, such as
+            '*/monday/*'.
+        weights: the weights of the gallery, if not its own copy; any others are refused.
+        as_json: print JSON.
+        sheet: also draw the hits into this PNG.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    if sheet is not None:
+        check_writable(sheet)
+    if photo is None and not having + lacking:
+        raise DataError("nothing to search for: give an image, or a description: --with backpack --without hat")
+    where = _fitting(make_where(identity, camera, after, before, source), having, lacking, min_probability)
+    store = Gallery.open(gallery)  # raises if it does not exist; a search must not create a gallery
+    if photo is None:
+        forget_switched_off(store)
+        hits = store.search_attributes(having, lacking, top=top, where=where)
+    else:
+        store, _ = open_gallery(gallery, weights, device, 1)
+        hits = store.search(photo, top=top, where=where)
+    asked = [store.attributes[i] for i in find_attributes(store.attributes, having + lacking)]
+    _print_hits(hits, asked, None if photo is None else str(photo), (having, lacking), as_json)
+    if sheet is not None and photo is not None:
+        save_ranked_lists([RankedList(photo, hits)], sheet, f"{photo.name} in {gallery}")
+    elif sheet is not None:
+        words = [f"with {name}" for name in having] + [f"without {name}" for name in lacking]
+        _draw_described(hits, asked, sheet, f"{', '.join(words)} in {gallery}")
+
+
+def _fitting(where: Where, having: tuple[str, ...], lacking: tuple[str, ...], min_probability: float | None) -> Where:
+    """Add the description to the conditions, unless ``min_probability`` is 0."""
+    if min_probability == 0:
+        return where
+    if min_probability is not None and not 0 < min_probability <= 1:
+        raise DataError(f"--min-probability {min_probability:g} must be from 0 to 1")
+    return replace(where, having=frozenset(having), lacking=frozenset(lacking), min_probability=min_probability)
+
+
+def _draw_described(hits: list[Hit], asked: list[str], sheet: Path, title: str) -> None:
+    found = [SheetCrop(Path(h.item.source), tuple(_percents(h, asked)), heading=f"{h.score:.3f}") for h in hits]
+    save_attribute_sheet(found, sheet, title)
+
+
+def _print_hits(
+    hits: list[Hit], asked: list[str], photo: str | None, words: tuple[tuple[str, ...], tuple[str, ...]], as_json: bool
+) -> None:
+    if as_json:
+        query = {"query": photo, "with": list(words[0]), "without": list(words[1])}
+        print(json.dumps({**query, "hits": [_hit_json(hit) for hit in hits]}, indent=2))
+        return
+    print(
+        f"{'rank':>4}  {'score':>6}  {'identity':<10}{'camera':<8}source"
+        + ("  [attributes asked for]" if asked else "")
+    )
+    for hit in hits:
+        item = hit.item
+        said = f"  [{', '.join(_percents(hit, asked))}]" if asked else ""
+        print(f"{hit.rank:>4}  {hit.score:6.3f}  {item.identity or '-':<10}{item.camera or '-':<8}{item.source}{said}")
+    if not hits:
+        print("no item of the gallery meets these conditions")
+
+
+def _percents(hit: Hit, names: list[str]) -> list[str]:
+    return [f"{name} {100 * (hit.attributes or {})[name]:.0f} %" for name in names]
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    said = {} if hit.attributes is None else {"attributes": hit.attributes}
+    return {"rank": hit.rank, "score": hit.score, **asdict(hit.item), **said}

@@ -1,0 +1,69 @@
+"""osnet weights."""
+
+import json
+from dataclasses import asdict
+
+from osnet.cli.common import JsonFlag, app
+from osnet.models.build import build_network
+from osnet.models.counting import count_cost
+from osnet.models.variants import VARIANTS
+from osnet.weights.card import LICENCE_ZOO
+from osnet.weights.hub import PUBLISHED, REPOSITORY
+from osnet.weights.open_model_zoo import INTEL, INTEL_WEIGHTS, LICENCE
+
+
+@app.command
+def weights(*, as_json: JsonFlag = False) -> None:
+    """List the published weights that --weights accepts by name.
+
+    Args:
+        as_json: print JSON.
+    """
+    if as_json:
+        known = {"dataset": INTEL, "licence": LICENCE, "certainty": "sha256 known"}
+        intel = [{**asdict(w), **known, "short_name": w.short_name, **_count(w.model)} for w in INTEL_WEIGHTS]
+        print(json.dumps([*intel, *(asdict(w) | {"certainty": w.certainty} for w in PUBLISHED.values())], indent=2))
+        return
+    _print_intel()
+    print(f"{'name':<36}{'certainty':<14}file")
+    for w in PUBLISHED.values():
+        print(f"{f'{w.model}_{w.dataset}':<36}{w.certainty:<14}{w.file}")
+    print(
+        f"From {REPOSITORY} on Hugging Face, unless they lie in the folder $OSNET_WEIGHTS under one of these names\n"
+        "(with .pt or .pth). 'sha256 known': a download with another is refused. 'name quoted': the file's name was\n"
+        "read in public code. 'never seen': the name follows that of its siblings, and there may be no such file.\n"
+        f"Downloads of these two kinds cannot be verified; each use says so.\nLicence: {LICENCE_ZOO}"
+    )
+
+
+def _count(model: str) -> dict[str, int]:
+    cost = count_cost(build_network(VARIANTS[model].config, "meta"), (256, 128))
+    return {"params": cost.params, "madds": cost.madds}
+
+
+def _print_intel() -> None:
+    """Print Intel's networks, whose licence and scores are known."""
+    heads = {"params": 10, "mult-adds": 11, "x x0.25": 9, "x x1.0": 8, "measured": 13, "said": 13, "MARS": 13}
+    print(f"Intel's, from the Open Model Zoo; licence {LICENCE}; Intel does not say what they were trained on")
+    print(f"{'name':<37}" + "".join(f"{text:>{width}}" for text, width in heads.items()))
+    for w in INTEL_WEIGHTS:
+        f, cost = w.figures, _count(w.model)
+        print(
+            f"{w.name:<37}{cost['params']:>10,}{cost['madds'] / 1e6:>10.1f}M"
+            f"{_one(f.speed_x0_25, 2):>9}{_one(f.speed_x1_0, 2):>8}{_pair(f.rank1, f.mean_ap):>13}"
+            f"{_pair(f.rank1_published, f.mean_ap_published):>13}{_pair(f.rank1_mars, f.mean_ap_mars):>13}"
+        )
+        print(f"  {w.short_name}: {VARIANTS[w.model].about}; stored as {w.precision}, SHA-256 known")
+    print(
+        "x x0.25, x x1.0: images per second of processor time, times those of OSNet x0.25 and x1.0. Then rank-1 /\n"
+        "mAP by cosine: on Market-1501, measured here and said by Intel; on single images of 16 people of MARS.\n"
+        "'-': not measured. They lie in $OSNET_WEIGHTS, or are downloaded from OpenVINO's public storage.\n"
+    )
+
+
+def _one(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _pair(one: float | None, other: float | None) -> str:
+    return "-" if one is None else f"{_one(one)} / {_one(other)}"
