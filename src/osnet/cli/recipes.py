@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from osnet.cli.common import app
 from osnet.errors import DataError
-from osnet.models.variants import get_config
+from osnet.models.registry import get_config
 from osnet.recipes import RECIPES, RUNS
 from osnet.recipes.published_runs import describe_runs
 

@@ -4,9 +4,8 @@ import json
 from dataclasses import asdict
 
 from osnet.cli.common import JsonFlag, app
-from osnet.models.build import build_network
 from osnet.models.counting import count_cost
-from osnet.models.variants import VARIANTS
+from osnet.models.registry import VARIANTS, build_network
 from osnet.weights.card import LICENCE_ZOO
 from osnet.weights.hub import PUBLISHED, REPOSITORY
 from osnet.weights.open_model_zoo import INTEL, INTEL_WEIGHTS, LICENCE
