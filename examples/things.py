@@ -37,7 +37,7 @@ class Settings:
     out: Path
     things: int = 200
     """At most so many."""
-    epochs: int = 12
+    epochs: int = 40
 
 
 def take_view(photo: Image.Image, camera: int, rng: np.random.Generator) -> Image.Image:
@@ -83,7 +83,7 @@ def run(settings: Settings) -> None:
         ["evaluate", "--weights", weights, "--data", out / "views", "--out", out / "scores.json"],
         ["calibrate", "--weights", weights, "--data", out / "views", "--fpr", 0.01, "--out", out / "threshold.json"],
         ["index", out / "views" / "bounding_box_test", "--out", gallery, "--weights", weights],
-        ["search", gallery, photo, "--camera", "c2", "--top", 5, "--sheet", out / "hits.png"],
+        ["search", gallery, photo, "--camera", "2", "--top", 5, "--sheet", out / "hits.png"],
     ]
     for command in commands:
         words = [str(word) for word in command]
