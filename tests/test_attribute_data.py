@@ -100,7 +100,7 @@ def test_pa100k_that_is_another(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has the attributes AgeOver60, Female"):
         read_pa100k(write_pa100k(tmp_path / "a", attributes=cells(swapped)))
     labels = np.full((2, 26), 7, dtype=np.uint8)
-    with pytest.raises(DataError, match=r"val row 1: 000004\.jpg has the label 7; only 0 and 1"):
+    with pytest.raises(DataError, match=r"val row 1: 000004\.jpg has the label 7"):
         read_pa100k(write_pa100k(tmp_path / "b", val_label=labels))
     with pytest.raises(DataError, match="3 names but 2 rows of labels in train"):
         read_pa100k(write_pa100k(tmp_path / "c", train_label=labels))

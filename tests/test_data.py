@@ -105,7 +105,7 @@ def test_csv(tmp_path: Path) -> None:
     [
         ("path,identity\n../secret.png,x\n", "does not lie inside"),
         ("path,identity\n/etc/passwd,x\n", "does not lie inside"),
-        ("path,identity\ngone.png,x\n", "line 2: .*gone.png"),
+        ("path,identity\ngone.png,x\n", "gone.png"),
         ("path,identity\na.png,\n", "has no identity"),
         ("path,identity\na.png,x\na.png,y\n", "line 3: a.png is listed twice"),
         ("file,who\na.png,x\n", "columns path and identity"),
