@@ -92,7 +92,7 @@ def test_embed(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
     assert (status, "1.png: not an image" in err) == (EXIT_ERROR, True)
     status, out, err = run(*again, "--on-error", "skip")
     assert status == EXIT_FOUND_TROUBLE
-    assert out.startswith("2 vectors")
+    assert out.startswith("2 embeddings of 512")
     assert "1 left out:" in err
 
 
