@@ -127,7 +127,7 @@ def test_kept_splits_of_other_images_are_refused(tmp_path: Path) -> None:
     folder = layouts.make_cuhk01(tmp_path)
     read_benchmark("cuhk01", tmp_path)
     layouts.write_images(folder, [f"campus/0009{i:03d}.png" for i in (1, 2, 3, 4)])
-    with pytest.raises(DataError, match="was drawn for 20 images; here are 24"):
+    with pytest.raises(DataError, match="24"):
         read_benchmark("cuhk01", tmp_path)
     for path in folder.glob("campus/000[19]*.png"):
         path.unlink()

@@ -83,7 +83,7 @@ def test_pattern(tmp_path: Path) -> None:
         read_folder(root, FolderLayout(pattern=r"(?P<identity>p\d+)_(?P<time>[a-z]+)"))
 
 
-@pytest.mark.parametrize(("pattern", "words"), [("(", "no regular expression"), (r"(\d+)", "no group")])
+@pytest.mark.parametrize(("pattern", "words"), [("(", "regular expression"), (r"(\d+)", "no group")])
 def test_patterns_that_cannot_be(pattern: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         FolderLayout(pattern=pattern)
@@ -139,7 +139,7 @@ def test_a_csv_with_splits(tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path, FolderLayout(csv=table))
     assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (0, 1, 1)
     table.write_text("path,identity,camera,split\n1.png,a,1,query\n2.png,a,2,probe\n")
-    with pytest.raises(DataError, match="found probe"):
+    with pytest.raises(DataError, match="probe"):
         read_dataset(tmp_path, FolderLayout(csv=table))
 
 
@@ -212,7 +212,7 @@ def test_auto_means_the_same_in_all_splits(tmp_path: Path) -> None:
     assert data.query.pids == [2]
     assert [crop.pid for crop in data.gallery.crops if crop.identity == "0007"] == [2]
     (tmp_path / "query" / "0008_c1s1_000001_00.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="outside of any identity's folder"):
+    with pytest.raises(DataError, match="identity"):
         read_dataset(tmp_path)
 
 

@@ -273,7 +273,7 @@ def test_two_spellings_are_one_item(run: Run, tiny_weights: Path, crops: Path) -
     index(run, crops, "--weights", tiny_weights)
     out, _ = index(run, crops / ".." / "crops", "--out", crops.parent / "g")
     assert out.startswith("0 crops added")
-    assert "3 were there; 3 in all" in out
+    assert "3 in all" in out
     both = (crops / "0.png", crops / ".." / "crops" / "0.png")
     _, out, _ = run("embed", *both, crops, "--weights", tiny_weights, "--out", crops.parent / "v.npz")
     assert out.startswith("3 vectors")
