@@ -276,7 +276,7 @@ def test_two_spellings_are_one_item(run: Run, tiny_weights: Path, crops: Path) -
     assert "3 in all" in out
     both = (crops / "0.png", crops / ".." / "crops" / "0.png")
     _, out, _ = run("embed", *both, crops, "--weights", tiny_weights, "--out", crops.parent / "v.npz")
-    assert out.startswith("3 vectors")
+    assert out.startswith("3 embeddings of 512")
 
 
 # What the names say
