@@ -58,6 +58,8 @@ def people_mini() -> Path:
 def _no_weights_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OSNET_WEIGHTS", raising=False)
     monkeypatch.delenv("OSNET_HUB_REVISION", raising=False)
+    monkeypatch.setenv("OSNET_OMZ_URL", "http://127.0.0.1:9/nothing-is-here")
+    monkeypatch.setenv("OSNET_CACHE", "/no-such-folder/osnet")
 
 
 def make_picture(seed: int, size_wh: tuple[int, int] = (64, 128)) -> Image.Image:

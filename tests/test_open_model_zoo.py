@@ -67,7 +67,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("OSNET_OMZ_URL", f"http://127.0.0.1:{server.server_port}/zoo")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("OSNET_CACHE", str(tmp_path / "cache"))
     yield server
     server.shutdown()
     server.server_close()
@@ -121,7 +121,7 @@ def test_what_cannot_be_fetched_says_which_files_to_put_where(
 
 
 def test_other_kinds_of_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("OSNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OSNET_OMZ_URL", f"file://{tmp_path}")
     with pytest.raises(WeightsError, match="file:"):
         find_intel(ENTRY)

@@ -1,9 +1,10 @@
 """Intel's OSNets with Linear Context Transform from the Open Model Zoo, Apache-2.0: which exist, how to get them.
 
-They are looked for in the folder ``$OSNET_WEIGHTS``, then in the cache (``$XDG_CACHE_HOME/osnet``, or
-``~/.cache/osnet``), then downloaded from OpenVINO's public storage; ``$OSNET_OMZ_URL`` names another server with the
-same paths. What was downloaded is used only if its SHA-256 is the one below. Sizes, checksums and addresses are those
-of ``model.yml`` in the repository openvinotoolkit/open_model_zoo (its release 2023.0).
+They are looked for in the folder ``$OSNET_WEIGHTS``, then in the cache (``$OSNET_CACHE``, or ``~/.cache/osnet``), then
+downloaded from OpenVINO's public storage (release 2023.0 of the repository openvinotoolkit/open_model_zoo);
+``$OSNET_OMZ_URL`` names another server with the same paths. What was downloaded is used only if its SHA-256 is the one
+below. The SHA-256 were computed from files at hand; public code that downloads 0286 and 0287 from these addresses
+quotes the same checksums.
 """
 
 import os
@@ -155,7 +156,7 @@ def _find_local(weights: IntelWeights) -> Path | None:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "osnet" / "open_model_zoo"
+    return Path(os.environ.get("OSNET_CACHE") or Path.home() / ".cache" / "osnet") / "open_model_zoo"
 
 
 def _download(weights: IntelWeights) -> Path:
@@ -163,7 +164,6 @@ def _download(weights: IntelWeights) -> Path:
     missing = [name for name in weights.files if not (folder / name).is_file()]
     if missing:
         sys.stderr.write(f"downloading {weights.name} from {weights.url(missing[0])}\nlicence: {LICENCE}\n")
-        make_folder(folder)
     for name in missing:
         _fetch(weights, name, folder / name)
     for name, (sha256, _) in weights.files.items():
@@ -186,6 +186,7 @@ def _fetch(weights: IntelWeights, name: str, target: Path) -> None:
             f"no weights {weights.name}: {url} cannot be fetched ({error}). Put {' and '.join(weights.files)} into "
             f"{folder} or give the path of the .xml file"
         ) from None
+    make_folder(target.parent)
     with written_aside(target) as aside:
         aside.write_bytes(content)
         _check(aside, sha256, url)
