@@ -109,8 +109,10 @@ def weighted_multi_label(logits_BA: Tensor, labels_BA: Tensor, weights_2A: Tenso
         ValueError: the shapes do not agree.
     """
     if logits_BA.shape != labels_BA.shape or weights_2A.shape != (2, logits_BA.shape[1]):
-        raise ValueError(f"logits {tuple(logits_BA.shape)}, labels {tuple(labels_BA.shape)}, "
-                         f"weights {tuple(weights_2A.shape)} do not agree")  # fmt: skip
+        raise ValueError(
+            f"logits {tuple(logits_BA.shape)}, labels {tuple(labels_BA.shape)}, "
+            f"weights {tuple(weights_2A.shape)} do not agree"
+        )
     known = ~labels_BA.isnan()
     labels = labels_BA.nan_to_num(0)
     weights = torch.where(labels > 0, weights_2A[1], weights_2A[0]) * known

@@ -102,10 +102,17 @@ def evaluate_benchmark(
     usual: Rule = "market1501" if isinstance(benchmark, ReidDataset) else benchmark.rule
     facts = None if isinstance(benchmark, ReidDataset) else benchmark.facts()
     asked: dict[str, Any] = {
-        "rule": rule or usual, "distance": distance, "ap": ap, "seed": seed, "decisions": decisions,
-        "both_distances": both_distances, "force": force, "on_error": on_error, "features": features,
+        "rule": rule or usual,
+        "distance": distance,
+        "ap": ap,
+        "seed": seed,
+        "decisions": decisions,
+        "both_distances": both_distances,
+        "force": force,
+        "on_error": on_error,
+        "features": features,
         "progress": progress,
-    }  # fmt: skip
+    }
     result: Evaluation | SplitEvaluation = (
         evaluate(weights, datasets[0], **asked) if len(datasets) == 1 else evaluate_splits(weights, datasets, **asked)
     )

@@ -146,8 +146,10 @@ def compare(
     for entrant in entrants:
         rows = (len(entrant.query), len(entrant.gallery))
         if rows != (len(dataset.query), len(dataset.gallery)):
-            raise DataError(f"{entrant.name} has {rows} vectors for {len(dataset.query)} queries and "
-                            f"{len(dataset.gallery)} gallery images")  # fmt: skip
+            raise DataError(
+                f"{entrant.name} has {rows} vectors for {len(dataset.query)} queries and "
+                f"{len(dataset.gallery)} gallery images"
+            )
     pairs = list(contrasts)
     if unknown := {name for pair in pairs for name in pair} - set(by_name):
         raise DataError(f"no entrant is called {', '.join(sorted(unknown))}; there are {', '.join(by_name)}")
@@ -173,9 +175,13 @@ def _rank(dataset: ReidDataset, entrant: Entrant, group: Group) -> dict[str, NDA
     ap, inp, first = [], [], []
     for q, g in group.parts:
         scores = rank_scores(
-            entrant.query[q], entrant.gallery[g],
-            query_pids[q], gallery_pids[g], query_camids[q], gallery_camids[g],
-        )  # fmt: skip
+            entrant.query[q],
+            entrant.gallery[g],
+            query_pids[q],
+            gallery_pids[g],
+            query_camids[q],
+            gallery_camids[g],
+        )
         ap.append(scores.ap_per_query)
         inp.append(scores.inp_per_query)
         first.append(scores.first_rank_per_query)

@@ -187,8 +187,10 @@ def _check_distance(embedder: Embedder, scoring: Scoring) -> list[str]:
     card = embedder.network.card
     if card is None or card.distance in (None, scoring.distance):
         return []
-    return [f"the published figures of these weights are by {card.distance} distance; "
-            f"this score is by {scoring.distance} distance"]  # fmt: skip
+    return [
+        f"the published figures of these weights are by {card.distance} distance; "
+        f"this score is by {scoring.distance} distance"
+    ]
 
 
 def _count(part: LabelledVectors) -> SplitCounts:
@@ -204,9 +206,18 @@ def score_shared(query: LabelledVectors, gallery: LabelledVectors, scoring: Scor
     """
     rank, size = join_processes()
     mine = rank_scores(
-        query.vectors[rank::size], gallery.vectors, query.pids[rank::size], gallery.pids, query.camids[rank::size],
-        gallery.camids, max(RANKS), distance=scoring.distance, rule=scoring.rule, ap=scoring.ap, seed=scoring.seed,
-    )  # fmt: skip
+        query.vectors[rank::size],
+        gallery.vectors,
+        query.pids[rank::size],
+        gallery.pids,
+        query.camids[rank::size],
+        gallery.camids,
+        max(RANKS),
+        distance=scoring.distance,
+        rule=scoring.rule,
+        ap=scoring.ap,
+        seed=scoring.seed,
+    )
     if size == 1:
         return mine
     shots = mine.single_shot_ranks_RQ
@@ -214,9 +225,10 @@ def score_shared(query: LabelledVectors, gallery: LabelledVectors, scoring: Scor
         gather_interleaved(mine.ap_per_query),
         gather_interleaved(mine.inp_per_query),
         gather_interleaved(mine.first_rank_per_query),
-        num_gallery=len(gallery), max_rank=max(RANKS),
+        num_gallery=len(gallery),
+        max_rank=max(RANKS),
         single_shot_ranks_RQ=None if shots is None else gather_interleaved(shots, axis=1),
-    )  # fmt: skip
+    )
 
 
 def prepare_embedder(weights: Embedder | Network | str | Path, distance: Distance) -> Embedder:

@@ -42,8 +42,11 @@ class Scoring:
 
     def __post_init__(self) -> None:
         distances = ("cosine", "euclidean")
-        for what, value, known in (("rule", self.rule, RULES), ("ap", self.ap, CONVENTIONS),
-                                   ("distance", self.distance, distances)):  # fmt: skip
+        for what, value, known in (
+            ("rule", self.rule, RULES),
+            ("ap", self.ap, CONVENTIONS),
+            ("distance", self.distance, distances),
+        ):
             if value not in known:
                 raise DataError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
         if not 0 <= self.seed < 2**32:
@@ -227,9 +230,11 @@ def average_results(files: Sequence[str | Path]) -> Average:
     benchmark = _benchmark_of(first)
     seen: dict[tuple[str, str], str | Path] = {}
     for file, result in zip(files, found, strict=True):
-        for what, value, expected in (("data set", _benchmark_of(result), benchmark),
-                                      ("protocol", result["protocol"], first["protocol"]),
-                                      ("list of scores", list(result["scores"]), list(first["scores"]))):  # fmt: skip
+        for what, value, expected in (
+            ("data set", _benchmark_of(result), benchmark),
+            ("protocol", result["protocol"], first["protocol"]),
+            ("list of scores", list(result["scores"]), list(first["scores"])),
+        ):
             if value != expected:
                 raise DataError(f"{file}: its {what} is {value!r}, that of {files[0]} is {expected!r}")
         key = (result["dataset"], str(result["weights"].get("network_sha256", "")))

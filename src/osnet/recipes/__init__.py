@@ -28,14 +28,16 @@ def _market(make: Callable[[], Recipe], *printed: tuple[str, float, float, str],
 RUNS: list[Run] = [
     _market(
         market1501.market1501_osnet_x1_0_scratch,
-        ("paper, Table 3", 93.6, 81.0, ""), ("paper, Table 5, row 1", 93.6, 81.0, ""),
+        ("paper, Table 3", 93.6, 81.0, ""),
+        ("paper, Table 5, row 1", 93.6, 81.0, ""),
     ),
     _market(market1501.market1501_osnet_x0_75_scratch),
     _market(market1501.market1501_osnet_x0_5_scratch),
     _market(market1501.market1501_osnet_x0_25_scratch),
     _market(
         market1501.market1501_osnet_x1_0,
-        ("paper, Table 3", 94.8, 84.9, ""), (_TABLE6, 94.8, 84.9, ""),
+        ("paper, Table 3", 94.8, 84.9, ""),
+        (_TABLE6, 94.8, 84.9, ""),
     ),
     _market(market1501.market1501_osnet_x0_75, (_TABLE6, 94.5, 84.1, "")),
     _market(market1501.market1501_osnet_x0_5, (_TABLE6, 93.4, 82.6, "")),
@@ -44,7 +46,8 @@ RUNS: list[Run] = [
     _market(market1501.market1501_osnet_x0_75_zoo, (_ZOO, 93.7, 81.2, "")),
     _market(market1501.market1501_osnet_x0_5_zoo, (_ZOO, 92.5, 79.8, "")),
     _market(
-        market1501.market1501_osnet_x0_25_zoo, (_ZOO, 91.2, 75.0, ""),
+        market1501.market1501_osnet_x0_25_zoo,
+        (_ZOO, 91.2, 75.0, ""),
         here="not trained; the released weights score 91.18 / 74.94",
     ),
     Run(market1501.market1501_osnet_ain_x1_0, (_MARKET,), (Printed(_ZOO, "dukemtmcreid", 52.4, 30.5),)),
@@ -52,7 +55,7 @@ RUNS: list[Run] = [
     *same_domain.RUNS,
     *ablations.RUNS,
     *cross_domain.RUNS,
-]  # fmt: skip
+]
 """All runs on benchmarks."""
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -84,12 +84,26 @@ def both_osnet_x0_25() -> JointRecipe:
     Expect: unknown.
     """
     return JointRecipe(
-        name="both-osnet-x0-25", model="osnet_x0_25", size_hw=(128, 64), epochs=20, batch_size=32, optimizer="adamw",
-        lr=0.006, weight_decay=0.01, schedule="cosine", warmup_epochs=2, augmentation=Augmentation(crop=0.5, flip=0.5),
-    )  # fmt: skip
+        name="both-osnet-x0-25",
+        model="osnet_x0_25",
+        size_hw=(128, 64),
+        epochs=20,
+        batch_size=32,
+        optimizer="adamw",
+        lr=0.006,
+        weight_decay=0.01,
+        schedule="cosine",
+        warmup_epochs=2,
+        augmentation=Augmentation(crop=0.5, flip=0.5),
+    )
 
 
 RUNS: tuple[Callable[[], Recipe], ...] = (
-    pa100k_osnet_x1_0, pa100k_osnet_x0_75, pa100k_osnet_x0_5, pa100k_osnet_x0_25, both_osnet_x1_0, both_osnet_x0_25,
-)  # fmt: skip
+    pa100k_osnet_x1_0,
+    pa100k_osnet_x0_75,
+    pa100k_osnet_x0_5,
+    pa100k_osnet_x0_25,
+    both_osnet_x1_0,
+    both_osnet_x0_25,
+)
 """All of these."""

@@ -34,32 +34,51 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name of the recipe without the data set -> title, and what differs from the recipe of OSNet x1.0."""
 ERRORS = {
-    ("cifar10", "osnet-x1-0"): 4.41, ("cifar100", "osnet-x1-0"): 19.21,
-    ("cifar10", "osnet-3-8-6"): 4.18, ("cifar100", "osnet-3-8-6"): 18.88,
-}  # fmt: skip
+    ("cifar10", "osnet-x1-0"): 4.41,
+    ("cifar100", "osnet-x1-0"): 19.21,
+    ("cifar10", "osnet-3-8-6"): 4.18,
+    ("cifar100", "osnet-3-8-6"): 18.88,
+}
 """The paper's errors in percent, as remembered."""
 
 
 def make_cifar(data: str, network: str) -> ClassificationRecipe:
     """The recipe of a network of ``NETWORKS`` on ``cifar10`` or ``cifar100``."""
     recipe = ClassificationRecipe(
-        name=f"{data}-{network}", size_hw=(32, 32), stem="cifar", epochs=200, batch_size=128, optimizer="sgd", lr=0.1,
-        weight_decay=5e-4, momentum=0.9, schedule="multi_step", milestones=(60, 120, 160), decay=0.2, in_memory=True,
+        name=f"{data}-{network}",
+        size_hw=(32, 32),
+        stem="cifar",
+        epochs=200,
+        batch_size=128,
+        optimizer="sgd",
+        lr=0.1,
+        weight_decay=5e-4,
+        momentum=0.9,
+        schedule="multi_step",
+        milestones=(60, 120, 160),
+        decay=0.2,
+        in_memory=True,
         augmentation=PhotoAugmentation(window="padded", flip=0.5, pad=4),
-    )  # fmt: skip
+    )
     return replace(recipe, **NETWORKS[network][1])
 
 
 def _runs() -> tuple[Callable[[], Recipe], ...]:
     runs = []
-    for data, title, archive in (("cifar10", "CIFAR-10", "cifar-10-binary.tar.gz"),
-                                 ("cifar100", "CIFAR-100", "cifar-100-binary.tar.gz")):  # fmt: skip
+    for data, title, archive in (
+        ("cifar10", "CIFAR-10", "cifar-10-binary.tar.gz"),
+        ("cifar100", "CIFAR-100", "cifar-100-binary.tar.gz"),
+    ):
         for network, (label, _) in NETWORKS.items():
             error = ERRORS.get((data, network))
-            expect = "not published" if error is None else (
-                f"an error of {error} %, top-1 {100 - error:.2f} (the paper's table of CIFAR, as remembered: "
-                "unconfirmed)"
-            )  # fmt: skip
+            expect = (
+                "not published"
+                if error is None
+                else (
+                    f"an error of {error} %, top-1 {100 - error:.2f} (the paper's table of CIFAR, as remembered: "
+                    "unconfirmed)"
+                )
+            )
             source = SOURCE if network.startswith("osnet-x") or network == "osnet-3-8-6" else f"{SOURCE}; {WITHOUT}"
             runs.append(as_command(make_cifar(data, network), f"{label} on {title}.", archive, source, expect))
     return tuple(runs)

@@ -24,10 +24,20 @@ SOURCE = (
 def make_imagenet(model: str) -> ClassificationRecipe:
     """The supplement's recipe for a network by its name."""
     return ClassificationRecipe(
-        name=f"imagenet-{model.replace('_', '-')}", model=model, size_hw=(224, 224), crop_from=(256, 256), epochs=120,
-        batch_size=1024, optimizer="sgd", lr=0.4, weight_decay=4e-5, momentum=0.9, schedule="cosine", warmup_epochs=5,
+        name=f"imagenet-{model.replace('_', '-')}",
+        model=model,
+        size_hw=(224, 224),
+        crop_from=(256, 256),
+        epochs=120,
+        batch_size=1024,
+        optimizer="sgd",
+        lr=0.4,
+        weight_decay=4e-5,
+        momentum=0.9,
+        schedule="cosine",
+        warmup_epochs=5,
         augmentation=PhotoAugmentation(window="cut", flip=0.5),
-    )  # fmt: skip
+    )
 
 
 def as_command(

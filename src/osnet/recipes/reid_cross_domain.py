@@ -60,18 +60,23 @@ def _duke_to_market() -> list[Run]:
     return [
         make_run(
             replace(_base(model), name=f"dukemtmcreid-{_slug(model)}"),
-            f"{model} from ImageNet weights on DukeMTMC-reID, for use on other cameras.", [DUKE],
-            "Torchreid's config", [Printed(ZOO, MARKET, *values)],
+            f"{model} from ImageNet weights on DukeMTMC-reID, for use on other cameras.",
+            [DUKE],
+            "Torchreid's config",
+            [Printed(ZOO, MARKET, *values)],
         )
         for model, values in scores.items()
-    ]  # fmt: skip
+    ]
 
 
 def _from_msmt17() -> list[Run]:
     runs = []
     for model, (market, duke) in FROM_MSMT17.items():
-        epochs = {"epochs": 50} if model == "osnet_ain_x1_0" else {"epochs": 150, "step_epochs": 60, "lr": 0.0015,
-                                                                   "batch_size": 64}  # fmt: skip
+        epochs = (
+            {"epochs": 50}
+            if model == "osnet_ain_x1_0"
+            else {"epochs": 150, "step_epochs": 60, "lr": 0.0015, "batch_size": 64}
+        )
         recipe = replace(_base(model), name=f"msmt17-combineall-{_slug(model)}", **epochs)
         printed = [Printed(ZOO, MARKET, *market), Printed(ZOO, DUKE, *duke)]
         source = "the names of the released files, which hold rate, epochs, batch and augmentation"
@@ -86,9 +91,11 @@ def _multi_source() -> list[Run]:
         for target, values in zip(TARGETS, scores, strict=True):
             sources = [name for name in TARGETS if name != target]
             recipe = replace(
-                market1501.market1501_osnet_ain_x1_0(), name=f"multi-source-{_slug(model)}-to-{target}", model=model,
+                market1501.market1501_osnet_ain_x1_0(),
+                name=f"multi-source-{_slug(model)}-to-{target}",
+                model=model,
                 epochs=50,
-            )  # fmt: skip
+            )
             title = f"{model} from ImageNet weights on {', '.join(sources)} together, searched on {target}."
             source = "the zoo: the AIN recipe with 50 epochs, cosine distance; whether all images train is not said"
             runs.append(make_run(recipe, title, sources, source, [Printed(ZOO, target, *values)]))

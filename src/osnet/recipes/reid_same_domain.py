@@ -76,11 +76,14 @@ def _small_sets() -> list[Run]:
     remark = "mean over the benchmark's splits; users got 10 points less (Torchreid issue 329)"
     return [
         make_run(
-            replace(start, name=_short(name, "x1_0")), f"OSNet x1.0 on {title}, one of its splits.", [name], source,
+            replace(start, name=_short(name, "x1_0")),
+            f"OSNet x1.0 on {title}, one of its splits.",
+            [name],
+            source,
             [Printed(TABLE4, name, rank1, None, remark)],
         )
         for name, (title, rank1) in scores.items()
-    ]  # fmt: skip
+    ]
 
 
 RUNS: list[Run] = [*_same_domain(), *_small_sets()]

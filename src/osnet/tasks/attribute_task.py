@@ -155,8 +155,13 @@ class LabelledPlan(Plan):
             self.validated_on = "the validation part"
         check_headers([*dataset.train.paths, *self.val.paths])
         network = build_network(recipe, dataset.train.paths, self.preprocessing)
-        self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
-                         licence="as the training data", source=f"recipe {recipe.name}")  # fmt: skip
+        self.card = Card(
+            network.config,
+            preprocessing=self.preprocessing,
+            training_data=dataset.name,
+            licence="as the training data",
+            source=f"recipe {recipe.name}",
+        )
         self._scored: tuple[Any, tuple[float, ...]] | None = None
         return network
 
@@ -164,9 +169,12 @@ class LabelledPlan(Plan):
         """Sizes of the parts, attributes, what does not match."""
         data = self.dataset
         return {
-            "images": len(data.train), "validation_images": len(self.val), "attributes": list(data.attributes),
-            "problems": list(data.problems), "notes": list(data.notes),
-        }  # fmt: skip
+            "images": len(data.train),
+            "validation_images": len(self.val),
+            "attributes": list(data.attributes),
+            "problems": list(data.problems),
+            "notes": list(data.notes),
+        }
 
     def list_data(self) -> Iterator[tuple[Row, Path | None]]:
         """The attributes; images that train, with their class of identities; the validation part."""
@@ -244,8 +252,10 @@ def score_split(
     """
     common = [name for name in names if name in predictor.attributes]
     if not common or not len(split):
-        raise DataError(f"nothing to score: {len(split)} images, and of the attributes {', '.join(names)} the weights "
-                        f"know {', '.join(common) or 'none'}")  # fmt: skip
+        raise DataError(
+            f"nothing to score: {len(split)} images, and of the attributes {', '.join(names)} the weights "
+            f"know {', '.join(common) or 'none'}"
+        )
     seen = predictor.predict(split.paths)
     columns = [predictor.attributes.index(name) for name in common]
     labels_NA = split.labels[:, [list(names).index(name) for name in common]]

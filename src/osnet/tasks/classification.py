@@ -50,9 +50,13 @@ class ClassificationTask(Task):
     """
 
     def __init__(
-        self, network: Network, num_classes: int, preprocessing: Preprocessing, smoothing: float = 0.0,
+        self,
+        network: Network,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        smoothing: float = 0.0,
         dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.network: Network = network
         self.preprocessing, self.smoothing = preprocessing, smoothing
@@ -115,25 +119,32 @@ class ClassificationRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in (
-            ("smoothing", 0, 0.99), ("dropout", 0, 0.99), ("accumulation", 1, 65536), ("validation", 0, 10**9),
+            ("smoothing", 0, 0.99),
+            ("dropout", 0, 0.99),
+            ("accumulation", 1, 65536),
+            ("validation", 0, 10**9),
             ("packed_readers", 0, 1024),
-        ):  # fmt: skip
+        ):
             self.check_range(name, low, high)
 
     def network_settings(self) -> dict[str, Any]:
         """With the stem; depth and projection where they are given."""
         given = {"depth": self.depth, "projection": self.projection}
         return {
-            **super().network_settings(), "stem": self.stem, **{k: v for k, v in given.items() if v is not None},
-        }  # fmt: skip
+            **super().network_settings(),
+            "stem": self.stem,
+            **{k: v for k, v in given.items() if v is not None},
+        }
 
     @property
     def preprocessing(self) -> Preprocessing:
         """Of tests, and the sizes of training."""
         return Preprocessing(
-            size_hw=self.size_hw, crop_from=self.crop_from, keep_aspect=self.keep_aspect,
+            size_hw=self.size_hw,
+            crop_from=self.crop_from,
+            keep_aspect=self.keep_aspect,
             interpolation=self.interpolation,
-        )  # fmt: skip
+        )
 
     def read(self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None) -> PhotoDataset:
         """One source, as ``read_photos`` takes it; a folder of classes alone is trained on.
@@ -206,12 +217,23 @@ class ClassificationPlan(Plan):
         recipe, train = self.recipe, self.train
         parts = num_ranks * recipe.accumulation
         if recipe.batch_size % parts:
-            raise DataError(f"batch size {recipe.batch_size} must be a multiple of {num_ranks} processes x "
-                            f"{recipe.accumulation} accumulation steps")  # fmt: skip
+            raise DataError(
+                f"batch size {recipe.batch_size} must be a multiple of {num_ranks} processes x "
+                f"{recipe.accumulation} accumulation steps"
+            )
         pin = device.type == "cuda"
         if isinstance(train, PackedIndex):
-            return PackedEpochs(train, recipe.batch_size // num_ranks, recipe.augmentation, self.preprocessing,
-                                recipe.seed, rank, num_ranks, recipe.packed_readers, pin)  # fmt: skip
+            return PackedEpochs(
+                train,
+                recipe.batch_size // num_ranks,
+                recipe.augmentation,
+                self.preprocessing,
+                recipe.seed,
+                rank,
+                num_ranks,
+                recipe.packed_readers,
+                pin,
+            )
         sampler = self.make_sampler(rank, num_ranks)
         if isinstance(train, PhotoBytes):
             return ByteEpochs(train, recipe.augmentation, self.preprocessing, sampler, device)
@@ -230,9 +252,12 @@ class ClassificationPlan(Plan):
         """Top-1 and top-5 of the held-out images."""
         assert self.held is not None
         predictor = ClassPredictor(
-            task.network, batch_size=MAX_SCORED_AT_ONCE, preprocessing=self.preprocessing, classifier=task.classifier,
+            task.network,
+            batch_size=MAX_SCORED_AT_ONCE,
+            preprocessing=self.preprocessing,
+            classifier=task.classifier,
             classes=self.classes,
-        )  # fmt: skip
+        )
         return {f"top{k}": value for k, value in score_photos(predictor, self.held).top.items()}
 
 

@@ -50,9 +50,14 @@ class JointTask(AttributeTask):
     """
 
     def __init__(
-        self, network: Network, num_classes: int, names: Sequence[str], ratios_A: ArrayLike, weighting: AttributeLoss,
+        self,
+        network: Network,
+        num_classes: int,
+        names: Sequence[str],
+        ratios_A: ArrayLike,
+        weighting: AttributeLoss,
         mix: JointLoss,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(network, names, ratios_A, weighting)
         self.mix = mix
         self.classifier = nn.Linear(network.config.embedding_size, num_classes)
@@ -72,9 +77,11 @@ class JointTask(AttributeTask):
         right = (logits.detach().argmax(1) == labels).sum() / count.clamp(min=1)
         return {
             "loss": self.mix.cross_entropy * cross_entropy + self.mix.attributes * described["loss"],
-            "cross_entropy": cross_entropy.detach(), "accuracy": right,
-            "attributes": described["loss"].detach(), "right": described["right"],
-        }  # fmt: skip
+            "cross_entropy": cross_entropy.detach(),
+            "accuracy": right,
+            "attributes": described["loss"].detach(),
+            "right": described["right"],
+        }
 
 
 @dataclass(frozen=True)
@@ -139,8 +146,10 @@ class JointPlan(LabelledPlan):
         network = self.prepare(recipe, dataset)
         self.samples = AttributeSamples(dataset.train, recipe.augmentation, self.preprocessing, recipe.seed)
         if len(self.samples.pids) < 2:
-            raise DataError(f"{len(self.samples.pids)} identities to train on; it takes at least two. For attributes "
-                            "alone take one of the recipes pa100k-...")  # fmt: skip
+            raise DataError(
+                f"{len(self.samples.pids)} identities to train on; it takes at least two. For attributes "
+                "alone take one of the recipes pa100k-..."
+            )
         self.task = JointTask(
             network, len(self.samples.pids), dataset.attributes, dataset.positive_ratios(), recipe.loss, recipe.mix
         )

@@ -79,8 +79,10 @@ def check_bytes(photos: PhotoBytes, augmentation: PhotoAugmentation, preprocessi
             f"{photos.name} holds images of {size} in memory, which are not resized; the recipe has {wanted}"
         )
     if augmentation.window not in ("padded", "none"):
-        raise DataError(f"{photos.name} is held in memory, so the window is 'padded' or 'none', not "
-                        f"{augmentation.window!r}; or leave out --in-memory")  # fmt: skip
+        raise DataError(
+            f"{photos.name} is held in memory, so the window is 'padded' or 'none', not "
+            f"{augmentation.window!r}; or leave out --in-memory"
+        )
 
 
 class PackedEpochs:
@@ -106,9 +108,15 @@ class PackedEpochs:
     ) -> None:
         self.index, self.readers, self.pin = index, readers, pin
         self.settings: dict[str, Any] = {
-            "batch_size": batch_size, "augmentation": augmentation, "preprocessing": preprocessing, "seed": seed,
-            "rank": rank, "num_ranks": num_ranks, "num_workers": readers, "as_bytes": True,
-        }  # fmt: skip
+            "batch_size": batch_size,
+            "augmentation": augmentation,
+            "preprocessing": preprocessing,
+            "seed": seed,
+            "rank": rank,
+            "num_ranks": num_ranks,
+            "num_workers": readers,
+            "as_bytes": True,
+        }
         PackedPhotos(index, **self.settings)  # too few shards are found now
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:

@@ -176,9 +176,14 @@ class ReidPlan(Plan):
         check_headers(crop.path for crop in [*self.samples.crops, *query.crops, *gallery.crops])
         network = build_network(recipe, [crop.path for crop in self.samples.crops], self.preprocessing)
         self.task = ReidTask(network, len(self.samples.pids), recipe.loss)
-        self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
-                         licence="as the training data", source=f"recipe {recipe.name}",
-                         distance=recipe.distance)  # fmt: skip
+        self.card = Card(
+            network.config,
+            preprocessing=self.preprocessing,
+            training_data=dataset.name,
+            licence="as the training data",
+            source=f"recipe {recipe.name}",
+            distance=recipe.distance,
+        )
 
     def describe_data(self) -> dict[str, Any]:
         """Images and identities."""
@@ -212,7 +217,12 @@ class ReidPlan(Plan):
         query_QD, gallery_GD = embedder.embed(self.query.paths), embedder.embed(self.gallery.paths)
         query, gallery = self.query, self.gallery
         scores = rank_scores(
-            query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids,
+            query_QD,
+            gallery_GD,
+            query.pids,
+            gallery.pids,
+            query.camids,
+            gallery.camids,
             distance=self.recipe.distance,
-        )  # fmt: skip
+        )
         return {"mAP": scores.mean_ap}

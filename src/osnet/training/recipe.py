@@ -78,11 +78,20 @@ class Recipe(ABC):
     def __post_init__(self) -> None:
         get_config(self.model, **self.network_settings())
         for name, low, high in (
-            ("epochs", 1, 100_000), ("batch_size", 1, 1_000_000), ("lr", 0, 1000), ("weight_decay", 0, 1),
-            ("momentum", 0, 1), ("step_epochs", 1, 100_000), ("decay", 0, 1), ("warmup_epochs", 0, self.epochs),
-            ("frozen_epochs", 0, self.epochs), ("backbone_lr_factor", 0, 1000), ("ema", 0, 0.99999),
-            ("evaluate_every", 1, 100_000), ("seed", 0, 2**62),
-        ):  # fmt: skip
+            ("epochs", 1, 100_000),
+            ("batch_size", 1, 1_000_000),
+            ("lr", 0, 1000),
+            ("weight_decay", 0, 1),
+            ("momentum", 0, 1),
+            ("step_epochs", 1, 100_000),
+            ("decay", 0, 1),
+            ("warmup_epochs", 0, self.epochs),
+            ("frozen_epochs", 0, self.epochs),
+            ("backbone_lr_factor", 0, 1000),
+            ("ema", 0, 0.99999),
+            ("evaluate_every", 1, 100_000),
+            ("seed", 0, 2**62),
+        ):
             self.check_range(name, low, high)
         if self.batch_size == 1:
             raise ModelError(f"recipe {self.name}: batch_size 1 is too small: BatchNorm needs at least 2 images")
@@ -125,8 +134,10 @@ def one_folder(recipe: Recipe, folders: Sequence[Path], combine_all: bool, work_
     if work_dir is not None:
         raise DataError(f"recipe {recipe.name} has no use for a work_dir: only benchmarks of re-identification have")
     if len(folders) != 1 or combine_all:
-        raise DataError(f"recipe {recipe.name} trains on the training part of one data set; got {len(folders)} folders"
-                        + (" and combine_all" if combine_all else ""))  # fmt: skip
+        raise DataError(
+            f"recipe {recipe.name} trains on the training part of one data set; got {len(folders)} folders"
+            + (" and combine_all" if combine_all else "")
+        )
     return folders[0]
 
 

@@ -40,8 +40,12 @@ def save_state(
     ``data_sha256``: of the list of what is trained on.
     """
     content = {
-        "format": FORMAT, "recipe": recipe, "data_sha256": data_sha256, "progress": progress.__dict__, **tensors,
-    }  # fmt: skip
+        "format": FORMAT,
+        "recipe": recipe,
+        "data_sha256": data_sha256,
+        "progress": progress.__dict__,
+        **tensors,
+    }
     with written_aside(folder / STATE_FILE) as aside:
         torch.save(content, aside)
 

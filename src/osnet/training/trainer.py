@@ -251,11 +251,17 @@ class Trainer:
             raise DataError(f"{self.out} holds a run that differs in {', '.join(differing)}; choose another folder")
         before = state.get("data_sha256")
         if before is None:
-            warnings.warn(f"{self.out} was begun by a version that kept no list of its training data; whether they are "
-                          "still the same cannot be checked", stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"{self.out} was begun by a version that kept no list of its training data; whether they are "
+                "still the same cannot be checked",
+                stacklevel=3,
+            )
         elif resized := check_same(self.out, before, data):
-            warnings.warn(f"{len(resized)} training images have another size than when {self.out} was begun: "
-                          f"{', '.join(resized[:5])}", stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"{len(resized)} training images have another size than when {self.out} was begun: "
+                f"{', '.join(resized[:5])}",
+                stacklevel=3,
+            )
 
     def _resume(self, state: dict[str, Any]) -> None:
         self._bare().load_state_dict(state["task"])
@@ -264,8 +270,10 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         before, now = self.progress.num_ranks, self.accelerator.num_processes
         if self.epochs.tied and self.progress.batch and before != now:
-            raise DataError(f"{self.out} stopped in mid-epoch with {before} processes, and the order of what it reads "
-                            f"depends on their number; go on with as many, not {now}")  # fmt: skip
+            raise DataError(
+                f"{self.out} stopped in mid-epoch with {before} processes, and the order of what it reads "
+                f"depends on their number; go on with as many, not {now}"
+            )
         if self.accelerator.is_main_process:
             self.log.cut(self.progress)
 
