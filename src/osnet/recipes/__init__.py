@@ -1,4 +1,4 @@
-"""Published runs, and some of our own: a function each, whose docstring holds command, sources, and what to expect."""
+"""Recipes of published runs and of our own. Each is a function; its docstring gives command, sources and results."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -56,37 +56,38 @@ RUNS: list[Run] = [
     *ablations.RUNS,
     *cross_domain.RUNS,
 ]
-"""All runs on benchmarks."""
+"""All runs on re-identification benchmarks."""
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **{run.name: run.make for run in RUNS},
     **{make().name: make for make in (*pa100k.RUNS, *imagenet.RUNS, *cifar.RUNS)},
     **{make().name: make for make in (demo.demo_osnet_x0_25, demo.demo_osnet_t1_x0_25)},
 }
-"""Name -> the function that returns the recipe."""
+"""Functions that return the recipes, by the recipe's name."""
 
 
 def list_recipes() -> list[str]:
-    """Names of all recipes, sorted."""
+    """The names of all recipes, sorted."""
     return sorted(RECIPES)
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, with some fields changed.
+    """Return a recipe by name, with some fields changed.
 
     Args:
         name: one of ``list_recipes()``.
         changes: new values of the recipe's fields, for instance ``epochs=1``.
 
     Raises:
-        TrainingError: an unknown name or field, or a value that the recipe refuses.
+        TrainingError: the name or a field is unknown.
+        ModelError: a value is outside its range, or values contradict each other.
     """
     if name not in RECIPES:
         near = get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise TrainingError(f"unknown recipe {name!r}; {hint}list_recipes() and `osnet recipes` list all")
+        raise TrainingError(f"unknown recipe {name!r}; {hint}list_recipes() and `osnet recipes` list all recipes")
     recipe = RECIPES[name]()
     known = [entry.name for entry in fields(recipe)]
-    if strange := sorted(set(changes) - set(known)):
-        raise TrainingError(f"recipe {name} has no field {', '.join(strange)}; its fields: {', '.join(known)}")
+    if unknown := sorted(set(changes) - set(known)):
+        raise TrainingError(f"recipe {name} has no field {', '.join(unknown)}; its fields are {', '.join(known)}")
     return replace(recipe, **changes)
