@@ -205,7 +205,7 @@ def test_what_is_read(colours: Path, packed_colours: Path, tmp_path: Path) -> No
     write_colours(tmp_path / "odd", 1, 0, size=7)
     with pytest.raises(DataError, match=r"odd train has images of size \(7, 7\)"):
         Trainer(replace(CLASSES, batch_size=3), CLASSES.read([tmp_path / "odd"]), tmp_path / "run", INLINE)
-    with pytest.raises(DataError, match="window must be .* not .resized."):
+    with pytest.raises(DataError, match=r"window must be .* not .resized."):
         recipe = replace(CLASSES, augmentation=PhotoAugmentation())
         Trainer(recipe, recipe.read([colours]), tmp_path / "run2", INLINE)
     with pytest.raises(DataError, match="multiple of 1 processes x 3 accumulation steps"):

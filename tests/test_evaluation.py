@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from conftest import write_picture
-from osnet import Embedder, evaluate
+from osnet import Embedder, Scoring, evaluate
 from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError, EmbeddingError, ImageError, OutputError
-from osnet.evaluation.evaluate import embed_dataset
 from osnet.evaluation.results import Evaluation
+from osnet.evaluation.split_embeddings import embed_dataset
 from osnet.features.embedding_files import embed_files, find_changed, read_vectors, save_vectors
 from osnet.metrics.ranking import rank_scores
 from osnet.progress import no_progress
@@ -47,10 +47,13 @@ def test_scores_are_those_of_the_embeddings(embedder: Embedder, market: Path) ->
 
 
 def test_decisions_stand_beside_the_ranks(embedder: Embedder, market: Path, tmp_path: Path) -> None:
-    plain, told = (evaluate(embedder, market, decisions=decisions, features=tmp_path) for decisions in (False, True))
-    assert plain.decisions == ()
+    plain, told = (
+        evaluate(embedder, market, scoring=Scoring(decisions=decisions), features=tmp_path)
+        for decisions in (False, True)
+    )
+    assert plain.splits[0].decisions == ()
     assert plain.scores == told.scores
-    roc, search = told.decisions
+    roc, search = told.splits[0].decisions
     query, gallery = embed_dataset(embedder, read_dataset(market), "raise", tmp_path, no_progress)
     scores_QG = query.vectors @ gallery.vectors.T
     pids = np.array([[q == g for g in gallery.split.pids] for q in query.split.pids])

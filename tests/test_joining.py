@@ -8,7 +8,7 @@ import pytest
 from osnet.data.joining import join_training
 from osnet.data.training_set import TrainingSet
 from osnet.errors import DataError
-from osnet.evaluation.evaluate import check_leak
+from osnet.evaluation.checks import check_leak
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, ReidDataset, Split
 from osnet.weights.card import Card

@@ -11,7 +11,7 @@ from osnet.data.joining import join_training
 from osnet.data.reid.catalog import read_named, read_source
 from osnet.data.reid.identify import MARKET_PEOPLE, identify_benchmark
 from osnet.errors import DataError
-from osnet.evaluation.evaluate import check_leak
+from osnet.evaluation.checks import check_leak
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, ReidDataset, Split

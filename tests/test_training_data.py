@@ -211,7 +211,7 @@ def test_a_run_of_an_earlier_version_says_that_it_cannot_be_checked(tmp_path: Pa
     del state["data_sha256"]
     torch.save(state, tmp_path / "run" / "state.pt")
     (tmp_path / "run" / "data.jsonl").unlink()
-    with pytest.warns(UserWarning, match="no list of its training data"):
+    with pytest.warns(UserWarning, match="stored no list"):
         Trainer(QUICK, read_any(data), tmp_path / "run", INLINE).run()
     Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)  # from now on there is one
     rename(data)

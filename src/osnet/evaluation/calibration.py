@@ -10,7 +10,8 @@ from osnet.data.check import SplitCounts, count_split
 from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError
-from osnet.evaluation.evaluate import check_leak, check_scorable, describe_weights, embed_dataset, prepare_embedder
+from osnet.evaluation.checks import check_leak, check_scorable
+from osnet.evaluation.split_embeddings import describe_weights, embed_dataset, make_embedder
 from osnet.metrics.bootstrap import Interval, ratio_interval
 from osnet.metrics.thresholds import MIN_ERRORS, count_decisions, identification_scores, verification_scores
 from osnet.models.network import Network
@@ -102,7 +103,7 @@ def calibrate(
     data = dataset if isinstance(dataset, ReidDataset) else read_dataset(dataset)
     check_scorable(data)
     _check_size(data, rate, identify=fpir is not None)
-    embedder = prepare_embedder(weights, "cosine")
+    embedder = make_embedder(weights)
     warnings = check_leak(embedder.network, data, force)
     embedded = embed_dataset(embedder, data, on_error, features, progress)
     query, gallery = (part.labelled() for part in embedded)
