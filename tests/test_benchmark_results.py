@@ -220,7 +220,7 @@ def test_average_of_results(run: Run, tiny_weights: Path, tmp_path: Path) -> Non
     assert found["mean"] == pytest.approx(whole.scores)
     assert found["deviation"] == pytest.approx(whole.deviations)
     assert "viper, 3 results: viper-00 by" in out
-    with pytest.raises(DataError, match="same weights on the same viper-00"):
+    with pytest.raises(DataError, match=r"same weights on .* viper-00"):
         average_results([files[0], files[1], files[0]])
     with pytest.raises(DataError, match="at least two"):
         average_results(files[:1])
@@ -257,4 +257,4 @@ def test_messages(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) ->
     status, _, err = run(*words, "--data", market, "--features", tmp_path / "f")
     assert status == 0, err
     status, _, err = run(*words, "--data", market, "--features", tmp_path / "f", "--flip")
-    assert (status, "another --flip" in err) == (2, True)
+    assert (status, "--flip" in err) == (2, True)

@@ -116,7 +116,7 @@ def test_weights_that_saw_the_test_images_are_refused(embedder: Embedder, market
         with pytest.raises(DataError, match="trained on the test images of msmt17"):
             evaluate(embedder, named)
         forced = evaluate(embedder, named, force=True)
-        assert "says nothing about new people" in str(forced)
+        assert "trained on the test images of msmt17" in str(forced)
         assert isinstance(evaluate(embedder, market), Evaluation)  # another benchmark
         assert evaluate(embedder, target).warnings == ()  # a folder's name says nothing of what is in it
         embedder.network.card = replace(card, training_data="msmt17")
@@ -127,7 +127,7 @@ def test_weights_that_saw_the_test_images_are_refused(embedder: Embedder, market
 
 def test_what_cannot_be_scored_is_said_first(embedder: Embedder, market: Path) -> None:
     write_picture(market / "query" / "0000_c1s1_000000_00.jpg", 1)
-    with pytest.raises(DataError, match="1 queries are labelled junk or distractor: 0000_c1"):
+    with pytest.raises(DataError, match=r"1 queries are labelled junk or distractor .0000_c1"):
         evaluate(embedder, market)
     shutil.rmtree(market / "query")
     (market / "query").mkdir()
@@ -205,7 +205,7 @@ def test_features_are_kept_and_used_again(embedder: Embedder, market: Path, tmp_
     monkeypatch.setattr(Embedder, "stream", None)  # a second embedding would fail
     assert evaluate(embedder, market, features=tmp_path / "f").scores == first.scores
     write_picture(market / "query" / "0001_c1s1_000055_00.jpg", 3)
-    with pytest.raises(DataError, match="holds vectors of other images"):
+    with pytest.raises(DataError, match=r"query\.npz .* other images"):
         evaluate(embedder, market, features=tmp_path / "f")
 
 
