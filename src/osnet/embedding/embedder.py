@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
+from osnet.devices import pick_device
 from osnet.embedding.inputs import Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
 from osnet.embedding.third_party import ThirdPartyNetwork, is_third_party, load_third_party
 from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError
@@ -359,7 +360,7 @@ def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, b
     """
     if backend not in ("auto", network.runtime):
         raise ModelError(f"backend {backend!r} cannot run {network.file.path}; choose auto or {network.runtime}")
-    picked = pick_device("cpu" if str(device) == "auto" else device, None)
+    picked = pick_device("cpu" if str(device) == "auto" else device)
     if picked.type != "cpu":
         raise ModelError(f"{network.file.path} runs on the CPU, not on {device}; choose device='cpu'")
     return picked
@@ -376,23 +377,3 @@ def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -
     return Embeddings(
         vectors, names, failures, np.concatenate(parts) if parts else None, places if known else None, num_crops
     )
-
-
-def pick_device(device: str | torch.device, network: nn.Module | None) -> torch.device:
-    """The device to use. ``auto``: that of ``network``; without a network CUDA, else MPS, else the CPU.
-
-    Raises:
-        ModelError: the device cannot be used here.
-    """
-    if str(device) != "auto":
-        try:
-            picked = torch.device(device)
-            torch.empty(0, device=picked)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-        return picked
-    if network is not None:
-        return next(network.parameters()).device
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -26,7 +26,7 @@ from osnet.figures.canvas import STYLES, Sheet, new_figure, plain, save_figure
 from osnet.figures.maps import BATCH, prepare_images
 from osnet.models.osnet import SeparateGates, UnifiedGate
 from osnet.progress import Progress, no_progress
-from osnet.runtime.backends import eval_mode
+from osnet.runtime.backends import in_eval_mode
 
 NUM_CLUSTERS = 4
 NUM_NEAREST = 15
@@ -83,8 +83,8 @@ def record_gates(embedder: Embedder, paths: Sequence[Path], progress: Progress =
             images = prepare_images(embedder, [read_image(path) for path in paths[start : start + BATCH]])
             for kept in outputs.values():
                 kept.clear()
-            with eval_mode(embedder.network), torch.inference_mode():
-                embedder.network.feature_map(images)
+            with torch.inference_mode():
+                in_eval_mode(embedder.network).feature_map(images)
             stacked = [torch.stack([gate.flatten(1) for gate in outputs[name]], 1).float() for name in blocks]
             if len(stacked[-1]) != len(images):
                 raise ModelError("the network has static gates, which are the same for every image")

@@ -25,7 +25,7 @@ from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError
 from osnet.forks import settle
-from osnet.runtime.backends import eval_mode
+from osnet.runtime.backends import in_eval_mode
 
 Measure = Literal["absolute", "squares"]
 """``absolute``: sum of absolute values over channels (paper); ``squares``: sum of squares (authors' code)."""
@@ -149,9 +149,9 @@ def _no_maps(network: nn.Module) -> set[str]:
     ]
     parameter = next(network.parameters())
     try:
-        with eval_mode(network), torch.inference_mode():
+        with torch.inference_mode():
             height, width = getattr(getattr(network, "config", None), "fixed_size_hw", None) or (64, 64)
-            network(torch.zeros(1, 3, height, width, device=parameter.device))
+            in_eval_mode(network)(torch.zeros(1, 3, height, width, device=parameter.device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -203,8 +203,8 @@ def compute_maps(
     inner = [name for name in names if name != LAST]
     for start in range(0, len(pictures), BATCH):
         images = prepare_images(embedder, pictures[start : start + BATCH])
-        with eval_mode(embedder.network), torch.inference_mode(), watch_layers(embedder.network, inner) as kept:
-            last = embedder.network.feature_map(images)
+        with torch.inference_mode(), watch_layers(embedder.network, inner) as kept:
+            last = in_eval_mode(embedder.network).feature_map(images)
             for name in names:
                 outputs = [last] if name == LAST else kept[name]
                 made[name].append(activation_map(_one_map(name, outputs), measure).cpu().numpy())

@@ -26,7 +26,7 @@ from osnet.figures.activation import OPACITY, fit_size, wrap_name
 from osnet.figures.canvas import Sheet, new_figure, save_figure
 from osnet.figures.maps import Floats, prepare_images
 from osnet.figures.person_boxes import BoxedImage
-from osnet.runtime.backends import eval_mode
+from osnet.runtime.backends import in_eval_mode
 
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 CELL_IN, GAP_IN, TITLE_IN, CAPTION_IN, BAR_IN = (1.25, 2.5), 0.12, 0.42, 0.36, 0.5
@@ -58,8 +58,8 @@ def explain_match(
     """
     pictures = [query, hit, *([following] if following is not None else [])]
     images = prepare_images(embedder, pictures)
-    with eval_mode(embedder.network), torch.inference_mode():
-        vectors = embedder.network(images).float()
+    with torch.inference_mode():
+        vectors = in_eval_mode(embedder.network)(images).float()
         unit = vectors / _length(vectors)[:, None]
     scores = (unit @ unit[0]).cpu().numpy()
     towards = [unit[1], unit[0]] + ([unit[1] - unit[2]] if following is not None else [])
@@ -88,8 +88,9 @@ def split_scores(network: nn.Module, images: Tensor, directions: Tensor) -> Floa
     Raises:
         ModelError: the network does not compute its embedding from one call of ``feature_map``.
     """
-    with eval_mode(network), torch.inference_mode(False), torch.enable_grad(), _held_map(network) as kept:
-        embedding = network(images.clone()).float()
+    view = in_eval_mode(network)
+    with torch.inference_mode(False), torch.enable_grad(), _held_map(view) as kept:
+        embedding = view(images.clone()).float()
         if len(kept) != 1:
             raise ModelError(
                 f"{type(network).__name__} calls feature_map {len(kept)} times per embedding; it must be called once"
