@@ -6,7 +6,7 @@ Every public name is loaded when it is first used, so ``import osnet`` itself co
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from osnet import errors
+from osnet import errors, forks
 
 if TYPE_CHECKING:
     from osnet.data.folder import read_folder as read_folder

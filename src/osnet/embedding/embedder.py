@@ -23,7 +23,6 @@ from osnet.data.transforms import normalize, to_fractions
 from osnet.embedding.inputs import Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
 from osnet.embedding.third_party import ThirdPartyNetwork, is_third_party, load_third_party
 from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError
-from osnet.forks import settle
 from osnet.models.network import Network
 from osnet.runtime.backends import Backend, BackendName, count_cores, in_eval_mode, make_backend
 from osnet.types import ChannelOrder, Preprocessing
@@ -108,7 +107,6 @@ class Embedder:
             raise ModelError(f"batch_size {batch_size} must be at least 1")
         if num_workers is not None and num_workers < 1:
             raise ModelError(f"num_workers {num_workers} must be at least 1")
-        settle()
         self._process = os.getpid()
         if isinstance(model, Checkpoint):
             network = model.build()
@@ -219,7 +217,6 @@ class Embedder:
         Raises:
             ModelError: the device or the backend does not work in a forked process.
         """
-        settle()
         if self.device.type != "cpu" and os.getpid() != self._process:
             raise ModelError(
                 f"this embedder uses {self.device}, which a forked process cannot; make the embedder in the process "
