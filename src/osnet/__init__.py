@@ -6,7 +6,8 @@ Every public name is loaded when it is first used, so ``import osnet`` itself co
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from osnet import errors, forks
+from osnet import errors
+from osnet import forks as forks  # registers what a forked child must do
 
 if TYPE_CHECKING:
     from osnet.data.folder import read_folder as read_folder

@@ -22,8 +22,8 @@ def convert(
     """Convert weights between Torchreid's files and checkpoint folders of this package, in either direction.
 
     Args:
-        source: a short name of `osnet weights`; a checkpoint folder; a Torchreid or BoxMOT file (.pth, .pt, .pth.tar-60), .ckpt, .safetensors; or
-            Intel's .xml, with its .bin beside it.
+        source: a short name of `osnet weights`; a checkpoint folder; a Torchreid or BoxMOT file (.pth, .pt,
+            .pth.tar-60), .ckpt, .safetensors; or Intel's .xml, with its .bin beside it.
         target: with the ending .pth, .pt or .tar, a file for Torchreid and BoxMOT; else a checkpoint folder.
         architecture: the name of the network, if neither the file name nor the tensors show it.
         overwrite: replace an existing target.

@@ -51,7 +51,7 @@ class Backend(ABC):
 
     name: str
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - most backends have nothing to do
         """Prepare the backend in a process that was forked after it was made. Elsewhere it does nothing.
 
         Raises:

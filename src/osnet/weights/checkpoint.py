@@ -232,8 +232,8 @@ def convert(
         return save_checkpoint(checkpoint, target)
     if checkpoint.lacks_neck:
         raise WeightsError(
-            f"{checkpoint.card.name} was trained with BNNeck and saved without it, so its classifier would be wrong in {target}; "
-            "run its training command again, which writes the weights anew"
+            f"{checkpoint.card.name} was trained with BNNeck and saved without it, so its classifier would be wrong in "
+            f"{target}; run its training command again, which writes the weights anew"
         )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
