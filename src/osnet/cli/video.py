@@ -89,9 +89,18 @@ def video_index(
     settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     with _Bar() as bar:
         report = index_footage(
-            files, out, camera=camera, embedder=embedder, detector=finder, tracker=follower, starts=starts,
-            name_pattern=name_pattern, zone=_zone(zone), settings=settings, on_progress=bar.show,
-        )  # fmt: skip
+            files,
+            out,
+            camera=camera,
+            embedder=embedder,
+            detector=finder,
+            tracker=follower,
+            starts=starts,
+            name_pattern=name_pattern,
+            zone=_zone(zone),
+            settings=settings,
+            on_progress=bar.show,
+        )
     store = Archive.open(out)
     print(
         f"{report.segments_added} segments with {report.tracklets_added} tracklets added to {out}, "
@@ -405,11 +414,18 @@ def _zone(name: str) -> tzinfo:
 def _hit_json(store: Archive, hit: Hit) -> dict[str, Any]:
     seen = store.tracklet(hit.item.source)
     return {
-        "rank": hit.rank, "score": hit.score, "tracklet": seen.id, "camera": seen.camera, "begin_s": seen.begin_s,
-        "end_s": seen.end_s, "from": format_time(seen.begin_s), "to": format_time(seen.end_s),
-        "thumbnail": str(seen.best_crop.path), "footage": str(seen.footage),
+        "rank": hit.rank,
+        "score": hit.score,
+        "tracklet": seen.id,
+        "camera": seen.camera,
+        "begin_s": seen.begin_s,
+        "end_s": seen.end_s,
+        "from": format_time(seen.begin_s),
+        "to": format_time(seen.end_s),
+        "thumbnail": str(seen.best_crop.path),
+        "footage": str(seen.footage),
         "frames": [int(seen.numbers[0]), int(seen.numbers[-1])],
-    }  # fmt: skip
+    }
 
 
 def _draw_sheet(store: Archive, photo: Path, hits: list[Hit], sheet: Path, title: str) -> None:
