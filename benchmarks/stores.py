@@ -144,11 +144,18 @@ def run(work: Path, rows: int, repeats: int) -> dict[str, Any]:
         gallery.add_embeddings(vectors, items, weights_sha256=SHA)
         seconds += time.perf_counter() - began
     result: dict[str, Any] = {
-        "rows": rows, "embedding_size": SIZE, "queries": "64 drawn", "top": TOP, "repeats": repeats,
+        "rows": rows,
+        "embedding_size": SIZE,
+        "queries": "64 drawn",
+        "top": TOP,
+        "repeats": repeats,
         "machine": f"{platform.machine()}, {len(__import__('os').sched_getaffinity(0))} cores, shared with other work",
-        "python": platform.python_version(), "numpy": np.__version__, "fill_s": round(seconds, 1),
-        "disk_before_mb": size_mb(work / "gallery"), "segments": len(list((work / "gallery").glob("*.safetensors"))),
-    }  # fmt: skip
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "fill_s": round(seconds, 1),
+        "disk_before_mb": size_mb(work / "gallery"),
+        "segments": len(list((work / "gallery").glob("*.safetensors"))),
+    }
     del gallery
     result["gallery"] = gallery_only(work / "gallery", queries, repeats, where)
     opened = Gallery.open(work / "gallery")

@@ -13,9 +13,17 @@ def _read_only(kind: Any, dimensions: int, layout: str) -> Any:
 
 
 SIGNATURE = numba.void(
-    _read_only(numba.i1, 2, "C"), _read_only(numba.f4, 2, "C"), _read_only(numba.i8, 1, "A"), numba.i2[::1],
-    numba.f8, numba.f8, numba.f8, numba.f8, numba.f4[::1], numba.f4[::1],
-)  # fmt: skip
+    _read_only(numba.i1, 2, "C"),
+    _read_only(numba.f4, 2, "C"),
+    _read_only(numba.i8, 1, "A"),
+    numba.i2[::1],
+    numba.f8,
+    numba.f8,
+    numba.f8,
+    numba.f8,
+    numba.f4[::1],
+    numba.f4[::1],
+)
 
 
 @numba.njit(SIGNATURE, parallel=True, cache=True)  # type: ignore[misc, untyped-decorator, unused-ignore]

@@ -120,18 +120,27 @@ class Columns:
         camera, cameras = _recode(self.camera[rows], self.cameras)
         identity, identities = _recode(self.identity[rows], self.identities)
         return Columns(
-            self.order[rows], self.time_s[rows], camera, identity,
-            np.cumsum([len(text) for text in texts], dtype=np.int64), np.frombuffer(b"".join(texts), dtype=np.uint8),
-            self.source_hash[rows], self.stamp[rows], self.digest[rows], cameras, identities,
-        )  # fmt: skip
+            self.order[rows],
+            self.time_s[rows],
+            camera,
+            identity,
+            np.cumsum([len(text) for text in texts], dtype=np.int64),
+            np.frombuffer(b"".join(texts), dtype=np.uint8),
+            self.source_hash[rows],
+            self.stamp[rows],
+            self.digest[rows],
+            cameras,
+            identities,
+        )
 
     def _texts(self, rows: Indices | None) -> Iterator[bytes]:
-        text = self.source_text.tobytes() if rows is None or 4 * len(rows) > len(self) else None
-        ends = self.source_end if rows is None else self.source_end[rows]
-        starts = np.concatenate([[0], self.source_end[:-1]]) if len(self) else ends
-        starts = starts if rows is None else starts[rows]
+        if rows is None:
+            ends, starts = self.source_end, np.concatenate([[0], self.source_end[:-1]])[: len(self)]
+        else:
+            ends, starts = self.source_end[rows], np.where(rows > 0, self.source_end[rows - 1], 0)
+        text = memoryview(np.ascontiguousarray(self.source_text)).cast("B")
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            yield self.source_text[start:end].tobytes() if text is None else text[start:end]
+            yield bytes(text[start:end])
 
 
 def join_columns(parts: Sequence[Columns]) -> Columns:
@@ -144,10 +153,18 @@ def join_columns(parts: Sequence[Columns]) -> Columns:
         return np.concatenate([getattr(part, name) for part in parts])
 
     return Columns(
-        joined("order"), joined("time_s"), camera, identity,
+        joined("order"),
+        joined("time_s"),
+        camera,
+        identity,
         np.concatenate([part.source_end + start for part, start in zip(parts, lengths.tolist(), strict=False)]),
-        joined("source_text"), joined("source_hash"), joined("stamp"), joined("digest"), cameras, identities,
-    )  # fmt: skip
+        joined("source_text"),
+        joined("source_hash"),
+        joined("stamp"),
+        joined("digest"),
+        cameras,
+        identities,
+    )
 
 
 def join_codes(parts: Sequence[tuple[Int32s, tuple[str, ...]]]) -> tuple[Int32s, tuple[str, ...]]:

@@ -155,7 +155,8 @@ def find_candidates(
             )
             part = block.vectors[start : start + ROWS_AT_ONCE] if rows is None else block.vectors[numbers]
             numbers = numbers + block.start
-            for one, scores in zip(best, units_QD @ part.T, strict=True):
+            products = units_QD @ part.T if len(units_QD) > 1 else (part @ units_QD[0])[None]
+            for one, scores in zip(best, products, strict=True):
                 one.add(numbers, scores, error)
     return [one.candidates() for one in best]
 

@@ -31,9 +31,15 @@ FORMAT = "osnet-segment-1"
 TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U64": "<u8", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 MAX_HEADER = 1 << 20
 COLUMN_SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {
-    "order": ("I64", ()), "time_s": ("F64", ()), "camera": ("I32", ()), "identity": ("I32", ()),
-    "source_end": ("I64", ()), "source_hash": ("U64", ()), "stamp": ("I64", (3,)), "digest": ("U8", (32,)),
-}  # fmt: skip
+    "order": ("I64", ()),
+    "time_s": ("F64", ()),
+    "camera": ("I32", ()),
+    "identity": ("I32", ()),
+    "source_end": ("I64", ()),
+    "source_hash": ("U64", ()),
+    "stamp": ("I64", (3,)),
+    "digest": ("U8", (32,)),
+}
 """Type of each column, and its shape after N."""
 
 

@@ -158,15 +158,12 @@ class Snapshot:
     def gather(self, chosen: Indices, read: Callable[[Rows, Indices], Sequence[T]]) -> list[T]:
         """``read(rows of a segment, places in it)`` for rows in any order, back in that order."""
         found: list[T | None] = [None] * len(chosen)
-        sort = np.argsort(chosen, kind="stable")
-        ordered = chosen[sort]
-        cuts = np.searchsorted(ordered, self.starts)
-        for place in range(self.num_segments):
-            first, last = cuts[place], cuts[place + 1]
-            if first < last:
-                values = read(self.rows(place), ordered[first:last] - self.starts[place])
-                for where, value in zip(sort[first:last].tolist(), values, strict=True):
-                    found[where] = value
+        places = np.searchsorted(self.starts, chosen, "right") - 1
+        for place in np.unique(places).tolist():
+            here = np.flatnonzero(places == place)
+            values = read(self.rows(place), chosen[here] - self.starts[place])
+            for where, value in zip(here.tolist(), values, strict=True):
+                found[where] = value
         return found  # type: ignore[return-value]
 
     def items(self, chosen: Indices) -> list[Item]:
@@ -177,11 +174,10 @@ class Snapshot:
         """(len(chosen), D): the vectors of rows that ascend."""
         if self._joined is not None:
             return self._joined.vectors[chosen]
-        cuts = np.searchsorted(chosen, self.starts)
+        places = np.searchsorted(self.starts, chosen, "right") - 1
         parts = [
-            self.rows(place).vectors[chosen[cuts[place] : cuts[place + 1]] - self.starts[place]]
-            for place in range(self.num_segments)
-            if cuts[place] < cuts[place + 1]
+            self.rows(place).vectors[chosen[places == place] - self.starts[place]]
+            for place in np.unique(places).tolist()
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.manifest.embedding_size), np.float32)
 
