@@ -121,7 +121,7 @@ def index_footage(
     report = IndexReport()
     for item in {id(w.footage): w.footage for w in work}.values():
         report.troubles += [f"{item.path} {trouble}" for trouble in item.troubles]
-    store = Archive.for_embedder(archive, embedder)
+    store = Archive.open(archive, embedder)
     decides = describe(detector, tracker, settings)
     there = {segment["name"]: segment for segment in store.segments}
     for one in work:

@@ -246,7 +246,7 @@ def index_stream(
     settings = settings or IndexSettings()
     tracker = tracker or make_tracker()
     segment_name(camera, 0.0)
-    store = Archive.for_embedder(archive, embedder)
+    store = Archive.open(archive, embedder)
     decides = describe(detector, tracker, settings)
     report = WatchReport(counts=stream.counts)
     source = _Cutter(stream, settings, until, report)
