@@ -51,7 +51,7 @@ def test_it_learns_and_its_checkpoint_says_so(colour_run: Path, colours: Path) -
     )
     exponents = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(by_files.probabilities, exponents / exponents.sum(1, keepdims=True), atol=1e-4)
-    (first, share), (_, second) = by_files.topk(0, top=2)
+    (first, share), (_, second) = by_files.topk(0, k=2)
     assert (first, share > second) == ("blue", True)
     plain = Embedder(colour_run).embed(colours / "test")
     np.testing.assert_allclose(
@@ -158,7 +158,7 @@ def test_weights_that_name_no_classes(tmp_path: Path, colour_run: Path) -> None:
     assert ClassPredictor(tmp_path / "numbers").classes == ("0", "1", "2", "3")
     with pytest.raises(ModelError, match=r"2 class names.* 4 outputs"):
         ClassPredictor(tmp_path / "numbers", classes=["a", "b"])
-    with pytest.raises(ValueError, match="2 names for 3 classes"):
+    with pytest.raises(ValueError, match=r"2 .*3 classes"):
         replace(read_card(colour_run / "weights")[0], classes=("a", "b"))
     save_weights(load_weights(colour_run), tmp_path / "cut")  # without the classifier, the names go too
     assert read_card(tmp_path / "cut")[0].classes == ()

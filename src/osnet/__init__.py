@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from osnet import errors
+from osnet import forks as forks  # registers what a forked child must do
 
 if TYPE_CHECKING:
     from osnet.data.folder import read_folder as read_folder

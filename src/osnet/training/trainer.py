@@ -39,7 +39,6 @@ from torch import nn
 
 from osnet.errors import DataError, OutputError, TrainingError, require_extra
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
-from osnet.forks import settle
 from osnet.progress import Progress
 from osnet.runtime.distributed import any_of_all, gather_bytes, share_bytes
 from osnet.training.data_list import DATA_FILE, DataList, check_same
@@ -89,7 +88,6 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, dataset: Any, out: str | Path, options: RunOptions | None = None) -> None:
         accelerate = require_extra("accelerate", "train")
-        settle()
         self.recipe, self.out, self.options = recipe, Path(out), options or RunOptions()
         self._check_out()
         self.plan = recipe.plan(dataset)
@@ -98,6 +96,7 @@ class Trainer:
         if recipe.sync_batchnorm:
             task = nn.SyncBatchNorm.convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
         kwargs = accelerate.DistributedDataParallelKwargs(find_unused_parameters=recipe.frozen_epochs > 0)
+        accelerate.state.AcceleratorState._reset_state()  # else it refuses another precision than the last trainer's
         self.accelerator = accelerate.Accelerator(
             cpu=self.options.cpu,
             mixed_precision="bf16" if recipe.precision == "bf16" else "no",

@@ -209,12 +209,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
 
 
 def convert(
-    source: str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
+    source: Checkpoint | str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
 ) -> Card:
     """Convert weights to a Torchreid file or to a checkpoint folder, depending on the name of the target.
 
     Args:
-        source: anything that ``load_weights`` takes.
+        source: a checkpoint, or anything that ``load_weights`` takes.
         target: a name ending in ``.pth``, ``.pt`` or ``.tar`` becomes a Torchreid file (a bare state dict, as
             BoxMOT wants); any other name becomes a checkpoint folder.
         architecture: as for ``load_weights``.
@@ -227,13 +227,13 @@ def convert(
     target = Path(target)
     if target.exists() and not overwrite:
         raise WeightsError(f"{target} exists; choose another name, or allow it: overwrite=True, --overwrite")
-    checkpoint = read_checkpoint(source, architecture=architecture)
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, architecture=architecture)
     if not is_torchreid_path(target):
         return save_checkpoint(checkpoint, target)
     if checkpoint.lacks_neck:
         raise WeightsError(
-            f"{source} was trained with BNNeck and saved without it, so its classifier would be wrong in {target}; "
-            "run its training command again, which writes the weights anew"
+            f"{checkpoint.card.name} was trained with BNNeck and saved without it, so its classifier would be wrong in "
+            f"{target}; run its training command again, which writes the weights anew"
         )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
