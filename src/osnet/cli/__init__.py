@@ -124,11 +124,11 @@ def load_command(name: str) -> None:
 
 def _run(args: list[str]) -> None:
     load_command(args[0])
-    from osnet.cli.common import app, told_once
+    from osnet.cli.common import app, warn_once
     from osnet.errors import OsnetError
 
     try:
-        with told_once():
+        with warn_once():
             app.cli(prog="osnet", args=args)
     except OsnetError as error:
         print(f"osnet: {error}", file=sys.stderr)
