@@ -171,8 +171,8 @@ def draw_clusters(
                 0.08, y + 0.21, _describe_scales(last[members].mean(0), last.mean(0), record.fields), fontsize=6.5
             )
             for place, index in enumerate(members[:columns]):
-                picture = read_image(paths[index])
-                small = picture.resize(fit_size(picture.size), Image.Resampling.LANCZOS)
+                image = read_image(paths[index])
+                small = image.resize(fit_size(image.size), Image.Resampling.LANCZOS)
                 sheet.add_image(np.asarray(small), 0.08 + place * (cell_w + 0.04), y + head_h, cell_w, cell_h)
         about = "Mean share of each scale in the last block; in brackets, points above the mean over all images."
         sheet.write(0.08, len(rows) * row_h + 0.02, about, fontsize=6)
@@ -259,9 +259,9 @@ def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[P
     places = [index for _, index in examples.values()]
     reach = 1.1 * max(0.01, float(np.abs(100 * record.shares[places] - 100 / num_streams).max()))
     for number, (name, (file, index)) in enumerate(examples.items()):
-        photo, lines = grid.flat[2 * number], grid.flat[2 * number + 1]
-        picture = read_image(file)
-        photo.imshow(np.asarray(picture.resize(fit_size(picture.size), Image.Resampling.LANCZOS)))
+        left, lines = grid.flat[2 * number], grid.flat[2 * number + 1]
+        image = read_image(file)
+        left.imshow(np.asarray(image.resize(fit_size(image.size), Image.Resampling.LANCZOS)))
         lines.set_title(plain(name), fontsize=7)  # above the wider axes
         lines.set_axis_on()
         for stream in range(num_streams):
