@@ -32,8 +32,8 @@ class Scoring:
     """
 
     rule: Rule | None = None
-    """market1501, or cuhk03 (one gallery image of each identity, drawn 10 times); default: the benchmark's rule, or
-    market1501."""
+    """market1501, or cuhk03 (one gallery image of each identity, drawn 10 times); None: the benchmark's rule, or
+    market1501 for other data."""
     distance: Distance | None = "cosine"
     """cosine, or euclidean (between embeddings that are not normalized); None: the distance of the published scores of
     these weights, or cosine if it is unknown."""
