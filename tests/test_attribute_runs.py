@@ -167,10 +167,10 @@ def test_heads_in_checkpoints(tiny_network, tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "a")
     content["attributes_off"] = ["shoes"]
     (tmp_path / "a" / "card.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match="attributes_off names shoes"):
+    with pytest.raises(WeightsError, match=r"attributes_off .*shoes"):
         read_card(tmp_path / "a")
     for wrong in ({"attributes": ("a", "a")}, {"attributes": ("a",), "attribute_thresholds": (0.1, 0.2)}):
-        with pytest.raises(ValueError, match=r"twice|2 thresholds for 1"):
+        with pytest.raises(ValueError, match=r"a, a|2 .*thresholds.* 1"):
             Card(tiny_network.config, **wrong)
 
 

@@ -1,6 +1,7 @@
 """The embedder: every kind of input, bad ones too, order, bounds, and agreement with an independent export."""
 
 import itertools
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +137,25 @@ def test_stream_reads_ahead_only_so_far(embedder: Embedder) -> None:
         assert len(batch) == 4
         assert asked <= 4 * (k + 2)
     stream.close()
+
+
+def test_threads_are_started_once_and_only_for_many_crops(tiny_weights: Path) -> None:
+    embedder = Embedder(tiny_weights, num_workers=2, backend="torch")
+
+    def readers() -> set[int | None]:
+        return {thread.ident for thread in threading.enumerate() if thread.name.startswith("osnet-read")} - before
+
+    before = {thread.ident for thread in threading.enumerate()}
+    frame = np.zeros((64, 64, 3), np.uint8)
+    first = embedder.embed(Frame(frame, [[0, 0, 20, 40]] * 3))
+    assert not readers()
+    embedder.embed(Frame(frame, [[0, 0, 20, 40]] * 40))
+    started = readers()
+    assert 1 <= len(started) <= 2
+    again = embedder.embed(Frame(frame, [[0, 0, 20, 40]] * 60))
+    np.testing.assert_allclose(again[:3], first, rtol=0, atol=1e-5)
+    assert started <= readers()
+    assert len(readers()) <= 2
 
 
 def test_a_caller_may_reuse_its_buffer(embedder: Embedder) -> None:

@@ -11,7 +11,7 @@ from osnet.data.joining import join_training
 from osnet.data.reid.catalog import read_named, read_source
 from osnet.data.reid.identify import MARKET_PEOPLE, identify_benchmark
 from osnet.errors import DataError
-from osnet.evaluation.evaluate import check_leak
+from osnet.evaluation.checks import check_leak
 from osnet.models.config import OSNetConfig
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, ReidDataset, Split
@@ -130,5 +130,5 @@ def test_ones_own_data_are_known_by_their_name_alone(tmp_path: Path) -> None:
     assert check_leak(trained_on("shop_combineall"), inside, force=False) == []
     split = replace(data, name="viper-02", root=tmp_path / "viper-02")
     assert check_leak(trained_on("viper-00"), split, force=False) == []  # a folder that is called so
-    with pytest.raises(DataError, match="both divide"):
+    with pytest.raises(DataError, match="viper-02"):
         check_leak(trained_on("viper-00"), replace(split, benchmark="viper"), force=False)

@@ -11,7 +11,7 @@ from osnet.data.attributes.reader import read_attributes
 from osnet.data.check import check_dataset
 from osnet.data.folder import FolderLayout, parse_time, read_any, read_dataset, read_folder
 from osnet.errors import DataError
-from osnet.evaluation.evaluate import evaluate_vectors
+from osnet.evaluation.evaluate import evaluate_features
 from osnet.features.labels import read_labelled
 from osnet.features.path_table import PathTable
 from osnet.metrics.ranking import rank_scores, summarize
@@ -195,7 +195,7 @@ def test_the_same_table_scores_alike_from_images_and_vectors(tmp_path: Path) -> 
         tmp_path / "v.npz", vectors=np.array(vectors, dtype=np.float32), names=np.array(names),
     )  # fmt: skip
     query, gallery = read_labelled([tmp_path / "v.npz"], tmp_path / "t.csv")
-    found = evaluate_vectors(query, gallery).scores
+    found = evaluate_features(query, gallery).scores
     data = read_dataset(root, FolderLayout(csv=tmp_path / "t.csv"))
     of = dict(zip(names, vectors, strict=True))
     arrays = [np.array([of[str(c.path)] for c in s.crops]) for s in (data.query, data.gallery)]

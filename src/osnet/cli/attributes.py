@@ -109,8 +109,14 @@ def evaluate(
     predictor = AttributePredictor(weights, device, batch_size)
     part = labelled(next(s for s in dataset.splits if s.name == split))
     scores, _ = score_split(predictor, part, dataset.attributes, chosen_thresholds)
-    content = {"data": dataset.name, "split": split, "zero_rules": ZERO_RULES, "problems": list(dataset.problems),
-               "notes": list(dataset.notes), **scores.to_json()}  # fmt: skip
+    content = {
+        "data": dataset.name,
+        "split": split,
+        "zero_rules": ZERO_RULES,
+        "problems": list(dataset.problems),
+        "notes": list(dataset.notes),
+        **scores.to_json(),
+    }
     if out is not None:
         write_json(out, content)
     if as_json:

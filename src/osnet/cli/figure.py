@@ -61,9 +61,12 @@ PhotosArg = Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO
 Curve = Literal["cmc", "precision-recall", "roc", "scores", "training"]
 FLAGS_OF_DATA = ("--data", "--weights", "--features", "--force", "--device", *FolderOptions.FLAGS)
 USED = {
-    "cmc": FLAGS_OF_DATA, "precision-recall": FLAGS_OF_DATA, "roc": FLAGS_OF_DATA,
-    "scores": (*FLAGS_OF_DATA, "--threshold"), "training": ("--run",),
-}  # fmt: skip
+    "cmc": FLAGS_OF_DATA,
+    "precision-recall": FLAGS_OF_DATA,
+    "roc": FLAGS_OF_DATA,
+    "scores": (*FLAGS_OF_DATA, "--threshold"),
+    "training": ("--run",),
+}
 """The flags that each kind of curve accepts beside ``--out``."""
 
 
@@ -385,8 +388,16 @@ def curves(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
-    given = {"--data": data, "--weights": weights, "--run": run, "--threshold": threshold, "--features": features,
-             "--force": force, "--device": device != "auto", **dict.fromkeys(layout.given(), True)}  # fmt: skip
+    given = {
+        "--data": data,
+        "--weights": weights,
+        "--run": run,
+        "--threshold": threshold,
+        "--features": features,
+        "--force": force,
+        "--device": device != "auto",
+        **dict.fromkeys(layout.given(), True),
+    }
     _refuse_unused(kind, [flag for flag, value in given.items() if value])
     if kind == "training":
         _draw_training(run, out)

@@ -123,10 +123,14 @@ def _read_items(
         odd = [path for path in paths if parse_name(path) is None]
         if 2 * len(odd) > len(paths):
             return [Item(str(plain_path(path))) for path in paths], _tell_unnamed(len(paths) - len(odd))
-        notes = [] if not odd else [
-            f"{len(odd)} of {len(paths)} file names contain no identity, as 0002_c1s1_000451_03.jpg does: "
-            f"{name_some([str(path.relative_to(crops)) for path in odd])}"
-        ]  # fmt: skip
+        notes = (
+            []
+            if not odd
+            else [
+                f"{len(odd)} of {len(paths)} file names contain no identity, as 0002_c1s1_000451_03.jpg does: "
+                f"{name_some([str(path.relative_to(crops)) for path in odd])}"
+            ]
+        )
         return [_read_market_item(path) for path in paths], notes
     found = read_folder(crops, FolderLayout(identity_from or "auto", pattern, csv))
     items = [

@@ -24,7 +24,6 @@ from torch.nn.functional import normalize as unit_length
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError
-from osnet.forks import settle
 from osnet.runtime.backends import eval_mode
 
 Measure = Literal["absolute", "squares"]
@@ -176,7 +175,6 @@ def watch_layers(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
 
 def prepare_images(embedder: Embedder, pictures: Sequence[Image.Image]) -> Tensor:
     """Preprocess RGB images of any size for the embedder's network: (N, 3, height, width)."""
-    settle()
     pixels = torch.stack([resize_image(picture, embedder.preprocessing) for picture in pictures])
     return normalize(to_fractions(pixels.to(embedder.device)), embedder.preprocessing)
 

@@ -389,7 +389,7 @@ def _describe_data(dataset: ReidDataset, scored: Evaluation) -> dict[str, str]:
     """How the report was made, by name."""
     counts = [
         f"{name}: {c.images:,} images of {c.identities:,} people in {c.cameras or 'unknown'} cameras"
-        for name, c in scored.counts.items()
+        for name, c in scored.splits[0].counts.items()
         if c.images
     ]
     return {

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from osnet.errors import DataError, ModelError
-from osnet.forks import settle, was_forked
+from osnet.forks import was_forked
 
 TILE = 2048
 """Rows and columns of a tile on the CPU: 16 MiB, which fits into the last-level cache."""
@@ -42,7 +42,6 @@ def as_embeddings(embeddings: ArrayLike, name: str) -> Tensor:
     Raises:
         DataError: the array is not 2-D or is empty, or a value is not finite.
     """
-    settle()
     array = np.ascontiguousarray(np.asarray(embeddings), dtype=np.float32)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(f"{name} embeddings have shape {array.shape}; they must be (number, components) and not empty")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from osnet.errors import ModelError
-from osnet.forks import settle
 from osnet.models.baselines.backbone import Backbone
 from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.models.network import Network
@@ -180,7 +179,6 @@ def build_network(config: NetworkConfig, device: str | torch.device | None = Non
             f"{config} does not describe a network of this library; "
             "a third-party model can be run, but not built or saved"
         )
-    settle()
     with torch.device(torch.get_default_device() if device is None else device):
         return OSNet(config) if isinstance(config, OSNetConfig) else Backbone(config)
 

@@ -28,7 +28,6 @@ from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import ModelError, require_extra
-from osnet.forks import settle
 from osnet.models.osnet import OSNet
 from osnet.runtime.folding import fold, optimize
 from osnet.runtime.onnx_graph import INPUT, UnknownStepError, write_onnx
@@ -52,13 +51,12 @@ class Backend(ABC):
 
     name: str
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - most backends have nothing to do
         """Prepare the backend in a process that was forked after it was made. Elsewhere it does nothing.
 
         Raises:
             ModelError: the backend cannot run in a forked process.
         """
-        settle()
 
     @abstractmethod
     def run(self, pixels: Tensor) -> Tensor:

@@ -226,12 +226,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
 
 
 def convert(
-    source: str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
+    source: Checkpoint | str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
 ) -> Card:
     """Convert weights to a Torchreid file or to a checkpoint folder, depending on the name of the target.
 
     Args:
-        source: path of the weights; see ``load_weights`` for the accepted formats.
+        source: a ``Checkpoint``, or a path of weights; see ``load_weights`` for the accepted formats.
         target: if the name ends in ``.pth``, ``.pt``, ``.tar`` or ``.bin``, a Torchreid file is written: a bare state
             dict, which BoxMOT also reads. Otherwise a checkpoint folder is written.
         architecture: name of the network; see ``load_weights``.
@@ -248,12 +248,12 @@ def convert(
     target = Path(target)
     if target.exists() and not overwrite:
         raise WeightsError(f"{target} exists; choose another name, or replace it with overwrite=True (--overwrite)")
-    checkpoint = read_checkpoint(source, architecture=architecture)
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, architecture=architecture)
     if not is_torchreid_path(target):
         return save_checkpoint(checkpoint, target)
     if checkpoint.lacks_neck:
         raise WeightsError(
-            f"{source} was trained with a BNNeck but saved without it, so its classifier would give wrong results in "
+            f"{checkpoint.card.name} was trained with a BNNeck but saved without it, so its classifier would give wrong results in "
             f"{target}; run its training command again to write complete weights"
         )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
