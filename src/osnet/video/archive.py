@@ -41,6 +41,8 @@ from osnet.video.protocols import Floats, FootageError, Ints, Times, Track
 
 FORMAT = "osnet-archive-1"
 SEGMENT_FORMAT = "osnet-segment-1"
+ERASED_FORMAT = "osnet-segment-2"
+"""A segment that tracklets were erased from: each line of ``tracklets.jsonl`` has the tracklet's own ``number``."""
 ARCHIVE_FILE, SEGMENT_FILE, TRACKLETS_FILE, WEIGHTS, LOCK = (
     "archive.json", "segment.json", "tracklets.jsonl", "weights", ".lock",
 )  # fmt: skip
@@ -127,7 +129,7 @@ class _Segment:
 
     def __init__(self, root: Path, name: str, embedding_size: int) -> None:
         self.folder, self.name = root / name, name
-        self.about = _read_json(self.folder / SEGMENT_FILE, SEGMENT_FORMAT)
+        self.about = _read_json(self.folder / SEGMENT_FILE, SEGMENT_FORMAT, ERASED_FORMAT)
         path = self.folder / TRACKLETS_FILE
         try:
             if sha256_file(path) != self.about["sha256"][TRACKLETS_FILE]:
@@ -159,6 +161,9 @@ class _Segment:
         self.begins = np.array([row["begin_s"] for row in self.rows], np.float64)
         self.ends = np.array([row["end_s"] for row in self.rows], np.float64)
         self.first_crops = np.cumsum([0, *(len(row["crops"]) for row in self.rows)])
+        self.numbers = [int(row.get("number", place)) for place, row in enumerate(self.rows, 1)]
+        self.ids = [f"{name}/{number}" for number in self.numbers]
+        self.places = {number: place for place, number in enumerate(self.numbers)}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -168,7 +173,7 @@ class _Segment:
         first, last = row["rows"]
         crops = tuple(
             Crop(
-                self.folder / "crops" / f"{place + 1:04d}-{number}.jpg",
+                self.folder / "crops" / f"{self.numbers[place]:04d}-{number}.jpg",
                 crop["time_s"],
                 crop["frame"],
                 tuple(crop["box"]),
@@ -177,7 +182,7 @@ class _Segment:
             for number, crop in enumerate(row["crops"], 1)
         )
         return Tracklet(
-            id=f"{self.name}/{place + 1}",
+            id=self.ids[place],
             camera=self.camera,
             begin_s=row["begin_s"],
             end_s=row["end_s"],
@@ -279,7 +284,7 @@ class Archive:
 
     def sources(self) -> set[str]:
         """Ids of all tracklets."""
-        return {f"{segment.name}/{place + 1}" for segment in self._segments for place in range(len(segment))}
+        return {tracklet_id for segment in self._segments for tracklet_id in segment.ids}
 
     def tracklets(self, where: Where | None = None) -> Iterator[Tracklet]:
         """All that pass ``where``, in the order of time and camera of their segments."""
@@ -298,9 +303,16 @@ class Archive:
 
     def means(self) -> tuple[list[str], Floats]:
         """Ids of all T tracklets, and (T, D): their vectors."""
-        ids = [f"{segment.name}/{place + 1}" for segment in self._segments for place in range(len(segment))]
+        ids = [tracklet_id for segment in self._segments for tracklet_id in segment.ids]
         parts = [np.array(segment.means) for segment in self._segments]
         return ids, np.concatenate(parts) if parts else np.empty((0, self.embedding_size), np.float32)
+
+    def spans(self) -> tuple[list[str], Times, Times]:
+        """Camera, begin and end (Unix time) of all T tracklets, in the order of ``means``."""
+        cameras = [segment.camera for segment in self._segments for _ in segment.ids]
+        begins = np.concatenate([np.empty(0), *(segment.begins for segment in self._segments)])
+        ends = np.concatenate([np.empty(0), *(segment.ends for segment in self._segments)])
+        return cameras, begins, ends
 
     def vectors(self, tracklet_id: str) -> Floats:
         """(C, D): the vectors of one tracklet's crops."""
@@ -311,9 +323,11 @@ class Archive:
     def _find(self, tracklet_id: str) -> tuple[_Segment, int]:
         name, _, number = tracklet_id.rpartition("/")
         segment = self._places.get(name)
-        if segment is None or not number.isascii() or not number.isdigit() or not 1 <= int(number) <= len(segment):
+        plain = number.isascii() and number.isdigit() and len(number) < 10
+        place = segment.places.get(int(number)) if segment is not None and plain else None
+        if segment is None or place is None:
             raise GalleryError(f"{self.folder} has no tracklet {tracklet_id!r}")
-        return segment, int(number) - 1
+        return segment, place
 
     def search(
         self,
@@ -369,7 +383,7 @@ class Archive:
             Hit(
                 rank,
                 float(np.clip(score, -1, 1)),
-                Item(f"{segment.name}/{place + 1}", None, segment.camera, segment.rows[place]["begin_s"]),
+                Item(segment.ids[place], None, segment.camera, segment.rows[place]["begin_s"]),
             )
             for rank, (score, _, segment, place) in enumerate(found[:top], 1)
         ]
@@ -423,7 +437,7 @@ def _passing(segment: _Segment, where: Where | None) -> NDArray[np.bool_]:
         passing &= segment.begins <= where.before_s
     if where.source is not None:
         pattern = replace(where, cameras=None, after_s=None, before_s=None)
-        passing &= np.array([pattern.matches(Item(f"{segment.name}/{i + 1}")) for i in range(len(segment))], bool)
+        passing &= np.array([pattern.matches(Item(tracklet_id)) for tracklet_id in segment.ids], bool)
     return passing
 
 
@@ -527,11 +541,13 @@ def mean_vector(vectors: Sequence[Floats]) -> Floats:
     return result
 
 
-def _read_json(path: Path, form: str) -> dict[str, Any]:
+def _read_json(path: Path, *forms: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != form:
-            raise GalleryError(f"{path} has the format {content.get('format')!r}; this version reads {form!r}")
+        if content.get("format") not in forms:
+            raise GalleryError(
+                f"{path} has the format {content.get('format')!r}; this version reads {' and '.join(forms)}"
+            )
     except (OSError, ValueError, AttributeError) as error:
         if isinstance(error, GalleryError):
             raise
