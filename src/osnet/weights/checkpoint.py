@@ -254,7 +254,7 @@ def convert(
     if checkpoint.lacks_neck:
         raise WeightsError(
             f"{checkpoint.card.name} was trained with a BNNeck but saved without it, so its classifier would be wrong "
-            f"results in {target}; run its training command again to write complete weights"
+            f"in {target}; run its training command again to write complete weights"
         )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
