@@ -190,7 +190,7 @@ def test_cifar_recipes() -> None:
                 assert small.feature_map(torch.zeros(1, 3, 32, 32)).shape[2] >= 4
     for change, words in (
         ({"accumulation": 0}, "accumulation 0"), ({"dropout": 1.5}, "dropout"), ({"depth": (1, 2)}, "depth"),
-        ({"model": "mobilenetv2_x1_0", "depth": (1, 1, 1)}, "unknown setting depth"),
+        ({"model": "mobilenetv2_x1_0", "depth": (1, 1, 1)}, "no setting depth"),
     ):  # fmt: skip
         with pytest.raises(ModelError, match=words):
             replace(deep, **change)

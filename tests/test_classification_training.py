@@ -196,9 +196,9 @@ def test_what_is_read(colours: Path, packed_colours: Path, tmp_path: Path) -> No
     assert len(read_photos(packed_colours).scored) == 9
     with pytest.raises(DataError, match="packed"):
         read_photos(packed_colours).hold_out(3)
-    with pytest.raises(DataError, match="not held in memory"):
+    with pytest.raises(DataError, match="held in memory"):
         read_photos(packed_colours).in_memory()
-    with pytest.raises(DataError, match="has 3 classes, which are not the 2 expected"):
+    with pytest.raises(DataError, match=r"has 3 classes .* 2 expected"):
         read_photos(packed_colours, ("blue", "green"))
     with pytest.raises(DataError, match="packed"):
         read_photos(Path("http://127.0.0.1:9/nothing"))  # as the command line gives it: one slash

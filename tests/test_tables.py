@@ -120,7 +120,7 @@ def test_attributes_are_found_by_the_same_rule(own: Path) -> None:
         ("path,identity\na.png,ada\n".encode("utf-16-be"), ["UTF-16"]),
         ("path,identity\na.png,Zo\u00eb\n".encode("latin-1"), ["line 2", "0xeb", "UTF-8"]),
         (b"PK\x03\x04....", ["Excel"]),
-        (b"path,identity\na,b.png,ada\n", ["line 2", "more values than columns", "quotes"]),
+        (b"path,identity\na,b.png,ada\n", ["line 2", "3 values for 2 columns", "quotes"]),
         (b"path,identity\na.png,ada\nb.png,ada \n", ["line 3", "'ada '", "'ada'"]),
         (b"path,identity,camera\na.png,ada,1\nb.png,ada, 1\n", ["camera ' 1'"]),
     ],
