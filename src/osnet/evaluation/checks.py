@@ -58,9 +58,9 @@ def check_matches(query: Split | LabelledVectors, gallery: Split | LabelledVecto
 def check_leak(network: Network, data: ReidDataset, force: bool) -> list[str]:
     """Check that the weights were not trained on the test identities of ``data``.
 
-    Weights were, if their card says that they were trained on all images of the benchmark (``..._combineall``), or on
-    another random split of the same identities. A benchmark is recognised by its images (``ReidDataset.benchmark``) or
-    by the name that the user gave it, not by the name of its folder. Of any other data set only the name is known.
+    There is an overlap if the card names all images of the benchmark (``..._combineall``), or another random split of
+    the same identities, as training data. A benchmark is recognised by its images (``ReidDataset.benchmark``) or by the
+    name that the user gave it, not by the name of its folder. Any other data set is recognised by its name.
 
     Args:
         network: the network with its card.
