@@ -44,6 +44,7 @@ from osnet.data.reid.catalog import read_source
 from osnet.data.training_set import TrainingSet
 from osnet.embedding.embedder import Embedder
 from osnet.evaluation.evaluate import evaluate
+from osnet.evaluation.scoring import Scoring
 from osnet.features.embedding_files import read_vectors
 from osnet.files import make_folder, write_json
 from osnet.metrics.bootstrap import cluster_interval
@@ -289,7 +290,8 @@ def run_one(run: Run, settings: Settings, dataset: ReidDataset, deadline: float)
                         num_workers=settings.threads if settings.on_cpu else None, batch_size=64)  # fmt: skip
     scores = {}
     for distance in ("euclidean", "cosine"):
-        found = evaluate(embedder, dataset, distance=distance, features=folder / "features")  # type: ignore[arg-type]
+        scoring = Scoring(distance=distance)  # type: ignore[arg-type]
+        found = evaluate(embedder, dataset, scoring=scoring, features=folder / "features")
         scores[distance] = found.scores
     query, gallery = (read_vectors(folder / "features" / f"{part}-raw.npz")[0].vectors for part in ("query", "gallery"))
     labels = (dataset.query.pids, dataset.gallery.pids, dataset.query.camids, dataset.gallery.camids)

@@ -212,7 +212,7 @@ def test_the_commands(people: Path, weights: Path, tmp_path: Path, capsys: pytes
     assert "attributes asked for" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["search", str(gallery)])
-    assert "give a photo, or a description" in capsys.readouterr().err
+    assert "--with backpack" in capsys.readouterr().err
 
 
 def test_switching_off_at_the_gallerys_card(
