@@ -1,6 +1,6 @@
 """A tracker's call: the boxes of one 1080p BGR frame to embeddings, ours beside BoxMOT and Torchreid.
 
-    python benchmarks/tracker.py --weights osnet_x0_25_msmt17.pth --peer-python peer/bin/python --boxmot-python boxmot/bin/python
+    python benchmarks/tracker.py --weights W.pth --peer-python peer/bin/python --boxmot-python boxmot/bin/python
 
 Each contender runs in a process of its own, in turn. ``run`` is the backend alone, on crops that are ready: what
 ``embed`` takes beyond it is cutting, resizing and Python. ``prepare`` is cutting and resizing alone. BoxMOT's
@@ -122,10 +122,9 @@ def main(settings: Settings) -> None:
             ]  # fmt: skip
             rows = in_turn.compare(workers, settings.rounds, settings.block_s)
             for name, row in rows.items():
-                print(f"{settings.model} {number:>3} boxes  {name:<20}{row['median_ms']:9.2f} ms (best "
-                      f"{row['best_ms']:.2f}, processor {row['cpu_ms']:.2f}), the first is {row['ratio_within_rounds']:.2f}"
-                      f" times, best to best {row['ratio_best']:.2f}, in processor time {row['cpu_ratio']:.2f}",
-                      flush=True)  # fmt: skip
+                times = f"{row['median_ms']:9.2f} ms (best {row['best_ms']:.2f}, processor {row['cpu_ms']:.2f})"
+                ratios = " ".join(f"{row[key]:.2f}" for key in ("ratio_within_rounds", "ratio_best", "cpu_ratio"))
+                print(f"{settings.model} {number:>3} boxes  {name:<20}{times}, ratios {ratios}", flush=True)
             result["cells"].append({"boxes": number, "rounds": settings.rounds, "rows": rows})
             in_turn.write(settings.out, result)
 

@@ -144,7 +144,7 @@ def _score_all(
     features: Path | None,
 ) -> dict[str, Evaluation | SplitEvaluation]:
     results: dict[str, Evaluation | SplitEvaluation] = {}
-    card = embedder.network.card
+    card = embedder.card
     distance = scoring.distance or (card and card.distance) or "cosine"
     for spec, benchmark in benchmarks.items():
         results[spec] = evaluate_benchmark(

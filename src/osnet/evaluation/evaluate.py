@@ -184,7 +184,7 @@ def _score_distances(
 
 def _check_distance(embedder: Embedder, scoring: Scoring) -> list[str]:
     """A note where the published figures of these weights are by the other distance."""
-    card = embedder.network.card
+    card = embedder.card
     if card is None or card.distance in (None, scoring.distance):
         return []
     return [f"the published figures of these weights are by {card.distance} distance; "
@@ -230,7 +230,7 @@ def prepare_embedder(weights: Embedder | Network | str | Path, distance: Distanc
 
 def describe_weights(embedder: Embedder) -> dict[str, Any]:
     """What a result says about the weights."""
-    card = embedder.network.card
+    card = embedder.card
     return {
         "name": (card and card.name) or "an unnamed network",
         "training_data": card.training_data if card else "random weights",
