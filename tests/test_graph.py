@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.fx.passes.shape_prop import ShapeProp
 
 from conftest import create_small
@@ -174,9 +175,9 @@ class AllWindows(nn.Module):
 def test_shapes_are_those_of_the_network(make: Callable[[], nn.Module], size_hw: tuple[int, int]) -> None:
     pytest.importorskip("onnx")
     graph = fold(make().eval())
-    traced = trace(graph)
+    traced = GraphModule(graph, trace(graph))
     ShapeProp(traced).propagate(torch.zeros(1, 3, *size_hw))
-    written = _Writer(trace(graph), size_hw, half=False)
+    written = _Writer(graph, trace(graph), size_hw, half=False)
     expected = {node.name: tuple(node.meta["tensor_meta"].shape) for node in traced.graph.nodes}
     assert {node.name: shape for node, shape in written.shapes.items()} == expected
 

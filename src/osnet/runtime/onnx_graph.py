@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node, Tracer
+from torch.fx import Graph, Node, Tracer
 
 from osnet.errors import ModelError, require_extra
 from osnet.models.layers import ChannelShuffle, DepthwisePool, LinearContextGate
@@ -83,7 +83,7 @@ def write_onnx(
         UnknownStepError: the network cannot be traced, or has an unknown operation.
         MissingExtraError: the package ``onnx`` is not installed.
     """
-    writer = _Writer(trace(graph), size_hw, half)
+    writer = _Writer(graph, trace(graph), size_hw, half)
     return writer.model(size_hw, output_names, uint8, metadata or {})
 
 
@@ -100,7 +100,7 @@ def with_float_input(content: bytes) -> bytes:
     return written
 
 
-def trace(graph: nn.Module) -> GraphModule:
+def trace(graph: nn.Module) -> Graph:
     """The steps of ``graph``.
 
     Raises:
@@ -109,8 +109,7 @@ def trace(graph: nn.Module) -> GraphModule:
     tracer = _LeafTracer()
     try:
         with _TRACING:
-            steps = tracer.trace(graph)
-        return GraphModule(graph, steps)
+            return tracer.trace(graph)
     except Exception as error:  # tracing runs any forward with proxies instead of tensors
         raise UnknownStepError(f"{type(graph).__name__} cannot be traced: {error}") from error
 
@@ -118,9 +117,9 @@ def trace(graph: nn.Module) -> GraphModule:
 class _Writer:
     """The nodes and tensors of one ONNX graph."""
 
-    def __init__(self, traced: GraphModule, size_hw: tuple[int, int], half: bool) -> None:
+    def __init__(self, graph: nn.Module, steps: Graph, size_hw: tuple[int, int], half: bool) -> None:
         self.onnx: Any = require_extra("onnx", "speed")
-        self.traced, self.half = traced, half
+        self.graph, self.steps, self.half = graph, steps, half
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
         self.outputs: list[str] = []
@@ -128,7 +127,7 @@ class _Writer:
         """The shape of each step's result, for a batch of 1: by arithmetic, because running the network takes longer
         than all the rest."""
         self.size_hw = size_hw
-        for node in traced.graph.nodes:
+        for node in steps.nodes:
             self.shapes[node] = self._measure(node)
             self._write(node)
 
@@ -168,7 +167,7 @@ class _Writer:
         elif node.op == "get_attr":
             self.tensor(_name(node), self._parameter(node))
         elif node.op == "call_module":
-            module = self.traced.get_submodule(str(node.target))
+            module = self.graph.get_submodule(str(node.target))
             if type(module) not in _MODULES:
                 raise UnknownStepError(f"{node.target} is a {type(module).__name__}, which has no rule here")
             _MODULES[type(module)](self, node, module)
@@ -187,7 +186,7 @@ class _Writer:
         if node.op == "get_attr":
             return tuple(self._parameter(node).shape)
         if node.op == "call_module":
-            return _shape_after(self.traced.get_submodule(str(node.target)), inputs[0])
+            return _shape_after(self.graph.get_submodule(str(node.target)), inputs[0])
         if node.target is torch.cat:
             axis = _axis(node)
             return (*inputs[0][:axis], sum(shape[axis] for shape in inputs), *inputs[0][axis:][1:])
@@ -196,7 +195,7 @@ class _Writer:
         return np.broadcast_shapes(*inputs)
 
     def _parameter(self, node: Node) -> Tensor:
-        value: Any = self.traced
+        value: Any = self.graph
         for part in str(node.target).split("."):
             value = getattr(value, part)
         assert isinstance(value, Tensor)
@@ -226,7 +225,7 @@ class _Writer:
         return content
 
     def _output_nodes(self) -> list[Node]:
-        by_name = {_name(node): node for node in self.traced.graph.nodes}
+        by_name = {_name(node): node for node in self.steps.nodes}
         return [by_name[name] for name in self.outputs]
 
 
