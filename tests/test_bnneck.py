@@ -80,7 +80,7 @@ def test_the_search_sees_what_comes_after_the_neck(trained: tuple[ReidTask, Path
     assert (expected < 0).any(), "behind the neck components are negative too"
     found = Embedder(out, num_workers=1).embed(pixels)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    scored = Embedder(task.searched(), preprocessing=Preprocessing(size_hw=REID.size_hw))
+    scored = Embedder(task.search_network(), preprocessing=Preprocessing(size_hw=REID.size_hw))
     np.testing.assert_allclose(scored.embed(pixels), expected, atol=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_the_triplet_loss_sees_what_comes_before_it() -> None:
     with torch.no_grad():
         found = task({"image": images, "label": labels})
         before = task.network(images)
-        after = task.searched()(images)
+        after = task.search_network()(images)
         triplet = batch_hard_triplet(before, labels, task.loss.margin)
         entropy = smoothed_cross_entropy(task.classifier(after), labels, task.loss.smoothing)
     assert float(found["triplet"]) == pytest.approx(float(triplet), rel=1e-4)

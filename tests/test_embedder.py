@@ -264,7 +264,7 @@ ARRAY = np.zeros((40, 30, 3), np.uint8)
         (Frame(ARRAY.astype(np.float32), [[0, 0, 5, 5]]), "float32"),
         (np.zeros((40, 30), np.uint8), "(40, 30)"),
         (np.zeros((40, 30, 4), np.uint8), "(40, 30, 4)"),
-        (np.zeros((0, 30, 3), np.uint8), "nothing to see"),
+        (np.zeros((0, 30, 3), np.uint8), "30 x 0"),
         (torch.zeros(40, 30, 3), "(40, 30, 3)"),
         (torch.full((3, 8, 8), 2.0), "outside [0, 1]"),
         (torch.full((3, 8, 8), float("nan")), "outside [0, 1]"),

@@ -125,13 +125,11 @@ for name, one in work.items():
     assert run(code, tiny_weights) == ["scores 0", "rerank 0", "maps 0", "classes 0", "new 0"]
 
 
-def test_threads_are_given_up_only_where_they_are_not_there() -> None:
+def test_only_a_child_is_limited_to_one_thread() -> None:
     code = """
-from osnet.forks import settle
-settle()
+import osnet
 print(torch.get_num_threads())
 def check():
-    settle()
     assert torch.get_num_threads() == 1
 print(in_child(check))
 print(torch.get_num_threads())

@@ -145,11 +145,11 @@ def copied(tmp_path: Path) -> Path:
     ("old", "new", "words"),
     [
         ('<?xml version="1.0"?>', '<?xml version="1.0"?><!DOCTYPE net [<!ENTITY a "aaaa">]>', ["document type"]),
-        ('type="Sigmoid"', 'type="Tanh"', ["no stream times its gate"]),
+        ('type="Sigmoid"', 'type="Tanh"', ["stream and its gate"]),
         ('strides="2, 2"', 'strides="1, 1"', ["strides"]),
         ('from-layer="3"', 'from-layer="99999"', ["99999"]),
         ('eps="9.9999997473787516e-06"', 'eps="0.001"', ["0.001"]),
-        ("</net>", "", ["no OpenVINO network"]),
+        ("</net>", "", ["not an OpenVINO network"]),
         ('type="PReLU"', 'type="ReLU"', ["ReLU", "PReLU", "osnet card"]),
     ],
 )

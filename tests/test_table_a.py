@@ -271,9 +271,9 @@ def test_saved_and_loaded_with_a_card(name: str, tmp_path: Path) -> None:
 def test_a_card_names_the_network_and_others_are_refused(tmp_path: Path) -> None:
     network = create_model("mobilenetv2_x1_0")
     assert save_weights(network, tmp_path / "w").name == "mobilenetv2_x1_0"
-    with pytest.raises(WeightsError, match="not the network asked for"):
+    with pytest.raises(WeightsError, match="not the requested network"):
         load_weights(tmp_path / "w", architecture="mobilenetv2_x1_4")
-    with pytest.raises(ModelError, match="only OSNets can be exchanged with Torchreid, not mobilenetv2"):
+    with pytest.raises(ModelError, match=r"Torchreid.*mobilenetv2"):
         torchreid_names(network.config)
     with pytest.raises(ModelError, match="only OSNets"):
         convert(tmp_path / "w", tmp_path / "out.pth")

@@ -17,11 +17,18 @@ import pytest
 pytest.importorskip("av")
 pytest.importorskip("trackers")
 
-from osnet import Embedder
-from osnet.errors import GalleryError, OutputError
+from osnet import Embedder, Item
+from osnet.errors import DataError, GalleryError, OutputError
 from osnet.gallery import Where
-from osnet.video import Archive, FootageError, IndexSettings, index_footage, make_detector, make_tracker
-from osnet.video import archive as archive_file
+from osnet.video import (
+    Archive,
+    FootageError,
+    IndexSettings,
+    archive_segments,
+    index_footage,
+    make_detector,
+    make_tracker,
+)
 from osnet.video.tracking import front_end
 from small_footage import numbered, paint_walkers, walk, write_truth, write_video
 
@@ -111,7 +118,7 @@ def test_search_finds_a_crop_of_the_person_and_says_when(archive: Path, embedder
     tracklet = next(t for t in store.tracklets() if t.id.endswith("080000.000/1"))
     query = embedder.embed(tracklet.best_crop.path)
     for pool in ("mean", "best", "both"):
-        hits = store.search(query, weights_sha256=embedder.sha256(), top=3, pool=pool)  # type: ignore[arg-type]
+        hits = store.search_embedding(query, weights_sha256=embedder.sha256(), top=3, pool=pool)  # type: ignore[arg-type]
         assert [h.rank for h in hits] == [1, 2, 3]
         assert hits[0].score > 0.9
         assert sorted((h.score for h in hits), reverse=True) == [h.score for h in hits]
@@ -119,9 +126,37 @@ def test_search_finds_a_crop_of_the_person_and_says_when(archive: Path, embedder
     unit = query[0] / np.linalg.norm(query[0])
     ids, means = store.means()
     want = {i: (m @ unit + (store.vectors(i) @ unit).max()) / 2 for i, m in zip(ids, means, strict=True)}
-    hits = store.search(query, weights_sha256=embedder.sha256(), top=len(store))
+    hits = store.search_embedding(query, weights_sha256=embedder.sha256(), top=len(store))
     assert [h.item.source for h in hits] == sorted(want, key=lambda i: -want[i])
     assert [h.score for h in hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-5)
+
+
+def test_an_archive_is_searched_as_a_gallery_is(archive: Path, embedder: Embedder) -> None:
+    store = Archive.open(archive, embedder)
+    paths = [t.best_crop.path for t in store.tracklets()][:2]
+    vectors = embedder.embed(paths)
+    by_vector = [store.search_embedding(v, weights_sha256=embedder.sha256(), top=4) for v in vectors]
+    for got in ([store.search(path, top=4) for path in paths], store.search_many(paths, top=4)):
+        for hits, want in zip(got, by_vector, strict=True):
+            assert [(h.rank, h.item) for h in hits] == [(h.rank, h.item) for h in want]
+            assert [h.score for h in hits] == pytest.approx([h.score for h in want], abs=1e-5)
+    assert by_vector[0][0].item == Item(
+        by_vector[0][0].item.source, None, "gate", store.tracklet(by_vector[0][0].item.source).begin_s
+    )
+    with pytest.raises(GalleryError, match="embedder"):
+        Archive.open(archive).search(paths[0])
+    with pytest.raises(GalleryError, match="2"):
+        store.search(paths)
+    for wrong in (np.ones(4), np.zeros(512), np.full(512, np.nan), np.ones((2, 512))):
+        with pytest.raises(GalleryError):
+            store.search_embedding(wrong, weights_sha256=embedder.sha256())
+    with pytest.raises(GalleryError, match="0"):
+        store.search(paths[0], top=0)
+    with pytest.raises(DataError, match="hat"):
+        store.search(paths[0], where=Where(having=frozenset({"hat"})))
+    chosen = frozenset(sorted(store.sources())[:2])
+    assert {h.item.source for h in store.search(paths[0], where=Where(sources=chosen))} == chosen
+    assert store.search(paths[0], where=Where(identities=frozenset({"7"}))) == []
 
 
 def test_search_by_time_and_camera_overlaps_tracklets(archive: Path, embedder: Embedder) -> None:
@@ -129,7 +164,7 @@ def test_search_by_time_and_camera_overlaps_tracklets(archive: Path, embedder: E
     query = embedder.embed(next(store.tracklets()).best_crop.path)
 
     def found(**where: Any) -> list[tuple[float, float]]:
-        hits = store.search(query, weights_sha256=embedder.sha256(), top=99, where=Where(**where))
+        hits = store.search_embedding(query, weights_sha256=embedder.sha256(), top=99, where=Where(**where))
         return sorted(
             (round(t.begin_s - START_S), round(t.end_s - START_S))
             for t in (store.tracklet(h.item.source) for h in hits)
@@ -150,7 +185,7 @@ def test_other_weights_and_other_settings_are_refused(
     with pytest.raises(GalleryError, match="cannot be compared"):
         index(footage, archive, flipped)
     with pytest.raises(GalleryError, match="cannot be compared"):
-        Archive.open(archive).search(np.ones(512), weights_sha256=flipped.sha256())
+        Archive.open(archive).search_embedding(np.ones(512), weights_sha256=flipped.sha256())
     before = digest_of(archive)
     with pytest.raises(GalleryError, match="tracker"):
         index(footage, archive, embedder, tracker=make_tracker("sort"))
@@ -199,7 +234,7 @@ def test_a_full_disk_loses_the_segment_at_hand_and_nothing_else(
             raise OSError(28, "No space left on device")
         real(*args, **kwargs)
 
-    monkeypatch.setattr(archive_file.np, "save", full)
+    monkeypatch.setattr(archive_segments.np, "save", full)
     with pytest.raises(OutputError, match="No space left"):
         index(footage, tmp_path / "a", embedder)
     assert len(Archive.open(tmp_path / "a").segments) == 1

@@ -17,6 +17,8 @@ COMMANDS: dict[str, str] = {
     "search": "Search a gallery by an image, by a description, or by both.",
     "gallery": "Show what a gallery holds, or delete items from it.",
     "video": "Index, track, search and draw footage.",
+    "serve": "Serve archives as a page and an HTTP API.",
+    "audit": "Check the audit log of a service.",
     "embed": "Embed images into a file of embeddings.",
     "evaluate": "Score re-identification weights on a data set or on benchmarks.",
     "evaluate-features": "Score files of embeddings.",
@@ -124,11 +126,11 @@ def load_command(name: str) -> None:
 
 def _run(args: list[str]) -> None:
     load_command(args[0])
-    from osnet.cli.common import app, told_once
+    from osnet.cli.common import app, warn_once
     from osnet.errors import OsnetError
 
     try:
-        with told_once():
+        with warn_once():
             app.cli(prog="osnet", args=args)
     except OsnetError as error:
         print(f"osnet: {error}", file=sys.stderr)

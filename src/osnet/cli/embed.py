@@ -1,4 +1,4 @@
-"""osnet embed."""
+"""osnet embed: embed images into a file of embeddings."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""osnet train."""
+"""osnet train: train by a recipe. Each recipe is a sub-command whose flags are its fields."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -17,15 +17,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
+from osnet.devices import pick_device
 from osnet.embedding.inputs import TOGETHER, Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
 from osnet.embedding.remembered import Remembered, key_of, recall, remember
 from osnet.embedding.third_party import ThirdPartyNetwork, is_third_party, load_third_party
 from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError, WeightsError
-from osnet.forks import settle
 from osnet.models.network import Network
 from osnet.runtime.backends import (
     RUNTIMES,
@@ -117,7 +117,6 @@ class Embedder:
             raise ModelError(f"batch_size {batch_size} must be at least 1")
         if num_workers is not None and num_workers < 1:
             raise ModelError(f"num_workers {num_workers} must be at least 1")
-        settle()
         self._process = os.getpid()
         self.batch_size = batch_size
         self.normalize = normalize
@@ -267,7 +266,6 @@ class Embedder:
         Raises:
             ModelError: the device or the backend does not work in a forked process.
         """
-        settle()
         if self.device.type != "cpu" and os.getpid() != self._process:
             raise ModelError(
                 f"this embedder uses {self.device}, which a forked process cannot; make the embedder in the process "
@@ -434,7 +432,7 @@ def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, b
     """
     if backend not in ("auto", network.runtime):
         raise ModelError(f"backend {backend!r} cannot run {network.file.path}; choose auto or {network.runtime}")
-    picked = pick_device("cpu" if str(device) == "auto" else device, None)
+    picked = pick_device("cpu" if str(device) == "auto" else device)
     if picked.type != "cpu":
         raise ModelError(f"{network.file.path} runs on the CPU, not on {device}; choose device='cpu'")
     return picked
@@ -451,23 +449,3 @@ def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -
     return Embeddings(
         vectors, names, failures, np.concatenate(parts) if parts else None, places if known else None, num_crops
     )
-
-
-def pick_device(device: str | torch.device, network: nn.Module | None) -> torch.device:
-    """The device to use. ``auto``: that of ``network``; without a network CUDA, else MPS, else the CPU.
-
-    Raises:
-        ModelError: the device cannot be used here.
-    """
-    if str(device) != "auto":
-        try:
-            picked = torch.device(device)
-            torch.empty(0, device=picked)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-        return picked
-    if network is not None:
-        return next(network.parameters()).device
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

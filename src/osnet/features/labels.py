@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osnet.data.folder import NOBODY, SPLITS
+from osnet.data.folder import RESERVED, SPLITS
 from osnet.data.reid.market1501 import parse_name
 from osnet.errors import DataError
 from osnet.features.array_files import as_vectors, list_arrays, read_arrays
@@ -129,7 +129,7 @@ def label_pair(query: RawVectors, gallery: RawVectors) -> tuple[LabelledVectors,
             raise DataError(f"{part.path}: an identity is empty; use -1 for junk and 0 for a distractor")
         pids.append(part.pids)
         camids.append(np.full(len(part), "") if part.camids is None else part.camids)
-    numbers = zip((query, gallery), _number(pids, NOBODY), _number(camids, {}), strict=True)
+    numbers = zip((query, gallery), _number(pids, RESERVED), _number(camids, {}), strict=True)
     first, second = (
         LabelledVectors(
             part.vectors,

@@ -18,10 +18,16 @@ class Network(nn.Module, ABC):
     Attributes:
         config: the settings that the network was built from.
         card: the metadata of the loaded weights; None for random weights.
+        classifier: maps embeddings (B, D) to logits (B, C); None unless ``create_model`` was called with
+            ``num_classes``. ``forward`` does not use it.
     """
 
     config: NetworkConfig
     card: Card | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier: nn.Linear | None = None
 
     @abstractmethod
     def feature_map(self, x: Tensor) -> Tensor:

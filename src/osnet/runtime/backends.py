@@ -11,13 +11,11 @@ import ctypes
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from threading import Lock
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 from weakref import WeakSet
 
 import numpy as np
@@ -28,7 +26,6 @@ from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import ModelError, require_extra
-from osnet.forks import settle
 from osnet.runtime.folding import fold, optimize
 from osnet.runtime.onnx_graph import INPUT, UnknownStepError, with_float_input, write_onnx
 from osnet.types import Preprocessing
@@ -48,13 +45,12 @@ class Backend(ABC):
 
     name: str
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - most backends have nothing to do
         """Prepare the backend in a process that was forked after it was made. Elsewhere it does nothing.
 
         Raises:
             ModelError: the backend cannot run in a forked process.
         """
-        settle()
 
     @abstractmethod
     def run(self, pixels: Tensor) -> Tensor:
@@ -346,40 +342,6 @@ def in_eval_mode(network: nn.Module) -> Any:
         children = twin.__dict__["_modules"]
         twin.__dict__["_modules"] = {name: child and twins[child] for name, child in children.items()}
     return twins[network]
-
-
-class _Watched(NamedTuple):
-    """A network inside ``eval_mode``: number of entries, and the modules to put back into training mode."""
-
-    inside: int
-    training: list[nn.Module]
-
-
-_EVALUATED: dict[int, _Watched] = {}
-_EVALUATED_LOCK = Lock()
-
-
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put the network itself into eval mode. When the last of nested or parallel uses ends, the modes are restored.
-
-    For hooks and gradients on the network itself. To run it, use ``in_eval_mode``, which does not change it.
-    """
-    with _EVALUATED_LOCK:
-        inside, training = _EVALUATED.get(id(network), _Watched(0, []))
-        training = training + [module for module in network.modules() if module.training]
-        network.eval()
-        _EVALUATED[id(network)] = _Watched(inside + 1, training)
-    try:
-        yield
-    finally:
-        with _EVALUATED_LOCK:
-            inside, training = _EVALUATED.pop(id(network))
-            if inside > 1:
-                _EVALUATED[id(network)] = _Watched(inside - 1, training)
-            else:
-                for module in training:
-                    module.training = True
 
 
 def generate_pixels(number: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:

@@ -61,7 +61,10 @@ class Card:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
 
     def to_json(self, weights_file: str) -> dict[str, Any]:
-        """Convert to the content of ``card.json``. Fields added later are left out while they have their defaults."""
+        """Convert to the content of ``card.json``.
+
+        Fields that did not exist in the first version of the format are left out if they have their default values.
+        """
         content = {"format": FORMAT, "weights": weights_file, **asdict(self)}
         defaults = {entry.name: entry.default for entry in fields(self.architecture)}
         for dial in LATE_DIALS:
