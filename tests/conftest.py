@@ -54,6 +54,13 @@ def people_mini() -> Path:
     return shared_data("people-mini")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OSNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def drawn_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for ``$OSNET_WEIGHTS`` with a stand-in of ``osnet_x0_25_msmt17``: its file format, drawn tensors."""
