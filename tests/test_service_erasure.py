@@ -12,8 +12,7 @@ pytest.importorskip("fastapi")
 from osnet.errors import GalleryError
 from osnet.service import audit
 from osnet.service.erasure import picture_pieces, vector_piece
-from osnet.video import Archive
-from osnet.video import erasing
+from osnet.video import Archive, erasing
 from osnet.video.links import DECISIONS_FILE, Link, decide, read_decisions, read_links, write_links
 from small_service import Site, copy_archive, crop_file
 

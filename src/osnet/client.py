@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
 from typing import Any, Literal
 
 from osnet.errors import OsnetError, require_extra
@@ -71,7 +70,7 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -121,8 +120,8 @@ class Client:
         if photos:
             options = {"boxes": boxes and [box and list(box) for box in boxes], "filters": filters, "reason": reason}
             files = [
-                ("photos", ("photo", photo) if isinstance(photo, bytes) else (Path(photo).name, Path(photo).read_bytes()))
-                for photo in photos
+                ("photos", ("photo", p) if isinstance(p, bytes) else (Path(p).name, Path(p).read_bytes()))
+                for p in photos
             ]
             data = {"options": json.dumps({**options, "case": case})}
             answer = self._ask("POST", "/searches/photos", files=files, data=data)
