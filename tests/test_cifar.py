@@ -70,7 +70,7 @@ def test_cifar_archives_are_checked_first(tmp_path: Path, monkeypatch: pytest.Mo
         read_cifar(path)
     with pytest.raises(DataError, match="no such archive"):
         read_cifar(tmp_path / "nothing.tar.gz")
-    with pytest.raises(DataError, match="give the archive"):
+    with pytest.raises(DataError, match="is not a file"):
         read_cifar(tmp_path)
     for change, words in (
         ({"data_batch_3.bin": None}, "lacks data_batch_3.bin"),
