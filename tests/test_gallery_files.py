@@ -221,7 +221,7 @@ def test_an_old_gallery_is_brought_up_to_date(run: Run, tiny_weights: Path, crop
     store.add_embeddings(embedder.embed(paths), items, weights_sha256=embedder.sha256())  # without stamps
     write_picture(crops / "0.png", 50)
     out, _ = index(run, crops)
-    assert "3 were embedded again, since the gallery does not record" in out
+    assert "3 were embedded again" in out
     hit = Gallery.open(store.folder).search_embedding(
         embedder.embed(crops / "0.png"), weights_sha256=embedder.sha256(), top=1
     )[0]

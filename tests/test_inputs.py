@@ -61,7 +61,14 @@ def test_crops_of_a_frame_are_those_of_pillow(channels: ChannelOrder, layout: st
     """Larger and smaller than the network's input: the whole frame as a Pillow image, cut and resized by Pillow."""
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (200, 240, 3), dtype=np.uint8)
-    boxes = [[0, 0, 3, 2], [10, 20, 26, 52], [5.9, 7.2, 100.5, 199], [200, 100, 400, 300], [0, 0, 240, 200], [3, 3, 9, 99]]
+    boxes = [
+        [0, 0, 3, 2],
+        [10, 20, 26, 52],
+        [5.9, 7.2, 100.5, 199],
+        [200, 100, 400, 300],
+        [0, 0, 240, 200],
+        [3, 3, 9, 99],
+    ]
     given: np.ndarray | torch.Tensor = frame
     if layout == "read-only":
         given = np.frombuffer(frame.tobytes(), np.uint8).reshape(frame.shape)

@@ -1,4 +1,4 @@
-"""osnet attributes show, attributes switch, attributes evaluate."""
+"""osnet attributes: show, switch off or evaluate the attributes of weights."""
 
 import json
 from pathlib import Path

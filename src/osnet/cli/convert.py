@@ -1,4 +1,4 @@
-"""osnet convert."""
+"""osnet convert: convert weights between Torchreid's files and checkpoint folders."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""osnet data check, data benchmarks, data generate, data pack."""
+"""osnet data: check, generate or pack a data set; list the benchmarks."""
 
 import json
 from dataclasses import asdict

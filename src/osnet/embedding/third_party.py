@@ -8,7 +8,6 @@ Shapes: B batch, D embedding, H, W the network's input size.
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -25,7 +24,7 @@ from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError, ModelError, WeightsError, require_extra
 from osnet.files import check_fields, is_plain_name, make_folder, write_json, written_aside
 from osnet.models.network import Network
-from osnet.runtime.backends import count_cores, generate_pixels, openvino_core
+from osnet.runtime.backends import Runner, count_cores, generate_pixels, openvino_core
 from osnet.types import ChannelOrder, Interpolation, Preprocessing
 from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, Card
 
@@ -37,8 +36,6 @@ MIN_SPREAD = 1e-3
 tolerance for the difference between embeddings of an image alone and in a batch."""
 NUM_CHECKED = 32
 """Maximum number of images that ``write_card`` embeds."""
-
-Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Session:
     def __init__(self, file: ModelFile) -> None:
         self.path = file.path
         self.metadata: dict[str, str] = {}
-        self._run: Run
+        self._run: Runner
         if file.path.suffix == ".onnx":
             self.runtime, inputs, outputs = "onnxruntime", *self._open_onnx(file)
         else:

@@ -85,6 +85,15 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
         raise WeightsError(f"{folder} is not a checkpoint folder: it has no {CARD_FILE}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read: {error!r}") from error
+    return parse_card(content, str(path))
+
+
+def parse_card(content: dict[str, Any], path: str) -> tuple[Card, str]:
+    """As ``read_card``, from the content of a ``card.json``; ``path`` is what errors call it."""
+    content = dict(content) if isinstance(content, dict) else content
+    try:
         if content.get("format") != FORMAT:
             raise WeightsError(f"{path} has the format {content.get('format')!r}; this version reads {FORMAT!r}")
         weights_file = str(content.pop("weights"))
