@@ -1,6 +1,6 @@
 """A tracker's call: the boxes of one 1080p BGR frame to embeddings, ours beside BoxMOT and Torchreid.
 
-    python benchmarks/tracker.py --weights osnet_x0_25_msmt17.pth --peer-python peer/bin/python --boxmot-python boxmot/bin/python
+    python benchmarks/tracker.py --weights W.pth --peer-python peer/bin/python --boxmot-python boxmot/bin/python
 
 Each contender runs in a process of its own, in turn. ``run`` is the backend alone, on crops that are ready: what
 ``embed`` takes beyond it is cutting, resizing and Python. ``prepare`` is cutting and resizing alone. BoxMOT's
@@ -37,6 +37,8 @@ class Settings:
     """Python of an environment with torchreid 0.2.5."""
     boxmot_python: Path | None = None
     """Python of an environment with boxmot 25."""
+    old: Path | None = None
+    """``src`` of another version of this package, measured too."""
     out: Path | None = None
 
 
@@ -57,7 +59,7 @@ def worker(kind: str, folder: str, model: str, number: int, threads: int) -> Non
     torch.set_num_threads(threads)
     frame, boxes = make_frame(number)
     weights = Path(folder) / f"{model}_msmt17.pt"
-    what, _, backend = kind.partition(" ")
+    what, _, backend = kind.removeprefix("old ").partition(" ")
     if what == "torchreid":
         from torchreid.reid.utils import FeatureExtractor
 
@@ -107,6 +109,8 @@ def main(settings: Settings) -> None:
     for name in settings.backends:
         contenders += [(f"embed {name}", None), (f"run {name}", None)]
     contenders.append(("prepare", None))
+    if settings.old:
+        contenders += [("old embed auto", None), ("old prepare", None)]
     if settings.boxmot_python:
         contenders += [("boxmot pt", settings.boxmot_python), ("boxmot onnx", settings.boxmot_python)]
     if settings.peer_python:
@@ -115,17 +119,16 @@ def main(settings: Settings) -> None:
         write_weights(settings, Path(folder))
         for number in settings.boxes:
             arguments = [folder, settings.model, str(number), str(settings.threads)]
-            workers = [
-                in_turn.Worker(kind, [str(python or sys.executable), str(THIS), "--worker", kind, *arguments],
-                               settings.threads)
-                for kind, python in contenders
-            ]  # fmt: skip
+            workers = []
+            for kind, python in contenders:
+                version = ["env", f"PYTHONPATH={settings.old}"] if kind.startswith("old ") else []
+                command = [*version, str(python or sys.executable), str(THIS), "--worker", kind, *arguments]
+                workers.append(in_turn.Worker(kind, command, settings.threads))
             rows = in_turn.compare(workers, settings.rounds, settings.block_s)
             for name, row in rows.items():
-                print(f"{settings.model} {number:>3} boxes  {name:<20}{row['median_ms']:9.2f} ms (best "
-                      f"{row['best_ms']:.2f}, processor {row['cpu_ms']:.2f}), the first is {row['ratio_within_rounds']:.2f}"
-                      f" times, best to best {row['ratio_best']:.2f}, in processor time {row['cpu_ratio']:.2f}",
-                      flush=True)  # fmt: skip
+                times = f"{row['median_ms']:9.2f} ms (best {row['best_ms']:.2f}, processor {row['cpu_ms']:.2f})"
+                ratios = " ".join(f"{row[key]:.2f}" for key in ("ratio_within_rounds", "ratio_best", "cpu_ratio"))
+                print(f"{settings.model} {number:>3} boxes  {name:<20}{times}, ratios {ratios}", flush=True)
             result["cells"].append({"boxes": number, "rounds": settings.rounds, "rows": rows})
             in_turn.write(settings.out, result)
 

@@ -65,7 +65,7 @@ def test_splits_print_what_was_scored_left_out_and_asked(tiny_weights: Path, tmp
     assert "images: 4 to 5, identities: 4 to 5, cameras: 1" in shown  # 5 people in each test half, one image broken
     assert shown.count(broken.name) == 1
     assert "1 left out" in shown
-    assert f"splits kept in {benchmark.splits_file}" in shown
+    assert f"splits file: {benchmark.splits_file}" in shown
     assert "weights  " in shown
     rates = [part.decisions[0].points[-1].miss_rate for part in result.splits]
     assert f"FPR 0.1     TPR {100 * (1 - np.mean(rates)):6.2f} %" in shown
@@ -155,7 +155,7 @@ def test_work_dir_of_the_commands(
     status, out, err = run(*words)
     assert status == 0, err
     assert [path.name for path in work.iterdir()] == ["splits_osnet_viper_seed3.json"]
-    assert "splits kept in" in out
+    assert "splits file:" in out
     given: list[Path | None] = []
 
     def read(self: Recipe, folders: object, combine_all: bool, work_dir: Path | None) -> None:

@@ -143,7 +143,7 @@ def test_what_it_is_on_disk(trained: tuple[ReidTask, Path], tmp_path: Path) -> N
     assert "neck" not in json.loads((tmp_path / "plain" / "card.json").read_text())["architecture"]
 
 
-@pytest.mark.parametrize("backend", ["torch", "native", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
 @pytest.mark.parametrize(
     "config", [OSNetConfig(width=0.25, neck=True), BackboneConfig("mobilenetv1", width=0.25, neck=True)]
 )
@@ -157,10 +157,6 @@ def test_every_backend_knows_it(backend: str, config: NetworkConfig) -> None:
     network.eval()
     nn.init.uniform_(network.neck.weight, 0.5, 2)  # type: ignore[arg-type, union-attr]
     nn.init.normal_(network.neck.bias)  # type: ignore[arg-type, union-attr]
-    if backend == "native" and isinstance(config, BackboneConfig):
-        with pytest.raises(ModelError, match="native"):
-            make_backend("native", network, shape, torch.device("cpu"))
-        return
     pixels = generate_pixels(5, shape.size_hw, seed=4)
     with torch.inference_mode():
         images = normalize(to_fractions(pixels), shape)

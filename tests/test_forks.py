@@ -75,7 +75,7 @@ if backend != "onnxruntime":  # a child cannot be taken down once its parent has
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["live", "torch", "native", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["live", "torch", "onnxruntime", "openvino"])
 def test_every_input_with_every_backend(backend: str, tiny_weights: Path, tmp_path: Path) -> None:
     """Made before the fork, made after it, and taken down after it."""
     if backend in ("onnxruntime", "openvino"):

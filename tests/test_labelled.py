@@ -171,7 +171,7 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it holds gallery_camids"),
+        ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it has gallery_camids"),
         ({"query_pids": None}, "has no array 'query_pids' and no names"),
         ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 "),
         ({"query_pids": np.full(12, 0.5)}, "query_pids is float64"),

@@ -277,7 +277,7 @@ def test_a_path_as_argument(tiny_weights: Path, tmp_path: Path) -> None:
     ("model", "data", "words"),
     [
         ("osnet_ain_x1_0", "msmt17", ["for osnet_ain_x1_0: msmt17_combineall, imagenet"]),
-        ("osnet_t1", "market1501", ["for osnet_t1: nothing", "on market1501: osnet_x1_0"]),
+        ("osnet_t1", "market1501", ["for osnet_t1: none", "on market1501: osnet_x1_0"]),
     ],
 )
 def test_a_pair_without_a_known_file_lists_those_that_exist(model: str, data: str, words: list[str]) -> None:

@@ -27,13 +27,15 @@ def smoothed_cross_entropy(logits_BC: Tensor, labels_B: Tensor, smoothing: float
         A scalar >= 0: the mean over the batch.
 
     Raises:
-        ValueError: a label is outside 0 to C - 1, or ``smoothing`` is outside [0, 1).
+        ValueError: a label is outside 0 to C - 1 (checked on the CPU only: elsewhere the host would wait for the
+            device), or ``smoothing`` is outside [0, 1).
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing {smoothing} must be at least 0 and less than 1")
     num_classes = logits_BC.shape[1]
     # PyTorch's own error for a bad label does not say which label it was.
-    if len(labels_B) and not bool(((labels_B >= 0) & (labels_B < num_classes)).all()):
+    known = (labels_B >= 0) & (labels_B < num_classes)
+    if labels_B.device.type == "cpu" and len(labels_B) and not bool(known.all()):
         raise ValueError(
             f"labels range from {int(labels_B.min())} to {int(labels_B.max())}; with {num_classes} classes they must "
             f"be from 0 to {num_classes - 1}"
@@ -82,22 +84,23 @@ def batch_hard_triplet(embeddings_BD: Tensor, pids_B: Tensor, margin: float | No
         A scalar >= 0.
 
     Raises:
-        ValueError: all images of the batch have one identity, or no identity occurs twice.
+        ValueError: all images of the batch have one identity, or no identity occurs twice. It is raised for identities
+            on the CPU only, because the check would make the host wait for a device. There the loss is not finite,
+            or 0.
     """
     same = pids_B[:, None] == pids_B[None, :]
     positives = same & ~torch.eye(len(pids_B), dtype=torch.bool, device=same.device)
     anchors = positives.any(1)
-    if not bool(anchors.any()) or bool(same.all()):
+    if pids_B.device.type == "cpu" and (not bool(anchors.any()) or bool(same.all())):
         raise ValueError(
             f"a batch of {len(pids_B)} images of {len(set(pids_B.tolist()))} identities contains no triplet. A triplet "
             "needs two identities, one of them with two images: use the identity sampler"
         )
     distance = pairwise_distance(embeddings_BD.float())
-    farthest = distance.masked_fill(~positives, 0).amax(1)[anchors]
-    closest = distance.masked_fill(same, torch.inf).amin(1)[anchors]
-    if margin is None:
-        return functional.softplus(farthest - closest).mean()
-    return (farthest - closest + margin).clamp(min=0).mean()
+    gap = distance.masked_fill(~positives, 0).amax(1) - distance.masked_fill(same, torch.inf).amin(1)
+    losses = functional.softplus(gap) if margin is None else (gap + margin).clamp(min=0)
+    # Selecting the anchors instead would make the host wait for the device, which counts them.
+    return losses.masked_fill(~anchors, 0).sum() / anchors.sum()
 
 
 def weigh_per_attribute(ratios_A: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ A command's module is imported when that command runs, so ``osnet --help`` loads
 """
 
 import difflib
+import inspect
 import io
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -123,7 +125,15 @@ def describe_commands() -> str:
 
 def load_command(name: str) -> None:
     """Import the module that defines a command, which registers it."""
-    import_module(f"osnet.cli.{name.replace('-', '_')}")
+    module = import_module(f"osnet.cli.{name.replace('-', '_')}")
+    for function in vars(module).values():
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and function.__doc__:
+            function.__doc__ = join_lines(function.__doc__)
+
+
+def join_lines(docstring: str) -> str:
+    """Write the description of each argument on one line, because tyro prints line breaks as they are."""
+    return re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(docstring))
 
 
 def _run(args: list[str]) -> None:

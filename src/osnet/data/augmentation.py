@@ -21,11 +21,15 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from osnet.data.transforms import normalize, resize_image, to_fractions, to_tensor
+from osnet.data.transforms import normalize, resize_image, resize_pixels, to_fractions, to_tensor
 from osnet.types import Preprocessing
 
 CROP_SCALE = 1.125
 MAX_DEGREES = 10
+
+
+Picture = Image.Image | Tensor
+"""An RGB image: Pillow's, or pixels (3, height, width) uint8."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,16 @@ class Augmentation:
 
     def apply(
         self,
-        image: Image.Image,
+        image: Picture,
         preprocessing: Preprocessing,
         rng: np.random.Generator,
         num_donors: int = 0,
-        read_donor: Callable[[int], Image.Image] | None = None,
+        read_donor: Callable[[int], Picture] | None = None,
     ) -> Tensor:
         """Augment an RGB image. Returns (3, H, W) float32, normalised.
 
         Args:
-            image: RGB image of any size.
+            image: RGB image of any size; as pixels it is resized faster, with the same result.
             preprocessing: input size (H, W) and normalisation of the network.
             rng: generator of the random numbers.
             num_donors: number of images that a random patch may come from; 0 means no random patch.
@@ -132,9 +136,10 @@ class Framing:
     flip: bool
     """Whether to flip horizontally afterwards."""
 
-    def apply(self, image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    def apply(self, image: Picture, preprocessing: Preprocessing) -> Tensor:
         """Resize, crop and flip an RGB image. Returns (3, H, W) uint8."""
-        pixels = resize_image(image, self.larger(preprocessing))
+        larger = self.larger(preprocessing)
+        pixels = resize_pixels(image, larger) if isinstance(image, Tensor) else resize_image(image, larger)
         if self.corner is not None:
             (top, left), (height, width) = self.corner, preprocessing.size_hw
             pixels = pixels[:, top : top + height, left : left + width]

@@ -75,12 +75,13 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Ima
     return _decode(BytesIO(content), name, max_pixels)
 
 
-def decode_pixels(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
+def decode_pixels(content: bytes, name: str, max_pixels: int = MAX_PIXELS, warn: bool = True) -> Tensor:
     """Decode the bytes of an image file to (3, height, width) uint8. The pixels equal those of ``decode_image``.
 
     If simplejpeg (extra ``fast``) is installed, most JPEG files decode faster. It uses the same library as Pillow but
     makes fewer copies. Pillow decodes all other formats, and JPEG files that are damaged, may have an EXIF orientation,
-    or have other colour spaces than grey and YCbCr. Therefore all errors come from Pillow.
+    or have other colour spaces than grey and YCbCr. Therefore all errors come from Pillow. With ``warn=False``, damage
+    is not looked for: a training run reads each image many times.
 
     Raises:
         ImageError: the image cannot be decoded; see ``read_image``.
@@ -91,7 +92,7 @@ def decode_pixels(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Te
     pixels, complaint = _decode_jpeg(content, max_pixels)
     if pixels is None:
         pixels = np.array(decode_image(content, name, max_pixels))
-    if damage := find_damage(content, complaint):
+    if warn and (damage := find_damage(content, complaint)):
         warnings.warn(ImageWarning(f"{name}: the image is used although it is damaged: {damage}"), stacklevel=2)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -143,8 +144,10 @@ def _complain(content: bytes) -> str | None:
     return None
 
 
-def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS, warn: bool = True) -> Tensor:
     """Read an image file to (3, height, width) uint8. The pixels equal those of ``read_image``.
+
+    Arguments as for ``decode_pixels``.
 
     Raises:
         ImageError: the image cannot be read; see ``read_image``.
@@ -152,7 +155,7 @@ def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     Warns:
         ImageWarning: a JPEG file is damaged but decodes; see ``decode_pixels``.
     """
-    return decode_pixels(read_bytes(path), str(path), max_pixels)
+    return decode_pixels(read_bytes(path), str(path), max_pixels, warn)
 
 
 def read_bytes(path: str | Path) -> bytes:

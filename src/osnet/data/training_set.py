@@ -5,12 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from osnet.data.augmentation import Augmentation
-from osnet.data.loading import check_header, read_image
+from osnet.data.loading import check_header, read_pixels
 from osnet.data.samplers import BatchSampler
 from osnet.errors import DataError, ImageError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, Preprocessing, Split
@@ -55,9 +54,9 @@ class TrainingSet(Dataset[dict[str, Tensor | int]]):
         pixels = self.augmentation.apply(self.read(index), self.preprocessing, rng, len(self), self.read)
         return {"image": pixels, "label": self.labels[index]}
 
-    def read(self, index: int) -> Image.Image:
-        """Read one image as RGB."""
-        return read_image(self.crops[index].path)
+    def read(self, index: int) -> Tensor:
+        """Read one image: (3, height, width) uint8, RGB."""
+        return read_pixels(self.crops[index].path, warn=False)
 
     def name_of(self, index: int) -> str:
         """File name of an image, for messages."""

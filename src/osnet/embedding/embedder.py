@@ -7,9 +7,10 @@ import hashlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +23,24 @@ from torch.nn.functional import normalize as unit_length
 from osnet.data.transforms import normalize, to_fractions
 from osnet.devices import pick_device
 from osnet.embedding.inputs import TOGETHER, Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
+from osnet.embedding.remembered import Remembered, key_of, recall, remember
 from osnet.embedding.third_party import ThirdPartyNetwork, is_third_party, load_third_party
-from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError
+from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError, WeightsError
 from osnet.models.network import Network
-from osnet.runtime.backends import Backend, BackendName, count_cores, in_eval_mode, make_backend
+from osnet.runtime.backends import (
+    RUNTIMES,
+    Backend,
+    BackendName,
+    ThreadedBackend,
+    count_cores,
+    in_eval_mode,
+    list_backends,
+    make_backend,
+)
 from osnet.types import ChannelOrder, Preprocessing
-from osnet.weights.checkpoint import Checkpoint, network_sha256
-from osnet.weights.hub import load_model
+from osnet.weights.checkpoint import Checkpoint, load_weights, network_sha256
+from osnet.weights.hub import load_model, locate
+from osnet.weights.hugging_face import PREFIX
 
 OnError = Literal["raise", "skip"]
 MAX_FAILURES = 1024
@@ -78,11 +90,10 @@ class Embedder:
         preprocessing: replaces the card's; for experiments.
         flip: average each embedding with that of the mirrored crop, as many papers do in testing. The resized pixels
             are mirrored left to right; the mean is taken before normalising. Takes twice as long.
-        backend: runs the network: ``torch``, ``native`` (machine code compiled here), ``onnxruntime`` or ``openvino``.
-            ``auto``: for weights on a CPU, the fastest that is installed (see ``list_backends``); a network object,
-            or one on a GPU, runs as it is, so that training it further takes effect. A named backend copies the
-            present state of the network. Embeddings differ by less than 1e-4 between backends; ``sha256`` is the
-            same.
+        backend: runs the network: ``torch``, ``onnxruntime`` or ``openvino``. ``auto``: for weights on a CPU, the
+            fastest that is installed (see ``list_backends``); a network object, or one on a GPU, runs as it is, so
+            that training it further takes effect. A named backend copies the present state of the network.
+            Embeddings differ by less than 1e-4 between backends; ``sha256`` is the same.
 
     Raises:
         WeightsError: the weights do not exist or are damaged.
@@ -107,45 +118,82 @@ class Embedder:
         if num_workers is not None and num_workers < 1:
             raise ModelError(f"num_workers {num_workers} must be at least 1")
         self._process = os.getpid()
-        if isinstance(model, Checkpoint):
-            network = model.build()
-        else:
-            network = model if isinstance(model, Network) else _load(model)
-        as_it_is = isinstance(model, Network)
-        if isinstance(network, ThirdPartyNetwork):
-            device, as_it_is = _check_third_party(network, device, backend), False
-        self.device = pick_device(device, network if as_it_is else None)
-        self.network = network.to(self.device)
         self.batch_size = batch_size
         self.normalize = normalize
         self.flip = flip
         self.num_workers = num_workers or min(8, count_cores())
-        card = network.card
-        self.preprocessing = preprocessing or (card.preprocessing if card else Preprocessing())
-        live = backend == "auto" and (isinstance(model, Network) or self.device.type != "cpu")
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         """The process that started the reading threads, and they."""
         self._backend: Backend | None = None
-        if not live and not isinstance(network, ThirdPartyNetwork):
-            self._backend = make_backend(backend, self.network, self.preprocessing, self.device)
+        self._network: Network | None = None
+        self._digest: str | None = None
+        """``network_sha256`` of the state that the backend copied."""
+        load, file = _find(model)
+        as_it_is = isinstance(model, Network)
+        runtime = "" if file is None else list_backends(backend, pick_device(device, None))[0]
+        key = key_of(*file, runtime, preprocessing) if file is not None and runtime in RUNTIMES else None
+        if key and (known := recall(key)) and self._use(known, runtime):
+            self.device, self.card = torch.device("cpu"), known.card
+            self.preprocessing = preprocessing or known.card.preprocessing
+            self._load = load
+            return
+        network = load()
+        if isinstance(network, ThirdPartyNetwork):
+            device, as_it_is = _check_third_party(network, device, backend), False
+        self.device = pick_device(device, network if as_it_is else None)
+        self._network = network.to(self.device)
+        self.card = network.card
+        self.preprocessing = preprocessing or (self.card.preprocessing if self.card else Preprocessing())
+        live = backend == "auto" and (as_it_is or self.device.type != "cpu")
+        if live or isinstance(network, ThirdPartyNetwork):
+            return
+        self._digest = network_sha256(network, self.preprocessing)
+        self._backend = made = make_backend(backend, network, self.preprocessing, self.device)
+        if key and self.card and isinstance(made, ThreadedBackend) and made.name == runtime:
+            remember(key, Remembered(self.card, self._digest, made.content))
+
+    def _use(self, known: Remembered, runtime: str) -> bool:
+        """Make the backend from a remembered graph; False if the runtime fails, which is then said in the long way."""
+        try:
+            self._backend, self._digest = RUNTIMES[runtime](known.graph), known.network_sha256
+        except Exception:  # a damaged installation may raise anything
+            return False
+        return True
+
+    @property
+    def network(self) -> Network:
+        """The network. If its graph was remembered, it is loaded now.
+
+        Raises:
+            WeightsError: the file has been replaced since by other weights.
+        """
+        if self._network is None:
+            network = self._load()
+            if network_sha256(network, self.preprocessing) != self._digest:
+                raise WeightsError("the file of the weights has changed since this embedder was made; make a new one")
+            self._network = network
+        return self._network
 
     @property
     def embedding_size(self) -> int:
         """D, the length of an embedding."""
-        return self.network.config.embedding_size
+        config = self.card.architecture if self._network is None and self.card else self.network.config
+        return config.embedding_size
 
     @property
     def backend(self) -> str:
-        """Name of the backend in use: ``torch``, ``native``, ``onnxruntime`` or ``openvino``."""
-        if isinstance(self.network, ThirdPartyNetwork):
-            return self.network.runtime
+        """Name of the backend in use: ``torch``, ``onnxruntime`` or ``openvino``."""
+        if isinstance(self._network, ThirdPartyNetwork):
+            return self._network.runtime
         return self._backend.name if self._backend else "torch"
 
     def sha256(self) -> str:
         """Digest of all that determines an embedding: network, tensors, preprocessing, flip. Galleries store it."""
-        if isinstance(self.network, ThirdPartyNetwork):
+        if self._digest is not None:
+            digest = self._digest
+        elif isinstance(self.network, ThirdPartyNetwork):
             digest = self.network.sha256(self.preprocessing)
-        else:
+        else:  # it may have been trained further
             digest = network_sha256(self.network, self.preprocessing)
         return hashlib.sha256(f"{digest} flip".encode()).hexdigest() if self.flip else digest
 
@@ -358,8 +406,22 @@ def _taken(prepared: Prepared) -> Iterator[PreparedCrop]:
         raise failure
 
 
-def _load(model: str | Path) -> Network:
-    return load_third_party(model) if is_third_party(model) else load_model(model)
+def _find(model: Network | Checkpoint | str | Path) -> tuple[Callable[[], Network], tuple[Path, str | None] | None]:
+    """How to load the network; and for weights in a file or folder, its path and the network's name, if that was given.
+
+    Raises:
+        WeightsError: no such file and no such name.
+    """
+    if isinstance(model, Network):
+        return lambda: model, None
+    if isinstance(model, Checkpoint):
+        return model.build, None
+    if is_third_party(model):
+        return partial(load_third_party, model), None
+    if str(model).startswith(PREFIX):
+        return partial(load_model, model), None
+    path, architecture = locate(model)
+    return partial(load_weights, path, architecture=architecture), (path, architecture)
 
 
 def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, backend: BackendName) -> torch.device:

@@ -85,7 +85,7 @@ def evaluate(
     for dataset in datasets:
         check_scorable(dataset)
     embedder = make_embedder(weights)
-    card = embedder.network.card
+    card = embedder.card
     scoring = scoring.resolve(benchmark.rule if benchmark else DEFAULT_RULE, card.distance if card else None)
     if scoring.needs_lengths:
         embedder = keep_lengths(embedder)
@@ -236,7 +236,7 @@ def _score_decisions(query: LabelledVectors, gallery: LabelledVectors, scoring: 
 
 def _warn_about_distance(embedder: Embedder, scoring: Scoring) -> list[str]:
     """A warning if the published scores of these weights use the other distance."""
-    card = embedder.network.card
+    card = embedder.card
     if card is None or card.distance in (None, scoring.distance):
         return []
     return [

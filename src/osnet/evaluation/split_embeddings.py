@@ -70,7 +70,7 @@ def keep_lengths(embedder: Embedder) -> Embedder:
 
 def describe_weights(embedder: Embedder) -> dict[str, Any]:
     """Facts about the weights for a result: name, training data, digests, input size and flip."""
-    card = embedder.network.card
+    card = embedder.card
     return {
         "name": (card and card.name) or "an unnamed network",
         "training_data": card.training_data if card else "random weights",

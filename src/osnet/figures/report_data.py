@@ -280,7 +280,7 @@ def choose_sheet(dataset: ReidDataset) -> list[list[Path]]:
 
 def describe_card(embedder: Embedder) -> dict[str, str]:
     """Fields of the weights' card, by name."""
-    card = embedder.network.card
+    card = embedder.card
     if card is None:
         return {"weights": "random or unnamed"}
     fields = {key: value for key, value in asdict(card).items() if value not in (None, "")}

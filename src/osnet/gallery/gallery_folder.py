@@ -101,7 +101,7 @@ class Gallery(SearchableRows):
         gallery = cls(open_snapshot(folder))
         if embedder is not None:
             gallery.check_weights(embedder.sha256())
-            card = embedder.network.card
+            card = embedder.card
             gallery.forget_attributes(card.attributes_off if card else ())
             gallery._embedder = embedder
         return gallery
@@ -474,7 +474,7 @@ def _make_if_missing(folder: Path, embedder: Embedder) -> None:
     """
     if (folder / MANIFEST).exists() and (folder / WEIGHTS / CARD_FILE).exists():
         return
-    card = embedder.network.card
+    card = embedder.card
     with locked(make_folder(folder), LOCK_TIMEOUT_S):  # of several processes one makes it; the others find it
         if not (folder / MANIFEST).exists():
             name = (card and card.name) or "unnamed"

@@ -21,7 +21,7 @@ from osnet.files import make_folder
 from osnet.service.accounts import Accounts, Actor
 from osnet.service.audit import record
 from osnet.service.cases import Cases
-from osnet.service.database import Database, StateError
+from osnet.service.database import STATE_FILE, Database, StateError
 from osnet.service.erasure import Erasure
 from osnet.service.jobs import Jobs
 from osnet.service.library import Library
@@ -32,7 +32,6 @@ from osnet.service.watch import WatchList
 
 log = logging.getLogger("osnet.service")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-STATE_FILE = "state.sqlite"
 LEAST_FREE = 200 << 20
 """Bytes that must be free for the service to be ready."""
 RETENTION_EVERY_S, REFRESH_EVERY_S = 3600.0, 2.0

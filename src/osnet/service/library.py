@@ -378,9 +378,8 @@ class Library:
         """The tracklets that fit a description best. Raises DataError for unknown attributes."""
         c = self._columns
         rows = [int(row) for row in np.flatnonzero(self.passing(filters, sees, c)) if c.ids[row] in self._probabilities]
-        table = np.array([self._probabilities[c.ids[row]] for row in rows], np.float32).reshape(
-            -1, len(self.attributes)
-        )
+        known = [self._probabilities[c.ids[row]] for row in rows]
+        table = np.array(known, np.float32).reshape(len(rows), len(self.attributes))
         scores = match_score(table, self.attributes, having, lacking)
         order = np.argsort(-scores, kind="stable")[:top]
         return [ScoredTracklet(c.ids[rows[place]], float(scores[place]), None) for place in order]

@@ -313,6 +313,12 @@ class Searches:
         last = {row["tracklet"]: row for row in rows}
         return {tracklet: row for tracklet, row in last.items() if row["answer"] != "undone"}
 
+    def answered_yes(self, public: str) -> set[str]:
+        """Searches in which a tracklet is confirmed now."""
+        rows = self._database.all("SELECT search, answer FROM answers WHERE tracklet = ? ORDER BY seq", public)
+        last = {row["search"]: row["answer"] for row in rows}
+        return {search for search, answer in last.items() if answer == "yes"}
+
     def history(self, actor: Actor, search: str) -> list[Row]:
         """Every answer and undoing, oldest first, about tracklets that the asker may see."""
         self.get(actor, search)

@@ -1,7 +1,7 @@
 """The batches of one process, by epoch."""
 
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -65,23 +65,40 @@ class SampledEpochs:
 
     def __init__(self, samples: Samples, sampler: BatchSampler, pin: bool = False) -> None:
         self.samples, self.sampler, self.pin = samples, sampler, pin
+        self._keys = _CurrentKeys()
+        self._loader: DataLoader[Any] | None = None
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
-        """See ``Epochs.load``."""
+        """See ``Epochs.load``. The workers of one epoch go on to the next."""
         keys = EpochKeys(self.sampler, epoch, first_batch)
-        loader: DataLoader[Any] = DataLoader(
-            self.samples,  # type: ignore[arg-type]  # DataLoader wants a Dataset with integer keys
-            batch_sampler=keys,
-            num_workers=workers,
-            worker_init_fn=ignore_interrupts,
-            pin_memory=self.pin,
-        )
-        return loader, len(keys)
+        if self._loader is None or self._loader.num_workers != workers:
+            self._loader = DataLoader(
+                self.samples,  # type: ignore[arg-type]  # DataLoader wants a Dataset with integer keys
+                batch_sampler=self._keys,
+                num_workers=workers,
+                worker_init_fn=ignore_interrupts,
+                pin_memory=self.pin,
+                persistent_workers=workers > 0,
+            )
+        self._keys.keys = keys
+        return self._loader, len(keys)
 
     def name_batch(self, epoch: int, batch: int) -> list[str]:
         """Names of the batch's files."""
         keys = EpochKeys(self.sampler, epoch, batch)
         return [self.samples.name_of(index) for _, _, index in next(iter(keys))]
+
+
+class _CurrentKeys:
+    """The keys of the epoch that is being read, for a loader that reads several."""
+
+    keys: EpochKeys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.keys)
 
 
 def ignore_interrupts(_worker: int) -> None:

@@ -369,7 +369,7 @@ def _make_if_missing(folder: Path, embedder: Embedder) -> None:
         others = sorted(path.name for path in folder.iterdir() if path.name != WEIGHTS and not is_leftover(path))
         if others:
             raise GalleryError(f"{folder} is not empty ({others[0]}); a new archive needs a new or an empty folder")
-        card = embedder.network.card
+        card = embedder.card
         if isinstance(embedder.network, ThirdPartyNetwork):
             save_third_party(embedder.network, folder / WEIGHTS, embedder.preprocessing)
         else:

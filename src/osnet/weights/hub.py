@@ -149,17 +149,26 @@ def find_checkpoint(weights: str | Path) -> Checkpoint:
         WeightsError: there is no such file or name, the download failed (see ``find_weights``), or the file is damaged
             or unsafe (see ``read_checkpoint``).
     """
+    if str(weights).startswith(PREFIX):
+        return fetch_checkpoint(str(weights))
+    path, architecture = locate(weights)
+    return read_checkpoint(path, architecture=architecture)
+
+
+def locate(weights: str | Path) -> tuple[Path, str | None]:
+    """The path that a path or a short name stands for; for a short name also the name of its network.
+
+    Raises:
+        WeightsError: no such file and no such name, or as ``find_weights`` raises.
+    """
     text = str(weights)
-    if text.startswith(PREFIX):
-        return fetch_checkpoint(text)
     if not to_path(weights).exists():
         short = text.removesuffix(".pt").removesuffix(".pth")
         for published in PUBLISHED.values():
             if short in published.local_names:
-                path = find_weights(published.model, published.dataset)
-                return read_checkpoint(path, architecture=published.model)
+                return find_weights(published.model, published.dataset), published.model
         if intel := get_intel(short):
-            return read_checkpoint(find_intel(intel), architecture=intel.model)
+            return find_intel(intel), intel.model
         if short in VARIANTS:
             known = [w.short_name for w in INTEL_WEIGHTS if w.model == short] + [
                 f"{short}_{d}" for m, d in PUBLISHED if m == short
@@ -171,7 +180,7 @@ def find_checkpoint(weights: str | Path) -> Checkpoint:
         near = get_close_matches(short, [*(f"{m}_{d}" for m, d in PUBLISHED), *_intel_names()], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`osnet weights` lists the names of published weights"
         raise WeightsError(f"no such weights: there is no file {text!r}; {hint}")
-    return read_checkpoint(weights)
+    return to_path(weights), None
 
 
 def _intel_names() -> list[str]:

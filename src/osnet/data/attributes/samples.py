@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from osnet.data.attributes.dataset import NO_IDENTITY, AttributeDataset, AttributeSplit, Labels
 from osnet.data.augmentation import Augmentation
 from osnet.data.joining import join_training
-from osnet.data.loading import read_image
+from osnet.data.loading import read_pixels
 from osnet.data.training_set import Key
 from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, Preprocessing, ReidDataset
@@ -45,11 +45,11 @@ class AttributeSamples(Dataset[dict[str, Tensor | int]]):
         rng = np.random.default_rng([self.seed, epoch, position])
         crops = self.split.crops
         image = self.augmentation.apply(
-            read_image(crops[index].path),
+            read_pixels(crops[index].path, warn=False),
             self.preprocessing,
             rng,
             len(crops),
-            lambda donor: read_image(crops[donor].path),
+            lambda donor: read_pixels(crops[donor].path, warn=False),
         )
         return {"image": image, "attributes": self.attributes[index], "label": self.labels[index]}
 
