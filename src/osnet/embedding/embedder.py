@@ -90,7 +90,8 @@ class Embedder:
         preprocessing: replaces the card's; for experiments.
         flip: average each embedding with that of the mirrored crop, as many papers do in testing. The resized pixels
             are mirrored left to right; the mean is taken before normalising. Takes twice as long.
-        backend: runs the network: ``torch``, ``onnxruntime`` or ``openvino``. ``auto``: for weights on a CPU, the
+        backend: runs the network: ``torch``, ``onnxruntime`` or ``openvino``; on a GPU also those of
+            ``runtime/gpu.py``, such as ``cuda-bf16``. ``auto``: for weights on a CPU, the
             fastest that is installed (see ``list_backends``); a network object, or one on a GPU, runs as it is, so
             that training it further takes effect. A named backend copies the present state of the network.
             Embeddings differ by less than 1e-4 between backends; ``sha256`` is the same.
