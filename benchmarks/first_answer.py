@@ -36,10 +36,10 @@ class Settings:
     out: Path | None = None
 
 
-def spent(command: list[str], source: Path, folder: Path) -> float:
+def spent(command: list[str], source: Path, folder: Path, cache: Path) -> float:
     """Processor seconds of a command and its threads."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    environment |= {"PYTHONPATH": str(source), "OSNET_CACHE": str(folder / "cache")}
+    environment |= {"PYTHONPATH": str(source), "OSNET_CACHE": str(cache)}
     environment["PYTHONPYCACHEPREFIX"] = str(folder / f"bytecode-{len(str(source))}")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -71,9 +71,9 @@ def main(settings: Settings) -> None:
         for number in range(settings.rounds + 1):
             for mark, source in versions.items():
                 for what, command in contenders.items():
-                    if "new weights" in what:
-                        shutil.rmtree(folder / "cache", ignore_errors=True)
-                    seconds = spent(command, source, folder)
+                    cache = folder / ("emptied" if "new weights" in what else "cache")
+                    shutil.rmtree(folder / "emptied", ignore_errors=True)
+                    seconds = spent(command, source, folder, cache)
                     if number:  # the first round writes byte code and what is remembered
                         times.setdefault(mark + what, []).append(seconds)
         torch_s = times["import torch"]
@@ -81,12 +81,10 @@ def main(settings: Settings) -> None:
         for what, found in times.items():
             beyond = [a - b for a, b in zip(found, torch_s, strict=True)]
             rows[what] = {"median_s": statistics.median(found), "best_s": min(found)}
-            rows[what] |= {
-                "beyond_torch_s": statistics.median(beyond),
-                "best_beyond_torch_s": min(found) - min(torch_s),
-            }
-            print(f"{what:<44}{rows[what]['median_s']:6.2f} s (best {rows[what]['best_s']:.2f}), beyond import torch "
-                  f"{rows[what]['beyond_torch_s']:6.2f} (best to best {rows[what]['best_beyond_torch_s']:.2f})")  # fmt: skip
+            best = min(found) - min(torch_s)
+            rows[what] |= {"beyond_torch_s": statistics.median(beyond), "best_beyond_torch_s": best}
+            print(f"{what:<44}{rows[what]['median_s']:6.2f} s (best {min(found):.2f}), beyond import torch "
+                  f"{rows[what]['beyond_torch_s']:6.2f} (best to best {best:.2f})", flush=True)  # fmt: skip
     in_turn.write(settings.out, {"machine": in_turn.machine(0), "rounds": settings.rounds, "rows": rows})
 
 
