@@ -76,16 +76,22 @@ def main(settings: Settings) -> None:
                     seconds = spent(command, source, folder, cache)
                     if number:  # the first round writes byte code and what is remembered
                         times.setdefault(mark + what, []).append(seconds)
-        torch_s = times["import torch"]
-        rows = {}
-        for what, found in times.items():
-            beyond = [a - b for a, b in zip(found, torch_s, strict=True)]
-            rows[what] = {"median_s": statistics.median(found), "best_s": min(found)}
-            best = min(found) - min(torch_s)
-            rows[what] |= {"beyond_torch_s": statistics.median(beyond), "best_beyond_torch_s": best}
-            print(f"{what:<44}{rows[what]['median_s']:6.2f} s (best {min(found):.2f}), beyond import torch "
-                  f"{rows[what]['beyond_torch_s']:6.2f} (best to best {best:.2f})", flush=True)  # fmt: skip
-    in_turn.write(settings.out, {"machine": in_turn.machine(0), "rounds": settings.rounds, "rows": rows})
+            if number:
+                write(settings, number, times)
+
+
+def write(settings: Settings, rounds: int, times: dict[str, list[float]]) -> None:
+    """Print and write what was measured so far."""
+    torch_s = times["import torch"]
+    rows = {}
+    for what, found in times.items():
+        beyond = [a - b for a, b in zip(found, torch_s, strict=True)]
+        rows[what] = {"median_s": statistics.median(found), "best_s": min(found)}
+        best = min(found) - min(torch_s)
+        rows[what] |= {"beyond_torch_s": statistics.median(beyond), "best_beyond_torch_s": best}
+        print(f"{what:<44}{rows[what]['median_s']:6.2f} s (best {min(found):.2f}), beyond import torch "
+              f"{rows[what]['beyond_torch_s']:6.2f} (best to best {best:.2f})", flush=True)  # fmt: skip
+    in_turn.write(settings.out, {"machine": in_turn.machine(0), "rounds": rounds, "rows": rows})
 
 
 if __name__ == "__main__":

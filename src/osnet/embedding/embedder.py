@@ -150,9 +150,9 @@ class Embedder:
             return
         self._digest = network_sha256(network, self.preprocessing)
         self._backend = made = make_backend(backend, network, self.preprocessing, self.device)
-        if file and key and self.card and isinstance(made, ThreadedBackend) and made.name == runtime:
-            if key_of(*file, runtime, preprocessing) == key:  # the file was not replaced while it was read
-                remember(key, Remembered(self.card, self._digest, made.content))
+        agreed = self.card and isinstance(made, ThreadedBackend) and made.name == runtime
+        if file and key and agreed and key_of(*file, runtime, preprocessing) == key:  # not replaced while it was read
+            remember(key, Remembered(self.card, self._digest, made.content))
 
     def _use(self, known: Remembered, runtime: str) -> bool:
         """Make the backend from a remembered graph; False if the runtime fails, which is then said in the long way."""
