@@ -94,6 +94,43 @@ def searches(*names: str) -> str:
     return table(heads, rows)
 
 
+def first_answers() -> str:
+    """Processor seconds beyond ``import torch``, before and now."""
+    rows = results("first-answer-cpu.json")["rows"]
+    names = [name for name in rows if not name.startswith("old: ") and name != "import torch"]
+    cells = [[name, *(f"{rows[key]['beyond_torch_s']:.2f}" for key in (f"old: {name}", name))] for name in names]
+    return table(["beyond `import torch`", "before", "now"], cells)
+
+
+def tracker() -> str:
+    """Processor milliseconds per frame, for each number of boxes."""
+    cells = results("tracker-cpu-osnet_x0_25.json")["cells"]
+    ways = {
+        "embed onnxruntime": "`Embedder.embed(Frame)`",
+        "run onnxruntime": "backend alone",
+        "prepare": "cutting and resizing alone",
+        "old embed auto": "`embed` before (machine code)",
+        "old prepare": "cutting and resizing before",
+        "boxmot pt": "BoxMOT 25, `.pt`",
+        "boxmot onnx": "BoxMOT 25, our `.onnx`",
+        "torchreid": "Torchreid 0.2.5",
+    }
+    rows = [[title, *(f"{cell['rows'][way]['cpu_ms']:.1f}" for cell in cells)] for way, title in ways.items()]
+    return table(["boxes", *(str(cell["boxes"]) for cell in cells)], rows)
+
+
+def machine_code() -> str:
+    """Processor milliseconds per frame, for machine code and ONNX Runtime."""
+    rows = []
+    for model in ("x0_25", "x0_5"):
+        for cell in results(f"machine-code-cpu-osnet_{model}.json")["cells"]:
+            ours, other = (cell["rows"][f"embed {name}"]["cpu_ms"] for name in ("native", "onnxruntime"))
+            rows.append(
+                [model.replace("_", "."), str(cell["boxes"]), f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}"]
+            )
+    return table(["", "boxes", "machine code", "ONNX Runtime", "ratio"], rows)
+
+
 def table_a() -> str:
     """The supplement's Table A, printed and counted."""
     rows = []
@@ -120,6 +157,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "grouped": lambda: str(benchmark("variants").markdown(results("grouped-cpu.json")["results"])),
         "loading": lambda: str(benchmark("photo_loading").markdown(results("photo-loading-cpu.json")["results"])),
     },
+    "speed.md": {"first answer": first_answers, "tracker": tracker, "machine code": machine_code},
 }
 
 
