@@ -3,11 +3,8 @@
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,18 @@ import pytest
 pytest.importorskip("av")
 pytest.importorskip("trackers")
 
-from osnet import Embedder
-from osnet.errors import GalleryError, OutputError
+from osnet import Embedder, Item
+from osnet.errors import DataError, GalleryError, OutputError
 from osnet.gallery import Where
-from osnet.video import Archive, FootageError, IndexSettings, index_footage, make_detector, make_tracker
-from osnet.video import archive as archive_file
+from osnet.video import (
+    Archive,
+    FootageError,
+    IndexSettings,
+    archive_segments,
+    index_footage,
+    make_detector,
+    make_tracker,
+)
 from osnet.video.tracking import front_end
 from small_footage import numbered, paint_walkers, walk, write_truth, write_video
 
@@ -111,7 +115,7 @@ def test_search_finds_a_crop_of_the_person_and_says_when(archive: Path, embedder
     tracklet = next(t for t in store.tracklets() if t.id.endswith("080000.000/1"))
     query = embedder.embed(tracklet.best_crop.path)
     for pool in ("mean", "best", "both"):
-        hits = store.search(query, weights_sha256=embedder.sha256(), top=3, pool=pool)  # type: ignore[arg-type]
+        hits = store.search_embedding(query, weights_sha256=embedder.sha256(), top=3, pool=pool)  # type: ignore[arg-type]
         assert [h.rank for h in hits] == [1, 2, 3]
         assert hits[0].score > 0.9
         assert sorted((h.score for h in hits), reverse=True) == [h.score for h in hits]
@@ -119,9 +123,37 @@ def test_search_finds_a_crop_of_the_person_and_says_when(archive: Path, embedder
     unit = query[0] / np.linalg.norm(query[0])
     ids, means = store.means()
     want = {i: (m @ unit + (store.vectors(i) @ unit).max()) / 2 for i, m in zip(ids, means, strict=True)}
-    hits = store.search(query, weights_sha256=embedder.sha256(), top=len(store))
+    hits = store.search_embedding(query, weights_sha256=embedder.sha256(), top=len(store))
     assert [h.item.source for h in hits] == sorted(want, key=lambda i: -want[i])
     assert [h.score for h in hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-5)
+
+
+def test_an_archive_is_searched_as_a_gallery_is(archive: Path, embedder: Embedder) -> None:
+    store = Archive.open(archive, embedder)
+    paths = [t.best_crop.path for t in store.tracklets()][:2]
+    vectors = embedder.embed(paths)
+    by_vector = [store.search_embedding(v, weights_sha256=embedder.sha256(), top=4) for v in vectors]
+    for got in ([store.search(path, top=4) for path in paths], store.search_many(paths, top=4)):
+        for hits, want in zip(got, by_vector, strict=True):
+            assert [(h.rank, h.item) for h in hits] == [(h.rank, h.item) for h in want]
+            assert [h.score for h in hits] == pytest.approx([h.score for h in want], abs=1e-5)
+    assert by_vector[0][0].item == Item(
+        by_vector[0][0].item.source, None, "gate", store.tracklet(by_vector[0][0].item.source).begin_s
+    )
+    with pytest.raises(GalleryError, match="embedder"):
+        Archive.open(archive).search(paths[0])
+    with pytest.raises(GalleryError, match="2"):
+        store.search(paths)
+    for wrong in (np.ones(4), np.zeros(512), np.full(512, np.nan), np.ones((2, 512))):
+        with pytest.raises(GalleryError):
+            store.search_embedding(wrong, weights_sha256=embedder.sha256())
+    with pytest.raises(GalleryError, match="0"):
+        store.search(paths[0], top=0)
+    with pytest.raises(DataError, match="hat"):
+        store.search(paths[0], where=Where(having=frozenset({"hat"})))
+    chosen = frozenset(sorted(store.sources())[:2])
+    assert {h.item.source for h in store.search(paths[0], where=Where(sources=chosen))} == chosen
+    assert store.search(paths[0], where=Where(identities=frozenset({"7"}))) == []
 
 
 def test_search_by_time_and_camera_overlaps_tracklets(archive: Path, embedder: Embedder) -> None:
@@ -129,7 +161,7 @@ def test_search_by_time_and_camera_overlaps_tracklets(archive: Path, embedder: E
     query = embedder.embed(next(store.tracklets()).best_crop.path)
 
     def found(**where: Any) -> list[tuple[float, float]]:
-        hits = store.search(query, weights_sha256=embedder.sha256(), top=99, where=Where(**where))
+        hits = store.search_embedding(query, weights_sha256=embedder.sha256(), top=99, where=Where(**where))
         return sorted(
             (round(t.begin_s - START_S), round(t.end_s - START_S))
             for t in (store.tracklet(h.item.source) for h in hits)
@@ -150,7 +182,7 @@ def test_other_weights_and_other_settings_are_refused(
     with pytest.raises(GalleryError, match="cannot be compared"):
         index(footage, archive, flipped)
     with pytest.raises(GalleryError, match="cannot be compared"):
-        Archive.open(archive).search(np.ones(512), weights_sha256=flipped.sha256())
+        Archive.open(archive).search_embedding(np.ones(512), weights_sha256=flipped.sha256())
     before = digest_of(archive)
     with pytest.raises(GalleryError, match="tracker"):
         index(footage, archive, embedder, tracker=make_tracker("sort"))
@@ -199,7 +231,7 @@ def test_a_full_disk_loses_the_segment_at_hand_and_nothing_else(
             raise OSError(28, "No space left on device")
         real(*args, **kwargs)
 
-    monkeypatch.setattr(archive_file.np, "save", full)
+    monkeypatch.setattr(archive_segments.np, "save", full)
     with pytest.raises(OutputError, match="No space left"):
         index(footage, tmp_path / "a", embedder)
     assert len(Archive.open(tmp_path / "a").segments) == 1
@@ -226,52 +258,22 @@ def test_what_is_no_archive(tmp_path: Path, embedder: Embedder, footage: Path) -
         index(footage, tmp_path, embedder)
 
 
-RUN = """
-    import sys, time
-    import torch
-    torch.set_num_threads(1)
-    from osnet import Embedder
-    from osnet.video import IndexSettings, index_footage, make_detector, make_tracker
-    footage, out, weights = sys.argv[1:]
-    slow = make_detector(footage.replace("gate.mp4", "det.txt"))
-    index_footage(footage, out, camera="gate", starts={starts!r}, detector=slow, tracker=make_tracker("bytetrack"),
-                  embedder=Embedder(weights, device="cpu", backend="torch"),
-                  settings=IndexSettings(segment_s=10, overlap_s=2),
-                  on_progress=lambda done, total, what: (print("frame", flush=True), time.sleep(0.004)))
-"""
-
-
-def kill_and_go_on(footage: Path, weights: Path, out: Path, kills: int, seed: int) -> int:
-    """Index, with SIGKILL at random moments before it may end; how many kills met the process alive."""
-    command = [sys.executable, "-c", textwrap.dedent(RUN).format(starts=STARTS), str(footage), str(out), str(weights)]
-    dice = np.random.default_rng(seed)
-    met = 0
-    for _ in range(kills):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
-            assert process.stdout is not None
-            for _ in range(int(dice.integers(1, 150))):  # counted in frames, so that a busy machine changes nothing
-                if not process.stdout.readline():
-                    break
-            time.sleep(float(dice.uniform(0, 0.05)))
-            met += process.poll() is None
-            os.kill(process.pid, signal.SIGKILL)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return met
-
-
-def unbroken(footage: Path, weights: Path, out: Path) -> dict[str, str]:
-    command = [sys.executable, "-c", textwrap.dedent(RUN).format(starts=STARTS), str(footage), str(out), str(weights)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return digest_of(out)
+def index_with_kills(footage: Path, weights: Path, out: Path, kills: int) -> int:
+    """Index with SIGKILL at random moments before it may end; how many kills met the process alive."""
+    script = Path(__file__).with_name("killed_runs.py")
+    command = [sys.executable, script, footage, footage.with_name("det.txt"), weights, out, kills, 7]
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_killed_run_ends_with_the_same_bytes(footage: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    want = unbroken(footage, tiny_weights, tmp_path / "whole")
-    kills = int(os.environ.get("OSNET_KILLS", "3"))
-    assert kill_and_go_on(footage, tiny_weights, tmp_path / "killed", kills, seed=kills) >= 1
-    assert digest_of(tmp_path / "killed") == want
+    index_with_kills(footage, tiny_weights, tmp_path / "whole", 0)
+    kills = int(os.environ.get("OSNET_KILLS", "6"))
+    met = index_with_kills(footage, tiny_weights, tmp_path / "killed", kills)
+    assert met >= 1
+    assert digest_of(tmp_path / "killed") == digest_of(tmp_path / "whole")
     assert not list((tmp_path / "killed").rglob(".writing-*"))
 
 

@@ -25,8 +25,9 @@ STARTS = "2026-11-28T09:00:00+01:00"
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     capsys.readouterr()
     status = 0
+    group = () if args[0] == "search" else ("video",)
     try:
-        main(["video", *(str(arg) for arg in args)])
+        main([*group, *(str(arg) for arg in args)])
     except SystemExit as stop:
         status = int(stop.code or 0)
     captured = capsys.readouterr()
@@ -65,8 +66,10 @@ def test_search_says_camera_and_times(archive: Path, capsys: pytest.CaptureFixtu
     assert (status, err) == (0, "")
     hits = json.loads(out)["hits"]
     assert [h["rank"] for h in hits] == [1, 2, 3][: len(hits)]
-    best = store.tracklet(hits[0]["tracklet"])
+    best = store.tracklet(hits[0]["source"])
     assert (hits[0]["camera"], hits[0]["from"][:19]) == ("gate", "2026-11-28T08:00:00")
+    assert hits[0]["time_s"] == best.begin_s
+    assert Image.open(hits[0]["thumbnail"]).size == Image.open(best.best_crop.path).size
     assert hits[0]["frames"] == [int(best.numbers[0]), int(best.numbers[-1])]
     assert Image.open(sheet).width > 200
     frames = list(read_frames(open_footage(clip, 0.0)))
@@ -74,7 +77,29 @@ def test_search_says_camera_and_times(archive: Path, capsys: pytest.CaptureFixtu
     assert len(frames) == min(230, last + 9) - max(1, first - 10) + 1  # a second more on either side
     status, out, _ = run(capsys, "search", archive, photo, "--before", "2026-11-28T07:00:00Z")
     assert status == 0
-    assert "nobody" in out
+    assert str(wanted.best_crop.path) not in out
+    assert len(out.splitlines()) == 2  # the heading, and that there is none
+
+
+@pytest.mark.parametrize("args", [("--with", "hat"), ("--identity", "7"), ("--min-probability", "0.5")])
+def test_search_refuses_what_an_archive_does_not_store(
+    archive: Path, args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = next(Archive.open(archive).tracklets()).best_crop.path
+    status, _, err = run(capsys, "search", archive, photo, *args)
+    assert status == EXIT_ERROR
+    assert args[0] in err
+    assert run(capsys, "search", archive)[0] == EXIT_ERROR
+
+
+@pytest.mark.parametrize("args", [("--clip", "best.mp4"), ("--pool", "mean")])
+def test_search_refuses_what_a_gallery_does_not_have(
+    args: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, "search", "gallery", "photo.jpg", *args)
+    assert status == EXIT_ERROR
+    assert args[0] in err
 
 
 def test_track_and_draw(gate: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

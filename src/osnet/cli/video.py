@@ -1,8 +1,8 @@
-"""osnet video index, track, search, link, decide, draw, show."""
+"""osnet video index, track, link, decide, draw, show. `osnet search` searches an archive."""
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,16 +15,14 @@ from tyro.extras import SubcommandApp
 
 from osnet import Embedder
 from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, report_failures
+from osnet.cli.video_search import open_archive_embedder
 from osnet.errors import DataError, OutputError
-from osnet.figures.ranked_list import save_ranked_lists
 from osnet.figures.timeline import save_timeline
 from osnet.files import check_writable
-from osnet.gallery import Where
-from osnet.types import Hit, RankedList
-from osnet.video.archive import ARCHIVE_FILE, WEIGHTS, Archive, Pool, format_time
+from osnet.video.archive import Archive, format_time
 from osnet.video.detectors import make_detector
-from osnet.video.drawing import drawn_frames, video_writer, write_clip
-from osnet.video.indexing import IndexSettings, index_footage, list_files, parse_start, track_footage
+from osnet.video.drawing import drawn_frames, video_writer
+from osnet.video.indexing import IndexSettings, index_footage, list_files, track_footage
 from osnet.video.links import Decision, LinkSettings, Travel, decide, identities, propose_links, write_links
 from osnet.video.motfile import MotFile, write_mot
 from osnet.video.protocols import Detector, Track, Tracker, Trouble
@@ -85,13 +83,22 @@ def video_index(
     """
     files = list_files(footage)
     finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
-    embedder = _open_embedder(out, weights, device, batch_size)
+    embedder = open_archive_embedder(out, weights, device, batch_size)
     settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     with _Bar() as bar:
         report = index_footage(
-            files, out, camera=camera, embedder=embedder, detector=finder, tracker=follower, starts=starts,
-            name_pattern=name_pattern, zone=_zone(zone), settings=settings, on_progress=bar.show,
-        )  # fmt: skip
+            files,
+            out,
+            camera=camera,
+            embedder=embedder,
+            detector=finder,
+            tracker=follower,
+            starts=starts,
+            name_pattern=name_pattern,
+            zone=_zone(zone),
+            settings=settings,
+            on_progress=bar.show,
+        )
     store = Archive.open(out)
     print(
         f"{report.segments_added} segments with {report.tracklets_added} tracklets added to {out}, "
@@ -137,66 +144,6 @@ def video_track(
     write_mot(out, done)
     print(f"{len(done)} tracks, {sum(map(len, done))} boxes written to {out}")
     report_failures([f"{footage} {trouble}" for trouble in troubles])
-
-
-@video_app.command(name="search")
-def video_search(
-    archive: ArchiveArg,
-    photo: Annotated[Path, Positional, tyro.conf.arg(metavar="PHOTO")],
-    *,
-    top: int = 10,
-    camera: tuple[str, ...] = (),
-    after: str | None = None,
-    before: str | None = None,
-    pool: Pool = "both",
-    weights: str | None = None,
-    as_json: JsonFlag = False,
-    sheet: Path | None = None,
-    clip: Path | None = None,
-    device: str = "auto",
-) -> None:
-    """Search an archive for a person: print in which camera the person was seen, from when to when.
-
-    Args:
-        archive: the folder of the archive.
-        photo: a crop of one person.
-        top: number of tracklets.
-        camera: only these cameras.
-        after: only tracklets at this time or later (ISO 8601; UTC if it names no zone).
-        before: only tracklets at this time or earlier.
-        pool: compare with the mean embedding of a tracklet, with its best crop, or with both.
-        weights: the weights of the archive, if not its own copy; any others are refused.
-        as_json: print JSON.
-        sheet: also draw the thumbnails of the hits into this PNG.
-        clip: also write the footage of the best hit here, with its box drawn (.mp4).
-        device: auto, cpu, cuda, cuda:1, mps.
-    """
-    for path in (sheet, clip):
-        if path is not None:
-            check_writable(path)
-    store = Archive.open(archive)
-    embedder = _open_embedder(archive, weights, device, 1)
-    where = Where(
-        cameras=frozenset(camera) if camera else None,
-        after_s=parse_start(after) if after is not None else None,
-        before_s=parse_start(before) if before is not None else None,
-    )
-    hits = store.search(embedder.embed(photo), weights_sha256=embedder.sha256(), top=top, where=where, pool=pool)
-    if as_json:
-        print(json.dumps({"query": str(photo), "hits": [_hit_json(store, hit) for hit in hits]}, indent=2))
-    else:
-        print(f"{'rank':>4}  {'score':>6}  {'camera':<12}{'from':<24}{'to':<14}thumbnail")
-        for hit in hits:
-            seen = store.tracklet(hit.item.source)
-            begin, end = format_time(seen.begin_s), format_time(seen.end_s)[11:]
-            print(f"{hit.rank:>4}  {hit.score:6.3f}  {seen.camera:<12}{begin:<24}{end:<14}{seen.best_crop.path}")
-        if not hits:
-            print("no tracklet of the archive meets these conditions")
-    if sheet is not None and hits:
-        _draw_sheet(store, photo, hits, sheet, f"{photo.name} in {archive}")
-    if clip is not None and hits:
-        best = store.tracklet(hits[0].item.source)
-        write_clip(best, clip, label=f"{hits[0].score:.2f}")
 
 
 @video_app.command(name="link")
@@ -366,16 +313,6 @@ def _front_end(
     return make_detector(detector, threshold, fps), make_tracker(tracker)
 
 
-def _open_embedder(archive: Path, weights: str | None, device: str, batch_size: int) -> Embedder:
-    """Open the embedder of an archive. ``weights`` defaults to the archive's own copy."""
-    own_copy = archive / WEIGHTS
-    if weights is None and not own_copy.is_dir():
-        if (archive / ARCHIVE_FILE).exists():
-            raise DataError(f"{archive} contains no copy of its weights; give --weights PATH_OR_NAME")
-        raise DataError(f"{archive} is a new archive; give the weights to index it with: --weights PATH_OR_NAME")
-    return Embedder(weights or own_copy, device, batch_size)
-
-
 def _ways(travel: tuple[str, ...], store: Archive) -> dict[frozenset[str], Travel]:
     ways = {}
     for text in travel:
@@ -400,24 +337,3 @@ def _zone(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise DataError(f"unknown time zone {name!r}; give one like Europe/Berlin") from error
-
-
-def _hit_json(store: Archive, hit: Hit) -> dict[str, Any]:
-    seen = store.tracklet(hit.item.source)
-    return {
-        "rank": hit.rank, "score": hit.score, "tracklet": seen.id, "camera": seen.camera, "begin_s": seen.begin_s,
-        "end_s": seen.end_s, "from": format_time(seen.begin_s), "to": format_time(seen.end_s),
-        "thumbnail": str(seen.best_crop.path), "footage": str(seen.footage),
-        "frames": [int(seen.numbers[0]), int(seen.numbers[-1])],
-    }  # fmt: skip
-
-
-def _draw_sheet(store: Archive, photo: Path, hits: list[Hit], sheet: Path, title: str) -> None:
-    shown = []
-    for hit in hits:
-        seen = store.tracklet(hit.item.source)
-        item = replace(
-            hit.item, source=str(seen.best_crop.path), camera=f"{seen.camera}\n{format_time(seen.begin_s)[11:19]}"
-        )
-        shown.append(replace(hit, item=item))
-    save_ranked_lists([RankedList(photo, shown)], sheet, title)

@@ -1,12 +1,13 @@
-"""Footage in, people who can be searched out.
+"""Find the people in footage, and search them by image.
 
 footage -> segments -> decode -> detect -> track -> choose crops -> embed -> archive
 
+>>> embedder = Embedder("osnet_x0_25_msmt17")
 >>> index_footage("gate.mp4", "archive", camera="gate", starts="2026-11-28T08:00:00+01:00",
-...               embedder=Embedder("osnet_x0_25_msmt17"), detector=make_detector("yolox_nano.onnx"))
->>> archive = Archive.open("archive")
->>> for hit in archive.search(embedder.embed("photo.jpg"), weights_sha256=embedder.sha256()):
-...     print(archive.tracklet(hit.item.source))
+...               embedder=embedder, detector=make_detector("yolox_nano.onnx"))
+>>> archive = Archive.open("archive", embedder)
+>>> for hit in archive.search("photo.jpg"):
+...     print(hit.score, archive.tracklet(hit.item.source))
 """
 
 from osnet.video.archive import Archive, Crop, Tracklet

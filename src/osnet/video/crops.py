@@ -1,8 +1,8 @@
 """From boxes with ids to tracks and their best crops.
 
-While frames go by, each track keeps one crop for each second: the best by ``crop_quality``. Crops are embedded in
-batches as their seconds end, and only the vector and a JPEG stay in memory. At the end ``choose_samples`` takes a few
-of a track that are good, and spread in time and appearance, so that front and back are both kept.
+Of each second of a track, the best crop by ``crop_quality`` is a sample. Samples are embedded in batches; only the
+embedding and a JPEG stay in memory. At the end ``choose_samples`` picks the samples of a track to store: good ones that
+differ in time and appearance, so that front and back views are both kept.
 """
 
 import io
@@ -17,22 +17,22 @@ from osnet import Embedder
 from osnet.video.protocols import NO_ID, Boxes, Floats, Ints, Track, VideoFrame
 
 GOOD_HEIGHT = 160
-"""Pixels: a taller person is not a better crop, since networks see 256 at most."""
+"""Height in pixels from which a crop is not better for being taller: networks read at most 256."""
 BORDER = 2
-"""A box that comes so near to the frame's border is probably cut off."""
+"""In pixels: a box so near to the border of the frame is probably truncated."""
 SHARP = 60.0
-"""Mean squared Laplacian at which sharpness counts half."""
+"""A sixteenth of the mean squared Laplacian at which ``sharpness`` is 0.5."""
 JPEG_QUALITY = 90
 MAX_SAMPLES = 64
-"""Per track; with more, of each two neighbours the better one stays."""
+"""Per track. Beyond this, only the better sample of each two neighbours is kept."""
 
 
 @dataclass
 class Sample:
-    """One crop of a track, embedded."""
+    """A crop of a track with its embedding."""
 
     number: int
-    """Of its frame."""
+    """Number of its frame."""
     time_s: float
     box: tuple[float, float, float, float]
     quality: float
@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass
 class _Candidate:
-    """The best crop of a track in the present second."""
+    """The best crop of a track in the current second."""
 
     slot: int
     number: int
@@ -56,7 +56,7 @@ class _Candidate:
 
 @dataclass
 class _Kept:
-    """All that is kept of one track."""
+    """A track, its samples, and its candidate of the current second."""
 
     track: Track
     samples: list[Sample] = field(default_factory=list)
@@ -64,11 +64,11 @@ class _Kept:
 
 
 class Collector:
-    """Takes frames with boxes and ids; gives tracks with samples.
+    """Collects tracks and samples from frames with boxes and ids.
 
     Args:
-        embedder: makes the vectors.
-        sample_s: one crop is kept for each so many seconds of a track.
+        embedder: computes the embeddings.
+        sample_s: length in seconds of the intervals from which one sample is taken.
     """
 
     def __init__(self, embedder: Embedder, sample_s: float = 1.0) -> None:
@@ -78,7 +78,7 @@ class Collector:
         self._previous: set[int] = set()
 
     def add(self, frame: VideoFrame, boxes: Boxes, ids: Ints) -> None:
-        """The next frame."""
+        """Add the next frame."""
         seen: set[int] = set()
         covered = cover(boxes.xyxy)
         slot = int(frame.time_s // self._sample_s)
@@ -86,13 +86,13 @@ class Collector:
             key, box = int(ids[place]), tuple(boxes.xyxy[place].tolist())
             kept = self._kept.setdefault(key, _Kept(Track(key)))
             if key in seen:
-                continue  # a tracker that gives two boxes of a frame one id: the first counts
+                continue  # if a tracker assigns an id twice in a frame, the first box counts
             seen.add(key)
             kept.track.append(frame.number, frame.time_s, box, float(boxes.scores[place]))
             if kept.candidate is not None and kept.candidate.slot != slot:
                 self._release(kept)
             self._consider(kept, frame, box, float(boxes.scores[place]), float(covered[place]), slot)
-        for key in self._previous - seen:  # lost: what it has is embedded now, so nothing waits for ever
+        for key in self._previous - seen:  # a lost track may never return, so its candidate is released now
             self._release(self._kept[key])
         self._previous = seen
 
@@ -120,7 +120,7 @@ class Collector:
             kept.candidate = _Candidate(slot, frame.number, frame.time_s, box, quality, pixels.copy())
 
     def _release(self, kept: _Kept) -> None:
-        """The present second of a track is over."""
+        """Queue the candidate of a track for embedding, because its second has ended."""
         if kept.candidate is not None:
             self._waiting.append((kept, kept.candidate))
             kept.candidate = None
@@ -131,6 +131,8 @@ class Collector:
         if not self._waiting:
             return
         vectors = self._embedder.embed([candidate.pixels for _, candidate in self._waiting])
+        if not self._embedder.normalize:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         for (kept, c), vector in zip(self._waiting, vectors, strict=True):
             sample = Sample(c.number, c.time_s, c.box, round(c.quality, 4), vector, encode_jpeg(c.pixels))
             kept.samples.append(sample)
@@ -140,7 +142,7 @@ class Collector:
         self._waiting.clear()
 
     def finish(self) -> tuple[list[Track], dict[int, list[Sample]]]:
-        """Tracks in the order of their ids, and the samples of each by its id, in the order of time."""
+        """The tracks in the order of their ids, and by id the samples of each in the order of time."""
         for key in sorted(self._kept):
             self._release(self._kept[key])
         self._embed()
@@ -151,13 +153,13 @@ class Collector:
 
 
 def crop_quality(score: float, height: int, covered: float, cut: bool, sharp: float) -> float:
-    """How good a crop is, in (0, 1]: a product of what each fault leaves of it.
+    """Quality of a crop, in (0, 1]: a product of one factor per fault.
 
     Args:
-        score: the detector's, in [0, 1].
-        height: in pixels; from ``GOOD_HEIGHT`` on it counts fully.
-        covered: share of the box that others stand before.
-        cut: it touches the frame's border.
+        score: of the detector, in [0, 1].
+        height: in pixels; from ``GOOD_HEIGHT`` on the factor is 1.
+        covered: share of the box that another person covers, in [0, 1].
+        cut: whether the box touches the border of the frame.
         sharp: from ``sharpness``.
     """
     size = min(1.0, height / GOOD_HEIGHT)
@@ -165,7 +167,7 @@ def crop_quality(score: float, height: int, covered: float, cut: bool, sharp: fl
 
 
 def sharpness(pixels: NDArray[np.uint8]) -> float:
-    """In [0, 1): the mean squared Laplacian of the green channel, at every second pixel, squashed."""
+    """Sharpness in [0, 1): from the mean squared Laplacian of every second pixel of the green channel."""
     green = pixels[::2, ::2, 1].astype(np.float32)
     if min(green.shape) < 3:
         return 0.0
@@ -176,7 +178,10 @@ def sharpness(pixels: NDArray[np.uint8]) -> float:
 
 
 def cover(xyxy: Floats) -> Floats:
-    """(N,): the largest share of each box that one box before it covers. Before is: its lower edge is lower."""
+    """Returns (N,): the largest share of each box that another box in front of it covers.
+
+    A box is in front of another if its lower edge is lower in the frame.
+    """
     if len(xyxy) < 2:
         return np.zeros(len(xyxy), np.float32)
     top_left = np.maximum(xyxy[:, None, :2], xyxy[None, :, :2])
@@ -189,17 +194,18 @@ def cover(xyxy: Floats) -> Floats:
 
 
 def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """RGB (height, width, 3) as JPEG."""
+    """Encode RGB (height, width, 3) as JPEG."""
     with io.BytesIO() as file:
         Image.fromarray(pixels).save(file, format="JPEG", quality=JPEG_QUALITY)
         return file.getvalue()
 
 
 def choose_samples(samples: Sequence[Sample], at_most: int) -> list[Sample]:
-    """A few good ones, spread in time and in appearance; in the order of time.
+    """Choose at most ``at_most`` good samples that differ in time and appearance; in the order of time.
 
-    The best comes first; then, one at a time, the one with the highest quality times what it adds: its cosine distance
-    to the nearest chosen one, and its distance in time as a share of the track's length.
+    The sample of the highest quality is chosen first. Then, one at a time, the one with the highest product of quality
+    and novelty. Novelty is the cosine distance to the nearest chosen sample, plus the distance in time to the nearest
+    chosen sample as a fraction of the track's length, plus 0.1.
     """
     if len(samples) <= at_most:
         return list(samples)

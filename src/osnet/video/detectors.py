@@ -1,5 +1,5 @@
-"""Detectors: adapters to YOLOX (ONNX), Intel's pedestrian detector (OpenVINO), torchvision, rfdetr, MOTChallenge text,
-and one by motion that needs no weights. None of their weights ships with this package.
+"""Detectors: adapters to YOLOX (ONNX), Intel's pedestrian detector (OpenVINO), torchvision, rfdetr and MOTChallenge
+text, and a detector by motion. This package contains no weights of detectors.
 """
 
 import os
@@ -20,9 +20,9 @@ from osnet.video.protocols import Boxes, Detector, Floats, FootageError, VideoFr
 
 YOLOX_STRIDES = (8, 16, 32)
 PAD = 114.0
-"""The grey that YOLOX was trained with beside pictures that are not square."""
+"""The grey of the padding in the training of YOLOX."""
 PERSON = 0
-"""COCO's first class, counted from 0."""
+"""The class of people in COCO, counted from 0."""
 DOWNLOADS = {
     "yolox_nano": (
         "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_nano.onnx",
@@ -30,21 +30,23 @@ DOWNLOADS = {
         8 << 20,
     ),
 }
-"""Name: address, SHA-256, most bytes. Apache-2.0 (Megvii). Other sizes: give a path."""
+"""By name: address, SHA-256, largest size in bytes. Apache-2.0 (Megvii). Of Megvii's other files (tiny, s, m, l, x) we
+have no verified digest, so they are used by path only."""
 TIMEOUT_S = 30.0
 
 
 class YoloxDetector:
-    """YOLOX exported to ONNX, any size. Ge et al. 2021, arXiv:2107.08430.
+    """YOLOX of any size, exported to ONNX. Ge et al. 2021, arXiv:2107.08430.
 
     Args:
-        path: the file; input (1, 3, H, W), output (1, A, 85) before the anchors' grid is added, as Megvii's are.
-        threshold: least objectness times probability of a person.
-        nms_iou: of two boxes that overlap more, the less sure one is dropped.
-        threads: of ONNX Runtime; by default as many as there are cores.
+        path: file with input (1, 3, H, W) and output (1, A, 85) without the anchor grid, as in Megvii's releases.
+        threshold: lowest score, which is objectness times the probability of a person.
+        nms_iou: of two boxes with a higher IoU, the one with the lower score is dropped.
+        threads: of ONNX Runtime; default: one per core.
 
     Raises:
-        FootageError: it is another kind of file.
+        FootageError: the file is missing or of another kind.
+        MissingExtraError: ``onnxruntime`` is not installed.
     """
 
     warmup_s = 0.0
@@ -57,7 +59,9 @@ class YoloxDetector:
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would take the cores
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # else idle threads keep the cores busy
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             (entry,), (output,) = self._session.get_inputs(), self._session.get_outputs()
@@ -65,7 +69,7 @@ class YoloxDetector:
             cells = sum((self._height // s) * (self._width // s) for s in YOLOX_STRIDES)
             if channels != 3 or list(output.shape[1:]) != [cells, 85]:
                 raise FootageError(
-                    f"{path}: input {entry.shape}, output {output.shape}; YOLOX on COCO has other shapes"
+                    f"{path}: input {entry.shape}, output {output.shape}; YOLOX has (1, 3, H, W) and (1, A, 85)"
                 )
         except FootageError:
             raise
@@ -77,14 +81,14 @@ class YoloxDetector:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Kind, digest, thresholds."""
+        """Kind, digest of the file, thresholds."""
         return {"detector": "yolox", "sha256": self._sha256, "threshold": self.threshold, "nms_iou": self.nms_iou}
 
     def reset(self) -> None:
-        """Nothing is remembered."""
+        """Do nothing: there is no state."""
 
     def detect(self, frame: VideoFrame) -> Boxes:
-        """People in ``frame``."""
+        """Find the people in ``frame``."""
         height, width = frame.image.shape[:2]
         scale = min(self._height / height, self._width / width)
         size_hw = (max(1, int(height * scale)), max(1, int(width * scale)))
@@ -100,7 +104,7 @@ class YoloxDetector:
 
 
 def _yolox_grid(height: int, width: int) -> tuple[Floats, Floats]:
-    """Column, row (A, 2) and stride (A, 1) of each cell."""
+    """Column and row (A, 2), and stride (A, 1), of each cell."""
     grids, strides = [], []
     for stride in YOLOX_STRIDES:
         rows, columns = np.mgrid[: height // stride, : width // stride]
@@ -110,14 +114,15 @@ def _yolox_grid(height: int, width: int) -> tuple[Floats, Floats]:
 
 
 class IntelDetector:
-    """``pedestrian-detection-adas-0002`` of Intel's Open Model Zoo (Apache-2.0), or another SSD of its form.
+    """``pedestrian-detection-adas-0002`` of Intel's Open Model Zoo (Apache-2.0), or another SSD with its output.
 
     Args:
-        path: the ``.xml`` file; its ``.bin`` lies beside it.
-        threshold: least probability of a person.
+        path: the ``.xml`` file, with its ``.bin`` beside it.
+        threshold: lowest probability of a person.
 
     Raises:
-        FootageError: it is another kind of file.
+        FootageError: the file is missing or of another kind.
+        MissingExtraError: ``openvino`` is not installed.
     """
 
     warmup_s = 0.0
@@ -128,7 +133,7 @@ class IntelDetector:
         try:
             model = openvino.Core().read_model(str(path))
             if len(model.inputs) != 1 or list(model.output(0).shape)[-1] != 7:
-                raise FootageError(f"{path}: its output is no SSD's, (1, 1, N, 7)")
+                raise FootageError(f"{path}: its output is not that of an SSD, (1, 1, N, 7)")
             self._height, self._width = list(model.input(0).shape)[2:]
             self._model = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except RuntimeError as error:
@@ -138,14 +143,14 @@ class IntelDetector:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Kind, digest, threshold."""
+        """Kind, digest of the weights, threshold."""
         return {"detector": "openvino ssd", "sha256": self._sha256, "threshold": self.threshold}
 
     def reset(self) -> None:
-        """Nothing is remembered."""
+        """Do nothing: there is no state."""
 
     def detect(self, frame: VideoFrame) -> Boxes:
-        """People in ``frame``."""
+        """Find the people in ``frame``."""
         height, width = frame.image.shape[:2]
         picture = _resized(frame.image, (self._height, self._width))[None, ::-1]  # BGR, 0 to 255
         found = self._model(np.ascontiguousarray(picture))[0].reshape(-1, 7)
@@ -155,7 +160,11 @@ class IntelDetector:
 
 
 class MotDetector:
-    """Boxes from MOTChallenge text (``det.txt``), by the frames' numbers; ids are passed over.
+    """Boxes from a MOTChallenge text (``det.txt``), by frame number. Ids are ignored.
+
+    Args:
+        path: the text.
+        threshold: lowest confidence.
 
     Raises:
         FootageError: the text cannot be read.
@@ -168,35 +177,40 @@ class MotDetector:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The file's digest."""
+        """Digest of the file, threshold."""
         return {"detector": "MOTChallenge text", "sha256": self._file.sha256(), "threshold": self.threshold}
 
     def reset(self) -> None:
-        """Nothing is remembered."""
+        """Do nothing: there is no state."""
 
     def detect(self, frame: VideoFrame) -> Boxes:
-        """The file's boxes of this frame."""
+        """The boxes of this frame."""
         boxes, _ = self._file.at(frame.number)
         keep = boxes.scores >= self.threshold
         return Boxes(boxes.xyxy[keep], boxes.scores[keep])
 
 
 class MotionDetector:
-    """What moves before a fixed camera, by background subtraction (OpenCV's MOG2; Zivkovic, ICPR 2004). No weights.
+    """Moving things in front of a fixed camera, by background subtraction (OpenCV's MOG2; Zivkovic, ICPR 2004).
 
-    It finds moving things, not people: a car, a dog or a swinging door is found too, two people who walk side by side
-    are one box, and who stands still for about ``memory_s`` disappears. A score is the share of the box that moves.
+    It needs no weights. It finds what moves, not people: a car, a dog or a swinging door too. Two people side by side
+    are one box, and a person who stands still for about ``memory_s`` disappears. The score is 0.4 plus the share of the
+    box that moves, at most 1.
 
     Args:
-        min_height: least height of a box, as a fraction of the frame's.
-        memory_s: how long the background takes to absorb what stands still.
-        learns_at_fps: frames a second of the footage as it will be seen; ``memory_s`` is counted in them.
+        min_height: lowest height of a box, as a fraction of the frame's height.
+        memory_s: seconds after which the background includes what stands still.
+        learns_at_fps: frames per second that the detector will see; MOG2 counts ``memory_s`` in frames.
+
+    Raises:
+        FootageError: a setting is out of range.
+        MissingExtraError: OpenCV is not installed.
     """
 
     def __init__(self, min_height: float = 0.08, memory_s: float = 40.0, learns_at_fps: float = 10.0) -> None:
         _check_fractions(min_height=min_height)
         if not memory_s > 0 or not learns_at_fps > 0:
-            raise FootageError(f"memory_s {memory_s:g} and learns_at_fps {learns_at_fps:g} must be positive")
+            raise FootageError(f"memory_s {memory_s:g} and learns_at_fps {learns_at_fps:g} must be above 0")
         self._cv2 = require_extra("cv2", "video")
         self.min_height, self.memory_s, self.fps = min_height, memory_s, learns_at_fps
         self.warmup_s = min(10.0, memory_s / 4)
@@ -216,19 +230,19 @@ class MotionDetector:
         self._size: tuple[int, ...] = ()
 
     def detect(self, frame: VideoFrame) -> Boxes:
-        """Moving things in ``frame``; none in the first frame."""
+        """Find moving things in ``frame``. There are none in the first frame."""
         cv2, image = self._cv2, frame.image
         first = image.shape != self._size
         if first:
             self.reset()
             self._size = image.shape
         height = image.shape[0]
-        moving = (self._model.apply(image) == 255).astype(np.uint8)  # 127 is a shadow
+        moving = (self._model.apply(image) == 255).astype(np.uint8)  # MOG2 marks shadows with 127
         if first:
             return Boxes()
         unit = max(1, round(height / 240))
         moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, np.ones((unit + 1, unit + 1), np.uint8))
-        tall = np.ones((8 * unit + 1, 3 * unit + 1), np.uint8)  # legs, trunk and head are one person
+        tall = np.ones((8 * unit + 1, 3 * unit + 1), np.uint8)  # joins legs, trunk and head
         joined = cv2.morphologyEx(moving, cv2.MORPH_CLOSE, tall)
         _, labels, stats, _ = cv2.connectedComponentsWithStats(joined)
         boxes, scores = [], []
@@ -244,13 +258,13 @@ class MotionDetector:
 
 
 class ModelDetector:
-    """Any function from an RGB picture to boxes and scores; torchvision's and rfdetr's models are made so.
+    """A detector from a function that finds the people in an RGB image.
 
     Args:
-        name: what it is called in the results.
-        run: (height, width, 3) uint8 -> (N, 4) corners in pixels, (N,) scores of people only.
-        threshold: least score.
-        settings: what else decides the boxes; stored with them.
+        name: stored with the results.
+        run: takes (height, width, 3) uint8; returns corners (N, 4) in pixels and scores (N,).
+        threshold: lowest score.
+        settings: what else the boxes depend on; stored with the results.
     """
 
     warmup_s = 0.0
@@ -271,10 +285,10 @@ class ModelDetector:
         return {"detector": self.name, "threshold": self.threshold, **self._settings}
 
     def reset(self) -> None:
-        """Nothing is remembered."""
+        """Do nothing: there is no state."""
 
     def detect(self, frame: VideoFrame) -> Boxes:
-        """People in ``frame``."""
+        """Find the people in ``frame``."""
         corners, scores = self._run(frame.image)
         scores = np.asarray(scores, np.float32).reshape(-1)
         keep = scores >= self.threshold
@@ -285,10 +299,17 @@ class ModelDetector:
 def torchvision_detector(
     model: str | torch.nn.Module, threshold: float = 0.5, device: str = "cpu", settings: dict[str, Any] | None = None
 ) -> ModelDetector:
-    """A detector of torchvision's, such as ``fasterrcnn_mobilenet_v3_large_fpn``; its COCO weights are downloaded.
+    """A detector of torchvision.
+
+    Args:
+        model: a name such as ``fasterrcnn_mobilenet_v3_large_fpn``, whose COCO weights are downloaded; or a module of
+            yours with the interface of torchvision's detectors and COCO's classes.
+        threshold: lowest score.
+        device: of PyTorch.
+        settings: stored with the results, such as the digest of your weights.
 
     Raises:
-        FootageError: an unknown name, or weights that cannot be had.
+        FootageError: unknown name, or the weights cannot be downloaded.
     """
     name = model if isinstance(model, str) else type(model).__name__
     built: Any = model
@@ -301,25 +322,28 @@ def torchvision_detector(
         try:
             built = models.get_model(model, weights="DEFAULT")
         except (OSError, RuntimeError) as error:
-            raise FootageError(f"the weights of torchvision's {name} cannot be had: {error}") from error
+            raise FootageError(f"the weights of torchvision's {name} cannot be downloaded: {error}") from error
     network = built.eval().to(device)
 
     def run(image: NDArray[np.uint8]) -> tuple[Any, Any]:
         picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(device).float() / 255
         with torch.inference_mode():
             found = network([picture])[0]
-        people = found["labels"] == 1 + PERSON  # torchvision counts COCO's classes from 1
+        people = found["labels"] == 1 + PERSON  # in torchvision, class 0 is the background
         return found["boxes"][people].cpu().numpy(), found["scores"][people].cpu().numpy()
 
     return ModelDetector(f"torchvision {name}", run, threshold, settings)
 
 
 def rfdetr_detector(size: str = "nano", threshold: float = 0.5) -> ModelDetector:
-    """Roboflow's RF-DETR (Apache-2.0: nano, small, medium, base, large); it downloads its own weights.
+    """Roboflow's RF-DETR (Apache-2.0 in these sizes), which downloads its weights. It was not run here.
+
+    Args:
+        size: nano, small, medium, base or large.
+        threshold: lowest score.
 
     Raises:
-        FootageError: an unknown size.
-        MissingExtraError: ``rfdetr`` is not installed.
+        FootageError: unknown size, or ``rfdetr`` is not installed.
     """
     sizes = ("nano", "small", "medium", "base", "large")
     if size not in sizes:
@@ -332,23 +356,23 @@ def rfdetr_detector(size: str = "nano", threshold: float = 0.5) -> ModelDetector
 
     def run(image: NDArray[np.uint8]) -> tuple[Any, Any]:
         found = model.predict(image, threshold=threshold)
-        people = np.asarray(found.class_id) == 1  # its COCO classes keep the official numbers
+        people = np.asarray(found.class_id) == 1  # it uses COCO's own class numbers, in which people are 1
         return found.xyxy[people], found.confidence[people]
 
     return ModelDetector(f"rfdetr {size}", run, threshold)
 
 
 def make_detector(name: str | Path, threshold: float | None = None, fps: float | None = None) -> Detector:
-    """A detector by what the user calls it.
+    """Create a detector by name.
 
     Args:
-        name: a YOLOX ``.onnx``, an OpenVINO ``.xml``, a MOTChallenge ``.txt``; ``motion``; ``yolox_nano`` (downloaded
-            once, its SHA-256 checked); ``torchvision:NAME``; ``rfdetr:SIZE``.
-        threshold: least score; by default what suits the kind.
-        fps: frames a second that it will see; motion counts its memory in them.
+        name: a YOLOX ``.onnx``, an OpenVINO ``.xml`` or a MOTChallenge ``.txt`` file; ``motion``; ``yolox_nano``
+            (downloaded once; its SHA-256 is checked); ``torchvision:NAME``; ``rfdetr:SIZE``.
+        threshold: lowest score; default: depends on the kind. ``motion`` has none.
+        fps: frames per second that it will see; ``motion`` needs it.
 
     Raises:
-        FootageError: no such detector.
+        FootageError: unknown detector.
     """
     text = str(name)
     given: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
@@ -365,16 +389,16 @@ def make_detector(name: str | Path, threshold: float | None = None, fps: float |
     path = Path(text)
     if path.suffix in suffixes:
         if not path.is_file():
-            raise FootageError(f"no such detector: there is no file {text}")
+            raise FootageError(f"unknown detector {text!r}: there is no such file")
         return suffixes[path.suffix](path, **given)
     raise FootageError(
-        f"no such detector {text!r}; give a YOLOX .onnx, an OpenVINO .xml, a MOTChallenge .txt, 'motion', "
+        f"unknown detector {text!r}; give a YOLOX .onnx, an OpenVINO .xml, a MOTChallenge .txt, 'motion', "
         f"{', '.join(DOWNLOADS)}, torchvision:NAME or rfdetr:SIZE"
     )
 
 
 def _downloaded(name: str) -> Path:
-    """The file of a name, from the cache or the net; its SHA-256 is right."""
+    """Path of a downloaded detector, whose SHA-256 was checked."""
     address, sha256, most_bytes = DOWNLOADS[name]
     folder = Path(os.environ.get("OSNET_CACHE", Path.home() / ".cache" / "osnet")) / "detectors"
     path = folder / f"{name}.onnx"
@@ -386,17 +410,17 @@ def _downloaded(name: str) -> Path:
             content = answer.read(most_bytes + 1)
     except OSError as error:
         raise FootageError(
-            f"{name} cannot be downloaded from {address}: {error}; get it yourself and give its path"
+            f"{name} cannot be downloaded from {address}: {error}; download it in another way and give its path"
         ) from error
     with written_aside(path) as aside:
         aside.write_bytes(content)
         if sha256_file(aside) != sha256:
-            raise FootageError(f"{address} gave another file than {name}: its SHA-256 is not {sha256}")
+            raise FootageError(f"{address} returned another file than {name}: its SHA-256 is not {sha256}")
     return path
 
 
 def suppress(boxes: Boxes, max_iou: float) -> Boxes:
-    """Greedy non-maximum suppression: of boxes that overlap more than ``max_iou``, the surest stays."""
+    """Greedy non-maximum suppression: of boxes with an IoU above ``max_iou``, keep the one with the highest score."""
     order = np.argsort(-boxes.scores, kind="stable")
     overlaps = iou(boxes.xyxy, boxes.xyxy)
     kept: list[int] = []
@@ -407,7 +431,7 @@ def suppress(boxes: Boxes, max_iou: float) -> Boxes:
 
 
 def iou(a_N4: Floats, b_M4: Floats) -> Floats:
-    """(N, M): intersection over union; 0 for boxes without area."""
+    """Returns (N, M): intersection over union; 0 for boxes without area."""
     top_left = np.maximum(a_N4[:, None, :2], b_M4[None, :, :2])
     bottom_right = np.minimum(a_N4[:, None, 2:], b_M4[None, :, 2:])
     inside = np.clip(bottom_right - top_left, 0, None).prod(2)
@@ -418,7 +442,7 @@ def iou(a_N4: Floats, b_M4: Floats) -> Floats:
 
 
 def _clipped(corners: Floats, scores: Floats, width: int, height: int) -> Boxes:
-    """Boxes inside the frame; those of which nothing is inside are dropped."""
+    """Clip boxes to the frame, and drop those of less than a pixel inside."""
     limits = np.array([width, height, width, height], np.float32)
     corners = np.clip(corners.astype(np.float32), 0, limits)
     keep = ((corners[:, 2:] - corners[:, :2]) >= 1).all(1) & np.isfinite(corners).all(1)
@@ -426,7 +450,7 @@ def _clipped(corners: Floats, scores: Floats, width: int, height: int) -> Boxes:
 
 
 def _resized(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> Floats:
-    """(3, height, width) float32, 0 to 255: bilinear without smoothing, as OpenCV does it and both were trained."""
+    """Resize to (3, height, width) float32 in 0 to 255: bilinear without antialiasing, as OpenCV in the training."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     resized: Floats = interpolate(pixels, size_hw, mode="bilinear", align_corners=False)[0].numpy()
     return resized

@@ -1,4 +1,4 @@
-"""Boxes, ids and trails on frames; videos of them; passages cut out for a hit."""
+"""Draw boxes, ids and trails on frames, write videos, and cut the footage of a tracklet."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,15 +16,15 @@ from osnet.video.archive import Tracklet
 from osnet.video.protocols import FootageError, Track, VideoFrame
 from osnet.video.source import open_footage, read_frames
 
-# Okabe and Ito's colours, which also the colour-blind tell apart, without black.
+# The colours of Okabe and Ito without black, which colour-blind people can tell apart.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 CODECS = ("libx264", "libopenh264", "mpeg4")
-"""The first that this FFmpeg has is used."""
+"""The first codec that this build of FFmpeg has is used."""
 TRAIL_S = 4.0
 
 
 def colour_of(key: int) -> tuple[int, int, int]:
-    """The colour of a track: always the same for one id."""
+    """The colour of a track; a function of its id."""
     return PALETTE[key % len(PALETTE)]
 
 
@@ -34,13 +34,13 @@ def draw_boxes(
     trails: Mapping[int, list[tuple[float, float]]] | None = None,
     labels: Mapping[int, str] | None = None,
 ) -> NDArray[np.uint8]:
-    """A copy of a frame with boxes, ids and trails.
+    """Draw boxes, ids and trails on a copy of a frame.
 
     Args:
         image: (height, width, 3) RGB.
-        boxes: id -> left, top, right, bottom.
-        trails: id -> points (x, y) where the feet were, oldest first.
-        labels: id -> text; by default the id.
+        boxes: by id: left, top, right, bottom in pixels.
+        trails: by id: past positions (x, y) of the feet, oldest first.
+        labels: by id: text; default: the id.
     """
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
@@ -63,7 +63,7 @@ def draw_boxes(
 
 
 def drawn_frames(frames: Iterable[VideoFrame], tracks: Iterable[Track]) -> Iterator[NDArray[np.uint8]]:
-    """Frames with the boxes of tracks and four seconds of their trails."""
+    """Draw tracks, with trails of ``TRAIL_S`` seconds, on frames."""
     at: dict[int, dict[int, tuple[float, float, float, float]]] = {}
     for track in tracks:
         for number, _, box, _ in track.rows():
@@ -80,20 +80,24 @@ def drawn_frames(frames: Iterable[VideoFrame], tracks: Iterable[Track]) -> Itera
 
 @contextmanager
 def video_writer(path: str | Path, fps: float, metadata: Mapping[str, str] | None = None) -> Iterator[Any]:
-    """Gives a function that takes RGB frames (height, width, 3) of one size; the video appears at the end.
+    """Yield a function that adds an RGB frame (height, width, 3) to a video. All frames have one size.
+
+    The file is written under a temporary name and renamed at the end. A frame of odd width or height loses a column or
+    a row, because the codecs need even sizes.
 
     Args:
         path: ends in .mp4, .mkv, .mov or .avi.
-        fps: frames a second.
+        fps: frames per second.
         metadata: such as ``creation_time``.
 
     Raises:
-        OutputError: another ending, or no right to write.
+        FootageError: a frame has another size.
+        OutputError: another extension, no frames, or ``path`` cannot be written.
     """
     path = Path(path)
     formats = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".avi": "avi"}
     if path.suffix.lower() not in formats:
-        raise OutputError(f"{path}: videos are written as {', '.join(formats)}; choose a name that ends so")
+        raise OutputError(f"{path}: the name of a video must end in {', '.join(formats)}")
     av = require_extra("av", "video")
     codec = next(name for name in CODECS if name in av.codecs_available)
     with written_aside(path) as aside:
@@ -103,7 +107,7 @@ def video_writer(path: str | Path, fps: float, metadata: Mapping[str, str] | Non
 
         def write(image: NDArray[np.uint8]) -> None:
             nonlocal stream
-            height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # codecs want even sizes
+            height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
             if stream is None:
                 stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -111,31 +115,39 @@ def video_writer(path: str | Path, fps: float, metadata: Mapping[str, str] | Non
                 if codec != "libx264":
                     stream.bit_rate = int(width * height * fps * 0.15)
             elif (stream.height, stream.width) != (height, width):
-                raise FootageError(f"a frame of {width} x {height} in a video of {stream.width} x {stream.height}")
+                raise FootageError(
+                    f"a frame of {width} x {height} pixels in a video of {stream.width} x {stream.height}"
+                )
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
             container.mux(stream.encode(frame))
 
         try:
             yield write
             if stream is None:
-                raise OutputError(f"no frames to write to {path}")
+                raise OutputError(f"no frames were added to {path}")
             container.mux(stream.encode(None))
         finally:
             container.close()
 
 
 def write_clip(tracklet: Tracklet, path: str | Path, margin_s: float = 1.0, label: str = "") -> None:
-    """The passage of a tracklet, cut out of its footage, with the box drawn.
+    """Write the part of the footage that shows a tracklet, with its box.
+
+    Args:
+        tracklet: from an archive.
+        path: the new video.
+        margin_s: seconds to add before and after.
+        label: text of the box; default: the tracklet's number in its segment.
 
     Raises:
-        FootageError: the footage is gone, or is another than it was.
+        FootageError: the footage no longer exists, or has changed.
         OutputError: ``path`` cannot be written.
     """
     footage = open_footage(tracklet.footage, 0.0)
     last = int(tracklet.numbers[-1])
     if last > len(footage.times_s):
         raise FootageError(
-            f"{tracklet.footage} has {len(footage.times_s)} frames; the tracklet was seen in frame {last}"
+            f"{tracklet.footage} has {len(footage.times_s)} frames, but the tracklet has frame {last}; it has changed"
         )
     begin, end = (float(footage.times_s[n - 1]) for n in (int(tracklet.numbers[0]), last))
     boxes = {int(n): tuple(box[:4].tolist()) for n, box in zip(tracklet.numbers, tracklet.boxes, strict=True)}

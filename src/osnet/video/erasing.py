@@ -18,14 +18,14 @@ from filelock import FileLock
 
 from osnet.errors import GalleryError, OutputError
 from osnet.files import sha256_file, write_json
-from osnet.video.archive import (
+from osnet.video.archive import Archive
+from osnet.video.archive_segments import (
     ARRAYS,
     ERASED_FORMAT,
     LOCK,
     LOCK_TIMEOUT_S,
     SEGMENT_FILE,
     TRACKLETS_FILE,
-    Archive,
     writing,
 )
 from osnet.video.links import DECISIONS_FILE, LINKS_FILE, history, mean_overlap

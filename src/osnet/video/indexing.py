@@ -1,8 +1,8 @@
-"""From footage to an archive, a segment at a time; and from footage to tracks.
+"""From footage to an archive, segment by segment; and from footage to tracks.
 
-A segment is some minutes of one camera and two seconds more. It is decoded, tracked and committed by itself, and its
-result is a function of the footage and the settings alone. So a run that was killed loses the segment at hand, and the
-next call goes on and ends with the same bytes.
+A segment is some minutes of one camera plus an overlap with the next. Each is decoded, tracked and committed by itself,
+and depends on the footage and the settings only. An interrupted run loses at most the current segment; the next call
+resumes and ends with the same bytes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,27 +21,27 @@ from osnet.video.source import Footage, list_footage, open_footage, read_frames,
 from osnet.video.tracking import make_tracker
 
 OnProgress = Callable[[float, float, str], None]
-"""Seconds of footage done, seconds in all, what is being done."""
+"""Called with the finished seconds of footage, all seconds, and the name of the current file."""
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What decides an archive's content beside footage, detector, tracker and weights."""
+    """What the content of an archive depends on, besides footage, detector, tracker and weights."""
 
     segment_s: float = 300.0
-    """Length of a segment."""
+    """Length of a segment in seconds."""
     overlap_s: float = 2.0
-    """So much more is looked at, so that tracks can be joined across the border."""
+    """Overlap with the next segment in seconds, by which tracklets can be linked across the border."""
     fps: float | None = None
-    """At most so many frames a second; None: all."""
+    """Highest number of frames per second; None: all."""
     sample_s: float = 1.0
-    """One crop is embedded for each so many seconds of a track."""
+    """One crop per track is embedded in each interval of this many seconds."""
     crops: int = 6
-    """At most so many are kept of a tracklet."""
+    """Largest number of crops that are stored of a tracklet."""
     min_frames: int = 3
-    """A track of fewer is dropped."""
+    """Tracks of fewer frames are dropped."""
     appearance: bool = True
-    """Vectors join what the tracker broke and cut what it mixed up."""
+    """Use embeddings to join broken tracks and to split tracks that contain several people."""
 
     def __post_init__(self) -> None:
         for name, low in (("segment_s", 10.0), ("sample_s", 0.1), ("crops", 1), ("min_frames", 1)):
@@ -55,25 +55,25 @@ class IndexSettings:
 
 @dataclass
 class IndexReport:
-    """What a call of ``index_footage`` did."""
+    """Result of ``index_footage``."""
 
     segments_added: int = 0
     segments_there: int = 0
     tracklets_added: int = 0
     frames: int = 0
     troubles: list[str] = field(default_factory=list)
-    """What could not be read: file, time, reason."""
+    """File, time and reason of each part that could not be read."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One segment to make."""
+    """A segment to process."""
 
     footage: Footage
     start_s: float
-    """In seconds of the footage."""
+    """Start, in seconds since the footage began."""
     core_s: float
-    """Its length without the overlap."""
+    """Length in seconds without the overlap."""
     name: str
 
 
@@ -91,28 +91,28 @@ def index_footage(
     settings: IndexSettings | None = None,
     on_progress: OnProgress | None = None,
 ) -> IndexReport:
-    """Find everybody in footage of one camera and put them into an archive, new or old.
+    """Find the people in footage of one camera and add them to a new or an existing archive.
 
-    What is in the archive already is passed over; cut off, the same call goes on.
+    Segments that the archive holds already are skipped, so an interrupted call resumes.
 
     Args:
         footage: files, folders or patterns with ``*``.
-        archive: the folder.
-        camera: its name: letters, digits, ``-``, ``_``, ``.``.
-        embedder: whose vectors are stored; an archive holds those of one network.
+        archive: folder of the archive.
+        camera: name of the camera: letters, digits, ``-``, ``_``, ``.``.
+        embedder: computes the embeddings; an archive holds those of one network.
         detector: from ``make_detector``, or your own.
-        tracker: from ``make_tracker``, or your own; C-BIoU by default.
-        starts: when the footage begins: ISO 8601 with a zone, or Unix time. Several files then follow each other
-            without a gap, in the order of their names. By default each file says it itself.
-        name_pattern: each file's name says it, by this pattern (``start_from_name``).
-        zone: of times that have none.
-        settings: segments, sampling.
-        on_progress: told how far it is.
+        tracker: from ``make_tracker``, or your own; default: C-BIoU.
+        starts: when the footage begins: ISO 8601 with a zone, or Unix time. Further files follow without a gap, in
+            the order of their names. Default: read from each file.
+        name_pattern: read the start from each file's name by this pattern (see ``start_from_name``).
+        zone: time zone of times without one.
+        settings: segments and sampling.
+        on_progress: called after each frame.
 
     Raises:
-        FootageError: footage, camera, or times that cannot be used; before anything is written.
-        GalleryError: the archive holds vectors of other weights, or this footage with other settings.
-        OutputError: the archive cannot be written; whole segments stay.
+        FootageError: footage, camera or times cannot be used. Nothing was written.
+        GalleryError: the archive has embeddings of other weights, or this footage with other settings.
+        OutputError: the archive cannot be written. Complete segments remain.
     """
     settings = settings or IndexSettings()
     tracker = tracker or make_tracker()
@@ -121,7 +121,7 @@ def index_footage(
     report = IndexReport()
     for item in {id(w.footage): w.footage for w in work}.values():
         report.troubles += [f"{item.path} {trouble}" for trouble in item.troubles]
-    store = Archive.for_embedder(archive, embedder)
+    store = Archive.open(archive, embedder)
     decides = describe(detector, tracker, settings)
     there = {segment["name"]: segment for segment in store.segments}
     for one in work:
@@ -164,16 +164,16 @@ def track_footage(
     on_progress: OnProgress | None = None,
     troubles: list[Trouble] | None = None,
 ) -> list[Track]:
-    """The tracks of one file as a whole: without segments, and without an archive.
+    """Track the people in one file, without segments and without an archive.
 
     Args:
         footage: from ``open_footage``.
         detector: finds boxes.
-        tracker: gives them ids.
-        embedder: with it, appearance joins and cuts tracks afterwards.
-        settings: ``fps``, ``sample_s`` and ``appearance`` count.
-        on_progress: told how far it is.
-        troubles: what could not be decoded is added here.
+        tracker: assigns ids.
+        embedder: if given, tracks are joined and split by appearance afterwards.
+        settings: ``fps``, ``sample_s`` and ``appearance`` are used.
+        on_progress: called after each frame.
+        troubles: what cannot be decoded is added to this list.
     """
     settings = settings or IndexSettings()
     detector.reset()
@@ -200,19 +200,19 @@ def track_footage(
 
 
 def list_files(footage: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Files that are meant, each once. Raises as ``list_footage``."""
+    """List the files of all inputs, each once. Raises as ``list_footage``."""
     parts = [footage] if isinstance(footage, str | Path) else list(footage)
     files = [path for part in parts for path in list_footage(part)]
     if not files:
-        raise FootageError("no footage is given")
+        raise FootageError("no footage was given; give files, folders or patterns")
     return list(dict.fromkeys(files))
 
 
 def parse_start(starts: str | float, zone: tzinfo = UTC) -> float:
-    """Unix time of ISO 8601 or of a number.
+    """Convert ISO 8601 or a number of seconds to Unix time.
 
     Raises:
-        FootageError: it is neither.
+        FootageError: ``starts`` is neither.
     """
     if isinstance(starts, int | float):
         return float(starts)
@@ -223,7 +223,7 @@ def parse_start(starts: str | float, zone: tzinfo = UTC) -> float:
     try:
         moment = datetime.fromisoformat(starts)
     except ValueError as error:
-        raise FootageError(f"starts {starts!r} is no time; give one like 2026-11-28T08:00:00+01:00") from error
+        raise FootageError(f"starts {starts!r} is not a time; give one such as 2026-11-28T08:00:00+01:00") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
 
 
@@ -235,7 +235,7 @@ def _plan(
     zone: tzinfo,
     settings: IndexSettings,
 ) -> list[_Work]:
-    """Every segment of every file. Raises FootageError for what cannot be used."""
+    """List the segments of all files. Raises FootageError as ``index_footage``."""
     segment_name(camera, 0.0)
     following = parse_start(starts, zone) if starts is not None else None
     work: list[_Work] = []
@@ -257,13 +257,13 @@ def _plan(
     names: dict[str, Path] = {}
     for one in work:
         if one.name in names:
-            raise FootageError(f"{names[one.name]} and {one.footage.path} have a segment at the same time, {one.name}")
+            raise FootageError(f"{names[one.name]} and {one.footage.path} have segments at the same time, {one.name}")
         names[one.name] = one.footage.path
     return sorted(work, key=lambda one: one.footage.starts_s + one.start_s)
 
 
 def describe(detector: Detector, tracker: Tracker, settings: IndexSettings) -> dict[str, Any]:
-    """What decides a segment, as it is stored in it."""
+    """Everything that a segment depends on besides the footage, to be stored in it."""
     return {"detector": detector.description, "tracker": tracker.description, "settings": asdict(settings)}
 
 
@@ -272,8 +272,8 @@ def _check_same(one: _Work, there: dict[str, Any], decides: dict[str, Any]) -> N
         old = {k: v for k, v in there[name].items() if k != "path"}
         if old != {k: v for k, v in value.items() if k != "path"}:
             raise GalleryError(
-                f"the segment {one.name} is there already with another {name}: {old}, now {value}. Use the same, or "
-                "another archive"
+                f"the archive has segment {one.name} with another {name}: {old}, now {value}; use the same, or another "
+                "archive"
             )
 
 
@@ -304,7 +304,7 @@ def _process(
     settings: IndexSettings,
     tell: Callable[[float], None],
 ) -> tuple[list[FinishedTrack], int, list[Trouble]]:
-    """A segment's tracks, the number of its frames, and what could not be read."""
+    """Returns a segment's tracks, the number of its frames, and what could not be read."""
     troubles: list[Trouble] = []
     stop_s = one.start_s + one.core_s + settings.overlap_s
     warmup_s = min(one.start_s, detector.warmup_s)
@@ -328,18 +328,18 @@ def process_frames(
     settings: IndexSettings,
     tell: Callable[[float], None] = lambda _: None,
 ) -> tuple[list[FinishedTrack], int]:
-    """Frames of one segment -> its finished tracks, and how many frames there were.
+    """Process the frames of one segment. Returns its tracks, and the number of frames.
 
     Args:
-        frames: in the order of time; those before ``start_s`` are shown to the detector alone.
+        frames: in the order of time. Frames before ``start_s`` are given to the detector only, to warm it up.
         start_s: Unix time of the segment's start.
-        stop_s: and of its end; tracks that begin later belong to the next one.
-        fps: of the frames.
+        stop_s: Unix time of its end, without the overlap. Tracks that begin later belong to the next segment.
+        fps: frames per second.
         detector: is reset first.
         tracker: is reset first.
-        embedder: makes the vectors.
-        settings: how to sample and choose.
-        tell: is told the time of each frame.
+        embedder: computes the embeddings.
+        settings: sampling, number of crops, appearance.
+        tell: called with the time of each frame.
     """
     detector.reset()
     tracker.reset(fps)

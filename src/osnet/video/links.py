@@ -1,14 +1,13 @@
-"""Links between tracklets: proposals that the same person is on both, which people confirm, reject and take back.
+"""Links between tracklets: proposals that two tracklets show the same person, which people confirm, reject or undo.
 
     ARCHIVE/links.json        the proposals of the last `osnet video link`
-    ARCHIVE/decisions.jsonl   who decided what when; lines are added, never changed
+    ARCHIVE/decisions.jsonl   all decisions, with author and time; lines are only appended
 
-Nothing is ever merged: an identity is what hangs together by links at the moment, so every step can be undone.
+Tracklets are never merged. An identity is a connected component of the current links, so every decision can be undone.
 
-A proposal between cameras needs: a way that can have been walked in the time between (``Travel``), nobody in two
-disjoint views at once, each tracklet the other's best in that camera and direction of time, and a score. Beside the
-score stands the rate of strangers: how often two people who cannot be one, because they were seen at once, reach it in
-this very archive.
+For a proposal between cameras, the time between the tracklets must fit the travel time (``Travel``), each must be the
+other's best match in that camera and direction of time, and the cosine must be high enough. Each proposal has a false
+match rate: how often two people who were visible at once, and are therefore different, reach its score in this archive.
 """
 
 import json
@@ -31,7 +30,7 @@ from osnet.video.protocols import Floats, FootageError
 LINKS_FILE, DECISIONS_FILE = "links.json", "decisions.jsonl"
 FORMAT = "osnet-links-1"
 MIN_CONFIRMED = 3
-"""So many confirmed links between two cameras tell how long the way takes."""
+"""Number of confirmed links between two cameras from which the travel time is estimated."""
 
 Decision = Literal["confirmed", "rejected", "undone"]
 Kind = Literal["border", "camera"]
@@ -39,56 +38,60 @@ Kind = Literal["border", "camera"]
 
 @dataclass(frozen=True)
 class Travel:
-    """How long the way between two cameras takes, in either direction."""
+    """Travel time between two cameras, in either direction."""
 
     min_s: float = 0.0
-    """From leaving one view to entering the other; below 0 if the views overlap."""
+    """Seconds from leaving one view to entering the other; negative if the views overlap."""
     max_s: float = 600.0
 
     def __post_init__(self) -> None:
         if not self.min_s <= self.max_s:
-            raise FootageError(f"a way takes from {self.min_s:g} to {self.max_s:g} s; the first must not be larger")
+            raise FootageError(
+                f"travel time from {self.min_s:g} to {self.max_s:g} s; the first must not be larger than the second"
+            )
 
 
 @dataclass(frozen=True)
 class Link:
-    """Two tracklets that may be one person; ``a`` begins first."""
+    """Two tracklets that may show one person; ``a`` begins first."""
 
     a: str
     b: str
     kind: Kind
-    """``border``: one camera, cut in two by a segment's end. ``camera``: two cameras."""
+    """``border``: across the border of two segments of one camera. ``camera``: between two cameras."""
     score: float
-    """A cosine; for ``border`` the mean overlap of the boxes that both segments have."""
+    """The cosine of the means; for ``border`` the mean IoU of the boxes in the overlap of the segments."""
     strangers: float | None
-    """Rate at which pairs that cannot be one person reach the score; None where too few are known."""
+    """Share of the pairs of different people that reach the score; None if fewer than 30 such pairs are known."""
     gap_s: float
-    """From the end of ``a`` to the beginning of ``b``."""
+    """Seconds from the end of ``a`` to the beginning of ``b``."""
     decision: Decision | None = None
-    """What a person last said of it; None and ``undone``: nothing."""
+    """The last decision of a person; None if there is none."""
 
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """What is proposed."""
+    """Thresholds of proposals."""
 
     min_score: float | None = None
-    """Least score; None: where strangers become rarer than ``max_strangers``."""
+    """Lowest cosine; None: the one that ``max_strangers`` of the pairs of different people reach."""
     max_strangers: float = 0.01
+    """Highest share of pairs of different people that may reach the score."""
     default_travel: Travel = Travel()
-    """For pairs of cameras of which nothing is known."""
+    """For pairs of cameras without a given or estimated travel time."""
     margin: float = 0.02
-    """The best must be so much better than the second best of the same camera, in cosine."""
+    """The best match must exceed the second best in the same camera by this cosine."""
 
 
 def propose_links(
     archive: Archive, travel: Mapping[frozenset[str], Travel] | None = None, settings: LinkSettings | None = None
 ) -> list[Link]:
-    """All proposals, the surest first; with decisions where there are any.
+    """Propose links between the tracklets of an archive, highest score first, with the decisions on them.
 
     Args:
-        archive: whose tracklets.
-        travel: for pairs of cameras. Of other pairs it is learnt, if three links were confirmed; else the default.
+        archive: holds the tracklets.
+        travel: travel times by pair of cameras. For other pairs they are estimated from ``MIN_CONFIRMED`` confirmed
+            links, or else the default.
         settings: thresholds.
     """
     settings = settings or LinkSettings()
@@ -111,7 +114,7 @@ def propose_links(
             links.append(Link(seen[i].id, seen[j].id, "camera", score, rate, seen[j].begin_s - seen[i].end_s))
     there = {frozenset((link.a, link.b)) for link in links}
     place = {tracklet.id: k for k, tracklet in enumerate(seen)}
-    for pair, said in decided.items():  # what a person decided stays, whatever is proposed today
+    for pair, said in decided.items():  # a decided pair is listed even if it is not proposed any more
         if pair not in there and said != "undone" and pair <= place.keys():
             i, j = sorted((place[t] for t in pair), key=lambda k: seen[k].begin_s)
             gap = seen[j].begin_s - seen[i].end_s
@@ -121,7 +124,7 @@ def propose_links(
 
 
 def _strangers(seen: Sequence[Tracklet], cosines: Floats) -> Floats:
-    """Cosines of pairs that were in one view at once, in boxes that do not cover each other: surely two people."""
+    """Cosines of pairs of tracklets that were in one view at once without overlap, and so are different people."""
     found = []
     for i, first in enumerate(seen):
         for j in range(i + 1, len(seen)):
@@ -134,7 +137,7 @@ def _strangers(seen: Sequence[Tracklet], cosines: Floats) -> Floats:
 
 
 def mean_overlap(a: Tracklet, b: Tracklet) -> float:
-    """Mean intersection over union on the frames that both have; 0 without any."""
+    """Mean IoU of the boxes in common frames; 0 if there are none."""
     if a.footage != b.footage:
         return 0.0
     _, mine, theirs = np.intersect1d(a.numbers, b.numbers, assume_unique=True, return_indices=True)
@@ -147,7 +150,7 @@ def mean_overlap(a: Tracklet, b: Tracklet) -> float:
 
 
 def _borders(seen: Sequence[Tracklet]) -> list[Link]:
-    """Tracklets of two segments of one camera whose boxes agree where the segments overlap."""
+    """Links between tracklets of two segments of one camera with the same boxes where the segments overlap."""
     links = []
     by_segment: dict[str, list[Tracklet]] = {}
     for tracklet in seen:
@@ -176,7 +179,7 @@ def _possible(
     default: Travel,
     rejected: set[frozenset[str]],
 ) -> Floats:
-    """(T, T): the cosine where the column may follow the row in another camera; else -1."""
+    """Returns (T, T): the cosine where the column's tracklet may follow the row's in another camera; else -1."""
     scores = np.full(cosines.shape, -1, np.float32)
     begins, ends = np.array([t.begin_s for t in seen]), np.array([t.end_s for t in seen])
     cameras = np.array([t.camera for t in seen])
@@ -195,12 +198,12 @@ def _possible(
 
 
 def mutual_best(cameras_T: Sequence[str], scores: Floats, margin: float) -> list[tuple[int, int]]:
-    """Pairs that are each other's best: the row's among the column's camera, the column's among the row's camera.
+    """Find pairs that are each other's best match among the tracklets of the other's camera.
 
     Args:
-        cameras_T: of each tracklet.
-        scores: (T, T); -1 where the column cannot follow the row.
-        margin: the best is better than the second best of either by at least this.
+        cameras_T: camera of each tracklet.
+        scores: (T, T); -1 where the column's tracklet cannot follow the row's.
+        margin: difference by which the best must exceed the second best of either.
     """
     cameras = np.array(cameras_T)
     masks: dict[str, NDArray[np.bool_]] = {str(c): cameras == c for c in np.unique(cameras)}
@@ -223,14 +226,14 @@ def _second(values: Floats) -> float:
 
 
 def learn_travel(archive: Archive, decided: Mapping[frozenset[str], Decision]) -> dict[frozenset[str], Travel]:
-    """Ways between cameras, from confirmed links: from half of the shortest to twice the longest."""
+    """Estimate travel times from confirmed links: from half of the shortest to twice the longest."""
     gaps: dict[frozenset[str], list[float]] = {}
     for pair, said in decided.items():
         if said == "confirmed":
             try:
                 first, second = sorted((archive.tracklet(t) for t in pair), key=lambda t: t.begin_s)
             except GalleryError:
-                continue  # its footage was deleted
+                continue  # its segment was deleted
             if first.camera != second.camera:
                 gaps.setdefault(frozenset((first.camera, second.camera)), []).append(second.begin_s - first.end_s)
     return {
@@ -241,15 +244,23 @@ def learn_travel(archive: Archive, decided: Mapping[frozenset[str], Decision]) -
 
 
 def decide(archive: Archive, a: str, b: str, decision: Decision, by: str, at: datetime | None = None) -> None:
-    """Write down what a person says of two tracklets; later words replace earlier ones, which stay on record.
+    """Store a person's decision on two tracklets. It replaces earlier decisions, which remain on record.
+
+    Args:
+        archive: holds the tracklets.
+        a: id of one tracklet.
+        b: id of the other.
+        decision: ``confirmed``, ``rejected`` or ``undone``.
+        by: name of the person.
+        at: time of the decision; default: now.
 
     Raises:
-        GalleryError: no such tracklets, one and the same, or a decision of another name.
+        GalleryError: an unknown tracklet or decision, or twice the same tracklet.
     """
     if decision not in ("confirmed", "rejected", "undone"):
         raise GalleryError(f"unknown decision {decision!r}; choose from confirmed, rejected, undone")
     if a == b:
-        raise GalleryError(f"a link needs two tracklets; {a} is one")
+        raise GalleryError(f"a link needs two different tracklets, not twice {a}")
     for tracklet_id in (a, b):
         archive.tracklet(tracklet_id)
     first, second = sorted((a, b))
@@ -259,17 +270,17 @@ def decide(archive: Archive, a: str, b: str, decision: Decision, by: str, at: da
     with FileLock(archive.folder / f"{LOCK}-decisions", timeout=LOCK_TIMEOUT_S), path.open("ab+") as file:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)  # a line that a crash cut off never counted
+        file.truncate(whole)  # removes an incomplete line of a crash
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_decisions(archive: Archive) -> dict[frozenset[str], Decision]:
-    """What was last said of each pair.
+    """The last decision on each pair of tracklets.
 
     Raises:
-        GalleryError: a line in the middle that is damaged. A last line that was cut off counts for nothing.
+        GalleryError: a line is damaged. An incomplete last line is ignored.
     """
     said: dict[frozenset[str], Decision] = {}
     lines = history(archive)
@@ -279,18 +290,18 @@ def read_decisions(archive: Archive) -> dict[frozenset[str], Decision]:
 
 
 def history(archive: Archive) -> list[dict[str, Any]]:
-    """Every decision, oldest first: a, b, decision, by, at. Raises as ``read_decisions``."""
+    """All decisions, oldest first, with the keys a, b, decision, by, at. Raises as ``read_decisions``."""
     path = archive.folder / DECISIONS_FILE
     if not path.is_file():
         return []
     found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # the last is empty, or was cut off
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # the last is empty or incomplete
         try:
             entry = json.loads(line)
             if entry["decision"] not in ("confirmed", "rejected", "undone") or not entry["a"] or not entry["b"]:
                 raise ValueError("unknown decision")
         except (ValueError, KeyError, TypeError) as error:
-            raise GalleryError(f"{path}, line {number} is damaged: {error}; mend or delete this line") from error
+            raise GalleryError(f"{path}, line {number} is damaged: {error}; correct or delete this line") from error
         found.append(entry)
     return found
 
@@ -303,10 +314,10 @@ def write_links(archive: Archive, links: Iterable[Link]) -> Path:
 
 
 def read_links(archive: Archive) -> list[Link]:
-    """The proposals of the last time, with what was decided since.
+    """Read ``links.json``, with the decisions that were made since.
 
     Raises:
-        GalleryError: the file is damaged; link again.
+        GalleryError: the file is damaged.
     """
     path = archive.folder / LINKS_FILE
     if not path.is_file():
@@ -323,11 +334,11 @@ def read_links(archive: Archive) -> list[Link]:
 
 
 def identities(links: Iterable[Link], *, only_confirmed: bool = False) -> list[list[str]]:
-    """Tracklets that hang together, each group sorted; a view, which is stored nowhere.
+    """Connected components of links: lists of tracklet ids, sorted. They are not stored.
 
     Args:
-        links: rejected ones join nothing.
-        only_confirmed: only confirmed ones, and those across a segment's border, join.
+        links: rejected links are ignored.
+        only_confirmed: use only confirmed links, and those across the border of segments.
     """
     group: dict[str, set[str]] = {}
     for link in links:

@@ -16,14 +16,14 @@ MAX_BYTES = 4 << 30
 
 
 class MotFile:
-    """Boxes, with or without ids, of a whole footage, by frame.
+    """The boxes of a video by frame, with or without ids.
 
     Args:
-        path: the text. An id of -1 means a box without one (a detection). A confidence of 0 leaves the box out, as
-            in the truth of MOTChallenge; a missing or other negative one counts as 1.
+        path: the text. The id -1 means a box without id (a detection). A box with confidence 0 is ignored, as in the
+            truth of MOTChallenge. A missing or negative confidence counts as 1.
 
     Raises:
-        FootageError: it cannot be read; the line is named.
+        FootageError: the text cannot be read; the message names the line.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -31,7 +31,7 @@ class MotFile:
         rows: dict[int, list[tuple[int, float, float, float, float, float]]] = {}
         try:
             if self.path.stat().st_size > MAX_BYTES:
-                raise FootageError(f"{path} is larger than {MAX_BYTES:,} bytes")
+                raise FootageError(f"{path} is larger than the limit of {MAX_BYTES:,} bytes")
             with self.path.open(encoding="utf-8") as file:
                 for place, line in enumerate(file, 1):
                     if line.strip():
@@ -46,7 +46,7 @@ class MotFile:
 
     @property
     def num_frames(self) -> int:
-        """The last frame's number; 0 if there is none."""
+        """Number of the last frame with a box; 0 if there is none."""
         return max(self._rows, default=0)
 
     @property
@@ -55,11 +55,11 @@ class MotFile:
         return any(row[0] != NO_ID for group in self._rows.values() for row in group)
 
     def sha256(self) -> str:
-        """Of the file."""
+        """Digest of the file."""
         return sha256_file(self.path)
 
     def at(self, number: int) -> tuple[Boxes, Ints]:
-        """Boxes and ids (N,) of one frame."""
+        """The boxes of a frame, and their ids (N,)."""
         group = self._rows.get(number, [])
         if not group:
             return Boxes(), np.empty(0, np.int64)
@@ -75,20 +75,20 @@ def _parse(line: str, where: str) -> tuple[int, tuple[int, float, float, float, 
     try:
         values = [float(part) for part in parts[:7]]
     except ValueError:
-        raise FootageError(f"{where}: {line.strip()!r} holds something that is no number") from None
+        raise FootageError(f"{where}: {line.strip()!r} contains a value that is not a number") from None
     number, track = values[0], values[1]
     if not all(map(math.isfinite, values)) or number < 1 or number != int(number) or track != int(track):
-        raise FootageError(f"{where}: {line.strip()!r}; frame and id must be whole, frames begin at 1")
+        raise FootageError(f"{where}: {line.strip()!r}; frame and id must be whole numbers, and frames begin at 1")
     if min(values[4:6]) <= 0:
-        raise FootageError(f"{where}: a box of {values[4]:g} x {values[5]:g} pixels")
+        raise FootageError(f"{where}: a box of {values[4]:g} x {values[5]:g} pixels; both must be above 0")
     confidence = values[6] if len(values) > 6 and values[6] >= 0 else 1.0
     return int(number), (int(track), values[2], values[3], values[4], values[5], confidence)
 
 
 def write_mot(path: str | Path, tracks: Iterable[Track]) -> None:
-    """Tracks as MOTChallenge text, sorted by frame and id; all or nothing.
+    """Write tracks as MOTChallenge text, sorted by frame and id, atomically.
 
-    An interpolated box has the confidence 0.01 (0 would mean: leave it out).
+    Interpolated boxes get the confidence 0.01, because readers ignore boxes with 0.
     """
     lines = [
         (number, track.id, f"{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f},{max(score, 0.01):.4f},1,1")

@@ -1,12 +1,12 @@
-"""Generated footage as files: a video and the true tracks of each camera, and a photo of each person.
+"""Generated footage as files: a video and the true tracks of each camera, and an image of each person.
 
     OUT/
-      camera-1.mp4 ...      the videos; each says when it was taken
+      camera-1.mp4 ...      the videos; their metadata say when they were taken
       camera-1.txt ...      true boxes and ids, MOTChallenge text
-      photos/0001.jpg ...   each person as another camera would see them, to search by
+      photos/0001.jpg ...   each person, by a further camera; queries for a search
       footage.json          the settings, and who crosses which view when
 
-The people are painted. It shows that indexing and searching work, never that they are good.
+The people are painted, so results on them show that indexing and searching work, not how good they are.
 """
 
 import shutil
@@ -25,28 +25,28 @@ from osnet.video.drawing import video_writer
 
 FORMAT = "osnet-painted-footage-1"
 STARTS = datetime(2026, 1, 5, 8, tzinfo=UTC)
-"""When the footage says that it was taken."""
+"""Start of all videos, in their metadata."""
 
 
 def write_painted_footage(
     out: str | Path, settings: FootageSettings | None = None, on_frame: Callable[[int, int], None] | None = None
 ) -> list[Path]:
-    """Paint footage; see the top of this file.
+    """Paint footage and write it into ``out``.
 
     Args:
-        out: a folder that does not exist yet; it appears when all is written.
+        out: a folder that does not exist yet. It is renamed to this name when all files are complete.
         settings: people, cameras, length.
-        on_frame: told how many frames of how many are done.
+        on_frame: called with the number of finished frames and of all frames.
 
     Returns:
-        The videos, in the order of their cameras.
+        The videos in the order of the cameras.
 
     Raises:
         OutputError: ``out`` exists or cannot be written.
     """
     out, settings = Path(out), settings or FootageSettings()
     if out.exists():
-        raise OutputError(f"{out} exists; choose another name, or delete it first")
+        raise OutputError(f"{out} exists already; choose another name, or delete it")
     check_writable(out)
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

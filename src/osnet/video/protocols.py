@@ -1,6 +1,6 @@
-"""The words of this package: a frame, boxes, a detector, a tracker.
+"""Frames, boxes and tracks, and the protocols of detectors and trackers.
 
-Shapes: N boxes in one frame. Boxes are left, top, right, bottom in pixels, right and bottom exclusive.
+Shapes: N boxes in one frame. Boxes are left, top, right, bottom in pixels; right and bottom are exclusive.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Times = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 NO_ID = -1
-"""The id of a box that belongs to no track (yet)."""
+"""Id of a box that belongs to no track, or not yet."""
 
 
 class FootageError(DataError):
@@ -26,75 +26,77 @@ class FootageError(DataError):
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One decoded picture of a video."""
+    """A decoded frame."""
 
     image: NDArray[np.uint8]
     """(height, width, 3), RGB, upright."""
     time_s: float
-    """Unix time at which it was taken."""
+    """Unix time when it was taken."""
     number: int
-    """Its place in the footage, from 1, as MOTChallenge counts."""
+    """Number in the footage, from 1 as in MOTChallenge."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """People in one frame."""
+    """Boxes of people in one frame."""
 
     xyxy: Floats = field(default_factory=lambda: np.empty((0, 4), np.float32))
     """(N, 4)."""
     scores: Floats = field(default_factory=lambda: np.empty(0, np.float32))
-    """(N,), in [0, 1]: how sure the detector is."""
+    """(N,), in [0, 1]."""
 
     def __post_init__(self) -> None:
         if self.xyxy.shape != (len(self.scores), 4):
-            raise FootageError(f"boxes of shape {self.xyxy.shape} with {len(self.scores)} scores; (N, 4) and (N,) fit")
+            raise FootageError(
+                f"boxes of shape {self.xyxy.shape} with {len(self.scores)} scores; they must be (N, 4) and (N,)"
+            )
 
     def __len__(self) -> int:
         return len(self.scores)
 
 
 class Detector(Protocol):
-    """Finds people in frames. Frames of one camera come in the order of their times."""
+    """Finds people in the frames of one camera, which come in the order of time."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides its boxes: names, numbers, digests. It is stored with the results."""
+        """Everything that its boxes depend on (names, numbers, digests), to be stored with the results."""
         ...
 
     @property
     def warmup_s(self) -> float:
-        """Seconds of footage that it has to see before its first boxes count; 0 for most."""
+        """Seconds of footage that it needs before its boxes are valid; 0 for most detectors."""
         ...
 
     def reset(self) -> None:
-        """Forget all frames: another segment begins."""
+        """Forget all frames, because a new segment begins."""
         ...
 
     def detect(self, frame: VideoFrame) -> Boxes:
-        """The people in a frame."""
+        """Find the people in a frame."""
         ...
 
 
 class Tracker(Protocol):
-    """Gives the boxes of one person the same number from frame to frame."""
+    """Assigns the same id to the boxes of one person from frame to frame."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides its ids."""
+        """Everything that its ids depend on."""
         ...
 
     def reset(self, fps: float) -> None:
-        """Forget everything; the next frames come at about ``fps`` per second."""
+        """Forget all tracks. The next frames come at about ``fps`` per second."""
         ...
 
     def update(self, boxes: Boxes, frame: VideoFrame) -> Ints:
-        """(N,): the id of each box, or ``NO_ID``. Times must increase from call to call."""
+        """Returns (N,): the id of each box, or ``NO_ID``. Times must increase from call to call."""
         ...
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something in the footage that could not be used, and where."""
+    """A part of the footage that cannot be read."""
 
     time_s: float
     """Seconds since the footage began."""
@@ -106,7 +108,7 @@ class Trouble:
 
 @dataclass
 class Track:
-    """One person in one camera, frame by frame: what a tracker, or we after it, say."""
+    """The boxes of one person in one camera, by frame."""
 
     id: int
     numbers: list[int] = field(default_factory=list)
@@ -116,13 +118,13 @@ class Track:
     scores: list[float] = field(default_factory=list)
     """In [0, 1]; 0 where the box was interpolated, not detected."""
     pieces: list[tuple[int, int, int]] = field(default_factory=list)
-    """What it was made of: the tracker's id, first and last frame number. So every join can be undone."""
+    """What it was joined from: the tracker's id, first and last frame number."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def append(self, number: int, time_s: float, box: tuple[float, float, float, float], score: float) -> None:
-        """One more frame."""
+        """Add a frame."""
         self.numbers.append(number)
         self.times_s.append(time_s)
         self.boxes.append(box)

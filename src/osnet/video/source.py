@@ -1,7 +1,7 @@
-"""Video files, read through PyAV (FFmpeg): which frames there are, when they were taken, and their pixels.
+"""Read video files through PyAV (FFmpeg): the times of their frames, and the pixels.
 
-Times come from the stream's own clock, so variable frame rates need nothing special. A clock that jumps back (two
-recordings in one file) is mended: time goes on by one frame's length. What cannot be decoded is left out and listed.
+Times come from the stream's own clock, so variable frame rates need no special treatment. Where the clock jumps back
+(two recordings in one file), times continue one frame later. What cannot be decoded is left out and listed.
 """
 
 import glob
@@ -48,19 +48,19 @@ SUFFIXES = frozenset(
         ".wmv",
     ]
 )
-"""What a folder is searched for. A file that is named is opened whatever it is called."""
+"""Extensions that are looked for in folders. A file that is given by name may have any extension."""
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,mjpeg,nut,mxf,ivf,obu,"
     "wtv,dhav"
 )
-"""FFmpeg's demuxers that may open a file. Playlists are not among them: they would open other files and addresses."""
+"""The demuxers of FFmpeg that may open a file. Playlists are excluded, because they open other files and addresses."""
 MAX_PIXELS = 8192 * 8192
 MAX_TROUBLES = 100
-"""So many are listed; the rest is counted."""
+"""At most this many are listed for a file."""
 MAX_REORDER = 32
-"""So many frames behind the last that is wanted, what is missing will not come."""
+"""Frames that are still missing this many frames after the last wanted one will not come: codecs reorder less."""
 DEFAULT_FPS = 25.0
-"""For raw streams that carry no clock at all."""
+"""Frames per second of raw streams, which have no clock."""
 
 
 @dataclass(frozen=True)
@@ -71,32 +71,32 @@ class Footage:
     starts_s: float
     """Unix time of its first frame."""
     times_s: Times
-    """(F,): when each frame is shown, in seconds since the first, increasing."""
+    """(F,): the time of each frame in seconds since the first, increasing."""
     size_wh: tuple[int, int]
-    """As stored, before it is turned upright."""
+    """Width and height as stored, before the rotation is applied."""
     origin_s: float
-    """The first frame's time on the stream's own clock."""
+    """Time of the first frame on the stream's own clock, in seconds."""
     seekable: bool
-    """False: the clock jumps or is missing, so each segment is decoded from the file's beginning."""
+    """False if the clock jumps or is missing. Then each segment is decoded from the beginning of the file."""
     troubles: tuple[Trouble, ...] = ()
-    """What its packets and its header show before anything is decoded."""
+    """Faults that the packets and the header show before anything is decoded."""
 
     @property
     def fps(self) -> float:
-        """Frames a second: the median; ``DEFAULT_FPS`` for a single frame."""
+        """Median number of frames per second; ``DEFAULT_FPS`` for a single frame."""
         return round(float(1 / np.median(np.diff(self.times_s))), 6) if len(self.times_s) > 1 else DEFAULT_FPS
 
     @property
     def duration_s(self) -> float:
-        """From the first frame to the end of the last."""
+        """Seconds from the first frame to the end of the last."""
         return float(self.times_s[-1]) + 1 / self.fps
 
 
 def list_footage(footage: str | Path) -> list[Path]:
-    """The files that a path, a folder or a pattern with ``*`` means, in sorted order.
+    """List the video files that a path, a folder or a pattern with ``*`` stands for, sorted.
 
     Raises:
-        FootageError: there is no such file, or none in the folder.
+        FootageError: there is no such file, or no video in the folder.
     """
     path = Path(footage)
     if path.is_file():
@@ -105,25 +105,27 @@ def list_footage(footage: str | Path) -> list[Path]:
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
             raise FootageError(
-                f"no video files in {path}; they are known by their suffix: {' '.join(sorted(SUFFIXES))}"
+                f"no video files in {path}; a video has one of the extensions {' '.join(sorted(SUFFIXES))}"
             )
         return found
     matches = glob.glob(str(footage), recursive=True)  # noqa: PTH207  a pattern may begin at the root
     found = sorted(path for path in map(Path, matches) if path.is_file())
     if not found:
-        raise FootageError(f"no such footage: {footage} is no file, no folder, and no pattern that matches files")
+        raise FootageError(
+            f"no such footage: {footage} is neither a file nor a folder, and matches no files as a pattern"
+        )
     return found
 
 
 def open_footage(path: str | Path, starts_s: float | None = None) -> Footage:
-    """Look at every packet of a file, without decoding any.
+    """Read the times of all frames from a file's packets, without decoding them.
 
     Args:
         path: a video file.
-        starts_s: Unix time of its first frame; by default what the file says (``creation_time``).
+        starts_s: Unix time of its first frame; default: the file's ``creation_time``.
 
     Raises:
-        FootageError: it cannot be opened, has no video, no frames, or does not say when it was taken.
+        FootageError: the file cannot be opened, has no video or no frames, or has no ``creation_time``.
     """
     path = Path(path)
     with _opened(path) as (container, stream):
@@ -133,7 +135,7 @@ def open_footage(path: str | Path, starts_s: float | None = None) -> Footage:
             raise FootageError(f"{path} has a video stream without frames")
         if starts_s is None:
             starts_s = _creation_time(path, container, stream)
-        # Two packets of one time are one frame (fields; frames that are never shown).
+        # Two packets with the same time are one frame (interlaced fields; frames that are never shown).
         sorted_times = np.unique(np.round(times, 6))
         origin_s = float(sorted_times[0])
         troubles = [Trouble(max(0.0, t.time_s - origin_s), t.what) for t in packets.troubles]
@@ -151,19 +153,20 @@ def read_frames(
     fps: float | None = None,
     troubles: list[Trouble] | None = None,
 ) -> Iterator[VideoFrame]:
-    """Frames from ``start_s`` to before ``stop_s``, in seconds since the footage began.
+    """Decode the frames from ``start_s`` (included) to ``stop_s`` (excluded).
 
-    A frame's pixels, time and number do not depend on where reading begins.
+    The pixels, time and number of a frame do not depend on where reading begins.
 
     Args:
         footage: from ``open_footage``.
-        start_s: from here on.
-        stop_s: up to here.
-        fps: at most so many a second: of each interval of 1 / fps seconds the first frame. None: all.
-        troubles: what could not be decoded is added here.
+        start_s: in seconds since the footage began.
+        stop_s: likewise.
+        fps: highest number of frames per second; the first frame of each interval of 1 / fps seconds is taken. None:
+            all frames.
+        troubles: frames that cannot be decoded are added to this list.
 
     Raises:
-        FootageError: the file is gone, or is another one than it was.
+        FootageError: the file no longer exists, or has changed.
     """
     troubles = [] if troubles is None else troubles
     wanted = choose_frames(footage.times_s, start_s, stop_s, fps)
@@ -179,7 +182,7 @@ def read_frames(
 
 
 def choose_frames(times_s: Times, start_s: float, stop_s: float, fps: float | None) -> NDArray[np.int64]:
-    """Indices of the frames that ``read_frames`` gives."""
+    """Indices of the frames that ``read_frames`` reads."""
     chosen = np.ones(len(times_s), bool)
     if fps is not None:
         slots = np.floor(times_s * fps + 1e-6)
@@ -188,7 +191,7 @@ def choose_frames(times_s: Times, start_s: float, stop_s: float, fps: float | No
 
 
 class _SeekTooFarError(Exception):
-    """The first frame after a seek lies behind the one that was wanted; nothing was given out yet."""
+    """The first frame after a seek comes after the wanted one. No frame has been yielded yet."""
 
 
 def _read(footage: Footage, wanted: NDArray[np.int64], troubles: list[Trouble], seek: bool) -> Iterator[VideoFrame]:
@@ -210,7 +213,7 @@ def _read(footage: Footage, wanted: NDArray[np.int64], troubles: list[Trouble], 
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
-                continue  # the frames that are missing at the end are listed
+                continue  # the missing frames are listed below
             for frame in frames:
                 if frame.pts is None or frame.is_corrupt:
                     continue
@@ -239,7 +242,7 @@ def _nearest(times_s: Times, time_s: float) -> int:
 
 
 def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
-    """First index and length of each run; frames left out by sampling do not break one of three seconds or so."""
+    """First index and length of each run. Gaps up to 100 frames, which sampling causes, do not end a run."""
     start = 0
     for place in range(1, len(indices) + 1):
         if place == len(indices) or indices[place] - indices[place - 1] > 100:
@@ -248,7 +251,7 @@ def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
 
 
 class _Packets:
-    """Packets of a stream with their times in seconds, on a clock that never goes back."""
+    """The packets of a stream with their times in seconds, which never decrease."""
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
@@ -280,7 +283,7 @@ class _Packets:
             yield packet, float(shown * base)
 
     def _demuxed(self) -> Iterator[Any]:
-        """Packets, going on behind what cannot be read."""
+        """The packets that can be read; reading continues after an unreadable part."""
         av = require_extra("av", "video")
         last_s = 0.0
         for _ in range(MAX_TROUBLES):
@@ -293,7 +296,7 @@ class _Packets:
             except av.error.EOFError:
                 return
             except (av.error.FFmpegError, OSError) as error:
-                self._add(last_s, f"a part that cannot be read ({getattr(error, 'strerror', None) or error})")
+                self._add(last_s, f"a part cannot be read ({getattr(error, 'strerror', None) or error})")
 
     def _add(self, time_s: float, what: str) -> None:
         if len(self.troubles) < MAX_TROUBLES:
@@ -302,7 +305,7 @@ class _Packets:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """A container and its first video stream."""
+    """Open a file. Yields the container and its first video stream."""
     av = require_extra("av", "video")
     if not path.is_file():
         raise FootageError(f"no such footage: {path}")
@@ -311,7 +314,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         container = av.open(str(path.absolute()), container_options=options)
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise FootageError(f"{path} cannot be opened as a video: {reason}; is it one, and is it whole?") from error
+        raise FootageError(
+            f"{path} cannot be opened as a video: {reason}; it may be truncated, or another kind of file"
+        ) from error
     with container:
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
@@ -319,18 +324,18 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         stream = container.streams.video[0]
         context = stream.codec_context
         if context is None:
-            raise FootageError(f"{path}: no decoder for its video")
+            raise FootageError(f"{path}: FFmpeg has no decoder for its video")
         _check_size(path, context.width, context.height)
         yield container, stream
 
 
 def _check_size(path: Path | str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise FootageError(f"{path} has frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are read")
+        raise FootageError(f"{path} has frames of {width} x {height} pixels; the limit is {MAX_PIXELS:,} pixels")
 
 
 def upright(frame: Any, path: Path | str) -> NDArray[np.uint8]:
-    """(height, width, 3) RGB, turned as the file says (telephones store a rotation)."""
+    """Convert a frame to RGB (height, width, 3), and apply the rotation that phones store."""
     _check_size(path, frame.width, frame.height)
     image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
     quarters = round(frame.rotation / 90) % 4
@@ -338,7 +343,7 @@ def upright(frame: Any, path: Path | str) -> NDArray[np.uint8]:
 
 
 def _find_cut(container: Any, stream: Any, count: int, times_s: Times) -> list[Trouble]:
-    """A file that is shorter than its header says, or with holes where its frames would come at a steady rate."""
+    """Faults of a file that is shorter than its header says, or lacks frames although its rate is steady."""
     troubles = []
     steps = np.diff(times_s)
     step = float(np.median(steps)) if len(steps) else 0.0
@@ -349,12 +354,12 @@ def _find_cut(container: Any, stream: Any, count: int, times_s: Times) -> list[T
                 Trouble(float(times_s[place]), f"{missing} frame{'s are' if missing > 1 else ' is'} missing")
             )
     end_s = float(times_s[-1])
-    counts = "mp4" in container.format.name  # elsewhere the header's number may be anything
+    counts = "mp4" in container.format.name  # other formats may state any number of frames
     if counts and count < stream.frames:
         troubles.append(Trouble(end_s, f"the file ends here, with {count} of its {stream.frames} frames"))
     stated_s = float(container.duration or 0) / 1e6
     if not counts and stream.duration and stated_s > end_s + max(1.0, 0.05 * stated_s):
-        troubles.append(Trouble(end_s, f"the file ends here; it says that it is {stated_s:.1f} s long"))
+        troubles.append(Trouble(end_s, f"the file ends here; its header states {stated_s:.1f} s"))
     return troubles
 
 
@@ -365,26 +370,26 @@ def _creation_time(path: Path, container: Any, stream: Any) -> float:
             moment = datetime.fromisoformat(text)
         except ValueError:
             continue
-        if moment.year > 1971:  # cameras without a clock write 1904 or 1970
+        if moment.year > 1971:  # cameras whose clock is not set write 1904 or 1970
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     raise FootageError(
-        f"{path} does not say when it was taken; give --starts 2026-11-28T08:00:00+01:00, or a pattern for its name"
+        f"{path} does not say when it was taken; give --starts, such as 2026-11-28T08:00:00+01:00, or --name-pattern"
     )
 
 
 def start_from_name(path: Path, pattern: str, zone: tzinfo = UTC) -> float:
-    """Unix time from a file's name.
+    """Read the Unix time from a file's name.
 
     Args:
-        path: its name without the suffix is looked at.
-        pattern: as for ``datetime.strptime``, ``*`` standing for anything: ``gate_*_%Y%m%d_%H%M%S``.
-        zone: what the name's clock means, unless the pattern holds ``%z``.
+        path: the file; its name is used without the extension.
+        pattern: as for ``datetime.strptime``, with ``*`` for any text: ``gate_*_%Y%m%d_%H%M%S``.
+        zone: time zone of the name, unless the pattern contains ``%z``.
 
     Raises:
-        FootageError: the name does not fit, or the pattern has no date.
+        FootageError: the name does not match the pattern, or the pattern contains no year.
     """
     if "%Y" not in pattern and "%y" not in pattern and "%s" not in pattern:
-        raise FootageError(f"the pattern {pattern!r} has no year; give one like *_%Y%m%d_%H%M%S")
+        raise FootageError(f"the pattern {pattern!r} has no year; give a pattern such as *_%Y%m%d_%H%M%S")
     stem = path.stem
     parts = re.escape(pattern).replace(r"\*", ".*?")
     digits = {"Y": r"\d{4}", "f": r"\d{1,6}", "z": r"[-+]\d\d:?\d\d|Z", "b": r"[A-Za-z]{3}"}
@@ -392,9 +397,9 @@ def start_from_name(path: Path, pattern: str, zone: tzinfo = UTC) -> float:
     try:
         match = re.fullmatch(regex, stem)
         if match is None:
-            raise ValueError("it does not fit")
+            raise ValueError("it does not match")
         fields = match.groupdict()
         moment = datetime.strptime(" ".join(fields.values()), " ".join(f"%{name}" for name in fields))
     except (ValueError, re.error) as error:
-        raise FootageError(f"{path.name} does not give a time by the pattern {pattern!r}: {error}") from error
+        raise FootageError(f"no time can be read from {path.name} by the pattern {pattern!r}: {error}") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()

@@ -1,9 +1,9 @@
-"""Live streams (RTSP, HTTP): frames as they arrive, gaps as they happen, and segments cut while they run.
+"""Live streams (RTSP, HTTP), indexed in segments while they run.
 
-A thread reads and decodes. Frames wait in a queue counted in frames; when it is full, whole frames are dropped before
-they are converted, and counted. A stream that stalls, ends or breaks is a gap: all tracks end there, the segment at
-hand is committed, and the stream is opened again after a pause that doubles. A frame's time is the wall clock at its
-arrival; the stream's own rate is not believed.
+A thread reads and decodes. Frames wait in a queue of limited length. If it is full, new frames are dropped before they
+are converted, and counted. If a stream stalls, ends or fails, there is a gap: all tracks end, the current segment is
+committed, and the stream is opened again after a pause, which doubles with each attempt. The time of a frame is the
+wall clock at its arrival, because the rate that a stream states is often wrong.
 """
 
 import queue
@@ -24,25 +24,25 @@ from osnet.video.tracking import make_tracker
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 FORMATS = "rtsp,mpegts,mov,mp4,matroska,webm,flv,mjpeg,mpjpeg,h264,hevc,avi"
-"""What may come over the wire. Playlists (HLS) are not among them: they would open other addresses."""
+"""The demuxers that are allowed. Playlists (HLS) are excluded, because they open other addresses."""
 PROTOCOLS = "rtsp,rtsps,rtp,udp,tcp,tls,http,https,httpproxy,crypto"
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """How a stream is read."""
+    """Time-outs, pauses, queue and sampling of a stream."""
 
     open_timeout_s: float = 10.0
     read_timeout_s: float = 10.0
     first_pause_s: float = 1.0
-    """Before the first try again; it doubles up to ``max_pause_s``, and begins anew when frames have come."""
+    """Pause before the first new attempt. It doubles up to ``max_pause_s``, and is reset when a frame arrives."""
     max_pause_s: float = 60.0
     queue_frames: int = 4
-    """So many wait; more are dropped."""
+    """Length of the queue."""
     fps: float | None = 5.0
-    """At most so many a second are taken; None: all."""
+    """Highest number of frames per second that are taken; None: all."""
     max_tries: int | None = None
-    """In a row without a frame; then the stream ends. None: for ever."""
+    """Attempts in a row without a frame, after which the stream ends. None: no limit."""
 
     def __post_init__(self) -> None:
         for name in ("open_timeout_s", "read_timeout_s", "first_pause_s", "max_pause_s", "queue_frames"):
@@ -52,7 +52,7 @@ class StreamSettings:
 
 @dataclass(frozen=True)
 class Gap:
-    """The stream broke off here."""
+    """An interruption of the stream."""
 
     time_s: float
     """Unix time."""
@@ -61,27 +61,27 @@ class Gap:
 
 @dataclass
 class StreamCounts:
-    """What became of a stream's frames."""
+    """Numbers of frames of a stream."""
 
     taken: int = 0
-    """Given out."""
+    """Yielded by ``events``."""
     dropped: int = 0
-    """Left out because the queue was full."""
+    """Dropped because the queue was full."""
     sampled_out: int = 0
-    """Left out to keep to ``fps``."""
+    """Skipped by ``fps``."""
     gaps: int = 0
 
 
 class LiveStream:
-    """One camera's stream.
+    """The stream of one camera.
 
     Args:
-        address: rtsp, rtsps, http or https.
+        address: begins with rtsp, rtsps, http or https.
         settings: time-outs, queue, sampling.
-        clock: gives Unix time.
+        clock: returns Unix time.
 
     Raises:
-        FootageError: another kind of address.
+        FootageError: ``address`` has another scheme or no host.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class LiveStream:
         parts = urlsplit(address)
         if parts.scheme not in SCHEMES or not parts.hostname:
             raise FootageError(
-                f"{public_address(address)!r} is no address of a stream; give {', '.join(SCHEMES)}://..."
+                f"{public_address(address)!r} is not the address of a stream; it must begin with {', '.join(SCHEMES)}://"
             )
         self.address, self.settings, self._clock = address, settings or StreamSettings(), clock
         self.counts = StreamCounts()
@@ -101,7 +101,7 @@ class LiveStream:
         self._size: tuple[int, int] = (0, 0)
 
     def events(self) -> Iterator[VideoFrame | Gap]:
-        """Frames and gaps, in the order of time, until ``stop`` is called or ``max_tries`` are used up."""
+        """Frames and gaps in the order of time, until ``stop`` is called or ``max_tries`` is reached."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, name="osnet-stream", daemon=True)
             self._thread.start()
@@ -119,9 +119,9 @@ class LiveStream:
             yield event
 
     def stop(self) -> None:
-        """End; ``events`` returns soon."""
+        """End the stream. ``events`` then returns within a fraction of a second."""
         self._stop.set()
-        while True:  # the reader may wait for room
+        while True:  # the reading thread may be waiting for room
             try:
                 self._queue.get_nowait()
             except queue.Empty:
@@ -146,7 +146,7 @@ class LiveStream:
         self._put(None)
 
     def _read_once(self) -> str:
-        """Until the stream breaks; why it did."""
+        """Read until the stream is interrupted. Returns the reason."""
         av = require_extra("av", "video")
         timeouts = (self.settings.open_timeout_s, self.settings.read_timeout_s)
         options = {"rtsp_transport": "tcp", "protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS}
@@ -167,7 +167,7 @@ class LiveStream:
             return str(getattr(error, "strerror", None) or error)
 
     def _take(self, frame: Any) -> None:
-        """One decoded frame: into the queue, or counted."""
+        """Put a decoded frame into the queue, or count why not."""
         now = self._now()
         self._number += 1
         size = (frame.width, frame.height)
@@ -198,20 +198,20 @@ class LiveStream:
                 continue
 
     def _now(self) -> float:
-        """The clock, never backwards."""
+        """The time, at least a millisecond after the last."""
         self._last_s = max(round(self._clock(), 3), round(self._last_s + 0.001, 3))
         return self._last_s
 
 
 @dataclass
 class WatchReport:
-    """What ``index_stream`` did."""
+    """Result of ``index_stream``."""
 
     segments_added: int = 0
     tracklets_added: int = 0
     counts: StreamCounts = field(default_factory=StreamCounts)
     gaps: list[str] = field(default_factory=list)
-    """The last hundred: when and why."""
+    """Time and reason of the last hundred gaps."""
 
 
 def index_stream(
@@ -226,34 +226,34 @@ def index_stream(
     until: Callable[[], bool] = lambda: False,
     on_segment: Callable[[WatchReport], None] | None = None,
 ) -> WatchReport:
-    """Put everybody on a live stream into an archive, a segment at a time, until ``until`` says so or the stream ends.
+    """Add the people on a live stream to an archive, segment by segment, until the stream ends or ``until`` is true.
 
     Args:
-        stream: it is stopped at the end.
-        archive: the folder.
-        camera: its name.
-        embedder: makes the vectors.
+        stream: is stopped at the end.
+        archive: folder of the archive.
+        camera: name of the camera.
+        embedder: computes the embeddings.
         detector: finds people.
-        tracker: C-BIoU by default.
-        settings: ``segment_s``, ``overlap_s``, ``sample_s``, ``crops``, ``appearance``. Sampling is the stream's own.
-        until: asked after each frame.
-        on_segment: told after each segment.
+        tracker: default: C-BIoU.
+        settings: as for ``index_footage``, except ``fps``, which is a setting of the stream.
+        until: called after each frame; true ends the indexing.
+        on_segment: called after each segment.
 
     Raises:
-        GalleryError: the archive holds vectors of other weights, or another process indexes this camera.
-        OutputError: the archive cannot be written; whole segments stay.
+        GalleryError: the archive has embeddings of other weights, or another process is indexing this camera.
+        OutputError: the archive cannot be written. Complete segments remain.
     """
     settings = settings or IndexSettings()
     tracker = tracker or make_tracker()
     segment_name(camera, 0.0)
-    store = Archive.for_embedder(archive, embedder)
+    store = Archive.open(archive, embedder)
     decides = describe(detector, tracker, settings)
     report = WatchReport(counts=stream.counts)
     source = _Cutter(stream, settings, until, report)
     fps = stream.settings.fps or 25.0
     with writing(store.folder, camera):
         try:
-            while source.goes_on():
+            while source.has_next():
                 start_s = source.start_s
                 before = stream.counts.dropped
                 finished, count = process_frames(
@@ -278,7 +278,7 @@ def index_stream(
 
 
 class _Cutter:
-    """Frames of a stream, a segment at a time; the overlap's frames come in both."""
+    """Splits a stream into segments. The frames of an overlap belong to both segments."""
 
     def __init__(
         self, stream: LiveStream, settings: IndexSettings, until: Callable[[], bool], report: WatchReport
@@ -290,8 +290,8 @@ class _Cutter:
         self.start_s = self.stop_s = 0.0
         self.troubles: list[str] = []
 
-    def goes_on(self) -> bool:
-        """True if another segment begins; waits for its first frame."""
+    def has_next(self) -> bool:
+        """Wait for the first frame of the next segment. False if the stream has ended."""
         self.troubles = []
         while not self._carried and not self._over:
             event = next(self._events, None)
@@ -306,7 +306,7 @@ class _Cutter:
         return bool(self._carried)
 
     def segment(self) -> Iterator[VideoFrame]:
-        """Its frames, to the end of the overlap, or to a gap."""
+        """The frames of the segment, up to the end of the overlap or to a gap."""
         border = self.start_s + self._settings.segment_s
         end = border + self._settings.overlap_s
         carried, self._carried = self._carried, []
@@ -319,7 +319,7 @@ class _Cutter:
                 return
             if isinstance(event, Gap):
                 self._note(event)
-                self._carried = []  # after a gap, nothing is the same
+                self._carried = []  # tracks do not continue after a gap
                 return
             if event.time_s >= border:
                 self._carried.append(event)
@@ -338,11 +338,11 @@ class _Cutter:
 
 
 def public_address(address: str) -> str:
-    """Without name and password, which are stored nowhere."""
+    """The address without user name, password and query, which must not be stored."""
     try:
         parts = urlsplit(address)
         host = parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "an address that cannot be read"
+        return "an invalid address"
     return urlunsplit((parts.scheme, host + port, parts.path, "", ""))

@@ -1,4 +1,4 @@
-"""Trackers: those of Roboflow's ``trackers`` (Apache-2.0) by name, and ids that somebody else has given."""
+"""Trackers: those of Roboflow's ``trackers`` (Apache-2.0) by name, and tracks of other programs from a file."""
 
 import inspect
 from pathlib import Path
@@ -18,19 +18,22 @@ TRACKERS = {
     "botsort": "BoTSORTTracker",
 }
 DEFAULT_TRACKER = "cbiou"
+DEFAULTS = {"lost_track_buffer": 90}
+"""Options that differ from those of ``trackers``: a lost person is expected for 3 s, not 1 s (frames at 30 per second).
+This was chosen on TUD with passages left out (docs/video.md)."""
 FRAME_USERS = frozenset({"botsort"})
-"""They look at the pixels, to follow a moving camera."""
+"""These trackers need the pixels, to compensate camera motion."""
 
 
 class NamedTracker:
-    """One of ``trackers``' trackers.
+    """A tracker of the package ``trackers``.
 
     Args:
         name: a key of ``TRACKERS``.
-        options: for its constructor, such as ``lost_track_buffer`` (in frames of 30 a second).
+        options: for its constructor, such as ``lost_track_buffer`` (in frames, at 30 per second).
 
     Raises:
-        FootageError: an unknown name or option.
+        FootageError: unknown name or option.
         MissingExtraError: ``trackers`` is not installed.
     """
 
@@ -43,7 +46,7 @@ class NamedTracker:
         known = [p for p in inspect.signature(self._class).parameters if p != "frame_rate"]
         if unknown := sorted(set(options) - set(known)):
             raise FootageError(f"tracker {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
-        self.name, self._options = name, options
+        self.name, self._options = name, {**{k: v for k, v in DEFAULTS.items() if k in known}, **options}
         self.reset(30.0)
 
     @property
@@ -52,11 +55,11 @@ class NamedTracker:
         return {"tracker": self.name, **self._options}
 
     def reset(self, fps: float) -> None:
-        """A new tracker of the kind."""
+        """Replace the tracker by a new one for ``fps`` frames per second."""
         self._tracker = self._class(frame_rate=fps, **self._options)
 
     def update(self, boxes: Boxes, frame: VideoFrame) -> Ints:
-        """(N,) ids."""
+        """Returns the ids (N,)."""
         detections = self._supervision.Detections(
             xyxy=boxes.xyxy.astype(np.float32),
             confidence=boxes.scores,
@@ -72,13 +75,13 @@ class NamedTracker:
 
 
 class GivenTracks:
-    """Boxes and ids from MOTChallenge text: a detector and a tracker in one.
+    """Boxes and ids from a MOTChallenge text: detector and tracker in one.
 
     Args:
-        path: the text; its frames are counted as the footage's are, from 1, before any are left out.
+        path: the text. Its frame numbers are those of the footage, from 1, before sampling.
 
     Raises:
-        FootageError: it cannot be read, or has no ids.
+        FootageError: the text cannot be read, or has no ids.
     """
 
     name = "given"
@@ -87,33 +90,33 @@ class GivenTracks:
     def __init__(self, path: str | Path) -> None:
         self._file = MotFile(path)
         if not self._file.has_ids:
-            raise FootageError(f"{path} has boxes but no ids (all are -1); give it as a detector, not as tracks")
+            raise FootageError(f"{path} has no ids (all are -1); use it as a detector: --detector {path}")
         self._ids = np.empty(0, np.int64)
 
     @property
     def description(self) -> dict[str, Any]:
-        """The file's digest."""
+        """Digest of the file."""
         return {"tracks": "MOTChallenge", "sha256": self._file.sha256()}
 
     def reset(self, fps: float = 0.0) -> None:
-        """Nothing is remembered."""
+        """Do nothing: there is no state."""
 
     def detect(self, frame: VideoFrame) -> Boxes:
-        """The file's boxes of this frame."""
+        """The boxes of this frame."""
         boxes, self._ids = self._file.at(frame.number)
         return boxes
 
     def update(self, boxes: Boxes, frame: VideoFrame) -> Ints:
-        """The file's ids of these boxes."""
+        """The ids of these boxes."""
         return self._ids
 
 
 def make_tracker(name: str = DEFAULT_TRACKER, **options: Any) -> Tracker:
-    """A tracker by its name. Raises as ``NamedTracker``."""
+    """Create a tracker by name. Raises as ``NamedTracker``."""
     return NamedTracker(name, **options)
 
 
 def front_end(tracks: str | Path) -> tuple[Detector, Tracker]:
-    """What ``--tracks FILE`` stands for. Raises as ``GivenTracks``."""
+    """Detector and tracker that read ``tracks``, a MOTChallenge text. Raises as ``GivenTracks``."""
     given = GivenTracks(tracks)
     return given, given
