@@ -22,7 +22,7 @@ from osnet.service.middleware import Guard, Idempotency, Metrics
 from osnet.service.web import answer_error, render
 
 THREADS = 16
-"""So many requests are in work at once; more wait. With many more, threads of one process mostly wait for each other."""
+"""So many requests are in work at once; more wait. With many more, threads mostly wait for each other."""
 
 
 def make_app(service: Service) -> ASGIApp:
