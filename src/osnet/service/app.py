@@ -21,8 +21,8 @@ from osnet.service.core import LOOPBACK, Service
 from osnet.service.middleware import Guard, Idempotency, Metrics
 from osnet.service.web import answer_error, render
 
-THREADS = 64
-"""So many requests are in work at once; more wait."""
+THREADS = 16
+"""So many requests are in work at once; more wait. With many more, threads mostly wait for each other."""
 
 
 def make_app(service: Service) -> ASGIApp:
