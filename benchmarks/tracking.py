@@ -18,6 +18,7 @@ that have these packages; see tracking_peers.py.
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -147,7 +148,9 @@ def rows_of(given: argparse.Namespace, name: str, embedder: Embedder) -> Iterato
                 rows.append({"sequence": name, "boxes": boxes_from, "tracker": tracker, "variant": variant})
         for kind in BOXMOT if given.boxmot else ():
             files.append(work / f"{name}.{boxes_from}.boxmot-{kind}.result.txt")
-            peer(given.boxmot, "boxmot", kind, source, data / video, data / WEIGHTS, files[-1])
+            weights = work / Path(WEIGHTS).with_suffix(".pt").name  # BoxMOT knows formats by the extension
+            shutil.copyfile(data / WEIGHTS, weights)
+            peer(given.boxmot, "boxmot", kind, source, data / video, weights, files[-1])
             rows.append(
                 {"sequence": name, "boxes": boxes_from, "tracker": f"BoxMOT {kind}", "variant": "tracker alone"}
             )
