@@ -34,7 +34,7 @@ class Settings:
     """Height x width of the crops."""
     rounds: int = 10
     threads: int = 2
-    backends: tuple[str, ...] = ("native", "onnxruntime", "openvino")
+    backends: tuple[str, ...] = ("onnxruntime", "openvino")
     peer_python: Path | None = None
     """Python of an environment with torchreid 0.2.5. Without it, a plain loop of Pillow and PyTorch stands first."""
     model: str = "osnet_x0_25"

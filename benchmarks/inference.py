@@ -37,7 +37,7 @@ class Settings:
     block_s: float = 0.4
     """Each contender's turn takes so long, or one batch if that takes longer."""
     threads: int = 2
-    backends: tuple[str, ...] = ("torch", "native", "onnxruntime", "openvino")
+    backends: tuple[str, ...] = ("torch", "onnxruntime", "openvino")
     peer_python: Path | None = None
     """Python of an environment with torchreid 0.2.5."""
     boxmot_python: Path | None = None

@@ -25,7 +25,8 @@ import platform
 import signal
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,7 @@ from osnet.data.reid.catalog import read_source
 from osnet.data.training_set import TrainingSet
 from osnet.embedding.embedder import Embedder
 from osnet.evaluation.evaluate import evaluate
+from osnet.evaluation.scoring import Scoring
 from osnet.features.embedding_files import read_vectors
 from osnet.files import make_folder, write_json
 from osnet.metrics.bootstrap import cluster_interval
@@ -213,9 +215,19 @@ class Clock:
     deadline: float
     """On the monotonic clock."""
     stopped: bool = field(default=False, init=False)
+    _epoch: Iterator[Any] | None = field(default=None, init=False)
 
     def draw(self, batches: Iterable[Any], total: int, label: str) -> Iterator[Any]:
         """For ``Trainer.run``: once an epoch."""
+        self._epoch = self._time(batches, int(label.split()[1].split("/")[0]))
+        return self._epoch
+
+    def close(self) -> None:
+        """Write down an epoch that was interrupted."""
+        if isinstance(self._epoch, Generator):
+            self._epoch.close()
+
+    def _time(self, batches: Iterable[Any], epoch: int) -> Iterator[Any]:
         wall, cpu, done = time.monotonic(), time.process_time(), 0
         try:
             for batch in batches:
@@ -225,7 +237,7 @@ class Clock:
                     self.stopped = True
                     signal.raise_signal(signal.SIGTERM)  # the trainer saves and leaves between two batches
         finally:
-            row = {"epoch": int(label.split()[1].split("/")[0]), "batches": done,
+            row = {"epoch": epoch, "batches": done,
                    "wall_s": time.monotonic() - wall, "cpu_s": time.process_time() - cpu}  # fmt: skip
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -283,13 +295,15 @@ def run_one(run: Run, settings: Settings, dataset: ReidDataset, deadline: float)
     folder = make_folder(settings.work / run.name)
     recipe = make_recipe(run, settings.plan)
     trainer = Trainer(recipe, dataset, folder / "run", RunOptions(workers=0, cpu=settings.on_cpu))
-    trainer.run(Clock(folder / "times.jsonl", deadline).draw)
+    with closing(Clock(folder / "times.jsonl", deadline)) as clock:
+        trainer.run(clock.draw)
     start, cpu = time.monotonic(), time.process_time()
     embedder = Embedder(folder / "run" / "best", device="cpu" if settings.on_cpu else "cuda", normalize=False,
                         num_workers=settings.threads if settings.on_cpu else None, batch_size=64)  # fmt: skip
     scores = {}
     for distance in ("euclidean", "cosine"):
-        found = evaluate(embedder, dataset, distance=distance, features=folder / "features")  # type: ignore[arg-type]
+        scoring = Scoring(distance=distance)  # type: ignore[arg-type]
+        found = evaluate(embedder, dataset, scoring=scoring, features=folder / "features")
         scores[distance] = found.scores
     query, gallery = (read_vectors(folder / "features" / f"{part}-raw.npz")[0].vectors for part in ("query", "gallery"))
     labels = (dataset.query.pids, dataset.gallery.pids, dataset.query.camids, dataset.gallery.camids)

@@ -109,7 +109,7 @@ def embed(data: Path, folder: Path, weights: Path, flip: bool = False) -> dict[s
     """Files to vectors."""
     from osnet.data.folder import read_dataset
     from osnet.embedding.embedder import Embedder
-    from osnet.evaluation.evaluate import embed_dataset
+    from osnet.evaluation.split_embeddings import embed_dataset
     from osnet.progress import no_progress
 
     dataset = read_dataset(data, name="market1501")

@@ -1,10 +1,10 @@
-"""How fast the grouped OSNets run beside their multiply-adds, and what their shuffles cost: all in turn.
+"""Compare the speed of OSNets with grouped convolutions to their multiply-adds, and measure the cost of their shuffles.
 
-A shuffle has no multiply-adds and takes time all the same, so each grouped network is also timed with its shuffles
-taken out (which computes something else; it only shows the cost). Random weights; one process; each round times
-every network once. Images per second are this machine's, now: quote the ratios to the ungrouped network.
+A shuffle has no multiply-adds but takes time. Therefore each grouped network is also timed without its shuffles. This
+computes something else and only shows their cost. The networks have random weights and run in one process. Each round
+times every network once. Images per second depend on the machine; quote the ratios to the ungrouped network.
 
-    python benchmarks/variants.py [--pattern 'osnet_x1_0_g*'] [--size 224 224] [--batch-size 8] [--rounds 10]
+    python benchmarks/variants.py [--widths x1_0] [--size 224 224] [--batch-size 8] [--rounds 10]
 """
 
 import json
@@ -13,23 +13,26 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
 from torch import nn
 
-from osnet import create_model, list_models
+from osnet import create_model
 from osnet.models.counting import count_cost
 from osnet.models.layers import ChannelShuffle
+
+GROUPS = {"x1_0": (2, 4, 8), "x0_75": (2, 3, 4, 8), "x0_5": (2, 4, 8)}
+EXTENTS = ("all", "block", "lite")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What to measure."""
 
-    pattern: str = "osnet_x1_0_g*"
-    """Which networks; the ungrouped one of the same width is always there."""
+    widths: tuple[Literal["x1_0", "x0_75", "x0_5"], ...] = ("x1_0",)
+    """Widths to measure, each without groups and with the groups in ``GROUPS``."""
     size: tuple[int, int] = (224, 224)
     """Height and width in pixels."""
     batch_size: int = 8
@@ -37,9 +40,9 @@ class Settings:
     """Each round times every network once."""
     device: str = "cpu"
     threads: int = 0
-    """Of torch; 0 leaves its own choice."""
+    """Number of torch's threads; 0: torch's default."""
     processor_time: bool = False
-    """Count the processor's time of one thread, not the clock's: for a machine that others use as well."""
+    """Measure the processor time of one thread instead of wall-clock time, for a machine with other work."""
     out: Path | None = None
     """Write the result here as JSON."""
 
@@ -64,7 +67,7 @@ def time_s(network: nn.Module, images: torch.Tensor, clock: Callable[[], float])
 
 
 def markdown(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each network, as docs/classification.md has it."""
+    """The table in docs/classification.md, with a row for each network."""
     lines = [
         "| network | multiply-adds | images/s | times fewer multiply-adds | times as fast (range) | in shuffles |",
         "|---|---|---|---|---|---|",
@@ -86,13 +89,18 @@ def main(settings: Settings) -> None:
     device = torch.device(settings.device)
     images = torch.rand(settings.batch_size, 3, *settings.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    names = list_models(settings.pattern)
-    plain = sorted({name.split("_g")[0] for name in names})
-    networks: dict[str, nn.Module] = {}
-    for name in [*plain, *names]:
-        networks[name] = create_model(name)
-        if name in names:
-            networks[f"{name} no shuffle"] = without_shuffles(create_model(name))
+    plain = [f"osnet_{width}" for width in sorted(settings.widths)]
+    grouped: dict[str, dict[str, Any]] = {
+        f"osnet_{width}_g{groups}_{extent}": {"name": f"osnet_{width}", "groups": groups, "group_extent": extent}
+        for width in sorted(settings.widths)
+        for groups in GROUPS[width]
+        for extent in EXTENTS
+    }
+    names = list(grouped)
+    networks: dict[str, nn.Module] = {name: create_model(name) for name in plain}
+    for name, arguments in grouped.items():
+        networks[name] = create_model(**arguments)
+        networks[f"{name} no shuffle"] = without_shuffles(create_model(**arguments))
     madds = {name: count_cost(network, settings.size).madds for name, network in networks.items()}
     for name, network in networks.items():
         networks[name] = network.to(device, memory_format=torch.channels_last).eval()

@@ -15,7 +15,7 @@ from osnet.models.network import Network
 from osnet.models.osnet import OSNet
 from osnet.models.registry import VARIANTS
 from osnet.weights.card import Card
-from osnet.weights.checkpoint import save_weights
+from osnet.weights.checkpoint import convert, save_weights
 from osnet.weights.factory import create_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +52,23 @@ def msmt17_onnx() -> Path:
 @pytest.fixture(scope="session")
 def people_mini() -> Path:
     return shared_data("people-mini")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OSNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def drawn_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``$OSNET_WEIGHTS`` with a stand-in of ``osnet_x0_25_msmt17``: its file format, drawn tensors."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("drawn")
+    save_weights(create_model("osnet_x0_25"), folder / "network", classifier=torch.nn.Linear(512, 1041).state_dict())
+    convert(folder / "network", folder / "osnet_x0_25_msmt17.pth")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -205,3 +222,13 @@ def described_run(described_people: Path, tmp_path_factory: pytest.TempPathFacto
     out = tmp_path_factory.mktemp("r") / "run"
     Trainer(BOTH, join_labels([read_generated_attributes(described_people)]), out, INLINE).run()
     return out
+
+
+@pytest.fixture(scope="session")
+def painted_archive(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of painted footage: camera-1 and camera-2, three segments each; the footage lies beside it."""
+    pytest.importorskip("av")
+    pytest.importorskip("argon2")
+    from small_service import write_archive
+
+    return write_archive(tmp_path_factory.mktemp("painted"), tiny_weights)

@@ -158,14 +158,14 @@ def test_a_gallery_names_a_bad_file(kind: str, tmp_path: Path) -> None:
     folder, sha = tmp_path / "g", "a" * 64
     store = Gallery.create(folder, weights_sha256=sha, embedding_size=4)
     store.add_embeddings(np.ones((2, 4)), [Item("one"), Item("two")], weights_sha256=sha)
-    (vectors,) = folder.glob("vectors-*.npy")
+    (vectors,) = folder.glob("undated_*")
     np.save(tmp_path / "objects.npy", np.array([{}]))
     contents = {"empty": b"", "npz": WHOLE, "objects": (tmp_path / "objects.npy").read_bytes(), "text": b"1,2,3",
                 "cut": vectors.read_bytes()[:-3]}  # fmt: skip
     vectors.write_bytes(contents[kind])
     listing = folder / "gallery.json"
     content = json.loads(listing.read_text())
-    content["segments"][0]["vectors_sha256"] = sha256_file(vectors)
+    content["segments"][0] |= {"sha256": sha256_file(vectors), "size": len(contents[kind])}
     listing.write_text(json.dumps(content))
     with pytest.raises(GalleryError, match=vectors.name):
         Gallery.open(folder)

@@ -93,7 +93,7 @@ def test_what_is_switched_off_is_not_computed(described_run: Path, described_peo
     assert load_weights(weights).card is not None  # embedding goes on as ever
     with pytest.raises(WeightsError, match=r"names no attribute Shoes; it names Female, AgeOver60"):
         switch_attributes([weights], off=["Hat", "Shoes"])
-    with pytest.raises(WeightsError, match="Hat: to be switched both off and on"):
+    with pytest.raises(WeightsError, match="Hat are in both off and on"):
         switch_attributes([weights], off=["Hat"], on=["Hat"])
     assert "Hat" not in read_card(weights)[0].attributes_off
     switch_attributes([weights], off=before.attributes)
@@ -167,10 +167,10 @@ def test_heads_in_checkpoints(tiny_network, tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "a")
     content["attributes_off"] = ["shoes"]
     (tmp_path / "a" / "card.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match="attributes_off names shoes"):
+    with pytest.raises(WeightsError, match=r"attributes_off .*shoes"):
         read_card(tmp_path / "a")
     for wrong in ({"attributes": ("a", "a")}, {"attributes": ("a",), "attribute_thresholds": (0.1, 0.2)}):
-        with pytest.raises(ValueError, match=r"twice|2 thresholds for 1"):
+        with pytest.raises(ValueError, match=r"a, a|2 .*thresholds.* 1"):
             Card(tiny_network.config, **wrong)
 
 

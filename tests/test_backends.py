@@ -23,11 +23,10 @@ from osnet.runtime.backends import (
     make_backend,
     run_plainly,
 )
-from osnet.runtime.native.llvm import can_compile
 from osnet.types import Preprocessing
 
 CPU = torch.device("cpu")
-NAMED = ["torch", "native", "onnxruntime", "openvino"]
+NAMED = ["torch", "onnxruntime", "openvino"]
 
 
 def need(backend: str) -> None:
@@ -72,12 +71,11 @@ def test_what_auto_means(tiny_network: OSNet, tiny_weights: Path, monkeypatch: p
     assert Embedder(tiny_network).backend == "torch"
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    assert Embedder(tiny_weights).backend == ("native" if can_compile() else "onnxruntime")
+    assert Embedder(tiny_weights).backend == "onnxruntime"
     assert Embedder(tiny_network, backend="onnxruntime").backend == "onnxruntime"
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
-    assert list_backends("auto", tiny_network, CPU) == ["native", "torch"]
-    ibn = OSNet(OSNetConfig(width=0.25, norm="ibn"))
-    assert make_backend("auto", ibn, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
+    assert list_backends("auto", CPU) == ["torch"]
+    assert make_backend("auto", tiny_network, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
 
 
 def test_a_network_in_training_is_run_as_it_is_and_a_named_backend_keeps_its_copy() -> None:
@@ -101,8 +99,7 @@ def test_a_runtime_that_computes_something_else_is_not_used(
     tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("onnxruntime")
-    for runtime in ("native", "onnxruntime"):
-        monkeypatch.setitem(backends.RUNTIMES, runtime, Liar)
+    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", Liar)
     with pytest.warns(UserWarning, match=r"differ from the network's by"):
         assert isinstance(make_backend("auto", tiny_network, Preprocessing(), CPU), TorchBackend)
     with pytest.raises(ModelError, match=r"onnxruntime.*differ from the network's by"):
@@ -117,11 +114,10 @@ def test_a_broken_runtime_is_said_and_passed_over(tiny_network: OSNet, monkeypat
         raise ImportError("DLL load failed")
 
     monkeypatch.setattr(backends, "require_extra", broken)
-    wide = OSNet(OSNetConfig(width=0.25, norm="ibn")).eval()  # none of native's
     with pytest.warns(UserWarning, match=r"onnxruntime does not work here: ImportError: DLL load failed"):
-        assert make_backend("auto", wide, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
+        assert make_backend("auto", tiny_network, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
     with pytest.raises(ImportError, match="DLL load failed"):
-        make_backend("onnxruntime", wide, Preprocessing(size_hw=(64, 32)), CPU)
+        make_backend("onnxruntime", tiny_network, Preprocessing(size_hw=(64, 32)), CPU)
 
 
 class WrongAlone(OnnxRuntimeBackend):
@@ -137,27 +133,8 @@ def test_a_single_image_is_compared_too(tiny_network: OSNet, monkeypatch: pytest
         make_backend("onnxruntime", tiny_network, Preprocessing(size_hw=(64, 32)), CPU)
 
 
-def test_without_llvmlite(tiny_weights: Path) -> None:
-    code = f"""
-import sys, warnings
-warnings.simplefilter("error")
-sys.modules["llvmlite"] = None
-from osnet import Embedder
-from osnet.errors import ModelError
-print(Embedder({str(tiny_weights)!r}).backend)
-try:
-    Embedder({str(tiny_weights)!r}, backend="native")
-except ModelError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] in ("onnxruntime", "torch")
-    assert "llvmlite cannot be loaded" in done.stdout
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("backend", ["native", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_after_a_fork(backend: str) -> None:
     """The threads of the parent are not in the child, which must not wait for them."""
     need(backend)
@@ -165,10 +142,11 @@ def test_after_a_fork(backend: str) -> None:
 import os, signal, torch
 from osnet import OSNet, OSNetConfig
 from osnet.errors import ModelError
-from osnet.runtime.backends import RUNTIMES, generate_pixels
+from osnet.runtime.backends import RUNTIMES, generate_pixels, write_graph
 from osnet.types import Preprocessing
 torch.manual_seed(0)
-made = RUNTIMES[{backend!r}](OSNet(OSNetConfig(width=0.25)).eval(), Preprocessing(size_hw=(64, 32)), num_threads=2)
+graph = write_graph(OSNet(OSNetConfig(width=0.25)).eval(), Preprocessing(size_hw=(64, 32)))
+made = RUNTIMES[{backend!r}](graph, num_threads=2)
 pixels = generate_pixels(5, (64, 32))
 many, one = made.run(pixels), made.run(pixels[:1])
 child = os.fork()
@@ -191,10 +169,10 @@ def test_signals_still_arrive_when_openvino_backends_come_and_go() -> None:
     code = """
 import gc, signal, torch
 from osnet import OSNet, OSNetConfig
-from osnet.runtime.backends import OpenVinoBackend
+from osnet.runtime.backends import OpenVinoBackend, write_graph
 from osnet.types import Preprocessing
-network = OSNet(OSNetConfig(width=0.25)).eval()
-made = [OpenVinoBackend(network, Preprocessing(size_hw=(32, 16))) for _ in range(2)]
+graph = write_graph(OSNet(OSNetConfig(width=0.25)).eval(), Preprocessing(size_hw=(32, 16)))
+made = [OpenVinoBackend(graph) for _ in range(2)]
 while made:
     made.pop(0)
     gc.collect()
@@ -206,10 +184,10 @@ signal.raise_signal(signal.SIGALRM)
 
 
 def test_settings_that_cannot_be(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="unknown backend 'tensorrt'; choose from auto, torch"):
+    with pytest.raises(ModelError, match="tensorrt"):
         Embedder(tiny_network, backend="tensorrt")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="'openvino'"):
-        list_backends("openvino", tiny_network, torch.device("cuda"))
+        list_backends("openvino", torch.device("cuda"))
 
     def absent(module: str, extra: str) -> None:
         raise MissingExtraError(f"{module} {extra}")

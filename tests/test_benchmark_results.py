@@ -9,14 +9,13 @@ import pytest
 
 import layouts
 from conftest import write_picture
-from osnet import Embedder, average_results, evaluate_benchmark, evaluate_splits
+from osnet import Embedder, Scoring, average_results, evaluate
 from osnet.data.folder import FolderLayout, read_dataset, read_folder
 from osnet.data.joining import join_training
 from osnet.data.reid.benchmark import SplitName
 from osnet.data.reid.catalog import read_benchmark, read_named, read_source, splits_overlap
 from osnet.errors import DataError, OutputError
-from osnet.evaluation.evaluate import check_leak
-from osnet.evaluation.results import Scoring
+from osnet.evaluation.checks import check_leak
 from osnet.training.recipe import Recipe
 from test_cli import Run
 
@@ -49,7 +48,7 @@ def test_the_result_says_which_form_it_is_and_what_differs(run: Run, tiny_weight
 
 
 def test_a_plain_folder_has_nothing_more_to_say(tiny_weights: Path, market: Path) -> None:
-    result = evaluate_benchmark(tiny_weights, read_dataset(market))
+    result = evaluate(tiny_weights, read_dataset(market))
     assert (result.benchmark, "DIFFERS" in str(result)) == (None, False)
     assert "cameras: 3" in str(result) or "cameras: 2" in str(result)
 
@@ -59,19 +58,19 @@ def test_splits_print_what_was_scored_left_out_and_asked(tiny_weights: Path, tmp
     broken = sorted((folder / "cam_a").iterdir())[0]
     benchmark = read_benchmark("viper", tmp_path)
     broken.write_bytes(b"broken")
-    result = evaluate_benchmark(tiny_weights, benchmark, on_error="skip", decisions=True)
+    result = evaluate(tiny_weights, benchmark, scoring=Scoring(decisions=True), on_error="skip")
     assert result.name == "viper"  # not the first split's name
     shown = str(result)
     assert "viper, 20 splits in" in shown
     assert "images: 4 to 5, identities: 4 to 5, cameras: 1" in shown  # 5 people in each test half, one image broken
     assert shown.count(broken.name) == 1
     assert "1 left out" in shown
-    assert f"splits kept in {benchmark.splits_file}" in shown
+    assert f"splits file: {benchmark.splits_file}" in shown
     assert "weights  " in shown
-    rates = [part.decisions[0].points[-1].miss_rate for part in result.evaluations]
+    rates = [part.decisions[0].points[-1].miss_rate for part in result.splits]
     assert f"FPR 0.1     TPR {100 * (1 - np.mean(rates)):6.2f} %" in shown
-    assert result.unreadable == result.evaluations[0].unreadable or len(result.unreadable) == 1
-    single = evaluate_splits(Embedder(tiny_weights), benchmark.datasets[2:3], on_error="skip")
+    assert result.unreadable == result.splits[0].unreadable or len(result.unreadable) == 1
+    single = evaluate(Embedder(tiny_weights), benchmark.datasets[2:3], on_error="skip")
     assert single.name == "viper-02"
 
 
@@ -143,7 +142,7 @@ def test_another_draw_in_another_folder(tmp_path: Path) -> None:
     assert join_training([one], combine_all=True).name == "viper_combineall"
     with pytest.raises(DataError, match="no option seed"):
         read_named("market1501:seed7", tmp_path)
-    with pytest.raises(DataError, match="'seedx' is none of"):
+    with pytest.raises(DataError, match=r"'seedx'.*seed7"):
         read_named("viper:seedx", tmp_path)
 
 
@@ -156,7 +155,7 @@ def test_work_dir_of_the_commands(
     status, out, err = run(*words)
     assert status == 0, err
     assert [path.name for path in work.iterdir()] == ["splits_osnet_viper_seed3.json"]
-    assert "splits kept in" in out
+    assert "splits file:" in out
     given: list[Path | None] = []
 
     def read(self: Recipe, folders: object, combine_all: bool, work_dir: Path | None) -> None:
@@ -171,7 +170,7 @@ def test_work_dir_of_the_commands(
     status, _, err = run(
         "train", "cifar10-osnet-x0-25", "--data", tmp_path, "--out", tmp_path / "r", "--work-dir", work
     )
-    assert (status, "has no use for a work_dir" in err) == (2, True)
+    assert (status, f"work_dir {work}" in err) == (2, True)
 
 
 def test_nobody_in_a_table_and_in_names(tmp_path: Path) -> None:
@@ -200,16 +199,16 @@ def test_junk_in_a_table_is_ignored_as_the_protocol_says(tiny_weights: Path, tmp
         rows.append(f"bounding_box_test/{name}_c3s1_00000{place}_00.jpg,{int(name)},3,gallery")
     table = tmp_path / "m.csv"
     table.write_text("\n".join(rows))
-    by_table = evaluate_benchmark(tiny_weights, read_dataset(tmp_path / "m", FolderLayout(csv=table)))
-    by_name = evaluate_benchmark(tiny_weights, read_dataset(tmp_path / "m"))
+    by_table = evaluate(tiny_weights, read_dataset(tmp_path / "m", FolderLayout(csv=table)))
+    by_name = evaluate(tiny_weights, read_dataset(tmp_path / "m"))
     assert by_table.scores == by_name.scores
-    assert by_table.counts["gallery"].identities == by_name.counts["gallery"].identities == 3  # type: ignore[union-attr]
+    assert by_table.splits[0].counts["gallery"].identities == by_name.splits[0].counts["gallery"].identities == 3
 
 
 def test_average_of_results(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
     layouts.make_viper(tmp_path, num_people=12)
     benchmark = read_benchmark("viper", tmp_path)
-    whole = evaluate_splits(tiny_weights, benchmark.datasets[:3])
+    whole = evaluate(tiny_weights, benchmark.datasets[:3])
     files = [tmp_path / f"split-{k}.json" for k in range(3)]
     for k, file in enumerate(files):
         status, _, err = run("evaluate", "--weights", tiny_weights, "--data", f"viper:{k}", "--root", tmp_path, "--out",
@@ -218,18 +217,18 @@ def test_average_of_results(run: Run, tiny_weights: Path, tmp_path: Path) -> Non
     status, out, err = run("average", *files, "--out", tmp_path / "mean.json")
     assert status == 0, err
     found = json.loads((tmp_path / "mean.json").read_text())
-    assert found["mean"] == pytest.approx(whole.mean)
-    assert found["deviation"] == pytest.approx(whole.deviation)
+    assert found["mean"] == pytest.approx(whole.scores)
+    assert found["deviation"] == pytest.approx(whole.deviations)
     assert "viper, 3 results: viper-00 by" in out
-    with pytest.raises(DataError, match="same weights on the same viper-00"):
+    with pytest.raises(DataError, match=r"same weights on .* viper-00"):
         average_results([files[0], files[1], files[0]])
     with pytest.raises(DataError, match="at least two"):
         average_results(files[:1])
-    with pytest.raises(DataError, match="is not the result of one data set"):
+    with pytest.raises(DataError, match=r"mean\.json"):
         average_results([files[0], tmp_path / "mean.json"])
     content = json.loads(files[1].read_text())
     (tmp_path / "other.json").write_text(json.dumps(content | {"protocol": str(Scoring(ap="trapezoid"))}))
-    with pytest.raises(DataError, match="its protocol is"):
+    with pytest.raises(DataError, match=r"other\.json.*protocol is"):
         average_results([files[0], tmp_path / "other.json"])
     (tmp_path / "torn.json").write_text(files[1].read_text()[:40])
     with pytest.raises(DataError, match=r"torn\.json cannot be read"):
@@ -258,4 +257,4 @@ def test_messages(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) ->
     status, _, err = run(*words, "--data", market, "--features", tmp_path / "f")
     assert status == 0, err
     status, _, err = run(*words, "--data", market, "--features", tmp_path / "f", "--flip")
-    assert (status, "another --flip" in err) == (2, True)
+    assert (status, "--flip" in err) == (2, True)

@@ -182,9 +182,9 @@ def test_a_source_chooses_a_form_and_a_split(tmp_path: Path) -> None:
     expected = read_benchmark("cuhk03", tmp_path, classic=True, labelled=True).datasets[13]
     assert read_source(f"cuhk03:labelled,classic,13={tmp_path}") == expected
     assert read_source(f"msmt17:v2={tmp_path}").root.name == "MSMT17_V2"
-    with pytest.raises(DataError, match="cuhk03 has the splits 0 to 0, so there is no split 1"):
+    with pytest.raises(DataError, match="cuhk03 has no split 1; choose from 0 to 0"):
         read_source(f"cuhk03:1={tmp_path}")
-    with pytest.raises(DataError, match="'label' is none of labelled, classic"):
+    with pytest.raises(DataError, match="'label'; choose from labelled, classic"):
         read_source(f"cuhk03:label={tmp_path}")
     with pytest.raises(DataError, match="msmt17 has no option classic; its options: version"):
         read_source(f"msmt17:classic={tmp_path}")

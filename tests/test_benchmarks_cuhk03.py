@@ -97,7 +97,7 @@ def test_cuhk03_is_extracted_once_and_then_needs_no_mat_file(tmp_path: Path) -> 
     assert len(read_benchmark("cuhk03", tmp_path).datasets) == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == times
     assert str(tmp_path) not in (folder / "images_detected.json").read_text()
-    with pytest.raises(DataError, match="cuhk03 is not here"):
+    with pytest.raises(DataError, match=r"cuhk03 .*cuhk-03"):
         read_benchmark("cuhk03", tmp_path, labelled=True)
 
 
@@ -130,7 +130,7 @@ def test_cuhk03_another_image_of_that_name_is_not_written_over(tmp_path: Path) -
     mine = folder / "images_detected" / "1_002_1_01.png"
     mine.parent.mkdir()
     Image.new("RGB", (7, 13)).save(mine)
-    with pytest.raises(DataError, match=r"1_002_1_01\.png shows something else than cuhk-03\.mat"):
+    with pytest.raises(DataError, match=r"1_002_1_01\.png .*cuhk-03\.mat"):
         read_benchmark("cuhk03", tmp_path)
     assert len(read_benchmark("cuhk03", tmp_path, work_dir=tmp_path / "work").datasets) == 1
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["images_detected", "images_detected.json"]
@@ -145,10 +145,10 @@ def test_cuhk03_extracted_images_are_checked_when_read(tmp_path: Path) -> None:
         read_benchmark("cuhk03", tmp_path)
     listing = folder / "images_detected.json"
     damage(listing, lambda c: c["images"].update({"../x.png": 1}))
-    with pytest.raises(DataError, match=r"names '\.\./x\.png'"):
+    with pytest.raises(DataError, match=r"'\.\./x\.png'"):
         read_benchmark("cuhk03", tmp_path)
     damage(listing, lambda c: c.update(mat_bytes=1))
-    with pytest.raises(DataError, match=r"made from another cuhk-03.mat"):
+    with pytest.raises(DataError, match=r"images_detected\.json .*cuhk-03\.mat"):
         read_benchmark("cuhk03", tmp_path)
     listing.unlink()
     assert len(read_benchmark("cuhk03", tmp_path).datasets) == 1
@@ -164,7 +164,7 @@ def test_cuhk03_damaged_files_are_named(tmp_path: Path) -> None:
             read_benchmark("cuhk03", tmp_path)
     mat.write_bytes(whole)
     (folder / "cuhk03_new_protocol_config_detected.mat").unlink()
-    with pytest.raises(DataError, match=r"protocol is not here: there is none of .*config_detected"):
+    with pytest.raises(DataError, match=r"767/700.*config_detected"):
         read_benchmark("cuhk03", tmp_path)
     assert len(read_benchmark("cuhk03", tmp_path, classic=True).datasets) == 20  # which does not need it
 
@@ -177,7 +177,7 @@ def test_cuhk03_a_mat_file_that_would_open_other_files_is_refused(tmp_path: Path
     with h5py.File(mat, "a") as file:
         del file["testsets"]
         file["testsets"] = h5py.ExternalLink("/elsewhere.mat", "/testsets")
-    with pytest.raises(DataError, match="has no cell testsets"):
+    with pytest.raises(DataError, match="testsets"):
         read_benchmark("cuhk03", tmp_path)
     with h5py.File(mat, "a") as file:
         del file["testsets"]
@@ -190,11 +190,11 @@ def test_cuhk03_a_mat_file_that_would_open_other_files_is_refused(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda v: v.update(train_idx=v["train_idx"] - 1), "train_idx must hold different numbers from 1"),
-        (lambda v: v.update(query_idx=v["train_idx"][:2]), r"people \[1\] are in train and in the test"),
+        (lambda v: v.update(train_idx=v["train_idx"] - 1), "train_idx .*from 1 to"),
+        (lambda v: v.update(query_idx=v["train_idx"][:2]), r"identities \[1\] are in train and in query"),
         (lambda v: v.update(labels=v["labels"] * 0), "labels do not agree"),
         (lambda v: v["filelist"].__setitem__((0, 0), "9_001_1_01.png"), "are not in cuhk-03.mat: 9_001"),
-        (lambda v: v.pop("gallery_idx"), "does not hold gallery_idx"),
+        (lambda v: v.pop("gallery_idx"), "gallery_idx"),
     ],
 )
 def test_cuhk03_a_configuration_that_does_not_fit(change: Callable[[dict], object], words: str, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_viper_person_000_is_somebody_and_people_must_be_in_both_cameras(tmp_pat
     crops = read_benchmark("viper", tmp_path).crops
     assert {crop.identity: crop.pid for crop in crops}["000"] == 1
     (folder / "cam_b" / "003_135.bmp").unlink()
-    with pytest.raises(DataError, match="are not in both cameras: 003"):
+    with pytest.raises(DataError, match=r"camera.*: 003"):
         read_benchmark("viper", tmp_path)
 
 
@@ -174,7 +174,7 @@ def test_cuhk01_images_1_and_2_are_one_view_3_and_4_the_other(tmp_path: Path) ->
     crops = {crop.path.name: (crop.pid, crop.camid) for crop in read_benchmark("cuhk01", tmp_path).crops}
     assert [crops[f"0002{i:03d}.png"] for i in (1, 2, 3, 4)] == [(2, 1), (2, 1), (2, 2), (2, 2)]
     layouts.write_images(folder, ["campus/0002005.png"])
-    with pytest.raises(DataError, match="their images 1 to 4"):
+    with pytest.raises(DataError, match="outside 1 to 4"):
         read_benchmark("cuhk01", tmp_path)
 
 
@@ -241,7 +241,7 @@ def test_ilids_one_query_and_one_gallery_image_of_each_tested_person(tmp_path: P
         of_train = [crop for crop in benchmark.crops if crop.pid in people(dataset.train)]
         assert sorted(dataset.train.paths) == [crop.path for crop in of_train]
     layouts.write_images(folder, ["Persons/0077001.jpg"])
-    with pytest.raises(DataError, match="have one image: 0077"):
+    with pytest.raises(DataError, match="one image: 0077"):
         read_benchmark("ilids", tmp_path)
 
 

@@ -92,9 +92,9 @@ def test_msmt17_v1_comes_before_v2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("../../../secret_0_1_2.jpg 0", r"line 1: the path .* does not lie inside"),
-        ("/etc/pass_0_1_2.jpg 0", "does not lie inside"),
-        ("0000/0000_009_01_0303morning_0008_0.jpg 0", r"1 image\(s\) of .*list_train\.txt are not in"),
+        ("../../../secret_0_1_2.jpg 0", r"line 1: the path .*secret_0_1_2"),
+        ("/etc/pass_0_1_2.jpg 0", "pass_0_1_2.*outside"),
+        ("0000/0000_009_01_0303morning_0008_0.jpg 0", r"1 image.*list_train\.txt are not in"),
         ("0000/0000_000_01_0303morning_0008_0.jpg", r"1 line\(s\) of .*list_train\.txt are not like"),
         ("0000/0000_000_xx_0303morning_0008_0.jpg 0", "are not like"),
         ("", "lists no images"),
@@ -145,13 +145,13 @@ def test_grid_partitions_must_fit_the_images(tmp_path: Path) -> None:
 
     folder = layouts.make_grid(tmp_path)
     (folder / "probe" / "0003_1_25004_107_32_106_221.jpeg").unlink()
-    with pytest.raises(DataError, match=r"partition 0 trains on people without a probe image: \[3\]"):
+    with pytest.raises(DataError, match=r"partition 0.* probe image: \[3\]"):
         read_benchmark("grid", tmp_path)
     savemat(folder / "features_and_partitions.mat", {"other": 1})
-    with pytest.raises(DataError, match="holds no trainIdxAll; it has other"):
+    with pytest.raises(DataError, match=r"trainIdxAll.*other"):
         read_benchmark("grid", tmp_path)
     savemat(folder / "features_and_partitions.mat", {"trainIdxAll": np.zeros((1, 10))})
-    with pytest.raises(DataError, match="partition 0 has no list of people"):
+    with pytest.raises(DataError, match="partition 0"):
         read_benchmark("grid", tmp_path)
     (folder / "features_and_partitions.mat").write_bytes(b"damaged")
     with pytest.raises(DataError, match="cannot be read as a MATLAB 5 file"):

@@ -80,7 +80,7 @@ def test_the_search_sees_what_comes_after_the_neck(trained: tuple[ReidTask, Path
     assert (expected < 0).any(), "behind the neck components are negative too"
     found = Embedder(out, num_workers=1).embed(pixels)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    scored = Embedder(task.searched(), preprocessing=Preprocessing(size_hw=REID.size_hw))
+    scored = Embedder(task.search_network(), preprocessing=Preprocessing(size_hw=REID.size_hw))
     np.testing.assert_allclose(scored.embed(pixels), expected, atol=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_the_triplet_loss_sees_what_comes_before_it() -> None:
     with torch.no_grad():
         found = task({"image": images, "label": labels})
         before = task.network(images)
-        after = task.searched()(images)
+        after = task.search_network()(images)
         triplet = batch_hard_triplet(before, labels, task.loss.margin)
         entropy = smoothed_cross_entropy(task.classifier(after), labels, task.loss.smoothing)
     assert float(found["triplet"]) == pytest.approx(float(triplet), rel=1e-4)
@@ -143,7 +143,7 @@ def test_what_it_is_on_disk(trained: tuple[ReidTask, Path], tmp_path: Path) -> N
     assert "neck" not in json.loads((tmp_path / "plain" / "card.json").read_text())["architecture"]
 
 
-@pytest.mark.parametrize("backend", ["torch", "native", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
 @pytest.mark.parametrize(
     "config", [OSNetConfig(width=0.25, neck=True), BackboneConfig("mobilenetv1", width=0.25, neck=True)]
 )
@@ -157,10 +157,6 @@ def test_every_backend_knows_it(backend: str, config: NetworkConfig) -> None:
     network.eval()
     nn.init.uniform_(network.neck.weight, 0.5, 2)  # type: ignore[arg-type, union-attr]
     nn.init.normal_(network.neck.bias)  # type: ignore[arg-type, union-attr]
-    if backend == "native" and isinstance(config, BackboneConfig):
-        with pytest.raises(ModelError, match="native"):
-            make_backend("native", network, shape, torch.device("cpu"))
-        return
     pixels = generate_pixels(5, shape.size_hw, seed=4)
     with torch.inference_mode():
         images = normalize(to_fractions(pixels), shape)

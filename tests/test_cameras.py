@@ -56,7 +56,7 @@ def test_labelled_people_are_held_out_as_before() -> None:
 def test_what_can_never_work_does_not_ask_for_more(camid: int) -> None:
     """One image of each person; or one camera for all."""
     crops = [(pid, camid) for pid in range(1, 9) for _ in range(1 if camid < 0 else 3)]
-    with pytest.raises(DataError, match="nobody has images in two cameras") as caught:
+    with pytest.raises(DataError, match="no identity has images in two cameras") as caught:
         hold_out(split_of(*crops), 0.5, seed=0)
     assert "hold out more" not in str(caught.value)
     with pytest.raises(DataError, match="hold out more"):  # some have two cameras, but none that was chosen

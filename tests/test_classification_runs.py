@@ -51,7 +51,7 @@ def test_it_learns_and_its_checkpoint_says_so(colour_run: Path, colours: Path) -
     )
     exponents = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(by_files.probabilities, exponents / exponents.sum(1, keepdims=True), atol=1e-4)
-    (first, share), (_, second) = by_files.topk(0, top=2)
+    (first, share), (_, second) = by_files.topk(0, k=2)
     assert (first, share > second) == ("blue", True)
     plain = Embedder(colour_run).embed(colours / "test")
     np.testing.assert_allclose(
@@ -76,7 +76,7 @@ def test_scores_count_by_hand(colour_run: Path, colours: Path, packed_colours: P
     left = score_photos(predictor, read_photo_folder(wrong), on_error="skip")
     assert (left.num_images, left.by_class[2], len(left.failures)) == (8, None, 1)
     other = PhotoBytes("o", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), ("a", "b"))
-    with pytest.raises(DataError, match="o has the classes a, b"):
+    with pytest.raises(DataError, match="o has 2 classes"):
         score_photos(predictor, other)
     with pytest.raises(ModelError, match="give uint8"):
         predictor.classify_bytes(torch.zeros(1, 3, 9, 9, dtype=torch.uint8))
@@ -158,7 +158,7 @@ def test_weights_that_name_no_classes(tmp_path: Path, colour_run: Path) -> None:
     assert ClassPredictor(tmp_path / "numbers").classes == ("0", "1", "2", "3")
     with pytest.raises(ModelError, match=r"2 class names.* 4 outputs"):
         ClassPredictor(tmp_path / "numbers", classes=["a", "b"])
-    with pytest.raises(ValueError, match="2 names for 3 classes"):
+    with pytest.raises(ValueError, match=r"2 .*3 classes"):
         replace(read_card(colour_run / "weights")[0], classes=("a", "b"))
     save_weights(load_weights(colour_run), tmp_path / "cut")  # without the classifier, the names go too
     assert read_card(tmp_path / "cut")[0].classes == ()
@@ -190,7 +190,7 @@ def test_cifar_recipes() -> None:
                 assert small.feature_map(torch.zeros(1, 3, 32, 32)).shape[2] >= 4
     for change, words in (
         ({"accumulation": 0}, "accumulation 0"), ({"dropout": 1.5}, "dropout"), ({"depth": (1, 2)}, "depth"),
-        ({"model": "mobilenetv2_x1_0", "depth": (1, 1, 1)}, "unknown setting depth"),
+        ({"model": "mobilenetv2_x1_0", "depth": (1, 1, 1)}, "no setting depth"),
     ):  # fmt: skip
         with pytest.raises(ModelError, match=words):
             replace(deep, **change)

@@ -178,7 +178,7 @@ def test_packed_files_go_on_with_as_many_processes_only(packed_colours: Path, tm
     trainer = Trainer(recipe, recipe.read([packed_colours]), tmp_path / "run", INLINE)
     trainer.progress.batch, trainer.progress.num_ranks = 2, 3
     trainer.save()
-    with pytest.raises(DataError, match=r"with 3 processes.*go on with as many, not 1"):
+    with pytest.raises(DataError, match=r"with 3 processes.*not 1"):
         Trainer(recipe, recipe.read([packed_colours]), tmp_path / "run", INLINE)
 
 
@@ -196,16 +196,16 @@ def test_what_is_read(colours: Path, packed_colours: Path, tmp_path: Path) -> No
     assert len(read_photos(packed_colours).scored) == 9
     with pytest.raises(DataError, match="packed"):
         read_photos(packed_colours).hold_out(3)
-    with pytest.raises(DataError, match="not held in memory"):
+    with pytest.raises(DataError, match="held in memory"):
         read_photos(packed_colours).in_memory()
-    with pytest.raises(DataError, match="has 3 classes, which are not the 2 expected"):
+    with pytest.raises(DataError, match=r"has 3 classes .* 2 expected"):
         read_photos(packed_colours, ("blue", "green"))
     with pytest.raises(DataError, match="packed"):
         read_photos(Path("http://127.0.0.1:9/nothing"))  # as the command line gives it: one slash
     write_colours(tmp_path / "odd", 1, 0, size=7)
-    with pytest.raises(DataError, match="in memory, which are not resized"):
+    with pytest.raises(DataError, match=r"odd has images of size \(7, 7\)"):
         Trainer(replace(CLASSES, batch_size=3), CLASSES.read([tmp_path / "odd"]), tmp_path / "run", INLINE)
-    with pytest.raises(DataError, match="the window is 'padded' or 'none', not 'resized'"):
+    with pytest.raises(DataError, match=r"window must be .* not .resized."):
         recipe = replace(CLASSES, augmentation=PhotoAugmentation())
         Trainer(recipe, recipe.read([colours]), tmp_path / "run2", INLINE)
     with pytest.raises(DataError, match="multiple of 1 processes x 3 accumulation steps"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import ROOT, write_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.cli import COMMANDS, RESUMABLE, load_command, main
+from osnet.cli import COMMANDS, RESUMABLE, join_lines, load_command, main
 from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED, app
 from osnet.gallery import Gallery
 from osnet.weights.checkpoint import save_weights
@@ -208,7 +208,7 @@ def test_generate_train_and_evaluate(run: Run, tmp_path: Path) -> None:
     assert status == 0
     assert "mAP" in text
     status, _, err = run(*train, *quick, "--lr", 0.01)
-    assert (status, "differs in lr" in err) == (EXIT_ERROR, True)
+    assert (status, "values of lr" in err) == (EXIT_ERROR, True)
     status, text, _ = run("recipes")
     assert "94.8 / 84.9 (paper, Table 6" in text
 
@@ -340,3 +340,22 @@ def test_an_unknown_command_suggests_the_nearest(run: Run) -> None:
     assert (status, out) == (EXIT_ERROR, "")
     assert "'evalute'" in err
     assert "'evaluate'" in err
+
+
+def test_help_joins_the_lines_of_an_argument() -> None:
+    def command() -> None:
+        """Do.
+
+        More,
+        on two lines.
+
+        Args:
+            one: first,
+                second
+                third.
+            two: fourth.
+        """
+
+    told = join_lines(command.__doc__ or "")
+    assert told == "Do.\n\nMore,\non two lines.\n\nArgs:\n    one: first, second third.\n    two: fourth."
+    assert join_lines(told) == told

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused(small: tuple[ReidDataset, list[Entrant]]) 
     data, (good, half) = small
     with pytest.raises(DataError, match="different names"):
         compare(data, [good, good])
-    with pytest.raises(DataError, match="no entrant is called nobody"):
+    with pytest.raises(DataError, match=r"nobody.*good"):
         compare(data, [good], [("good", "nobody")])
     with pytest.raises(DataError, match="1, 4"):
         compare(data, [Entrant("short", half.query[:1], half.gallery)])

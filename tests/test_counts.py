@@ -6,15 +6,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from osnet.models.config import OSNetConfig
 from osnet.models.counting import PUBLISHED_COSTS, count_cost, count_parameters
-from osnet.models.osnet import OSNet, build_on_meta
-from osnet.models.registry import VARIANTS
+from osnet.models.osnet import OSNet
+from osnet.models.registry import VARIANTS, build_network, get_config
 from osnet.weights.factory import create_model
 
 REID = (256, 128)
 
 
 def cost(size_hw: tuple[int, int] = REID, num_classes: int = 0, **settings):
-    return count_cost(build_on_meta(OSNetConfig(**settings)), size_hw, num_classes)
+    return count_cost(build_network(OSNetConfig(**settings), "meta"), size_hw, num_classes)
 
 
 # Paper, Table 6: parameters in M, multiply-adds in M at 256x128, 192x96, 128x64, 64x32.
@@ -29,7 +29,7 @@ TABLE_6 = {
 @pytest.mark.parametrize("name", TABLE_6)
 @pytest.mark.parametrize(("column", "size_hw"), [(0, (256, 128)), (1, (192, 96)), (2, (128, 64)), (3, (64, 32))])
 def test_table_6_to_every_printed_digit(name: str, column: int, size_hw: tuple[int, int]) -> None:
-    counted = count_cost(build_on_meta(VARIANTS[name].config), size_hw)
+    counted = count_cost(build_network(VARIANTS[name].config, "meta"), size_hw)
     params, madds = TABLE_6[name]
     assert f"{counted.params / 1e6:.1f}" == params
     assert f"{counted.madds / 1e6:.1f}" == madds[column]
@@ -88,7 +88,7 @@ ABLATIONS = {
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations(name: str) -> None:
-    counted = count_cost(build_on_meta(VARIANTS[name].config), REID)
+    counted = count_cost(build_network(VARIANTS[name].config, "meta"), REID)
     assert (f"{counted.params / 1e6:.3f}", f"{counted.madds / 1e6:.1f}") == ABLATIONS[name]
 
 
@@ -114,8 +114,9 @@ GROUPED = {
 def test_grouped(key: tuple[str, int], row: tuple) -> None:
     width, groups = key
     for extent, expected in zip(("lite", "block", "all"), row, strict=True):
-        network = build_on_meta(VARIANTS[f"osnet_{width}_g{groups}_{extent}"].config)
-        counted = count_cost(network, (224, 224), 1000)
+        config = get_config(f"osnet_{width}", groups=groups, group_extent=extent)
+        assert config == get_config(f"osnet_{width}_g{groups}_{extent}"), "names of older versions"
+        counted = count_cost(build_network(config, "meta"), (224, 224), 1000)
         assert (round(counted.params / 1e6, 3), round(counted.madds / 1e6)) == expected
 
 
@@ -132,10 +133,12 @@ def test_32x32_images() -> None:
     assert f"{cost((32, 32), 100, depth=(3, 8, 6)).params / 1e6:.3f}" == "4.625"
 
 
-@pytest.mark.parametrize("name", ["osnet_x1_0", "osnet_x0_75_g3_all", "osnet_full_conv", "osnet_concat"])
-def test_multiply_adds_agree_with_torchs_own_counter(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "groups"), [("osnet_x1_0", 1), ("osnet_x0_75", 3), ("osnet_full_conv", 1), ("osnet_concat", 1)]
+)
+def test_multiply_adds_agree_with_torchs_own_counter(name: str, groups: int) -> None:
     """torch counts two operations per multiply-add and none for a bias."""
-    network = create_model(name).eval()
+    network = create_model(name, groups=groups).eval()
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         network(torch.zeros(1, 3, 64, 32))

@@ -128,7 +128,7 @@ def test_reading_warns_and_gives_pillows_pixels(kind: str, tmp_path: Path) -> No
     content = jpeg(3, mode={"cmyk": "CMYK", "grey": "L"}.get(kind, "RGB"), **options)
     path = tmp_path / "a.jpg"
     path.write_bytes(zeroed(content, 0.5))
-    with pytest.warns(ImageWarning, match=r"a\.jpg: damaged inside"):
+    with pytest.warns(ImageWarning, match=r"a\.jpg: .*damaged: "):
         pixels = read_pixels(path)
     np.testing.assert_array_equal(pixels, np.array(read_image(path)).transpose(2, 0, 1))
 
@@ -183,7 +183,7 @@ def test_a_flood_of_warnings_is_cut(tiny_weights: Path, tmp_path: Path, capsys: 
         (tmp_path / "p" / f"{n}.jpg").write_bytes(zeroed(jpeg(7)))
     main(["embed", str(tmp_path / "p"), "--out", str(tmp_path / "v.npz"), "--weights", str(tiny_weights)])
     err = capsys.readouterr().err
-    assert err.count("damaged inside") == 10
+    assert err.count("is damaged: ") == 10
     assert "4 more" in err
 
 

@@ -37,7 +37,7 @@ def test_market1501_refuses_what_it_cannot_name(market: Path, tmp_path: Path) ->
     write_picture(market / "query" / "someone.jpg")
     with pytest.raises(DataError, match=r"1 image\(s\) in .*query are not named like .*: someone\.jpg"):
         read_market1501(market)
-    with pytest.raises(DataError, match="no folders query and bounding_box_test"):
+    with pytest.raises(DataError, match="query and bounding_box_test"):
         read_market1501(tmp_path / "gone")
 
 
@@ -103,8 +103,8 @@ def test_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("path,identity\n../secret.png,x\n", "does not lie inside"),
-        ("path,identity\n/etc/passwd,x\n", "does not lie inside"),
+        ("path,identity\n../secret.png,x\n", "outside"),
+        ("path,identity\n/etc/passwd,x\n", "outside"),
         ("path,identity\ngone.png,x\n", "gone.png"),
         ("path,identity\na.png,\n", "has no identity"),
         ("path,identity\na.png,x\na.png,y\n", "line 3: a.png is listed twice"),

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 from osnet.models.counting import count_cost
-from osnet.models.registry import VARIANTS, build_network, list_models
+from osnet.models.registry import build_network, get_config
 
 
 def load(name: str) -> ModuleType:
@@ -75,6 +75,6 @@ def test_cifar_means_and_rates() -> None:
 
 def test_grouped_networks_are_counted_as_they_are_built() -> None:
     found = results("grouped-cpu.json")["results"]
-    assert set(found) == {*list_models("osnet_x*_g*"), "osnet_x1_0", "osnet_x0_75", "osnet_x0_5"}
-    for name in ("osnet_x1_0_g4_all", "osnet_x0_75_g3_block"):
-        assert found[name]["madds"] == count_cost(build_network(VARIANTS[name].config, "meta"), (224, 224)).madds
+    assert len(found) == 33
+    for name in found:
+        assert found[name]["madds"] == count_cost(build_network(get_config(name), "meta"), (224, 224)).madds

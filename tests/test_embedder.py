@@ -1,6 +1,7 @@
 """The embedder: every kind of input, bad ones too, order, bounds, and agreement with an independent export."""
 
 import itertools
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,25 @@ def test_stream_reads_ahead_only_so_far(embedder: Embedder) -> None:
     stream.close()
 
 
+def test_threads_are_started_once_and_only_for_many_crops(tiny_weights: Path) -> None:
+    embedder = Embedder(tiny_weights, num_workers=2, backend="torch")
+
+    def readers() -> set[int | None]:
+        return {thread.ident for thread in threading.enumerate() if thread.name.startswith("osnet-read")} - before
+
+    before = {thread.ident for thread in threading.enumerate()}
+    frame = np.zeros((64, 64, 3), np.uint8)
+    first = embedder.embed(Frame(frame, [[0, 0, 20, 40]] * 3))
+    assert not readers()
+    embedder.embed(Frame(frame, [[0, 0, 20, 40]] * 40))
+    started = readers()
+    assert 1 <= len(started) <= 2
+    again = embedder.embed(Frame(frame, [[0, 0, 20, 40]] * 60))
+    np.testing.assert_allclose(again[:3], first, rtol=0, atol=1e-5)
+    assert started <= readers()
+    assert len(readers()) <= 2
+
+
 def test_a_caller_may_reuse_its_buffer(embedder: Embedder) -> None:
     """As video readers do: the array that was given is overwritten for the next frame."""
     pictures = [np.array(make_picture(n)) for n in range(6)]
@@ -244,7 +264,7 @@ ARRAY = np.zeros((40, 30, 3), np.uint8)
         (Frame(ARRAY.astype(np.float32), [[0, 0, 5, 5]]), "float32"),
         (np.zeros((40, 30), np.uint8), "(40, 30)"),
         (np.zeros((40, 30, 4), np.uint8), "(40, 30, 4)"),
-        (np.zeros((0, 30, 3), np.uint8), "nothing to see"),
+        (np.zeros((0, 30, 3), np.uint8), "30 x 0"),
         (torch.zeros(40, 30, 3), "(40, 30, 3)"),
         (torch.full((3, 8, 8), 2.0), "outside [0, 1]"),
         (torch.full((3, 8, 8), float("nan")), "outside [0, 1]"),

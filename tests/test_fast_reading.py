@@ -90,6 +90,16 @@ def test_resized_pixels_are_pillows(size_hw: tuple[int, int], interpolation: str
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("target_hw", [(256, 128), (32, 512), (1, 2), (288, 144), (224, 224), (92, 101), (384, 128)])
+def test_resized_pixels_are_pillows_at_every_size_of_input(target_hw: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        height, width = (int(rng.integers(1, side + 1)) for side in target_hw)
+        picture = noisy(int(rng.integers(9)), (width, height))
+        found = resize_pixels(as_tensor(picture), Preprocessing(size_hw=target_hw))
+        np.testing.assert_array_equal(found, resize_image(picture, Preprocessing(size_hw=target_hw)))
+
+
 def test_real_crops() -> None:
     files = sorted(shared_data("people-mini").rglob("*.jpg"))
     for path in files[::4]:

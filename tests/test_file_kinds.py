@@ -36,22 +36,22 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "page": (b"\n<!DOCTYPE html>\n<html><head><title>osnet at main</title>", "web page ('osnet at main')"),
     "page after a comment": (b"<!-- saved -->\n<HTML lang=en><body>Sign in", "web page"),
     "page with a mark": (b"\xef\xbb\xbf<html>\xc3\xa9</html>", "web page"),
-    "error of a server": (b"Entry not found", "text that begins 'Entry not found'"),
+    "error of a server": (b"Entry not found", "text that begins with 'Entry not found'"),
     "json": (b'{"error": "Repository not found"}', "JSON that begins"),
     "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "XML"),
     "empty": (b"", "empty"),
     "zeros": (bytes(70_000), "zero bytes"),
-    "gzip": (b"\x1f\x8b\x08" + bytes(50), "packed with gzip"),
-    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(50), "packed with 7z"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(50), "gzip"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(50), "7z"),
     "tar": (tarred(), "tar archive"),
-    "zip": (zipped(readme=b"x", weights__osnet=b"y"), "zip archive with readme, weights/osnet"),
+    "zip": (zipped(readme=b"x", weights__osnet=b"y"), "zip archive that contains readme, weights/osnet"),
     "npz": (zipped(**{"a.npy": b"x"}), "NumPy"),
-    "cut zip": (zipped(**{"archive__data.pkl": b"x" * 500})[:300], "cut off"),
+    "cut zip": (zipped(**{"archive__data.pkl": b"x" * 500})[:300], "incomplete"),
     "torchscript": (zipped(**{"m__data.pkl": b"x", "m__constants.pkl": b"x", "m__code__a.py": b"x"}), "TorchScript"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
     "jpeg": (b"\xff\xd8\xff\xe0" + bytes(50), "JPEG"),
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x05" + bytes(50), "ONNX"),
-    "pickle": (pickle.dumps({"a": 1}, protocol=4), "a pickle that PyTorch did not write"),
+    "pickle": (pickle.dumps({"a": 1}, protocol=4), "not written by PyTorch"),
     "bytes": (bytes(range(1, 200)), "begins with the bytes 01 02 03"),
 }
 
@@ -72,5 +72,5 @@ def test_a_cut_off_download(tmp_path: Path, tiny_network: OSNet) -> None:
         content = (tmp_path / "x.pth").read_bytes()
         (tmp_path / "x.pth").write_bytes(content[: len(content) // 2])
         message = refused(tmp_path / "x.pth")
-        assert "cut off" in message
+        assert "incomplete" in message
         assert "could run code" not in message

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import FIXTURES
 from fixtures import make_formats as formats
+from osnet import Gallery, Item
 
 VALUES: dict[str, Any] = json.loads((formats.FORMATS / "values.json").read_text(encoding="utf-8"))
 
@@ -33,13 +34,30 @@ def test_embeddings_are_written_byte_for_byte(tmp_path: Path) -> None:
 
 def test_a_gallery_is_written_byte_for_byte(tmp_path: Path) -> None:
     formats.make_gallery(tmp_path / "gallery")
-    assert files_of(tmp_path / "gallery") == files_of(FIXTURES / "formats" / "gallery")
+    assert files_of(tmp_path / "gallery") == files_of(FIXTURES / "formats" / "gallery-2")
 
 
-def test_an_earlier_gallery_is_searched_alike(tmp_path: Path) -> None:
-    for name, content in files_of(FIXTURES / "formats" / "gallery").items():
-        (tmp_path / name).write_bytes(content)
+@pytest.mark.parametrize("name", ["gallery", "gallery-2"])
+def test_an_earlier_gallery_is_searched_alike(name: str, tmp_path: Path) -> None:
+    before = files_of(FIXTURES / "formats" / name)
+    for file, content in before.items():
+        (tmp_path / file).write_bytes(content)
     assert formats.search_gallery(tmp_path) == VALUES["search"]
+    assert files_of(tmp_path) == before, "reading writes nothing"
+
+
+def test_the_first_write_brings_an_earlier_gallery_up_to_date(tmp_path: Path) -> None:
+    for file, content in files_of(FIXTURES / "formats" / "gallery").items():
+        (tmp_path / file).write_bytes(content)
+    before = Gallery.open(tmp_path).stored()
+    Gallery.open(tmp_path).add_embeddings(-np.ones((1, 16)), [Item("new")], weights_sha256="5" * 64)
+    assert json.loads((tmp_path / "gallery.json").read_text())["format"] == "osnet-gallery-2"
+    assert not [*tmp_path.glob("*.npy"), *tmp_path.glob("*.jsonl")]
+    assert formats.search_gallery(tmp_path) == VALUES["search"]
+    again = Gallery.open(tmp_path)
+    assert list(again.stored().items())[:-1] == list(before.items())
+    assert again.items[-1] == Item("new")
+    assert again.check() == []
 
 
 def test_scores_are_equal() -> None:

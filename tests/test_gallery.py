@@ -186,23 +186,24 @@ def test_killed_at_any_write_it_is_as_before_or_as_after(gallery: Gallery, actio
         assert len(now.search_embedding(vectors(1)[0], weights_sha256=SHA, top=100)) == len(now)
         if outcomes[-1] == "done":
             break
-    assert outcomes == ["killed"] * 3 + ["done"]
+    assert outcomes == ["killed"] * 2 + ["done"]  # the segment, the list
 
 
 def test_leftovers_of_a_crash_are_swept(gallery: Gallery) -> None:
     """As after a kill between the new list and the deletion of the old segment, or in a half-written file."""
-    for name in ("vectors-000099.npy", "items-000099.jsonl", ".writing-17-items-000100.jsonl"):
+    old = ("vectors-000099.npy", "items-000099.jsonl")
+    for name in (*old, "2026-11-28_gate_000007.safetensors", "undated_000099.safetensors", ".writing-17-x.jsonl"):
         (gallery.folder / name).write_bytes(b"removed person")
     Gallery.open(gallery.folder)
-    assert sorted(contents(gallery.folder)) == ["gallery.json", "items-000001.jsonl", "vectors-000001.npy"]
+    assert sorted(contents(gallery.folder)) == ["gallery.json", "undated_000001.safetensors"]
 
 
 def test_files_of_others_are_left_alone(gallery: Gallery) -> None:
-    for name in ("items-export.jsonl", "vectors-backup.npy"):
+    names = ("items-export.jsonl", "vectors-backup.npy", "undated_mine.safetensors", "2026_gate_000001.safetensors")
+    for name in names:
         (gallery.folder / name).write_text("mine")
     Gallery.open(gallery.folder).remove(Where(source="crop-1"))
-    assert (gallery.folder / "items-export.jsonl").read_text() == "mine"
-    assert (gallery.folder / "vectors-backup.npy").read_text() == "mine"
+    assert [(gallery.folder / name).read_text() for name in names] == ["mine"] * 4
     with pytest.raises(TypeError, match="set of names"):
         Where(identities="ada")  # type: ignore[arg-type]
 
@@ -211,10 +212,10 @@ def test_many_small_additions_are_merged(tmp_path: Path) -> None:
     store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=8)
     for n in range(rows_module.MAX_SEGMENTS + 5):
         store.add_embeddings(vectors(1, n), items(1, f"p{n}"), weights_sha256=SHA)
-    assert len(list(store.folder.glob("vectors-*.npy"))) <= rows_module.MAX_SEGMENTS
+    assert len(list(store.folder.glob("undated_*"))) <= rows_module.MAX_SEGMENTS
     again = Gallery.open(store.folder)
     assert [item.source for item in again.items] == [f"p{n}-0" for n in range(rows_module.MAX_SEGMENTS + 5)]
-    assert again.search_embedding(vectors(1, 20)[0], weights_sha256=SHA, top=1)[0].item.source == "p20-0"
+    assert again.search_embedding(vectors(1, 7)[0], weights_sha256=SHA, top=1)[0].item.source == "p7-0"
 
 
 def test_two_writers_take_turns(gallery: Gallery) -> None:
@@ -242,13 +243,13 @@ def test_a_writer_that_does_not_let_go(gallery: Gallery, monkeypatch: pytest.Mon
 
 
 def test_damage_is_named(gallery: Gallery) -> None:
-    path = gallery.folder / "vectors-000001.npy"
+    path = gallery.folder / "undated_000001.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(GalleryError, match=r"vectors-000001\.npy is damaged"):
+    with pytest.raises(GalleryError, match=r"undated_000001\.safetensors is damaged"):
         Gallery.open(gallery.folder)
     path.unlink()
-    with pytest.raises(GalleryError, match=r"vectors-000001\.npy"):
+    with pytest.raises(GalleryError, match=r"undated_000001\.safetensors"):
         Gallery.open(gallery.folder)
 
 

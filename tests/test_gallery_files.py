@@ -202,8 +202,9 @@ def test_a_gallery_from_before_stamps(run: Run, tmp_path: Path) -> None:  # noqa
     store.add_embeddings(np.ones((1, 3)), [Item("new")], weights_sha256=SHA, stamps=[FileStamp(1, 2, 3, "c" * 64)])
     again = Gallery.open(folder)
     assert again.stored()["new"].stamp == FileStamp(1, 2, 3, "c" * 64)
-    before = (FIXTURES / "gallery_before_stamps" / "items-000001.jsonl").read_bytes()
-    assert (folder / "items-000001.jsonl").read_bytes() == before
+    files = ["1970-01-01_1_000003.safetensors", "gallery.json", "undated_000002.safetensors"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == files
+    assert again.items[:3] == store.items[:3]
     plan = plan_update(again.stored(), [Item("/crops/bob.png"), Item("/crops/ada.png", "eve")], replace_labels=True)
     assert plan.todo == {
         "/crops/bob.png": Item("/crops/../crops/bob.png"), "/crops/ada.png": Item("/crops/ada.png", "eve", "1", 5.0),
@@ -220,7 +221,7 @@ def test_an_old_gallery_is_brought_up_to_date(run: Run, tiny_weights: Path, crop
     store.add_embeddings(embedder.embed(paths), items, weights_sha256=embedder.sha256())  # without stamps
     write_picture(crops / "0.png", 50)
     out, _ = index(run, crops)
-    assert "3 were embedded again, since the gallery does not record" in out
+    assert "3 were embedded again" in out
     hit = Gallery.open(store.folder).search_embedding(
         embedder.embed(crops / "0.png"), weights_sha256=embedder.sha256(), top=1
     )[0]
@@ -244,15 +245,15 @@ def test_put_replaces_and_leaves(tmp_path: Path) -> None:
 
 
 def test_a_stamp_of_other_types_is_damage(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "g", "a")
+    folder = shutil.copytree(FIXTURES / "gallery_before_stamps", tmp_path / "g")
+    file, lines = folder / "items-000001.jsonl", (folder / "items-000001.jsonl").read_text().splitlines(keepends=True)
     for content in ('"x"', "[]", '{"size": "1", "mtime_ns": 1, "ctime_ns": 1, "sha256": ""}', '{"size": 1}'):
-        file = store.folder / "items-000001.jsonl"
-        file.write_text(json.dumps({"source": "a"})[:-1] + f', "file": {content}}}\n')
-        manifest = json.loads((store.folder / "gallery.json").read_text())
+        file.write_text(json.dumps({"source": "a"})[:-1] + f', "file": {content}}}\n' + "".join(lines[1:]))
+        manifest = json.loads((folder / "gallery.json").read_text())
         manifest["segments"][0]["items_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-        (store.folder / "gallery.json").write_text(json.dumps(manifest))
+        (folder / "gallery.json").write_text(json.dumps(manifest))
         with pytest.raises(GalleryError, match="cannot be read"):
-            Gallery.open(store.folder)
+            Gallery.open(folder)
 
 
 # One name for one file
@@ -364,7 +365,7 @@ def test_forgetting_looks_at_the_newest_state(tmp_path: Path) -> None:
     )
     store.forget_attributes(["hat"])
     assert Gallery.open(tmp_path / "g").attributes == ()
-    assert not list((tmp_path / "g").glob("attributes-*"))
+    assert b"hat" not in b"".join(path.read_bytes() for path in (tmp_path / "g").iterdir())
 
 
 def test_of_several_first_writers_all_add(tiny_network: OSNet, tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_an_image_that_cannot_be_read(gallery: Gallery, crops: Path) -> None:
 
 def test_many_at_once(gallery: Gallery, crops: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     singly = [gallery.search(crops / f"{n}.png", top=3) for n in range(5)]
-    for at_once in (search_module.SCORES_AT_ONCE, 10, 1):
-        monkeypatch.setattr(search_module, "SCORES_AT_ONCE", at_once)
+    for at_once in (search_module.QUERIES_AT_ONCE, 3, 1):
+        monkeypatch.setattr(search_module, "QUERIES_AT_ONCE", at_once)
         together = gallery.search_many(crops, top=3)
         assert [[hit.item for hit in hits] for hits in together] == [[hit.item for hit in hits] for hits in singly]
         for hits, others in zip(together, singly, strict=True):

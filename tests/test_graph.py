@@ -3,17 +3,20 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
+from torch.fx.passes.shape_prop import ShapeProp
 
 from conftest import create_small
 from osnet import OSNet, OSNetConfig, create_model, list_models
 from osnet.data.transforms import normalize, to_fractions
 from osnet.runtime.folding import InferenceGraph, fold, optimize
-from osnet.runtime.onnx_graph import UnknownStepError, write_onnx
+from osnet.runtime.onnx_graph import UnknownStepError, _Writer, trace, write_onnx
 from osnet.types import Preprocessing
 
 ODD = Preprocessing(mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
@@ -148,6 +151,35 @@ def test_onnx_is_the_same_function(name: str) -> None:
     assert_close(run_onnx(content, pixels.numpy().astype(np.float32)), expected)
     half = run_onnx(write_onnx(fold(network, ODD), (64, 32), ["embeddings"], half=True), pixels.numpy().astype("f4"))
     assert nn.functional.cosine_similarity(half, expected).min() > 0.999
+
+
+class AllWindows(nn.Module):
+    """Layers whose sizes must be rounded, with and without ``ceil_mode``, padding, dilation and unequal sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, (3, 5), stride=(2, 3), padding=(0, 2), dilation=(2, 1))
+        self.pools = nn.Sequential(
+            nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
+            nn.AvgPool2d(2, 3, padding=1, ceil_mode=True),
+            nn.AvgPool2d(2),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pools(self.conv(x))
+        return torch.cat([x, x * x.mean(dim=(2, 3), keepdim=True)], dim=1)
+
+
+@pytest.mark.parametrize("size_hw", [(64, 32), (61, 53), (60, 58), (47, 90)])
+@pytest.mark.parametrize("make", [AllWindows, SqueezeExcite, *[partial(create_small, name) for name in KINDS[:9]]])
+def test_shapes_are_those_of_the_network(make: Callable[[], nn.Module], size_hw: tuple[int, int]) -> None:
+    pytest.importorskip("onnx")
+    graph = fold(make().eval())
+    traced = GraphModule(graph, trace(graph))
+    ShapeProp(traced).propagate(torch.zeros(1, 3, *size_hw))
+    written = _Writer(graph, trace(graph), size_hw, half=False)
+    expected = {node.name: tuple(node.meta["tensor_meta"].shape) for node in traced.graph.nodes}
+    assert {node.name: shape for node, shape in written.shapes.items()} == expected
 
 
 def test_two_outputs_and_what_is_said_of_them() -> None:

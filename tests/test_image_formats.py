@@ -363,7 +363,7 @@ def test_evaluating_without_any_match_is_an_error(
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert "none of the 2 queries has a match" in err
-    assert "1 show people that are not in the gallery, 1 people that are there in the query's own camera" in err
+    assert "1 queries show identities that are not in the gallery; 1 show identities" in err
     assert not (tmp_path / "e.json").exists()
     # The only match cannot be read: seen after embedding.
     (root / "gallery" / "bob" / "2").mkdir(parents=True)

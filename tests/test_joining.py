@@ -8,7 +8,7 @@ import pytest
 from osnet.data.joining import join_training
 from osnet.data.training_set import TrainingSet
 from osnet.errors import DataError
-from osnet.evaluation.evaluate import check_leak
+from osnet.evaluation.checks import check_leak
 from osnet.models.osnet import OSNet
 from osnet.types import Crop, ReidDataset, Split
 from osnet.weights.card import Card
@@ -80,7 +80,7 @@ def test_weights_that_saw_the_test_images(trained_on: str, refused: bool, tiny_n
         return
     with pytest.raises(DataError, match="trained on the test images of b"):
         check_leak(network, B, force=False)
-    assert "says nothing about new people" in check_leak(network, B, force=True)[0]
+    assert "test images of b" in check_leak(network, B, force=True)[0]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,6 @@ def test_weights_of_another_split_saw_its_people(
     network.card = Card(network.config, training_data=trained_on)
     tested = replace(B, name=tested_on)
     if overlap:
-        with pytest.raises(DataError, match=f"trained on people that {tested_on} tests on"):
+        with pytest.raises(DataError, match=f"test identities of {tested_on}"):
             check_leak(network, tested, force=False)
     assert bool(check_leak(network, tested, force=True)) == overlap

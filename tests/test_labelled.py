@@ -9,12 +9,11 @@ import pytest
 
 from conftest import write_picture
 from layouts import make_market, make_viper
-from osnet import Embedder, evaluate, load_weights, save_weights
+from osnet import Embedder, Scoring, evaluate, load_weights, save_weights
 from osnet.cli.common import EXIT_ERROR
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
-from osnet.evaluation.benchmarks import evaluate_splits
-from osnet.evaluation.evaluate import evaluate_vectors
+from osnet.evaluation.evaluate import evaluate_features
 from osnet.features.embedding_files import embed_files, read_vectors
 from osnet.features.labels import read_labelled
 from osnet.metrics.ranking import rank_scores, summarize
@@ -43,9 +42,9 @@ def test_one_file_and_two_files(options: dict, tmp_path: Path) -> None:
     for part in ("query", "gallery"):
         np.savez(tmp_path / f"{part}.npz", **{k.removeprefix(f"{part}_"): v for k, v in arrays.items() if part in k})
     for files in (["all.npz"], ["query.npz", "gallery.npz"]):
-        result = evaluate_vectors(*read_labelled([tmp_path / name for name in files]), **options)
+        result = evaluate_features(*read_labelled([tmp_path / name for name in files]), scoring=Scoring(**options))
         assert result.scores == direct(arrays, **options)
-        assert result.counts["gallery"].images == 60
+        assert result.splits[0].counts["gallery"].images == 60
     assert options.get("distance", "cosine") in str(result.protocol)
 
 
@@ -57,7 +56,7 @@ def test_names_are_numbered_and_unknown_cameras_are_nobodys(tmp_path: Path) -> N
     query, gallery = read_labelled([tmp_path / "named.npz"])
     assert len({*query.camids.tolist(), *gallery.camids.tolist()}) == 72  # a camera of its own for each
     assert query.pids.tolist() == arrays["query_pids"].tolist()  # p1, p2, ... in sorted order
-    assert evaluate_vectors(query, gallery).scores == expected
+    assert evaluate_features(query, gallery).scores == expected
 
 
 def test_junk_and_distractors_are_nobody_among_names_too(tmp_path: Path) -> None:
@@ -78,9 +77,9 @@ def test_junk_and_distractors_are_nobody_among_names_too(tmp_path: Path) -> None
         query, gallery = read_labelled([tmp_path / f"{kind}.npz"])
         assert query.pids.tolist() == pids["query"].tolist()
         assert gallery.pids.tolist() == pids["gallery"].tolist()
-        told.append(evaluate_vectors(query, gallery))
+        told.append(evaluate_features(query, gallery))
     assert len({result.scores["mAP"] for result in told}) == 1
-    assert {result.counts["gallery"].identities for result in told} == {6}
+    assert {result.splits[0].counts["gallery"].identities for result in told} == {6}
 
 
 def test_cameras_have_no_nobody(tmp_path: Path) -> None:
@@ -104,7 +103,7 @@ def test_both_spellings_of_one_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", **{k.removesuffix("_vectors"): v for k, v in arrays.items()})
     assert np.load(tmp_path / "v.npz")["query"].shape == (12, 8)
     query, gallery = read_labelled([tmp_path / "v.npz"])
-    assert evaluate_vectors(query, gallery).scores == direct(arrays)
+    assert evaluate_features(query, gallery).scores == direct(arrays)
     assert query.names[3] == "query_vectors row 3"
 
 
@@ -153,15 +152,15 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
     for split in (data.query, data.gallery):
         embed_files(embedder, split.paths, tmp_path / f"{split.name}.npz")
     both = [tmp_path / "query.npz", tmp_path / "gallery.npz"]
-    assert evaluate_vectors(*read_labelled(both)).scores == expected  # by Market-1501's names
+    assert evaluate_features(*read_labelled(both)).scores == expected  # by Market-1501's names
     rows = [f"{crop.path},P{crop.pid},C{crop.camid},{split.name}"
             for split in (data.query, data.gallery) for crop in split.crops if crop.pid > 0]  # fmt: skip
     rows += [f"{crop.path.name},stranger,C9,gallery" for crop in data.gallery.crops if crop.pid == 0]
     table = tmp_path / "labels.csv"
     table.write_text("path,identity,camera,split\n" + "\n".join(rows))
-    assert evaluate_vectors(*read_labelled(both, table)).scores == expected
+    assert evaluate_features(*read_labelled(both, table)).scores == expected
     embed_files(embedder, [*data.query.paths, *data.gallery.paths], tmp_path / "all.npz")
-    assert evaluate_vectors(*read_labelled([tmp_path / "all.npz"], table)).scores == expected
+    assert evaluate_features(*read_labelled([tmp_path / "all.npz"], table)).scores == expected
     table.write_text("path,identity\nnobody.jpg,1")
     with pytest.raises(DataError, match="no row for 3 images"):
         read_labelled(both, table)
@@ -172,7 +171,7 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it holds gallery_camids"),
+        ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it has gallery_camids"),
         ({"query_pids": None}, "has no array 'query_pids' and no names"),
         ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 "),
         ({"query_pids": np.full(12, 0.5)}, "query_pids is float64"),
@@ -190,7 +189,7 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
 def test_refusals(change: dict, words: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", **{k: v for k, v in (drawn() | change).items() if v is not None})
     with pytest.raises(DataError) as caught:
-        evaluate_vectors(*read_labelled([tmp_path / "v.npz"]))
+        evaluate_features(*read_labelled([tmp_path / "v.npz"]))
     assert words in str(caught.value)
 
 
@@ -234,7 +233,7 @@ def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, t
     words = ("evaluate", "--weights", tiny_weights, "--data", market)
     status, out, _ = run(*words, "--flip", "--distance", "euclidean", "--rule", "cuhk03", "--out", tmp_path / "o.json")
     assert (status, "CUHK03" in out) == (0, True)
-    flipped = evaluate(Embedder(tiny_weights, flip=True), market, distance="euclidean", rule="cuhk03")
+    flipped = evaluate(Embedder(tiny_weights, flip=True), market, scoring=Scoring("cuhk03", "euclidean"))
     assert json.loads((tmp_path / "o.json").read_text())["scores"] == pytest.approx(flipped.scores)
     (tmp_path / "file.npz").touch()
     status, _, err = run(*words, "--features", tmp_path / "file.npz")
@@ -272,7 +271,7 @@ def test_both_distances_at_once(run: Run, tiny_weights: Path, market: Path, tmp_
     """By default: the card's distance first, or cosine; the vectors are made once and kept in both forms."""
     known = tmp_path / "known"
     save_weights(load_weights(tiny_weights), known, replace(load_weights(tiny_weights).card, distance="euclidean"))
-    alone = {d: evaluate(known, market, distance=d).scores for d in ("cosine", "euclidean")}
+    alone = {d: evaluate(known, market, scoring=Scoring(distance=d)).scores for d in ("cosine", "euclidean")}
     assert alone["cosine"] != alone["euclidean"]
     for weights, first, second in ((tiny_weights, "cosine", "euclidean"), (known, "euclidean", "cosine")):
         words = ["evaluate", "--weights", weights, "--data", market, "--features", tmp_path / first, "--out"]
@@ -301,7 +300,7 @@ def test_euclidean_is_of_raw_vectors(tiny_weights: Path, market: Path, tmp_path:
     labels = (data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids)
     vectors = raw.embed(data.query.paths), raw.embed(data.gallery.paths)
     expected = summarize(rank_scores(*vectors, *labels, distance="euclidean"))
-    found = evaluate(embedder, data, distance="euclidean", features=tmp_path / "f")
+    found = evaluate(embedder, data, scoring=Scoring(distance="euclidean"), features=tmp_path / "f")
     assert found.scores == pytest.approx(expected)
     assert embedder.normalize
     assert evaluate(embedder, data, features=tmp_path / "f").scores == evaluate(embedder, data).scores
@@ -316,21 +315,21 @@ def test_splits(tiny_weights: Path, market: Path, tmp_path: Path, monkeypatch: p
     data = read_dataset(market)
     halves = [replace(data, query=Split("query", data.query.crops[k : k + 2])) for k in (0, 1)]
     embedder = Embedder(tiny_weights)
-    single = [evaluate(embedder, half, rule="cuhk03").scores for half in halves]
+    single = [evaluate(embedder, half, scoring=Scoring("cuhk03")).scores for half in halves]
     embedded: list[int] = []
     stream = Embedder.stream
     monkeypatch.setattr(Embedder, "stream", lambda self, *a, **k: (embedded.append(1), stream(self, *a, **k))[1])
-    found = evaluate_splits(embedder, halves, rule="cuhk03")
+    found = evaluate(embedder, halves, scoring=Scoring("cuhk03"))
     assert len(embedded) == 1  # an image of both splits is embedded once
-    for score, mean in found.mean.items():
+    for score, mean in found.scores.items():
         values = [scores[score] for scores in single]
         assert mean == pytest.approx(np.mean(values), abs=1e-6)
-        assert found.deviation[score] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+        assert found.deviations[score] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
     assert "2 splits" in str(found)
-    assert f"{100 * found.mean['mAP']:.2f} % +- " in str(found)
-    assert evaluate_splits(embedder, halves[:1]).deviation["mAP"] is None
-    with pytest.raises(DataError, match="no splits"):
-        evaluate_splits(embedder, [])
+    assert f"{100 * found.scores['mAP']:.2f} % +- " in str(found)
+    assert evaluate(embedder, halves[:1]).deviations["mAP"] is None
+    with pytest.raises(DataError, match="0 splits"):
+        evaluate(embedder, [])
     json.dumps(found.to_json(), allow_nan=False)
 
 

@@ -11,6 +11,7 @@ from filelock import FileLock
 from conftest import shared_data
 from osnet.data.reid.catalog import read_benchmark
 from osnet.evaluation.evaluate import evaluate
+from osnet.evaluation.scoring import Scoring
 from osnet.features.embedding_files import read_vectors
 from osnet.files import TEMPORARY_PREFIX
 from osnet.metrics.ranking import rank_scores
@@ -50,7 +51,7 @@ def test_the_zoos_figure(market1501: Path, tmp_path: Path) -> None:
     assert (len(dataset.query), len(set(dataset.query.pids))) == (3368, 750)
     assert (len(dataset.gallery), dataset.num_junk) == (19_732 - 3819, 3819)
     features = tmp_path / "features"
-    result = evaluate(weights, dataset, distance="euclidean", features=features)
+    result = evaluate(weights, dataset, scoring=Scoring(distance="euclidean"), features=features)
     assert result.num_scored == 3368
     assert 100 * result.scores["rank-1"] == pytest.approx(91.18, abs=0.015)
     assert 100 * result.scores["mAP"] == pytest.approx(74.94, abs=0.015)

@@ -1,15 +1,21 @@
 """The networks: what they compute, and what they refuse."""
 
+import copy
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from conftest import create_small
-from osnet import OSNet, OSNetConfig, create_model, list_models
+from osnet import Embedder, OSNet, OSNetConfig, Preprocessing, create_model, list_models, save_weights
 from osnet.errors import ModelError
 from osnet.models.layers import ChannelGate, ChannelShuffle, LinearContextGate, LiteConv3x3, StaticGate
+from osnet.models.network import Network
 from osnet.models.osnet import Concatenation, OSBlock, SeparateGates, UnifiedGate
 from osnet.models.registry import VARIANTS
+from osnet.weights.checkpoint import network_sha256
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
@@ -186,6 +192,44 @@ def test_list_models() -> None:
     assert list_models("osnet_ibn*") == ["osnet_ibn_x0_25", "osnet_ibn_x0_5", "osnet_ibn_x0_75", "osnet_ibn_x1_0"]
     assert list_models("nothing*") == []
     assert len(list_models()) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "squeezenet1_0"])
+def test_a_classifier_on_request(name: str, tmp_path: Path) -> None:
+    network = create_model(name, num_classes=3)
+    images = torch.rand(2, 3, 64, 32)
+    embeddings = network.eval()(images)
+    assert embeddings.shape == (2, network.config.embedding_size)
+    assert network.classifier(embeddings).shape == (2, 3)
+    assert network_sha256(network, Preprocessing()) == network_sha256(without_classifier(network), Preprocessing())
+    assert save_weights(network, tmp_path / "w").num_classes == 3
+    same, other, none = (create_model(name, tmp_path / "w", num_classes=c) for c in (3, 4, 0))
+    assert torch.equal(same(images), embeddings)
+    assert torch.equal(same.classifier.weight, network.classifier.weight)
+    assert not same.classifier.training
+    assert (other.classifier.out_features, none.classifier) == (4, None)
+    assert torch.equal(Embedder(same, "cpu", normalize=False, backend="torch").network(images), embeddings)
+
+
+def without_classifier(network: Network) -> Network:
+    bare = copy.deepcopy(network)
+    bare.classifier = None
+    return bare
+
+
+@pytest.mark.parametrize("value", [-1, 2.5, True, "10", None])
+def test_a_number_of_classes_that_cannot_be(value: object) -> None:
+    with pytest.raises(ModelError, match=re.escape(f"num_classes {value!r}")):
+        create_model("osnet_x0_25", num_classes=value)  # type: ignore[arg-type]
+
+
+def test_grouped_networks_are_settings_and_not_names() -> None:
+    assert not list_models("osnet*_g*_*")
+    network = create_model("osnet_x0_5", groups=4, group_extent="lite")
+    assert network.config == OSNetConfig(width=0.5, groups=4, group_extent="lite")
+    assert create_model("osnet_x0_5_g4_lite").config == network.config, "names of older versions"
+    with pytest.raises(ModelError, match="groups 5"):
+        create_model("osnet_x0_5_g5_all")
 
 
 def test_overrides() -> None:

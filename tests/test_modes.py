@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from conftest import make_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.runtime.backends import eval_mode, in_eval_mode
+from osnet.runtime.backends import in_eval_mode
 
 WAIT_S = 240
 
@@ -89,26 +89,6 @@ def test_a_step_of_training_during_a_pass_is_one_of_training(network: OSNet) -> 
     with torch.no_grad():
         network.embedding.linear.weight.mul_(torch.rand_like(network.embedding.linear.weight))
     assert np.abs(embedder.embed(picture) - before).max() > 1e-3
-
-
-def test_eval_mode_within_eval_mode(network: OSNet) -> None:
-    before = modes_of(network)
-    outer, inner = eval_mode(network), eval_mode(network)
-    with outer:
-        with inner, eval_mode(network):
-            pass
-        assert not any(modes_of(network))
-    assert modes_of(network) == before
-    first, second = eval_mode(network), eval_mode(network)
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)  # as threads leave: not in reverse
-    assert not any(modes_of(network))
-    second.__exit__(None, None, None)
-    assert modes_of(network) == before
-    with pytest.raises(ValueError, match="mine"), eval_mode(network):
-        raise ValueError("mine")
-    assert modes_of(network) == before
 
 
 def test_the_twin_shares_tensors_and_hooks_and_no_mode(network: OSNet) -> None:

@@ -159,7 +159,7 @@ def test_by_any_name_it_is_the_same_network(monkeypatch: pytest.MonkeyPatch) -> 
     one, other = load_model("person-reidentification-retail-0288"), create_model("osnet_lct_x0_25", pretrained="intel")
     assert one.card == other.card
     assert all((a == b).all() for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
-    with pytest.raises(WeightsError, match="not the network asked for"):
+    with pytest.raises(WeightsError, match="not the requested network"):
         create_model("osnet_lct_x0_25", pretrained="intel", embedding_size=128)
 
 

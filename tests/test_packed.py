@@ -1,5 +1,6 @@
 """Photographs in tar files: every image once, whatever the readers; damage and strange addresses are refused."""
 
+import re
 import tarfile
 import threading
 from functools import partial
@@ -163,7 +164,7 @@ def test_indexes_that_cannot_be_trusted(tmp_path: Path, text: str, words: str) -
 
 def test_addresses_that_run_commands_are_refused(tmp_path: Path, many: Photos) -> None:
     for source in ("pipe:touch /tmp/x", "pipe://x", "file:///etc", "ftp://x"):
-        with pytest.raises(DataError, match="no address"):
+        with pytest.raises(DataError, match=re.escape(source)):
             read_packed_index(source)
     with pytest.raises(DataError, match="no such folder"):
         read_packed_index(tmp_path / "nothing")

@@ -209,14 +209,14 @@ def test_cuhk03_draws_one_image_of_each_person_evenly() -> None:
 SHARED = """
 import json, sys
 import numpy as np
-from osnet.evaluation.evaluate import score_shared
-from osnet.evaluation.results import Scoring
+from osnet.evaluation.evaluate import rank_shared
+from osnet.evaluation.scoring import Scoring
 from osnet.features.labels import LabelledVectors
 from osnet.runtime.distributed import join_processes, leave_processes
 rng = np.random.default_rng(0)
 parts = [LabelledVectors(rng.normal(size=(n, 64)).astype(np.float32), rng.integers(1, 9, n), rng.integers(1, 4, n), ())
          for n in (51, 400)]
-scores = [score_shared(*parts, Scoring(rule=rule)) for rule in ("market1501", "cuhk03")]
+scores = [rank_shared(*parts, Scoring(rule=rule)) for rule in ("market1501", "cuhk03")]
 if join_processes()[0] == 0:
     told = [[s.mean_ap, s.mean_inp, s.cmc.tolist(), s.ap_per_query.tolist()] for s in scores]
     open(sys.argv[1], "w").write(json.dumps(told))

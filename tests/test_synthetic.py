@@ -276,9 +276,9 @@ def test_places_that_cannot_be(generated: Path, tmp_path: Path) -> None:
         generate_dataset(generated, SETTINGS)
     with pytest.raises(OutputError, match="there is no folder"):
         generate_dataset(tmp_path / "no" / "g", SETTINGS)
-    with pytest.raises(DataError, match="no generated data set"):
+    with pytest.raises(DataError, match="not a generated data set"):
         read_annotations(tmp_path)
-    with pytest.raises(DataError, match="no generated data set"):
+    with pytest.raises(DataError, match="not a generated data set"):
         read_pairs(tmp_path)
     (tmp_path / "generated.json").write_text(json.dumps({"format": "other", "pairs": []}))
     with pytest.raises(DataError, match="'other'"):

@@ -280,7 +280,7 @@ def test_an_image_that_breaks_in_mid_run_loses_nothing(people: Path, tmp_path: P
     with pytest.raises(ImageError, match=victim.name):
         Trainer(REID, data, tmp_path / "run", INLINE).run()
     victim.write_bytes(b"broken")
-    with pytest.raises(DataError, match=f"1 images cannot be trained on: .*{victim.name}: not an image"):
+    with pytest.raises(DataError, match=f"1 .*{victim.name}: not an image"):
         Trainer(REID, data, tmp_path / "run", INLINE)
     victim.unlink()
     with pytest.raises(DataError, match=f"{victim.name}: no such file"):
@@ -320,21 +320,21 @@ def test_what_cannot_be_trained_is_said_first(people: Path, tmp_path: Path) -> N
     data = read_any(people)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("precious")
-    with pytest.raises(DataError, match=r"holds thesis\.txt and no run"):
+    with pytest.raises(DataError, match=r"contains thesis\.txt"):
         Trainer(REID, data, tmp_path / "full", INLINE)
     with pytest.raises(DataError, match="fewer than one batch"):
         Trainer(replace(REID, batch_size=64), data, tmp_path / "a", INLINE)
     with pytest.raises(DataError, match="no training images"):
         Trainer(REID, replace(data, train=replace(data.train, crops=())), tmp_path / "b", INLINE)
     write_picture(tmp_path / "one" / "ada" / "1.png")
-    with pytest.raises(DataError, match="1 identities to train on"):
+    with pytest.raises(DataError, match="1 identities"):
         Trainer(REID, read_any(tmp_path / "one"), tmp_path / "c", INLINE)
     trainer = Trainer(REID, data, tmp_path / "d", INLINE)
     trainer.save()
-    with pytest.raises(DataError, match="differs in lr"):
+    with pytest.raises(DataError, match="other values of lr;"):
         Trainer(replace(REID, lr=0.5), data, tmp_path / "d", INLINE)
     (tmp_path / "d" / "state.pt").write_bytes(b"broken")
-    with pytest.raises(WeightsError, match=r"state\.pt cannot be read"):
+    with pytest.raises(WeightsError, match=r"state\.pt"):
         Trainer(REID, data, tmp_path / "d", INLINE)
 
 
@@ -344,7 +344,7 @@ def test_what_cannot_be_trained_is_said_first(people: Path, tmp_path: Path) -> N
         ({"epochs": 0}, "epochs 0"),
         ({"model": "osnet_x9"}, "unknown model"),
         ({"loss": ReidLoss(triplet=1.0)}, "sampler 'identity'"),
-        ({"frozen_epochs": 9}, "frozen_epochs 9 is outside 0 to 3"),
+        ({"frozen_epochs": 9}, "frozen_epochs 9 .* 0 to 3"),
         ({"validation": 0.9}, "validation"),
     ],
 )
@@ -366,7 +366,7 @@ def test_published_recipes() -> None:
     assert (scratch.lr, scratch.epochs, scratch.milestones, scratch.optimizer) == (0.065, 350, (150, 225, 300), "sgd")
     small = RECIPES["market1501-osnet-x0-25"]()
     assert (small.lr, small.epochs, small.step_epochs, small.batch_size) == (0.003, 180, 80, 128)
-    assert "Not the paper's" in (RECIPES["market1501-osnet-x1-0-strong"].__doc__ or "")
+    assert "Not a recipe of the paper" in (RECIPES["market1501-osnet-x1-0-strong"].__doc__ or "")
 
 
 @pytest.mark.slow

@@ -60,10 +60,10 @@ def take_one_away(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (rename, ("3 new (dan/0.png, dan/1.png, dan/2.png)", "3 gone (bob/0.png, bob/1.png, bob/2.png)")),
-        (move_a_picture, ("1 new (bob/9.png)", "1 gone (ada/0.png)")),
+        (rename, ("3 new (dan/0.png, dan/1.png, dan/2.png)", "3 missing (bob/0.png, bob/1.png, bob/2.png)")),
+        (move_a_picture, ("1 new (bob/9.png)", "1 missing (ada/0.png)")),
         (add_one, ("1 new (cyd/extra.png)",)),
-        (take_one_away, ("1 gone (cyd/2.png)",)),
+        (take_one_away, ("1 missing (cyd/2.png)",)),
     ],
 )
 def test_other_people_are_refused_and_named(
@@ -104,7 +104,7 @@ def test_other_pictures_of_the_same_names(tmp_path: Path) -> None:
     begin(data, tmp_path / "run")
     names = [[(c.path.name, c.pid) for c in read_any(folder).train.crops] for folder in (data, other)]
     assert names[0] == names[1]
-    with pytest.raises(DataError, match=r"of 16 files have another size \(0001_c1s1"):
+    with pytest.raises(DataError, match=r"of 16 files .*0001_c1s1"):
         Trainer(QUICK, read_any(other), tmp_path / "run", INLINE)
     mended = read_any(data).train.crops[3].path
     shutil.copy(next(other.rglob(mended.name)), mended)
@@ -121,18 +121,18 @@ def test_other_labels_for_the_same_files(tmp_path: Path) -> None:
         return replace(crop, pid=3, identity="cyd") if crop.path.match("ada/0.png") else crop
 
     other = replace(data, train=replace(data.train, crops=tuple(map(relabelled, data.train.crops))))
-    with pytest.raises(DataError, match=r"1 labelled otherwise \(ada/0\.png\)"):
+    with pytest.raises(DataError, match=r"1 with another label \(ada/0\.png\)"):
         Trainer(QUICK, other, tmp_path / "run", INLINE)
     backwards = replace(data, train=replace(data.train, crops=data.train.crops[::-1]))
     with pytest.raises(DataError, match="another order"):
         Trainer(QUICK, backwards, tmp_path / "run", INLINE)
     (tmp_path / "run" / "data.jsonl").unlink()
-    with pytest.raises(DataError, match=r"data\.jsonl does not tell"):
+    with pytest.raises(DataError, match=r"data\.jsonl"):
         Trainer(QUICK, other, tmp_path / "run", INLINE)
     again = Trainer(QUICK, data, tmp_path / "run", INLINE)
     assert again.progress.epoch == 1
     again.save()  # the list is written anew
-    with pytest.raises(DataError, match=r"1 labelled otherwise \(ada/0\.png\)"):
+    with pytest.raises(DataError, match=r"1 with another label \(ada/0\.png\)"):
         Trainer(QUICK, other, tmp_path / "run", INLINE)
 
 
@@ -142,7 +142,7 @@ def test_what_is_held_out_counts_too(people: Path, tmp_path: Path) -> None:
     trainer.save()
     held = trainer.plan.query.crops[0].path.name
     left = tuple(crop for crop in data.train.crops if crop.path.name != held)
-    with pytest.raises(DataError, match="gone"):
+    with pytest.raises(DataError, match="missing"):
         Trainer(recipe, replace(data, train=replace(data.train, crops=left)), tmp_path / "run", INLINE)
 
 
@@ -170,9 +170,9 @@ def test_attributes(tmp_path: Path) -> None:
     for value in (1 - labels[5, 0], np.nan):
         other = labels.copy()
         other[5, 0] = value
-        with pytest.raises(DataError, match=r"1 labelled otherwise \(5\.png\)"):
+        with pytest.raises(DataError, match=r"1 with another label \(5\.png\)"):
             Trainer(recipe, replace(data, train=AttributeSplit("train", crops, other)), tmp_path / "run", INLINE)
-    with pytest.raises(DataError, match=r"labelled otherwise \(names\)"):
+    with pytest.raises(DataError, match=r"another label \(names\)"):
         Trainer(recipe, replace(data, attributes=("bag", "hat")), tmp_path / "run", INLINE)
 
 
@@ -184,10 +184,10 @@ def test_photographs(in_memory: bool, tmp_path: Path) -> None:
     trainer.save()
     if in_memory:
         write_picture(tmp_path / "data" / "red" / "0.png", 3, (8, 8))
-        told = r"1 labelled otherwise \(image 8\)"
+        told = r"1 with another label \(image 8\)"
     else:
         (tmp_path / "data" / "red" / "0.png").rename(tmp_path / "data" / "blue" / "x.png")
-        told = r"1 new \(blue/x\.png\), 1 gone \(red/0\.png\)"
+        told = r"1 new \(blue/x\.png\), 1 missing \(red/0\.png\)"
     with pytest.raises(DataError, match=told):
         Trainer(recipe, recipe.read([tmp_path / "data"]), tmp_path / "run", INLINE)
 
@@ -200,7 +200,7 @@ def test_packed_photographs(tmp_path: Path) -> None:
     trainer = Trainer(recipe, recipe.read([tmp_path / "packed-a"]), tmp_path / "run", INLINE)
     trainer.save()
     Trainer(recipe, recipe.read([tmp_path / "packed-a"]), tmp_path / "run", INLINE)
-    with pytest.raises(DataError, match=r"labelled otherwise \(shard-000000\.tar\)"):
+    with pytest.raises(DataError, match=r"another label \(shard-000000\.tar\)"):
         Trainer(recipe, recipe.read([tmp_path / "packed-b"]), tmp_path / "run", INLINE)
 
 
@@ -211,7 +211,7 @@ def test_a_run_of_an_earlier_version_says_that_it_cannot_be_checked(tmp_path: Pa
     del state["data_sha256"]
     torch.save(state, tmp_path / "run" / "state.pt")
     (tmp_path / "run" / "data.jsonl").unlink()
-    with pytest.warns(UserWarning, match="no list of its training data"):
+    with pytest.warns(UserWarning, match="stored no list"):
         Trainer(QUICK, read_any(data), tmp_path / "run", INLINE).run()
     Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)  # from now on there is one
     rename(data)

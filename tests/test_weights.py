@@ -104,7 +104,7 @@ def test_one_flipped_bit_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"weights": "../../etc/passwd"}, "etc/passwd"),
-        ({"weights": "gone.safetensors"}, "is not there"),
+        ({"weights": "gone.safetensors"}, "is missing"),
         ({"format": "osnet-weights-99"}, "osnet-weights-99"),
         ({"architecture": {"width": -1}}, "width -1"),
         ({"architecture": {"colour": 1}}, "colour"),

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from osnet import errors
+from osnet import forks as forks  # registers what a forked child must do
 
 if TYPE_CHECKING:
     from osnet.data.folder import read_folder as read_folder
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
     from osnet.embedding.embedder import Embedder as Embedder
     from osnet.embedding.embedder import Embeddings as Embeddings
     from osnet.embedding.inputs import Frame as Frame
-    from osnet.evaluation.benchmarks import evaluate_benchmark as evaluate_benchmark
-    from osnet.evaluation.benchmarks import evaluate_splits as evaluate_splits
     from osnet.evaluation.calibration import calibrate as calibrate
     from osnet.evaluation.evaluate import evaluate as evaluate
-    from osnet.evaluation.evaluate import evaluate_vectors as evaluate_vectors
-    from osnet.evaluation.results import Scoring as Scoring
+    from osnet.evaluation.evaluate import evaluate_features as evaluate_features
     from osnet.evaluation.results import average_results as average_results
+    from osnet.evaluation.scoring import Scoring as Scoring
     from osnet.features.labels import read_labelled as read_labelled
     from osnet.gallery import Gallery as Gallery
     from osnet.gallery import Where as Where
@@ -64,7 +63,7 @@ _LAZY = {
     "OSNet": "osnet.models.osnet",
     "OSNetConfig": "osnet.models.config",
     "Preprocessing": "osnet.types",
-    "Scoring": "osnet.evaluation.results",
+    "Scoring": "osnet.evaluation.scoring",
     "Trainer": "osnet.training.trainer",
     "Where": "osnet.gallery",
     "average_results": "osnet.evaluation.results",
@@ -73,9 +72,7 @@ _LAZY = {
     "create_model": "osnet.weights.factory",
     "list_models": "osnet.models.registry",
     "evaluate": "osnet.evaluation.evaluate",
-    "evaluate_benchmark": "osnet.evaluation.benchmarks",
-    "evaluate_splits": "osnet.evaluation.benchmarks",
-    "evaluate_vectors": "osnet.evaluation.evaluate",
+    "evaluate_features": "osnet.evaluation.evaluate",
     "expand_queries": "osnet.metrics.query_expansion",
     "export": "osnet.runtime.export",
     "get_recipe": "osnet.recipes",

@@ -1,6 +1,6 @@
-"""Losses of re-identification and of attributes. Pure functions of tensors.
+"""Losses for re-identification and for attributes, as pure functions of tensors.
 
-Shapes: B batch, C classes, D embedding, A attributes.
+Shapes: B batch size, C number of classes, D embedding size, A number of attributes.
 """
 
 import torch
@@ -8,30 +8,49 @@ from torch import Tensor
 from torch.nn import functional
 
 LABEL_SMOOTHING = 0.1
-"""The paper's, for all of its re-identification experiments."""
+"""Default smoothing: the paper's value for all of its re-identification experiments."""
 MARGIN = 0.3
+"""Default margin of the triplet loss, in units of the Euclidean distance."""
 
 
 def smoothed_cross_entropy(logits_BC: Tensor, labels_B: Tensor, smoothing: float = LABEL_SMOOTHING) -> Tensor:
-    """Cross-entropy against labels that are 1 - eps + eps / C for the right class and eps / C for the others.
+    """Cross-entropy with label smoothing (Szegedy et al., CVPR 2016, section 7).
 
-    Szegedy et al., CVPR 2016, section 7. Scalar >= 0, mean over the batch.
+    The target is 1 - eps + eps / C for the labelled class and eps / C for the others, where eps is ``smoothing``.
+
+    Args:
+        logits_BC: scores before the softmax.
+        labels_B: class indices from 0 to C - 1.
+        smoothing: from 0 (plain cross-entropy) up to, but not including, 1.
+
+    Returns:
+        A scalar >= 0: the mean over the batch.
 
     Raises:
-        ValueError: a label is outside 0 to C - 1 (a cryptic index error otherwise), or ``smoothing`` outside [0, 1).
+        ValueError: a label is outside 0 to C - 1 (checked on the CPU only: elsewhere the host would wait for the
+            device), or ``smoothing`` is outside [0, 1).
     """
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing {smoothing} is outside 0 to 1")
-    classes = logits_BC.shape[1]
-    if len(labels_B) and not bool(((labels_B >= 0) & (labels_B < classes)).all()):
-        raise ValueError(f"labels from {int(labels_B.min())} to {int(labels_B.max())} for {classes} classes")
+        raise ValueError(f"smoothing {smoothing} must be at least 0 and less than 1")
+    num_classes = logits_BC.shape[1]
+    # PyTorch's own error for a bad label does not say which label it was.
+    known = (labels_B >= 0) & (labels_B < num_classes)
+    if labels_B.device.type == "cpu" and len(labels_B) and not bool(known.all()):
+        raise ValueError(
+            f"labels range from {int(labels_B.min())} to {int(labels_B.max())}; with {num_classes} classes they must "
+            f"be from 0 to {num_classes - 1}"
+        )
     return functional.cross_entropy(logits_BC, labels_B, label_smoothing=smoothing)
 
 
 def smoothed_cross_entropy_sum(
     logits_BC: Tensor, labels_B: Tensor, smoothing: float = LABEL_SMOOTHING
 ) -> tuple[Tensor, Tensor]:
-    """As ``smoothed_cross_entropy``, for batches in which some labels are unknown (-1): the sum, and over how many."""
+    """The loss of ``smoothed_cross_entropy`` as a sum, for batches in which some labels are unknown (-1).
+
+    Returns:
+        The sum of the losses over the known labels, and the number of known labels. Both are scalars.
+    """
     total = functional.cross_entropy(
         logits_BC.float(), labels_B, label_smoothing=smoothing, ignore_index=-1, reduction="sum"
     )
@@ -39,78 +58,103 @@ def smoothed_cross_entropy_sum(
 
 
 def pairwise_distance(embeddings_BD: Tensor) -> Tensor:
-    """Euclidean distances between all rows: (B, B), >= 1e-6 so that the square root has a gradient."""
+    """Euclidean distances between all pairs of rows: (B, B).
+
+    They are at least 1e-6, because the square root has no finite gradient at 0.
+    """
     squared = embeddings_BD.square().sum(1)
     products = embeddings_BD @ embeddings_BD.T
     return (squared[:, None] + squared[None, :] - 2 * products).clamp(min=1e-12).sqrt()
 
 
 def batch_hard_triplet(embeddings_BD: Tensor, pids_B: Tensor, margin: float | None = MARGIN) -> Tensor:
-    """For each image, its farthest match in the batch must be closer than its closest non-match.
+    """Batch-hard triplet loss (Hermans et al., "In Defense of the Triplet Loss", 2017, eq. 5).
 
-    Hermans et al., "In Defense of the Triplet Loss", 2017, eq. 5: mean of max(0, margin + d_pos - d_neg);
-    with ``margin=None`` the soft margin of its section 2: log(1 + exp(d_pos - d_neg)). Scalar >= 0.
-    Images without a second image of the same person in the batch are no anchors.
+    An anchor is an image that has another image of its identity in the batch. For each anchor, d_pos is the distance
+    to its farthest image of the same identity and d_neg the distance to its nearest image of another identity. The
+    loss is the mean of max(0, margin + d_pos - d_neg), or of log(1 + exp(d_pos - d_neg)) with the soft margin
+    (section 2 of the same paper).
 
     Args:
-        embeddings_BD: not normalised.
-        pids_B: who is on each.
-        margin: in the units of the distance; None for the soft margin.
+        embeddings_BD: embeddings, not normalised.
+        pids_B: identities.
+        margin: margin in the units of the distance; None for the soft margin.
+
+    Returns:
+        A scalar >= 0.
 
     Raises:
-        ValueError: the batch has one person only, or no person twice: an identity sampler is needed.
+        ValueError: all images of the batch have one identity, or no identity occurs twice. It is raised for identities
+            on the CPU only, because the check would make the host wait for a device. There the loss is not finite,
+            or 0.
     """
     same = pids_B[:, None] == pids_B[None, :]
-    others = same & ~torch.eye(len(pids_B), dtype=torch.bool, device=same.device)
-    anchors = others.any(1)
-    if not bool(anchors.any()) or bool(same.all()):
+    positives = same & ~torch.eye(len(pids_B), dtype=torch.bool, device=same.device)
+    anchors = positives.any(1)
+    if pids_B.device.type == "cpu" and (not bool(anchors.any()) or bool(same.all())):
         raise ValueError(
-            f"no triplet in a batch of {len(pids_B)} images of {len(set(pids_B.tolist()))} people: it takes two, "
-            "one of them twice; draw batches by identity"
+            f"a batch of {len(pids_B)} images of {len(set(pids_B.tolist()))} identities contains no triplet. A triplet "
+            "needs two identities, one of them with two images: use the identity sampler"
         )
     distance = pairwise_distance(embeddings_BD.float())
-    farthest = distance.masked_fill(~others, 0).amax(1)[anchors]
-    closest = distance.masked_fill(same, torch.inf).amin(1)[anchors]
-    if margin is None:
-        return functional.softplus(farthest - closest).mean()
-    return (farthest - closest + margin).clamp(min=0).mean()
+    gap = distance.masked_fill(~positives, 0).amax(1) - distance.masked_fill(same, torch.inf).amin(1)
+    losses = functional.softplus(gap) if margin is None else (gap + margin).clamp(min=0)
+    # Selecting the anchors instead would make the host wait for the device, which counts them.
+    return losses.masked_fill(~anchors, 0).sum() / anchors.sum()
 
 
 def weigh_per_attribute(ratios_A: Tensor) -> Tensor:
-    """Form A: one weight per attribute, exp(-p), whatever the label: (A,) -> (2, A), first row for label 0.
+    """Loss weights exp(-p), the same for both labels of an attribute ("form A").
 
-    p is the attribute's share of positives in training. DeepMAR (Li, Chen, Huang, ACPR 2015) in the form of the
-    authors' code for PA-100K: rare attributes weigh up to 1, ever-present ones 0.37. It does not balance positives
-    against negatives.
+    This is the weighting of DeepMAR (Li, Chen, Huang, ACPR 2015) as the code of OSNet's authors for PA-100K computes
+    it. An attribute that is never positive has weight 1; one that is always positive has weight exp(-1) = 0.37.
+    Positives are not balanced against negatives.
+
+    Args:
+        ratios_A: p, the share of positives of each attribute in the training data, from 0 to 1.
+
+    Returns:
+        (2, A): row 0 for label 0, row 1 for label 1.
     """
     return torch.exp(-ratios_A).repeat(2, 1)
 
 
 def weigh_per_label(ratios_A: Tensor) -> Tensor:
-    """Form B: exp(1 - p) for positives, exp(p) for negatives: (A,) -> (2, A), first row for label 0.
+    """Loss weights exp(1 - p) for positives and exp(p) for negatives, which balance the two ("form B").
 
-    The class-balancing form of later code (Strong_Baseline, fast-reid) and, in words, of HydraPlus-Net's author.
+    Later code uses this weighting (Strong_Baseline, fast-reid), and the author of HydraPlus-Net describes it.
+
+    Args:
+        ratios_A: p, the share of positives of each attribute in the training data, from 0 to 1.
+
+    Returns:
+        (2, A): row 0 for label 0, row 1 for label 1.
     """
     return torch.stack([torch.exp(ratios_A), torch.exp(1 - ratios_A)])
 
 
 def weighted_multi_label(logits_BA: Tensor, labels_BA: Tensor, weights_2A: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of weighted sigmoid cross-entropies, and over how many labels: -w [y log s + (1 - y) log(1 - s)].
+    """Weighted sigmoid cross-entropy, -w [y log s + (1 - y) log(1 - s)], summed over images and attributes.
 
-    A label of NaN is unknown and counts for nothing. The mean, sum over count, is that of the authors' code for PA-100K
-    (``BCEWithLogitsLoss``, over images and attributes); the supplement does not say over what it is taken.
+    The sum divided by the count is the mean over images and attributes, as in the authors' code for PA-100K
+    (``BCEWithLogitsLoss``). The paper's supplement does not say how the mean is taken.
 
     Args:
-        logits_BA: before the sigmoid.
-        labels_BA: 0, 1 or NaN.
-        weights_2A: of label 0 and of label 1, from ``weigh_per_attribute`` or ``weigh_per_label``.
+        logits_BA: scores before the sigmoid.
+        labels_BA: 0, 1, or NaN where the label is unknown.
+        weights_2A: weights of label 0 (row 0) and label 1 (row 1), from ``weigh_per_attribute`` or ``weigh_per_label``.
+
+    Returns:
+        The sum over the known labels, and the number of known labels. Both are scalars.
 
     Raises:
         ValueError: the shapes do not agree.
     """
     if logits_BA.shape != labels_BA.shape or weights_2A.shape != (2, logits_BA.shape[1]):
-        raise ValueError(f"logits {tuple(logits_BA.shape)}, labels {tuple(labels_BA.shape)}, "
-                         f"weights {tuple(weights_2A.shape)} do not agree")  # fmt: skip
+        raise ValueError(
+            f"logits {tuple(logits_BA.shape)}, labels {tuple(labels_BA.shape)}, "
+            f"weights {tuple(weights_2A.shape)} do not agree"
+        )
     known = ~labels_BA.isnan()
     labels = labels_BA.nan_to_num(0)
     weights = torch.where(labels > 0, weights_2A[1], weights_2A[0]) * known

@@ -4,7 +4,9 @@ A command's module is imported when that command runs, so ``osnet --help`` loads
 """
 
 import difflib
+import inspect
 import io
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,7 +18,10 @@ COMMANDS: dict[str, str] = {
     "index": "Embed a folder of crops into a gallery.",
     "search": "Search a gallery by an image, by a description, or by both.",
     "gallery": "Show what a gallery holds, or delete items from it.",
+    "store": "Copy, check, erase and expire, in a gallery, PostgreSQL or Qdrant.",
     "video": "Index, track, search and draw footage.",
+    "serve": "Serve archives as a page and an HTTP API.",
+    "audit": "Check the audit log of a service.",
     "embed": "Embed images into a file of embeddings.",
     "evaluate": "Score re-identification weights on a data set or on benchmarks.",
     "evaluate-features": "Score files of embeddings.",
@@ -46,6 +51,7 @@ RESUMABLE: dict[str, tuple[str, ...]] = {
     "embed": (),
     "demo": (),
     "video index": (),
+    "store copy": (),
     "data generate": (),
     "evaluate": ("--weights", "--features"),
     "calibrate": ("--features",),
@@ -119,16 +125,24 @@ def describe_commands() -> str:
 
 def load_command(name: str) -> None:
     """Import the module that defines a command, which registers it."""
-    import_module(f"osnet.cli.{name.replace('-', '_')}")
+    module = import_module(f"osnet.cli.{name.replace('-', '_')}")
+    for function in vars(module).values():
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and function.__doc__:
+            function.__doc__ = join_lines(function.__doc__)
+
+
+def join_lines(docstring: str) -> str:
+    """Write the description of each argument on one line, because tyro prints line breaks as they are."""
+    return re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(docstring))
 
 
 def _run(args: list[str]) -> None:
     load_command(args[0])
-    from osnet.cli.common import app, told_once
+    from osnet.cli.common import app, warn_once
     from osnet.errors import OsnetError
 
     try:
-        with told_once():
+        with warn_once():
             app.cli(prog="osnet", args=args)
     except OsnetError as error:
         print(f"osnet: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""osnet attributes show, attributes switch, attributes evaluate."""
+"""osnet attributes: show, switch off or evaluate the attributes of weights."""
 
 import json
 from pathlib import Path
@@ -109,8 +109,14 @@ def evaluate(
     predictor = AttributePredictor(weights, device, batch_size)
     part = labelled(next(s for s in dataset.splits if s.name == split))
     scores, _ = score_split(predictor, part, dataset.attributes, chosen_thresholds)
-    content = {"data": dataset.name, "split": split, "zero_rules": ZERO_RULES, "problems": list(dataset.problems),
-               "notes": list(dataset.notes), **scores.to_json()}  # fmt: skip
+    content = {
+        "data": dataset.name,
+        "split": split,
+        "zero_rules": ZERO_RULES,
+        "problems": list(dataset.problems),
+        "notes": list(dataset.notes),
+        **scores.to_json(),
+    }
     if out is not None:
         write_json(out, content)
     if as_json:

@@ -1,4 +1,4 @@
-"""osnet average."""
+"""osnet average: mean and standard deviation over several results of osnet evaluate."""
 
 from pathlib import Path
 from typing import Annotated

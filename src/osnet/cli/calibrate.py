@@ -1,4 +1,4 @@
-"""osnet calibrate."""
+"""osnet calibrate: choose a score threshold on a validation set."""
 
 from pathlib import Path
 

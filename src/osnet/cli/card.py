@@ -1,4 +1,4 @@
-"""osnet card."""
+"""osnet card: describe an ONNX or OpenVINO network, so that other commands accept it."""
 
 from pathlib import Path
 from typing import Annotated

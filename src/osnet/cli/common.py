@@ -27,14 +27,14 @@ EXIT_FOUND_TROUBLE = 1
 """Exit code of a command that ran to its end, but left an image out or found a fault."""
 
 MAX_WARNINGS = 10
-"""Most warnings about images that are printed one by one."""
+"""Largest number of warnings about images that are printed one by one."""
 
 JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]
 
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """The flags that say where the identities and cameras of a data set are read from."""
+    """Flags for the source of identities and cameras of a data set."""
 
     identity_from: IdentityFrom = "auto"
     """where identities are read from: sub-folders, a pattern for file names, a CSV, or Market-1501's file names."""
@@ -61,13 +61,15 @@ PLAIN_FOLDER = FolderOptions()
 
 MAX_SEED = 2**32 - 1
 """The largest seed that scikit-learn accepts."""
-SHOWN = 10
-"""Most names that a message lists."""
+MAX_NAMES = 10
+"""Largest number of names that a message lists."""
 
 app = SubcommandApp()
 data_app = SubcommandApp()
 gallery_app = SubcommandApp()
+store_app = SubcommandApp()
 app.command(data_app, name="data", help="Check, generate or pack a data set; list the benchmarks.")
+app.command(store_app, name="store", help="Copy, check, erase and expire, in any store.")
 app.command(gallery_app, name="gallery", help="Show what a gallery holds, or delete items from it.")
 
 
@@ -84,9 +86,9 @@ def report_failures(failures: list[str]) -> None:
 
 
 def name_some(names: Sequence[str]) -> str:
-    """Join the first ``SHOWN`` names; say how many more there are."""
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    """Join the first ``MAX_NAMES`` names; say how many more there are."""
+    more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def tell_unlisted(dataset: ReidDataset) -> ReidDataset:
@@ -107,11 +109,11 @@ def report_other_files(folder: Path) -> None:
 
 
 @contextmanager
-def told_once() -> Iterator[None]:
+def warn_once() -> Iterator[None]:
     """Print each ``ImageWarning`` once, as one line on standard error; after ``MAX_WARNINGS``, only their number."""
-    told: list[str] = []
+    printed: list[str] = []
 
-    def tell(
+    def show(
         message: Warning | str,
         category: type[Warning],
         filename: str,
@@ -121,20 +123,20 @@ def told_once() -> Iterator[None]:
     ) -> None:
         if not issubclass(category, ImageWarning):
             usual(message, category, filename, lineno, file, line)
-        elif str(message) not in told:
-            told.append(str(message))
-            if len(told) <= MAX_WARNINGS:
+        elif str(message) not in printed:
+            printed.append(str(message))
+            if len(printed) <= MAX_WARNINGS:
                 tqdm.write(f"warning: {message}", file=sys.stderr)
 
     usual = warnings.showwarning
     with warnings.catch_warnings():
         warnings.simplefilter("always", ImageWarning)
-        warnings.showwarning = tell
+        warnings.showwarning = show
         try:
             yield
         finally:
-            if len(told) > MAX_WARNINGS:
-                print(f"warning: {len(told) - MAX_WARNINGS} more such warnings", file=sys.stderr)
+            if len(printed) > MAX_WARNINGS:
+                print(f"warning: {len(printed) - MAX_WARNINGS} more such warnings", file=sys.stderr)
 
 
 def check_counts(**counts: int) -> None:

@@ -1,4 +1,4 @@
-"""osnet data check, data benchmarks, data generate, data pack."""
+"""osnet data: check, generate or pack a data set; list the benchmarks."""
 
 import json
 from dataclasses import asdict
@@ -52,8 +52,11 @@ def data_check(
         as_json: print JSON, with every name.
     """
     options: Options = {
-        "labelled": labelled, "classic": classic, "distractors": distractors, "work_dir": work_dir,
-    }  # fmt: skip
+        "labelled": labelled,
+        "classic": classic,
+        "distractors": distractors,
+        "work_dir": work_dir,
+    }
     if version != "auto":
         options["version"] = version
     if seed is not None:
@@ -114,12 +117,15 @@ def data_benchmarks(
         return
     rows = [
         {
-            "name": entry.name, "title": entry.title, "layout": entry.layout, "notes": list(entry.notes),
+            "name": entry.name,
+            "title": entry.title,
+            "layout": entry.layout,
+            "notes": list(entry.notes),
             "options": [option for option in entry.options if option != "progress"],
             "published": {variant: [asdict(row) for row in rows] for variant, rows in entry.published.items()},
         }
         for entry in entries
-    ]  # fmt: skip
+    ]
     print(json.dumps(rows, indent=2))
 
 

@@ -1,6 +1,5 @@
 """osnet evaluate: score re-identification weights on a data set or on benchmarks."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,42 +12,18 @@ from osnet.data.reid.catalog import BENCHMARKS, read_named
 from osnet.embedding.class_predictor import known_classes
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError, WeightsError
-from osnet.evaluation.benchmarks import evaluate_benchmark
-from osnet.evaluation.results import Evaluation, Scoring, SplitEvaluation
+from osnet.evaluation.evaluate import evaluate as evaluate_weights
+from osnet.evaluation.results import Evaluation
+from osnet.evaluation.scoring import Scoring
 from osnet.files import check_writable, write_json
-from osnet.metrics.matching_rules import Rule
-from osnet.metrics.rank_counting import Distance
-from osnet.metrics.ranking import AveragePrecision
 from osnet.runtime.distributed import join_processes, leave_processes, local_device
 from osnet.types import ReidDataset
 from osnet.weights.hub import find_checkpoint
 
-
-@dataclass(frozen=True)
-class ScoringOptions:
-    """The flags that say how embeddings are scored."""
-
-    rule: Rule | None = None
-    """market1501, or cuhk03 (one gallery image of each identity, drawn 10 times); default: the benchmark's rule."""
-    distance: Distance | None = None
-    """cosine, or euclidean (between embeddings that are not normalized); default: the distance of the published
-    scores of these weights, or cosine if it is unknown."""
-    ap: AveragePrecision = "precision"
-    """average precision: precision, as most papers compute it; trapezoid, as Market-1501's official script does."""
-    seed: int = 0
-    """seed of the random draws of the rule cuhk03. For random splits of a benchmark see --data of osnet evaluate."""
-    decisions: bool = False
-    """also print TPR at fixed FPR (verification) and FNIR at fixed FPIR (open-set identification)."""
-    both_distances: bool = True
-    """print the ranking scores by the other distance too."""
-
-    def scoring(self) -> Scoring:
-        """Check the values. Rule and distance default to market1501 and cosine. Raises DataError."""
-        return Scoring(**{**asdict(self), "rule": self.rule or "market1501", "distance": self.distance or "cosine"})
-
-
-ScoringArgs = Annotated[ScoringOptions, tyro.conf.arg(name="")]
-DEFAULT_SCORING = ScoringOptions()
+ScoringArgs = Annotated[Scoring, tyro.conf.arg(name="")]
+"""The fields of ``Scoring`` as flags without a prefix."""
+CLI_SCORING = Scoring(distance=None, both_distances=True)
+"""Defaults of the flags. They differ from those in Python: scores are printed by both distances."""
 
 
 @app.command
@@ -60,7 +35,7 @@ def evaluate(
     targets: tuple[str, ...] = (),
     features: Path | None = None,
     out: Path | None = None,
-    scoring: ScoringArgs = DEFAULT_SCORING,
+    scoring: ScoringArgs = CLI_SCORING,
     flip: bool = False,
     work_dir: Path | None = None,
     layout: FolderArgs = PLAIN_FOLDER,
@@ -104,7 +79,6 @@ def evaluate(
         )
     if out is not None:
         check_writable(out)
-    scoring.scoring()
     try:
         benchmarks = _read_benchmarks(data, root, targets, layout, name, work_dir)
     except DataError as error:
@@ -138,25 +112,23 @@ def _predicts_classes(weights: str) -> bool:
 def _score_all(
     embedder: Embedder,
     benchmarks: dict[str, Benchmark | ReidDataset],
-    scoring: ScoringOptions,
+    scoring: Scoring,
     force: bool,
     on_error: OnError,
     features: Path | None,
-) -> dict[str, Evaluation | SplitEvaluation]:
-    results: dict[str, Evaluation | SplitEvaluation] = {}
-    card = embedder.network.card
-    distance = scoring.distance or (card and card.distance) or "cosine"
-    for spec, benchmark in benchmarks.items():
-        results[spec] = evaluate_benchmark(
+) -> dict[str, Evaluation]:
+    return {
+        spec: evaluate_weights(
             embedder,
             benchmark,
-            **{**asdict(scoring), "distance": distance},
+            scoring=scoring,
             force=force,
             on_error=on_error,
             features=features / spec.replace(":", "-").replace(",", "-") if features and spec else features,
             progress=draw_progress,
         )
-    return results
+        for spec, benchmark in benchmarks.items()
+    }
 
 
 def _read_benchmarks(
@@ -182,11 +154,11 @@ def _read_benchmarks(
     return {spec: read_named(spec, root, work_dir, draw_progress) for spec in dict.fromkeys([str(data), *targets])}
 
 
-def _write_results(results: dict[str, Evaluation | SplitEvaluation], out: Path | None) -> None:
-    """Print the results, and write them as JSON: one result as it is, several by name. Only the first process does."""
-    first = join_processes()[0] == 0
+def _write_results(results: dict[str, Evaluation], out: Path | None) -> None:
+    """Print the results in process 0, and write them as JSON: one result by itself, several as an object by name."""
+    rank = join_processes()[0]
     leave_processes()
-    if not first:
+    if rank:
         return
     if out is not None:
         contents = {spec: result.to_json() for spec, result in results.items()}

@@ -1,6 +1,5 @@
 """osnet evaluate-features: score embeddings that any program wrote."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +7,9 @@ import tyro
 from tyro.conf import Positional
 
 from osnet.cli.common import app
-from osnet.cli.evaluate import DEFAULT_SCORING, ScoringArgs
+from osnet.cli.evaluate import CLI_SCORING, ScoringArgs
 from osnet.errors import DataError
-from osnet.evaluation.evaluate import evaluate_vectors
+from osnet.evaluation.evaluate import evaluate_features as evaluate_embeddings
 from osnet.features.labels import read_labelled
 from osnet.files import check_writable, write_json
 
@@ -20,7 +19,7 @@ def evaluate_features(
     files: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="FILE...")],
     *,
     csv: Path | None = None,
-    scoring: ScoringArgs = DEFAULT_SCORING,
+    scoring: ScoringArgs = CLI_SCORING,
     name: str | None = None,
     out: Path | None = None,
 ) -> None:
@@ -41,10 +40,9 @@ def evaluate_features(
         raise DataError("no files; give one file of embeddings, or two: query, then gallery")
     if out is not None:
         check_writable(out)
-    checked = scoring.scoring()
     query, gallery = read_labelled(files, csv)
     root = ", ".join(map(str, files))
-    result = evaluate_vectors(query, gallery, **asdict(checked), name=name or files[0].stem, root=root)
+    result = evaluate_embeddings(query, gallery, scoring=scoring, name=name or files[0].stem, root=root)
     if out is not None:
         write_json(out, result.to_json())
     print(result)

@@ -1,4 +1,4 @@
-"""osnet export."""
+"""osnet export: write weights as ONNX, OpenVINO or torch.export files."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""osnet figure."""
+"""osnet figure: draw activation maps, matches, gates, ranked lists and curves."""
 
 import json
 import tempfile
@@ -55,21 +55,24 @@ app.command(
     figure_app, name="figure", help="Draw activation maps, matches, gates, ranked lists and curves: PNG, PDF or SVG."
 )
 
-PhotosArg = Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO_OR_FOLDER...")]
+ImagesArg = Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="IMAGE_OR_FOLDER...")]
 
 
 Curve = Literal["cmc", "precision-recall", "roc", "scores", "training"]
 FLAGS_OF_DATA = ("--data", "--weights", "--features", "--force", "--device", *FolderOptions.FLAGS)
 USED = {
-    "cmc": FLAGS_OF_DATA, "precision-recall": FLAGS_OF_DATA, "roc": FLAGS_OF_DATA,
-    "scores": (*FLAGS_OF_DATA, "--threshold"), "training": ("--run",),
-}  # fmt: skip
+    "cmc": FLAGS_OF_DATA,
+    "precision-recall": FLAGS_OF_DATA,
+    "roc": FLAGS_OF_DATA,
+    "scores": (*FLAGS_OF_DATA, "--threshold"),
+    "training": ("--run",),
+}
 """The flags that each kind of curve accepts beside ``--out``."""
 
 
 @figure_app.command
 def activation(
-    photos: PhotosArg = (),
+    images: ImagesArg = (),
     *,
     weights: str,
     out: Path,
@@ -87,24 +90,24 @@ def activation(
     inside the person's box, beside the share of a uniform map.
 
     Args:
-        photos: crops of people, or folders; from a folder, --number crops are taken at even steps.
+        images: crops of people, or folders of crops; of each folder, --number crops are taken at even steps.
         weights: a path or a short name.
         out: a file that ends in .png, .pdf or .svg.
-        compare: other weights, whose maps are drawn beside.
+        compare: other weights; their maps are drawn beside the first ones.
         layers: last; stages; streams (of the last block); the name of a module like conv4.1; a pattern like
             'conv4.1.streams.*'.
         measure: absolute: sum of absolute values over channels, as in the paper; squares: sum of squares, as in the
             authors' code.
         colours: viridis, inferno, magma, cividis; or jet, to compare with older figures.
         mot: a MOT17 sequence; its people are cut out 1.6 times as large as their boxes.
-        number: number of images from a folder or a sequence.
+        number: number of images to take from each folder, and from the sequence.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
     check_colours(colours)
     if not layers:
         raise DataError("--layers is empty; name at least one layer, or leave the option out for the last one")
-    shown = read_boxed_images(_list_photos(photos, number)) + (cut_mot_people(mot, number) if mot is not None else [])
+    shown = read_boxed_images(_list_paths(images, number)) + (cut_mot_people(mot, number) if mot is not None else [])
     if not shown:
         raise DataError("no images were given; name images, folders of images, or --mot SEQUENCE")
     embedders = load_all((weights, *compare), device)
@@ -135,9 +138,9 @@ def match(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
-    photos = read_boxed_images([query, hit, *([following] if following is not None else [])])
-    maps = explain_match(Embedder(weights, device=device), *[photo.image for photo in photos])
-    draw_match(photos, maps, out)
+    boxed = read_boxed_images([query, hit, *([following] if following is not None else [])])
+    maps = explain_match(Embedder(weights, device=device), *[each.image for each in boxed])
+    draw_match(boxed, maps, out)
     apart = "" if maps.next_score is None else f", next identity {maps.next_score:.3f}"
     print(f"score {maps.score:.3f}{apart}; drawn in {out}")
 
@@ -180,7 +183,7 @@ def gates(
     check_seed(seed)
     for example in examples:
         check_header(example)
-    paths = list(dict.fromkeys([*_list_photos((data,), number), *examples]))
+    paths = list(dict.fromkeys([*_list_paths((data,), number), *examples]))
     record = record_gates(Embedder(weights, device=device), paths, draw_progress)
     grouped = cluster_gates(record, clusters, seed)
     draw_clusters(record, grouped, paths, out, shown, nearest)
@@ -272,7 +275,7 @@ def embeddings(
     print(f"{len(chosen)} images of {people} people in {out}")
 
 
-def _list_photos(given: tuple[Path, ...], number: int) -> list[Path]:
+def _list_paths(given: tuple[Path, ...], number: int) -> list[Path]:
     """The given files, and from each folder ``number`` images at even steps."""
     check_counts(number=number)
     paths: list[Path] = []
@@ -304,9 +307,9 @@ def name_all(weights: list[str]) -> list[str]:
 
 
 def _print_maps(shown: list[BoxedImage], maps: list[list[LayerMap]]) -> None:
-    for photo, row in zip(shown, maps, strict=True):
-        for seen in row:
-            print(f"{photo.name}  {seen.network} {seen.layer}: {' '.join(seen.caption.split())}")
+    for image, row in zip(shown, maps, strict=True):
+        for layer_map in row:
+            print(f"{image.name}  {layer_map.network} {layer_map.layer}: {' '.join(layer_map.caption.split())}")
 
 
 @figure_app.command
@@ -333,7 +336,7 @@ def ranks(
         query: file names of the queries to draw instead.
         top: length of each list, including ignored images.
         features: keep the embeddings in this folder.
-        force: score weights on images that they were trained on.
+        force: accept weights that were trained on these images.
         layout: where identities and cameras are read from.
         device: auto, cpu, cuda, cuda:1, mps.
     """
@@ -380,13 +383,21 @@ def curves(
         threshold: for scores: a cosine, or a file of `osnet calibrate --fpr`. Default: 1 in 1,000 pairs of different
             identities passes.
         features: keep the embeddings in this folder.
-        force: score weights on images that they were trained on.
+        force: accept weights that were trained on these images.
         layout: where identities and cameras are read from.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     check_figure_path(out)
-    given = {"--data": data, "--weights": weights, "--run": run, "--threshold": threshold, "--features": features,
-             "--force": force, "--device": device != "auto", **dict.fromkeys(layout.given(), True)}  # fmt: skip
+    given = {
+        "--data": data,
+        "--weights": weights,
+        "--run": run,
+        "--threshold": threshold,
+        "--features": features,
+        "--force": force,
+        "--device": device != "auto",
+        **dict.fromkeys(layout.given(), True),
+    }
     _refuse_unused(kind, [flag for flag, value in given.items() if value])
     if kind == "training":
         _draw_training(run, out)
@@ -459,6 +470,7 @@ class Threshold:
 
     score: float
     source: str
+    """What the user gave: the number, or the file. For messages."""
     made_for: str | None = None
     """SHA-256 of the network that it was calibrated for, if known."""
 
@@ -467,7 +479,7 @@ class Threshold:
             raise DataError(f"threshold {self.source} must be a cosine, a number from -1 to 1")
 
     def check(self, embedder: Embedder) -> None:
-        """Raises DataError if it was calibrated for other weights."""
+        """Raise DataError if the threshold was calibrated for other weights."""
         if self.made_for is not None and self.made_for != embedder.sha256():
             raise DataError(
                 f"{self.source} was calibrated for other weights (network {self.made_for[:12]}...); "
@@ -478,11 +490,11 @@ class Threshold:
 def parse_threshold(text: str | None) -> Threshold | None:
     """Read a threshold: a number, or a file that ``osnet calibrate`` wrote.
 
-    A threshold for searches (``--fpir``) is refused: it applies to the best score of a whole gallery, while the error
-    rates shown here are those of single pairs.
+    A threshold for searches (``--fpir``) is an error. It applies to the best score of a whole gallery, but the error
+    rates of these figures are those of single pairs.
 
     Raises:
-        DataError: neither a number from -1 to 1 nor a readable file with a threshold for pairs.
+        DataError: ``text`` is neither a number from -1 to 1 nor a readable file with a threshold for pairs.
     """
     if text is None:
         return None
@@ -504,7 +516,7 @@ def parse_threshold(text: str | None) -> Threshold | None:
         raise DataError(f'{text} is not a file of `osnet calibrate --out`: it has no number "threshold"')
     if content.get("kind") == "identification":
         raise DataError(
-            f"{text} holds a threshold for searches (calibrate --fpir), but this figure shows pairs; give a file of "
+            f"{text} contains a threshold for searches (calibrate --fpir), but this figure shows pairs; give a file of "
             f"calibrate --fpr, or the number itself: --threshold {score:.4f}"
         )
     weights = content.get("weights")

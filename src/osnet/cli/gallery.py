@@ -1,4 +1,4 @@
-"""osnet gallery show, gallery remove."""
+"""osnet gallery: show what a gallery contains, or delete items from it."""
 
 import sys
 from pathlib import Path

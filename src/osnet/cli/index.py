@@ -1,4 +1,4 @@
-"""osnet index."""
+"""osnet index: embed a folder of crops into a gallery."""
 
 import sys
 from collections.abc import Iterator
@@ -76,9 +76,7 @@ def _tell_indexed(gallery: Gallery, crops: Path, items: list[Item], plan: Update
     if again - unknown:
         parts.append(f"{again - unknown} had changed and were embedded again")
     if unknown:
-        parts.append(
-            f"{unknown} were embedded again, since the gallery does not record which state of their files it holds"
-        )
+        parts.append(f"{unknown} were embedded again, because the gallery does not record the state of their files")
     if plan.relabelled:
         parts.append(f"{len(plan.relabelled)} got other labels")
     print(", ".join([*parts, f"{plan.same + same} were there; {len(gallery)} in all"]))
@@ -123,10 +121,14 @@ def _read_items(
         odd = [path for path in paths if parse_name(path) is None]
         if 2 * len(odd) > len(paths):
             return [Item(str(plain_path(path))) for path in paths], _tell_unnamed(len(paths) - len(odd))
-        notes = [] if not odd else [
-            f"{len(odd)} of {len(paths)} file names contain no identity, as 0002_c1s1_000451_03.jpg does: "
-            f"{name_some([str(path.relative_to(crops)) for path in odd])}"
-        ]  # fmt: skip
+        notes = (
+            []
+            if not odd
+            else [
+                f"{len(odd)} of {len(paths)} file names contain no identity, as 0002_c1s1_000451_03.jpg does: "
+                f"{name_some([str(path.relative_to(crops)) for path in odd])}"
+            ]
+        )
         return [_read_market_item(path) for path in paths], notes
     found = read_folder(crops, FolderLayout(identity_from or "auto", pattern, csv))
     items = [
@@ -155,6 +157,6 @@ def _read_market_item(path: Path) -> Item:
 
 
 def _tell_unnamed(num_fitting: int) -> list[str]:
-    told = "identities are unknown; if you know them, give --identity-from, --pattern or --csv"
+    note = "identities are unknown; if you know them, give --identity-from, --pattern or --csv"
     few = f"; {num_fitting} file names are like Market-1501's, which is too few to use them" if num_fitting else ""
-    return [f"{told}{few}"]
+    return [f"{note}{few}"]

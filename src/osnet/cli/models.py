@@ -1,4 +1,4 @@
-"""osnet models."""
+"""osnet models: list the networks with their parameters and multiply-adds."""
 
 import json
 import textwrap

@@ -1,4 +1,4 @@
-"""osnet predict attributes, predict classes."""
+"""osnet predict: predict attributes of people, or classes of images."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ app.command(predict_app, name="predict", help="Predict attributes or classes.")
 
 @predict_app.command(name="attributes")
 def predict_attributes(
-    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO...")],
+    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="IMAGE_OR_FOLDER...")],
     *,
     weights: str,
     out: Path | None = None,
@@ -71,7 +71,7 @@ def _by_name(seen: AttributePredictions, row: int) -> dict[str, float]:
 
 @predict_app.command(name="classes")
 def predict_classes(
-    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="PHOTO...")],
+    inputs: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="IMAGE_OR_FOLDER...")],
     *,
     weights: str,
     top: int = 5,

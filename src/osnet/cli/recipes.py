@@ -1,4 +1,4 @@
-"""osnet recipes."""
+"""osnet recipes: list the recipes, or print the values of some."""
 
 from dataclasses import asdict
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""osnet report."""
+"""osnet report: write an HTML report on weights."""
 
 from pathlib import Path
 from typing import Annotated

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from osnet.cli.common import app
+from osnet.devices import pick_device
 from osnet.errors import DataError, OutputError
 from osnet.features.labels import label_pair, read_pair
 from osnet.files import check_writable, write_json, written_aside
@@ -24,7 +25,6 @@ from osnet.metrics.distance_blocks import (
     rank_scores_from_blocks,
 )
 from osnet.metrics.k_reciprocal import encode
-from osnet.metrics.nearest_neighbors import pick_device
 from osnet.metrics.query_expansion import expand_queries
 from osnet.metrics.ranking import summarize
 
@@ -91,7 +91,7 @@ def rerank(
     _check_numbers(top=(top, 1), k1=(k1, 1), k2=(k2, 1), num_nearest=(num_nearest, 0), alpha=(alpha, 0))
     _check_choices(lambda_value, expansion, normalize)
     _check_outputs(out, out_json, features, overwrite)
-    where = pick_device(device)
+    where = pick_device(device, float64=True)
     found = read_features(features)
     query, gallery = (_unit_rows(found.query), _unit_rows(found.gallery)) if normalize else (found.query, found.gallery)
     before = _score(euclidean_blocks(query, gallery, device=where), found) if found.labels else None

@@ -26,7 +26,7 @@ StoreArg = Annotated[Path, Positional, tyro.conf.arg(metavar="STORE")]
 @app.command
 def search(
     store: StoreArg,
-    photo: Annotated[Path | None, Positional, tyro.conf.arg(metavar="PHOTO")] = None,
+    image: Annotated[Path | None, Positional, tyro.conf.arg(metavar="IMAGE")] = None,
     *,
     having: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = (),
     lacking: Annotated[tuple[str, ...], tyro.conf.arg(name="without")] = (),
@@ -52,7 +52,7 @@ def search(
 
     Args:
         store: the folder of a gallery (`osnet index`) or of an archive (`osnet video index`).
-        photo: a crop of one person or thing; give it before --with and --without.
+        image: a crop of one person or thing; give it before --with and --without.
         having: attributes that items must have, such as: backpack "long sleeve".
         lacking: attributes that items must not have, such as: hat.
         min_probability: the probability from which an attribute counts as present; default: the threshold of each
@@ -85,11 +85,11 @@ def search(
         }
         if given := next((flag for flag, value in described.items() if value not in ((), None)), None):
             raise DataError(f"{given} needs a gallery; the archive {store} stores no attributes and no identities")
-        if photo is None:
+        if image is None:
             raise DataError(f"nothing to search {store} for: give an image")
         search_archive(
             store,
-            photo,
+            image,
             where,
             top=top,
             pool=pool or "both",
@@ -102,21 +102,21 @@ def search(
         return
     for flag, value in {"--clip": clip, "--pool": pool}.items():
         if value is not None:
-            raise DataError(f"{flag} needs an archive of footage (`osnet video index`); {store} is none")
-    if photo is None and not having + lacking:
+            raise DataError(f"{flag} needs an archive of footage (`osnet video index`); {store} is not one")
+    if image is None and not having + lacking:
         raise DataError("nothing to search for: give an image, or a description: --with backpack --without hat")
     where = _fitting(where, having, lacking, min_probability)
     gallery = Gallery.open(store)  # raises if it does not exist; a search must not create a gallery
-    if photo is None:
+    if image is None:
         forget_switched_off(gallery)
         hits = gallery.search_attributes(having, lacking, top=top, where=where)
     else:
         gallery, _ = open_gallery(store, weights, device, 1)
-        hits = gallery.search(photo, top=top, where=where)
+        hits = gallery.search(image, top=top, where=where)
     asked = [gallery.attributes[i] for i in find_attributes(gallery.attributes, having + lacking)]
-    _print_hits(hits, asked, None if photo is None else str(photo), (having, lacking), as_json)
-    if sheet is not None and photo is not None:
-        save_ranked_lists([RankedList(photo, hits)], sheet, f"{photo.name} in {store}")
+    _print_hits(hits, asked, None if image is None else str(image), (having, lacking), as_json)
+    if sheet is not None and image is not None:
+        save_ranked_lists([RankedList(image, hits)], sheet, f"{image.name} in {store}")
     elif sheet is not None:
         words = [f"with {name}" for name in having] + [f"without {name}" for name in lacking]
         _draw_described(hits, asked, sheet, f"{', '.join(words)} in {store}")
@@ -137,10 +137,10 @@ def _draw_described(hits: list[Hit], asked: list[str], sheet: Path, title: str) 
 
 
 def _print_hits(
-    hits: list[Hit], asked: list[str], photo: str | None, words: tuple[tuple[str, ...], tuple[str, ...]], as_json: bool
+    hits: list[Hit], asked: list[str], image: str | None, words: tuple[tuple[str, ...], tuple[str, ...]], as_json: bool
 ) -> None:
     if as_json:
-        query = {"query": photo, "with": list(words[0]), "without": list(words[1])}
+        query = {"query": image, "with": list(words[0]), "without": list(words[1])}
         print(json.dumps({**query, "hits": [_hit_json(hit) for hit in hits]}, indent=2))
         return
     print(

@@ -87,9 +87,18 @@ def video_index(
     settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     with _Bar() as bar:
         report = index_footage(
-            files, out, camera=camera, embedder=embedder, detector=finder, tracker=follower, starts=starts,
-            name_pattern=name_pattern, zone=_zone(zone), settings=settings, on_progress=bar.show,
-        )  # fmt: skip
+            files,
+            out,
+            camera=camera,
+            embedder=embedder,
+            detector=finder,
+            tracker=follower,
+            starts=starts,
+            name_pattern=name_pattern,
+            zone=_zone(zone),
+            settings=settings,
+            on_progress=bar.show,
+        )
     store = Archive.open(out)
     print(
         f"{report.segments_added} segments with {report.tracklets_added} tracklets added to {out}, "

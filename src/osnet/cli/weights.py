@@ -1,4 +1,4 @@
-"""osnet weights."""
+"""osnet weights: list the published weights."""
 
 import json
 from dataclasses import asdict

@@ -1,1 +1,1 @@
-"""Files -> crops -> tensors. Readers, the one image reader, preprocessing. Imports no other room."""
+"""Read data sets and images, and turn images into tensors for training and inference."""

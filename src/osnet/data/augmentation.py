@@ -1,8 +1,16 @@
-"""Augmentation for training: a fixed order of steps, each with its own probability, each from a given generator.
+"""Augmentation of training images.
 
-The order, which the settings show: resize (or resize by 1.125 and crop), flip, random patch, colour
-jitter, [fractions, normalisation], random erasing. Every draw comes from the generator that is passed
-in, so a sample looks the same whichever worker makes it and however often a run was interrupted.
+The steps are applied in this order, each with its own probability:
+
+1. resize to the input size, or resize to 9/8 of it and crop a random window
+2. horizontal flip
+3. random patch
+4. colour jitter
+5. conversion to fractions and normalisation (always)
+6. random erasing
+
+All random numbers come from a generator that the caller passes. Therefore a sample depends neither on the worker that
+makes it nor on interruptions of the run.
 """
 
 from collections.abc import Callable
@@ -13,41 +21,55 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from osnet.data.transforms import normalize, resize_image, to_fractions, to_tensor
+from osnet.data.transforms import normalize, resize_image, resize_pixels, to_fractions, to_tensor
 from osnet.types import Preprocessing
 
 CROP_SCALE = 1.125
-MOST_DEGREES = 10
+MAX_DEGREES = 10
+
+
+Picture = Image.Image | Tensor
+"""An RGB image: Pillow's, or pixels (3, height, width) uint8."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Probabilities of each step, in the order in which they are applied; 0 leaves a step out.
+    """The probability of each step, in [0, 1], in the order of the steps. A step with probability 0 is never applied.
 
-    Defaults are those of the released weights' recipes: mirroring alone.
+    The defaults are those of the recipes of the published weights: horizontal flips only.
+
+    Raises:
+        ValueError: a probability is outside [0, 1].
     """
 
     crop: float = 0.0
-    """Resize to 9/8 of the size and cut a random window (else resize)."""
+    """Resize to 9/8 of the input size and crop a random window. Otherwise the image is resized to the input size."""
     flip: float = 0.5
+    """Flip horizontally."""
     patch: float = 0.0
-    """Random patch: a rectangle of 1 to 50 % of the area, aspect ratio 0.1 to 10, comes from another training image.
-    Half of the patches are mirrored; half are turned by a whole number of degrees from -10 to 10, with black corners.
-    The values are those of Torchreid's RandomPatch. Its pool holds the last 50,000 patches, about four epochs of
-    Market-1501. Here the pool is the training set: a patch is cut from an image that the sample's own generator
-    draws, cropped and mirrored like any other, so no sample depends on what was seen before."""
+    """Random patch: replace a rectangle of 1 to 50 % of the area, with aspect ratio 0.1 to 10, by a patch of another
+    training image. Half of the patches are flipped. Half are rotated by a whole number of degrees from -10 to 10, with
+    black corners. These values are those of Torchreid's RandomPatch. Torchreid takes patches from a pool of the last
+    50,000 patches, about four epochs of Market-1501. Here the patch comes from a random image of the whole training
+    set, cropped and flipped like any other image, so a sample does not depend on earlier samples."""
     jitter: float = 0.0
-    """Brightness within 20 %, contrast within 15 %."""
+    """Change the brightness by up to 20 % and the contrast by up to 15 %."""
     erase: float = 0.0
-    """Random erasing (Zhong et al., AAAI 2020): a box of 2 to 40 % of the area becomes the mean colour."""
+    """Random erasing (Zhong et al., AAAI 2020): fill a box of 2 to 40 % of the area with the mean colour."""
 
     def __post_init__(self) -> None:
         for name, value in self.__dict__.items():
             if not 0 <= value <= 1:
-                raise ValueError(f"augmentation {name} {value} is no probability")
+                raise ValueError(f"augmentation {name}={value}: a probability must be in [0, 1]")
 
     def draw(self, size_hw: tuple[int, int], rng: np.random.Generator, num_donors: int = 0) -> "Draws":
-        """What happens to one sample of ``size_hw`` pixels. ``num_donors``: images that a patch may come from."""
+        """Draw the random choices for one sample.
+
+        Args:
+            size_hw: height and width of the network's input, in pixels.
+            rng: generator of the random numbers.
+            num_donors: number of images that a random patch may come from; 0 means no random patch.
+        """
         framing = self._draw_framing(size_hw, rng)
         patch = self._draw_patch(size_hw, rng, num_donors) if rng.random() < self.patch and num_donors else None
         light = (rng.uniform(0.8, 1.2), rng.uniform(0.85, 1.15)) if rng.random() < self.jitter else None
@@ -67,20 +89,25 @@ class Augmentation:
             return None
         top, left = (int(rng.integers(0, side - length + 1)) for side, length in zip(size_hw, box[2:], strict=True))
         flip = bool(rng.random() < 0.5)
-        degrees = int(rng.integers(-MOST_DEGREES, MOST_DEGREES + 1)) if rng.random() < 0.5 else 0
+        degrees = int(rng.integers(-MAX_DEGREES, MAX_DEGREES + 1)) if rng.random() < 0.5 else 0
         return Patch(donor, framing, box, (top, left), flip, degrees)
 
     def apply(
         self,
-        image: Image.Image,
+        image: Picture,
         preprocessing: Preprocessing,
         rng: np.random.Generator,
         num_donors: int = 0,
-        read_donor: Callable[[int], Image.Image] | None = None,
+        read_donor: Callable[[int], Picture] | None = None,
     ) -> Tensor:
-        """An RGB picture -> (3, H, W) float32, normalised.
+        """Augment an RGB image. Returns (3, H, W) float32, normalised.
 
-        ``read_donor`` gives the picture, of ``num_donors``, that a random patch is cut from.
+        Args:
+            image: RGB image of any size; as pixels it is resized faster, with the same result.
+            preprocessing: input size (H, W) and normalisation of the network.
+            rng: generator of the random numbers.
+            num_donors: number of images that a random patch may come from; 0 means no random patch.
+            read_donor: reads the RGB image with an index below ``num_donors``; needed if ``num_donors`` is not 0.
         """
         drawn = self.draw(preprocessing.size_hw, rng, num_donors)
         pixels = drawn.framing.apply(image, preprocessing)
@@ -102,23 +129,24 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Framing:
-    """How an image becomes the network's input."""
+    """How an image is resized, cropped and flipped."""
 
     corner: tuple[int, int] | None
-    """Top and left of the window that is cut out of the image at 9/8 of the size; None: it is just resized."""
+    """Top and left of the crop window in the image at 9/8 of the input size. None: no crop."""
     flip: bool
-    """Then mirrored."""
+    """Whether to flip horizontally afterwards."""
 
-    def apply(self, image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-        """(3, H, W) uint8."""
-        pixels = resize_image(image, self.larger(preprocessing))
+    def apply(self, image: Picture, preprocessing: Preprocessing) -> Tensor:
+        """Resize, crop and flip an RGB image. Returns (3, H, W) uint8."""
+        larger = self.larger(preprocessing)
+        pixels = resize_pixels(image, larger) if isinstance(image, Tensor) else resize_image(image, larger)
         if self.corner is not None:
             (top, left), (height, width) = self.corner, preprocessing.size_hw
             pixels = pixels[:, top : top + height, left : left + width]
         return pixels.flip(2) if self.flip else pixels
 
     def larger(self, preprocessing: Preprocessing) -> Preprocessing:
-        """What the image is resized to."""
+        """The settings for the resize: those of ``preprocessing``, or 9/8 of its size if the image is cropped."""
         if self.corner is None:
             return preprocessing
         height, width = preprocessing.size_hw
@@ -127,21 +155,24 @@ class Framing:
 
 @dataclass(frozen=True)
 class Patch:
-    """A rectangle that comes from another image."""
+    """A rectangle that is copied from another image, the donor."""
 
     donor: int
+    """Index of the donor in the training set."""
     framing: Framing
-    """Of the donor."""
+    """How the donor is resized, cropped and flipped."""
     box: Box
-    """Where it goes."""
+    """Position and size of the rectangle in the sample."""
     corner: tuple[int, int]
-    """Top and left of where it comes from."""
+    """Top and left of the rectangle in the donor."""
     flip: bool
+    """Whether to flip the patch horizontally."""
     degrees: int
-    """Turned about its centre after that, counter-clockwise; the size stays, corners that come free are black."""
+    """Counter-clockwise rotation of the patch about its centre, after the flip. The size stays the same and uncovered
+    corners become black."""
 
     def apply(self, pixels: Tensor, donor: Tensor) -> None:
-        """In place; both (3, H, W) uint8."""
+        """Copy the patch from ``donor`` into ``pixels``, in place. Both are (3, H, W) uint8."""
         (top, left, h, w), (from_top, from_left) = self.box, self.corner
         patch = donor[:, from_top : from_top + h, from_left : from_left + w]
         if self.flip:
@@ -153,26 +184,30 @@ class Patch:
 
 @dataclass(frozen=True)
 class Draws:
-    """What happens to one sample."""
+    """The random choices for one sample. None means that the step is not applied."""
 
     framing: Framing
     patch: Patch | None
     light: tuple[float, float] | None
     """Factors of brightness and contrast."""
     erased: Box | None
+    """The box that is filled with the mean colour."""
 
 
 def _jitter(pixels: Tensor, brightness: float, contrast: float) -> Tensor:
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    picture = ImageEnhance.Brightness(picture).enhance(brightness)
-    picture = ImageEnhance.Contrast(picture).enhance(contrast)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image = ImageEnhance.Brightness(image).enhance(brightness)
+    image = ImageEnhance.Contrast(image).enhance(contrast)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _draw_box(
     size_hw: tuple[int, int], area_range: tuple[float, float], least_aspect: float, rng: np.random.Generator
 ) -> Box | None:
-    """A box within ``size_hw``; None if 100 tries did not fit."""
+    """Draw a box within ``size_hw``. Returns None if none of 100 random boxes fits.
+
+    ``area_range`` is a range of fractions of the area. The aspect ratio lies between ``least_aspect`` and its inverse.
+    """
     height, width = size_hw
     for _ in range(100):
         area = rng.uniform(*area_range) * height * width

@@ -16,13 +16,13 @@ from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
 Severity = Literal["breaks", "mind"]
 SHOWN = 10
-NOBODY_NAME = re.compile(r"-0*1|0+")
+RESERVED_NAME = re.compile(r"-0*1|0+")
 """Matches -1, 0 and their zero-padded forms such as 0000: junk and distractors in Market-1501's file names."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of problem, with everything that has it."""
+    """One kind of problem, with all images or identities that have it."""
 
     kind: str
     severity: Severity
@@ -83,12 +83,12 @@ def check_dataset(
 
     Args:
         dataset: the data set, from one of the readers.
-        progress: wraps an iterable of the given length to show a progress bar.
-        decode: False skips opening the files, for another split of images that were checked already.
+        progress: shows a progress bar; gets an iterable and its length, and returns the iterable.
+        decode: whether to open the image files. False saves time if the same files were checked before.
     """
     problems = [
         *_check_matches(dataset),
-        *_check_nobody(dataset),
+        *_check_reserved_names(dataset),
         *_check_overlaps(dataset),
         *_check_train(dataset.train),
         *_check_cameras(dataset),
@@ -123,29 +123,29 @@ def _check_matches(dataset: ReidDataset) -> Iterator[Problem]:
     for split in (dataset.query, dataset.gallery):
         if not len(split):
             yield Problem("empty split", "breaks", "split without images", (split.name,))
-    seen = defaultdict(set)
+    cameras = defaultdict(set)
     for crop in dataset.gallery.crops:
-        seen[crop.pid].add(crop.camid)
-    lonely = [str(crop.path) for crop in dataset.query.crops if not seen[crop.pid] - {crop.camid}]
-    if lonely:
-        severity: Severity = "breaks" if len(lonely) == len(dataset.query) else "mind"
+        cameras[crop.pid].add(crop.camid)
+    unmatched = [str(crop.path) for crop in dataset.query.crops if not cameras[crop.pid] - {crop.camid}]
+    if unmatched:
+        severity: Severity = "breaks" if len(unmatched) == len(dataset.query) else "mind"
         yield Problem(
             "query without match",
             severity,
             "query image(s) have no match in another camera and are not scored",
-            tuple(lonely),
+            tuple(unmatched),
         )
     if odd := [str(c.path) for c in dataset.query.crops if c.pid in (JUNK_PID, DISTRACTOR_PID)]:
-        yield Problem("query of nobody", "breaks", "query image(s) are labelled junk or distractor", tuple(odd))
+        yield Problem("junk query", "breaks", "query image(s) are labelled junk or distractor", tuple(odd))
 
 
-def _check_nobody(dataset: ReidDataset) -> Iterator[Problem]:
+def _check_reserved_names(dataset: ReidDataset) -> Iterator[Problem]:
     """Find ordinary identities named -1 or 0, such as folders made from Market-1501's names."""
     crops = [crop for split in (*dataset.splits, dataset.val) for crop in split.crops if crop.pid > DISTRACTOR_PID]
-    named = [crop for crop in crops if NOBODY_NAME.fullmatch(crop.identity)]
+    named = [crop for crop in crops if RESERVED_NAME.fullmatch(crop.identity)]
     if odd := sorted({c.identity for c in named if c.identity in c.path.parts or c.path.match(f"{c.identity}_c*")}):
         yield Problem(
-            "called nobody",
+            "reserved name",
             "mind",
             "name(s) count as ordinary identities; if -1 means junk and 0 distractor, as in Market-1501, remove "
             "them or list them in a CSV",
@@ -215,9 +215,9 @@ def _check_files(
     if unreadable:
         yield Problem("unreadable", "breaks", "image(s) cannot be read", tuple(unreadable))
     if damaged:
-        yield Problem("damaged", "breaks", "image(s) are damaged inside, though they decode", tuple(damaged))
+        yield Problem("damaged", "breaks", "image(s) decode but are damaged", tuple(damaged))
     if entries and not sees_all_damage():
-        missing = "damage inside JPEG files that only simplejpeg reports (pip install 'osnet[fast]')"
+        missing = "damage in JPEG files that only simplejpeg reports (pip install 'osnet[fast]')"
         yield Problem("not checked", "mind", "check(s) left out", (missing,))
     across = [group for group in places.values() if _is_across(group)]
     if across:
@@ -226,15 +226,17 @@ def _check_files(
 
 
 def _is_across(group: list[tuple[str, Path]]) -> bool:
-    """True if the files are in several splits. One file in both query and gallery is allowed, since CUHK03's classic
-    protocol does that; the same-camera rule keeps a query from matching itself.
+    """Whether equal files are in more than one split.
+
+    One file in both query and gallery does not count: CUHK03's classic protocol has this, and the same-camera rule
+    prevents a query from matching itself.
     """
     splits = {split for split, _ in group}
     return len(splits) > 1 and (splits != {"query", "gallery"} or len({path for _, path in group}) > 1)
 
 
 def find_unreadable(crops: Iterable[Crop]) -> tuple[str, ...]:
-    """List the images that cannot be decoded or are damaged inside, with the reasons."""
+    """List the images that cannot be decoded, or that decode but are damaged, with the reasons."""
     crops = list(crops)
     found = zip(crops, _map_bounded(_inspect, crops), strict=True)
     return tuple(
@@ -263,7 +265,7 @@ def _inspect(crop: Crop) -> _Inspected:
 def _map_bounded(
     function: Callable[[Crop], _Inspected], crops: Iterable[Crop], chunk: int = 256
 ) -> Iterator[_Inspected]:
-    """Like ``map``, in threads and in order, at most ``chunk`` items ahead."""
+    """Apply ``function`` in threads. Yields results in order and reads at most ``chunk`` items ahead."""
     iterator = iter(crops)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(iterator, chunk)):

@@ -1,8 +1,12 @@
-"""Damage inside a JPEG that decodes all the same.
+"""Find damage in JPEG files that still decode.
 
-JPEG has no checksum: bytes that were overwritten decode to other pixels. The signs are what the decoder (libjpeg)
-complains of, runs of zero bytes that no picture gives, and tables that hold them. Damage that leaves a valid stream of
-codes cannot be told from a picture.
+JPEG has no checksum, so overwritten bytes decode to wrong pixels. There are three signs of damage:
+
+* warnings of the decoder (libjpeg)
+* runs of zero bytes that image data cannot contain
+* quantisation and Huffman tables with impossible values
+
+Damage that leaves a valid sequence of Huffman codes cannot be detected.
 """
 
 import re
@@ -10,49 +14,54 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 ZERO_RUN = 24
-"""Zero bytes in a row: more than a whole block of the smallest coefficients."""
+"""Length of a run of zero bytes that counts as damage. It is longer than a block with the smallest coefficients."""
 FEW_BYTES = 16
-"""So many bytes left over before a marker are an encoder's, whatever they hold."""
-LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+"""Up to this many extra bytes before a marker are attributed to the encoder, whatever their values."""
+EXTRA_BYTES = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+"""The libjpeg warning about extra bytes."""
 AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-ALONE = (0x01, *range(0xD0, 0xD9))
-"""Markers without a length: TEM, RST0 to RST7, SOI."""
+"""The first marker after the data of a scan: any marker except RST0 to RST7."""
+NO_LENGTH = (0x01, *range(0xD0, 0xD9))
+"""Markers without a length field: TEM, RST0 to RST7, SOI."""
 
 
 @dataclass
 class _Stream:
-    """The parts of a JPEG that are looked at."""
+    """The parts of a JPEG file that are checked."""
 
     quantisers: list[bytes] = field(default_factory=list)
+    """The quantisation tables, 64 bytes each."""
     codes: dict[int, bytes] = field(default_factory=dict)
-    """By class and number (as in the file), the symbols in the order of their codes."""
+    """The Huffman tables: maps the byte with class and number, as in the file, to the symbols in code order."""
     scans: list[tuple[bytes, bytes, int]] = field(default_factory=list)
-    """Of each scan: what a code of zeros means in its tables (nothing for a progressive file's DC coefficients), its
-    bytes, and the marker after it (0: none)."""
+    """For each scan: the first symbols of its AC Huffman tables, that is, the meaning of an all-zero code (empty for a
+    scan of DC coefficients in a progressive file); its bytes; and the marker after it (0 if there is none)."""
 
 
 def find_damage(content: bytes, complaint: str | None = None) -> str | None:
-    """What is wrong inside a JPEG, in words; None if nothing is seen, or if it is no JPEG.
+    """Describe the damage in a JPEG file. Returns None if no damage is found or the file is not a JPEG.
 
-    Bytes that some encoders leave before a marker are no damage: any number of one value, or up to ``FEW_BYTES``.
+    Some encoders write extra bytes before a marker. These do not count as damage if they all have one value, or if
+    there are at most ``FEW_BYTES``.
 
     Args:
-        content: the whole file.
-        complaint: what the decoder said, if it said anything.
+        content: the bytes of the file.
+        complaint: warning or error message of the decoder, or None.
     """
     if not content.startswith(b"\xff\xd8\xff"):
         return None
     if complaint is None and bytes(ZERO_RUN) not in content:
         return None
-    plain = complaint is None or not complaint.startswith(("Corrupt JPEG data", "Inconsistent progression"))
+    harmless = complaint is None or not complaint.startswith(("Corrupt JPEG data", "Inconsistent progression"))
     stream = _parse(content)
-    if plain or _is_left_by_encoder(stream, complaint or ""):
+    if harmless or _is_from_encoder(stream, complaint or ""):
         complaint = None
     return complaint or _find_impossible(stream)
 
 
-def _is_left_by_encoder(stream: _Stream, complaint: str) -> bool:
-    match = LEFT_OVER.search(complaint)
+def _is_from_encoder(stream: _Stream, complaint: str) -> bool:
+    """Whether the warning is about extra bytes that an encoder writes, and not about damage."""
+    match = EXTRA_BYTES.search(complaint)
     if match is None:
         return False
     number, marker = int(match[1]), int(match[2], 16)
@@ -61,16 +70,16 @@ def _is_left_by_encoder(stream: _Stream, complaint: str) -> bool:
 
 
 def _find_impossible(stream: _Stream) -> str | None:
-    """Tables and runs of zeros that no encoder writes."""
+    """Describe a table or a run of zero bytes that no encoder writes, or return None."""
     if any(0 in table for table in stream.quantisers):
-        return "a quantisation table holds 0"
+        return "a quantisation table contains 0"
     if any(len(set(symbols)) < len(symbols) for symbols in stream.codes.values()):
-        return "a Huffman table holds a symbol twice"
+        return "a Huffman table contains a symbol twice"
     for symbols, scan, after in stream.scans:
-        # Zeros are natural where they mean that a block has no more coefficients, and as padding at the end.
+        # Zero bytes are normal as padding at the end of a scan, and if the all-zero code means "end of block".
         kept = scan.rstrip(b"\0") if after else scan
         if any(symbol & 15 for symbol in symbols) and bytes(ZERO_RUN) in kept:
-            return f"more than {ZERO_RUN - 1} zero bytes in a row inside the picture"
+            return f"{ZERO_RUN} or more zero bytes in a row in the image data"
     return None
 
 
@@ -97,13 +106,13 @@ def _parse(content: bytes) -> _Stream:
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end of its body) up to the end of the picture; what lies between segments is passed over."""
+    """Yield (marker, start of its body, end of its body) up to the end of the image. Skips bytes between segments."""
     at = 2
     while (at := content.find(b"\xff", at)) >= 0 and at + 4 <= len(content):
         marker = content[at + 1]
         if marker == 0xD9:
             return
-        if marker in (0x00, 0xFF) or marker in ALONE:
+        if marker in (0x00, 0xFF) or marker in NO_LENGTH:
             at += 1 if marker == 0xFF else 2
             continue
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
@@ -112,19 +121,20 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _scan_end(content: bytes, at: int) -> int:
-    """Where the first marker after ``at`` is that does not belong to the codes."""
+    """Index of the first marker after ``at`` that ends the scan."""
     match = AFTER_SCAN.search(content, at)
     return match.end() - 2 if match else len(content)
 
 
 def _quantisers(body: bytes) -> Iterator[bytes]:
-    """8-bit tables; of 16-bit ones, which few encoders write, nothing is said."""
+    """Yield the 8-bit quantisation tables of a segment. Stops at a 16-bit table, which few encoders write."""
     while len(body) >= 65 and body[0] >> 4 == 0:
         yield body[1:65]
         body = body[65:]
 
 
 def _codes(body: bytes) -> dict[int, bytes]:
+    """Read the Huffman tables of a segment; see ``_Stream.codes``."""
     found = {}
     while len(body) >= 17:
         number = sum(body[1:17])

@@ -17,25 +17,28 @@ from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
 IdentityFrom = Literal["auto", "subfolders", "pattern", "csv", "market1501"]
 SPLITS = ("train", "query", "gallery")
-NOBODY = {"-1": JUNK_PID, "0": DISTRACTOR_PID}
+RESERVED = {"-1": JUNK_PID, "0": DISTRACTOR_PID}
 """Identities that mean junk or distractor in a CSV or a file name, as in Market-1501. Not applied to sub-folders."""
 
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """Where the identity and the camera of a crop are read from.
+    """Where the identity and the camera of a crop are read from. Times are in seconds or ISO 8601 (default zone: UTC).
 
-    ``pattern`` is a regular expression that is searched in the path relative to the folder (with ``/``). It has the
-    named group ``identity`` and optionally ``camera`` and ``time``. ``csv`` is a file with a header and the columns
-    ``path`` (relative to the folder, or as ``table.locate_images`` finds it), ``identity`` and optionally ``camera``,
-    ``time`` and ``split``. Times are seconds or ISO 8601 (UTC if no zone is given).
+    Raises:
+        DataError: the pattern is not a regular expression or has no group ``identity``, or ``identity_from`` is
+            ``pattern`` or ``csv`` and the field of that name is None.
     """
 
     identity_from: IdentityFrom = "auto"
-    """``auto``: the pattern or the CSV if given; else Market-1501's names if all images have them; else sub-folders
-    (``IDENTITY/x.jpg`` or ``IDENTITY/CAMERA/x.jpg``)."""
+    """``subfolders`` means ``IDENTITY/x.jpg`` or ``IDENTITY/CAMERA/x.jpg``. ``auto`` uses the pattern or the CSV if one
+    is given, else Market-1501's file names if all images have them, else sub-folders."""
     pattern: str | None = None
+    """Regular expression that is searched in the path relative to the folder (with ``/``). It has the named group
+    ``identity`` and optionally ``camera`` and ``time``."""
     csv: Path | None = None
+    """CSV file with the columns ``path`` and ``identity`` and optionally ``camera``, ``time`` and ``split``. Paths are
+    relative to the folder; ``table.locate_images`` finds other forms."""
 
     def __post_init__(self) -> None:
         if self.pattern is not None:
@@ -63,7 +66,7 @@ class _Record:
     numbers: tuple[int, int] | None = None
     """(pid, camid) if the file name follows Market-1501."""
     pid: int | None = None
-    """Set only if the identity means junk or distractor (see ``NOBODY``)."""
+    """Set only if the identity means junk or distractor (see ``RESERVED``)."""
 
 
 def read_folder(root: str | Path, layout: FolderLayout | None = None) -> list[Crop]:
@@ -87,7 +90,7 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     """Read a re-identification data set with query and gallery.
 
     Three forms are accepted: Market-1501's layout; folders ``query``, ``gallery`` and optionally ``train``; or a CSV
-    with a column ``split`` that holds these names.
+    with a column ``split`` that contains these names.
 
     Args:
         root: the folder of the data set.
@@ -96,7 +99,8 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
             ``market1501`` for a folder named like the original, else the name of the folder.
 
     Raises:
-        DataError: the folder has none of the three forms; the message says what was looked for.
+        DataError: the folder does not exist or has none of the three forms (the message lists what was tried), or
+            some images have no identity.
     """
     layout = layout or FolderLayout()
     root = Path(root)
@@ -118,8 +122,13 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
 def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDataset:
     """Read a data set as ``read_dataset`` does; a folder without query and gallery becomes a training split.
 
+    Args:
+        root: the folder of the data set.
+        layout: where identities are read from; see ``FolderLayout``.
+
     Raises:
-        DataError: see ``read_dataset`` and ``read_folder``.
+        DataError: the folder does not exist or has no images, or some images have no identity; see ``read_dataset`` and
+            ``read_folder``.
     """
     layout, root = layout or FolderLayout(), Path(root)
     if find_market1501(root) is not None or {"query", "gallery"} <= _subfolders(root) or _has_splits(layout.csv):
@@ -238,8 +247,8 @@ def _by_pattern(root: Path, paths: list[Path], pattern: str) -> list[_Record]:
             continue
         groups = match.groupdict()
         time_s = parse_time(groups["time"], relative) if groups.get("time") else None
-        who = match["identity"]
-        records.append(_Record(path, who, groups.get("camera"), time_s, pid=NOBODY.get(who)))
+        identity = match["identity"]
+        records.append(_Record(path, identity, groups.get("camera"), time_s, pid=RESERVED.get(identity)))
     _refuse(unmatched, f"in {root} do not match the pattern {pattern!r}")
     return records
 
@@ -263,8 +272,8 @@ def _read_csv(root: Path, file: Path) -> list[_Record]:
         if path in records:
             raise DataError(f"{where}: {row['path']} is listed twice")
         time_s = parse_time(time, where) if (time := row.get("time")) else None
-        who, camera, split = row["identity"], row.get("camera") or None, row.get("split") or None
-        records[path] = _Record(path, who, camera, time_s, split, pid=NOBODY.get(who))
+        identity, camera, split = row["identity"], row.get("camera") or None, row.get("split") or None
+        records[path] = _Record(path, identity, camera, time_s, split, pid=RESERVED.get(identity))
     return [records[path] for path in sorted(records)]
 
 
@@ -275,7 +284,7 @@ def find_unlisted(root: Path, crops: Iterable[Crop]) -> tuple[str, ...]:
 
 
 def inside(root: Path, relative: str, where: str) -> Path:
-    """Return ``root / relative`` after checking that it lies inside ``root``.
+    """Return ``root / relative`` after checking that it is inside ``root``.
 
     Args:
         root: a folder.
@@ -287,7 +296,7 @@ def inside(root: Path, relative: str, where: str) -> Path:
     """
     path = Path(relative)
     if not relative or path.is_absolute() or not (root / path).resolve().is_relative_to(root.resolve()):
-        raise DataError(f"{where}: the path {relative!r} does not lie inside {root}")
+        raise DataError(f"{where}: the path {relative!r} is outside {root}")
     return root / path
 
 

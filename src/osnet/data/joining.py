@@ -7,7 +7,7 @@ from osnet.data.reid.benchmark import SplitName
 from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
-NOBODY = {JUNK_PID, DISTRACTOR_PID}
+RESERVED = {JUNK_PID, DISTRACTOR_PID}
 
 
 def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) -> ReidDataset:
@@ -38,14 +38,14 @@ def join_training(datasets: Sequence[ReidDataset], combine_all: bool = False) ->
         chosen = list({crop.path: crop for split in splits for crop in split.crops}.values())
         if combine_all:
             chosen = [crop for crop in chosen if crop.pid > DISTRACTOR_PID]
-        pid_of = {pid: first_pid + i for i, pid in enumerate(sorted({crop.pid for crop in chosen} - NOBODY))}
+        pid_of = {pid: first_pid + i for i, pid in enumerate(sorted({crop.pid for crop in chosen} - RESERVED))}
         known = sorted({crop.camid for crop in chosen if crop.camid >= 0})
         unknown = sorted({crop.camid for crop in chosen if crop.camid < 0}, reverse=True)
         camid_of = {camid: first_camid + i for i, camid in enumerate(known)}
         camid_of |= {camid: first_unknown - i for i, camid in enumerate(unknown)}
         first_pid, first_camid = first_pid + len(pid_of), first_camid + len(known)
         first_unknown -= len(unknown)
-        pid_of |= {pid: pid for pid in NOBODY}  # training rejects these and lists their files
+        pid_of |= {pid: pid for pid in RESERVED}  # training rejects these and lists their files
         crops += [
             replace(
                 crop,

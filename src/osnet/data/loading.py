@@ -1,4 +1,7 @@
-"""The one place where image files are opened. Every picture that enters is small enough, whole, and RGB."""
+"""Open image files. All code of this package opens images here, so that limits and checks apply everywhere.
+
+An image is returned only if it decodes completely and is not too large. It is converted to 8-bit RGB.
+"""
 
 import os
 import stat
@@ -18,47 +21,49 @@ from osnet.errors import DataError, ImageError, ImageWarning
 
 try:
     import simplejpeg as _simplejpeg
-except ImportError:  # Pillow does all of it, slower
+except ImportError:  # Pillow decodes instead, more slowly
     _simplejpeg = None
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Files so called are images, whatever the case, readable or not. Others are judged by their content."""
+"""A file with one of these suffixes, in any case, counts as an image, even if it is unreadable. Other files are
+recognised by their content."""
 OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif"}
-"""What not every build of Pillow reads."""
+"""Formats that not every build of Pillow reads, with the names of their Pillow features."""
 FORMATS = (
     *("JPEG", "PNG", "BMP", "PPM", "TIFF", "GIF"),
     *(name for name, codec in OPTIONAL_FORMATS.items() if codec in features.modules and features.check(codec)),
 )
-"""Decoders that may be tried on a file, whatever it is called: none that runs another program."""
+"""Pillow's decoders that may be used, independently of the file's name. None of them runs another program."""
 FORMATS_READ = ", ".join({"PPM": "PPM/PGM", "GIF": "GIF (its first frame)"}.get(name, name) for name in FORMATS)
-"""The same for a message."""
+"""``FORMATS`` as text for messages."""
 HEAD = 32
-"""So many bytes of a file tell its format."""
+"""Number of bytes at the start of a file from which its format is recognised."""
 CAMERA_RAW = (".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf")
-"""They begin like TIFF; Pillow would read the thumbnail."""
+"""Suffixes of raw formats that start like TIFF. Pillow would read only their thumbnail."""
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 SHOWN = 10
 ROTATED = (b"Exif\0\0", b"http://ns.adobe.com/xap/")
-"""A JPEG that holds one of these may say that it lies on its side."""
+"""A JPEG that contains one of these may have an orientation tag."""
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused from their header alone. 64 million pixels decode to 192 MB."""
+"""Larger images are rejected after reading only the header. 64 million pixels decode to 192 MB."""
 MAX_BYTES = 1 << 29
-"""Larger files are refused unread: twice what ``MAX_PIXELS`` need without compression."""
+"""Larger files are rejected without reading them. The limit is more than twice the uncompressed size of ``MAX_PIXELS``
+pixels."""
 JPEG = b"\xff\xd8\xff"
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """One image file as 8-bit RGB, upright (EXIF orientation applied), as a viewer shows it on a white page.
+    """Read an image file as 8-bit RGB. The EXIF orientation is applied and transparent pixels become white.
 
-    The format is read from the content, not from the name: see ``FORMATS``. Of several frames or pages it is the first.
+    The format is recognised by the content, not by the name; see ``FORMATS``. If a file has several frames or pages,
+    the first is read. The size is checked before the image is decoded.
 
     Raises:
-        ImageError: missing, no regular file, no image of a known format, truncated, more than
-            ``max_pixels`` pixels, or with more than 8 bits per channel. The size is checked before
-            anything is decoded.
+        ImageError: the file is missing or not a regular file, its format is unknown, it is truncated or damaged, it has
+            more than ``max_pixels`` pixels or no pixels, or more than 8 bits per channel.
     """
     path = Path(path)
     _check_file(path)
@@ -66,43 +71,49 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """As ``read_image``, from a file's bytes; ``name`` is what errors call it."""
+    """Decode the bytes of an image file like ``read_image``. ``name`` identifies the image in error messages."""
     return _decode(BytesIO(content), name, max_pixels)
 
 
-def decode_pixels(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """As ``decode_image``, as (3, height, width) uint8: the same pixels, sooner where simplejpeg is installed.
+def decode_pixels(content: bytes, name: str, max_pixels: int = MAX_PIXELS, warn: bool = True) -> Tensor:
+    """Decode the bytes of an image file to (3, height, width) uint8. The pixels equal those of ``decode_image``.
 
-    simplejpeg (the extra ``fast``) decodes with the library that Pillow uses, and spares some copies. What may be
-    turned by EXIF, is not grey or YCbCr, is damaged, or is no JPEG takes Pillow's way: so all errors are Pillow's.
+    If simplejpeg (extra ``fast``) is installed, most JPEG files decode faster. It uses the same library as Pillow but
+    makes fewer copies. Pillow decodes all other formats, and JPEG files that are damaged, may have an EXIF orientation,
+    or have other colour spaces than grey and YCbCr. Therefore all errors come from Pillow. With ``warn=False``, damage
+    is not looked for: a training run reads each image many times.
+
+    Raises:
+        ImageError: the image cannot be decoded; see ``read_image``.
 
     Warns:
-        ImageWarning: a JPEG is damaged inside (see ``describe_damage``); its pixels are given all the same.
+        ImageWarning: a JPEG file is damaged (see ``describe_damage``) but decodes. Its pixels are returned.
     """
     pixels, complaint = _decode_jpeg(content, max_pixels)
     if pixels is None:
         pixels = np.array(decode_image(content, name, max_pixels))
-    if damage := find_damage(content, complaint):
-        warnings.warn(ImageWarning(f"{name}: damaged inside, but used: {damage}"), stacklevel=2)
+    if warn and (damage := find_damage(content, complaint)):
+        warnings.warn(ImageWarning(f"{name}: the image is used although it is damaged: {damage}"), stacklevel=2)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def describe_damage(content: bytes) -> str | None:
-    """What is wrong inside a JPEG that decodes all the same (see ``find_damage``), or None.
+    """Describe the damage in a JPEG file that decodes (see ``find_damage``). Returns None if none is found.
 
-    Without simplejpeg the decoder's own complaints are not known, and less is found.
+    Without simplejpeg, the decoder's warnings are not available and less damage is found.
     """
     return find_damage(content, _complain(content)) if content.startswith(JPEG) else None
 
 
 def sees_all_damage() -> bool:
-    """True if simplejpeg is installed; see ``describe_damage``."""
+    """Whether simplejpeg is installed, so that ``describe_damage`` finds all damage that it can."""
     return _simplejpeg is not None
 
 
 def _decode_jpeg(content: bytes, max_pixels: int) -> tuple[NDArray[np.uint8] | None, str | None]:
-    """(height, width, 3), or None for anything but a whole, upright JPEG, grey or in plain colours; and the decoder's
-    complaint.
+    """Decode a JPEG with simplejpeg. Returns pixels (height, width, 3) and the decoder's warning or error.
+
+    The pixels are None if Pillow must decode the file; see ``decode_pixels``.
     """
     if _simplejpeg is None or not content.startswith(JPEG):
         return None, None
@@ -110,7 +121,7 @@ def _decode_jpeg(content: bytes, max_pixels: int) -> tuple[NDArray[np.uint8] | N
         height, width, colours, _ = _simplejpeg.decode_jpeg_header(content, strict=False)
         if not 0 < width * height <= max_pixels:
             return None, None
-    except (ValueError, KeyError):  # Pillow says what is wrong with it
+    except (ValueError, KeyError):  # Pillow will raise a precise error
         return None, None
     if colours not in ("YCbCr", "Gray") or any(mark in content for mark in ROTATED):
         return None, _complain(content)
@@ -121,7 +132,7 @@ def _decode_jpeg(content: bytes, max_pixels: int) -> tuple[NDArray[np.uint8] | N
 
 
 def _complain(content: bytes) -> str | None:
-    """What the decoder says of a JPEG, if anything; at an eighth of the size, which takes less time."""
+    """The decoder's warning or error about a JPEG, or None. Decodes at an eighth of the size, which is faster."""
     if _simplejpeg is None:
         return None
     try:
@@ -133,36 +144,38 @@ def _complain(content: bytes) -> str | None:
     return None
 
 
-def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """As ``read_image``, as (3, height, width) uint8; see ``decode_pixels``.
+def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS, warn: bool = True) -> Tensor:
+    """Read an image file to (3, height, width) uint8. The pixels equal those of ``read_image``.
+
+    Arguments as for ``decode_pixels``.
 
     Raises:
-        ImageError: as ``read_image``.
+        ImageError: the image cannot be read; see ``read_image``.
 
     Warns:
-        ImageWarning: as ``decode_pixels``.
+        ImageWarning: a JPEG file is damaged but decodes; see ``decode_pixels``.
     """
-    return decode_pixels(read_bytes(path), str(path), max_pixels)
+    return decode_pixels(read_bytes(path), str(path), max_pixels, warn)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """An image file's content.
+    """Read the bytes of an image file.
 
     Raises:
-        ImageError: missing, no regular file, larger than ``MAX_BYTES``, or no right to read it.
+        ImageError: the file is missing, not a regular file, larger than ``MAX_BYTES``, or not readable.
     """
     path = Path(path)
     _check_file(path)
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise ImageError(str(path), f"{size:,} bytes is more than the {MAX_BYTES:,} allowed")
+            raise ImageError(str(path), f"{size:,} bytes are more than the {MAX_BYTES:,} allowed")
         return path.read_bytes()
     except OSError as error:
         raise ImageError(str(path), f"cannot be read: {error.strerror}") from error
 
 
 def _check_file(path: Path) -> None:
-    """Raises ImageError for what is not a regular file."""
+    """Raise ImageError if ``path`` is not a regular file."""
     if path.is_symlink() and not path.exists():
         raise ImageError(str(path), f"a broken link: there is no file {path.readlink()}")
     if not path.is_file():
@@ -174,7 +187,7 @@ def _decode(source: Path | BytesIO, name: str, max_pixels: int) -> Image.Image:
         with Image.open(source, formats=FORMATS) as image:
             check_size(name, image.size, max_pixels)
             if image.mode.startswith(("I", "F")):
-                raise ImageError(name, f"pixels of mode {image.mode!r}; give 8 bits per channel")
+                raise ImageError(name, f"pixels of mode {image.mode!r}; convert it to 8 bits per channel")
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
@@ -183,16 +196,16 @@ def _decode(source: Path | BytesIO, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(name, f"more than the {max_pixels:,} pixels allowed ({error})") from error
     except MemoryError:
         raise
-    except Exception as error:  # decoders meet hostile bytes here and may raise anything
+    except Exception as error:  # with untrusted bytes, decoders may raise any type of error
         unknown = isinstance(error, UnidentifiedImageError)
         raise ImageError(name, _why_not_image(source) if unknown else f"cannot be decoded: {error}") from error
 
 
 def check_header(path: str | Path) -> None:
-    """Look at a file's beginning only: is it an image that ``read_image`` would begin to decode?
+    """Check the header of an image file, without decoding the image.
 
     Raises:
-        ImageError: as ``read_image``, but for what shows only in decoding.
+        ImageError: the file is missing or not a regular file, its format is unknown, or the image is too large.
     """
     path = Path(path)
     _check_file(path)
@@ -201,42 +214,42 @@ def check_header(path: str | Path) -> None:
             check_size(str(path), image.size)
     except ImageError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # with untrusted bytes, decoders may raise any type of error
         raise ImageError(str(path), _why_not_image(path)) from error
 
 
 def check_size(name: str, size_wh: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse a picture without pixels or with too many.
+    """Check the size of an image.
 
     Raises:
-        ImageError: it has none, or more than ``max_pixels``.
+        ImageError: the image has no pixels, or more than ``max_pixels``.
     """
     width, height = size_wh
     if width < 1 or height < 1:
-        raise ImageError(name, f"{width} x {height} pixels: nothing to see")
+        raise ImageError(name, f"{width} x {height}: the image has no pixels")
     if width * height > max_pixels:
         raise ImageError(name, f"{width} x {height} is more than the {max_pixels:,} pixels allowed")
 
 
 def own_rgb(image: Image.Image, name: str) -> Image.Image:
-    """A copy of a picture in memory, loaded, upright and RGB: by the same rules as ``read_image``.
+    """Convert a Pillow image in memory to RGB by the rules of ``read_image``. Returns a copy, loaded and upright.
 
     Raises:
-        ImageError: closed, truncated, too large, or with more than 8 bits per channel.
+        ImageError: the image is closed, truncated, too large, or has more than 8 bits per channel.
     """
     check_size(name, image.size)
     if image.mode.startswith(("I", "F")):
-        raise ImageError(name, f"pixels of mode {image.mode!r}; give 8 bits per channel")
+        raise ImageError(name, f"pixels of mode {image.mode!r}; convert it to 8 bits per channel")
     try:
         return to_rgb(ImageOps.exif_transpose(image))
     except MemoryError:
         raise
-    except Exception as error:  # a lazy image may be closed, truncated, or worse
+    except Exception as error:  # an image that is not loaded yet may be closed, truncated or damaged
         raise ImageError(name, f"cannot be decoded: {error!r}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The same picture in mode RGB. What is transparent is laid on white: the colours under it are not seen."""
+    """Convert to mode RGB. Transparent pixels are composited on white, so that hidden colours do not appear."""
     if image.has_transparency_data:
         page = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(
@@ -246,19 +259,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_files(root: str | Path, hidden: bool = False) -> Iterator[Path]:
-    """Files below ``root`` (and broken links), in sorted order, one folder at a time; links are followed.
+    """Yield the files below ``root``, in sorted order, folder by folder. Links are followed; broken links are yielded.
 
     Args:
         root: the folder.
-        hidden: also hidden files, and hidden folders, which are not looked into.
+        hidden: also yield hidden files and hidden folders. Hidden folders are not entered.
 
     Raises:
-        DataError: there is no such folder, or one below it cannot be read.
+        DataError: ``root`` is not a folder, or a folder below it cannot be read.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root} is no folder" if root.exists() else f"no such folder: {root}")
-    above: dict[str, set[str]] = {}  # real places of a folder and of those above it: a link back up is not followed
+        raise DataError(f"{root} is not a folder" if root.exists() else f"no such folder: {root}")
+    above: dict[str, set[str]] = {}  # real paths of a folder and its parents; links to these would make a loop
     for folder, subfolders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
         trail = above.pop(folder, set()) | {os.path.realpath(folder)}
         concealed = [name for name in subfolders if name.startswith(".")] if hidden else []
@@ -278,10 +291,10 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def is_image_file(path: Path) -> bool:
-    """True if the name ends in one of ``IMAGE_SUFFIXES``, or if the content is of one of ``FORMATS``.
+    """Whether a file counts as an image: by its suffix (``IMAGE_SUFFIXES``) or by its content (``FORMATS``).
 
-    Hidden files are none. A file that is called an image is one even if it cannot be read, so that it is not left out
-    without a word.
+    Hidden files do not count. A file with an image suffix counts even if it cannot be read, so that it causes an error
+    and is not left out silently.
     """
     if path.name.startswith("."):
         return False
@@ -291,17 +304,20 @@ def is_image_file(path: Path) -> bool:
 
 
 def list_images(root: str | Path) -> Iterator[Path]:
-    """Image files below ``root`` (see ``is_image_file``), in sorted order. Raises as ``list_files`` does."""
+    """Yield the image files below ``root`` (see ``is_image_file``), in sorted order. Raises like ``list_files``."""
     return (path for path in list_files(root) if is_image_file(path))
 
 
 def list_other_files(root: str | Path) -> tuple[str, ...]:
-    """What ``list_images`` leaves out below ``root``: hidden files and folders too. Raises as ``list_files`` does."""
+    """List the files below ``root`` that ``list_images`` leaves out, and hidden folders. Raises like ``list_files``."""
     return tuple(str(path) for path in list_files(root, hidden=True) if not is_image_file(path))
 
 
 def describe_others(others: Sequence[str]) -> str:
-    """``3 files that are not images: Thumbs.db, ...``: at most ten names, those with a hint first; empty for none."""
+    """Describe files that are not read as images, in one line: their number and up to ``SHOWN`` names.
+
+    Names with a hint come first. The text is empty if there are no such files.
+    """
     if not others:
         return ""
     shown = map(describe_other, sorted(others, key=lambda name: not _hint(Path(name)))[:SHOWN])
@@ -310,52 +326,52 @@ def describe_others(others: Sequence[str]) -> str:
 
 
 def describe_other(name: str) -> str:
-    """A file that is not read as an image, with what to do if it is a picture."""
+    """The file's name and, if it is an image in a format that is not read, a hint what to do."""
     hint = _hint(Path(name))
     return f"{name} ({hint})" if hint else name
 
 
 def no_images(root: str | Path) -> DataError:
-    """The error for a folder without images: the formats that are read, and what is there instead."""
+    """The error for a folder without images. The message lists the formats that are read and the files found."""
     return DataError(f"no images in {root}; {explain_no_images(root)}")
 
 
 def explain_no_images(root: str | Path) -> str:
-    """The formats that are read, and what a folder without images holds instead."""
+    """Text with the formats that are read and the files in a folder without images."""
     others = describe_others(list_other_files(root))
-    return f"formats read: {FORMATS_READ}" + (f"; it holds {others}" if others else "")
+    return f"formats read: {FORMATS_READ}" + (f"; the folder contains {others}" if others else "")
 
 
 def warn_of_unread(others: Sequence[str]) -> None:
-    """Warn of pictures among ``others`` whose format is not read; other files are no loss."""
+    """Warn if some of ``others`` are images in a format that is not read."""
     if unread := [name for name in others if _hint(Path(name))]:
         warnings.warn(ImageWarning(f"left out: {describe_others(unread)}"), stacklevel=3)
 
 
 def _hint(path: Path) -> str:
-    """What to do about a picture that is not read; empty for anything else."""
+    """What to do about an image in a format that is not read; empty for other files."""
     if path.name.startswith("."):
         return ""
     if path.suffix.lower() in (".heic", ".heif", ".hif") or _format_of(_head(path)) == "HEIC":
-        return "HEIC is not read: save it as JPEG or PNG"
+        return "HEIC is not supported: save it as JPEG or PNG"
     if path.suffix.lower() in CAMERA_RAW:
-        return "a camera's raw format is not read: save it as JPEG or PNG"
+        return "raw formats of cameras are not supported: save it as JPEG or PNG"
     if _format_of(_head(path)) in set(OPTIONAL_FORMATS) - set(FORMATS):
-        return "this build of Pillow does not read it: update Pillow"
+        return "this build of Pillow does not read this format: update Pillow"
     return ""
 
 
 def _why_not_image(source: Path | BytesIO) -> str:
     head = _head(source) if isinstance(source, Path) else source.getvalue()[:HEAD]
     if not head:
-        return "not an image: an empty file"
+        return "not an image: the file is empty"
     if _format_of(head) == "HEIC":
-        return "not an image that is read: HEIC; save it as JPEG or PNG"
-    return f"not an image of a format that is read: {FORMATS_READ}"
+        return "HEIC is not supported; save it as JPEG or PNG"
+    return f"not an image in a supported format: {FORMATS_READ}"
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a regular file; none of anything else."""
+    """The first bytes of a regular file; empty for anything else."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return b""
@@ -366,7 +382,7 @@ def _head(path: Path) -> bytes:
 
 
 def _format_of(head: bytes) -> str:
-    """The format that a file begins like, empty if it is none of those known here."""
+    """Recognise an image format by the first bytes of a file; empty if unknown."""
     if head.startswith(JPEG):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -1,4 +1,4 @@
-"""CSV files that users write, and which image of a folder a row means."""
+"""Read CSV files written by users, and find the images that their rows refer to."""
 
 import csv
 import io
@@ -12,40 +12,41 @@ from osnet.errors import DataError
 from osnet.files import plain_path
 
 COLUMNS = ("path", "identity", "camera", "time", "split")
-"""What a table of people can say."""
+"""The columns of a CSV with identities. The first two are required."""
 IDENTITIES = "the columns path and identity, and at least one row"
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 OTHER_FILES = {
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
     b"PK\x03\x04": "an Excel workbook or another archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
 }
-"""By their first bytes."""
+"""Kinds of files that are not CSV in UTF-8, by their first bytes."""
 
 
 class Table(NamedTuple):
-    """A CSV file."""
+    """The content of a CSV file."""
 
     header: list[str]
     rows: list[dict[str, str | None]]
-    """By column; a row that is too short holds None."""
+    """The values of each row by column. Columns missing at the end of a row are None."""
     lines: list[int]
-    """Of each row, its line in the file (the last one, where a quoted value has several)."""
+    """For each row, its line number in the file. If a quoted value spans several lines, the last of them."""
 
 
 def read_table(file: Path, needed: Sequence[str], known: Collection[str], wanted: str) -> Table:
-    """The header and the rows.
+    """Read a CSV file.
 
     Args:
-        file: in UTF-8, with commas.
-        needed: columns that must be there.
-        known: columns with a meaning: one that is only nearly called so is refused, since it would be passed over.
-        wanted: the header in words, for a message.
+        file: path of a CSV file in UTF-8, with commas.
+        needed: columns that must exist.
+        known: columns that have a meaning. A similar name (other case, spaces or quotes) is an error, because the
+            column would be ignored.
+        wanted: description of the expected header, for error messages.
 
     Raises:
-        DataError: it cannot be read, is no such text, has no such columns, or a row has more values than columns. The
-            message says what was found.
+        DataError: the file cannot be read or is not CSV in UTF-8 with commas, a column is missing, misspelled or occurs
+            twice, or a row has more values than columns. The message says what was found.
     """
     try:
         reader = csv.reader(io.StringIO(_read_text(file), newline=""))
@@ -56,8 +57,8 @@ def read_table(file: Path, needed: Sequence[str], known: Collection[str], wanted
             where = f"{file}, line {reader.line_num}"
             if any(values[len(header) :]):
                 raise DataError(
-                    f"{where}: more values than columns ({len(values)} for {len(header)}); a value that holds a comma "
-                    'needs quotes: "a,b"'
+                    f"{where}: the row has {len(values)} values for {len(header)} columns; a value with a comma needs "
+                    'quotes: "a,b"'
                 )
             if values:
                 padded = [*values[: len(header)], *[None] * (len(header) - len(values))]
@@ -69,15 +70,15 @@ def read_table(file: Path, needed: Sequence[str], known: Collection[str], wanted
 
 
 def read_identities(file: Path) -> Table:
-    """A table that says who is on which image.
+    """Read a CSV that lists the identities of images.
 
     Raises:
-        DataError: as ``read_table``; no columns ``path`` and ``identity``; no row; or two identities or cameras that
-            differ only in spaces at their ends.
+        DataError: the file cannot be read (see ``read_table``), the columns ``path`` and ``identity`` are missing,
+            there is no row, or the names of two identities or two cameras differ only in spaces at their ends.
     """
     table = read_table(file, ("path", "identity"), COLUMNS, IDENTITIES)
     if not table.rows:
-        raise DataError(f"{file} needs a header with {IDENTITIES}; it has no row")
+        raise DataError(f"{file} needs a header with {IDENTITIES}; it has no rows")
     for column in ("identity", "camera"):
         first: dict[str, str] = {}
         for row, line in zip(table.rows, table.lines, strict=True):
@@ -85,7 +86,7 @@ def read_identities(file: Path) -> Table:
             if first.setdefault(name.strip(), name) != name:
                 raise DataError(
                     f"{file}, line {line}: {column} {name!r} differs from {first[name.strip()]!r} in spaces only; "
-                    "write both alike"
+                    "use one spelling"
                 )
     return table
 
@@ -97,7 +98,7 @@ def _read_text(file: Path) -> str:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     kind = next((kind for head, kind in OTHER_FILES.items() if content.startswith(head)), None)
     if kind is None and b"\0" in content[:1024]:
-        kind = "text in UTF-16, or no text at all"
+        kind = "text in UTF-16, or not text"
     if kind is not None:
         raise DataError(f"cannot read {file}: it is {kind}; save it as CSV in UTF-8, with commas")
     try:
@@ -105,8 +106,8 @@ def _read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"cannot read {file}: line {line} holds the byte 0x{content[error.start]:02x}, which is not UTF-8; save "
-            "it as CSV in UTF-8"
+            f"cannot read {file}: line {line} contains the byte 0x{content[error.start]:02x}, which is not valid in "
+            "UTF-8; save it as CSV in UTF-8"
         ) from error
 
 
@@ -120,16 +121,16 @@ def _check_header(file: Path, header: list[str], needed: Sequence[str], known: C
     for column in header:
         meant = column.strip(" \t\xa0\ufeff'\"").lower()
         if meant in known and meant not in header:
-            raise DataError(f"{file} has a column {column!r}; it must be called {meant!r}")
+            raise DataError(f"{file} has a column {column!r}; rename it to {meant!r}")
     if missing:
-        found = ", ".join(map(repr, header)) or "nothing in its first line"
+        found = ", ".join(map(repr, header)) or "an empty first line"
         raise DataError(f"{file} needs a header with {wanted}; found: {found}")
     if twice := [column for column in known if header.count(column) > 1]:
-        raise DataError(f"{file} has the column {twice[0]!r} {header.count(twice[0])} times; leave one")
+        raise DataError(f"{file} has the column {twice[0]!r} {header.count(twice[0])} times; keep one of them")
 
 
 def path_key(path: str) -> str:
-    """The parts of a path with ``/`` between them, whatever system wrote it; ``a/..`` is nothing."""
+    """Normalise a path from any operating system: ``/`` as the separator, without ``.`` and ``..``."""
     parts: list[str] = []
     for part in path.replace("\\", "/").split("/"):
         if part == "..":
@@ -140,7 +141,7 @@ def path_key(path: str) -> str:
 
 
 def path_ends(key: str) -> Iterator[str]:
-    """What is left of a key without its first part, without its first two, and so on."""
+    """Yield the shorter ends of a normalised path: ``b/c`` and ``c`` for ``a/b/c``."""
     start = key.find("/") + 1
     while start:
         yield key[start:]
@@ -148,21 +149,24 @@ def path_ends(key: str) -> Iterator[str]:
 
 
 def locate_images(root: Path, places: Sequence[tuple[str, str]]) -> list[Path | None]:
-    """Which image below ``root`` each row of a table means.
+    """Find the image below ``root`` that each row of a table refers to.
 
-    It is ``root / path`` if that is a file. Else the path may be the end of an image's whole path (``root``'s own name
-    in front), or end with ``root``'s name and the image's path below it (written on another machine); a backslash is a
-    slash. A path that is a file outside of ``root`` means that one, and is refused.
+    A path matches an image in these cases. Backslashes count as slashes.
+
+    * ``root / path`` is the image.
+    * The path is the end of the image's absolute path, for example if it starts with the name of ``root``.
+    * The path ends with the name of ``root`` and the image's path below it, for example if the table was written on
+      another machine.
 
     Args:
         root: the folder.
-        places: of each row, the path and how to name the row in a message.
+        places: for each row, its path and a name of the row for error messages.
 
     Returns:
-        Paths as ``list_images`` gives them; None where there is no such image.
+        For each row, the path as ``list_images`` yields it, or None if no image matches.
 
     Raises:
-        DataError: a path that is empty, leads out, or could be two images.
+        DataError: a path is empty, refers to a file outside ``root``, or matches two images.
     """
     base, real = plain_path(root), root.resolve()
     found = [_locate_directly(root, base, real, path, where) for path, where in places]
@@ -191,18 +195,18 @@ def locate_images(root: Path, places: Sequence[tuple[str, str]]) -> list[Path | 
 
 
 def _leads_out(path: str) -> bool:
-    """True if a path begins somewhere else than in the folder: then it must at least have the folder's name in it."""
-    plain = path.replace("\\", "/")
+    """Whether a path is absolute or leads out of the folder. Such a path must contain the folder's name to match."""
+    slashed = path.replace("\\", "/")
     depth = 0
-    for part in plain.split("/"):
+    for part in slashed.split("/"):
         depth += -1 if part == ".." else part not in ("", ".")
         if depth < 0:
             return True
-    return plain.startswith("/") or re.match("[A-Za-z]:", plain) is not None
+    return slashed.startswith("/") or re.match("[A-Za-z]:", slashed) is not None
 
 
 def _locate_directly(root: Path, base: Path, real: Path, text: str, where: str) -> Path | None:
-    """The file that the path is, as it stands or with ``/`` for ``\\``."""
+    """Return the file with this path, as written or with ``/`` instead of ``\\``, or None if there is none."""
     for spelled in dict.fromkeys((text, text.replace("\\", "/"))) if text else ():
         path = Path(spelled)
         whole = path if path.is_absolute() else root / path
@@ -212,29 +216,27 @@ def _locate_directly(root: Path, base: Path, real: Path, text: str, where: str) 
             plain = plain_path(whole)
             inner = plain.relative_to(base) if plain.is_relative_to(base) else whole.resolve().relative_to(real)
             return root / inner
-        raise DataError(f"{where}: the path {text!r} does not lie inside {root}")
+        raise DataError(f"{where}: the path {text!r} is outside {root}")
     if not text:
-        raise DataError(f"{where}: the path {text!r} does not lie inside {root}")
+        raise DataError(f"{where}: the path is empty")
     return None
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long, or with a zero byte: no path of a file
+    except (OSError, ValueError):  # the path is too long or contains a zero byte, so no such file exists
         return False
 
 
 def _only_one(root: Path, images: list[Path], text: str, where: str) -> Path | None:
     if len(images) > 1:
-        raise DataError(
-            f"{where}: {text} could be {images[0]} or {images[1]}; write its path below {root} into the table"
-        )
+        raise DataError(f"{where}: {text} matches both {images[0]} and {images[1]}; write the path relative to {root}")
     if images:
         return images[0]
     if _leads_out(text):
         raise DataError(
-            f"{where}: the path {text!r} does not lie inside {root}, and does not end with {root.absolute().name} and "
-            "the path of an image below it; write paths below the folder"
+            f"{where}: the path {text!r} is outside {root}, and does not end with {root.absolute().name} and the path "
+            "of an image below it; write paths relative to the folder"
         )
     return None

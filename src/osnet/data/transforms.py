@@ -1,6 +1,6 @@
-"""Preprocessing: from a picture to what the network was trained on. One code for training and serving.
+"""Preprocessing: turn an image into the input of a network. Training and inference use the same functions.
 
-Shapes: H, W as in ``Preprocessing.size_hw``; h, w whatever the picture has.
+Shapes: H, W are the height and width in ``Preprocessing.size_hw``; h, w are those of the given image.
 """
 
 import numpy as np
@@ -19,43 +19,46 @@ _FILTERS = {
 
 
 def resize_image(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """RGB picture of any size -> (3, H, W) uint8, RGB: stretched by Pillow's filter, or cut as the settings say."""
+    """Resize an RGB image with Pillow, and crop its centre if the settings say so. Returns (3, H, W) uint8, RGB."""
     resized = image.resize(resized_wh(image.size, preprocessing), _FILTERS[preprocessing.interpolation])
-    return cut_centre(to_tensor(resized), preprocessing.size_hw)
+    return crop_centre(to_tensor(resized), preprocessing.size_hw)
 
 
 def resize_pixels(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(3, h, w) uint8, RGB -> (3, H, W) uint8: the same as ``resize_image``, bit for bit, sooner where it enlarges.
+    """Resize (3, h, w) uint8, RGB, to (3, H, W) uint8. The result equals that of ``resize_image`` bit for bit.
 
-    PyTorch's antialiased resize of uint8 gives Pillow's values where neither side shrinks, in under half the time.
-    Where a side shrinks, up to a fifth of the values are 1 off, so Pillow does it then.
+    If neither side shrinks and both become powers of two, PyTorch's antialiased resize of uint8 gives the same values
+    as Pillow in less than half the time: its weights, of 16 bits, are then exact. Else some values differ by 1, up to
+    a fifth of them if a side shrinks, so Pillow is used.
     """
     width, height = resized_wh((pixels.shape[2], pixels.shape[1]), preprocessing)
     enlarges = pixels.shape[1] <= height and pixels.shape[2] <= width
-    if not enlarges or preprocessing.interpolation != "bilinear":
+    exact = enlarges and height.bit_count() == width.bit_count() == 1
+    if not exact or preprocessing.interpolation != "bilinear":
         return resize_image(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), preprocessing)
-    return cut_centre(resize_bytes(pixels, (height, width)), preprocessing.size_hw)
+    return crop_centre(resize_bytes(pixels, (height, width)), preprocessing.size_hw)
 
 
 def resize_fractions(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(3, h, w) float in [0, 1], RGB -> (3, H, W), smoothed where it shrinks, as Pillow does it.
+    """Resize (3, h, w) float in [0, 1], RGB, to (3, H, W), with antialiasing like Pillow.
 
-    Unlike ``resize_image`` it does not round to 1/255 in between.
+    Unlike ``resize_image``, this function does not round intermediate values to multiples of 1/255.
     """
     width, height = resized_wh((image.shape[2], image.shape[1]), preprocessing)
     if tuple(image.shape[1:]) == (height, width):
-        return cut_centre(image, preprocessing.size_hw)
+        return crop_centre(image, preprocessing.size_hw)
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
     mode = InterpolationMode[preprocessing.interpolation.upper()]
     resized: Tensor = resize(image, [height, width], mode, antialias=True)
-    return cut_centre(resized.clamp(0, 1), preprocessing.size_hw)
+    return crop_centre(resized.clamp(0, 1), preprocessing.size_hw)
 
 
 def resize_bytes(pixels: Tensor, size_hw: tuple[int, int], interpolation: Interpolation = "bilinear") -> Tensor:
-    """(3, h, w) uint8 -> (3, H, W) uint8, smoothed where it shrinks: Pillow's result to one level, without Pillow.
+    """Resize (3, h, w) uint8 to (3, H, W) uint8 with PyTorch, with antialiasing. Values differ from Pillow's by at most
+    1.
 
-    For training; what is tested or served takes ``resize_image``.
+    Used for training only. Evaluation and inference use ``resize_image``.
     """
     if tuple(pixels.shape[1:]) == size_hw:
         return pixels
@@ -65,37 +68,37 @@ def resize_bytes(pixels: Tensor, size_hw: tuple[int, int], interpolation: Interp
 
 
 def resized_wh(size_wh: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Width and height that a picture of ``size_wh`` is resized to before the middle is cut out."""
+    """Width and height to which an image of ``size_wh`` is resized before the centre is cropped."""
     height, width = preprocessing.crop_from or preprocessing.size_hw
     if not preprocessing.keep_aspect:
         return width, height
     given_width, given_height = size_wh
-    if height * given_width >= width * given_height:  # the height decides; fractions of a pixel are cut off
+    if height * given_width >= width * given_height:  # scale by the height; round the width down
         return max(width, height * given_width // given_height), height
     return width, max(height, width * given_height // given_width)
 
 
-def cut_centre(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """(3, h, w) -> (3, H, W), the middle; an odd rest is shared out as torchvision's CenterCrop does."""
+def crop_centre(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Crop the centre (3, H, W) of (3, h, w). Odd margins are rounded as in torchvision's CenterCrop."""
     height, width = size_hw
     top, left = round((pixels.shape[1] - height) / 2), round((pixels.shape[2] - width) / 2)
     return pixels[:, top : top + height, left : left + width]
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB picture -> (3, h, w) uint8, laid out pixel by pixel as it is in the picture."""
+    """Convert an RGB image to (3, h, w) uint8. The memory layout stays channels-last, as in the image."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(B, 3, H, W) RGB, fractions -> what the network expects, in its channel order."""
+    """Normalise (B, 3, H, W), RGB in [0, 1], with mean and standard deviation, in the network's channel order."""
     if preprocessing.channel_order == "bgr":
         images = images.flip(1)
     mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1)
-    return (images - mean).div_(std)  # in place: half the traffic
+    return (images - mean).div_(std)  # in place: halves the memory traffic
 
 
 def to_fractions(image: Tensor) -> Tensor:
-    """(3, H, W) uint8 in 0..255, or float in [0, 1] already -> float32 in [0, 1]."""
+    """Convert (3, H, W) to float32 in [0, 1], from uint8 in 0 to 255 or from float in [0, 1]."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image.float()

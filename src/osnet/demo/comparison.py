@@ -168,7 +168,7 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
     embedder = Embedder(weights, device=device)
     make_folder(out)
     check_writable(out / "scores.json")
-    card = embedder.network.card
+    card = embedder.card
     name = (card and card.name) or "your network"
     studied, result = evaluate_network(name, embedder, dataset, out / "features", progress=progress)
     write_json(out / "scores.json", result.to_json())

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osnet.embedding.embedder import Embedder, OnError, pick_device
+from osnet.devices import pick_device
+from osnet.embedding.embedder import Embedder, OnError
 from osnet.embedding.head_predictor import Predictions, Predictor, open_source
 from osnet.embedding.third_party import is_third_party
 from osnet.errors import DataError, WeightsError
@@ -21,6 +22,7 @@ from osnet.models.heads import AttributeHead
 from osnet.models.network import Network
 from osnet.runtime.backends import BackendName
 from osnet.types import ChannelOrder, Preprocessing
+from osnet.weights.card import CARD_FILE, read_card
 from osnet.weights.checkpoint import Checkpoint
 from osnet.weights.hub import find_checkpoint
 
@@ -108,10 +110,12 @@ class AttributePredictor(Predictor):
 
 def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32) -> Embedder:
     """An ``AttributePredictor`` if the weights have an attribute head, else an ``Embedder``. Arguments as for these."""
-    if is_third_party(model):
+    path = Path(model)
+    folder = path if (path / CARD_FILE).is_file() else path / "weights"  # as in a gallery
+    if is_third_party(model) or ((folder / CARD_FILE).is_file() and not read_card(folder)[0].attributes):
         return Embedder(model, device, batch_size)
     checkpoint = find_checkpoint(model)
-    picked, head = pick_device(device, None), checkpoint.build_attribute_head()
+    picked, head = pick_device(device), checkpoint.build_attribute_head()
     if head is None:
         return Embedder(checkpoint, picked, batch_size)
     return AttributePredictor(checkpoint, picked, batch_size, head=head)

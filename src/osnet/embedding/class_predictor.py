@@ -33,7 +33,7 @@ class ClassPredictions(Predictions):
     """C names, in the order of the columns of ``probabilities``."""
 
     def topk(self, row: int, k: int = 5) -> list[tuple[str, float]]:
-        """The ``k`` most probable classes of one input with their probabilities; equal ones in class order."""
+        """The ``k`` most probable classes of one input, with their probabilities. Ties are in class order."""
         order = np.argsort(-self.probabilities[row], kind="stable")[:k]
         return [(self.classes[i], float(self.probabilities[row, i])) for i in order]
 
@@ -49,17 +49,17 @@ class ClassPredictor(Predictor):
     Embeddings are not normalised by default: a zero embedding has class probabilities but cannot be normalised.
 
     Args:
-        model: a path or short name, as ``load_weights`` takes it; a ``Checkpoint``; or a network, which needs
-            ``classifier`` and ``classes``.
-        classifier: replaces the classifier of the weights; maps (B, D) to logits (B, C).
-        classes: C class names; replace those on the card.
-        device, batch_size, normalize, num_workers, preprocessing, flip, backend: as for ``Embedder``; ``flip`` averages
+        model: a path or name of weights (see ``load_weights``), a ``Checkpoint``, or a network. A network needs
+            ``classes``, and ``classifier`` unless it has one itself.
+        classifier: maps embeddings (B, D) to logits (B, C); replaces the classifier of the weights.
+        classes: names of the C classes; replace those on the card.
+        device, batch_size, normalize, num_workers, preprocessing, flip, backend: see ``Embedder``. ``flip`` averages
             embeddings, not probabilities.
 
     Raises:
-        WeightsError: the weights do not exist, are damaged, have no classifier, or name no classes (a classifier of
-            identities).
-        ModelError: as for ``Embedder``; or the number of names is not the number of the classifier's outputs.
+        WeightsError: the weights do not exist, are damaged, or have no classifier or no class names. A classifier of
+            identities has no class names.
+        ModelError: the number of names differs from the number of the classifier's outputs, or ``Embedder`` raises it.
     """
 
     def __init__(
@@ -79,12 +79,14 @@ class ClassPredictor(Predictor):
         if isinstance(model, Checkpoint):
             classifier = classifier or model.build_classifier()
             classes = classes or known_classes(model)
+        elif classifier is None and isinstance(model, Network):
+            classifier = model.classifier
         if classifier is None:
-            raise WeightsError(f"{source} has no classifier; train one, for instance: osnet train cifar10-osnet-x1-0")
+            raise WeightsError(f"{source} has no classifier; train one, for example: osnet train cifar10-osnet-x1-0")
         if not classes:
             raise WeightsError(
-                f"{source} names no classes, as a classifier of identities does not; pass classes=[...], or train one "
-                "with names, for instance: osnet train cifar10-osnet-x1-0"
+                f"{source} has no class names (a classifier of identities has none); pass classes=[...], or train a "
+                "classifier with names, for example: osnet train cifar10-osnet-x1-0"
             )
         if len(classes) != classifier.out_features:
             raise ModelError(
@@ -99,21 +101,24 @@ class ClassPredictor(Predictor):
         return torch.softmax(logits_BP, dim=1)
 
     def predict(self, inputs: Any, *, channels: ChannelOrder = "rgb", on_error: OnError = "raise") -> ClassPredictions:
-        """Predictions of all inputs, in the order of the input. Arguments and errors are those of ``Embedder.embed``.
+        """Predict the classes of all inputs, in input order. Arguments and errors are those of ``Embedder.embed``.
 
-        With ``on_error="skip"``, images that cannot be used have no row and are listed in ``failures``.
+        With ``on_error="skip"``, images that cannot be read have no row and are listed in ``failures``.
         """
         return ClassPredictions(classes=self.classes, **self._predict(inputs, channels, on_error))
 
     def classify_bytes(self, pixels: Tensor) -> NDArray[np.float32]:
-        """Probabilities (N, C) of RGB images (N, 3, H, W) uint8 that have the network's size already.
+        """Predict probabilities (N, C) for RGB images (N, 3, H, W) uint8 that already have the network's input size.
 
         Raises:
-            ModelError: another size or type.
+            ModelError: the images have another size or type.
         """
         if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != (3, *self.preprocessing.size_hw):
             height, width = self.preprocessing.size_hw
-            raise ModelError(f"images of {pixels.dtype} {tuple(pixels.shape)}; give uint8 (N, 3, {height}, {width})")
+            raise ModelError(
+                f"images have the type {pixels.dtype} and shape {tuple(pixels.shape)}; expected torch.uint8 and "
+                f"(N, 3, {height}, {width})"
+            )
         self._settle()
         rows = [np.empty((0, len(self.classes)), np.float32)]
         with torch.inference_mode():
@@ -124,7 +129,7 @@ class ClassPredictor(Predictor):
 
 
 def known_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Class names from the card; "0" to "999" for ImageNet's weights without names; empty for identity classifiers."""
+    """Class names of a checkpoint: those on its card; "0" to "999" for ImageNet weights without names; else none."""
     card = checkpoint.card
     if not card.classes and card.training_data == IMAGENET:
         return tuple(map(str, range(card.num_classes)))

@@ -7,32 +7,42 @@ import hashlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
-from osnet.embedding.inputs import Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
+from osnet.devices import pick_device
+from osnet.embedding.inputs import TOGETHER, Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
+from osnet.embedding.remembered import Remembered, key_of, recall, remember
 from osnet.embedding.third_party import ThirdPartyNetwork, is_third_party, load_third_party
-from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError
-from osnet.forks import settle
+from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError, WeightsError
 from osnet.models.network import Network
-from osnet.runtime.backends import Backend, BackendName, count_cores, in_eval_mode, make_backend
+from osnet.runtime.backends import (
+    RUNTIMES,
+    Backend,
+    BackendName,
+    ThreadedBackend,
+    count_cores,
+    in_eval_mode,
+    list_backends,
+    make_backend,
+)
 from osnet.types import ChannelOrder, Preprocessing
-from osnet.weights.checkpoint import Checkpoint, network_sha256
-from osnet.weights.hub import load_model
+from osnet.weights.checkpoint import Checkpoint, load_weights, network_sha256
+from osnet.weights.hub import load_model, locate
+from osnet.weights.hugging_face import PREFIX
 
 OnError = Literal["raise", "skip"]
-TOGETHER = 8
-"""Crops that a thread prepares at a time, if the batch is large enough for all threads."""
 MAX_FAILURES = 1024
 """Maximum number of failures in a batch of a stream. A batch with as many is yielded even if it is not full."""
 
@@ -80,11 +90,10 @@ class Embedder:
         preprocessing: replaces the card's; for experiments.
         flip: average each embedding with that of the mirrored crop, as many papers do in testing. The resized pixels
             are mirrored left to right; the mean is taken before normalising. Takes twice as long.
-        backend: runs the network: ``torch``, ``native`` (machine code compiled here), ``onnxruntime`` or ``openvino``.
-            ``auto``: for weights on a CPU, the fastest that is installed (see ``list_backends``); a network object,
-            or one on a GPU, runs as it is, so that training it further takes effect. A named backend copies the
-            present state of the network. Embeddings differ by less than 1e-4 between backends; ``sha256`` is the
-            same.
+        backend: runs the network: ``torch``, ``onnxruntime`` or ``openvino``. ``auto``: for weights on a CPU, the
+            fastest that is installed (see ``list_backends``); a network object, or one on a GPU, runs as it is, so
+            that training it further takes effect. A named backend copies the present state of the network.
+            Embeddings differ by less than 1e-4 between backends; ``sha256`` is the same.
 
     Raises:
         WeightsError: the weights do not exist or are damaged.
@@ -108,45 +117,83 @@ class Embedder:
             raise ModelError(f"batch_size {batch_size} must be at least 1")
         if num_workers is not None and num_workers < 1:
             raise ModelError(f"num_workers {num_workers} must be at least 1")
-        settle()
         self._process = os.getpid()
-        if isinstance(model, Checkpoint):
-            network = model.build()
-        else:
-            network = model if isinstance(model, Network) else _load(model)
-        as_it_is = isinstance(model, Network)
-        if isinstance(network, ThirdPartyNetwork):
-            device, as_it_is = _check_third_party(network, device, backend), False
-        self.device = pick_device(device, network if as_it_is else None)
-        self.network = network.to(self.device)
         self.batch_size = batch_size
         self.normalize = normalize
         self.flip = flip
         self.num_workers = num_workers or min(8, count_cores())
-        card = network.card
-        self.preprocessing = preprocessing or (card.preprocessing if card else Preprocessing())
-        live = backend == "auto" and (isinstance(model, Network) or self.device.type != "cpu")
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        """The process that started the reading threads, and they."""
         self._backend: Backend | None = None
-        if not live and not isinstance(network, ThirdPartyNetwork):
-            self._backend = make_backend(backend, self.network, self.preprocessing, self.device)
+        self._network: Network | None = None
+        self._digest: str | None = None
+        """``network_sha256`` of the state that the backend copied."""
+        load, file = _find(model)
+        as_it_is = isinstance(model, Network)
+        runtime = "" if file is None else list_backends(backend, pick_device(device, None))[0]
+        key = key_of(*file, runtime, preprocessing) if file is not None and runtime in RUNTIMES else None
+        if key and (known := recall(key)) and self._use(known, runtime):
+            self.device, self.card = torch.device("cpu"), known.card
+            self.preprocessing = preprocessing or known.card.preprocessing
+            self._load = load
+            return
+        network = load()
+        if isinstance(network, ThirdPartyNetwork):
+            device, as_it_is = _check_third_party(network, device, backend), False
+        self.device = pick_device(device, network if as_it_is else None)
+        self._network = network.to(self.device)
+        self.card = network.card
+        self.preprocessing = preprocessing or (self.card.preprocessing if self.card else Preprocessing())
+        live = backend == "auto" and (as_it_is or self.device.type != "cpu")
+        if live or isinstance(network, ThirdPartyNetwork):
+            return
+        self._digest = network_sha256(network, self.preprocessing)
+        self._backend = made = make_backend(backend, network, self.preprocessing, self.device)
+        if key and self.card and isinstance(made, ThreadedBackend) and made.name == runtime:
+            remember(key, Remembered(self.card, self._digest, made.content))
+
+    def _use(self, known: Remembered, runtime: str) -> bool:
+        """Make the backend from a remembered graph; False if the runtime fails, which is then said in the long way."""
+        try:
+            self._backend, self._digest = RUNTIMES[runtime](known.graph), known.network_sha256
+        except Exception:  # a damaged installation may raise anything
+            return False
+        return True
+
+    @property
+    def network(self) -> Network:
+        """The network. If its graph was remembered, it is loaded now.
+
+        Raises:
+            WeightsError: the file has been replaced since by other weights.
+        """
+        if self._network is None:
+            network = self._load()
+            if network_sha256(network, self.preprocessing) != self._digest:
+                raise WeightsError("the file of the weights has changed since this embedder was made; make a new one")
+            self._network = network
+        return self._network
 
     @property
     def embedding_size(self) -> int:
         """D, the length of an embedding."""
-        return self.network.config.embedding_size
+        config = self.card.architecture if self._network is None and self.card else self.network.config
+        return config.embedding_size
 
     @property
     def backend(self) -> str:
-        """Name of the backend in use: ``torch``, ``native``, ``onnxruntime`` or ``openvino``."""
-        if isinstance(self.network, ThirdPartyNetwork):
-            return self.network.runtime
+        """Name of the backend in use: ``torch``, ``onnxruntime`` or ``openvino``."""
+        if isinstance(self._network, ThirdPartyNetwork):
+            return self._network.runtime
         return self._backend.name if self._backend else "torch"
 
     def sha256(self) -> str:
         """Digest of all that determines an embedding: network, tensors, preprocessing, flip. Galleries store it."""
-        if isinstance(self.network, ThirdPartyNetwork):
+        if self._digest is not None:
+            digest = self._digest
+        elif isinstance(self.network, ThirdPartyNetwork):
             digest = self.network.sha256(self.preprocessing)
-        else:
+        else:  # it may have been trained further
             digest = network_sha256(self.network, self.preprocessing)
         return hashlib.sha256(f"{digest} flip".encode()).hexdigest() if self.flip else digest
 
@@ -219,7 +266,6 @@ class Embedder:
         Raises:
             ModelError: the device or the backend does not work in a forked process.
         """
-        settle()
         if self.device.type != "cpu" and os.getpid() != self._process:
             raise ModelError(
                 f"this embedder uses {self.device}, which a forked process cannot; make the embedder in the process "
@@ -266,43 +312,48 @@ class Embedder:
     def _prepared(self, jobs: Iterator[Job]) -> Iterator[PreparedCrop | Exception]:
         """Crops in order, prepared by threads at most two batches ahead.
 
+        The last group is prepared here: this thread would only wait, and a small input then needs no other thread.
         If the caller's iterator raises, the crops before it are yielded first, then its error.
         """
         ahead: deque[tuple[Future[Prepared], int]] = deque()
-        group: list[
-            Job
-        ] = []  # small jobs are handed to a thread in groups: handing one over costs as much as reading it
+        group: list[Job] = []  # small jobs go to a thread in groups: handing one over costs as much as reading it
         crops_ahead = in_group = 0
         together = max(1, min(TOGETHER, self.batch_size // self.num_workers))
         stopped: Exception | None = None
-        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="osnet-read") as pool:
-            try:
-                while True:
-                    try:
-                        job = next(jobs, None)
-                    except Exception as error:
-                        stopped, job = error, None
-                    if job is not None:
-                        group.append(job)
-                        in_group += job.weight
-                        crops_ahead += job.weight
-                    full = in_group >= together or crops_ahead >= 2 * self.batch_size
-                    if group and (full or job is None):
-                        ahead.append((pool.submit(run_jobs, group, self.preprocessing), in_group))
-                        group, in_group = [], 0
-                    while ahead and (job is None or crops_ahead >= 2 * self.batch_size):
-                        future, weight = ahead.popleft()
-                        crops_ahead -= weight
-                        crops, failure = future.result()
-                        yield from crops
-                        if failure is not None:
-                            raise failure
-                    if job is None:
-                        break
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            while True:
+                try:
+                    job = next(jobs, None)
+                except Exception as error:
+                    stopped, job = error, None
+                if job is None:
+                    break
+                group.append(job)
+                in_group += job.weight
+                crops_ahead += job.weight
+                if in_group >= together or crops_ahead >= 2 * self.batch_size:
+                    ahead.append((self._readers().submit(run_jobs, group, self.preprocessing), in_group))
+                    group, in_group = [], 0
+                while ahead and crops_ahead >= 2 * self.batch_size:
+                    future, weight = ahead.popleft()
+                    crops_ahead -= weight
+                    yield from _taken(future.result())
+            last = run_jobs(group, self.preprocessing)
+            while ahead:
+                yield from _taken(ahead.popleft()[0].result())
+            yield from _taken(last)
+        finally:
+            waited = [future for future, _ in ahead if not future.cancel()]
+            wait(waited)
         if stopped is not None:
             yield stopped
+
+    def _readers(self) -> ThreadPoolExecutor:
+        """The threads that read and resize: started when they are first needed, and anew in a forked process."""
+        process = os.getpid()
+        if self._pool is None or self._pool[0] != process:
+            self._pool = process, ThreadPoolExecutor(self.num_workers, thread_name_prefix="osnet-read")
+        return self._pool[1]
 
     def _forward(self, crops: list[PreparedCrop], failures: list[ImageError], positions: list[int]) -> Embeddings:
         """One pass of the network. Embeddings that are zero (if normalised) or not finite become failures."""
@@ -347,8 +398,30 @@ class Embedder:
         return in_eval_mode(self.network)(images).float()
 
 
-def _load(model: str | Path) -> Network:
-    return load_third_party(model) if is_third_party(model) else load_model(model)
+def _taken(prepared: Prepared) -> Iterator[PreparedCrop]:
+    """The crops; then the error that stopped the work is raised."""
+    crops, failure = prepared
+    yield from crops
+    if failure is not None:
+        raise failure
+
+
+def _find(model: Network | Checkpoint | str | Path) -> tuple[Callable[[], Network], tuple[Path, str | None] | None]:
+    """How to load the network; and for weights in a file or folder, its path and the network's name, if that was given.
+
+    Raises:
+        WeightsError: no such file and no such name.
+    """
+    if isinstance(model, Network):
+        return lambda: model, None
+    if isinstance(model, Checkpoint):
+        return model.build, None
+    if is_third_party(model):
+        return partial(load_third_party, model), None
+    if str(model).startswith(PREFIX):
+        return partial(load_model, model), None
+    path, architecture = locate(model)
+    return partial(load_weights, path, architecture=architecture), (path, architecture)
 
 
 def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, backend: BackendName) -> torch.device:
@@ -359,7 +432,7 @@ def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, b
     """
     if backend not in ("auto", network.runtime):
         raise ModelError(f"backend {backend!r} cannot run {network.file.path}; choose auto or {network.runtime}")
-    picked = pick_device("cpu" if str(device) == "auto" else device, None)
+    picked = pick_device("cpu" if str(device) == "auto" else device)
     if picked.type != "cpu":
         raise ModelError(f"{network.file.path} runs on the CPU, not on {device}; choose device='cpu'")
     return picked
@@ -376,23 +449,3 @@ def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -
     return Embeddings(
         vectors, names, failures, np.concatenate(parts) if parts else None, places if known else None, num_crops
     )
-
-
-def pick_device(device: str | torch.device, network: nn.Module | None) -> torch.device:
-    """The device to use. ``auto``: that of ``network``; without a network CUDA, else MPS, else the CPU.
-
-    Raises:
-        ModelError: the device cannot be used here.
-    """
-    if str(device) != "auto":
-        try:
-            picked = torch.device(device)
-            torch.empty(0, device=picked)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-        return picked
-    if network is not None:
-        return next(network.parameters()).device
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

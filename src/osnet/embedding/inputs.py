@@ -6,7 +6,7 @@ these. A file is read when its job runs.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ ACCEPTED = (
     "a path, a folder, a Pillow image, a uint8 array (height, width, 3), a tensor (3, height, width), a Frame, "
     "or an iterable of these"
 )
+
+
+TOGETHER = 8
+"""Crops that a thread prepares at a time, if the batch is large enough for all threads."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,17 @@ class Job:
     run: Callable[[Preprocessing], list[PreparedCrop]]
     weight: int = 1
     """Number of crops that it holds in memory, at least 1."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An image in memory. Channels are reversed last, in the resized crop: in a frame that would take 20 times as long,
+    and the result is the same."""
+
+    image: Image.Image | NDArray[np.uint8] | Tensor
+    """Pillow's, RGB; or an array (height, width, 3); or a tensor (3, height, width) of float32 fractions."""
+    bgr: bool = False
+    """The channels of the array or tensor are blue, green, red."""
 
 
 Prepared = tuple[list[PreparedCrop], Exception | None]
@@ -115,7 +130,7 @@ def _jobs_of(value: Any, name: str, channels: ChannelOrder) -> Iterator[Job]:
         elif path.is_dir() and (others := describe_others(list_other_files(path))):
             warnings.warn(ImageWarning(f"left out of {path}: {others}"), stacklevel=2)
     elif isinstance(value, Frame):
-        yield _frame_job(value, name, channels)
+        yield from _frame_jobs(value, name, channels)
     elif isinstance(value, np.ndarray | Tensor) and value.ndim == 4:
         for index, image in enumerate(value):
             yield _image_job(image, f"{name}[{index}]", channels)
@@ -125,7 +140,8 @@ def _jobs_of(value: Any, name: str, channels: ChannelOrder) -> Iterator[Job]:
 
 def _image_job(value: Any, name: str, channels: ChannelOrder) -> Job:
     try:
-        image = _own_copy(_check_image(value, name, channels))
+        picture = _check_image(value, name, channels)
+        image = _own_copy(picture)
     except ImageError as error:
         return _failed(name, error)
     return Job(lambda preprocessing: [_prepare(name, image, preprocessing)])
@@ -135,46 +151,55 @@ def _failed(name: str, error: ImageError, num_rows: int = 1) -> Job:
     return Job(lambda _preprocessing: [PreparedCrop(name, error, num_rows)])
 
 
-def _frame_job(frame: Frame, name: str, channels: ChannelOrder) -> Job:
+def _frame_jobs(frame: Frame, name: str, channels: ChannelOrder) -> Iterator[Job]:
+    """One job for a frame on disk; several for one in memory, so that threads share its boxes."""
     on_disk = isinstance(frame.image, str | Path)
     name = frame.name or (str(frame.image) if on_disk else name)
     num_rows = 1
     try:
         boxes = _check_boxes(frame.boxes, name)
         num_rows = len(boxes)
-        if on_disk:
-            return Job(lambda p: _prepare_boxes(name, Path(frame.image), boxes, p), max(1, len(boxes)))
-        image = _check_image(frame.image, name, channels)
+        picture = None if on_disk else _check_image(frame.image, name, channels)
     except ImageError as error:
-        return _failed(name, error, num_rows)
+        yield _failed(name, error, num_rows)
+        return
+    if picture is None:
+        yield Job(partial(_prepare_boxes, name, Path(frame.image), boxes), max(1, num_rows))
+        return
     # The caller may reuse the frame's memory for the next one: copy the crops or the whole image, whichever is smaller.
-    width, height = _size_wh(image)
-    if sum(_area(box, width, height) for box in boxes) < width * height:
-        crops = list(_cut_all(image, boxes, name))
-        return Job(lambda p: _prepare_crops(crops, p), max(1, len(crops)))
-    kept = _own_copy(image)
-    return Job(lambda p: _prepare_crops(_cut_all(kept, boxes, name), p), max(1, len(boxes)))
+    width, height = _size_wh(picture)
+    kept = sum(_area(box, width, height) for box in boxes) >= width * height
+    if kept:
+        picture = _own_copy(picture)
+    for start in range(0, num_rows, TOGETHER):
+        some = _cut_all(picture, boxes[start : start + TOGETHER], name, start)
+        crops = some if kept else list(some)
+        yield Job(partial(_prepare_crops, crops), min(TOGETHER, num_rows - start))
 
 
 def _prepare_boxes(
     name: str, path: Path, boxes: NDArray[np.float64], preprocessing: Preprocessing
 ) -> list[PreparedCrop]:
     try:
-        image = Image.fromarray(read_pixels(path).permute(1, 2, 0).numpy())
+        image = read_pixels(path).permute(1, 2, 0).numpy()
     except ImageError as error:
         return [PreparedCrop(name, error, len(boxes))]
-    return _prepare_crops(_cut_all(image, boxes, name), preprocessing)
+    return _prepare_crops(_cut_all(_Picture(image), boxes, name), preprocessing)
 
 
 def _cut_all(
-    image: Image.Image | Tensor, boxes: NDArray[np.float64], name: str
-) -> Iterator[tuple[str, Image.Image | Tensor | ImageError]]:
-    """One crop at a time: overlapping boxes may together be many times the image."""
-    return ((f"{name} box {i}", _cut(image, box, f"{name} box {i}")) for i, box in enumerate(boxes))
+    picture: _Picture, boxes: NDArray[np.float64], name: str, start: int = 0
+) -> Iterator[tuple[str, _Picture | ImageError]]:
+    """One crop at a time: overlapping boxes may together be many times the image. ``start``: number of the first."""
+    return ((f"{name} box {i}", _cut(picture, box, f"{name} box {i}")) for i, box in enumerate(boxes, start))
 
 
-def _size_wh(image: Image.Image | Tensor) -> tuple[int, int]:
-    return image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
+def _size_wh(picture: _Picture) -> tuple[int, int]:
+    image = picture.image
+    if isinstance(image, Image.Image):
+        return image.size
+    height, width = image.shape[1:] if isinstance(image, Tensor) else image.shape[:2]
+    return width, height
 
 
 def _area(box: NDArray[np.float64], width: int, height: int) -> float:
@@ -186,7 +211,7 @@ def _area(box: NDArray[np.float64], width: int, height: int) -> float:
 
 
 def _prepare_crops(
-    crops: Iterable[tuple[str, Image.Image | Tensor | ImageError]], preprocessing: Preprocessing
+    crops: Iterable[tuple[str, _Picture | ImageError]], preprocessing: Preprocessing
 ) -> list[PreparedCrop]:
     return [
         PreparedCrop(name, crop) if isinstance(crop, ImageError) else _prepare(name, crop, preprocessing)
@@ -194,13 +219,18 @@ def _prepare_crops(
     ]
 
 
-def _prepare(name: str, image: Image.Image | Tensor, preprocessing: Preprocessing) -> PreparedCrop:
+def _prepare(name: str, picture: _Picture, preprocessing: Preprocessing) -> PreparedCrop:
+    image = picture.image
     try:
         if isinstance(image, Image.Image):
             return PreparedCrop(name, resize_image(to_rgb(image), preprocessing))
-        return PreparedCrop(name, resize_fractions(image, preprocessing))
     except OSError as error:  # a lazily opened Pillow image may be truncated
         return PreparedCrop(name, ImageError(name, f"cannot be decoded: {error}"))
+    if isinstance(image, np.ndarray):
+        resized = resize_pixels(torch.from_numpy(image).permute(2, 0, 1), preprocessing)
+    else:
+        resized = resize_fractions(image, preprocessing)
+    return PreparedCrop(name, resized.flip(0) if picture.bgr else resized)
 
 
 def _prepare_file(path: Path, preprocessing: Preprocessing) -> list[PreparedCrop]:
@@ -210,29 +240,30 @@ def _prepare_file(path: Path, preprocessing: Preprocessing) -> list[PreparedCrop
         return [PreparedCrop(str(path), error)]
 
 
-def _check_image(value: Any, name: str, channels: ChannelOrder) -> Image.Image | Tensor:
-    """The image as a Pillow image, or as a float tensor (3, h, w) of RGB fractions. Arrays become Pillow images."""
+def _check_image(value: Any, name: str, channels: ChannelOrder) -> _Picture:
+    """The image, in the caller's memory where it is an array or a tensor."""
     if isinstance(value, Image.Image):
-        return own_rgb(value, name)
+        return _Picture(own_rgb(value, name))
+    bgr = channels == "bgr"
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
             raise ImageError(name, f"an array of {value.dtype} {value.shape}; give uint8 (height, width, 3)")
         check_size(name, (value.shape[1], value.shape[0]))
-        return Image.fromarray(np.ascontiguousarray(value[..., ::-1] if channels == "bgr" else value))
+        if value.strides[2] < 0:  # a view such as frame[..., ::-1]: copying from its memory takes ten times as long
+            return _Picture(value[..., ::-1], not bgr)
+        return _Picture(value, bgr)
     if isinstance(value, Tensor):
-        return _check_tensor(value, name, channels)
+        return _Picture(_check_tensor(value, name), bgr)
     raise ImageError(name, f"cannot make a crop of {type(value).__name__}; give {ACCEPTED}")
 
 
-def _check_tensor(value: Tensor, name: str, channels: ChannelOrder) -> Image.Image | Tensor:
+def _check_tensor(value: Tensor, name: str) -> NDArray[np.uint8] | Tensor:
     if value.ndim != 3 or value.shape[0] != 3:
         raise ImageError(name, f"a tensor of shape {tuple(value.shape)}; give (3, height, width)")
     check_size(name, (value.shape[2], value.shape[1]))
     value = value.detach().cpu()
-    if channels == "bgr":
-        value = value.flip(0)
     if value.dtype == torch.uint8:
-        return Image.fromarray(value.permute(1, 2, 0).contiguous().numpy())
+        return value.permute(1, 2, 0).numpy()
     if not value.is_floating_point():
         raise ImageError(name, f"a tensor of {value.dtype}; give uint8 in 0..255 or floats in [0, 1]")
     if not bool((value >= 0).all()) or not bool((value <= 1).all()):
@@ -243,9 +274,12 @@ def _check_tensor(value: Tensor, name: str, channels: ChannelOrder) -> Image.Ima
     return value.float()
 
 
-def _own_copy(image: Image.Image | Tensor) -> Image.Image | Tensor:
-    """A float tensor is copied, because the caller may write to it meanwhile; other images are copies already."""
-    return image.clone() if isinstance(image, Tensor) else image
+def _own_copy(picture: _Picture) -> _Picture:
+    """A copy of an array or tensor, because the caller may write to it meanwhile; a Pillow image is a copy already."""
+    if isinstance(picture.image, Image.Image):
+        return picture
+    copy = np.array(picture.image, order="C") if isinstance(picture.image, np.ndarray) else picture.image.clone()
+    return replace(picture, image=copy)
 
 
 def _check_boxes(boxes: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -261,16 +295,18 @@ def _check_boxes(boxes: ArrayLike, name: str) -> NDArray[np.float64]:
     return array
 
 
-def _cut(image: Image.Image | Tensor, box: NDArray[np.float64], name: str) -> Image.Image | Tensor | ImageError:
+def _cut(picture: _Picture, box: NDArray[np.float64], name: str) -> _Picture | ImageError:
     """The part of the image in ``box``, as a copy; an ImageError if there is none."""
+    image = picture.image
     shown = "(" + ", ".join(f"{value:g}" for value in box) + ")"
     if not np.isfinite(box).all():
         return ImageError(name, f"box {shown} holds values that are not finite")
-    width, height = _size_wh(image)
+    width, height = _size_wh(picture)
     left, right = (int(v) for v in np.clip(np.trunc(box[[0, 2]]), 0, width))
     top, bottom = (int(v) for v in np.clip(np.trunc(box[[1, 3]]), 0, height))
     if right <= left or bottom <= top:
         return ImageError(name, f"box {shown} covers no pixel of the {width} x {height} image")
     if isinstance(image, Image.Image):
-        return image.crop((left, top, right, bottom))
-    return image[:, top:bottom, left:right].clone()
+        return _Picture(image.crop((left, top, right, bottom)))
+    cut = image[:, top:bottom, left:right] if isinstance(image, Tensor) else image[top:bottom, left:right]
+    return _own_copy(replace(picture, image=cut))

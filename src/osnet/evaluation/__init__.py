@@ -1,1 +1,1 @@
-"""Weights and a benchmark -> scores, thresholds, comparisons."""
+"""Evaluation: scores of weights on data sets and benchmarks, score thresholds, comparisons of networks."""

@@ -10,7 +10,8 @@ from osnet.data.check import SplitCounts, count_split
 from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError
-from osnet.evaluation.evaluate import check_leak, check_scorable, describe_weights, embed_dataset, prepare_embedder
+from osnet.evaluation.checks import check_leak, check_scorable
+from osnet.evaluation.split_embeddings import describe_weights, embed_dataset, make_embedder
 from osnet.metrics.bootstrap import Interval, ratio_interval
 from osnet.metrics.thresholds import MIN_ERRORS, count_decisions, identification_scores, verification_scores
 from osnet.models.network import Network
@@ -32,19 +33,24 @@ class Calibration:
     asked: float
     """The requested false positive rate."""
     threshold: float
-    """In [-1, 1]."""
+    """The threshold, in [-1, 1]."""
     false_positives: Interval
     """False positive rate on this data, with a 95 % interval over query identities."""
     misses: Interval
     """Miss rate (1 - TPR, or FNIR), with the same kind of interval."""
     num_negatives: int
+    """Number of pairs of different people, or of searches for people who are not in the gallery."""
     num_positives: int
+    """Number of pairs of one person in two cameras, or of searches for people in the gallery."""
     dataset: str
+    """Name of the data set."""
     counts: dict[str, SplitCounts]
+    """Sizes of what was scored of ``query`` and ``gallery``."""
     weights: dict[str, Any]
+    """Facts about the weights: name, training data, digests, input size, flip."""
     warnings: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
-    """Images left out because they could not be read, with reasons."""
+    """Images that were left out because they could not be read, with the reasons."""
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -81,48 +87,51 @@ def calibrate(
 ) -> Calibration:
     """Find the lowest threshold whose false positive rate on this data is at most the requested one.
 
-    Give exactly one rate. ``fpr`` is for comparing two crops: the share of pairs of different people that may pass (see
-    ``thresholds.verification_scores``). ``fpir`` is for searching a gallery: the share of searches for unknown people
-    that may return anyone (see ``thresholds.identification_scores``). It holds for a gallery of this size; a larger one
-    has more false positives at the same threshold.
+    Give exactly one rate. ``fpr`` is for comparing two crops: the share of pairs of different people that are accepted
+    (see ``thresholds.verification_scores``). ``fpir`` is for searching a gallery: the share of searches for people who
+    are not in it that return a hit (see ``thresholds.identification_scores``). It holds for a gallery of this size; a
+    larger one has more false positives at the same threshold.
 
     Args:
-        weights: weights, network or embedder, as for ``evaluate``. The arguments after ``fpir`` are those of
-            ``evaluate``.
+        weights: weights, network or embedder, as for ``evaluate``.
         dataset: data set of people that the weights were not trained on.
         fpr: requested false positive rate of pairs, in (0, 1).
         fpir: requested false positive rate of searches, in (0, 1).
+        force: calibrate even if the weights were trained on the test images; the result then has a warning.
+        on_error: ``raise`` an error for an image that cannot be read, or ``skip`` it and list it in ``unreadable``.
+        features: a folder where embeddings are stored, as for ``evaluate``.
+        progress: draws a progress bar.
 
     Raises:
-        DataError: not exactly one rate is given, the data set has too few pairs or searches for the rate (the error
-            says which rate is possible), or it cannot be evaluated.
+        DataError: not exactly one rate is given, the data set has too few pairs or searches for the rate (the message
+            has the lowest possible rate), or it cannot be evaluated.
         ImageError: an image cannot be read and ``on_error`` is ``raise``.
     """
     rate = _pick_rate(fpr, fpir)
     data = dataset if isinstance(dataset, ReidDataset) else read_dataset(dataset)
     check_scorable(data)
     _check_size(data, rate, identify=fpir is not None)
-    embedder = prepare_embedder(weights, "cosine")
+    embedder = make_embedder(weights)
     warnings = check_leak(embedder.network, data, force)
     embedded = embed_dataset(embedder, data, on_error, features, progress)
     query, gallery = (part.labelled() for part in embedded)
     arrays = (query.vectors, gallery.vectors, query.pids, gallery.pids, query.camids, gallery.camids)
     score = verification_scores if fpr is not None else identification_scores
     try:
-        found = score(*arrays, (rate,))
+        scores = score(*arrays, (rate,))
     except ValueError as error:
         raise DataError(f"{data.root}: {error}") from error
-    point = found.at(rate)
-    _refuse_small(data, rate, found.num_negatives, found.num_positives, found.kind)
+    point = scores.at(rate)
+    _refuse_small(data, rate, scores.num_negatives, scores.num_positives, scores.kind)
     per_query = count_decisions(*arrays, point.threshold, identify=fpir is not None)
     return Calibration(
-        kind=found.kind,
+        kind=scores.kind,
         asked=rate,
         threshold=point.threshold,
         false_positives=ratio_interval(per_query.num_false, per_query.num_negatives, query.pids),
         misses=ratio_interval(per_query.num_missed, per_query.num_positives, query.pids),
-        num_negatives=found.num_negatives,
-        num_positives=found.num_positives,
+        num_negatives=scores.num_negatives,
+        num_positives=scores.num_positives,
         dataset=data.name,
         counts={part.split.name: count_split(part.split) for part in embedded},
         weights=describe_weights(embedder),
@@ -133,29 +142,29 @@ def calibrate(
 
 def _pick_rate(fpr: float | None, fpir: float | None) -> float:
     if (fpr is None) == (fpir is None):
-        raise DataError("give either fpr (rate of pairs) or fpir (rate of searches), not both")
+        raise DataError(f"fpr is {fpr} and fpir is {fpir}; give exactly one: fpr (of pairs) or fpir (of searches)")
     rate = fpr if fpr is not None else fpir
     assert rate is not None
     if not 0 < rate < 1:
-        raise DataError(f"the false positive rate {rate:g} must be between 0 and 1, both excluded")
+        raise DataError(f"the false positive rate {rate:g} must be more than 0 and less than 1")
     return rate
 
 
 def _check_size(data: ReidDataset, rate: float, identify: bool) -> None:
-    """Fail before any embedding if the data set cannot have enough pairs or searches."""
+    """Raise an error before embedding if the data set is certainly too small for the rate."""
     kind = "identification" if identify else "verification"
-    most = len(data.query) * (1 if identify else len(data.gallery))
-    _refuse_small(data, rate, most, most, kind)
+    upper_bound = len(data.query) * (1 if identify else len(data.gallery))
+    _refuse_small(data, rate, upper_bound, upper_bound, kind)
 
 
 def _refuse_small(data: ReidDataset, rate: float, num_negatives: int, num_positives: int, kind: str) -> None:
     negatives, positives, false_name, _ = KINDS[kind]
     if rate * num_negatives < MIN_ERRORS:
         lowest = MIN_ERRORS / max(num_negatives, 1)
-        could = f"request a rate of {lowest:.2g} or more, or add people" if lowest < 1 else "add people"
+        advice = f"request a rate of {lowest:.2g} or more, or add people" if lowest < 1 else "add people"
         raise DataError(
             f"{data.root}: {num_negatives:,} {negatives} allow {rate * num_negatives:.3g} errors at {false_name} "
-            f"{rate:g}, too few to estimate the rate (at least {MIN_ERRORS} are needed); {could}"
+            f"{rate:g}, too few to estimate the rate (at least {MIN_ERRORS} are needed); {advice}"
         )
     if num_positives < MIN_ERRORS:
         raise DataError(
@@ -163,4 +172,6 @@ def _refuse_small(data: ReidDataset, rate: float, num_negatives: int, num_positi
             f"{MIN_ERRORS} are needed); add people"
         )
     if len(np.unique(data.query.pids)) < 2:
-        raise DataError(f"{data.root}: an interval over people needs queries of at least two people")
+        raise DataError(
+            f"{data.root}: all queries show one identity; an interval over identities needs at least two. Add people"
+        )

@@ -1,4 +1,4 @@
-"""Several embeddings of one data set side by side: overall, by kind of query, with intervals for the differences."""
+"""Compare several networks on one data set: scores over all queries and by group, and intervals of the differences."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,50 +17,55 @@ METRICS = ("rank-1", "rank-5", "mAP", "mINP")
 CURVE_RANKS = 20
 Indices = NDArray[np.intp]
 
-# The pairs of kind "small cue", who differ in the logo alone, are no group: networks of the size that the demo trains
-# cannot tell the logo, trained or not, so the scores of all of them are those of guessing.
+# There is no group for the pairs of kind "small cue", which differ in the logo only. Networks of the demo's size cannot
+# see the logo, so their scores on these pairs are those of guessing.
 PAIR_GROUPS: dict[PairKind, str] = {
     "overall look": "two people with the same logo, bag and hair in other clothes; searched among these two in other "
     "cameras",
 }
+"""Kinds of pairs of generated people that form a group, with a description."""
 HIDDEN_STEPS = (
     (0.0, 0.05, "in full view", "less than 5 % of the person hidden in the query"),
     (0.05, 0.25, "partly hidden", "5 to 25 % of the person hidden in the query"),
     (0.25, 1.01, "much hidden", "25 % of the person or more hidden in the query"),
 )
+"""Groups by occlusion: lower and upper bound of the hidden share of the person, name, description."""
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """One side of a comparison: vectors of a data set's query and gallery, row by row."""
+    """One of the compared networks: its embeddings of a data set's query and gallery."""
 
     name: str
     query: NDArray[np.float32]
-    """(Q, D)."""
+    """(Q, D), one row per query."""
     gallery: NDArray[np.float32]
-    """(G, D)."""
+    """(G, D), one row per gallery item."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some of the queries, each searched for in some of the gallery."""
+    """A group of queries, with the gallery items among which each query is searched."""
 
     name: str
     about: str
+    """Description of the group."""
     parts: tuple[tuple[Indices, Indices], ...]
-    """Queries and the gallery items that they are searched among. Every query is in one part."""
+    """Indices of queries, and of the gallery items among which these are searched. A query is in one part only."""
     clusters: tuple[int, ...] | None = None
-    """One number per part: intervals draw what has the same number together. Without, they draw people."""
+    """A cluster for each part. Bootstrap intervals resample clusters. None: they resample query identities."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One entrant's score minus another's, in fractions, over the queries of a group."""
+    """The score of one network minus the score of another, as a fraction, over the queries of a group."""
 
     first: str
     second: str
     metric: str
+    """``mAP`` or ``rank-1``."""
     interval: Interval
+    """The difference with its 95 % interval."""
 
     def __str__(self) -> str:
         i = self.interval
@@ -72,39 +77,52 @@ class Difference:
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What a group of queries gave. Scores are fractions."""
+    """Scores of all networks on a group of queries. Scores are fractions."""
 
     name: str
     about: str
+    """Description of the group."""
     num_queries: int
-    """Those with a match."""
+    """Number of queries with a match."""
     num_identities: int
+    """Number of identities of these queries."""
     scores: dict[str, dict[str, float]]
-    """By entrant, then by metric."""
+    """Score by network, then by metric (``METRICS``)."""
     cmc: dict[str, list[float]]
-    """By entrant: share of queries with a right match among the best k, k = 1..20."""
+    """By network: share of queries with a match among the first k hits, for k = 1..20."""
     differences: tuple[Difference, ...]
+    """Differences of the networks that were to be compared."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table that prints itself; the first group is all queries."""
+    """The result of ``compare``. ``print`` shows a table."""
 
     dataset: str
+    """Name of the data set."""
     entrants: tuple[str, ...]
+    """Names of the networks."""
     groups: tuple[GroupScores, ...]
+    """Scores by group. The first group contains all queries."""
     ap_per_query: dict[str, NDArray[np.float64]]
-    """By entrant, over all queries of the data set; NaN without a match."""
+    """By network: average precision (Q,) of each query of the data set; NaN without a match."""
 
     def difference(self, first: str, second: str, metric: str = "mAP", group: int = 0) -> Difference:
-        """The difference between two entrants, if it was asked for."""
+        """The difference between two networks in a group.
+
+        Raises:
+            DataError: ``compare`` was not told to compare these two.
+        """
         for difference in self.groups[group].differences:
             if (difference.first, difference.second, difference.metric) == (first, second, metric):
                 return difference
-        raise DataError(f"{first} was not compared with {second} by {metric}")
+        raise DataError(
+            f"{first} was not compared with {second} by {metric}; pass ({first!r}, {second!r}) in the contrasts of "
+            "compare()"
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the scores of single queries, for a file."""
+        """All fields but ``ap_per_query``, as JSON values."""
         return {"dataset": self.dataset, "entrants": self.entrants, "groups": [asdict(g) for g in self.groups]}
 
     def __str__(self) -> str:
@@ -128,36 +146,42 @@ def compare(
     contrasts: Iterable[tuple[str, str]] = (),
     groups: Sequence[Group] = (),
 ) -> Comparison:
-    """Score every entrant over all queries and over each group, by Market-1501's rule and cosine distance.
+    """Score networks over all queries and over each group, by Market-1501's rule and cosine distance.
 
     Args:
-        dataset: what the vectors' rows belong to.
-        entrants: at least one; names differ.
-        contrasts: pairs of entrants whose difference is wanted, in mAP and rank-1, with a 95 % interval
-            over query identities.
-        groups: kinds of queries.
+        dataset: data set to which the embeddings belong.
+        entrants: at least one network with its embeddings. Names must differ.
+        contrasts: pairs of names to compare. Differences are in mAP and rank-1, with a 95 % interval over query
+            identities.
+        groups: groups of queries to score by themselves. Groups without queries are left out.
 
     Raises:
-        DataError: vectors that do not fit the data set, or a contrast of unknown names.
+        DataError: there is no network, names are equal, the number of embeddings differs from the number of crops, a
+            contrast has an unknown name, or no query of a group has a match.
     """
     by_name = {entrant.name: entrant for entrant in entrants}
     if not entrants or len(by_name) != len(entrants):
-        raise DataError(f"entrants {', '.join(e.name for e in entrants)} must be at least one, with different names")
+        names = ", ".join(entrant.name for entrant in entrants) or "none"
+        raise DataError(f"the networks to compare are {names}; give at least one, with different names")
     for entrant in entrants:
         rows = (len(entrant.query), len(entrant.gallery))
         if rows != (len(dataset.query), len(dataset.gallery)):
-            raise DataError(f"{entrant.name} has {rows} vectors for {len(dataset.query)} queries and "
-                            f"{len(dataset.gallery)} gallery images")  # fmt: skip
+            raise DataError(
+                f"{entrant.name} has {rows} embeddings for {len(dataset.query)} queries and "
+                f"{len(dataset.gallery)} gallery crops; there must be one embedding per crop"
+            )
     pairs = list(contrasts)
     if unknown := {name for pair in pairs for name in pair} - set(by_name):
-        raise DataError(f"no entrant is called {', '.join(sorted(unknown))}; there are {', '.join(by_name)}")
-    everything = Group("all", "every query", ((np.arange(len(dataset.query)), np.arange(len(dataset.gallery))),))
+        raise DataError(
+            f"contrasts contain the unknown name {', '.join(sorted(unknown))}; choose from {', '.join(by_name)}"
+        )
+    all_queries = Group("all", "every query", ((np.arange(len(dataset.query)), np.arange(len(dataset.gallery))),))
     tables = {
         group.name: {e.name: _rank(dataset, e, group) for e in entrants}
-        for group in (everything, *groups)
+        for group in (all_queries, *groups)
         if any(len(queries) for queries, _ in group.parts)
     }
-    chosen = [group for group in (everything, *groups) if group.name in tables]
+    chosen = [group for group in (all_queries, *groups) if group.name in tables]
     return Comparison(
         dataset=dataset.name,
         entrants=tuple(by_name),
@@ -167,15 +191,19 @@ def compare(
 
 
 def _rank(dataset: ReidDataset, entrant: Entrant, group: Group) -> dict[str, NDArray[np.float64]]:
-    """Of each query of the group, part after part: average precision, inverse negative penalty, first match."""
+    """AP, INP (inverse negative penalty) and rank of the first match for each query of the group, part by part."""
     query_pids, query_camids = np.array(dataset.query.pids), np.array(dataset.query.camids)
     gallery_pids, gallery_camids = np.array(dataset.gallery.pids), np.array(dataset.gallery.camids)
     ap, inp, first = [], [], []
     for q, g in group.parts:
         scores = rank_scores(
-            entrant.query[q], entrant.gallery[g],
-            query_pids[q], gallery_pids[g], query_camids[q], gallery_camids[g],
-        )  # fmt: skip
+            entrant.query[q],
+            entrant.gallery[g],
+            query_pids[q],
+            gallery_pids[g],
+            query_camids[q],
+            gallery_camids[g],
+        )
         ap.append(scores.ap_per_query)
         inp.append(scores.inp_per_query)
         first.append(scores.first_rank_per_query)
@@ -214,26 +242,25 @@ def _score_group(
 
 def _per_query(columns: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
     first = columns["first"]
-    found = {f"rank-{k}": np.where(np.isnan(first), np.nan, first <= k) for k in (1, 5)}
-    return {"mAP": columns["mAP"], "mINP": columns["mINP"], **found}
+    by_rank = {f"rank-{k}": np.where(np.isnan(first), np.nan, first <= k) for k in (1, 5)}
+    return {"mAP": columns["mAP"], "mINP": columns["mINP"], **by_rank}
 
 
 def group_generated(dataset: ReidDataset) -> list[Group]:
-    """Kinds of queries of a generated data set: pairs of a kind, and by how much of the person is hidden.
+    """Group the queries of a generated data set by kind of pair, and by the hidden share of the person.
 
-    Pairs are of people who differ in one kind of cue only. Their queries are searched for among the images of these two
-    in other cameras, so the score is about that cue and nothing else; guessing finds the right one first half of the
-    time.
+    The two people of a pair differ in one kind of cue only. A query of a pair is searched among the images of these two
+    people in other cameras, so the score depends on that cue alone. Guessing has a rank-1 of 50 %.
 
     Raises:
         DataError: the data set is not a generated one.
     """
     notes = read_annotations(dataset.root)
     hidden = np.array([notes[crop.path.relative_to(dataset.root).as_posix()].hidden for crop in dataset.query.crops])
-    everyone = np.arange(len(dataset.gallery))
+    whole_gallery = np.arange(len(dataset.gallery))
     groups = [_group_pairs(dataset, kind) for kind in PAIR_GROUPS]
     for low, high, name, about in HIDDEN_STEPS:
-        groups.append(Group(name, about, ((np.flatnonzero((hidden >= low) & (hidden < high)), everyone),)))
+        groups.append(Group(name, about, ((np.flatnonzero((hidden >= low) & (hidden < high)), whole_gallery),)))
     return groups
 
 
@@ -247,7 +274,7 @@ def _group_pairs(dataset: ReidDataset, kind: PairKind) -> Group:
         for camid in np.unique(query_camids):
             queries = np.flatnonzero(np.isin(query_pids, (a, b)) & (query_camids == camid))
             if len(queries):
-                elsewhere = np.isin(gallery_pids, (a, b)) & (gallery_camids != camid)
-                parts.append((queries, np.flatnonzero(elsewhere)))
+                in_other_cameras = np.isin(gallery_pids, (a, b)) & (gallery_camids != camid)
+                parts.append((queries, np.flatnonzero(in_other_cameras)))
                 clusters.append(a)
     return Group(kind, PAIR_GROUPS[kind], tuple(parts), tuple(clusters))

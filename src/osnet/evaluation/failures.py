@@ -1,4 +1,4 @@
-"""Group failed queries by probable cause: occlusion, camera pair, a similar person, other. Q: number of queries."""
+"""Group failed queries by probable cause: occlusion, camera pair, a person who looks similar, other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

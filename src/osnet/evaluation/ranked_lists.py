@@ -1,7 +1,7 @@
 """Ranked lists, first hits and best matches of one network's embeddings, and the choice of queries to show.
 
 Matches and ignored items follow Market-1501's rule, as in ``metrics/ranking.py``.
-Shapes: Q queries, G gallery items, D components of an embedding.
+Shapes: Q queries, G gallery items, D embedding size.
 """
 
 from collections.abc import Mapping, Sequence

@@ -66,7 +66,7 @@ class LayerMap:
 
 
 def collect_maps(
-    photos: Sequence[BoxedImage],
+    images: Sequence[BoxedImage],
     embedders: Mapping[str, Embedder],
     layers: Sequence[str] = (LAST,),
     measure: Measure = "absolute",
@@ -76,11 +76,11 @@ def collect_maps(
     Raises:
         ModelError: a layer does not exist or does not output a map.
     """
-    pictures = [photo.image for photo in photos]
+    crops = [boxed.image for boxed in images]
     columns = [
         (name, layer, maps)
         for name, embedder in embedders.items()
-        for layer, maps in compute_maps(embedder, pictures, layers, measure).items()
+        for layer, maps in compute_maps(embedder, crops, layers, measure).items()
     ]
     return [
         [
@@ -89,20 +89,20 @@ def collect_maps(
                 layer,
                 maps[i],
                 measure_entropy(maps[i]),
-                measure_share(maps[i], photo.box, photo.image.size) if photo.box else None,
+                measure_share(maps[i], boxed.box, boxed.image.size) if boxed.box else None,
             )
             for name, layer, maps in columns
         ]
-        for i, photo in enumerate(photos)
+        for i, boxed in enumerate(images)
     ]
 
 
-def overlay_map(picture: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
+def overlay_map(image: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
     """Overlay a map on a grey image: (height, width, 3). The map is scaled by its own minimum and maximum."""
     check_colours(colours)
     matplotlib = require_extra("matplotlib", "figures")
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
-    coloured = matplotlib.colormaps[colours](stretch_map(strength, picture.size))[..., :3]
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255
+    coloured = matplotlib.colormaps[colours](stretch_map(strength, image.size))[..., :3]
     return np.rint(255 * ((1 - OPACITY) * grey + OPACITY * coloured)).astype(np.uint8)
 
 
@@ -113,7 +113,7 @@ def check_colours(colours: str) -> None:
 
 
 def draw_activation(
-    photos: Sequence[BoxedImage],
+    images: Sequence[BoxedImage],
     seen: Sequence[Sequence[LayerMap]],
     path: str | Path,
     *,
@@ -124,7 +124,7 @@ def draw_activation(
     """Draw each image with its maps, several images per row, with one colour bar.
 
     Args:
-        photos: images; their boxes are drawn if known.
+        images: the images to show. Their boxes are drawn if they are known.
         seen: the maps of each image, from ``collect_maps``.
         path: output file, ending in .png, .pdf or .svg.
         colours: one of ``COLOURS``.
@@ -137,40 +137,40 @@ def draw_activation(
     """
     check_colours(colours)
     columns = 1 + len(seen[0])
-    per_row = groups_per_row or max(1, min(len(photos), COLUMNS // columns))
-    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.image.height / p.image.width) for p in photos)
+    per_row = groups_per_row or max(1, min(len(images), COLUMNS // columns))
+    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.image.height / p.image.width) for p in images)
     titles = _title_all(seen[0])
     title_h = 0.1 + 0.15 * max(title.count("\n") + 1 for title in titles)
     caption_h = 0.1 + 0.125 * max(max(m.caption.count("\n") + 1 for row in seen for m in row), 2)
     group_w, row_h = columns * (CELL_IN[0] + GAP_IN) + 0.14, cell_h + caption_h
     width = MARGIN_IN + per_row * group_w + BAR_IN
-    height = title_h + math.ceil(len(photos) / per_row) * row_h + MARGIN_IN
+    height = title_h + math.ceil(len(images) / per_row) * row_h + MARGIN_IN
     with new_figure((width, height), layout=None) as figure:
         sheet = Sheet(figure)
         for group in range(per_row):
             for place, title in enumerate(["image", *titles]):
                 x = MARGIN_IN + group * group_w + place * (CELL_IN[0] + GAP_IN) + CELL_IN[0] / 2
                 sheet.write(x, title_h - 0.07, title, ha="center", va="baseline", fontsize=8)
-        for number, (photo, maps) in enumerate(zip(photos, seen, strict=True)):
+        for number, (boxed, maps) in enumerate(zip(images, seen, strict=True)):
             corner = (MARGIN_IN + number % per_row * group_w, title_h + number // per_row * row_h)
-            _draw_group(sheet, corner, cell_h, photo, maps, colours)
+            _draw_group(sheet, corner, cell_h, boxed, maps, colours)
         _draw_bar(sheet, colours, measure, title_h, min(cell_h, 2.0))
         save_figure(figure, path)
 
 
 def _draw_group(
-    sheet: Sheet, corner: tuple[float, float], cell_h: float, photo: BoxedImage, maps: Sequence[LayerMap], colours: str
+    sheet: Sheet, corner: tuple[float, float], cell_h: float, boxed: BoxedImage, maps: Sequence[LayerMap], colours: str
 ) -> None:
     """Draw one image and its maps side by side."""
-    cell = photo.image.resize(fit_size(photo.image.size), Image.Resampling.LANCZOS)
+    cell = boxed.image.resize(fit_size(boxed.image.size), Image.Resampling.LANCZOS)
     for place in range(1 + len(maps)):
         seen = maps[place - 1] if place else None
         x = corner[0] + place * (CELL_IN[0] + GAP_IN)
         pixels = np.asarray(cell) if seen is None else overlay_map(cell, seen.strength, colours)
         axes = sheet.add_image(pixels, x, corner[1], CELL_IN[0], cell_h)
-        if photo.box is not None:
-            _draw_box(axes, photo.box, photo.image.size, pixels.shape)
-        caption = seen.caption if seen else wrap_name(photo.name)
+        if boxed.box is not None:
+            _draw_box(axes, boxed.box, boxed.image.size, pixels.shape)
+        caption = seen.caption if seen else wrap_name(boxed.name)
         sheet.write(x + CELL_IN[0] / 2, corner[1] + cell_h + 0.06, caption, ha="center")
 
 

@@ -93,9 +93,14 @@ def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str
             axes.errorbar(x[place], y[place], bar, color=colour, capsize=4, linewidth=1.2)
         above = number % 4 == 3  # lines rise to the right, so labels go below right; every fourth family above left
         axes.annotate(
-            plain(point.label), (x[place], y[place]), xytext=(-6, 5) if above else (6, -10),
-            ha="right" if above else "left", textcoords="offset points", fontsize=8, color=colour,
-        )  # fmt: skip
+            plain(point.label),
+            (x[place], y[place]),
+            xytext=(-6, 5) if above else (6, -10),
+            ha="right" if above else "left",
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+        )
 
 
 def _plain_ticks(axes: Any) -> None:

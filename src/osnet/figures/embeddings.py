@@ -100,11 +100,11 @@ def draw_embeddings(
         save_figure(figure, path)
 
 
-def frame_thumb(picture: Image.Image, colour: str, width_in: float) -> Image.Image:
+def frame_thumb(image: Image.Image, colour: str, width_in: float) -> Image.Image:
     """A thumbnail with aspect ratio 1:2 and a coloured frame."""
     width = max(24, round(width_in * DPI))
     framed = Image.new("RGB", (width, 2 * width), colour)
     edge = max(2, round(width / 14))
-    inside = picture.resize((width - 2 * edge, 2 * (width - edge)), Image.Resampling.LANCZOS)
+    inside = image.resize((width - 2 * edge, 2 * (width - edge)), Image.Resampling.LANCZOS)
     framed.paste(inside, (edge, edge))
     return framed

@@ -26,7 +26,7 @@ from osnet.figures.canvas import STYLES, Sheet, new_figure, plain, save_figure
 from osnet.figures.maps import BATCH, prepare_images
 from osnet.models.osnet import SeparateGates, UnifiedGate
 from osnet.progress import Progress, no_progress
-from osnet.runtime.backends import eval_mode
+from osnet.runtime.backends import in_eval_mode
 
 NUM_CLUSTERS = 4
 NUM_NEAREST = 15
@@ -83,8 +83,8 @@ def record_gates(embedder: Embedder, paths: Sequence[Path], progress: Progress =
             images = prepare_images(embedder, [read_image(path) for path in paths[start : start + BATCH]])
             for kept in outputs.values():
                 kept.clear()
-            with eval_mode(embedder.network), torch.inference_mode():
-                embedder.network.feature_map(images)
+            with torch.inference_mode():
+                in_eval_mode(embedder.network).feature_map(images)
             stacked = [torch.stack([gate.flatten(1) for gate in outputs[name]], 1).float() for name in blocks]
             if len(stacked[-1]) != len(images):
                 raise ModelError("the network has static gates, which are the same for every image")
@@ -171,8 +171,8 @@ def draw_clusters(
                 0.08, y + 0.21, _describe_scales(last[members].mean(0), last.mean(0), record.fields), fontsize=6.5
             )
             for place, index in enumerate(members[:columns]):
-                picture = read_image(paths[index])
-                small = picture.resize(fit_size(picture.size), Image.Resampling.LANCZOS)
+                image = read_image(paths[index])
+                small = image.resize(fit_size(image.size), Image.Resampling.LANCZOS)
                 sheet.add_image(np.asarray(small), 0.08 + place * (cell_w + 0.04), y + head_h, cell_w, cell_h)
         about = "Mean share of each scale in the last block; in brackets, points above the mean over all images."
         sheet.write(0.08, len(rows) * row_h + 0.02, about, fontsize=6)
@@ -259,9 +259,9 @@ def _draw_examples(part: Any, record: GateRecord, examples: Mapping[str, tuple[P
     places = [index for _, index in examples.values()]
     reach = 1.1 * max(0.01, float(np.abs(100 * record.shares[places] - 100 / num_streams).max()))
     for number, (name, (file, index)) in enumerate(examples.items()):
-        photo, lines = grid.flat[2 * number], grid.flat[2 * number + 1]
-        picture = read_image(file)
-        photo.imshow(np.asarray(picture.resize(fit_size(picture.size), Image.Resampling.LANCZOS)))
+        left, lines = grid.flat[2 * number], grid.flat[2 * number + 1]
+        image = read_image(file)
+        left.imshow(np.asarray(image.resize(fit_size(image.size), Image.Resampling.LANCZOS)))
         lines.set_title(plain(name), fontsize=7)  # above the wider axes
         lines.set_axis_on()
         for stream in range(num_streams):

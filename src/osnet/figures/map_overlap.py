@@ -131,12 +131,12 @@ def measure_shares(
     uniform = np.empty(len(crops))
     starts = range(0, len(crops), CHUNK)
     for start in progress(starts, len(starts), "shares"):
-        pictures = [read_image(crop.path) for crop in crops[start : start + CHUNK]]
+        images = [read_image(crop.path) for crop in crops[start : start + CHUNK]]
         for name, embedder in embedders.items():
-            (maps,) = compute_maps(embedder, pictures, measure=measure).values()
+            (maps,) = compute_maps(embedder, images, measure=measure).values()
             maps_of[name] += list(maps)
-            for i, (strength, picture) in enumerate(zip(maps, pictures, strict=True), start):
-                shares[name][i], uniform[i] = measure_share(strength, known[i].box, picture.size)
+            for i, (strength, image) in enumerate(zip(maps, images, strict=True), start):
+                shares[name][i], uniform[i] = measure_share(strength, known[i].box, image.size)
                 bits[name][i] = measure_entropy(strength)
     sizes = [_read_size(crop) for crop in crops]
     controls = {
@@ -192,7 +192,7 @@ def _share_noise(
     width, height = sizes[0]
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (NUM_NOISE, height, width, 3), dtype=np.uint8)
-    (maps,) = compute_maps(embedder, [Image.fromarray(picture) for picture in noise], measure=measure).values()
+    (maps,) = compute_maps(embedder, [Image.fromarray(image) for image in noise], measure=measure).values()
     mean = np.mean(
         [m / m.sum() for m in maps if m.sum() > 0], axis=0
     )  # the share of the mean map is the mean of the shares

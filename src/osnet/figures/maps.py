@@ -24,8 +24,7 @@ from torch.nn.functional import normalize as unit_length
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError
-from osnet.forks import settle
-from osnet.runtime.backends import eval_mode
+from osnet.runtime.backends import in_eval_mode
 
 Measure = Literal["absolute", "squares"]
 """``absolute``: sum of absolute values over channels (paper); ``squares``: sum of squares (authors' code)."""
@@ -149,9 +148,9 @@ def _no_maps(network: nn.Module) -> set[str]:
     ]
     parameter = next(network.parameters())
     try:
-        with eval_mode(network), torch.inference_mode():
+        with torch.inference_mode():
             height, width = getattr(getattr(network, "config", None), "fixed_size_hw", None) or (64, 64)
-            network(torch.zeros(1, 3, height, width, device=parameter.device))
+            in_eval_mode(network)(torch.zeros(1, 3, height, width, device=parameter.device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -174,16 +173,15 @@ def watch_layers(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
             hook.remove()
 
 
-def prepare_images(embedder: Embedder, pictures: Sequence[Image.Image]) -> Tensor:
+def prepare_images(embedder: Embedder, images: Sequence[Image.Image]) -> Tensor:
     """Preprocess RGB images of any size for the embedder's network: (N, 3, height, width)."""
-    settle()
-    pixels = torch.stack([resize_image(picture, embedder.preprocessing) for picture in pictures])
+    pixels = torch.stack([resize_image(image, embedder.preprocessing) for image in images])
     return normalize(to_fractions(pixels.to(embedder.device)), embedder.preprocessing)
 
 
 def compute_maps(
     embedder: Embedder,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     layers: Sequence[str] = (LAST,),
     measure: Measure = "absolute",
 ) -> dict[str, Floats]:
@@ -191,7 +189,7 @@ def compute_maps(
 
     Args:
         embedder: embedder of a network with ``feature_map``.
-        pictures: RGB images.
+        images: RGB images.
         layers: names or patterns, see ``find_layers``.
         measure: see ``activation_map``.
 
@@ -201,10 +199,10 @@ def compute_maps(
     names = find_layers(embedder.network, layers)
     made: dict[str, list[Floats]] = {name: [] for name in names}
     inner = [name for name in names if name != LAST]
-    for start in range(0, len(pictures), BATCH):
-        images = prepare_images(embedder, pictures[start : start + BATCH])
-        with eval_mode(embedder.network), torch.inference_mode(), watch_layers(embedder.network, inner) as kept:
-            last = embedder.network.feature_map(images)
+    for start in range(0, len(images), BATCH):
+        batch = prepare_images(embedder, images[start : start + BATCH])
+        with torch.inference_mode(), watch_layers(embedder.network, inner) as kept:
+            last = in_eval_mode(embedder.network).feature_map(batch)
             for name in names:
                 outputs = [last] if name == LAST else kept[name]
                 made[name].append(activation_map(_one_map(name, outputs), measure).cpu().numpy())

@@ -26,7 +26,7 @@ from osnet.figures.activation import OPACITY, fit_size, wrap_name
 from osnet.figures.canvas import Sheet, new_figure, save_figure
 from osnet.figures.maps import Floats, prepare_images
 from osnet.figures.person_boxes import BoxedImage
-from osnet.runtime.backends import eval_mode
+from osnet.runtime.backends import in_eval_mode
 
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 CELL_IN, GAP_IN, TITLE_IN, CAPTION_IN, BAR_IN = (1.25, 2.5), 0.12, 0.42, 0.36, 0.5
@@ -56,15 +56,15 @@ def explain_match(
     Raises:
         ModelError: the network does not compute its embedding from one call of ``feature_map``.
     """
-    pictures = [query, hit, *([following] if following is not None else [])]
-    images = prepare_images(embedder, pictures)
-    with eval_mode(embedder.network), torch.inference_mode():
-        vectors = embedder.network(images).float()
+    images = [query, hit, *([following] if following is not None else [])]
+    batch = prepare_images(embedder, images)
+    with torch.inference_mode():
+        vectors = in_eval_mode(embedder.network)(batch).float()
         unit = vectors / _length(vectors)[:, None]
     scores = (unit @ unit[0]).cpu().numpy()
     towards = [unit[1], unit[0]] + ([unit[1] - unit[2]] if following is not None else [])
-    of_pictures = [0, 1] + ([0] if following is not None else [])
-    maps = split_scores(embedder.network, images[of_pictures], torch.stack(towards))
+    of_images = [0, 1] + ([0] if following is not None else [])
+    maps = split_scores(embedder.network, batch[of_images], torch.stack(towards))
     return MatchMaps(
         float(scores[1]),
         float(scores[2]) if following is not None else None,
@@ -88,8 +88,9 @@ def split_scores(network: nn.Module, images: Tensor, directions: Tensor) -> Floa
     Raises:
         ModelError: the network does not compute its embedding from one call of ``feature_map``.
     """
-    with eval_mode(network), torch.inference_mode(False), torch.enable_grad(), _held_map(network) as kept:
-        embedding = network(images.clone()).float()
+    view = in_eval_mode(network)
+    with torch.inference_mode(False), torch.enable_grad(), _held_map(view) as kept:
+        embedding = view(images.clone()).float()
         if len(kept) != 1:
             raise ModelError(
                 f"{type(network).__name__} calls feature_map {len(kept)} times per embedding; it must be called once"
@@ -125,29 +126,29 @@ def _held_map(network: Any) -> Iterator[list[Tensor]]:
         del network.feature_map
 
 
-def overlay_parts(picture: Image.Image, parts: Floats, greatest: float, signed: bool) -> NDArray[np.uint8]:
+def overlay_parts(image: Image.Image, parts: Floats, greatest: float, signed: bool) -> NDArray[np.uint8]:
     """Overlay contributions on a grey image: (height, width, 3).
 
     Args:
-        picture: RGB image.
+        image: RGB image.
         parts: (H, W) contributions.
         greatest: value of the last colour; if ``signed``, its negative is the value of the first one.
         signed: use a diverging colour map centred at 0; else one that starts at 0.
     """
     matplotlib = require_extra("matplotlib", "figures")
-    wide = interpolate(torch.from_numpy(parts)[None, None], (picture.height, picture.width), mode="bilinear")[0, 0]
+    wide = interpolate(torch.from_numpy(parts)[None, None], (image.height, image.width), mode="bilinear")[0, 0]
     scaled = wide.numpy() / max(greatest, 1e-12)
     coloured = matplotlib.colormaps[DIVERGING if signed else SEQUENTIAL]((scaled + 1) / 2 if signed else scaled)
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255
     mixed = (1 - OPACITY) * grey + OPACITY * coloured[..., :3]
     return np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
 
 
-def draw_match(photos: Sequence[BoxedImage], maps: MatchMaps, path: str | Path) -> None:
+def draw_match(images: Sequence[BoxedImage], maps: MatchMaps, path: str | Path) -> None:
     """Draw query, hit and next person in the first row, and the contributions to the score in the second row.
 
     Args:
-        photos: query, hit and, if there is one, the next person's image.
+        images: query, hit and, if there is one, the next person's image.
         maps: result of ``explain_match`` for them.
         path: output file, ending in .png, .pdf or .svg.
 
@@ -163,23 +164,23 @@ def draw_match(photos: Sequence[BoxedImage], maps: MatchMaps, path: str | Path) 
         titles.append(f"next person: {maps.next_score:.3f}")
         apart = f"query: hit rather than\nnext, {maps.score - maps.next_score:+.3f}"
         below.append((apart, maps.query_rather_than_next))
-    columns = len(photos)
-    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.image.height / p.image.width) for p in photos)
+    columns = len(images)
+    cell_h = max(min(CELL_IN[1], CELL_IN[0] * p.image.height / p.image.width) for p in images)
     row_h = TITLE_IN + cell_h + CAPTION_IN
     greatest = [max(float(m.max()) for _, m in below[:2]), float(np.abs(below[-1][1]).max())]
     with new_figure((columns * (CELL_IN[0] + GAP_IN), 2 * row_h + BAR_IN - CAPTION_IN), layout=None) as figure:
         sheet = Sheet(figure)
-        query = photos[0].image.resize(fit_size(photos[0].image.size), Image.Resampling.LANCZOS)
-        for place, photo in enumerate(photos):
+        query = images[0].image.resize(fit_size(images[0].image.size), Image.Resampling.LANCZOS)
+        for place, boxed in enumerate(images):
             x = GAP_IN / 2 + place * (CELL_IN[0] + GAP_IN)
-            picture = photo.image.resize(fit_size(photo.image.size), Image.Resampling.LANCZOS)
+            image = boxed.image.resize(fit_size(boxed.image.size), Image.Resampling.LANCZOS)
             middle = x + CELL_IN[0] / 2
             sheet.write(middle, TITLE_IN - 0.08, titles[place], ha="center", va="baseline", fontsize=8)
-            sheet.add_image(np.asarray(picture), x, TITLE_IN, CELL_IN[0], cell_h)
-            sheet.write(middle, TITLE_IN + cell_h + 0.06, wrap_name(photo.name, letters=20), ha="center")
+            sheet.add_image(np.asarray(image), x, TITLE_IN, CELL_IN[0], cell_h)
+            sheet.write(middle, TITLE_IN + cell_h + 0.06, wrap_name(boxed.name, letters=20), ha="center")
             title, parts = below[place]
             signed = place == 2
-            ground = picture if place == 1 else query
+            ground = image if place == 1 else query
             sheet.write(middle, row_h + TITLE_IN - 0.08, title, ha="center", va="baseline", fontsize=8)
             over = overlay_parts(ground, parts, greatest[signed], signed)
             sheet.add_image(over, x, row_h + TITLE_IN, CELL_IN[0], cell_h)

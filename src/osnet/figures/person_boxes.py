@@ -40,11 +40,11 @@ def read_boxed_images(paths: Sequence[Path]) -> list[BoxedImage]:
     Raises:
         ImageError: an image cannot be read.
     """
-    photos = []
+    images = []
     for path in paths:
         note = find_annotation(path)
-        photos.append(BoxedImage(path.name, read_image(path), note.box if note else None, note))
-    return photos
+        images.append(BoxedImage(path.name, read_image(path), note.box if note else None, note))
+    return images
 
 
 def find_annotation(path: Path) -> Annotation | None:
@@ -92,14 +92,14 @@ def cut_mot_people(sequence: Path, number: int, wider: float = WIDER) -> list[Bo
 
 
 def _cut(frame: Path, track: int, box: Box, wider: float) -> BoxedImage:
-    picture = read_image(frame)
+    image = read_image(frame)
     left, top, right, bottom = box
     more_x, more_y = (wider - 1) / 2 * (right - left), (wider - 1) / 2 * (bottom - top)
     x, y = max(0, round(left - more_x)), max(0, round(top - more_y))
-    end = min(picture.width, round(right + more_x)), min(picture.height, round(bottom + more_y))
+    end = min(image.width, round(right + more_x)), min(image.height, round(bottom + more_y))
     return BoxedImage(
         f"{frame.parent.parent.name} person {track}",
-        picture.crop((x, y, *end)),
+        image.crop((x, y, *end)),
         (left - x, top - y, right - x, bottom - y),
     )
 

@@ -248,10 +248,10 @@ def _judge(ranked: RankedList, hit: Hit, notes: Mapping[str, str], thumbs: "_Thu
 
 def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
     """Cells with the activation maps and the score contributions as overlays."""
-    pictures = {path: _small(path) for path, _ in look.maps}
+    images = {path: _small(path) for path, _ in look.maps}
     maps = [
         _Cell(
-            _as_data_uri(overlay_map(picture, seen.strength)) if (picture := pictures[path]) else "",
+            _as_data_uri(overlay_map(image, seen.strength)) if (image := images[path]) else "",
             path.name,
             "",
             ["query" if not place else f"{place}.", *seen.caption.split("\n")],
@@ -259,7 +259,7 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
         for place, (path, seen) in enumerate(look.maps)
     ]
     match, why = look.match, []
-    query, hit = pictures.get(ranked.query), pictures.get(look.hit) if look.hit else None
+    query, hit = images.get(ranked.query), images.get(look.hit) if look.hit else None
     if match is not None and query is not None and hit is not None:
         greatest = max(float(match.query_for_hit.max()), float(match.hit_for_query.max()))
         parts = [
@@ -275,8 +275,8 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
             ]
             parts.append((query, apart, float(np.abs(apart).max()), True, said))
         why = [
-            _Cell(_as_data_uri(overlay_parts(picture, part, top, signed)), " ".join(lines), "", lines)
-            for picture, part, top, signed, lines in parts
+            _Cell(_as_data_uri(overlay_parts(image, part, top, signed)), " ".join(lines), "", lines)
+            for image, part, top, signed, lines in parts
         ]
     return {"maps": maps, "why": why}
 
@@ -309,10 +309,10 @@ class _Thumbs:
     def of(self, path: Path) -> str:
         """Name of the stored JPEG of 64 x 128 pixels; empty if the image cannot be read."""
         if path not in self._names:
-            picture = _small(path)
-            self._names[path] = f"thumb{len(self.stored)}" if picture else ""
-            if picture:
-                self.stored[self._names[path]] = _as_data_uri(np.asarray(picture))
+            image = _small(path)
+            self._names[path] = f"thumb{len(self.stored)}" if image else ""
+            if image:
+                self.stored[self._names[path]] = _as_data_uri(np.asarray(image))
         return self._names[path]
 
 

@@ -204,12 +204,12 @@ class _Shower:
         hits = [Path(hit.item.source) for hit in ranked.hits[:NUM_LOOKED_AT]]
         following = rankings.find_next_person(q)
         try:
-            photos = read_boxed_images([ranked.query, *hits])
+            images = read_boxed_images([ranked.query, *hits])
             after = read_boxed_images([Path(following.item.source)])[0].image if following else None
         except ImageError:  # deleted since it was embedded; the ranked list shows that
             return None
-        seen = [maps[0] for maps in collect_maps(photos, {"": embedder})]
-        match = explain_match(embedder, photos[0].image, photos[1].image, after) if hits else None
+        seen = [maps[0] for maps in collect_maps(images, {"": embedder})]
+        match = explain_match(embedder, images[0].image, images[1].image, after) if hits else None
         return Look(list(zip([ranked.query, *hits], seen, strict=True)), match, hits[0] if hits else None)
 
 
@@ -280,7 +280,7 @@ def choose_sheet(dataset: ReidDataset) -> list[list[Path]]:
 
 def describe_card(embedder: Embedder) -> dict[str, str]:
     """Fields of the weights' card, by name."""
-    card = embedder.network.card
+    card = embedder.card
     if card is None:
         return {"weights": "random or unnamed"}
     fields = {key: value for key, value in asdict(card).items() if value not in (None, "")}
@@ -389,7 +389,7 @@ def _describe_data(dataset: ReidDataset, scored: Evaluation) -> dict[str, str]:
     """How the report was made, by name."""
     counts = [
         f"{name}: {c.images:,} images of {c.identities:,} people in {c.cameras or 'unknown'} cameras"
-        for name, c in scored.counts.items()
+        for name, c in scored.splits[0].counts.items()
         if c.images
     ]
     return {

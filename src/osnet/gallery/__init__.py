@@ -4,11 +4,12 @@ from osnet.gallery.gallery_folder import Gallery
 from osnet.gallery.indexing import Indexed
 from osnet.gallery.item_attributes import AttributeProbabilities, attribute_probabilities
 from osnet.gallery.stamps import Added, FileStamp, Stored
-from osnet.gallery.vector_store import VectorStore, Where
+from osnet.gallery.vector_store import Erased, VectorStore, Where
 
 __all__ = [
     "Added",
     "AttributeProbabilities",
+    "Erased",
     "FileStamp",
     "Gallery",
     "Indexed",

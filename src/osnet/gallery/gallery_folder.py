@@ -1,20 +1,21 @@
 """A gallery in a folder: exact cosine search over one float32 matrix.
 
     gallery/
-      gallery.json            the weights' digest and the list of segments; written last, atomically
-      vectors-000001.npy      float32 (N, D), rows of length 1
-      items-000001.jsonl      one line per row: source, identity, camera, time_s; size, times and digest of the file
-      attributes-000001.npy   float32 (N, A), probabilities, if the weights have an attribute head
-      weights/                a copy of the weights, if the gallery was made with an embedder
+      gallery.json                                the weights' digest and the list of segments; written last, atomically
+      2026-11-28_gate_000007.safetensors          a segment: the items of one day (UTC) and camera
+      undated_000008.safetensors                  items whose time or camera is unknown
+      weights/                                    a copy of the weights, if the gallery was made with an embedder
 
-Adding writes one more segment and leaves the others as they are. Removing writes the segments anew without the
-removed rows and deletes the old files. A file that ``gallery.json`` does not name does not count, and the next
-writer deletes it. So a crash leaves the state before or the state after.
+``segment_file`` says what a segment holds. Adding writes new segments, and merges small ones of the same day and
+camera. Removing writes the affected segments anew without the removed rows and deletes the old files; a segment of
+which nothing is left is only deleted. A file that ``gallery.json`` does not name does not count, and the next writer
+deletes it. So a crash leaves the state before or the state after.
+Galleries of the format ``osnet-gallery-1`` are read; the first write brings them to the present format.
 Shapes: N items, D embedding, A attributes.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,28 +27,37 @@ from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.embedding.third_party import ThirdPartyNetwork, save_third_party
 from osnet.errors import GalleryError
-from osnet.files import make_folder, plain_path
+from osnet.files import make_folder, plain_path, sha256_file
+from osnet.gallery.columns import Columns, Indices
 from osnet.gallery.indexing import Indexed, index_files, list_items
 from osnet.gallery.item_attributes import AttributeProbabilities, choose_columns, stored_attributes
 from osnet.gallery.search import SearchableRows, check_same_weights
+from osnet.gallery.segment_file import Rows
 from osnet.gallery.segments import (
     MANIFEST,
     Manifest,
-    Rows,
+    Segment,
     StoredAttribute,
     begin,
     locked,
     read_manifest,
     sweep_if_free,
 )
+from osnet.gallery.snapshot import Snapshot
 from osnet.gallery.stamps import Added, FileStamp, Stored, is_gone, lies_below
-from osnet.gallery.stored_rows import LOCK_TIMEOUT_S
-from osnet.gallery.vector_store import Where
+from osnet.gallery.stored_rows import LOCK_TIMEOUT_S, open_snapshot
+from osnet.gallery.traces import Traces
+from osnet.gallery.vector_store import Erased, Where
 from osnet.progress import Progress, no_progress
 from osnet.types import Item
 from osnet.weights.card import CARD_FILE, Card
 from osnet.weights.checkpoint import save_weights
 
+OUT_OF_REACH = (
+    "copies and backups of the folder, and what the disk keeps of deleted files",
+    "other processes that have the gallery open, until they open it again or end",
+)
+"""What ``Gallery.erase`` cannot delete."""
 WEIGHTS = "weights"
 """A copy of the weights that made the embeddings, as a checkpoint folder."""
 
@@ -79,24 +89,19 @@ class Gallery(SearchableRows):
             embedder: needed by ``add``, ``search`` and ``search_many``; not by the methods that take embeddings.
 
         Raises:
-            GalleryError: there is no gallery (without ``embedder``); it is damaged (the file is named: every file is
-                checked against its SHA-256); it stores embeddings of other weights; or the folder holds something else.
+            GalleryError: there is no gallery (without ``embedder``); it is damaged (the file is named; in galleries
+                above 32 MiB only sizes are compared, and ``check`` compares each SHA-256); it stores embeddings of
+                other weights; or the folder holds something else.
             OutputError: the folder cannot be made or written to.
         """
         folder = Path(folder)
         if embedder is not None:
             _make_if_missing(folder, embedder)
         sweep_if_free(folder)
-        for attempts_left in (2, 1, 0):
-            try:
-                gallery = cls(folder, read_manifest(folder))
-                break
-            except FileNotFoundError as error:  # another process replaced a segment meanwhile
-                if not attempts_left:
-                    raise GalleryError(f"{error.filename} is missing; {folder / MANIFEST} lists it") from error
+        gallery = cls(open_snapshot(folder))
         if embedder is not None:
             gallery.check_weights(embedder.sha256())
-            card = embedder.network.card
+            card = embedder.card
             gallery.forget_attributes(card.attributes_off if card else ())
             gallery._embedder = embedder
         return gallery
@@ -131,16 +136,48 @@ class Gallery(SearchableRows):
             if (folder / MANIFEST).exists():
                 raise GalleryError(f"{folder} holds a gallery already; open it instead")
             begin(folder, manifest)
-        return cls(folder, manifest)
+        return cls(Snapshot(folder, manifest))
 
     def stored(self) -> dict[str, Stored]:
         """By source: each item with the stamp of its file."""
-        pairs = ((item, stamp) for part in self._parts for item, stamp in zip(part.items, part.stamps, strict=True))
-        return {item.source: Stored(item, stamp) for item, stamp in pairs}
+        return self._read(lambda state: _stored(state, state.in_order))
 
-    def find(self, where: Where) -> list[Item]:
-        """The items that pass ``where``, which ``remove`` would delete, in the order in which they were added."""
-        return [self._rows().items[i] for i in np.flatnonzero(self._passing(where))]
+    def count(self, where: Where | None = None) -> int:
+        """Number of items that pass ``where``; None: of all."""
+        return len(self) if where is None else self._read(lambda state: int(state.passing(where).sum()))
+
+    def find(self, where: Where | None = None, *, after: str | None = None, limit: int | None = None) -> list[Item]:
+        """The items that pass ``where``, which ``remove`` would delete, in the order in which they were added.
+
+        Args:
+            where: None: all.
+            after: only items added after the item of this source: the last of the page before.
+            limit: at most this many.
+
+        Raises:
+            GalleryError: ``after`` is not stored.
+        """
+
+        def find(state: Snapshot) -> list[Item]:
+            rows = state.in_order if where is None else state.in_order[state.passing(where)[state.in_order]]
+            if after is not None:
+                rows = rows[state.order[rows] > state.order[_find_all(state, [after], self.folder)[0]]]
+            return state.items(rows[:limit])
+
+        return self._read(find)
+
+    def embeddings(self, sources: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D): the stored embeddings of these sources, in their order.
+
+        Raises:
+            GalleryError: a source that is not stored.
+        """
+
+        def read(state: Snapshot) -> NDArray[np.float32]:
+            rows, inverse = np.unique(_find_all(state, sources, self.folder), return_inverse=True)
+            return state.vectors(rows)[inverse]
+
+        return self._read(read)
 
     def find_gone(self, below: str | Path | None = None) -> list[str]:
         """Sources whose file existed when it was embedded and does not exist now.
@@ -201,12 +238,12 @@ class Gallery(SearchableRows):
                 arguments; a source that is stored already, or twice in ``items``; or attributes that are missing or
                 of another head.
         """
-        with self._writing():
+        with self._writing() as state:
             rows = self._checked_rows(embeddings_ND, items, weights_sha256, attributes, stamps)
-            known = self.sources()
-            if there := next((item.source for item in items if item.source in known), None):
-                raise GalleryError(f"{there} is in {self.folder} already; remove it first, or use put_embeddings")
-            self._append(rows)
+            if there := state.find_sources([item.source for item in items]):
+                raise GalleryError(f"{min(there)} is in {self.folder} already; remove it first, or use put_embeddings")
+            if len(rows):
+                self._write(new=[rows])
 
     def put_embeddings(
         self,
@@ -224,22 +261,24 @@ class Gallery(SearchableRows):
         Raises:
             GalleryError: as ``add_embeddings``, except for stored sources.
         """
-        with self._writing():
+        with self._writing() as state:
             rows = self._checked_rows(embeddings_ND, items, weights_sha256, attributes, stamps)
-            stored = self.stored()
-            there = [stored.get(item.source) for item in items]
-            same = [
-                s is not None and s.stamp is not None and stamp is not None and s.stamp.sha256 == stamp.sha256
-                for s, stamp in zip(there, rows.stamps, strict=True)
+            there = state.find_sources([item.source for item in items])
+            stored = _stored(state, np.array(sorted(there.values()), dtype=np.intp))
+            old = [stored[item.source].stamp if item.source in there else None for item in items]
+            same = np.array(
+                [a is not None and b is not None and a.sha256 == b.sha256 for a, b in zip(old, stamps, strict=True)],
+                dtype=bool,
+            )
+            replaced = [
+                there[item.source]
+                for item, is_same in zip(items, same, strict=True)
+                if item.source in there and not is_same
             ]
-            rows = rows.take(~np.array(same, dtype=bool))
-            replaced = {item.source for item in rows.items} & stored.keys()
-            if replaced:
-                kept = self._rows().take(~self._passing(Where(sources=frozenset(replaced))))
-                self._replace_all(self._join([kept, rows]))
-            else:
-                self._append(rows)
-            return Added(len(rows.items) - len(replaced), len(replaced), sum(same))
+            kept = rows.take(np.flatnonzero(~same))
+            if len(kept):
+                self._change(state, state.mask(replaced), [kept])
+            return Added(len(kept) - len(replaced), len(replaced), int(same.sum()))
 
     def relabel(self, items: Sequence[Item], stamps: Mapping[str, FileStamp] | None = None) -> None:
         """Change identity, camera and time of stored items; embeddings stay.
@@ -248,13 +287,19 @@ class Gallery(SearchableRows):
             items: the new items, matched by source. Sources that are not stored are ignored.
             stamps: by source: new stamps of files with the same content and other times.
         """
-        with self._writing():
+        with self._writing() as state:
             new, stamps = {item.source: item for item in items}, stamps or {}
-            rows = self._rows()
-            relabelled = [new.get(item.source, item) for item in rows.items]
-            restamped = [stamps.get(item.source, old) for item, old in zip(rows.items, rows.stamps, strict=True)]
-            if (relabelled, restamped) != (rows.items, rows.stamps):
-                self._replace_all(replace(rows, items=relabelled, stamps=restamped))
+            there = state.find_sources(sorted({*new, *stamps}))
+            rows = np.array(sorted(there.values()), dtype=np.intp)
+            stored = _stored(state, rows)
+            changed = {
+                source: Stored(new.get(source, old.item), stamps.get(source, old.stamp))
+                for source, old in stored.items()
+                if (new.get(source, old.item), stamps.get(source, old.stamp)) != (old.item, old.stamp)
+            }
+            if changed:
+                doomed = state.mask([there[source] for source in changed])
+                self._change(state, doomed, _relabelled(state, doomed, changed))
 
     def remove(self, where: Where) -> int:
         """Delete the items that pass ``where``. Afterwards their bytes are in none of the gallery's files.
@@ -268,8 +313,28 @@ class Gallery(SearchableRows):
             GalleryError: ``where`` is empty, so it would delete everything; delete the folder instead.
         """
         self.check_removal(where)
-        with self._writing():
-            return self._delete(self._passing(where))
+        with self._writing() as state:
+            return self._delete(state, state.passing(where))
+
+    def erase(self, where: Where) -> Erased:
+        """``remove``, then look for the deleted embeddings and sources in the files that were written instead.
+
+        Raises:
+            GalleryError: as ``remove``.
+        """
+        self.check_removal(where)
+        return self._erase(lambda state: state.passing(where))
+
+    def expire(self, before_s: float) -> Erased:
+        """``erase`` of the items taken before this time (seconds, as ``Item.time_s``). Items without a time stay.
+
+        The file of a day and camera that lies before it as a whole is only deleted.
+        """
+        return self._erase(lambda state: state.passing(Where(before_s=float(np.nextafter(before_s, -np.inf)))))
+
+    def check(self) -> list[str]:
+        """Compare every file with its SHA-256, and look for embeddings whose length is not 1. Faults, in words."""
+        return self._read(_find_faults)
 
     @staticmethod
     def check_removal(where: Where) -> None:
@@ -285,22 +350,50 @@ class Gallery(SearchableRows):
         doomed = set(names)
         if not doomed & {attribute.name for attribute in read_manifest(self.folder).attributes}:
             return
-        with self._writing():
+        with self._writing() as state:
             kept = [i for i, name in enumerate(self.attributes) if name not in doomed]
-            rows = self._rows()
-            manifest = replace(self._manifest, attributes=tuple(self._manifest.attributes[i] for i in kept))
-            probabilities = np.ascontiguousarray(rows.probabilities[:, kept])
-            self._replace_all(replace(rows, probabilities=probabilities), manifest)
+            manifest = replace(state.manifest, attributes=tuple(state.manifest.attributes[i] for i in kept))
+            parts = [replace(rows, probabilities=rows.probabilities[:, kept]) for _, rows in state.each()]
+            self._write(range(state.num_segments), [part for part in parts if len(part)], manifest)
 
     def prune(self, below: str | Path | None = None) -> int:
         """Delete the items that ``find_gone`` lists, as ``remove`` does. Returns their number."""
-        with self._writing():
-            return self._delete(self._passing(Where(sources=frozenset(self.find_gone(below)))))
+        with self._writing() as state:
+            return self._delete(state, state.mask(state.find_sources(self.find_gone(below)).values()))
 
-    def _delete(self, doomed: NDArray[np.bool_]) -> int:
+    def _delete(self, state: Snapshot, doomed: NDArray[np.bool_]) -> int:
         if doomed.any():
-            self._replace_all(self._rows().take(~doomed))
+            self._change(state, doomed, [])
         return int(doomed.sum())
+
+    def _change(self, state: Snapshot, doomed: NDArray[np.bool_], new: list[Rows]) -> tuple[list[Segment], list[str]]:
+        """Replace the rows that are ``doomed`` (N,) by ``new`` ones; the segments without doomed rows stay."""
+        touched = [p for p in range(state.num_segments) if doomed[state.starts[p] : state.starts[p + 1]].any()]
+        kept = []
+        for place in touched:
+            stay = np.flatnonzero(~doomed[state.starts[place] : state.starts[place + 1]])
+            if len(stay):
+                kept.append(state.rows(place).take(stay))
+        return self._write(touched, [*kept, *new])
+
+    def _erase(self, choose: Callable[[Snapshot], NDArray[np.bool_]]) -> Erased:
+        with self._writing() as state:
+            doomed = choose(state)
+            if not doomed.any():
+                return Erased(0, 0, 0, 0, (), OUT_OF_REACH)
+            rows = np.flatnonzero(doomed)
+            sources = [item.source for item in state.items(rows)]
+            traces = Traces(state.vectors(rows), sources, _kept_bytes(state, doomed))
+            written, gone = self._change(state, doomed, [])
+        texts = {
+            path.name: path.read_bytes() for path in (self.folder / MANIFEST, *(self.folder / s.file for s in written))
+        }
+        left = sorted(name for name in gone if (self.folder / name).exists())
+        found = left + [name for name, content in texts.items() if traces.are_in(content)]
+        found += sorted(self._state.find_sources(sources))
+        return Erased(
+            len(rows), len(written), len(gone) - len(written), sum(map(len, texts.values())), tuple(found), OUT_OF_REACH
+        )
 
     def _checked_rows(
         self,
@@ -319,8 +412,58 @@ class Gallery(SearchableRows):
         counted = Counter(item.source for item in items)
         if twice := next((source for source, count in counted.items() if count > 1), None):
             raise GalleryError(f"{twice} is in the new items twice; each source has one item")
-        columns = choose_columns(self._manifest.attributes, attributes, len(items), self.folder)
-        return Rows(unit, list(items), columns, list(stamps) if stamps is not None else [None] * len(items))
+        probabilities = choose_columns(self._manifest.attributes, attributes, len(items), self.folder)
+        columns = Columns.of(items, stamps if stamps is not None else [None] * len(items), self._manifest.next_row)
+        return Rows.of(unit, probabilities, columns)
+
+
+def _stored(state: Snapshot, rows: Indices) -> dict[str, Stored]:
+    stamps = state.gather(rows, lambda part, places: part.columns.stamps(places))
+    return {item.source: Stored(item, stamp) for item, stamp in zip(state.items(rows), stamps, strict=True)}
+
+
+def _find_all(state: Snapshot, sources: Sequence[str], folder: Path) -> Indices:
+    """The row of each source. Raises GalleryError for one that is not stored."""
+    there = state.find_sources(sources)
+    if missing := next((source for source in sources if source not in there), None):
+        raise GalleryError(f"{folder} has no item of the source {missing!r}")
+    return np.array([there[source] for source in sources], dtype=np.intp)
+
+
+def _kept_bytes(state: Snapshot, doomed: NDArray[np.bool_]) -> Iterator[bytes]:
+    """Embeddings and sources that stay in segments with doomed rows."""
+    for start, rows in state.each():
+        gone = doomed[start : start + len(rows)]
+        if gone.any() and not gone.all():
+            kept = np.flatnonzero(~gone)
+            yield np.asarray(rows.vectors[kept]).tobytes()
+            yield rows.columns.take(kept).source_text.tobytes()
+
+
+def _relabelled(state: Snapshot, doomed: NDArray[np.bool_], changed: Mapping[str, Stored]) -> list[Rows]:
+    """The doomed rows with other items and stamps; they keep their places in the order."""
+    parts = []
+    for start, rows in state.each():
+        places = np.flatnonzero(doomed[start : start + len(rows)])
+        if len(places):
+            part = rows.take(places)
+            new = [changed[source] for source in part.columns.sources()]
+            columns = Columns.of([entry.item for entry in new], [entry.stamp for entry in new], 0)
+            parts.append(replace(part, columns=replace(columns, order=part.columns.order)))
+    return parts
+
+
+def _find_faults(state: Snapshot) -> list[str]:
+    faults = []
+    for place, segment in enumerate(state.manifest.segments):
+        path = state.folder / segment.file
+        if sha256_file(path) != segment.sha256:
+            faults.append(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+            continue
+        lengths = np.linalg.norm(state.rows(place).vectors, axis=1)
+        if not (np.abs(lengths - 1) <= 1e-4).all():
+            faults.append(f"{path} holds embeddings whose length is not 1")
+    return faults
 
 
 def _make_if_missing(folder: Path, embedder: Embedder) -> None:
@@ -331,7 +474,7 @@ def _make_if_missing(folder: Path, embedder: Embedder) -> None:
     """
     if (folder / MANIFEST).exists() and (folder / WEIGHTS / CARD_FILE).exists():
         return
-    card = embedder.network.card
+    card = embedder.card
     with locked(make_folder(folder), LOCK_TIMEOUT_S):  # of several processes one makes it; the others find it
         if not (folder / MANIFEST).exists():
             name = (card and card.name) or "unnamed"

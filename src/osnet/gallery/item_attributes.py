@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from osnet.embedding.attribute_predictor import AttributePredictor, find_attributes
 from osnet.embedding.embedder import Embedder
 from osnet.errors import GalleryError
-from osnet.gallery.segments import Floats, StoredAttribute
+from osnet.gallery.exact_search import Floats
+from osnet.gallery.segments import StoredAttribute
 from osnet.gallery.vector_store import Where
 
 

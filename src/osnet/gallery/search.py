@@ -13,15 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 from osnet.embedding.attribute_predictor import match_score
 from osnet.embedding.embedder import Embedder
 from osnet.errors import GalleryError
-from osnet.gallery.item_attributes import rows_with_attributes
+from osnet.gallery.columns import Indices
+from osnet.gallery.exact_search import EXACT_AT_ONCE, Floats, find_candidates, score_exactly
 from osnet.gallery.segments import Manifest
+from osnet.gallery.snapshot import Snapshot
 from osnet.gallery.stored_rows import StoredRows
-from osnet.gallery.top_hits import check_top, top_hits
+from osnet.gallery.top_hits import check_page, choose_top
 from osnet.gallery.vector_store import Where
 from osnet.types import ChannelOrder, Hit, Item
 
-SCORES_AT_ONCE = 1 << 24
-"""``search_embeddings`` computes at most this many scores at a time (64 MiB), and at least one query's."""
+QUERIES_AT_ONCE = 256
+"""``search_embeddings`` reads the gallery once for this many queries."""
 
 
 class SearchableRows(StoredRows):
@@ -42,7 +44,7 @@ class SearchableRows(StoredRows):
     @property
     def items(self) -> tuple[Item, ...]:
         """All items, in the order in which they were added."""
-        return tuple(self._rows().items)
+        return tuple(self._read(lambda state: state.items(state.in_order)))
 
     @property
     def weights_sha256(self) -> str:
@@ -61,7 +63,7 @@ class SearchableRows(StoredRows):
 
     def sources(self) -> set[str]:
         """Sources of all items."""
-        return {item.source for part in self._parts for item in part.items}
+        return self._read(lambda state: {source for _, rows in state.each() for source in rows.columns.sources()})
 
     def search(
         self, image: Any, *, top: int = 10, where: Where | None = None, channels: ChannelOrder = "rgb"
@@ -80,7 +82,7 @@ class SearchableRows(StoredRows):
             ImageError: the image cannot be used.
             DataError: ``where`` names attributes that are not stored.
         """
-        check_top(top)
+        check_page(top, 0)
         embeddings = self._embed(image, channels)
         if len(embeddings) != 1:
             raise GalleryError(f"search takes one crop, not {len(embeddings)}; use search_many for several")
@@ -98,20 +100,29 @@ class SearchableRows(StoredRows):
         Raises:
             GalleryError, ImageError, DataError: as ``search``.
         """
-        check_top(top)
+        check_page(top, 0)
         embeddings = self._embed(images, channels)
         return self.search_embeddings(embeddings, weights_sha256=self.embedder.sha256(), top=top, where=where)
 
     def search_embedding(
-        self, embedding_D: ArrayLike, *, weights_sha256: str, top: int = 10, where: Where | None = None
+        self,
+        embedding_D: ArrayLike,
+        *,
+        weights_sha256: str,
+        top: int = 10,
+        where: Where | None = None,
+        skip: int = 0,
     ) -> list[Hit]:
         """The items most similar to an embedding, best first; equal scores in the order in which they were added.
+
+        The hits and their order are those of scoring every item in float64 (``exact_search`` says how).
 
         Args:
             embedding_D: (D,) or (1, D), of any length but 0.
             weights_sha256: of the network that made it.
             top: maximum number of hits, at least 1.
             where: only items that pass this filter.
+            skip: leave out this many of the best, for the next page.
 
         Raises:
             GalleryError: an embedding of other weights or another size, zero or not finite.
@@ -121,28 +132,39 @@ class SearchableRows(StoredRows):
         query = np.asarray(embedding_D, dtype=np.float32)
         if query.ndim == 2 and len(query) != 1:
             raise GalleryError(f"one embedding, not an array of shape {query.shape}; use search_embeddings for several")
-        unit = self._unit_rows(query.reshape(1, -1))[0]
-        check_top(top)
-        scores = np.clip(self._rows().vectors @ unit, -1, 1)
-        return top_hits(scores, self._rows(), self._candidates(where), self.attributes, top)
+        queries = query.reshape(1, -1)
+        return self.search_embeddings(queries, weights_sha256=weights_sha256, top=top, where=where, skip=skip)[0]
 
     def search_embeddings(
-        self, embeddings_QD: ArrayLike, *, weights_sha256: str, top: int = 10, where: Where | None = None
+        self,
+        embeddings_QD: ArrayLike,
+        *,
+        weights_sha256: str,
+        top: int = 10,
+        where: Where | None = None,
+        skip: int = 0,
     ) -> list[list[Hit]]:
-        """The hits of each of Q embeddings, from one matrix product (in blocks of ``SCORES_AT_ONCE`` scores).
+        """The hits of each of Q embeddings. The gallery is read once for all of them.
 
-        Scores differ from those of ``search_embedding`` by rounding, about 1e-7. Arguments and errors are those of
-        ``search_embedding``, with ``embeddings_QD`` (Q, D).
+        The hits and scores of each are those of ``search_embedding``. Arguments and errors are its, with
+        ``embeddings_QD`` (Q, D).
         """
         self.check_weights(weights_sha256)
-        check_top(top)
+        check_page(top, skip)
         units = self._unit_rows(embeddings_QD)
-        rows, candidates = self._rows(), self._candidates(where)
+        return self._read(lambda state: self._search(state, units, top, skip, where))
+
+    def _search(self, state: Snapshot, units_QD: Floats, top: int, skip: int, where: Where | None) -> list[list[Hit]]:
+        chosen = _candidates(state, where)
         found: list[list[Hit]] = []
-        block = max(1, SCORES_AT_ONCE // max(1, len(self)))
-        for start in range(0, len(units), block):
-            scores = np.clip(units[start : start + block] @ rows.vectors.T, -1, 1)
-            found += [top_hits(row, rows, candidates, self.attributes, top) for row in scores]
+        for start in range(0, len(units_QD), QUERIES_AT_ONCE):
+            units = units_QD[start : start + QUERIES_AT_ONCE]
+            for unit, rows in zip(
+                units, find_candidates(state.blocks(), units, top + skip, chosen, len(state)), strict=True
+            ):
+                parts = [rows[first : first + EXACT_AT_ONCE] for first in range(0, len(rows), EXACT_AT_ONCE)]
+                scores = [score_exactly(state.vectors(part), unit) for part in parts]
+                found.append(_hits(state, rows, np.concatenate([np.empty(0), *scores]), top, skip))
         return found
 
     def search_attributes(
@@ -163,9 +185,15 @@ class SearchableRows(StoredRows):
         Raises:
             DataError: no attribute is named, or one that is not stored.
         """
-        scores = match_score(self._rows().probabilities, self.attributes, having, lacking)
-        check_top(top)
-        return top_hits(scores, self._rows(), self._candidates(where), self.attributes, top)
+        check_page(top, 0)
+
+        def search(state: Snapshot) -> list[Hit]:
+            scores = match_score(state.probabilities, self.attributes, having, lacking)
+            rows = _candidates(state, where)
+            rows = np.arange(len(state)) if rows is None else rows
+            return _hits(state, rows, scores[rows], top, 0)
+
+        return self._read(search)
 
     def check_weights(self, weights_sha256: str) -> None:
         """Raise GalleryError unless the stored embeddings are of these weights. Call it before embedding anything."""
@@ -178,18 +206,25 @@ class SearchableRows(StoredRows):
         self.check_weights(embedder.sha256())  # the network may have been trained since the gallery was opened
         return embedder.embed(images, channels=channels)
 
-    def _candidates(self, where: Where | None) -> NDArray[np.intp]:
-        """Indices of the rows that pass ``where``, ascending."""
-        if where is None or where.is_empty:
-            return np.arange(len(self))
-        return np.flatnonzero(self._passing(where))
 
-    def _passing(self, where: Where) -> NDArray[np.bool_]:
-        """(N,), True for the rows that pass ``where``."""
-        rows = self._rows()
-        where = where.settle(self.sources()) if where.source is not None else where
-        passing = np.array([where.matches(item) for item in rows.items], dtype=bool)
-        return passing & rows_with_attributes(self._manifest.attributes, rows.probabilities, where)
+def _candidates(state: Snapshot, where: Where | None) -> Indices | None:
+    """The rows that pass ``where``, ascending; None: all."""
+    return None if where is None or where.is_empty else np.flatnonzero(state.passing(where))
+
+
+def _hits(state: Snapshot, rows: Indices, scores: NDArray[Any], top: int, skip: int) -> list[Hit]:
+    """The best of ``rows`` (ascending) as hits, the first ``skip`` left out."""
+    best = choose_top(scores, lambda ties: state.orders(rows[ties]), top + skip)[skip:]
+    chosen = rows[best]
+    items = state.items(chosen)
+    names = [attribute.name for attribute in state.manifest.attributes]
+    said = state.gather(chosen, lambda part, places: part.probabilities[places].tolist()) if names else []
+    return [
+        Hit(rank, float(scores[place]), item, dict(zip(names, said[number], strict=True)) if names else None)
+        for number, (rank, place, item) in enumerate(
+            zip(range(skip + 1, skip + 1 + len(best)), best, items, strict=True)
+        )
+    ]
 
 
 def check_same_weights(folder: Path, manifest: Manifest, weights_sha256: str) -> None:

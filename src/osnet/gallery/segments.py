@@ -1,31 +1,37 @@
-"""The files of a gallery: the manifest, and the segments that it lists. ``gallery_folder.py`` shows the layout.
-
-Shapes: N items, D embedding, A attributes.
-"""
+"""The list of a gallery's segments, ``gallery.json``, and its lock. ``gallery_folder.py`` shows the layout."""
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
+from datetime import date
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from osnet.errors import GalleryError, OutputError
-from osnet.features.array_files import read_array
-from osnet.files import TEMPORARY_PREFIX, check_fields, is_plain_name, sha256_file, write_json, written_aside
-from osnet.gallery.stamps import FileStamp
-from osnet.types import Item
+from osnet.files import TEMPORARY_PREFIX, check_fields, is_plain_name, sha256_file, write_json
+from osnet.gallery.columns import UNKNOWN, Columns, Indices
+from osnet.gallery.exact_search import Floats as Floats
+from osnet.gallery.old_format import OldSegment
+from osnet.gallery.segment_file import Rows, write_rows
 
-FORMAT = "osnet-gallery-1"
+OLD_FORMAT, FORMAT = "osnet-gallery-1", "osnet-gallery-2"
 MANIFEST = "gallery.json"
 LOCK = ".lock"
+DAY_S = 86_400
+FIRST_DAY, LAST_DAY = -719_162, 2_932_896
+"""Days since 1970-01-01 that have a date: the years 1 to 9999."""
+UNDATED = "undated"
+SEGMENT_NAME = re.compile(r"(\d{4}-\d\d-\d\d_[A-Za-z0-9_][A-Za-z0-9._-]{0,63}|undated)_\d{6,}\.safetensors")
+OLD_NAME = re.compile(r"(vectors|attributes)-\d{6,}\.npy|items-\d{6,}\.jsonl")
 
-Floats = NDArray[np.float32]
+Group = tuple[int, str] | None
+"""Day (since 1970-01-01, UTC) and camera of a segment; None: times, or cameras, that are not known."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +47,22 @@ class StoredAttribute:
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows that were written together, in files of their own."""
+    """Rows of one day and camera, in one file."""
 
-    number: int
+    file: str
     count: int
-    vectors_sha256: str
-    items_sha256: str
-    attributes_sha256: str = ""
-    """Empty in a gallery without attributes."""
+    size: int
+    """Bytes."""
+    sha256: str
+    day: int | None
+    """Days since 1970-01-01 (UTC); None if the times are unknown."""
+    camera: str | None
+    """None if the times are unknown; then a segment holds several cameras."""
 
     @property
-    def files(self) -> dict[str, str]:
-        """File names by kind: vectors, items, and attributes if there are any."""
-        names = {"vectors": f"vectors-{self.number:06d}.npy", "items": f"items-{self.number:06d}.jsonl"}
-        if self.attributes_sha256:
-            names["attributes"] = f"attributes-{self.number:06d}.npy"
-        return names
+    def group(self) -> Group:
+        """Day and camera."""
+        return None if self.day is None or self.camera is None else (self.day, self.camera)
 
 
 @dataclass(frozen=True)
@@ -67,27 +73,18 @@ class Manifest:
     weights_name: str
     embedding_size: int
     next_segment: int = 1
+    next_row: int = 0
+    """The place in the order of adding that the next item gets."""
     segments: tuple[Segment, ...] = ()
+    old_segments: tuple[OldSegment, ...] = ()
+    """Of a gallery of an older version; then there are no others."""
     attributes: tuple[StoredAttribute, ...] = ()
 
-
-@dataclass(frozen=True)
-class Rows:
-    """The content of segments."""
-
-    vectors: Floats
-    """(N, D), of length 1."""
-    items: list[Item]
-    probabilities: Floats
-    """(N, A); A is 0 in a gallery without attributes."""
-    stamps: list[FileStamp | None]
-    """N stamps of the files from before they were embedded; None where unknown."""
-
-    def take(self, keep: NDArray[np.bool_]) -> "Rows":
-        """The rows where ``keep`` (N,) is true."""
-        kept = np.flatnonzero(keep)
-        items, stamps = [self.items[i] for i in kept], [self.stamps[i] for i in kept]
-        return Rows(self.vectors[keep], items, self.probabilities[keep], stamps)
+    @property
+    def files(self) -> set[str]:
+        """Names of the files of all segments."""
+        old = {name for segment in self.old_segments for name in segment.files.values()}
+        return old | {segment.file for segment in self.segments}
 
 
 @contextmanager
@@ -125,17 +122,16 @@ def begin(folder: Path, manifest: Manifest) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace ``gallery.json``. Without attributes it has the form of versions that knew none."""
+    """Replace ``gallery.json``."""
     content: dict[str, Any] = {"format": FORMAT, **asdict(manifest)}
+    del content["old_segments"]
     if not manifest.attributes:
         del content["attributes"]
-        for segment in content["segments"]:
-            del segment["attributes_sha256"]
     write_json(folder / MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read ``gallery.json``.
+    """Read ``gallery.json``, of this version or of an older one.
 
     Raises:
         GalleryError: it is missing or damaged.
@@ -145,79 +141,100 @@ def read_manifest(folder: Path) -> Manifest:
         raise GalleryError(f"{folder} is not a gallery: it has no {MANIFEST}; make one with `osnet index`")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
-            raise GalleryError(f"{path} has another format; this version reads {FORMAT!r}")
-        segments = tuple(Segment(**segment) for segment in content.pop("segments"))
+        form = content.pop("format")
+        if form not in (FORMAT, OLD_FORMAT):
+            raise GalleryError(f"{path} has the format {form!r}; this version reads {FORMAT!r} and {OLD_FORMAT!r}")
+        listed = content.pop("segments")
         attributes = tuple(StoredAttribute(**attribute) for attribute in content.pop("attributes", ()))
-        manifest = Manifest(**content, segments=segments, attributes=attributes)
+        manifest = Manifest(**content, attributes=attributes)
         check_fields(manifest)
-        names = [name for s in segments for name in s.files.values()]
-        if not all(is_plain_name(name) for name in names) or any(s.count < 0 for s in segments):
-            raise ValueError("segments must have plain numbers")
-        if any(bool(s.attributes_sha256) != bool(attributes) for s in segments):
-            raise ValueError("either all segments have attributes or none has")
+        if manifest.old_segments or min(manifest.next_segment, manifest.embedding_size) < 1 or manifest.next_row < 0:
+            raise ValueError("a number is out of range")
+        if form == OLD_FORMAT:
+            old = tuple(OldSegment(**segment) for segment in listed)
+            for segment in old:
+                check_fields(segment)
+            _check_old(old, bool(attributes))
+            count = sum(segment.count for segment in old)
+            return _replace(manifest, old_segments=old, next_row=count)
+        segments = tuple(Segment(**segment) for segment in listed)
+        for one in segments:
+            _check_segment(one)
+        return _replace(manifest, segments=segments)
     except GalleryError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise GalleryError(f"{path} is damaged: {error!r}") from error
-    return manifest
 
 
-def _line(item: Item, stamp: FileStamp | None) -> str:
-    """A line of the items file. Older versions write none of ``file``, and ignore it."""
-    return json.dumps(asdict(item) | ({"file": asdict(stamp)} if stamp else {}), allow_nan=False) + "\n"
+def _replace(manifest: Manifest, **changes: Any) -> Manifest:
+    return Manifest(**{**manifest.__dict__, **changes})
 
 
-def write_segment(folder: Path, number: int, rows: Rows) -> Segment:
-    """Write the files of one segment. Each is renamed into place when it is complete."""
-    has_attributes = rows.probabilities.shape[1] > 0
-    segment = Segment(number, len(rows.items), "", "", "to come" if has_attributes else "")
-    arrays = {"vectors": rows.vectors} | ({"attributes": rows.probabilities} if has_attributes else {})
-    for kind, array in arrays.items():
-        with written_aside(folder / segment.files[kind]) as aside, aside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-    with written_aside(folder / segment.files["items"]) as aside, aside.open("w", encoding="utf-8") as text:
-        text.writelines(map(_line, rows.items, rows.stamps))
-    digests = {f"{kind}_sha256": sha256_file(folder / name) for kind, name in segment.files.items()}
-    return replace(segment, **digests)  # type: ignore[arg-type]
+def _check_segment(segment: Segment) -> None:
+    """As ``check_fields``, which would take most of the time of opening a gallery of thousands of segments."""
+    numbers = (segment.count, segment.size)
+    if not all(type(number) is int and number >= 0 for number in numbers) or type(segment.sha256) is not str:
+        raise ValueError(f"{segment.file!r} has count {segment.count!r}, size {segment.size!r}")
+    if type(segment.file) is not str or SEGMENT_NAME.fullmatch(segment.file) is None:
+        raise ValueError(f"{segment.file!r} is not the name of a segment")
+    if segment.day is not None and type(segment.day) is not int:
+        raise ValueError(f"{segment.file}: day {segment.day!r}")
+    if segment.camera is not None and type(segment.camera) is not str:
+        raise ValueError(f"{segment.file}: camera {segment.camera!r}")
 
 
-def read_segment(folder: Path, segment: Segment, embedding_size: int, num_attributes: int) -> Rows:
-    """Read one segment.
+def _check_old(segments: tuple[OldSegment, ...], with_attributes: bool) -> None:
+    names = [name for segment in segments for name in segment.files.values()]
+    if not all(is_plain_name(name) for name in names) or any(s.count < 0 for s in segments):
+        raise ValueError("segments must have plain numbers")
+    if any(bool(s.attributes_sha256) != with_attributes for s in segments):
+        raise ValueError("either all segments have attributes or none has")
 
-    Raises:
-        GalleryError: a file is damaged.
-        FileNotFoundError: a file is missing, because another process replaced the segment meanwhile.
-    """
-    for kind, name in segment.files.items():
-        if sha256_file(folder / name) != getattr(segment, f"{kind}_sha256"):
-            raise GalleryError(f"{folder / name} is damaged: its SHA-256 is not the one in {MANIFEST}")
-    path = folder / segment.files["vectors"]
-    try:
-        vectors = read_array(path)
-        known = {field.name for field in fields(Item)}
-        with (folder / segment.files["items"]).open(encoding="utf-8") as file:
-            lines = [json.loads(line) for line in file]
-        items = [Item(**{k: v for k, v in line.items() if k in known}) for line in lines]
-        stamps = [FileStamp.read(line.get("file")) for line in lines]
-        probabilities = np.empty((len(items), 0), dtype=np.float32)
-        if num_attributes:
-            probabilities = read_array(folder / segment.files["attributes"])
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise GalleryError(f"{path} or {segment.files['items']} cannot be read: {error}") from error
-    wanted = ((vectors, embedding_size), (probabilities, num_attributes))
-    right = all(a.dtype == np.float32 and a.shape == (segment.count, size) for a, size in wanted)
-    if not right or len(items) != segment.count:
-        raise GalleryError(f"the files of {path.name} do not hold the {segment.count} rows that {MANIFEST} lists")
-    return Rows(vectors, items, probabilities, stamps)
+
+def split_groups(columns: Columns) -> dict[Group, Indices]:
+    """The rows of each day and camera; those without a time or a camera belong to the group None."""
+    with np.errstate(invalid="ignore"):
+        days = np.floor(columns.time_s / DAY_S)
+    dated = (days >= FIRST_DAY) & (days <= LAST_DAY) & (columns.camera != UNKNOWN)
+    groups: dict[Group, Indices] = {}
+    if not dated.all():
+        groups[None] = np.flatnonzero(~dated)
+    rows = np.flatnonzero(dated)
+    if len(rows):
+        pairs = np.stack([days[rows].astype(np.int64), columns.camera[rows]], axis=1)
+        keys, inverse = np.unique(pairs, axis=0, return_inverse=True)
+        order = np.argsort(inverse.reshape(-1), kind="stable")
+        parts = np.split(rows[order], np.cumsum(np.bincount(inverse.reshape(-1)))[:-1])
+        for (day, code), part in zip(keys.tolist(), parts, strict=True):
+            groups[day, columns.cameras[code]] = part
+    return groups
+
+
+def name_segment(group: Group, number: int) -> str:
+    """The file name of a segment. A camera that is no plain name is written as a digest."""
+    if group is None:
+        return f"{UNDATED}_{number:06d}.safetensors"
+    day, camera = group
+    if not is_plain_name(camera) or len(camera) > 64:
+        camera = f"camera-{blake2b(camera.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+    return f"{date.fromordinal(day - FIRST_DAY + 1).isoformat()}_{camera}_{number:06d}.safetensors"
+
+
+def write_segment(folder: Path, number: int, group: Group, rows: Rows) -> Segment:
+    """Write the file of one segment. It is renamed into place when it is complete."""
+    name = name_segment(group, number)
+    write_rows(folder / name, rows)
+    day, camera = group or (None, None)
+    return Segment(name, len(rows), (folder / name).stat().st_size, sha256_file(folder / name), day, camera)
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
     """Delete files that the manifest does not name: replaced segments, and leftovers of interrupted writes."""
-    named = {name for segment in manifest.segments for name in segment.files.values()}
-    ours = re.compile(rf"(vectors|attributes)-\d{{6,}}\.npy|items-\d{{6,}}\.jsonl|{re.escape(TEMPORARY_PREFIX)}.*")
+    named = manifest.files
     for path in list(folder.iterdir()):
-        if path.name not in named and ours.fullmatch(path.name):
+        ours = SEGMENT_NAME.fullmatch(path.name) or OLD_NAME.fullmatch(path.name)
+        if path.name not in named and (ours or path.name.startswith(TEMPORARY_PREFIX)):
             path.unlink(missing_ok=True)
 
 
@@ -233,15 +250,3 @@ def sweep_if_free(folder: Path) -> None:
             sweep(folder, read_manifest(folder))
     except (Timeout, OSError):
         return
-
-
-def join_rows(parts: Sequence[Rows], embedding_size: int, num_attributes: int) -> Rows:
-    """The rows of several segments, concatenated."""
-    vectors = np.empty((0, embedding_size), dtype=np.float32)
-    probabilities = np.empty((0, num_attributes), dtype=np.float32)
-    return Rows(
-        np.concatenate([vectors, *(part.vectors for part in parts)]),
-        [item for part in parts for item in part.items],
-        np.concatenate([probabilities, *(part.probabilities for part in parts)]),
-        [stamp for part in parts for stamp in part.stamps],
-    )

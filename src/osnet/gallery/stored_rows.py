@@ -1,104 +1,195 @@
-"""The rows of an open gallery in memory, and how they are written: under a lock, all or nothing.
+"""The rows of an open gallery, and how they are written: under a lock, all or nothing.
 
 Shapes: N items, D embedding, A attributes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from osnet.errors import GalleryError
+from osnet.gallery.exact_search import Floats
+from osnet.gallery.segment_file import Rows, join_rows
 from osnet.gallery.segments import (
-    Floats,
+    MANIFEST,
+    Group,
     Manifest,
-    Rows,
-    join_rows,
+    Segment,
     locked,
     read_manifest,
-    read_segment,
+    split_groups,
     sweep,
     write_manifest,
     write_segment,
 )
+from osnet.gallery.snapshot import Snapshot
 
 LOCK_TIMEOUT_S = 60.0
 """How long a writer waits for another one. Writing one gigabyte takes seconds; a process that ends frees its lock."""
-MAX_SEGMENTS = 32
-"""Adding to a gallery with this many segments merges all of them into one."""
+SEGMENT_ROWS = 1 << 17
+"""A segment holds at most this many rows, so that erasing one person rewrites little."""
+MAX_SEGMENTS = 8
+"""A day and camera with this many segments gets small ones merged when rows are added."""
+
+T = TypeVar("T")
 
 
 class StoredRows:
-    """Rows of all segments, read from ``folder``. ``Gallery`` adds the public methods."""
+    """Rows of all segments below ``folder``. ``Gallery`` adds the public methods."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
-        self._manifest = manifest
-        self._parts: list[Rows] = []
-        self._load()
+    def __init__(self, state: Snapshot) -> None:
+        self.folder = state.folder
+        self._state = state
 
     def __len__(self) -> int:
-        return sum(len(part.items) for part in self._parts)
+        return len(self._state)
+
+    @property
+    def _manifest(self) -> Manifest:
+        return self._state.manifest
 
     @property
     def embedding_size(self) -> int:
         """D, the length of every stored embedding."""
         return self._manifest.embedding_size
 
-    def _rows(self) -> Rows:
-        """All rows as one ``Rows``."""
-        if len(self._parts) != 1:
-            self._parts = [self._join(self._parts)]
-        return self._parts[0]
+    def refresh(self) -> None:
+        """See what other processes have written since the gallery was opened, or last written to.
 
-    def _join(self, parts: Sequence[Rows]) -> Rows:
-        return join_rows(parts, self.embedding_size, len(self._manifest.attributes))
+        Raises:
+            GalleryError: the gallery is gone or damaged.
+        """
+        newest = read_manifest(self.folder)
+        if newest != self._manifest:
+            self._state = open_snapshot(self.folder)
 
-    def _load(self) -> None:
-        size, num_attributes = self.embedding_size, len(self._manifest.attributes)
-        self._parts = [read_segment(self.folder, s, size, num_attributes) for s in self._manifest.segments]
+    def _read(self, action: Callable[[Snapshot], T]) -> T:
+        """``action`` on the present state; on the newest one if another process has replaced a file meanwhile."""
+        for _ in range(3):
+            try:
+                return action(self._state)
+            except FileNotFoundError:
+                self._state = open_snapshot(self.folder)
+        return action(self._state)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[Snapshot]:
         """Hold the lock and start from the newest state. Files that were replaced are deleted at the end."""
         with locked(self.folder, LOCK_TIMEOUT_S):
             newest = read_manifest(self.folder)
             if newest != self._manifest:
-                self._manifest = newest
-                self._load()
+                self._state = Snapshot(self.folder, newest)
             sweep(self.folder, newest)
-            yield
+            yield self._state
             sweep(self.folder, self._manifest)
 
-    def _append(self, rows: Rows) -> None:
-        if len(self._manifest.segments) >= MAX_SEGMENTS:
-            self._replace_all(self._join([*self._parts, rows]))
-        elif rows.items:
-            number = self._manifest.next_segment
-            segments = (*self._manifest.segments, write_segment(self.folder, number, rows))
-            self._commit(replace(self._manifest, segments=segments, next_segment=number + 1))
-            self._parts.append(rows)
+    def _write(
+        self, doomed: Iterable[int] = (), new: Sequence[Rows] = (), manifest: Manifest | None = None
+    ) -> tuple[list[Segment], list[str]]:
+        """Replace the segments at the places ``doomed`` by ``new`` rows, in one step. Call it under the lock.
 
-    def _replace_all(self, rows: Rows, manifest: Manifest | None = None) -> None:
-        number = self._manifest.next_segment
-        segments = (write_segment(self.folder, number, rows),) if rows.items else ()
-        self._commit(replace(manifest or self._manifest, segments=segments, next_segment=number + 1))
-        self._parts = [rows]
+        The first write to a gallery of an older version replaces all its segments.
 
-    def _commit(self, manifest: Manifest) -> None:
+        Returns:
+            The segments that were written, and the names of the files that were replaced.
+        """
+        state, dropped = self._state, set(doomed)
+        parts = list(new)
+        if state.manifest.old_segments:
+            parts = [state.rows(place) for place in range(state.num_segments) if place not in dropped] + parts
+            dropped = set(range(state.num_segments))
+        groups: dict[Group, list[Rows]] = {}
+        for part in parts:
+            for group, places in split_groups(part.columns).items():
+                whole = len(places) == len(part)
+                groups.setdefault(group, []).append(part if whole else part.take(places))
+        number, written = state.manifest.next_segment, []
+        by_group: dict[Group, list[int]] = {}
+        if not state.manifest.old_segments:
+            for place, segment in enumerate(state.manifest.segments):
+                if place not in dropped and segment.group in groups:
+                    by_group.setdefault(segment.group, []).append(place)
+        for group, pieces in groups.items():
+            merged = self._to_merge(by_group.get(group, []), sum(map(len, pieces)))
+            dropped.update(merged)
+            rows = join_rows([*(state.rows(place) for place in merged), *pieces])
+            for start in range(0, len(rows), SEGMENT_ROWS):
+                whole = len(rows) <= SEGMENT_ROWS
+                part = rows if whole else rows.take(np.arange(start, min(len(rows), start + SEGMENT_ROWS)))
+                written.append(write_segment(self.folder, number, group, part))
+                number += 1
+        kept = [s for place, s in enumerate(state.manifest.segments) if place not in dropped]
+        last = max((int(rows.columns.order.max()) + 1 for rows in parts if len(rows)), default=0)
+        manifest = replace(
+            manifest or state.manifest,
+            segments=tuple(
+                sorted([*kept, *written], key=lambda s: (s.day is not None, s.day or 0, s.camera or "", s.file))
+            ),
+            old_segments=(),
+            next_segment=number,
+            next_row=max(state.manifest.next_row, last),
+        )
         write_manifest(self.folder, manifest)
-        self._manifest = manifest
+        gone = state.manifest.files - manifest.files
+        self._state = Snapshot(self.folder, manifest, check=False)
+        return written, sorted(gone)
+
+    def _to_merge(self, places: list[int], count: int) -> list[int]:
+        """Segments of a group to write anew with ``count`` more rows: each row is written a few times in all."""
+        if len(places) < MAX_SEGMENTS:
+            return []
+        merged, segments = [], self._manifest.segments
+        for place in sorted(places, key=lambda place: segments[place].count):
+            if segments[place].count > max(count, SEGMENT_ROWS // 64) or count >= SEGMENT_ROWS:
+                break
+            merged.append(place)
+            count += segments[place].count
+        return sorted(merged)
 
     def _unit_rows(self, embeddings: ArrayLike) -> Floats:
         """(N, D) float32, divided by their lengths. Raises GalleryError for other shapes, zero or non-finite rows."""
+        return unit_rows(embeddings, self.embedding_size, str(self.folder))
+
+
+def open_snapshot(folder: Path) -> Snapshot:
+    """The newest state of the gallery in ``folder``.
+
+    Raises:
+        GalleryError: it is damaged.
+    """
+    for attempts_left in (2, 1, 0):
+        try:
+            return Snapshot(folder, read_manifest(folder))
+        except FileNotFoundError as error:  # another process replaced a segment meanwhile
+            if not attempts_left:
+                raise GalleryError(f"{error.filename} is missing; {folder / MANIFEST} lists it") from error
+    raise AssertionError
+
+
+def unit_rows(embeddings: ArrayLike, size: int, name: str) -> Floats:
+    """(N, D) float32 of length 1. ``name`` is of the store, for messages.
+
+    Raises:
+        GalleryError: another shape; a row that is zero or not finite.
+    """
+    with np.errstate(over="ignore"):
         array = np.asarray(embeddings, dtype=np.float32)
-        if array.ndim != 2 or array.shape[1] != self.embedding_size:
-            raise GalleryError(f"embeddings of shape {array.shape}; {self.folder} stores (N, {self.embedding_size})")
+        if array.ndim != 2 or array.shape[1] != size:
+            raise GalleryError(f"embeddings of shape {array.shape}; {name} stores (N, {size})")
         lengths = np.linalg.norm(array, axis=1, keepdims=True)
-        usable = np.isfinite(lengths) & (lengths > 0)
+    extreme = ~((lengths[:, 0] > 1e-15) & (lengths[:, 0] < 1e15))  # squares leave float32's range
+    if extreme.any():
+        exact = array[extreme].astype(np.float64)
+        exact_lengths = np.linalg.norm(exact, axis=1)
+        usable = np.isfinite(exact_lengths) & (exact_lengths > 0)
         if not usable.all():
-            raise GalleryError(f"embedding {int(np.argmin(usable))} is zero or not finite")
-        return array / lengths
+            raise GalleryError(f"embedding {int(np.flatnonzero(extreme)[np.argmin(usable)])} is zero or not finite")
+        array = array.copy()
+        array[extreme] = exact / exact_lengths[:, None]
+        lengths[extreme] = 1
+    return array / lengths

@@ -1,42 +1,34 @@
-"""The rows with the highest scores, as hits."""
+"""Which scores are the highest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from osnet.errors import GalleryError
-from osnet.gallery.segments import Floats, Rows
-from osnet.types import Hit
+from osnet.gallery.columns import Indices, Int64s
 
 
-def check_top(top: int) -> None:
-    """Raise GalleryError unless ``top`` is at least 1."""
+def check_page(top: int, skip: int) -> None:
+    """Raise GalleryError unless ``top`` is at least 1 and ``skip`` at least 0."""
     if top < 1:
         raise GalleryError(f"top {top} must be at least 1")
+    if skip < 0:
+        raise GalleryError(f"skip {skip} must be at least 0")
 
 
-def top_hits(
-    scores: Floats, rows: Rows, candidates: NDArray[np.intp], attributes: Sequence[str], top: int
-) -> list[Hit]:
-    """The ``top`` candidates by score, highest first; equal scores in the order of the rows.
+def choose_top(scores_N: NDArray[Any], orders: Callable[[Indices], Int64s], top: int) -> Indices:
+    """Places of the ``top`` highest scores, highest first; equal scores by their order.
 
     Args:
-        scores: (N,), one per row.
-        rows: N rows.
-        candidates: indices of the rows that may be returned, ascending.
-        attributes: names of the columns of ``rows.probabilities``; empty if there are none.
-        top: maximum number of hits.
+        scores_N: the scores.
+        orders: gives the orders of the places that it gets (ascending); asked only for those that may be chosen.
+        top: maximum number of places.
     """
-    chosen = scores[candidates]
-    if len(candidates) > top:
-        threshold = np.partition(chosen, len(candidates) - top)[len(candidates) - top]
-        candidates = candidates[chosen >= threshold]
-        chosen = scores[candidates]
-    order = np.argsort(-chosen, kind="stable")[:top]
-    hits = []
-    for rank, i in enumerate(order, start=1):
-        row = int(candidates[i])
-        values = dict(zip(attributes, rows.probabilities[row].tolist(), strict=True)) if attributes else None
-        hits.append(Hit(rank, float(chosen[i]), rows.items[row], values))
-    return hits
+    places = np.arange(len(scores_N))
+    if len(scores_N) > top:
+        threshold = np.partition(scores_N, len(scores_N) - top)[len(scores_N) - top]
+        places = np.flatnonzero(scores_N >= threshold)
+    chosen = np.lexsort((orders(places), -scores_N[places]))[:top]
+    return places[chosen]

@@ -1,4 +1,4 @@
-"""The filter ``Where``, and the protocol that a gallery implements."""
+"""The filter ``Where``, and the contract of all stores."""
 
 import re
 from collections.abc import Container, Sequence
@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from osnet.types import Hit, Item
 
@@ -69,11 +70,34 @@ class Where:
         return self.source is None or fnmatchcase(item.source, self.source)
 
 
+@dataclass(frozen=True)
+class Erased:
+    """What ``VectorStore.erase`` did, and what it found when it looked for the bytes afterwards."""
+
+    rows: int
+    """Items that were deleted."""
+    rewritten: int
+    """Files, or partitions, that were written anew without them."""
+    deleted: int
+    """Files, or partitions, that were deleted as a whole."""
+    bytes_searched: int
+    """Size of the files that were searched for the deleted embeddings and sources; 0 where the store cannot look."""
+    found_again: tuple[str, ...]
+    """Names of files that still hold them."""
+    out_of_reach: tuple[str, ...]
+    """Where copies may be that the store cannot delete, in words."""
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the store has looked and found nothing."""
+        return self.bytes_searched > 0 and not self.found_again
+
+
 class VectorStore(Protocol):
-    """The methods that another store (a vector database, for instance) needs to stand in for a gallery.
+    """What every store of embeddings offers: the folder ``Gallery``, and stores on the engines of others.
 
     Every call with embeddings gives the digest of the weights that made them (``Embedder.sha256``). A store refuses
-    embeddings of other weights, because they cannot be compared.
+    embeddings of other weights, because they cannot be compared. ``tests/test_stores.py`` runs one suite against all.
     """
 
     def __len__(self) -> int:
@@ -85,20 +109,77 @@ class VectorStore(Protocol):
         """Digest of the weights that made the stored embeddings."""
         ...
 
+    @property
+    def weights_name(self) -> str:
+        """Name of these weights, for people to read."""
+        ...
+
+    @property
+    def embedding_size(self) -> int:
+        """D, the length of every stored embedding."""
+        ...
+
     def sources(self) -> set[str]:
         """Sources of all items; each occurs once."""
         ...
 
     def add_embeddings(self, embeddings_ND: ArrayLike, items: Sequence[Item], *, weights_sha256: str) -> None:
-        """Store N embeddings with their items, all or none."""
+        """Store N embeddings with their items, all or none.
+
+        Raises:
+            GalleryError: embeddings of other weights or another size, zero or not finite; a source that is stored.
+        """
         ...
 
     def search_embedding(
-        self, embedding_D: ArrayLike, *, weights_sha256: str, top: int = 10, where: Where | None = None
+        self, embedding_D: ArrayLike, *, weights_sha256: str, top: int = 10, where: Where | None = None, skip: int = 0
     ) -> list[Hit]:
-        """The ``top`` most similar items that pass ``where``, best first."""
+        """The ``top`` most similar items that pass ``where``, best first, without the first ``skip``."""
+        ...
+
+    def search_embeddings(
+        self, embeddings_QD: ArrayLike, *, weights_sha256: str, top: int = 10, where: Where | None = None, skip: int = 0
+    ) -> list[list[Hit]]:
+        """As ``search_embedding``, for Q queries."""
+        ...
+
+    def count(self, where: Where | None = None) -> int:
+        """Number of items that pass ``where``."""
+        ...
+
+    def find(self, where: Where | None = None, *, after: str | None = None, limit: int | None = None) -> list[Item]:
+        """The items that pass ``where``, in the order in which they were added.
+
+        Args:
+            where: None: all.
+            after: only items added after the item of this source: the last of the page before.
+            limit: at most this many.
+
+        Raises:
+            GalleryError: ``after`` is not stored.
+        """
+        ...
+
+    def embeddings(self, sources: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D): the stored embeddings of these sources, in their order.
+
+        Raises:
+            GalleryError: a source that is not stored.
+        """
         ...
 
     def remove(self, where: Where) -> int:
-        """Delete the items that pass ``where``. Returns their number."""
+        """Delete the items that pass ``where``. Returns their number. Raises GalleryError if ``where`` is empty."""
+        ...
+
+    def erase(self, where: Where) -> Erased:
+        """``remove``, and what the engine needs so that no file holds the bytes; then look for them."""
+        ...
+
+    def expire(self, before_s: float) -> Erased:
+        """``erase`` of the items taken before this time (Unix seconds). Items without a time stay."""
+        ...
+
+    def check(self) -> list[str]:
+        """Faults of what is stored, in words; empty if there are none."""
         ...

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from osnet.devices import pick_device
 from osnet.errors import DataError
-from osnet.metrics.nearest_neighbors import as_embeddings, pick_device, squared_distances
+from osnet.metrics.nearest_neighbors import as_embeddings, squared_distances
 from osnet.metrics.ranking import RankingScores, rank_scores_from_distances
 
 BLOCK_DISTANCES = 1 << 23
@@ -77,7 +78,7 @@ def euclidean_blocks(
         ModelError: the device cannot be used.
         ValueError: ``num_rows`` is below 1.
     """
-    query, gallery = (rows.to(pick_device(device)) for rows in check_pair(query_QD, gallery_GD))
+    query, gallery = (rows.to(pick_device(device, float64=True)) for rows in check_pair(query_QD, gallery_GD))
     return _euclidean_blocks(query, gallery, block_starts(len(query), len(gallery), num_rows))
 
 

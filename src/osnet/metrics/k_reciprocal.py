@@ -21,9 +21,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from osnet.devices import pick_device
 from osnet.metrics import nearest_neighbors as nearest
 from osnet.metrics.distance_blocks import DistanceBlock, RankedLists, best_of_blocks, block_starts, check_pair
-from osnet.metrics.nearest_neighbors import find_nearest, pick_device, squared_distances
+from osnet.metrics.nearest_neighbors import find_nearest, squared_distances
 
 RESOLUTION = 2.0**40
 """Codes are multiples of 1 / RESOLUTION. The published code uses float32, which resolves 2^-24."""
@@ -167,7 +168,7 @@ def encode(
     for name, value in (("k1", k1), ("k2", k2)):
         if value < 1:
             raise ValueError(f"{name} {value} must be at least 1")
-    where = pick_device(device)
+    where = pick_device(device, float64=True)
     query, gallery = check_pair(query_QD, gallery_GD)
     items = torch.cat([query, gallery]).to(where)
     found = find_nearest(items, max(k1 + 1, k2))

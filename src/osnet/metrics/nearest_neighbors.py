@@ -15,8 +15,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from osnet.errors import DataError, ModelError
-from osnet.forks import settle, was_forked
+from osnet.errors import DataError
+from osnet.forks import was_forked
 
 TILE = 2048
 """Rows and columns of a tile on the CPU: 16 MiB, which fits into the last-level cache."""
@@ -42,30 +42,12 @@ def as_embeddings(embeddings: ArrayLike, name: str) -> Tensor:
     Raises:
         DataError: the array is not 2-D or is empty, or a value is not finite.
     """
-    settle()
     array = np.ascontiguousarray(np.asarray(embeddings), dtype=np.float32)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(f"{name} embeddings have shape {array.shape}; they must be (number, components) and not empty")
     if not np.isfinite(array).all():
         raise DataError(f"{name} embeddings contain values that are not finite in float32")
     return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """Resolve a device name; ``auto`` is a CUDA GPU if there is one, else the CPU.
-
-    Raises:
-        ModelError: the device is not available, or does not support float64 (mps).
-    """
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-        torch.empty(0, device=picked, dtype=torch.float64).sum()
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device {str(device)!r} cannot be used here: {reason}; choose auto, cpu or cuda") from error
-    return picked
 
 
 def find_nearest(items_ND: Tensor, num_nearest: int) -> Nearest:

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn.functional import normalize
 
+from osnet.devices import pick_device
 from osnet.metrics.distance_blocks import block_starts, check_pair
-from osnet.metrics.nearest_neighbors import pick_device
 
 
 def expand_queries(
@@ -43,7 +43,9 @@ def expand_queries(
         raise ValueError(f"num_nearest {num_nearest} must be at least 0")
     if not alpha >= 0:
         raise ValueError(f"alpha {alpha} must be at least 0 (0: plain average)")
-    query, gallery = (normalize(rows.to(pick_device(device))) for rows in check_pair(query_QD, gallery_GD))
+    query, gallery = (
+        normalize(rows.to(pick_device(device, float64=True))) for rows in check_pair(query_QD, gallery_GD)
+    )
     parts = []
     for start, stop in block_starts(len(query), len(gallery), None):
         some = query[start:stop]

@@ -1,4 +1,4 @@
-"""Every dial of the networks, as frozen dataclasses that check themselves: OSNet's, and the other backbones'."""
+"""The settings of the networks, as frozen dataclasses that check their values."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -21,49 +21,56 @@ BASE_CHANNELS = (64, 256, 384, 512)
 
 @dataclass(frozen=True)
 class OSNetConfig:
-    """Every dial of the network. The defaults are the paper's primary model, OSNet x1.0.
+    """The settings of an OSNet. The defaults are the paper's primary model, OSNet x1.0.
+
+    "The paper" is Zhou et al., ICCV 2019 (arXiv:1905.00953).
 
     Raises:
-        ModelError: a setting is unknown or does not fit the others.
+        ModelError: a setting is unknown or out of range, or settings contradict each other.
     """
 
     width: float = 1.0
-    """Multiplies all channel counts, not the embedding's (paper, section 3.4: beta)."""
+    """Multiplies all channel counts except the embedding size (paper, section 3.4: beta); 0.05 to 16."""
     depth: tuple[int, int, int] = (2, 2, 2)
-    """Blocks in conv2, conv3, conv4. 2-2-2 is 78 layers by the paper's count, 3-8-6 is 210."""
+    """Number of blocks in conv2, conv3 and conv4, each 1 to 64. The paper counts 78 layers for 2-2-2, 210 for 3-8-6."""
     streams: int = 4
-    """T, from 1 to 4 in the paper."""
+    """T, the number of streams in a block, 1 to 4."""
     lite: bool = True
-    """Lite 3x3 convolutions; False takes full 3x3 ones (Table 5, row 2)."""
+    """Use Lite 3x3 convolutions. False: full 3x3 convolutions (Table 5, row 2)."""
     stream_depth: int | None = None
-    """None: stream t has t 3x3 layers, so it sees 2t+1 pixels. A number: every stream has that many."""
+    """Number of 3x3 layers in every stream, 1 to 16. None: stream t has t layers and a receptive field of 2t + 1."""
     aggregation: Aggregation = "unified_gate"
-    """How streams become one. ``unified_gate`` shares one channel gate between all of them."""
+    """How the streams of a block are fused. ``unified_gate``: one channel gate, shared by all streams."""
     norm: Normalization = "bn"
-    """``ibn``, ``ain``: instance normalisation in the stem and in some blocks (see ``instance_norms``).
-    ``stem``: in the stem alone."""
+    """``bn``: BatchNorm everywhere. ``ibn`` and ``ain``: also instance normalisation in the stem and in some blocks
+    (see ``instance_norms``). ``stem``: instance normalisation only in the stem."""
     groups: int = 1
-    """Groups of the pointwise convolutions, with channel shuffle (supplement, section C)."""
+    """Number of groups of the pointwise convolutions, with channel shuffle (supplement, section C); 1 to 512. It must
+    divide the channel counts of the grouped layers."""
     group_extent: GroupExtent = "all"
-    """Which are grouped: the Lite ones; also the block's own; also the transitions and conv5."""
+    """Which pointwise convolutions are grouped. ``lite``: those of the Lite 3x3. ``block``: also the other ones in
+    blocks. ``all``: also those of the transitions and conv5."""
     stem: Stem = "imagenet"
-    """``imagenet``: 7x7 stride 2 and a max pool. ``cifar``: 3x3 stride 1 for 32x32 images (our own choice)."""
+    """``imagenet``: 7x7 convolution with stride 2 and max pooling. ``cifar``: 3x3 convolution with stride 1, for 32x32
+    images (our choice, not in the paper)."""
     pooling: OSNetPooling = "avg"
-    """Global pooling before the embedding. ``depthwise``: a learned weight for each place and channel of the last map,
-    so the network takes images of one size only (see ``pooled_hw``)."""
+    """Global pooling before the embedding layer. ``depthwise``: one learned weight for each channel and position of the
+    last feature map, so images must have one fixed size (see ``pooled_hw``)."""
     embedding_size: int = 512
-    """D; 512 at every width in the paper."""
+    """D, the number of components of the embedding, 1 to 65536. The paper has 512 at every width."""
     neck: bool = False
-    """A BatchNorm on top of the embedding, as BNNeck leaves it (Luo et al., CVPRW 2019): components may be negative."""
+    """Add a BatchNorm after the embedding layer (BNNeck: Luo et al., CVPRW 2019). Components may then be negative."""
     gate: Gate = "channel"
-    """The gate of ``unified_gate``. ``lct``: Linear Context Transform (Ruan et al., AAAI 2020) in every block.
-    ``channel_then_lct``: the paper's gate in the first block of a stage, LCT in the others: Intel's networks."""
+    """The gate of ``unified_gate``. ``channel``: the paper's. ``lct``: Linear Context Transform (Ruan et al., AAAI
+    2020) in every block. ``channel_then_lct``: the paper's gate in the first block of each stage and LCT in the others,
+    as in Intel's networks."""
     input_norm: bool = False
-    """Instance normalisation of the image itself, before the stem."""
+    """Add an instance normalisation of the input image before the stem."""
     embedding_act: Activation = "relu"
-    """After the embedding's BatchNorm. With ``prelu`` components may be negative."""
+    """Activation at the end of the embedding layer. With ``prelu``, components may be negative."""
     pooled_hw: tuple[int, int] = (16, 8)
-    """Height and width of the map that ``depthwise`` pooling takes: those of 256 x 128 pixels."""
+    """Height and width of the last feature map with ``depthwise`` pooling, each 1 to 256. The default fits images of
+    256 x 128 pixels."""
 
     def __post_init__(self) -> None:
         for name in ("depth", "pooled_hw"):
@@ -74,7 +81,7 @@ class OSNetConfig:
         if not 0.05 <= self.width <= 16:
             raise ModelError(f"width {self.width} is outside 0.05 to 16")
         if len(self.depth) != 3 or not all(1 <= blocks <= 64 for blocks in self.depth):
-            raise ModelError(f"depth {self.depth} must be three numbers from 1 to 64, such as (2, 2, 2)")
+            raise ModelError(f"depth {self.depth} is invalid; it must be three numbers from 1 to 64, such as (2, 2, 2)")
         for name, low, high in (("streams", 1, 4), ("groups", 1, 512), ("embedding_size", 1, 65536)):
             if not low <= (value := getattr(self, name)) <= high:
                 raise ModelError(f"{name} {value} is outside {low} to {high}")
@@ -83,13 +90,17 @@ class OSNetConfig:
         if self.gate != "channel" and self.aggregation != "unified_gate":
             raise ModelError(f"gate {self.gate!r} needs aggregation='unified_gate', not {self.aggregation!r}")
         if len(self.pooled_hw) != 2 or not all(1 <= side <= 256 for side in self.pooled_hw):
-            raise ModelError(f"pooled_hw {self.pooled_hw} must be two numbers from 1 to 256, such as (16, 8)")
+            raise ModelError(
+                f"pooled_hw {self.pooled_hw} is invalid; it must be two numbers from 1 to 256, such as (16, 8)"
+            )
         if self.groups > 1:
             self._check_groups()
 
     def _check_groups(self) -> None:
         if not self.lite:
-            raise ModelError(f"groups {self.groups} needs lite=True: full 3x3 convolutions have no pointwise part")
+            raise ModelError(
+                f"groups {self.groups} needs lite=True, because full 3x3 convolutions have no pointwise convolution"
+            )
         uneven = sorted({c for c in self._grouped_channels() if c % self.groups})
         if uneven:
             raise ModelError(
@@ -106,48 +117,49 @@ class OSNetConfig:
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
-        """Channels of the stem and the three stages. (64, 256, 384, 512) at width 1.0."""
+        """Channels of the stem and of the three stages; (64, 256, 384, 512) at width 1.0."""
         stem, *stages = BASE_CHANNELS
         scaled = [max(4, round(c * self.width)) for c in stages]
         return (max(1, round(stem * self.width)), scaled[0], scaled[1], scaled[2])
 
     @property
     def smallest_side(self) -> int:
-        """The least height and width, in pixels, that leave a map to pool."""
+        """The smallest height and width of an image, in pixels, for which the last feature map is not empty."""
         return 16 if self.stem == "imagenet" else 4
 
     @property
     def fixed_size_hw(self) -> tuple[int, int] | None:
-        """Height and width, in pixels, of the only images that the network takes; None if it takes many sizes."""
+        """Height and width, in pixels, that images must have. None: any size from ``smallest_side`` on."""
         if self.pooling != "depthwise":
             return None
         shrinks = 16 if self.stem == "imagenet" else 4
         return (shrinks * self.pooled_hw[0], shrinks * self.pooled_hw[1])
 
     def lct_gates(self) -> list[list[bool]]:
-        """Which blocks gate by Linear Context Transform, stage by stage."""
+        """For each block of each stage, whether its gate is Linear Context Transform."""
         return [
             [self.gate == "lct" or (self.gate != "channel" and block > 0) for block in range(d)] for d in self.depth
         ]
 
     @property
     def stream_depths(self) -> list[int]:
-        """3x3 layers in each stream."""
+        """Number of 3x3 layers in each stream."""
         if self.stream_depth is not None:
             return [self.stream_depth] * self.streams
         return list(range(1, self.streams + 1))
 
     def groups_of(self, part: GroupExtent) -> int:
-        """Groups of the pointwise convolutions in ``lite``, ``block`` or ``all`` (the rest)."""
+        """Number of groups of the pointwise convolutions in a part of the network; see ``group_extent``."""
         extents: tuple[GroupExtent, ...] = get_args(GroupExtent)
         return self.groups if extents.index(part) <= extents.index(self.group_extent) else 1
 
     def instance_norms(self) -> list[list[bool]]:
-        """Which blocks carry instance normalisation, stage by stage.
+        """For each block of each stage, whether it has instance normalisation.
 
-        At depth 2-2-2 this is the authors' code: IBN in both blocks of conv2; AIN in both of conv2,
-        the last of conv3, the first of conv4 (the architecture that their search found). Deeper
-        networks, which they did not publish, keep that rule: all of conv2, last, first.
+        At depth 2-2-2 the result is that of the authors' code. IBN has it in both blocks of conv2. AIN has it in both
+        blocks of conv2, the last of conv3 and the first of conv4, which the authors found by architecture search. They
+        published no deeper networks; there we use the same rule: all blocks of conv2, the last of conv3, the first of
+        conv4.
         """
         rows = [[False] * blocks for blocks in self.depth]
         if self.norm in ("ibn", "ain"):
@@ -167,42 +179,44 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gate": get_args(Gate),
     "embedding_act": get_args(Activation),
 }
-LATE_DIALS = ("neck", "gate", "input_norm", "embedding_act", "pooled_hw")
-"""Cards name these only where they differ from the defaults: versions without them read the others."""
+LATE_SETTINGS = ("neck", "gate", "input_norm", "embedding_act", "pooled_hw")
+"""Settings that the first version of the card format did not have. Cards contain them only if they differ from the
+defaults, so that older versions can read the other cards."""
 
 
 SHUFFLENET_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
-"""Groups -> channels of stage 2 at width 1.0 (Zhang et al., ShuffleNet, Table 1); each later stage doubles them."""
+"""Maps the number of groups to the channels of stage 2 at width 1.0 (Zhang et al., ShuffleNet, Table 1). Each later
+stage has twice as many."""
 SHUFFLENET_STEMS = {0.5: 12, 1.0: 24, 1.5: 24, 2.0: 48}
-"""Width -> channels of the stem, as in its authors' released code; other widths were not published."""
+"""Maps the width to the channels of the stem, as in the authors' released code. Other widths were not published."""
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Every dial of the networks beside which the supplement's Table A puts OSNet.
+    """The settings of the baselines: the networks that the supplement's Table A compares with OSNet.
 
-    The embedding is the pooled last map, as in these networks' own papers, unless ``projection`` asks for a layer
-    like OSNet's on top.
+    The embedding is the pooled last feature map, as in the papers of these networks, unless ``projection`` adds an
+    embedding layer like OSNet's.
 
     Raises:
-        ModelError: a setting is unknown or does not fit the others.
+        ModelError: a setting is unknown or out of range, or settings contradict each other.
     """
 
     family: Family
-    """Which network: SqueezeNet 1.0, MobileNetV1, MobileNetV2, or ShuffleNet (the first one)."""
+    """The network: SqueezeNet 1.0, MobileNetV1, MobileNetV2 or ShuffleNet (version 1)."""
     width: float = 1.0
-    """Multiplies channel counts; SqueezeNet has one width, ShuffleNet 0.5, 1.0, 1.5 and 2.0."""
+    """Multiplies the channel counts, 0.1 to 4. SqueezeNet has only 1.0; ShuffleNet has 0.5, 1.0, 1.5 and 2.0."""
     groups: int = 1
-    """ShuffleNet's groups of the pointwise convolutions: 1, 2, 3, 4 or 8. The others have none."""
+    """Number of groups of ShuffleNet's pointwise convolutions: 1, 2, 3, 4 or 8. The other networks have no groups."""
     stem: Stem = "imagenet"
-    """``imagenet``: as published. ``cifar``: 3x3 stride 1, and in all two halvings fewer, for 32x32 images: what
-    OSNet's does to OSNet (our own choice)."""
+    """``imagenet``: as published. ``cifar``: for 32x32 images, a 3x3 stem with stride 1, and two fewer layers that
+    halve the map in all, as in OSNet (our choice, not from the papers)."""
     pooling: Pooling = "avg"
-    """Global pooling before the embedding."""
+    """Global pooling of the last feature map."""
     projection: int = 0
-    """Outputs of a linear layer, BatchNorm and ReLU after the pooling, as OSNet has; 0: none."""
+    """Outputs of an embedding layer (linear, BatchNorm, ReLU) after the pooling, 1 to 65536; 0: no such layer."""
     neck: bool = False
-    """A BatchNorm on top of the embedding, as for ``OSNetConfig``."""
+    """Add a BatchNorm after the embedding; see ``OSNetConfig.neck``."""
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -216,21 +230,19 @@ class BackboneConfig:
             raise ModelError(f"projection {self.projection} is outside 0 to 65536")
         if self.family == "shufflenet":
             if self.width not in SHUFFLENET_STEMS:
-                raise ModelError(f"width {self.width} of ShuffleNet: choose from {_listed(SHUFFLENET_STEMS)}")
+                raise ModelError(f"ShuffleNet has no width {self.width}; choose from {_listed(SHUFFLENET_STEMS)}")
             if self.groups not in SHUFFLENET_CHANNELS:
-                raise ModelError(f"groups {self.groups} of ShuffleNet: choose from {_listed(SHUFFLENET_CHANNELS)}")
+                raise ModelError(f"ShuffleNet has no groups {self.groups}; choose from {_listed(SHUFFLENET_CHANNELS)}")
         elif self.groups != 1:
-            raise ModelError(
-                f"groups {self.groups}: {self.family} has no grouped pointwise convolutions; leave it at 1"
-            )
+            raise ModelError(f"{self.family} has no grouped pointwise convolutions, so groups {self.groups} must be 1")
         if self.family == "squeezenet" and self.width != 1:
-            raise ModelError(f"width {self.width}: SqueezeNet 1.0 has one width, 1.0")
+            raise ModelError(f"SqueezeNet 1.0 has no width {self.width}; it has only width 1.0")
         if not 0.1 <= self.width <= 4:
             raise ModelError(f"width {self.width} is outside 0.1 to 4")
 
     @property
     def channels(self) -> int:
-        """Channels of the last map."""
+        """Channels of the last feature map."""
         if self.family == "squeezenet":
             return 512
         if self.family == "mobilenetv1":
@@ -241,26 +253,26 @@ class BackboneConfig:
 
     @property
     def smallest_side(self) -> int:
-        """The least height and width, in pixels, that leave a map to pool."""
+        """The smallest height and width of an image, in pixels, for which the last feature map is not empty."""
         return 32 if self.stem == "imagenet" else 8
 
     @property
     def fixed_size_hw(self) -> None:
-        """None: they take images of many sizes."""
+        """None: images may have any size from ``smallest_side`` on."""
         return None
 
     @property
     def embedding_size(self) -> int:
-        """D."""
+        """D, the number of components of the embedding."""
         return self.projection or self.channels
 
 
 NetworkConfig = OSNetConfig | BackboneConfig
-"""Settings of any network of the library."""
+"""Settings of any network in this package."""
 
 
 def round_to_eight(channels: float) -> int:
-    """The MobileNets' rule: the nearest multiple of 8, at least 8, never more than a tenth below ``channels``."""
+    """Round to a multiple of 8 as in the MobileNets. The result is at least 8 and at most 10 % below ``channels``."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 

@@ -1,15 +1,15 @@
-"""Parameters and multiply-adds, counted from the built network, and the counts published in the paper.
+"""Count the parameters and multiply-adds of a network. Also has the counts published in the paper.
 
 The counting rule:
 
-- A parameter counts once, however often its layer runs (OSNet's shared gate runs four times).
+- A parameter counts once, even if its layer runs several times (OSNet's shared gate runs four times).
 - A convolution or dense layer costs one multiply-add per use of a weight. A bias adds one per output, as in the
-  counter of the authors' code.
+  authors' code.
 - Normalisation, activation, pooling, multiplication by a gate and channel shuffles cost nothing.
 
-``norm_ops`` is one operation per output of every BatchNorm2d and InstanceNorm2d. With it, and without the classifier,
-the counts equal the supplement's Table A (1511, 885, 424M). Without it they are 0.8 to 1.4 % lower. The paper does not
-say how it counted, so that this rule was used is our guess.
+``norm_ops`` counts one operation per output of every BatchNorm2d and InstanceNorm2d. With ``norm_ops`` added and
+without the classifier, the counts equal those in the supplement's Table A (1511M, 885M, 424M). Without ``norm_ops``
+they are 0.8 to 1.4 % lower. The paper does not say how it counted, so we only assume that it used this rule.
 """
 
 from dataclasses import dataclass
@@ -39,10 +39,10 @@ def count_cost(network: nn.Module, size_hw: tuple[int, int], num_classes: int = 
     """Count the cost of one image of ``size_hw`` pixels, with a linear classifier if ``num_classes`` > 0.
 
     Args:
-        network: maps (1, 3, H, W) to (1, D). It runs once on zeros, on its own device (the meta device works) and in
-            eval mode; its mode is restored.
-        size_hw: height and width in pixels.
-        num_classes: outputs of the classifier, which is not part of ``network``; 0 for none.
+        network: maps (1, 3, H, W) to (1, D). It is run once on zeros in eval mode, on its own device, which may be the
+            meta device. Its mode is restored afterwards.
+        size_hw: height and width of the image in pixels.
+        num_classes: number of outputs of a linear classifier that is added to the counts; 0 for none.
     """
     madds = norm_ops = 0
 
@@ -82,21 +82,21 @@ class TableARow:
     """One row of the supplement's Table A: ImageNet, 224 x 224, single crop."""
 
     model: str
-    """Its name in ``list_models()``."""
+    """Name of the network in ``list_models()``."""
     label: str
-    """The name in the table."""
+    """Name of the network in the table."""
     params: str
     madds: str | None
-    """None where the table has a dash."""
+    """Multiply-adds as printed; None if the table has a dash."""
     top1: float | None
     """Top-1 accuracy in per cent; None for a row that we added to the table."""
     difference: str = ""
-    """Why our count differs from the published one, or the condition under which they agree."""
+    """Why our counts differ from the published ones, or under which condition they are equal."""
 
 
 _OSNET = (
-    "parameters equal, with the 512-d layer and the classifier; multiply-adds are {gap} below the print, which is met "
-    "by one operation more per BatchNorm output ({with_norm}; no classifier)"
+    "equal parameters, with the 512-d layer and the classifier; our multiply-adds are {gap} lower; with one more "
+    "operation per BatchNorm output and without the classifier they are {with_norm}, as published"
 )
 
 TABLE_A: tuple[TableARow, ...] = (
@@ -106,8 +106,8 @@ TABLE_A: tuple[TableARow, ...] = (
         "1.2M",
         None,
         57.5,
-        "its own classifier is a convolution at each of 13 x 13 places before the pooling: 823.3M so (818.9M "
-        "without biases); ours comes after it. The parameters are the same",
+        "its own classifier is a convolution before the pooling, at 13 x 13 positions, which gives 823.3M "
+        "multiply-adds (818.9M without biases); ours comes after the pooling. The parameters are equal",
     ),
     TableARow("mobilenetv1_x0_5", "MobileNetV1 x0.5", "1.3M", "149M", 63.7),
     TableARow("mobilenetv1_x0_75", "MobileNetV1 x0.75", "2.6M", "325M", 68.4),
@@ -118,16 +118,16 @@ TABLE_A: tuple[TableARow, ...] = (
         "2.4M",
         "140M",
         67.6,
-        "2.4M fit 8 groups only (3 groups: 1.9M); the authors' released code gives its multiply-adds as 138M",
+        "only 8 groups give 2.4M parameters (3 groups: 1.9M); the authors' released code states 138M multiply-adds",
     ),
-    TableARow("shufflenet_x1_5_g3", "ShuffleNet x1.5", "3.4M", "292M", 71.5, "3 groups (8 groups: 4.3M)"),
+    TableARow("shufflenet_x1_5_g3", "ShuffleNet x1.5", "3.4M", "292M", 71.5, "3 groups (8 groups: 4.3M parameters)"),
     TableARow(
         "shufflenet_x2_0_g3",
         "ShuffleNet x2.0",
         "5.4M",
         "524M",
         73.7,
-        "3 groups (8 groups: 6.5M); 5.451M, cut off rather than rounded",
+        "3 groups (8 groups: 6.5M parameters); 5.451M parameters, rounded down in the table",
     ),
     TableARow(
         "mobilenetv2_x1_0",
@@ -135,8 +135,8 @@ TABLE_A: tuple[TableARow, ...] = (
         "3.4M",
         "300M",
         72.0,
-        "3.4M is what the MobileNetV2 paper prints; the network it describes has 3.5M. 300M is 300.8M cut off, or that "
-        "paper's rounding",
+        "the MobileNetV2 paper states 3.4M parameters, but the network that it describes has 3.5M; 300M are our 300.8M "
+        "multiply-adds, rounded down, or a rounding of that paper",
     ),
     TableARow(
         "mobilenetv2_x1_4",
@@ -144,12 +144,12 @@ TABLE_A: tuple[TableARow, ...] = (
         "6.9M",
         "585M",
         74.7,
-        "6.9M and 585M are what the MobileNetV2 paper prints; its authors' released network has 6.06M and 582M",
+        "the MobileNetV2 paper states 6.9M and 585M; its authors' released network has 6.06M and 582M",
     ),
     TableARow("osnet_x0_5", "OSNet x0.5", "1.1M", "424M", 69.5, _OSNET.format(gap="1.3 %", with_norm="423.9M")),
     TableARow("osnet_x0_75", "OSNet x0.75", "1.8M", "885M", 73.5, _OSNET.format(gap="1.0 %", with_norm="884.6M")),
     TableARow("osnet_x1_0", "OSNet x1.0", "2.7M", "1511M", 75.5, _OSNET.format(gap="0.8 %", with_norm="1511.0M")),
-    TableARow("osnet_t1", "single scale (T=1)", "-", None, None, "not in the table: OSNet with one stream and no gate"),
+    TableARow("osnet_t1", "single scale (T=1)", "-", None, None, "not in the table; OSNet with one stream and no gate"),
 )
 
 
@@ -174,4 +174,4 @@ def _published_costs() -> dict[tuple[str, tuple[int, int], int], PublishedCost]:
 
 
 PUBLISHED_COSTS = _published_costs()
-"""(name, (height, width), number of classes) -> the costs published in the paper and its supplement."""
+"""Maps (name, (height, width), number of classes) to the costs published in the paper and its supplement."""

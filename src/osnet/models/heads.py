@@ -1,7 +1,8 @@
-"""The attribute head: embedding -> one logit per attribute. It is kept beside the network's tensors.
+"""The heads of a network: the attribute head and the classifier. They are stored with the tensors of the network.
 
-In a checkpoint folder it is ``attributes.weight`` (A, D) and ``attributes.bias`` (A,), and the card has the names in
-this order, the thresholds, and which names are switched off. Shapes: B batch, D embedding, A attributes.
+A checkpoint folder stores the attribute head as ``attributes.weight`` (A, D) and ``attributes.bias`` (A,). The card has
+the names of the attributes in the same order, their thresholds, and the names of those that are switched off.
+Shapes: B batch, D embedding, A attributes, C classes.
 """
 
 import hashlib
@@ -21,11 +22,11 @@ THRESHOLD = 0.5
 
 
 class AttributeHead(nn.Module):
-    """One linear layer on the embedding as the network gives it, not normalised. (B, D) -> (B, A), logits.
+    """A linear layer that maps embeddings (B, D), not normalised, to one logit per attribute (B, A).
 
     Attributes:
-        names: A names.
-        thresholds: A probabilities in [0, 1]; an attribute is positive from its threshold on.
+        names: names of the A attributes.
+        thresholds: for each attribute, the lowest probability that counts as positive, in [0, 1].
     """
 
     def __init__(self, embedding_size: int, names: Sequence[str], thresholds: Sequence[float] = ()) -> None:
@@ -37,15 +38,15 @@ class AttributeHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(B, D) -> (B, A)."""
+        """Map embeddings (B, D) to logits (B, A)."""
         return self.linear(embeddings)
 
     def tensors(self) -> dict[str, Tensor]:
-        """As a checkpoint keeps them."""
+        """The tensors by their names in a checkpoint."""
         return {f"{PREFIX}weight": self.linear.weight.detach(), f"{PREFIX}bias": self.linear.bias.detach()}
 
     def without(self, names: Iterable[str]) -> "AttributeHead":
-        """The head of the other attributes: what is left out has no row any more and cannot be computed."""
+        """Return a head without these attributes. Their rows are removed, so they cannot be computed any more."""
         off = set(names)
         rows = [i for i, name in enumerate(self.names) if name not in off]
         kept = AttributeHead(self.linear.in_features, [self.names[i] for i in rows], [self.thresholds[i] for i in rows])
@@ -55,7 +56,7 @@ class AttributeHead(nn.Module):
         return kept.to(self.linear.weight.device)
 
     def digests(self) -> list[str]:
-        """SHA-256 of each attribute's name and row: probabilities of equal ones can be compared."""
+        """For each attribute, the SHA-256 of its name and row. Only probabilities with equal digests are comparable."""
         rows = zip(self.names, self.linear.weight.detach(), self.linear.bias.detach(), strict=True)
         return [
             hashlib.sha256(
@@ -66,7 +67,10 @@ class AttributeHead(nn.Module):
 
 
 def build_head(card: Card, state: Mapping[str, Tensor]) -> AttributeHead | None:
-    """The head in a checkpoint, without the attributes that its card switches off; None if nothing is left of it."""
+    """Build the attribute head of a checkpoint, in eval mode, without the attributes that its card switches off.
+
+    Returns None if no attribute is left.
+    """
     if not set(card.attributes) - set(card.attributes_off):
         return None
     weight, bias = state[f"{PREFIX}weight"], state[f"{PREFIX}bias"]
@@ -78,7 +82,10 @@ def build_head(card: Card, state: Mapping[str, Tensor]) -> AttributeHead | None:
 
 
 def build_classifier(state: Mapping[str, Tensor]) -> nn.Linear | None:
-    """The classifier in a checkpoint, ``classifier.weight`` (C, D) and, where it has one, ``classifier.bias`` (C,)."""
+    """Build the classifier of a checkpoint, in eval mode; None if there is none.
+
+    Its tensors are ``classifier.weight`` (C, D) and optionally ``classifier.bias`` (C,).
+    """
     weight, bias = state.get("classifier.weight"), state.get("classifier.bias")
     if weight is None or weight.ndim != 2:
         return None
@@ -91,10 +98,11 @@ def build_classifier(state: Mapping[str, Tensor]) -> nn.Linear | None:
 
 
 def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:
-    """Names on the card and tensors must agree.
+    """Check that the tensors of the attribute head fit the card.
 
     Raises:
-        WeightsError: they do not.
+        WeightsError: the tensors are missing, unexpected, not finite, or have other shapes. ``source`` starts the
+            message.
     """
     tensors = {key: value for key, value in state.items() if key.startswith(PREFIX)}
     number, size = len(card.attributes), card.architecture.embedding_size
@@ -102,29 +110,32 @@ def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     if shapes != expected:
         raise WeightsError(
-            f"{source}: the card names {number} attributes, so it needs the tensors {expected}; there are {shapes}"
+            f"{source}: the card has {number} attributes, so the tensors must be {expected}; they are {shapes}"
         )
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-        raise WeightsError(f"{source}: the attribute head is not finite")
+        raise WeightsError(f"{source}: the attribute head has values that are not finite")
 
 
 def find_cards(place: str | Path) -> list[Path]:
-    """The checkpoint folders that ``place`` stands for, sorted: itself, or all those of a run or a gallery.
+    """Find the checkpoint folders at ``place``, sorted: the folder itself, or those in a training run or a gallery.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is no checkpoint folder.
     """
     place = Path(place)
     if (place / CARD_FILE).is_file():
         return [place]
     found = sorted(path.parent for path in place.glob(f"*/{CARD_FILE}"))
     if not found:
-        raise WeightsError(f"{place} holds no {CARD_FILE}, nor does a folder in it, so there are no weights to switch")
+        raise WeightsError(
+            f"{place} is not a checkpoint folder, a training run or a gallery with weights: neither it nor a folder in "
+            f"it has a {CARD_FILE}"
+        )
     return found
 
 
 def find_switched_off(run: str | Path) -> set[str]:
-    """What any card of a run switches off: weights that the run writes from now on must not bring it back."""
+    """The attributes that any card in a training run switches off. Weights saved later must keep them switched off."""
     off: set[str] = set()
     for path in sorted(Path(run).glob(f"*/{CARD_FILE}")):
         off.update(read_card(path.parent)[0].attributes_off)
@@ -134,24 +145,33 @@ def find_switched_off(run: str | Path) -> set[str]:
 def switch_attributes(
     places: Iterable[str | Path], off: Iterable[str] = (), on: Iterable[str] = ()
 ) -> dict[Path, tuple[Card, bool]]:
-    """Switch attributes off, or on again, at the cards of checkpoint folders, or of all those of a run or a gallery.
+    """Switch attributes off, or on again, in the cards of checkpoint folders.
 
-    A card that does not name one of several attributes is left as it is in this: its head cannot say it.
+    A card without one of the attributes is not changed for this attribute.
+
+    Args:
+        places: checkpoint folders, training runs or galleries. In a run or a gallery, all checkpoint folders are used.
+        off: names of attributes to switch off.
+        on: names of attributes to switch on.
 
     Returns:
-        By checkpoint folder the card as it now is, and whether it was changed.
+        Maps each checkpoint folder to its current card and whether the card was changed.
 
     Raises:
-        WeightsError: no checkpoint folder, or an attribute that none of the cards names; then no card is changed.
+        WeightsError: a place has no checkpoint folder, no card has one of the attributes, or an attribute is in both
+            ``off`` and ``on``. Then no card is changed.
     """
     off, on = set(off), set(on)
     cards = {folder: read_card(folder) for place in places for folder in find_cards(place)}
     known = {name: None for card, _ in cards.values() for name in card.attributes}  # in the order of the cards
     if unknown := sorted((off | on) - set(known)):
         where = ", ".join(str(folder / CARD_FILE) for folder in cards)
-        raise WeightsError(f"{where} names no attribute {', '.join(unknown)}; it names {', '.join(known) or 'none'}")
+        raise WeightsError(
+            f"unknown attribute {', '.join(unknown)}; choose from {', '.join(known) or 'none'}, the attributes in "
+            f"{where}"
+        )
     if both := sorted(off & on):
-        raise WeightsError(f"{', '.join(both)}: to be switched both off and on")
+        raise WeightsError(f"the attributes {', '.join(both)} are in both off and on; name each only once")
     switched: dict[Path, tuple[Card, bool]] = {}
     for folder, (card, weights_file) in cards.items():
         now_off = (set(card.attributes_off) | off) - on

@@ -1,9 +1,9 @@
-"""The bricks of OSNet: conv-norm-act, the Lite 3x3, the gates, the channel shuffle.
+"""The layers of OSNet: convolutions, the Lite 3x3, gates, channel shuffle, pooling and the embedding layer.
 
-Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019
-(arXiv:1905.00953), section 3; channel shuffle: Zhang et al., ShuffleNet, CVPR 2018; Linear
-Context Transform: Ruan et al., AAAI 2020 (arXiv:1909.03834).
-Shapes: B batch, C channels, H height, W width, T streams.
+The paper is Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019 (arXiv:1905.00953),
+section 3. Channel shuffle is from Zhang et al., ShuffleNet, CVPR 2018; Linear Context Transform from Ruan et al., AAAI
+2020 (arXiv:1909.03834).
+Shapes: B batch, C channels, H height, W width, D embedding.
 """
 
 from typing import Literal
@@ -18,13 +18,13 @@ from osnet.models.config import Activation
 NormKind = Literal["batch", "instance", "none"]
 
 GATE_REDUCTION = 16
-"""The gate's hidden layer has a sixteenth of its channels (paper, section 3.2)."""
+"""The hidden layer of the channel gate has C / 16 channels (paper, section 3.2)."""
 LCT_GROUPS = 16
-"""Groups in which Linear Context Transform normalises channels, as Intel's networks have it."""
+"""Number of channel groups in which Linear Context Transform normalises, as in Intel's networks."""
 
 
 def make_norm(kind: NormKind, channels: int) -> nn.Module:
-    """A normalisation layer over (B, C, H, W) with learned scale and shift."""
+    """Make a normalisation layer for (B, C, H, W) with learned scale and shift; ``none`` makes an identity."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "instance":
@@ -33,10 +33,10 @@ def make_norm(kind: NormKind, channels: int) -> nn.Module:
 
 
 class ChannelShuffle(nn.Module):
-    """Interleaves ``groups`` runs of channels, so that the next grouped layer sees all of them.
+    """Interleaves the channels of all groups, so that the next grouped layer gets channels of every group.
 
-    (B, C, H, W) -> (B, C, H, W); C must be divisible by ``groups``. It has no parameters and
-    no multiply-adds, though it does take time; the memory format stays as it is.
+    (B, C, H, W) -> (B, C, H, W). C must be divisible by ``groups``. The layer has no parameters and no multiply-adds,
+    but it takes time. The output has the memory format of the input.
     """
 
     def __init__(self, groups: int) -> None:
@@ -47,7 +47,7 @@ class ChannelShuffle(nn.Module):
         """(B, C, H, W) -> (B, C, H, W): channel ``g * C/G + i`` moves to ``i * G + g``."""
         channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         if channels_last and (x.requires_grad or x.device.type != "cpu"):
-            # Here torch's own would give the other memory format, and the next layer would have to turn it back.
+            # In these cases functional.channel_shuffle returns NCHW, and the next layer would convert it back.
             batch, _, height, width = x.shape
             grouped = x.permute(0, 2, 3, 1).view(batch, height, width, self.groups, -1)
             return grouped.transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
@@ -59,10 +59,11 @@ class ChannelShuffle(nn.Module):
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, then (where grouped) a shuffle, a normalisation, a ReLU.
+    """Convolution without bias, channel shuffle, normalisation and ReLU.
 
-    (B, C_in, H, W) -> (B, C_out, H/stride, W/stride). ``shuffle`` belongs where the next reader is
-    grouped or depthwise; before a residual sum or a dense layer it would do nothing.
+    (B, C_in, H, W) -> (B, C_out, H/stride, W/stride). The shuffle exists only if ``groups`` > 1 and ``shuffle`` is set.
+    It is useful before a grouped or depthwise convolution. Before a residual sum or a dense layer it would have no
+    effect.
     """
 
     def __init__(
@@ -89,10 +90,10 @@ class ConvNormAct(nn.Module):
 
 
 class LiteConv3x3(nn.Module):
-    """Lite 3x3: a pointwise convolution, then a depthwise 3x3, then BatchNorm and ReLU.
+    """Lite 3x3: a pointwise convolution, then a depthwise 3x3, then BatchNorm and ReLU. (B, C, H, W) -> (B, C, H, W).
 
-    (B, C, H, W) -> (B, C, H, W). Paper, section 3.1: the order is pointwise first, with nothing
-    between the two, and no bias anywhere.
+    Paper, section 3.1. There is no activation or normalisation between the two convolutions, and no bias. If ``groups``
+    > 1, the pointwise convolution is grouped and a channel shuffle follows it.
     """
 
     def __init__(self, channels: int, groups: int = 1) -> None:
@@ -109,11 +110,11 @@ class LiteConv3x3(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """One weight in (0, 1) per channel, from the input itself. (B, C, H, W) -> (B, C, 1, 1).
+    """Computes one weight in (0, 1) per channel from the input. (B, C, H, W) -> (B, C, 1, 1).
 
-    Global average, C -> C/16 -> C with a ReLU between, sigmoid (paper, section 3.2, eq. 2). It
-    returns the gate and does not multiply. With ``num_outputs=1`` it gives one weight for the whole
-    stream: (B, 1, 1, 1), the paper's stream-wise ablation.
+    Global average pooling, a layer from C to C/16, ReLU, a layer back to C, sigmoid (paper, section 3.2, eq. 2). The
+    gate only returns the weights; the caller multiplies. With ``num_outputs=1`` there is one weight for the whole
+    stream, (B, 1, 1, 1), as in the paper's stream-wise ablation.
     """
 
     def __init__(self, channels: int, num_outputs: int | None = None) -> None:
@@ -129,10 +130,10 @@ class ChannelGate(nn.Module):
 
 
 class StaticGate(nn.Module):
-    """One weight in (0, 1) per channel, learned and then the same for every image.
+    """Learns one weight in (0, 1) per channel that is the same for every image. (B, C, H, W) -> (1, C, 1, 1).
 
-    (B, C, H, W) -> (1, C, 1, 1): the paper's "learned-and-fixed gates". It starts at 1/2, where
-    ``ChannelGate`` starts on average.
+    These are the paper's "learned-and-fixed gates". All weights start at 1/2, the mean initial weight of
+    ``ChannelGate``.
     """
 
     def __init__(self, channels: int) -> None:
@@ -145,12 +146,12 @@ class StaticGate(nn.Module):
 
 
 class LinearContextGate(nn.Module):
-    """One weight in (0, 1) per channel, from the image's averages in its group. (B, C, H, W) -> (B, C, 1, 1).
+    """Computes one weight in (0, 1) per channel from the average of its group. (B, C, H, W) -> (B, C, 1, 1).
 
-    Linear Context Transform (Ruan et al., AAAI 2020, section 3): global average, normalised to mean 0 and variance 1
-    within groups of neighbouring channels, then a scale and a shift for each channel, then a sigmoid. Scales begin at 0
-    and shifts at 1, as in the paper. Groups are halved until they divide the channels. A group of one channel is 0
-    after normalisation, so its gate is the shift's alone.
+    Linear Context Transform (Ruan et al., AAAI 2020, section 3). The global averages are normalised to mean 0 and
+    variance 1 within groups of neighbouring channels. Then each channel has its own scale and shift, and a sigmoid.
+    Scales start at 0 and shifts at 1, as in the paper. The number of groups is halved until it divides the number of
+    channels. In a group with one channel, the normalised value is 0, so the weight depends only on the shift.
     """
 
     def __init__(self, channels: int, groups: int = LCT_GROUPS) -> None:
@@ -174,10 +175,10 @@ class LinearContextGate(nn.Module):
 
 
 class DepthwisePool(nn.Module):
-    """A learned weight for each place of the map, channel by channel: (B, C, H, W) -> (B, C), for one H and W.
+    """Pools with one learned weight for each channel and position. (B, C, H, W) -> (B, C), for one fixed H and W.
 
     Raises:
-        ModelError: a map of another size.
+        ModelError: the map has another size.
     """
 
     def __init__(self, channels: int, size_hw: tuple[int, int]) -> None:
@@ -188,14 +189,17 @@ class DepthwisePool(nn.Module):
         """(B, C, H, W) -> (B, C)."""
         if tuple(x.shape[2:]) != self.conv.kernel_size:
             raise ModelError(
-                f"a last map of {tuple(x.shape[2:])}, where this network's pooling takes {self.conv.kernel_size}: "
-                "give images of the size that config.fixed_size_hw says"
+                f"the last feature map has the size {tuple(x.shape[2:])}, but the pooling of this network needs "
+                f"{self.conv.kernel_size}; use images of the size config.fixed_size_hw"
             )
         return self.conv(x).flatten(1)
 
 
 class EmbeddingLayer(nn.Module):
-    """Linear, BatchNorm, ReLU: (B, C) -> (B, D), every component >= 0. Paper, Table 1, "fc". PReLU has one slope."""
+    """The embedding layer: linear layer, BatchNorm, ReLU. (B, C) -> (B, D). Paper, Table 1, "fc".
+
+    With ReLU all components are >= 0. With ``act="prelu"`` they may be negative; the PReLU has one slope.
+    """
 
     def __init__(self, channels: int, size: int, act: Activation = "relu") -> None:
         super().__init__()
@@ -209,10 +213,10 @@ class EmbeddingLayer(nn.Module):
 
 
 def make_neck(size: int) -> nn.BatchNorm1d:
-    """BNNeck: a BatchNorm whose shift stays 0, on top of the embedding. (B, D) -> (B, D).
+    """Make a BNNeck: a BatchNorm after the embedding whose shift stays 0. (B, D) -> (B, D).
 
-    Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification", CVPRW 2019: the triplet loss
-    sees what goes in, the classifier and the search what comes out.
+    Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification", CVPRW 2019. The triplet loss
+    uses the input of the BNNeck; the classifier and the search use its output.
     """
     neck = nn.BatchNorm1d(size)
     neck.bias.requires_grad_(False)
@@ -220,9 +224,9 @@ def make_neck(size: int) -> nn.BatchNorm1d:
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initial values as in the authors' code."""
+    """Initialise the weights as in the authors' code. Layers on the meta device are skipped."""
     if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
-        return  # no storage, and drawing for it takes as long as for one with
+        return  # there is no storage, but drawing random numbers would still take time
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

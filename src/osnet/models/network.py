@@ -18,10 +18,16 @@ class Network(nn.Module, ABC):
     Attributes:
         config: the settings that the network was built from.
         card: the metadata of the loaded weights; None for random weights.
+        classifier: maps embeddings (B, D) to logits (B, C); None unless ``create_model`` was called with
+            ``num_classes``. ``forward`` does not use it.
     """
 
     config: NetworkConfig
     card: Card | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier: nn.Linear | None = None
 
     @abstractmethod
     def feature_map(self, x: Tensor) -> Tensor:
@@ -50,7 +56,8 @@ class Network(nn.Module, ABC):
             cache_dir, force_download, local_files_only, token: passed to huggingface_hub.
 
         Raises:
-            WeightsError: the repository or revision does not exist, cannot be reached, or holds another network.
+            WeightsError: the repository or revision does not exist, cannot be reached, or has a network of another
+                class.
         """
         network: Self = _hub().load_from_hub(
             cls,

@@ -1,4 +1,4 @@
-"""Statistics for BatchNorms that came without: networks of other formats whose norms were folded into convolutions.
+"""Estimate the statistics of BatchNorms that have none, because a converter had folded them into convolutions.
 
 Shapes: B batch, C channels.
 """
@@ -12,9 +12,9 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def lacks_statistics(network: nn.Module) -> bool:
-    """True if every BatchNorm's mean is exactly 0 and none has seen a batch, though some of them shift.
+    """Whether the BatchNorms come from a file in which they were folded into convolutions.
 
-    So are folded ones. Those of a new network do not shift yet.
+    These have mean 0 and a batch count of 0, but some have a shift. BatchNorms of a new network have no shift.
     """
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     means = [norm.running_mean for norm in norms if norm.running_mean is not None]
@@ -25,17 +25,17 @@ def lacks_statistics(network: nn.Module) -> bool:
 
 @torch.no_grad()
 def estimate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Give every BatchNorm the mean and variance of what it reads, and the scale and shift that undo the change.
+    """Set the mean and variance of every BatchNorm to those of its inputs. Scale and shift are changed accordingly.
 
-    In eval mode the network computes what it did before, to rounding; in training mode it no longer begins with scales
-    that are wrong by the folded factor.
+    In eval mode, the network computes the same as before, up to rounding. In training mode, the scales are then correct
+    from the first step on; without this, they would be wrong by the factors that were folded into the convolutions.
 
     Args:
-        network: in any mode, which it keeps.
-        batches: images as the network takes them, each (B, 3, H, W), B of at least 2.
+        network: the network to change. Its mode is kept.
+        batches: batches of images (B, 3, H, W), preprocessed for the network, with B of at least 2.
 
     Returns:
-        How many images were looked at; with none, nothing changes.
+        The number of images that were used. If there are none, the network is not changed.
     """
     sums: dict[nn.Module, list[Tensor]] = {}
 
@@ -65,7 +65,7 @@ def estimate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
 
 
 def _replace_statistics(norm: nn.Module, number: Tensor, total: Tensor, squares: Tensor) -> None:
-    """New mean and variance, from the sums of what the norm reads."""
+    """Set the statistics of a BatchNorm from the number, sum and sum of squares of its inputs, per channel."""
     assert isinstance(norm, BATCH_NORMS)
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -1,11 +1,14 @@
-"""OSNet, the omni-scale network: image -> embedding.
+"""OSNet, the omni-scale network. It maps an image to an embedding.
 
-Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019
-(arXiv:1905.00953), section 3 and Table 1; the ablations of its Table 5; the IBN and AIN
-successors of "Learning Generalisable Omni-Scale Representations", TPAMI 2021 (arXiv:1910.06827),
-in the form that the authors' code fixes; Intel's networks with Linear Context Transform.
-One class, one table of settings: see ``variants.py``.
-Shapes: B batch, C channels, H height, W width, D embedding.
+One class covers these networks; ``OSNetConfig`` selects among them:
+
+* OSNet and the ablations in Table 5: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019
+  (arXiv:1905.00953), section 3 and Table 1. "The paper" below means this one.
+* OSNet-IBN and OSNet-AIN: "Learning Generalisable Omni-Scale Representations", TPAMI 2021 (arXiv:1910.06827). Details
+  follow the authors' code.
+* Intel's OSNets with Linear Context Transform.
+
+Shapes: B batch, C channels, H height, W width, T streams, D embedding.
 """
 
 from collections.abc import Sequence
@@ -31,9 +34,9 @@ from osnet.models.network import Network
 
 
 class UnifiedGate(nn.Module):
-    """Sum of streams, each weighted by the same gate network. T x (B, C, H, W) -> (B, C, H, W).
+    """Sum of the streams, each weighted by the same gate. T x (B, C, H, W) -> (B, C, H, W).
 
-    Paper, section 3.2, eq. 2: sharing the gate lets every stream's gradient train it.
+    Paper, section 3.2, eq. 2: the gate is shared, so the gradients of all streams train it.
     """
 
     def __init__(self, gate: nn.Module) -> None:
@@ -46,7 +49,7 @@ class UnifiedGate(nn.Module):
 
 
 class SeparateGates(nn.Module):
-    """Sum of streams, each weighted by a gate of its own. T x (B, C, H, W) -> (B, C, H, W)."""
+    """Sum of the streams, each weighted by its own gate. T x (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, gates: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -58,7 +61,7 @@ class SeparateGates(nn.Module):
 
 
 class Addition(nn.Module):
-    """Plain sum of streams. T x (B, C, H, W) -> (B, C, H, W)."""
+    """Sum of the streams without gates. T x (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
         """T x (B, C, H, W) -> (B, C, H, W)."""
@@ -66,7 +69,7 @@ class Addition(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """Streams side by side; the next layer mixes them. T x (B, C, H, W) -> (B, T*C, H, W)."""
+    """Concatenation of the streams along the channels. T x (B, C, H, W) -> (B, T*C, H, W)."""
 
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
         """T x (B, C, H, W) -> (B, T*C, H, W)."""
@@ -74,7 +77,13 @@ class Concatenation(nn.Module):
 
 
 def make_aggregation(config: OSNetConfig, channels: int, lct: bool = False) -> nn.Module:
-    """The module that fuses ``config.streams`` maps of ``channels``; with ``lct`` the unified gate is that one."""
+    """Make the module that fuses the streams of a block.
+
+    Args:
+        config: settings of the network.
+        channels: number of channels of each stream.
+        lct: use Linear Context Transform as the unified gate.
+    """
     if config.aggregation == "unified_gate":
         return UnifiedGate(LinearContextGate(channels) if lct else ChannelGate(channels))
     if config.aggregation == "streamwise_gate":
@@ -89,8 +98,16 @@ def make_aggregation(config: OSNetConfig, channels: int, lct: bool = False) -> n
 class OSBlock(nn.Module):
     """The omni-scale residual block. (B, C_in, H, W) -> (B, C_out, H, W). Paper, Fig. 4.
 
-    Reduce to a quarter, look at it through T streams of growing receptive field, let the gate
-    choose per channel, restore, add the input.
+    A 1x1 convolution reduces the input to C_out / 4 channels. T streams with increasing receptive fields process it.
+    The streams are fused, usually by a gate with one weight per channel. Another 1x1 convolution restores C_out
+    channels, and the input is added.
+
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        config: settings of the network.
+        instance_norm: whether the block has instance normalisation (IBN: after the sum; AIN: in the residual branch).
+        lct: whether the gate is Linear Context Transform.
     """
 
     def __init__(
@@ -128,7 +145,7 @@ class OSBlock(nn.Module):
 
 
 class Transition(nn.Module):
-    """Between stages: 1x1 convolution, then a 2x2 average. (B, C, H, W) -> (B, C, H/2, W/2)."""
+    """Transition between stages: 1x1 convolution, then 2x2 average pooling. (B, C, H, W) -> (B, C, H/2, W/2)."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -141,16 +158,18 @@ class Transition(nn.Module):
 
 
 class OSNet(Network):
-    """(B, 3, H, W) -> (B, D), always. Any H and W of at least 16 (4 with the ``cifar`` stem), unless
-    ``config.fixed_size_hw`` says one.
+    """OSNet: (B, 3, H, W) -> embeddings (B, D), in training and in eval mode.
 
-    Input is what ``Preprocessing`` describes. The embedding is not normalised and, coming out of a
-    ReLU, is >= 0 (without ``config.neck``), so cosines between strangers are high; compare them, do not read
-    them as probabilities.
+    H and W must be at least 16, or 4 with the ``cifar`` stem. If ``config.fixed_size_hw`` is set, they must equal it.
+    ``Preprocessing`` describes how images become the input.
+
+    Embeddings are not normalised. Their components are >= 0, because the last layer is a ReLU (unless the settings have
+    ``neck`` or ``prelu``). Therefore cosines between different people are high too. Compare cosines with each other;
+    they are not probabilities.
 
     Attributes:
-        config: the settings it was built from.
-        card: what its weights say about themselves; None for random ones.
+        config: the settings that the network was built from.
+        card: the metadata of the loaded weights; None for random weights.
     """
 
     config: OSNetConfig
@@ -182,29 +201,23 @@ class OSNet(Network):
         self.apply(init_weights)
 
     def _make_stage(self, channels_in: int, channels_out: int, rows: list[tuple[bool, bool]]) -> nn.Sequential:
-        """One block per row; a row says whether it has instance norms, and Linear Context Transform."""
+        """Make a stage with one block per row. A row is (has instance normalisation, has Linear Context Transform)."""
         inputs = [channels_in] + [channels_out] * (len(rows) - 1)
         return nn.Sequential(
             *[OSBlock(c, channels_out, self.config, *row) for c, row in zip(inputs, rows, strict=True)]
         )
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """The last map, after conv5: (B, 3, H, W) -> (B, C, H/16, W/16), H/4 with the ``cifar`` stem."""
+        """The last feature map, after conv5: (B, 3, H, W) -> (B, C, H/16, W/16), or (B, C, H/4, W/4) for ``cifar``."""
         x = self.stem_pool(self.stem(self.input_norm(x)))
         x = self.transition2(self.conv2(x))
         x = self.transition3(self.conv3(x))
         return self.conv5(self.conv4(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D)."""
+        """Embed a batch: (B, 3, H, W) -> (B, D)."""
         features = self.feature_map(x)
         if self.config.pooling == "depthwise":
             return self.neck(self.embedding(self.pool(features)))
         pooled = features.mean(dim=(2, 3)) if self.config.pooling == "avg" else features.amax(dim=(2, 3))
         return self.neck(self.embedding(pooled))
-
-
-def build_on_meta(config: OSNetConfig) -> OSNet:
-    """The network without storage for its numbers: for counting and for comparing shapes."""
-    with torch.device("meta"):
-        return OSNet(config)

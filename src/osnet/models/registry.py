@@ -1,5 +1,6 @@
 """The named networks, and building a network from its settings."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,20 +12,19 @@ import torch
 from torch import Tensor
 
 from osnet.errors import ModelError
-from osnet.forks import settle
 from osnet.models.baselines.backbone import Backbone
-from osnet.models.config import BackboneConfig, GroupExtent, NetworkConfig, OSNetConfig
+from osnet.models.config import BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.models.network import Network
 from osnet.models.osnet import OSNet
 
 WIDTHS = {"x1_0": 1.0, "x0_75": 0.75, "x0_5": 0.5, "x0_25": 0.25}
 
 INTEL = {"x1_0": "0277", "x0_75": "0286", "x0_5": "0287", "x0_25": "0288"}
-"""Width -> the number in the file name of Intel's person-reidentification-retail model."""
+"""Maps the width to the number of Intel's person-reidentification-retail model."""
 
 
 def lct_config(width: float) -> OSNetConfig:
-    """The network of Intel's published file for this width. No paper describes the whole network."""
+    """The settings of Intel's published network with this width. No paper describes the whole network."""
     return OSNetConfig(
         width=width,
         norm="stem",
@@ -59,16 +59,7 @@ def _variants() -> dict[str, Variant]:
     for suffix, width in WIDTHS.items():
         about = f"OSNet with Linear Context Transform, 256-d embedding: person-reidentification-retail-{INTEL[suffix]}"
         table[f"osnet_lct_{suffix}"] = Variant(lct_config(width), about)
-    table |= _ablations()
-    for suffix, groups in (("x1_0", (2, 4, 8)), ("x0_75", (2, 3, 4, 8)), ("x0_5", (2, 4, 8))):
-        for g in groups:
-            extents: tuple[GroupExtent, ...] = ("lite", "block", "all")
-            for extent in extents:
-                table[f"osnet_{suffix}_g{g}_{extent}"] = Variant(
-                    OSNetConfig(width=WIDTHS[suffix], groups=g, group_extent=extent),
-                    "grouped pointwise convolutions with shuffle, proposed in supplement C",
-                )
-    return table | _others()
+    return table | _ablations() | _others()
 
 
 def _others() -> dict[str, Variant]:
@@ -123,6 +114,11 @@ def _ablations() -> dict[str, Variant]:
 
 VARIANTS: dict[str, Variant] = _variants()
 
+GROUPED_NAME = re.compile(r"(osnet_x\d_\d+)_g(\d+)_(lite|block|all)")
+"""Names of OSNets with grouped convolutions in older versions, such as ``osnet_x1_0_g4_lite``. Existing recipes,
+training runs and files have these names, so ``get_config`` still accepts them; ``list_models`` does not list them. In
+new code, use ``create_model("osnet_x1_0", groups=4, group_extent="lite")``."""
+
 
 def list_models(pattern: str = "*") -> list[str]:
     """List the model names that match ``pattern`` (``*`` and ``?`` are wildcards), sorted.
@@ -133,24 +129,31 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in VARIANTS if fnmatchcase(name, pattern))
 
 
-def get_config(name: str, **overrides: Any) -> NetworkConfig:
-    """Return the settings of a named network, with some fields replaced.
+def get_config(name: str, **settings: Any) -> NetworkConfig:
+    """Return the settings of a named network.
+
+    Args:
+        name: name of a network in ``list_models()``.
+        **settings: fields of ``OSNetConfig`` or ``BackboneConfig`` that replace those of the named network.
 
     Raises:
-        ModelError: the name or a field is unknown, or settings contradict each other.
+        ModelError: the name or a field is unknown, or settings contradict each other. The message suggests similar
+            names.
     """
+    if (grouped := GROUPED_NAME.fullmatch(name)) and grouped[1] in VARIANTS:
+        name, settings = grouped[1], {"groups": int(grouped[2]), "group_extent": grouped[3], **settings}
     if name not in VARIANTS:
         near = get_close_matches(name, VARIANTS, n=4) or get_close_matches(name, VARIANTS, n=4, cutoff=0)
         raise ModelError(f"unknown model {name!r}; did you mean {', '.join(near)}? (list_models() returns all names)")
     config = VARIANTS[name].config
     known = config.__dataclass_fields__
-    if unknown := sorted(set(overrides) - set(known)):
-        raise ModelError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
-    return replace(config, **overrides)
+    if unknown := sorted(set(settings) - set(known)):
+        raise ModelError(f"{name} has no setting {', '.join(unknown)}; choose from {', '.join(known)}")
+    return replace(config, **settings)
 
 
 def name_of(config: NetworkConfig) -> str | None:
-    """The registered name of these settings, or None. Pooling, embedding size and neck are not compared."""
+    """The name of these settings in ``list_models()``, or None. Pooling, embedding size and neck are not compared."""
     plain = _without_head(config)
     return next((name for name, variant in VARIANTS.items() if _without_head(variant.config) == plain), None)
 
@@ -176,7 +179,6 @@ def build_network(config: NetworkConfig, device: str | torch.device | None = Non
             f"{config} does not describe a network of this library; "
             "a third-party model can be run, but not built or saved"
         )
-    settle()
     with torch.device(torch.get_default_device() if device is None else device):
         return OSNet(config) if isinstance(config, OSNetConfig) else Backbone(config)
 
@@ -188,12 +190,12 @@ def list_tensors(config: NetworkConfig) -> Mapping[str, Tensor]:
 
 
 def without_neck(network: Network) -> Network:
-    """Return the network without its BNNeck, the features that triplet losses and new heads use.
+    """Return the network without its BNNeck. Triplet losses and new heads use the features before the neck.
 
-    Returns ``network`` itself if it has no neck, otherwise a copy.
+    Returns ``network`` itself if it has no neck, otherwise a copy without a neck and a classifier.
     """
     if not network.config.neck:
         return network
     bare = build_network(replace(network.config, neck=False), next(network.parameters()).device)
-    bare.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("neck.")})
+    bare.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith(("neck.", "classifier."))})
     return bare.train(network.training)

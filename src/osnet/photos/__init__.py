@@ -1,1 +1,4 @@
-"""Images for classification: ImageNet folders, CIFAR archives, packed tar files, and their augmentation."""
+"""Read and augment images for classification: ImageNet folders, CIFAR archives and packed tar files.
+
+``reader`` reads any of them.
+"""

@@ -1,8 +1,9 @@
-"""CIFAR-10 and CIFAR-100 from their binary archives, checked by hash. The pickled ones are never opened.
+"""Read CIFAR-10 and CIFAR-100 from their binary archives. The archives are checked by their SHA-256.
 
-Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html.
-A record is one label byte (CIFAR-100: the coarse label, then the fine one) and 3072 bytes: 32 x 32 of red, of green,
-of blue, row by row.
+The other published archives contain pickles and are never opened. Source: Krizhevsky, "Learning Multiple Layers of
+Features from Tiny Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html. A record has one label byte (in CIFAR-100
+two: the coarse label, then the fine one) and 3072 bytes of pixels: 32 x 32 red values row by row, then green, then
+    blue.
 """
 
 import tarfile
@@ -21,7 +22,7 @@ SIDE = 32
 
 @dataclass(frozen=True)
 class Archive:
-    """One of the two archives, as published."""
+    """A published archive."""
 
     name: str
     file: str
@@ -31,10 +32,10 @@ class Archive:
     test: str
     class_names: str
     num_label_bytes: int
-    """The last of them is the label."""
+    """Number of label bytes in a record. The last one is the label."""
     num_classes: int
     records_per_file: tuple[int, int]
-    """Of a training file, of the test file."""
+    """Number of records in a training file and in the test file."""
 
 
 CIFAR10 = Archive(
@@ -65,26 +66,26 @@ ARCHIVES = (CIFAR10, CIFAR100)
 
 
 def read_cifar(path: str | Path) -> dict[str, PhotoBytes]:
-    """``train`` (50,000) and ``test`` (10,000) of the archive at ``path``; nothing is unpacked onto the disk.
+    """Read an archive into memory: 50,000 images in ``train`` and 10,000 in ``test``.
 
     Args:
-        path: ``cifar-10-binary.tar.gz`` or ``cifar-100-binary.tar.gz``, under whatever name.
+        path: path of ``cifar-10-binary.tar.gz`` or ``cifar-100-binary.tar.gz``. The file may have another name.
 
     Raises:
-        DataError: no such file, or not one of these two, by its SHA-256.
+        DataError: the file does not exist, or its SHA-256 is not that of one of these archives.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(
             f"no such archive: {path}"
             if not path.exists()
-            else f"{path} is no file; give the archive as it was published"
+            else f"{path} is not a file; pass the archive as it was published"
         )
     digest = sha256_file(path)
     archive = next((a for a in ARCHIVES if a.sha256 == digest), None)
     if archive is None:
         wanted = " or ".join(f"{a.file} ({a.sha256})" for a in ARCHIVES)
-        pickled = "; the -python archives hold pickles, which could run code, and are never opened"
+        pickled = "; the -python archives contain pickles, which could run code, and are never opened"
         raise DataError(
             f"{path} has the SHA-256 {digest}; it must be {wanted}{pickled if 'python' in path.name else ''}"
         )
@@ -92,15 +93,15 @@ def read_cifar(path: str | Path) -> dict[str, PhotoBytes]:
 
 
 def read_archive(path: Path, archive: Archive) -> dict[str, PhotoBytes]:
-    """Both splits of an archive whose hash was checked.
+    """Read both splits of an archive whose SHA-256 was checked.
 
     Raises:
-        DataError: a file is missing in it or has another length.
+        DataError: the archive cannot be unpacked, or a file in it is missing or has a wrong length or label.
     """
     try:
         with tarfile.open(path, "r:gz") as tar:
             contents = {}
-            for member in tar:  # in the order of the file: going back would mean unpacking it again
+            for member in tar:  # in file order: going back would decompress the archive again
                 if member.isfile() and member.name.startswith(f"{archive.folder}/"):
                     file = tar.extractfile(member)
                     assert file is not None
@@ -111,7 +112,7 @@ def read_archive(path: Path, archive: Archive) -> dict[str, PhotoBytes]:
         raise DataError(f"{path} lacks {', '.join(missing)}")
     classes = tuple(line for line in contents[archive.class_names].decode("ascii").split("\n") if line.strip())
     if len(classes) != archive.num_classes:
-        raise DataError(f"{path}: {archive.class_names} names {len(classes)} classes, not {archive.num_classes}")
+        raise DataError(f"{path}: {archive.class_names} has {len(classes)} classes instead of {archive.num_classes}")
     splits = {}
     for split, names, num_records in (
         ("train", archive.train, archive.records_per_file[0]),
@@ -120,15 +121,17 @@ def read_archive(path: Path, archive: Archive) -> dict[str, PhotoBytes]:
         records = np.concatenate([_parse(contents[n], archive, num_records, f"{path}: {n}") for n in names])
         labels = torch.from_numpy(records[:, archive.num_label_bytes - 1].astype(np.int64))
         if int(labels.max()) >= archive.num_classes:
-            raise DataError(f"{path}: {split} holds the label {int(labels.max())} of {archive.num_classes} classes")
+            raise DataError(
+                f"{path}: {split} has the label {int(labels.max())}; labels must be from 0 to {archive.num_classes - 1}"
+            )
         pixels = torch.from_numpy(records[:, archive.num_label_bytes :].copy()).view(-1, 3, SIDE, SIDE)
         splits[split] = PhotoBytes(f"{archive.name} {split}", pixels, labels, classes)
     return splits
 
 
 def _parse(content: bytes, archive: Archive, num_records: int, name: str) -> np.ndarray:
-    """(records, label bytes + 3072) uint8."""
+    """Split the bytes of a file into records: (N, label bytes + 3072) uint8."""
     length = archive.num_label_bytes + 3 * SIDE * SIDE
     if len(content) != num_records * length:
-        raise DataError(f"{name} has {len(content):,} bytes, not {num_records:,} records of {length:,}")
+        raise DataError(f"{name} has {len(content):,} bytes instead of {num_records:,} records of {length:,} bytes")
     return np.frombuffer(content, np.uint8).reshape(num_records, length)

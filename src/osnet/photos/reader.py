@@ -18,14 +18,14 @@ from osnet.photos.shards import INDEX_FILE, PackedIndex, read_packed_index
 
 PhotoSet = Photos | PhotoBytes | PackedIndex
 SCHEME = re.compile(r"(https?|s3|gs|ais|hf):/+(?=[^/])")
-"""An address; one that was made a ``Path`` has lost a slash."""
+"""Start of a URL. Converting a URL to a ``Path`` and back removes one of its slashes, so one slash is accepted."""
 HOLD_OUT_SEED = 0
-"""Whatever a run's seed: runs that differ in it are chosen by the same images."""
+"""Seed of the choice of held-out images. It is fixed, so that runs with different seeds use the same images."""
 
 
 @dataclass(frozen=True)
 class PhotoDataset:
-    """Photographs to learn from, to choose by, and to test on; those that are there. All have the same classes."""
+    """A data set for classification. Its splits have the same classes; a split that does not exist is None."""
 
     name: str
     classes: tuple[str, ...]
@@ -35,55 +35,58 @@ class PhotoDataset:
 
     @property
     def scored(self) -> PhotoSet:
-        """What is tested on: ``test``; else ``val``, which is ImageNet's test in all but name.
+        """The split for evaluation: ``test``, or ``val`` if there is no test, as in ImageNet.
 
         Raises:
             DataError: there is neither.
         """
         found = self.test if self.test is not None else self.val
         if found is None:
-            raise DataError(f"{self.name} has neither test nor val; name the folder of what is to be scored itself")
+            raise DataError(f"{self.name} has neither test nor val; pass the folder of the images to evaluate")
         return found
 
     def hold_out(self, num_images: int) -> "PhotoDataset":
-        """With that many images taken from ``train``, the classes in proportion, instead of ``val``.
+        """Move ``num_images`` images from ``train`` to ``val``, with the classes in proportion.
+
+        Returns a new data set. Its ``val`` replaces the existing one.
 
         Raises:
-            DataError: packed photographs, which are read in one piece, or too many to be taken.
+            DataError: there is no ``train``, it is packed, or it has too few images.
         """
         if self.train is None or isinstance(self.train, PackedIndex):
-            raise DataError(f"{self.name}: images can be held out of folders and archives, not of packed photographs")
+            raise DataError(f"{self.name}: images can be held out of folders and archives, but not of packed images")
         labels = list(self.train.labels) if isinstance(self.train, Photos) else self.train.labels.tolist()
         rest, held = hold_out_photos(labels, num_images, HOLD_OUT_SEED)
         name = self.train.name
         return replace(self, train=self.train.select(rest), val=self.train.select(held, f"{name}, held out"))
 
     def in_memory(self) -> "PhotoDataset":
-        """With folders decoded into tensors, for small images of one size.
+        """Decode all folders into tensors. The images must have one size and should be small.
 
         Raises:
-            DataError: images of different sizes, or packed photographs.
+            DataError: the images have different sizes, or a split is packed.
             ImageError: an image cannot be read.
         """
         return replace(self, train=self._decode(self.train), val=self._decode(self.val), test=self._decode(self.test))
 
     def _decode(self, part: PhotoSet | None) -> PhotoBytes | None:
         if isinstance(part, PackedIndex):
-            raise DataError(f"{self.name}: packed photographs are read from front to back, not held in memory")
+            raise DataError(f"{self.name}: packed images are read sequentially and cannot be held in memory")
         return decode_all(part) if isinstance(part, Photos) else part
 
 
 def read_photos(source: str | Path, classes: Sequence[str] | None = None) -> PhotoDataset:
-    """Folders ``train``, ``val``, ``test`` (each of them packed or not), or one of CIFAR's archives.
-
-    A folder without any of these is read as ``test``, because a single folder is usually given for evaluation.
+    """Read a data set for classification.
 
     Args:
-        source: a folder, an archive, or an address below which ``train/packed.json`` (and ``val/packed.json``) lie.
-        classes: the classes and their order, where a network knows them; by default those of what is read first.
+        source: a folder with sub-folders ``train``, ``val`` or ``test``, each packed or not; a CIFAR archive; or a URL
+            below which there are ``train/packed.json`` and ``val/packed.json``. A folder without any of these
+            sub-folders is read as ``test``, because a single folder is usually given for evaluation.
+        classes: names of the classes, in order, for example those of a network; default: those of the first split.
 
     Raises:
-        DataError: nothing that can be read, or other classes than these.
+        DataError: the data set does not exist or cannot be read, or its classes differ from ``classes`` or between
+            splits.
     """
     text = SCHEME.sub(r"\1://", str(source), count=1)
     if "://" in text:
@@ -112,7 +115,7 @@ def _read_part(folder: Path, classes: Sequence[str] | None) -> Photos | PackedIn
 
 
 def _read_address(address: str, classes: Sequence[str] | None) -> PhotoDataset:
-    """``train`` and ``val`` below it; or, if there is no ``train``, the address itself as ``test``."""
+    """Read ``train`` and ``val`` below a URL. If there is neither, read the URL itself as ``test``."""
     parts = {}
     reasons = []
     for split in ("train", "val"):
@@ -124,7 +127,7 @@ def _read_address(address: str, classes: Sequence[str] | None) -> PhotoDataset:
         try:
             parts["test"] = read_packed_index(address)
         except DataError as error:
-            raise DataError(f"{address} has no packed photographs: {'; '.join([*reasons, str(error)])}") from error
+            raise DataError(f"{address} has no packed images: {'; '.join([*reasons, str(error)])}") from error
     first = next(iter(parts.values()))
     for part in parts.values():
         _check_classes(part.classes, classes or first.classes, part.source)
@@ -134,5 +137,5 @@ def _read_address(address: str, classes: Sequence[str] | None) -> PhotoDataset:
 def _check_classes(found: Sequence[str], wanted: Sequence[str] | None, source: str | Path) -> None:
     if wanted is not None and tuple(found) != tuple(wanted):
         strange = sorted(set(found) ^ set(wanted))
-        which = f"not in both: {', '.join(strange[:5])}" if strange else "the same in another order"
-        raise DataError(f"{source} has {len(found)} classes, which are not the {len(wanted)} expected; {which}")
+        which = f"only one of them has {', '.join(strange[:5])}" if strange else "they are in another order"
+        raise DataError(f"{source} has {len(found)} classes that differ from the {len(wanted)} expected ones: {which}")

@@ -120,7 +120,9 @@ def read_packed_index(source: str | Path) -> PackedIndex:
     try:
         content = json.loads(_read_bytes(f"{address}/{INDEX_FILE}"))
         if content.get("format") != FORMAT:
-            raise DataError(f"{address}/{INDEX_FILE} has the format {content.get('format')!r}, not {FORMAT!r}")
+            raise DataError(
+                f"{address}/{INDEX_FILE} has the format {content.get('format')!r}; this version reads {FORMAT!r}"
+            )
         shards = tuple(Shard(str(s["file"]), int(s["num_images"]), str(s["sha256"])) for s in content["shards"])
         index = PackedIndex(address, str(content["name"]), tuple(map(str, content["classes"])), shards)
     except DataError:
@@ -284,7 +286,9 @@ def read_shard(index: PackedIndex, shard: Shard) -> Iterator[tuple[int, str, byt
             key, label = int(sample["__key__"]), int(sample["cls"])
             (suffix,) = [name for name in sample if not name.startswith("__") and name != "cls"]
             if not 0 <= label < len(index.classes):
-                raise DataError(f"{address}: {key} has the label {label} of {len(index.classes)} classes")
+                raise DataError(
+                    f"{address}: image {key} has the label {label}; labels must be from 0 to {len(index.classes) - 1}"
+                )
             seen += 1
             yield key, f"{address}#{key:09d}.{suffix}", sample[suffix], label
     except DataError:
@@ -292,7 +296,7 @@ def read_shard(index: PackedIndex, shard: Shard) -> Iterator[tuple[int, str, byt
     except Exception as error:  # webdataset and tar files raise many types
         raise DataError(f"{address} cannot be read after {seen} images: {str(error) or error!r}") from error
     if seen != shard.num_images:
-        raise DataError(f"{address} is damaged: it has {seen} images, {INDEX_FILE} says {shard.num_images}")
+        raise DataError(f"{address} is damaged: it has {seen} images instead of {shard.num_images} ({INDEX_FILE})")
 
 
 def _cut_to(batches: list[int], total: int) -> list[int]:
@@ -308,7 +312,7 @@ def _address(source: str | Path) -> str:
     text = str(source).rstrip("/")
     if "://" in text or text.startswith("pipe:"):
         if not ADDRESS.fullmatch(text):
-            raise DataError(f"{text!r} is not an address that may be read; use https, http, s3, gs, ais or hf")
+            raise DataError(f"{text!r} is not a supported address; use https, http, s3, gs, ais or hf")
         return text
     if not Path(text).is_dir():
         raise DataError(f"no such folder of packed images: {text}")

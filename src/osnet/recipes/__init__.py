@@ -1,4 +1,4 @@
-"""Published runs, and some of our own: a function each, whose docstring holds command, sources, and what to expect."""
+"""Recipes of published runs and of our own. Each is a function; its docstring gives command, sources and results."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -28,14 +28,16 @@ def _market(make: Callable[[], Recipe], *printed: tuple[str, float, float, str],
 RUNS: list[Run] = [
     _market(
         market1501.market1501_osnet_x1_0_scratch,
-        ("paper, Table 3", 93.6, 81.0, ""), ("paper, Table 5, row 1", 93.6, 81.0, ""),
+        ("paper, Table 3", 93.6, 81.0, ""),
+        ("paper, Table 5, row 1", 93.6, 81.0, ""),
     ),
     _market(market1501.market1501_osnet_x0_75_scratch),
     _market(market1501.market1501_osnet_x0_5_scratch),
     _market(market1501.market1501_osnet_x0_25_scratch),
     _market(
         market1501.market1501_osnet_x1_0,
-        ("paper, Table 3", 94.8, 84.9, ""), (_TABLE6, 94.8, 84.9, ""),
+        ("paper, Table 3", 94.8, 84.9, ""),
+        (_TABLE6, 94.8, 84.9, ""),
     ),
     _market(market1501.market1501_osnet_x0_75, (_TABLE6, 94.5, 84.1, "")),
     _market(market1501.market1501_osnet_x0_5, (_TABLE6, 93.4, 82.6, "")),
@@ -44,7 +46,8 @@ RUNS: list[Run] = [
     _market(market1501.market1501_osnet_x0_75_zoo, (_ZOO, 93.7, 81.2, "")),
     _market(market1501.market1501_osnet_x0_5_zoo, (_ZOO, 92.5, 79.8, "")),
     _market(
-        market1501.market1501_osnet_x0_25_zoo, (_ZOO, 91.2, 75.0, ""),
+        market1501.market1501_osnet_x0_25_zoo,
+        (_ZOO, 91.2, 75.0, ""),
         here="not trained; the released weights score 91.18 / 74.94",
     ),
     Run(market1501.market1501_osnet_ain_x1_0, (_MARKET,), (Printed(_ZOO, "dukemtmcreid", 52.4, 30.5),)),
@@ -52,38 +55,39 @@ RUNS: list[Run] = [
     *same_domain.RUNS,
     *ablations.RUNS,
     *cross_domain.RUNS,
-]  # fmt: skip
-"""All runs on benchmarks."""
+]
+"""All runs on re-identification benchmarks."""
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **{run.name: run.make for run in RUNS},
     **{make().name: make for make in (*pa100k.RUNS, *imagenet.RUNS, *cifar.RUNS)},
     **{make().name: make for make in (demo.demo_osnet_x0_25, demo.demo_osnet_t1_x0_25)},
 }
-"""Name -> the function that returns the recipe."""
+"""Functions that return the recipes, by the recipe's name."""
 
 
 def list_recipes() -> list[str]:
-    """Names of all recipes, sorted."""
+    """The names of all recipes, sorted."""
     return sorted(RECIPES)
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, with some fields changed.
+    """Return a recipe by name, with some fields changed.
 
     Args:
         name: one of ``list_recipes()``.
         changes: new values of the recipe's fields, for instance ``epochs=1``.
 
     Raises:
-        TrainingError: an unknown name or field, or a value that the recipe refuses.
+        TrainingError: the name or a field is unknown.
+        ModelError: a value is outside its range, or values contradict each other.
     """
     if name not in RECIPES:
         near = get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise TrainingError(f"unknown recipe {name!r}; {hint}list_recipes() and `osnet recipes` list all")
+        raise TrainingError(f"unknown recipe {name!r}; {hint}list_recipes() and `osnet recipes` list all recipes")
     recipe = RECIPES[name]()
     known = [entry.name for entry in fields(recipe)]
-    if strange := sorted(set(changes) - set(known)):
-        raise TrainingError(f"recipe {name} has no field {', '.join(strange)}; its fields: {', '.join(known)}")
+    if unknown := sorted(set(changes) - set(known)):
+        raise TrainingError(f"recipe {name} has no field {', '.join(unknown)}; its fields are {', '.join(known)}")
     return replace(recipe, **changes)

@@ -1,4 +1,4 @@
-"""Runs for attributes on PA-100K, and for attributes and identities together. None has been run here at this size."""
+"""Recipes for attributes on PA-100K, and for attributes and identities together. We have not run them in full."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,14 +21,15 @@ _AUTHORS = AttributeRecipe(
 
 
 def pa100k_osnet_x1_0() -> AttributeRecipe:
-    """OSNet x1.0 on PA-100K from scratch, by the supplement.
+    """OSNet x1.0 on PA-100K from scratch, as in the paper's supplement.
 
     Command: osnet train pa100k-osnet-x1-0 --data pa100k --out RUN
-    Source: SGD, momentum 0.9, rate 0.065, 50 epochs, x0.1 at 30 and 40, random translation and mirroring: the
-    supplement, section B. Batch 32, weight decay 5e-4, 256 x 128, maximum pooling, weights exp(-p): the authors' code.
-    Ours: the best epoch is picked on the validation part (theirs picks it on test), and the share of positives p
-    is counted from the labels (theirs reads all images once for it).
-    Expect: mA 74.6, accuracy 76.0, precision 88.3, recall 82.5, F1 85.3 (paper, Table 7, as remembered: unconfirmed).
+    Source: from the supplement, section B: SGD, momentum 0.9, learning rate 0.065, 50 epochs, x0.1 at epochs 30 and 40,
+    random translation and flip. From the authors' code: batch 32, weight decay 5e-4, 256 x 128, maximum pooling, loss
+    weights exp(-p). Two differences: we choose the best epoch on the validation part, their code on the test part; we
+    count the share of positives p in the labels, their code loads all images for it.
+    Expect: mA 74.6, accuracy 76.0, precision 88.3, recall 82.5, F1 85.3 (paper, Table 7; quoted from memory,
+    unconfirmed).
     """
     return _AUTHORS
 
@@ -64,11 +65,11 @@ def pa100k_osnet_x0_25() -> AttributeRecipe:
 
 
 def both_osnet_x1_0() -> JointRecipe:
-    """OSNet x1.0 with both heads: who it is and what they look like, from data with either label or both.
+    """OSNet x1.0 with heads for identities and attributes, for data with either label or both.
 
     Command: osnet train both-osnet-x1-0 --data Market-1501-v15.09.15 pa100k --out RUN
-    Source: our choice. The optimiser of the released re-identification weights, rate 0.0015, from ImageNet weights,
-    average pooling; both losses weigh 1.
+    Source: our choice: the optimiser of the released re-identification weights, learning rate 0.0015, ImageNet weights,
+    average pooling, and weight 1 for both losses.
     Expect: unknown.
     """
     return JointRecipe(
@@ -77,19 +78,33 @@ def both_osnet_x1_0() -> JointRecipe:
 
 
 def both_osnet_x0_25() -> JointRecipe:
-    """OSNet x0.25 with both heads, from scratch.
+    """OSNet x0.25 with heads for identities and attributes, from scratch.
 
     Command: osnet train both-osnet-x0-25 --data GENERATED --out RUN
-    Source: our choice; the demo's rate and schedule.
+    Source: our choice; the learning rate and schedule are similar to the demo's.
     Expect: unknown.
     """
     return JointRecipe(
-        name="both-osnet-x0-25", model="osnet_x0_25", size_hw=(128, 64), epochs=20, batch_size=32, optimizer="adamw",
-        lr=0.006, weight_decay=0.01, schedule="cosine", warmup_epochs=2, augmentation=Augmentation(crop=0.5, flip=0.5),
-    )  # fmt: skip
+        name="both-osnet-x0-25",
+        model="osnet_x0_25",
+        size_hw=(128, 64),
+        epochs=20,
+        batch_size=32,
+        optimizer="adamw",
+        lr=0.006,
+        weight_decay=0.01,
+        schedule="cosine",
+        warmup_epochs=2,
+        augmentation=Augmentation(crop=0.5, flip=0.5),
+    )
 
 
 RUNS: tuple[Callable[[], Recipe], ...] = (
-    pa100k_osnet_x1_0, pa100k_osnet_x0_75, pa100k_osnet_x0_5, pa100k_osnet_x0_25, both_osnet_x1_0, both_osnet_x0_25,
-)  # fmt: skip
-"""All of these."""
+    pa100k_osnet_x1_0,
+    pa100k_osnet_x0_75,
+    pa100k_osnet_x0_5,
+    pa100k_osnet_x0_25,
+    both_osnet_x1_0,
+    both_osnet_x0_25,
+)
+"""All recipes of this file."""

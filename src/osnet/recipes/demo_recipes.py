@@ -1,4 +1,4 @@
-"""Runs of the demo, on generated people. They show that things work; they say nothing about real people."""
+"""Recipes of the demo, for generated people. Their results say nothing about accuracy on real people."""
 
 from dataclasses import replace
 
@@ -22,22 +22,22 @@ _DEMO = ReidRecipe(
 
 
 def demo_osnet_x0_25() -> ReidRecipe:
-    """OSNet x0.25 from scratch at 128 x 64, in a few minutes on two cores. Not the paper's.
+    """OSNet x0.25 from scratch at 128 x 64; a few minutes on two cores. Not a recipe of the paper.
 
-    Command: osnet train demo-osnet-x0-25 --data GENERATED --out RUN, which `osnet demo` does for you
-    Source: our choice. Rates 0.0015, 0.003, 0.006 and 0.012 were tried for both networks, once each, on people
-    generated with another seed than the demo's: mAP 34, 42, 45, 50 % for OSNet and 39, 44, 49, 48 % for the
-    single-scale baseline. The best on average is used for both.
-    Expect: what the demo's report says.
+    Command: osnet train demo-osnet-x0-25 --data GENERATED --out RUN (`osnet demo` runs it)
+    Source: our choice. We trained both networks once with each learning rate 0.0015, 0.003, 0.006 and 0.012, on people
+    generated with another seed than the demo's. The mAP was 34, 42, 45, 50 % for OSNet and 39, 44, 49, 48 % for the
+    single-scale baseline. Both use the rate with the best average.
+    Expect: the scores in the demo's report.
     """
     return _DEMO
 
 
 def demo_osnet_t1_x0_25() -> ReidRecipe:
-    """The single-scale baseline (T = 1) of the same width, trained alike.
+    """The single-scale baseline (T = 1) of the same width, trained in the same way.
 
-    Command: osnet train demo-osnet-t1-x0-25 --data GENERATED --out RUN, which `osnet demo` does for you
-    Source: as for OSNet; paper, section 4.4, for the baseline.
-    Expect: what the demo's report says.
+    Command: osnet train demo-osnet-t1-x0-25 --data GENERATED --out RUN (`osnet demo` runs it)
+    Source: training as for OSNet; the baseline is from the paper, section 4.4.
+    Expect: the scores in the demo's report.
     """
     return replace(_DEMO, name="demo-osnet-t1-x0-25", model="osnet_t1", width=0.25)

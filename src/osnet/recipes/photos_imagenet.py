@@ -1,11 +1,13 @@
-"""The supplement's runs on ImageNet (section C, Table A): one recipe for every network. None has been run here.
+"""Recipes on ImageNet from the paper's supplement (section C, Table A), one for every network. We have not run them.
 
-What the supplement says: SGD, rate 0.4, batch 1024, weight decay 4e-5, 120 epochs, a random 224 x 224 crop of the
-256 x 256 image, mirroring; one centre crop in testing. What it leaves open, and we chose: momentum 0.9 (plain, not
-Nesterov's); the rate falls along a cosine to 0, after 5 epochs in which it grows from a hundredth, since 0.4 at once
-can diverge; "the 256 x 256 image" is the picture squashed to that size, which is the literal reading
-(``--keep-aspect`` resizes the shorter side and cuts instead); weight decay holds for all parameters; no label smoothing
-and no dropout; ImageNet's mean and deviation of colours.
+From the supplement: SGD, learning rate 0.4, batch 1024, weight decay 4e-5, 120 epochs, a random 224 x 224 crop of the
+256 x 256 image, random flip, one centre crop in testing. The supplement leaves these details open, and we chose them:
+
+- momentum 0.9, not Nesterov's
+- a cosine schedule to 0, after 5 epochs of warm-up from a hundredth of the rate, because 0.4 at once can diverge
+- the image is stretched to 256 x 256, the literal reading; ``--keep-aspect`` resizes the shorter side and crops
+- weight decay of all parameters, no label smoothing, no dropout
+- ImageNet's mean and standard deviation
 """
 
 from collections.abc import Callable
@@ -16,24 +18,35 @@ from osnet.tasks.classification import ClassificationRecipe
 from osnet.training.recipe import Recipe
 
 SOURCE = (
-    "SGD, rate 0.4, batch 1024, weight decay 4e-5, 120 epochs, random crop of 256 x 256, mirroring: the supplement,\n"
-    "    section C. Ours: momentum 0.9, cosine after 5 epochs of warm-up, squashed rather than cut to 256 x 256."
+    "from the supplement, section C: SGD, learning rate 0.4, batch 1024, weight decay 4e-5, 120 epochs, random crop\n"
+    "    of 256 x 256, random flip. Our choice: momentum 0.9, cosine after 5 epochs of warm-up, images stretched to\n"
+    "    256 x 256."
 )
 
 
 def make_imagenet(model: str) -> ClassificationRecipe:
-    """The supplement's recipe for a network by its name."""
+    """Make the supplement's recipe for the network named ``model``."""
     return ClassificationRecipe(
-        name=f"imagenet-{model.replace('_', '-')}", model=model, size_hw=(224, 224), crop_from=(256, 256), epochs=120,
-        batch_size=1024, optimizer="sgd", lr=0.4, weight_decay=4e-5, momentum=0.9, schedule="cosine", warmup_epochs=5,
+        name=f"imagenet-{model.replace('_', '-')}",
+        model=model,
+        size_hw=(224, 224),
+        crop_from=(256, 256),
+        epochs=120,
+        batch_size=1024,
+        optimizer="sgd",
+        lr=0.4,
+        weight_decay=4e-5,
+        momentum=0.9,
+        schedule="cosine",
+        warmup_epochs=5,
         augmentation=PhotoAugmentation(window="cut", flip=0.5),
-    )  # fmt: skip
+    )
 
 
 def as_command(
     recipe: ClassificationRecipe, title: str, data: str, source: str, expect: str
 ) -> Callable[[], ClassificationRecipe]:
-    """A function that returns ``recipe``, with the docstring that every recipe has."""
+    """Make a function that returns ``recipe`` and has a recipe's docstring: title, command, source and results."""
 
     def make() -> ClassificationRecipe:
         return recipe
@@ -55,4 +68,4 @@ def _runs() -> tuple[Callable[[], Recipe], ...]:
 
 
 RUNS = _runs()
-"""Table A's rows, the single-scale baseline, and OSNet x0.25, which the table has not."""
+"""Recipes for ``TABLE_A`` (the table's networks and the single-scale baseline), and for OSNet x0.25."""

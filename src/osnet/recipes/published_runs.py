@@ -1,4 +1,4 @@
-"""A published run: the recipe, what it trains on, and what was printed of it. The table of docs/benchmarks.md."""
+"""Published runs: a recipe, its training data and its published scores; and the table of them in docs/benchmarks.md."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,18 @@ from osnet.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Printed:
-    """What a source prints of a run: rank-1 and mAP in percent on one test set; None where it does not."""
+    """Scores that a source has published for a run on one test set."""
 
     where: str
-    """Table and row, or the page."""
+    """The source: paper, table and row, or a page."""
     test: str
-    """The benchmark that is searched."""
+    """Name of the benchmark of the test."""
     rank1: float | None
+    """Rank-1 in percent; None if not published."""
     mean_ap: float | None
+    """Mean average precision in percent; None if not published."""
     remark: str = ""
+    """A remark for the table; empty for none."""
 
     def __str__(self) -> str:
         values = " / ".join("-" if value is None else f"{value:.1f}" for value in (self.rank1, self.mean_ap))
@@ -26,25 +29,27 @@ class Printed:
 
 @dataclass(frozen=True)
 class Run:
-    """A function that returns a recipe, and what is known of its results."""
+    """A run on benchmarks: its recipe, training data and published scores."""
 
     make: Callable[[], Recipe]
+    """Function that returns the recipe."""
     train: tuple[str, ...]
-    """Benchmarks that are trained on, by the names of ``osnet data benchmarks``."""
+    """Names of the training benchmarks, as `osnet data benchmarks` lists them."""
     printed: tuple[Printed, ...] = ()
+    """Published scores."""
     combine_all: bool = False
-    """Also on their query and gallery images."""
+    """Whether query and gallery images are used for training, too."""
     here: str = ""
-    """What the maintainers got, with machine and seeds; empty if they have not run it."""
+    """Our own result, with machine and seeds; empty if we have not run it."""
 
     @property
     def name(self) -> str:
-        """The recipe's."""
+        """Name of the recipe."""
         return self.make().name
 
     @property
     def command(self) -> str:
-        """What trains it, with ``DATA`` for the folder of all data sets."""
+        """The training command, with ``DATA`` for the folder that contains all data sets."""
         data = " ".join(f"{name}=DATA" for name in self.train)
         return f"osnet train {self.name} --data {data}{' --combine-all' if self.combine_all else ''} --out RUN"
 
@@ -57,7 +62,18 @@ def make_run(
     printed: Sequence[Printed] = (),
     combine_all: bool = False,
 ) -> Run:
-    """A run of a family that differs from its neighbours in a few values: its function, with its docstring."""
+    """Make a run whose function returns ``recipe`` and has a recipe's docstring.
+
+    For families of runs that differ in a few values and need no function of their own in the source.
+
+    Args:
+        recipe: the recipe.
+        title: first sentence of the docstring.
+        train: names of the training benchmarks.
+        source: where the values of the recipe come from.
+        printed: published scores.
+        combine_all: whether query and gallery images are used for training, too.
+    """
 
     def make() -> Recipe:
         return recipe
@@ -70,19 +86,21 @@ def make_run(
 
 
 def describe_runs(runs: Sequence[Run]) -> str:
-    """All runs as Markdown tables, one per source: what was printed, what was run here, and the command's data."""
+    """Make Markdown tables of runs, one per source, with training data, published scores and our own results."""
     sections: dict[str, list[str]] = {}
     for run in runs:
         for printed in run.printed or (None,):
             section = "No figure published" if printed is None else _section(printed.where)
             sections.setdefault(section, []).append(_row(run, printed))
-    head = "| recipe | trained on | searched | rank-1 / mAP published | remarks | run here |\n|---|---|---|---|---|---|"
+    head = (
+        "| recipe | trained on | tested on | rank-1 / mAP published | remarks | run by us |\n|---|---|---|---|---|---|"
+    )
     order = sorted(sections, key=lambda name: (not name.startswith("Paper"), name))
     return "\n\n".join("\n".join([f"### {name}", "", head, *sections[name]]) for name in order) + "\n"
 
 
 def _section(where: str) -> str:
-    """``paper, Table 5, row 3`` -> ``Paper, Table 5``."""
+    """Heading of a source: ``paper, Table 5, row 3`` -> ``Paper, Table 5``."""
     parts = where.split(", ")
     return f"{parts[0][0].upper()}{parts[0][1:]}" + (f", {parts[1]}" if len(parts) > 1 else "")
 
@@ -93,6 +111,6 @@ def _row(run: Run, printed: Printed | None) -> str:
         return f"| `{run.name}` | {train} | - | - | | {run.here or 'not run'} |"
     values = " / ".join("-" if value is None else f"{value:.1f}" for value in (printed.rank1, printed.mean_ap))
     row = printed.where.split(", ")[2:]
-    distance = "by cosine distance" if getattr(run.make(), "distance", "") == "cosine" else ""
+    distance = "cosine distance" if getattr(run.make(), "distance", "") == "cosine" else ""
     remarks = "; ".join(part for part in [", ".join(row), printed.remark, distance] if part)
     return f"| `{run.name}` | {train} | {printed.test} | {values} | {remarks} | {run.here or 'not run'} |"

@@ -1,4 +1,4 @@
-"""The paper's Table 5 (what makes OSNet work) and Table 6 (widths by resolutions), on Market-1501."""
+"""Recipes for the paper's Table 5 (ablations) and Table 6 (widths and image sizes), on Market-1501."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ from osnet.recipes.published_runs import Printed, Run, make_run
 from osnet.recipes.reid_same_domain import FINETUNE, WIDTHS
 
 TABLE5, TABLE6 = "paper, Table 5", "paper, Table 6"
-READING = "the paper leaves its details open, and this is one reading"
-# network: (row, what it is, rank-1, mAP, remark)
+READING = "not fully specified in the paper: our interpretation"
+# By network: row of the table, description, rank-1 and mAP in percent, remark.
 ROWS: dict[str, tuple[int, str, float, float, str]] = {
     "osnet_full_conv": (2, "full 3x3 convolutions", 94.0, 82.7, ""),
     "osnet_same_depth": (3, "four streams of one depth", 91.7, 77.9, READING),
@@ -21,8 +21,9 @@ ROWS: dict[str, tuple[int, str, float, float, str]] = {
     "osnet_t2": (10, "two streams", 91.7, 77.0, ""),
     "osnet_t3": (11, "three streams", 92.8, 79.9, ""),
 }
-# width: rank-1 and mAP at 256 x 128 (those are market1501's own recipes), 192 x 96, 128 x 64, 64 x 32
+# Image sizes of SCORES. The size 256 x 128 is in reid_market1501.
 SIZES_HW = ((192, 96), (128, 64), (64, 32))
+# By width: rank-1 and mAP in percent, for each of SIZES_HW.
 SCORES: dict[str, tuple[tuple[float, float], ...]] = {
     "x1_0": ((94.4, 83.7), (92.0, 80.3), (86.9, 67.3)),
     "x0_75": ((94.3, 82.4), (92.9, 79.5), (85.4, 65.5)),

@@ -1,4 +1,4 @@
-"""Runs that are searched on another benchmark than they were trained on: the model zoo's."""
+"""Recipes of Torchreid's model zoo that are trained on some benchmarks and tested on another."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ MARKET, DUKE, MSMT, CUHK = "market1501", "dukemtmcreid", "msmt17", "cuhk03"
 JITTERED = Augmentation(flip=0.5, jitter=1.0)
 Scores = tuple[float, float]
 
-# All images of MSMT17 -> Market-1501, DukeMTMC-reID
+# Trained on all images of MSMT17: (rank-1, mAP) in percent on Market-1501 and on DukeMTMC-reID.
 FROM_MSMT17: dict[str, tuple[Scores, Scores]] = {
     "osnet_x1_0": ((66.6, 37.5), (66.0, 45.3)),
     "osnet_x0_75": ((63.6, 35.5), (65.3, 44.5)),
@@ -22,7 +22,7 @@ FROM_MSMT17: dict[str, tuple[Scores, Scores]] = {
     "osnet_ibn_x1_0": ((66.5, 37.2), (67.4, 45.6)),
     "osnet_ain_x1_0": ((70.1, 43.3), (71.1, 52.7)),
 }
-# Three benchmarks -> the fourth, in this order: Market-1501, DukeMTMC-reID, CUHK03, MSMT17
+# Trained on three of the four benchmarks: (rank-1, mAP) in percent on the fourth, for each of TARGETS.
 TARGETS = (MARKET, DUKE, CUHK, MSMT)
 MULTI_SOURCE: dict[str, tuple[Scores, Scores, Scores, Scores]] = {
     "osnet_x1_0": ((72.5, 44.2), (65.2, 47.0), (23.9, 23.3), (33.2, 12.6)),
@@ -32,10 +32,10 @@ MULTI_SOURCE: dict[str, tuple[Scores, Scores, Scores, Scores]] = {
 
 
 def market1501_osnet_ibn_x1_0() -> ReidRecipe:
-    """OSNet-IBN x1.0 from ImageNet weights, for use on other cameras than it was trained on.
+    """OSNet-IBN x1.0 from ImageNet weights, for use on cameras of other data sets.
 
     Command: osnet train market1501-osnet-ibn-x1-0 --data market1501=DATA --out RUN
-    Source: OSNet x1.0's values with colour jitter: Torchreid's config.
+    Source: Torchreid's config: the values of OSNet x1.0, with colour jitter.
     Expect: 48.5 / 26.7 on dukemtmcreid (Torchreid's model zoo).
     """
     base = market1501.market1501_osnet_x1_0()
@@ -43,7 +43,7 @@ def market1501_osnet_ibn_x1_0() -> ReidRecipe:
 
 
 def _base(model: str) -> ReidRecipe:
-    """The recipe that the zoo used for a network on other cameras."""
+    """The recipe on Market-1501 from which the zoo's recipe for ``model`` differs in a few values."""
     if model == "osnet_ain_x1_0":
         return market1501.market1501_osnet_ain_x1_0()
     if model == "osnet_ibn_x1_0":
@@ -60,22 +60,27 @@ def _duke_to_market() -> list[Run]:
     return [
         make_run(
             replace(_base(model), name=f"dukemtmcreid-{_slug(model)}"),
-            f"{model} from ImageNet weights on DukeMTMC-reID, for use on other cameras.", [DUKE],
-            "Torchreid's config", [Printed(ZOO, MARKET, *values)],
+            f"{model} from ImageNet weights on DukeMTMC-reID, for use on cameras of other data sets.",
+            [DUKE],
+            "Torchreid's config",
+            [Printed(ZOO, MARKET, *values)],
         )
         for model, values in scores.items()
-    ]  # fmt: skip
+    ]
 
 
 def _from_msmt17() -> list[Run]:
     runs = []
     for model, (market, duke) in FROM_MSMT17.items():
-        epochs = {"epochs": 50} if model == "osnet_ain_x1_0" else {"epochs": 150, "step_epochs": 60, "lr": 0.0015,
-                                                                   "batch_size": 64}  # fmt: skip
+        epochs = (
+            {"epochs": 50}
+            if model == "osnet_ain_x1_0"
+            else {"epochs": 150, "step_epochs": 60, "lr": 0.0015, "batch_size": 64}
+        )
         recipe = replace(_base(model), name=f"msmt17-combineall-{_slug(model)}", **epochs)
         printed = [Printed(ZOO, MARKET, *market), Printed(ZOO, DUKE, *duke)]
-        source = "the names of the released files, which hold rate, epochs, batch and augmentation"
-        title = f"{model} from ImageNet weights on all of MSMT17, for use on other cameras."
+        source = "the names of the released files, which give learning rate, epochs, batch size and augmentation"
+        title = f"{model} from ImageNet weights on all images of MSMT17, for use on cameras of other data sets."
         runs.append(make_run(recipe, title, [MSMT], source, printed, combine_all=True))
     return runs
 
@@ -86,11 +91,16 @@ def _multi_source() -> list[Run]:
         for target, values in zip(TARGETS, scores, strict=True):
             sources = [name for name in TARGETS if name != target]
             recipe = replace(
-                market1501.market1501_osnet_ain_x1_0(), name=f"multi-source-{_slug(model)}-to-{target}", model=model,
+                market1501.market1501_osnet_ain_x1_0(),
+                name=f"multi-source-{_slug(model)}-to-{target}",
+                model=model,
                 epochs=50,
-            )  # fmt: skip
-            title = f"{model} from ImageNet weights on {', '.join(sources)} together, searched on {target}."
-            source = "the zoo: the AIN recipe with 50 epochs, cosine distance; whether all images train is not said"
+            )
+            title = f"{model} from ImageNet weights on {', '.join(sources)} together, tested on {target}."
+            source = (
+                "the model zoo: the AIN recipe with 50 epochs, cosine distance. It does not say whether query and "
+                "gallery images were used for training"
+            )
             runs.append(make_run(recipe, title, sources, source, [Printed(ZOO, target, *values)]))
     return runs
 

@@ -1,4 +1,4 @@
-"""Runs that are trained and searched on one benchmark: the paper's Tables 3 and 4, and the model zoo's."""
+"""Recipes that are trained and tested on one benchmark: the paper's Tables 3 and 4, and Torchreid's model zoo."""
 
 from dataclasses import replace
 
@@ -7,11 +7,11 @@ from osnet.recipes.published_runs import Printed, Run, make_run
 from osnet.tasks.reid import ReidRecipe
 
 TABLE3, TABLE4, ZOO = "paper, Table 3", "paper, Table 4", "Torchreid's model zoo"
-UNCONFIRMED = "remembered, not read: unconfirmed"
+UNCONFIRMED = "quoted from memory, unconfirmed"
 NAMES = {"cuhk03": "CUHK03, 767/700, detected", "dukemtmcreid": "DukeMTMC-reID", "msmt17": "MSMT17"}
 WIDTHS = {"x1_0": "x1.0", "x0_75": "x0.75", "x0_5": "x0.5", "x0_25": "x0.25"}
 SOURCE = (
-    "the values of Market-1501's recipe of this width, which the paper and Torchreid's configs use for every benchmark"
+    "the values of the Market-1501 recipe of this width; the paper and Torchreid's configs use them for all benchmarks"
 )
 FINETUNE = {
     "x1_0": market1501.market1501_osnet_x1_0,
@@ -25,7 +25,7 @@ ZOO_FINETUNE = {
     "x0_5": market1501.market1501_osnet_x0_5_zoo,
     "x0_25": market1501.market1501_osnet_x0_25_zoo,
 }
-# rank-1 and mAP by width
+# (rank-1, mAP) in percent, by benchmark and width.
 ZOO_SCORES = {
     "dukemtmcreid": {"x1_0": (87.0, 70.2), "x0_75": (85.8, 69.8), "x0_5": (85.1, 67.4), "x0_25": (82.0, 61.4)},
     "msmt17": {"x1_0": (74.9, 43.8), "x0_75": (72.8, 41.4), "x0_5": (69.7, 37.5), "x0_25": (61.4, 29.5)},
@@ -66,21 +66,24 @@ def _same_domain() -> list[Run]:
 
 
 def _small_sets() -> list[Run]:
-    """VIPeR and GRID are fine-tuned from a network that was trained on large sets; which, the paper's text says."""
+    """VIPeR and GRID, fine-tuned from a network that was trained on larger re-identification data."""
     start: ReidRecipe = replace(market1501.market1501_osnet_x1_0(), pretrained="msmt17", epochs=60, step_epochs=20)
     source = (
-        "the paper pre-trains on large re-identification sets and fine-tunes; which sets and for how long could not be "
-        "recovered (Torchreid issue 329). MSMT17's weights and 60 epochs are our choice"
+        "the paper fine-tunes a network trained on large re-identification data sets; we could not find out which sets "
+        "and how many epochs (Torchreid issue 329). MSMT17 weights and 60 epochs are our choice"
     )
     scores = {"viper": ("VIPeR", 68.0), "grid": ("GRID", 38.2)}
-    remark = "mean over the benchmark's splits; users got 10 points less (Torchreid issue 329)"
+    remark = "mean over all splits; users got 10 points less (Torchreid issue 329)"
     return [
         make_run(
-            replace(start, name=_short(name, "x1_0")), f"OSNet x1.0 on {title}, one of its splits.", [name], source,
+            replace(start, name=_short(name, "x1_0")),
+            f"OSNet x1.0 on {title}, one of its splits.",
+            [name],
+            source,
             [Printed(TABLE4, name, rank1, None, remark)],
         )
         for name, (title, rank1) in scores.items()
-    ]  # fmt: skip
+    ]
 
 
 RUNS: list[Run] = [*_same_domain(), *_small_sets()]

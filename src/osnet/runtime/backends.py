@@ -1,4 +1,4 @@
-"""Backends that run a network: PyTorch, native machine code, ONNX Runtime, OpenVINO. Embeddings agree to 1e-4.
+"""Backends that run a network: PyTorch, ONNX Runtime, OpenVINO. Embeddings agree to 1e-4.
 
 A backend takes RGB pixels at the network's input size and gives the network's embeddings, not normalised. It is made
 from the present state of a network and does not follow later changes. Its outputs are compared with the network's
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from threading import Lock
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 from weakref import WeakSet
 
 import numpy as np
@@ -28,18 +28,13 @@ from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import ModelError, require_extra
-from osnet.forks import settle
-from osnet.models.osnet import OSNet
 from osnet.runtime.folding import fold, optimize
-from osnet.runtime.onnx_graph import INPUT, UnknownStepError, write_onnx
+from osnet.runtime.onnx_graph import INPUT, UnknownStepError, with_float_input, write_onnx
 from osnet.types import Preprocessing
 
-BackendName = Literal["auto", "torch", "native", "onnxruntime", "openvino"]
+BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
 TOLERANCE = 1e-4
 """Largest difference of a component of unit embeddings between a backend and the network, in float32."""
-WIDEST_NATIVE = 0.5
-"""Width up to which ``auto`` prefers native code to ONNX Runtime. Native code is 1.3 times as fast at x0.25, as fast at
-x0.5, and 4 % slower at x1.0 (batches, 2 cores of an EPYC with AVX-512)."""
 AT_A_TIME = 2
 """Images of a batch that a thread takes at once."""
 
@@ -52,13 +47,12 @@ class Backend(ABC):
 
     name: str
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - most backends have nothing to do
         """Prepare the backend in a process that was forked after it was made. Elsewhere it does nothing.
 
         Raises:
             ModelError: the backend cannot run in a forked process.
         """
-        settle()
 
     @abstractmethod
     def run(self, pixels: Tensor) -> Tensor:
@@ -88,21 +82,17 @@ class ThreadedBackend(Backend):
     In a batch no thread then waits for the slowest one at each of 180 steps, and its data stay in its core's cache.
     """
 
-    runtime_threads = False
-    """True if the runtime starts threads of its own."""
-
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, num_threads: int | None = None) -> None:
+    def __init__(self, content: bytes, num_threads: int | None = None) -> None:
+        self.content = content
+        """The network as an ONNX file for uint8 pixels, from ``write_graph``."""
         self.num_threads = num_threads or count_cores()
         self.sharing = self.num_threads
         """Threads that share a single image."""
         self.at_a_time = AT_A_TIME
-        self._graph, self._size_hw = fold(network, preprocessing).cpu(), preprocessing.size_hw
         self._runners: dict[tuple[bool, int], Runner] = {}
         self._start_threads()
-        self._runner(uint8=True, num_threads=self.sharing)  # a network that it cannot run is refused now
-
-        if self.runtime_threads:
-            _WITH_THREADS.add(self)
+        self._runner(uint8=True, num_threads=self.sharing)  # a file that it cannot run is refused now
+        _WITH_THREADS.add(self)
 
     def _start_threads(self) -> None:
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="osnet-run")
@@ -124,11 +114,7 @@ class ThreadedBackend(Backend):
 
     @abstractmethod
     def make_runner(self, uint8: bool, num_threads: int) -> Runner:
-        """A ``Runner`` for images of that type that uses ``num_threads`` threads.
-
-        Raises:
-            UnknownStepError: it cannot run this network.
-        """
+        """A ``Runner`` for images of that type that uses ``num_threads`` threads."""
 
     def _runner(self, uint8: bool, num_threads: int) -> Runner:
         """The runner, made when it is first needed: float pixels are rare."""
@@ -137,9 +123,9 @@ class ThreadedBackend(Backend):
             self._runners[key] = self.make_runner(uint8, num_threads)
         return self._runners[key]
 
-    def write_onnx(self, uint8: bool) -> bytes:
-        """The network as the bytes of an ONNX file."""
-        return write_onnx(self._graph, self._size_hw, ["embeddings"], uint8=uint8)
+    def graph(self, uint8: bool) -> bytes:
+        """The ONNX file, for uint8 or for float32 pixels: they differ in the type of the input alone."""
+        return self.content if uint8 else with_float_input(self.content)
 
     def run(self, pixels: Tensor) -> Tensor:
         """See ``Backend``."""
@@ -167,28 +153,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_never_destroy)
 
 
-class NativeBackend(ThreadedBackend):
-    """Machine code compiled for this processor (``native/``), for plain OSNets on a CPU."""
-
-    name = "native"
-
-    def make_runner(self, uint8: bool, num_threads: int) -> Runner:
-        """See ``ThreadedBackend``."""
-        try:
-            from osnet.runtime.native.program import NativeRunner, lay_out
-        except ImportError as error:  # not every system has a build of llvmlite
-            raise UnknownStepError(f"llvmlite cannot be loaded: {error}") from error
-        runner = NativeRunner(lay_out(self._graph, self._size_hw, uint8))
-        if num_threads == 1:
-            return runner
-        return lambda images: runner(images, self._pool)
-
-
 class OnnxRuntimeBackend(ThreadedBackend):
     """ONNX Runtime on the CPU."""
 
     name = "onnxruntime"
-    runtime_threads = True
 
     def make_runner(self, uint8: bool, num_threads: int) -> Runner:
         """See ``ThreadedBackend``."""
@@ -196,7 +164,7 @@ class OnnxRuntimeBackend(ThreadedBackend):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
-        session = runtime.InferenceSession(self.write_onnx(uint8), options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(self.graph(uint8), options, providers=["CPUExecutionProvider"])
         return lambda images: session.run(None, {INPUT: images})[0]
 
     def after_fork(self) -> None:
@@ -237,7 +205,6 @@ class OpenVinoBackend(ThreadedBackend):
     """OpenVINO on the CPU, in float32 (its default is bfloat16 where the processor has it)."""
 
     name = "openvino"
-    runtime_threads = True
 
     def make_runner(self, uint8: bool, num_threads: int) -> Runner:
         """See ``ThreadedBackend``."""
@@ -248,7 +215,7 @@ class OpenVinoBackend(ThreadedBackend):
             "INFERENCE_NUM_THREADS": str(self.num_threads),
             "NUM_STREAMS": str(streams),
         }
-        compiled = core.compile_model(core.read_model(self.write_onnx(uint8)), "CPU", settings)
+        compiled = core.compile_model(core.read_model(self.graph(uint8)), "CPU", settings)
 
         def run(images: NDArray[Any]) -> NDArray[np.float32]:
             request = compiled.create_infer_request()  # a request serves one thread at a time
@@ -262,17 +229,15 @@ class OpenVinoBackend(ThreadedBackend):
 
 
 RUNTIMES: dict[str, type[ThreadedBackend]] = {
-    "native": NativeBackend,
     "onnxruntime": OnnxRuntimeBackend,
     "openvino": OpenVinoBackend,
 }
 
 
-def list_backends(name: BackendName, network: nn.Module, device: torch.device) -> list[str]:
-    """Names of the backends to try for ``network`` on ``device``, in order; just ``name`` unless it is ``auto``.
+def list_backends(name: BackendName, device: torch.device) -> list[str]:
+    """Names of the backends to try on ``device``, in order; just ``name`` unless it is ``auto``.
 
-    ``auto`` on a CPU: native code and ONNX Runtime (if it and ``onnx`` are installed), in the order that is faster for
-    the network's width, then PyTorch. On other devices: PyTorch.
+    ``auto`` on a CPU: ONNX Runtime (if it and ``onnx`` are installed), then PyTorch. On other devices: PyTorch.
 
     Raises:
         ModelError: an unknown name, or a backend that runs only on the CPU with another device.
@@ -280,12 +245,8 @@ def list_backends(name: BackendName, network: nn.Module, device: torch.device) -
     if name not in get_args(BackendName):
         raise ModelError(f"unknown backend {name!r}; choose from {', '.join(get_args(BackendName))}")
     if name == "auto":
-        if device.type != "cpu":
-            return ["torch"]
         installed = find_spec("onnxruntime") is not None and find_spec("onnx") is not None
-        narrow = not isinstance(network, OSNet) or network.config.width <= WIDEST_NATIVE
-        runtimes = ["native", "onnxruntime"] if narrow else ["onnxruntime", "native"]
-        return [*(runtime for runtime in runtimes if runtime == "native" or installed), "torch"]
+        return ["onnxruntime", "torch"] if installed and device.type == "cpu" else ["torch"]
     if name in RUNTIMES and device.type != "cpu":
         raise ModelError(f"backend {name!r} runs on the CPU, not on {device}; choose device='cpu' or backend='torch'")
     return [name]
@@ -302,17 +263,17 @@ def make_backend(name: BackendName, network: nn.Module, preprocessing: Preproces
         MissingExtraError: the runtime, or ``onnx``, is not installed.
     """
     trouble: ModelError | None = None
-    for chosen in list_backends(name, network, device):
+    for chosen in list_backends(name, device):
         if chosen not in RUNTIMES:
             return TorchBackend(network, preprocessing, device)
         try:
-            backend = RUNTIMES[chosen](network, preprocessing)
+            backend = RUNTIMES[chosen](write_graph(network, preprocessing))
             if (difference := measure_difference(backend, network, preprocessing)) <= TOLERANCE:
                 return backend
             trouble = ModelError(f"{chosen}: embeddings differ from the network's by {difference:.1e}")
         except UnknownStepError as error:
             trouble = error
-            continue  # not made for this network or processor: no reason to warn
+            continue  # not made for this network: no reason to warn
         except Exception as error:  # a damaged installation may raise anything
             if name != "auto":
                 raise
@@ -322,6 +283,16 @@ def make_backend(name: BackendName, network: nn.Module, preprocessing: Preproces
     raise ModelError(f"backend {name!r} cannot run this network ({trouble}); choose backend='torch'") from trouble
 
 
+def write_graph(network: nn.Module, preprocessing: Preprocessing) -> bytes:
+    """The network's present state as an ONNX file that takes RGB pixels, uint8, and gives ``embeddings``.
+
+    Raises:
+        UnknownStepError: the network has an operation that the writer does not know.
+        MissingExtraError: ``onnx`` is not installed.
+    """
+    return write_onnx(fold(network, preprocessing).cpu(), preprocessing.size_hw, ["embeddings"], uint8=True)
+
+
 def measure_difference(backend: Backend, network: nn.Module, preprocessing: Preprocessing) -> float:
     """Largest difference of unit embeddings between ``backend`` and ``network``, on a batch of two and a single image.
 
@@ -329,7 +300,25 @@ def measure_difference(backend: Backend, network: nn.Module, preprocessing: Prep
     """
     pixels = generate_pixels(2, preprocessing.size_hw)
     found = unit_length(torch.cat([backend.run(pixels).cpu(), backend.run(pixels[1:]).cpu()]))
-    return float((found - unit_length(run_plainly(network, pixels, preprocessing))[[0, 1, 1]]).abs().max())
+    with _one_thread():
+        expected = unit_length(run_plainly(network, pixels, preprocessing))
+    return float((found - expected[[0, 1, 1]]).abs().max())
+
+
+_ONE_THREAD = Lock()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch with one thread: on a busy machine, threads that wait for each other at each of 500 steps take 25 times
+    the processor time."""
+    with _ONE_THREAD:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def run_plainly(network: nn.Module, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -357,40 +346,6 @@ def in_eval_mode(network: nn.Module) -> Any:
     return twins[network]
 
 
-class _Watched(NamedTuple):
-    """A network inside ``eval_mode``: number of entries, and the modules to put back into training mode."""
-
-    inside: int
-    training: list[nn.Module]
-
-
-_EVALUATED: dict[int, _Watched] = {}
-_EVALUATED_LOCK = Lock()
-
-
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put the network itself into eval mode. When the last of nested or parallel uses ends, the modes are restored.
-
-    For hooks and gradients on the network itself. To run it, use ``in_eval_mode``, which does not change it.
-    """
-    with _EVALUATED_LOCK:
-        inside, training = _EVALUATED.get(id(network), _Watched(0, []))
-        training = training + [module for module in network.modules() if module.training]
-        network.eval()
-        _EVALUATED[id(network)] = _Watched(inside + 1, training)
-    try:
-        yield
-    finally:
-        with _EVALUATED_LOCK:
-            inside, training = _EVALUATED.pop(id(network))
-            if inside > 1:
-                _EVALUATED[id(network)] = _Watched(inside - 1, training)
-            else:
-                for module in training:
-                    module.training = True
-
-
 def generate_pixels(number: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
     """Test images (number, 3, H, W) uint8: smooth colours with noise, so that feature maps vary over the image."""
     draw = torch.Generator().manual_seed(seed)
@@ -401,8 +356,10 @@ def generate_pixels(number: int, size_hw: tuple[int, int], seed: int = 0) -> Ten
 
 
 def count_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use; no more than ``OMP_NUM_THREADS``, as in PyTorch."""
     try:
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores

@@ -165,9 +165,3 @@ def _fold_preprocessing(body: nn.Module, preprocessing: Preprocessing) -> nn.Mod
         weight = conv.weight.double() / std.to(conv.weight.device).view(1, 3, 1, 1)
         conv.weight.copy_(weight.flip(1) if bgr else weight)
     return Centre((mean.flip(0) if bgr else mean).float())
-
-
-def has_lite_streams(block: OSBlock) -> bool:
-    """True if every layer of the block's streams is a Lite 3x3 without groups."""
-    layers = [layer for stream in block.streams for layer in stream.children()]
-    return all(isinstance(layer, LiteConv3x3) and layer.pointwise.groups == 1 for layer in layers)

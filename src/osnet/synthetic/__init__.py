@@ -1,1 +1,1 @@
-"""Generated people: a data set with known ground truth that needs no download."""
+"""Generate images and videos of drawn people, with complete ground truth, for tests, demos and tutorials."""

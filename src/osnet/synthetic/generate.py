@@ -1,14 +1,20 @@
-"""Generated pedestrians: a data set in Market-1501's layout, with everything known about every image.
+"""Generate a data set of drawn pedestrians in Market-1501's layout, with complete ground truth.
 
-It shows that training, evaluation and search work; it does not show how good a network is on people.
-Whole numbers only: the same seed gives the same labels and pixels on every machine (JPEG encoding is
-Pillow's). Identities come in fours: a person; a twin who differs only in a small cue (the logo on the
-shirt); a twin who has all small cues but other clothes; and somebody else. Each four is in one split.
+The data set shows that training, evaluation and search work. It does not show how good a network is on real people. The
+same seed gives the same labels and pixels on every machine, because only integer arithmetic is used. (Pillow encodes
+the JPEG files.)
+
+Identities are generated in groups of four, and each group is in one split:
+
+1. a person
+2. a twin who differs only in a small cue, the logo on the shirt
+3. a twin with the same small cues but other clothes
+4. an unrelated person
 
     OUT/
       bounding_box_train/ query/ bounding_box_test/
-      generated.json        seed, numbers, and which pairs of identities differ in what
-      annotations.jsonl     one line per image: identity, camera, box, how much is hidden, view, attributes
+      generated.json        settings, and the pairs of identities with the cue in which they differ
+      annotations.jsonl     one line per image: identity, camera, box, occlusion, view, attributes
 """
 
 import json
@@ -38,45 +44,56 @@ PairKind = Literal["small cue", "overall look"]
 
 @dataclass(frozen=True)
 class Annotation:
-    """The truth about one generated image."""
+    """The ground truth of one generated image."""
 
     file: str
-    """Relative to the data set's folder."""
+    """Path relative to the folder of the data set, with ``/``."""
     pid: int
     camid: int
     box: tuple[int, int, int, int]
-    """Left, top, right, bottom of the whole person in pixels; right and bottom exclusive."""
+    """Left, top, right, bottom of the person inside the crop, with occluded parts, in pixels. Right and bottom are
+    exclusive."""
     hidden: float
-    """Share of the person that cannot be seen: covered, or outside of the crop."""
+    """Fraction of the person that is occluded or outside the crop, in [0, 1]."""
     hiding: str
-    """``none``, ``below``, ``beside`` or ``person``: what stands before."""
+    """Kind of occlusion: ``none``, ``below`` (such as a car), ``beside`` (such as a pole) or ``person``."""
     view: View
     attributes: tuple[str, ...]
-    """Those that hold, of PA-100K's 26. UpperLogo and Glasses only where the view shows them."""
+    """The positive ones of PA-100K's 26 attributes. UpperLogo and Glasses are positive only if the view shows them."""
 
 
 @dataclass(frozen=True)
 class GeneratedSettings:
-    """What decides a generated data set."""
+    """The settings that determine a generated data set.
+
+    Raises:
+        DataError: a setting is out of range.
+    """
 
     identities: int
+    """Number of people, a multiple of 8 from 8 to 9996."""
     cameras: int
+    """Number of cameras, 2 to 99."""
     images: int
-    """Per identity and camera."""
+    """Number of images for each identity and camera, 1 to 10,000."""
     seed: int
+    """Seed of all random numbers, 0 to 2**63 - 1."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("identities", 8, 9996), ("cameras", 2, 99), ("images", 1, 10_000)):
             if not low <= (value := getattr(self, name)) <= high:
                 raise DataError(f"{name} {value} is outside {low} to {high}")
         if self.identities % (2 * GROUP):
-            raise DataError(f"identities {self.identities} must be a multiple of {2 * GROUP}: fours in both halves")
+            raise DataError(
+                f"identities {self.identities} must be a multiple of {2 * GROUP}, because groups of {GROUP} are "
+                "divided between training and test"
+            )
         if not 0 <= self.seed < 2**63:
             raise DataError(f"seed {self.seed} is outside 0 to 2**63 - 1")
 
 
 def make_person(seed: int, pid: int) -> Person:
-    """Who person ``pid`` (from 1) of the data set ``seed`` is."""
+    """Make person ``pid`` (from 1) of the data set with this seed."""
     group, member = (pid - 1) // GROUP, (pid - 1) % GROUP
     base = roll_person(Dice(seed, 2, group))
     if member == 1:
@@ -87,7 +104,7 @@ def make_person(seed: int, pid: int) -> Person:
 
 
 def list_pairs(identities: int) -> list[tuple[int, int, PairKind]]:
-    """Pairs of identities that differ in one kind of cue only, and in which."""
+    """List the pairs of identities that differ in only one kind of cue, with the kind."""
     pairs: list[tuple[int, int, PairKind]] = []
     for first in range(1, identities + 1, GROUP):
         pairs += [(first, first + 1, "small cue"), (first, first + 2, "overall look")]
@@ -95,7 +112,7 @@ def list_pairs(identities: int) -> list[tuple[int, int, PairKind]]:
 
 
 def render_image(seed: int, pid: int, camid: int, number: int) -> Shot:
-    """Image ``number`` of person ``pid`` by camera ``camid``: the same for ever."""
+    """Render image ``number`` of person ``pid`` from camera ``camid``. The result depends only on the arguments."""
     return shoot(make_person(seed, pid), make_camera(seed, camid), Dice(seed, 6, pid, camid, number))
 
 
@@ -104,15 +121,18 @@ def generate_dataset(
     settings: GeneratedSettings,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the data set. An interrupted call resumes when it is made again with the same settings.
+    """Write a data set. If the call is interrupted, a call with the same settings resumes it.
 
-    The first half of the identities trains. Of the others, each camera's first image is a query and
-    the rest are in the gallery (with one image per camera, the gallery holds it too).
+    The first half of the identities is the training split. Of each other identity, the first image of each camera is a
+    query and the others are in the gallery. If there is only one image per camera, it is in both.
 
     Args:
-        out: a folder that does not exist yet; it appears when all is written.
-        settings: identities, cameras, images, seed.
-        progress: draws a bar.
+        out: folder of the data set. It must not exist; it is created when all files are written.
+        settings: numbers of identities, cameras and images, and the seed.
+        progress: shows a progress bar over the people.
+
+    Returns:
+        The path of the folder.
 
     Raises:
         OutputError: ``out`` exists or cannot be written.
@@ -137,7 +157,7 @@ def generate_dataset(
 
 
 def _resume(partial: Path, settings: GeneratedSettings) -> set[int]:
-    """Identities written by an interrupted call; none if its settings differ."""
+    """Prepare the partial folder. Returns the identities that an interrupted call with the same settings wrote."""
     head = {"format": FORMAT, **asdict(settings), "complete": False}
     settings_file, annotations = partial / SETTINGS_FILE, partial / ANNOTATIONS_FILE
     try:
@@ -162,7 +182,7 @@ def _resume(partial: Path, settings: GeneratedSettings) -> set[int]:
 
 
 def _images_each(settings: GeneratedSettings, pid: int) -> int:
-    """Files of one person: a lone test image stands in query and gallery."""
+    """Number of files of one person. A single test image is written twice, for query and gallery."""
     doubled = pid > settings.identities // 2 and settings.images == 1
     return settings.cameras * settings.images * (2 if doubled else 1)
 
@@ -194,11 +214,11 @@ def _write_person(folder: Path, settings: GeneratedSettings, pid: int, cameras: 
 
 
 def describe(person: Person, view: View) -> tuple[str, ...]:
-    """The attributes of PA-100K that hold for a person seen from one side, in its order.
+    """List the positive attributes of a person in one view, in PA-100K's order.
 
-    HoldObjectsInFront and LowerPattern never hold: nothing of the kind is drawn.
+    HoldObjectsInFront and LowerPattern are never positive, because they are not drawn.
     """
-    holds = {
+    positive = {
         "Female": person.female,
         "AgeOver60": person.age == 2,
         "Age18-60": person.age == 1,
@@ -224,14 +244,14 @@ def describe(person: Person, view: View) -> tuple[str, ...]:
         "Skirt&Dress": person.legwear == "skirt",
         "boots": person.boots,
     }
-    return tuple(name for name in ATTRIBUTES if holds.get(name))
+    return tuple(name for name in ATTRIBUTES if positive.get(name))
 
 
 def read_annotations(root: str | Path) -> dict[str, Annotation]:
-    """The truth about each image of a generated data set, by its path below ``root``.
+    """Read the ground truth of a generated data set. Maps the path of each image, relative to ``root``, to it.
 
     Raises:
-        DataError: ``root`` is no generated data set.
+        DataError: ``root`` is not a generated data set.
     """
     path = Path(root) / ANNOTATIONS_FILE
     try:
@@ -241,15 +261,15 @@ def read_annotations(root: str | Path) -> dict[str, Annotation]:
             Annotation(**{**row, "box": tuple(row["box"]), "attributes": tuple(row["attributes"])}) for row in rows
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{root} is no generated data set: {path} cannot be read ({error})") from error
+        raise DataError(f"{root} is not a generated data set: {path} cannot be read ({error})") from error
     return {note.file: note for note in notes}
 
 
 def read_pairs(root: str | Path) -> list[tuple[int, int, PairKind]]:
-    """Pairs of identities that differ in one kind of cue only.
+    """Read the pairs of identities that differ in only one kind of cue, with the kind.
 
     Raises:
-        DataError: ``root`` is no generated data set.
+        DataError: ``root`` is not a generated data set.
     """
     path = Path(root) / SETTINGS_FILE
     try:
@@ -258,4 +278,4 @@ def read_pairs(root: str | Path) -> list[tuple[int, int, PairKind]]:
             raise DataError(f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}")
         return [(int(a), int(b), kind) for a, b, kind in content["pairs"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{root} is no generated data set: {path} cannot be read ({error})") from error
+        raise DataError(f"{root} is not a generated data set: {path} cannot be read ({error})") from error

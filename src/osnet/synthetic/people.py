@@ -1,4 +1,4 @@
-"""Generated people: what they wear, how they stand, how they are painted. Used by ``synthetic.py``."""
+"""Generate people with random clothes and properties, and paint them in a pose."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,17 +63,19 @@ LOGOS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Person:
-    """Everything that stays the same from one image of a person to the next."""
+    """The properties of a person. They are the same in all of its images."""
 
     female: bool
     age: int
     """0 child, 1 adult, 2 over sixty."""
     height: int
-    """Percent of the usual."""
+    """Percentage of the usual height."""
     build: int
-    """Percent of the usual width."""
+    """Percentage of the usual width."""
     skin: int
+    """Index of the colour in ``SKIN``."""
     hair: int
+    """Index of the colour in ``HAIR``."""
     hair_length: int
     """0 short, 1 to the neck, 2 to the shoulders."""
     upper: Colour
@@ -87,17 +89,18 @@ class Person:
     shoes: Colour
     boots: bool
     hat: int
-    """Index of its colour in CLOTH, or -1."""
+    """Index of the colour in ``CLOTH``; -1 means no hat."""
     glasses: bool
     bag: Bag
     bag_colour: Colour
     logo: int
     """0 none, 1 disc, 2 bar, 3 square, 4 cross."""
     logo_colour: int
+    """Index of the colour in ``LOGOS``."""
 
 
 def roll_person(dice: Dice) -> Person:
-    """A person, drawn from ``dice``."""
+    """Draw a random person."""
     female = dice.chance(50)
     age = dice.pick((0, 1, 1, 1, 1, 1, 1, 2))
     long_sleeves = dice.chance(55)
@@ -132,20 +135,21 @@ def roll_person(dice: Dice) -> Person:
 
 
 def small_twin(person: Person, dice: Dice) -> Person:
-    """The same person but for one small cue: the logo on the shirt."""
+    """Make a twin who differs only in a small cue, the logo on the shirt."""
     shape = 1 + (person.logo + dice.roll(0, 2)) % 4
     colours = [i for i, logo in enumerate(LOGOS) if i != person.logo_colour and _apart(logo, person.upper) > 120]
     return replace(person, logo=shape, logo_colour=dice.pick(colours))
 
 
 def overall_twin(person: Person, dice: Dice) -> Person:
-    """The same small cues (logo, shoes, bag, hat, hair, glasses), another overall look: upper and lower clothes."""
+    """Make a twin with other upper and lower clothes but the same logo, shoes, bag, hat, hair and glasses."""
     upper = [c for c in CLOTH if _apart(c, person.upper) > 150]
     lower = [c for c in LEGS if _apart(c, person.lower) > 90]
     return replace(person, upper=upper[dice.roll(0, len(upper) - 1)], lower=lower[dice.roll(0, len(lower) - 1)])
 
 
 def _apart(a: Colour, b: Colour) -> int:
+    """Distance of two colours: the sum of the absolute differences of their channels."""
     return sum(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
@@ -158,23 +162,27 @@ def _colour(dice: Dice, palette: Sequence[Colour]) -> Colour:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where and how the person stands in one image. Lengths in pixels of the painted canvas."""
+    """Position and pose of a person in one image. Lengths are in pixels of the canvas."""
 
     view: View
     phase: int
-    """Of the gait, in degrees."""
+    """Phase of the gait, in degrees."""
     stride: int
-    """Swing of the legs in degrees, 0 standing."""
+    """Swing of the legs in degrees; 0 for a standing person."""
     x: int
+    """Horizontal position of the feet."""
     y_feet: int
+    """Vertical position of the feet."""
     tall: int
+    """Height of a person with the usual height."""
     facing: int
-    """1 right, -1 left: for the side view, and for where one-sided things hang."""
+    """Direction in the side view, and the side on which bags hang: 1 right, -1 left."""
     lean: int
+    """Horizontal offset of the top of the head from the feet."""
 
 
 def paint_person(canvas: Canvas, person: Person, pose: Pose) -> None:
-    """Paint ``person`` onto ``canvas``, far limbs first."""
+    """Paint a person on the canvas, limbs on the far side first."""
     _Painter(canvas, person, pose).paint()
 
 
@@ -214,7 +222,7 @@ class _Painter:
         self._head()
 
     def _at(self, y: int) -> int:
-        """Middle of the body at height ``y``: it leans."""
+        """Horizontal position of the body's axis at the vertical position ``y``; the axis leans."""
         return self.x + self.lean * (self.y_feet - y) // max(1, self.tall)
 
     def _leg(self, side: int, swing: int) -> None:
@@ -299,7 +307,7 @@ class _Painter:
             self._logo()
 
     def _logo(self) -> None:
-        """On the chest, and larger on the back, as on many shirts."""
+        """Paint the logo: small on the chest, larger on the back."""
         person = self.person
         if not person.logo:
             return

@@ -1,7 +1,7 @@
-"""Drawing with whole numbers only, so that a picture is the same, bit for bit, on every machine.
+"""A rasteriser with integer arithmetic only, so that an image is the same on every machine, bit for bit.
 
-Coordinates are in sixteenths of a pixel (``UNIT``), colours 0..255, fractions of 256. Nothing here
-uses floats, a library's random numbers, or a library's rasteriser.
+Coordinates are in sixteenths of a pixel (``UNIT``). Colours are 0 to 255. Fractions are integers with denominator 256.
+This module uses no floats, no random numbers of a library and no rasteriser of a library.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Colour = tuple[int, int, int]
 Texture = Callable[[Ints, Ints], Ints]
-"""(along 0..256, across -256..256) of each pixel -> (N, 3) colours before shading."""
+"""Maps the position of N pixels on a shape to their colours (N, 3) before shading. The arguments are the positions
+along the shape (0 to 256) and across it (-256 to 256)."""
 
 _MASK = (1 << 64) - 1
 
@@ -30,7 +31,7 @@ def _mix(value: int) -> int:
 
 
 class Dice:
-    """Random whole numbers from a seed and a path of numbers, the same everywhere and for ever."""
+    """A generator of random integers. The numbers depend only on the arguments, such as a seed and an identity."""
 
     def __init__(self, *path: int) -> None:
         self._state = 0
@@ -38,24 +39,24 @@ class Dice:
             self._state = _mix((self._state + part + 0x9E3779B97F4A7C15) & _MASK)
 
     def roll(self, low: int, high: int) -> int:
-        """A number from ``low`` to ``high``, both included."""
+        """Draw an integer from ``low`` to ``high``, both included."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         return low + _mix(self._state) % (high - low + 1)
 
     def chance(self, percent: int) -> bool:
-        """True in ``percent`` of 100 cases."""
+        """Return True with a probability of ``percent``, in per cent."""
         return self.roll(0, 99) < percent
 
     def pick(self, options: Sequence[int]) -> int:
-        """One of ``options``."""
+        """Draw one of ``options``, all equally probable."""
         return options[self.roll(0, len(options) - 1)]
 
     def bell(self, spread: int) -> int:
-        """About normal around 0, within plus or minus ``spread``."""
+        """Draw an integer from ``-spread`` to ``spread`` with an approximately normal distribution around 0."""
         return (self.roll(-spread, spread) + self.roll(-spread, spread) + self.roll(-spread, spread)) // 3
 
     def field(self, shape: tuple[int, ...]) -> Ints:
-        """Bytes, 0..255, in an array of ``shape``."""
+        """Draw an array of integers from 0 to 255."""
         count = int(np.prod(shape))
         words = (count + 7) // 8
         index = np.arange(1, words + 1, dtype=np.uint64)
@@ -69,7 +70,7 @@ class Dice:
 
 
 def sine(degrees: int) -> int:
-    """256 sin(degrees), by Bhaskara's rational approximation (within 0.2 %)."""
+    """256 * sin(degrees), rounded towards zero, by Bhaskara's rational approximation (error below 0.2 % of 256)."""
     degrees %= 360
     sign = 1 if degrees < 180 else -1
     d = degrees % 180
@@ -77,12 +78,12 @@ def sine(degrees: int) -> int:
 
 
 def cosine(degrees: int) -> int:
-    """256 cos(degrees)."""
+    """256 * cos(degrees); see ``sine``."""
     return sine(degrees + 90)
 
 
 def smooth_field(dice: Dice, shape_hw: tuple[int, int], cell: int) -> Ints:
-    """(H, W), 0..255, changing smoothly over ``cell`` pixels: bilinear between random corners."""
+    """Make a smooth random field (H, W) from 0 to 255: random values every ``cell`` pixels, bilinearly interpolated."""
     height, width = shape_hw
     corners = dice.field((height // cell + 2, width // cell + 2))
     y, x = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
@@ -95,16 +96,21 @@ def smooth_field(dice: Dice, shape_hw: tuple[int, int], cell: int) -> Ints:
 
 
 def plain(colour: Colour) -> Texture:
-    """The same colour everywhere."""
+    """Make a texture of one colour."""
     paint = np.array(colour, dtype=np.int32)
     return lambda along, _across: np.broadcast_to(paint, (len(along), 3))
 
 
 class Canvas:
-    """A picture being painted, with the part that belongs to the person."""
+    """An image on which shapes are painted. ``mask`` (H, W) marks the painted pixels.
+
+    Args:
+        pixels_HW3: the background; it is painted over in place.
+        folds_HW: variation of the brightness of shapes, 0 to 255.
+        light: direction of the light, from -256 (right) to 256 (left).
+    """
 
     def __init__(self, pixels_HW3: Ints, folds_HW: Ints, light: int) -> None:
-        """Paint on ``pixels_HW3``; ``folds_HW`` (0..255) varies cloth; ``light`` -256..256 is where it comes from."""
         self.pixels = pixels_HW3
         self.mask: NDArray[np.bool_] = np.zeros(pixels_HW3.shape[:2], dtype=bool)
         self.folds = folds_HW
@@ -113,7 +119,10 @@ class Canvas:
     def limb(
         self, start: tuple[int, int], end: tuple[int, int], radius: int, radius_end: int, texture: Texture
     ) -> None:
-        """A tapered tube with round ends between two points; radii in sub-pixels."""
+        """Paint a tube with round ends between two points. Its radius changes from ``radius`` to ``radius_end``.
+
+        Coordinates and radii are in sub-pixels.
+        """
         (ax, ay), (bx, by) = start, end
         reach = max(radius, radius_end)
         window = self._window(min(ax, bx) - reach, min(ay, by) - reach, max(ax, bx) + reach, max(ay, by) + reach)
@@ -137,7 +146,11 @@ class Canvas:
         texture: Texture,
         shaded: bool = True,
     ) -> None:
-        """A shape given by its half widths at equal steps from top to bottom, around a leaning axis."""
+        """Paint a shape around an axis from ``top`` to ``bottom``.
+
+        ``half_widths`` are its half widths at equal steps along the axis. They are interpolated. All values are in
+        sub-pixels.
+        """
         (tx, ty), (bx, by) = top, bottom
         reach = max(half_widths)
         window = self._window(min(tx, bx) - reach, ty, max(tx, bx) + reach, by)
@@ -155,7 +168,7 @@ class Canvas:
         self._paint(x, y, abs(across) <= 256, along, across, texture, shaded)
 
     def disc(self, centre: tuple[int, int], radius_x: int, radius_y: int, texture: Texture) -> None:
-        """An ellipse."""
+        """Paint an ellipse. Centre and radii are in sub-pixels."""
         cx, cy = centre
         window = self._window(cx - radius_x, cy - radius_y, cx + radius_x, cy + radius_y)
         if window is None:
@@ -165,7 +178,7 @@ class Canvas:
         self._paint(x, y, across * across + down * down <= 65536, (down + 256) // 2, across, texture)
 
     def _window(self, left: int, top: int, right: int, bottom: int) -> tuple[Longs, Longs] | None:
-        """Centres of the pixels in a box, in sub-pixels: x (1, w) and y (h, 1); None if none is on the canvas."""
+        """The centres of the pixels in a box, in sub-pixels: x (1, w) and y (h, 1). None if the box has no pixels."""
         height, width = int(self.mask.shape[0]), int(self.mask.shape[1])
         x0, x1 = max(0, left // UNIT), min(width, right // UNIT + 1)
         y0, y1 = max(0, top // UNIT), min(height, bottom // UNIT + 1)
@@ -193,7 +206,7 @@ class Canvas:
         u = np.broadcast_to(across, shape)[rows, columns].astype(np.int32)
         row, column = rows + int(y[0, 0]) // UNIT, columns + int(x[0, 0]) // UNIT
         colour = texture(t, u)
-        if shaded:  # round, lit from one side, and creased
+        if shaded:  # darker towards the edges and on one side, with folds
             shade = 262 - (u * u * 100 >> 16) - (u * self.light >> 10) + (self.folds[row, column] - 128) // 4
             colour = colour * shade[:, None] >> 8
         self.pixels[row, column] = colour
@@ -201,12 +214,12 @@ class Canvas:
 
 
 def halve(pixels: Ints) -> Ints:
-    """Half the size, each pixel the mean of four. (2H, 2W, C) -> (H, W, C)."""
+    """Halve the size by averaging 2 x 2 pixels. (2H, 2W, C) -> (H, W, C)."""
     return (pixels[::2, ::2] + pixels[1::2, ::2] + pixels[::2, 1::2] + pixels[1::2, 1::2] + 2) >> 2
 
 
 def blur(pixels: Ints, times: int) -> Ints:
-    """1-2-1 in both directions, ``times`` over; the border repeats. (H, W, C)."""
+    """Blur (H, W, C) ``times`` times with the filter 1-2-1 in both directions. Border pixels are repeated."""
     for _ in range(times):
         padded = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
         rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
@@ -215,7 +228,10 @@ def blur(pixels: Ints, times: int) -> Ints:
 
 
 def coarsen(pixels: Ints, factor: int) -> Ints:
-    """As a camera with ``factor`` times fewer pixels would see it, enlarged again, bilinear. (H, W, C)."""
+    """Reduce the resolution of (H, W, C) by ``factor`` and enlarge it again bilinearly. The size does not change.
+
+    Returns the input if ``factor`` is below 2 or does not divide the height and the width.
+    """
     height, width, channels = pixels.shape
     if factor < 2 or height % factor or width % factor:
         return pixels

@@ -1,4 +1,4 @@
-"""Generated street cameras: what stands behind people and before them, and what the camera does to it all."""
+"""Render crops of generated people: background, occlusion and the properties of the camera."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,39 +22,43 @@ from osnet.synthetic.rasterizer import (
 )
 
 SIZE_HW = (128, 64)
-"""Height and width of a generated crop, as in Market-1501."""
+"""Height and width of a generated crop in pixels, as in Market-1501."""
 CANVAS_HW = (256, 128)
-"""People are painted at twice the size and averaged down."""
+"""People are painted at twice the size, and the image is then halved."""
 SCENE_HW = (160, 420)
+"""Height and width of a camera's background in pixels. Each crop shows a random part of it."""
 
 Hiding = Literal["none", "below", "beside", "person"]
 
 
 @dataclass(frozen=True)
 class Camera:
-    """What stays the same from one image of a camera to the next."""
+    """The properties of a camera. They are the same for all of its images."""
 
     seed: int
     number: int
     gain: tuple[int, int, int]
-    """Per channel, of 256: light and white balance."""
+    """Gain of each channel for brightness and white balance; 256 means 1."""
     haze: int
-    """Added to every channel: a lifted black."""
+    """Value added to every channel."""
     contrast: int
-    """Of 256, around middle grey."""
+    """Contrast around middle grey; 256 means unchanged."""
     light: int
-    """-256 from the right to 256 from the left."""
+    """Direction of the light, from -256 (right) to 256 (left)."""
     blur: int
+    """How many times the image is blurred."""
     coarse: int
+    """Factor by which the resolution is reduced."""
     noise: int
+    """Strength of the noise."""
     views: tuple[View, ...]
-    """Views are drawn from here: most cameras see people mainly from one side."""
+    """The view of each image is drawn from these. Most cameras show people mainly from one side."""
     scale: int
-    """Percent of the crop's height that a person takes."""
+    """Height of a person as a percentage of the height of the crop."""
 
 
 def make_camera(seed: int, number: int) -> Camera:
-    """Camera ``number`` (from 1) of the network of cameras ``seed``."""
+    """Make camera ``number`` (from 1) of the data set with this seed."""
     dice = Dice(seed, 1_000_003, number)
     level = 256 + dice.roll(-64, 44)
     warm = dice.roll(-26, 26)
@@ -76,7 +80,7 @@ def make_camera(seed: int, number: int) -> Camera:
 
 @lru_cache(maxsize=64)
 def _scene(seed: int, number: int) -> Ints:
-    """(160, 420, 3): a wall with windows or panels above a pavement, poles, and dirt on all of it."""
+    """Paint the background of a camera, (160, 420, 3): a wall with panels, a pavement, poles and dirt."""
     dice = Dice(seed, 1_000_033, number)
     height, width = SCENE_HW
     wall = np.array(_muted(dice, 70, 185, 34), dtype=np.int32)
@@ -91,7 +95,7 @@ def _scene(seed: int, number: int) -> Ints:
     paving = dice.roll(9, 22)
     rows = (y - horizon) * (y - horizon) // (6 * paving)
     scene = scene - np.where((y > horizon) & ((rows % 3 == 0) | ((x + (y - horizon) // 2) % (2 * paving) < 1)), 9, 0)
-    for _ in range(dice.roll(2, 6)):  # poles, door frames, people's far shapes
+    for _ in range(dice.roll(2, 6)):  # poles, door frames, distant people
         left, thick, end = dice.roll(0, width), dice.roll(2, 16), dice.roll(horizon - 10, 130)
         shade = np.array([dice.roll(30, 150)] * 3, dtype=np.int32)
         scene[dice.roll(0, 30) : end, left : left + thick] = shade
@@ -100,39 +104,41 @@ def _scene(seed: int, number: int) -> Ints:
 
 
 def _muted(dice: Dice, low: int, high: int, chroma: int) -> Colour:
-    """A colour that streets have: mostly grey."""
+    """A random colour that is nearly grey."""
     level = dice.roll(low, high)
     return level + dice.bell(chroma), level + dice.bell(chroma // 2), level + dice.bell(chroma)
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A rendered crop and the truth about it."""
+    """A rendered crop and its ground truth."""
 
     pixels: np.ndarray
     """(128, 64, 3) uint8, RGB."""
     box: tuple[int, int, int, int]
-    """Left, top, right, bottom of the person, hidden parts included, in pixels; right and bottom exclusive."""
+    """Left, top, right, bottom of the person inside the crop, with occluded parts, in pixels. Right and bottom are
+    exclusive."""
     hidden: int
-    """Thousandths of the person's pixels that something stands before, or that lie outside of the crop."""
+    """Thousandths of the person's pixels that are occluded or outside the crop."""
     view: View
     hiding: Hiding
+    """Kind of occlusion; see ``Annotation``."""
 
 
 def shoot(person: Person, camera: Camera, dice: Dice, occlusion_percent: int = 35) -> Shot:
-    """One image of ``person`` by ``camera``; everything that varies comes from ``dice``.
+    """Render one crop of a person.
 
     Args:
-        person: who.
-        camera: by which camera.
-        dice: decides the pose, the place, the occlusion and the noise.
-        occlusion_percent: in how many of 100 images something stands before the person.
+        person: the person.
+        camera: the camera.
+        dice: generator of the random numbers for pose, position, occlusion and noise.
+        occlusion_percent: probability of an occlusion, in per cent.
     """
     height, width = CANVAS_HW
     y, x = dice.roll(0, SCENE_HW[0] - SIZE_HW[0]), dice.roll(0, SCENE_HW[1] - SIZE_HW[1])
     behind = _scene(camera.seed, camera.number)[y : y + SIZE_HW[0], x : x + SIZE_HW[1]]
     pixels = behind.repeat(2, axis=0).repeat(2, axis=1)
-    # The person is painted on a taller canvas, so that what a bad box cuts off is known too.
+    # The canvas is taller than the crop, so that the part of the person outside the crop is known too.
     margin = height // 4
     padded = np.pad(pixels, ((margin, margin), (0, 0), (0, 0)), mode="edge")
     canvas = Canvas(padded, smooth_field(dice, padded.shape[:2], 14), camera.light)
@@ -170,7 +176,7 @@ def shoot(person: Person, camera: Camera, dice: Dice, occlusion_percent: int = 3
 
 
 def _shadow(canvas: Canvas, pose: Pose) -> None:
-    """A dark ellipse on the ground."""
+    """Paint the shadow: a dark ellipse on the ground."""
     x, y = pose.x * UNIT, pose.y_feet * UNIT
 
     def darker(_along: Ints, _across: Ints) -> Ints:
@@ -182,7 +188,7 @@ def _shadow(canvas: Canvas, pose: Pose) -> None:
 
 
 def _hide(canvas: Canvas, camera: Camera, pose: Pose, dice: Dice, percent: int) -> Hiding:
-    """Paint something before the person, perhaps; afterwards ``canvas.mask`` is what it covers."""
+    """Paint an occluding object with a probability of ``percent``. ``canvas.mask`` is then what the object covers."""
     if not dice.chance(percent):
         return "none"
     canvas.mask[:] = False
@@ -222,11 +228,11 @@ def _panelled(colour: Colour, step: int) -> Texture:
 
 
 def develop(pixels: Ints, camera: Camera, dice: Dice) -> np.ndarray:
-    """What the camera makes of light: softness, resolution, colour cast, contrast, noise. (H, W, 3) uint8."""
+    """Apply the camera's blur, resolution, colour cast, contrast and noise. Returns (H, W, 3) uint8."""
     exposure = 256 + dice.bell(24)
     pixels = coarsen(blur(pixels, camera.blur), camera.coarse)
     grey = pixels.sum(axis=2, keepdims=True) // 3
-    pixels = grey + (pixels - grey) * 210 // 256  # street cameras are paler than paint
+    pixels = grey + (pixels - grey) * 210 // 256  # reduce the saturation, as in images of street cameras
     pixels = pixels * np.array(camera.gain, dtype=np.int32) // 256 * exposure // 256
     pixels = (pixels - 118) * camera.contrast // 256 + 118 + camera.haze
     noise = dice.field((*pixels.shape[:2], 4)) - 128

@@ -1,1 +1,1 @@
-"""Tasks: a network, a head and losses. A task's forward gives the loss and what is worth watching."""
+"""Training tasks: re-identification, attributes, both together, and classification of images."""

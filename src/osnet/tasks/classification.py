@@ -1,6 +1,6 @@
-"""Classification of things: a classifier on top of the embedding. Supplement, section C.
+"""Training for image classification: a classifier on top of the embedding (supplement of the paper, section C).
 
-Shapes: B batch, C classes, D embedding.
+Shapes: B batch size, C number of classes, D embedding size.
 """
 
 import hashlib
@@ -42,17 +42,21 @@ class ClassificationTask(Task):
     """A network with a classifier on top.
 
     Args:
-        network: image -> embedding.
-        num_classes: C.
-        preprocessing: normalises batches that come as bytes.
-        smoothing: of the labels.
-        dropout: before the classifier.
+        network: maps images to embeddings.
+        num_classes: number of classes, C.
+        preprocessing: mean and standard deviation that normalise uint8 images.
+        smoothing: label smoothing, from 0 to less than 1.
+        dropout: probability of dropout before the classifier.
     """
 
     def __init__(
-        self, network: Network, num_classes: int, preprocessing: Preprocessing, smoothing: float = 0.0,
+        self,
+        network: Network,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        smoothing: float = 0.0,
         dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.network: Network = network
         self.preprocessing, self.smoothing = preprocessing, smoothing
@@ -62,9 +66,9 @@ class ClassificationTask(Task):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, batch: Batch, frozen: bool = False) -> dict[str, Tensor]:
-        """``image`` (B, 3, H, W), uint8 or normalised, and ``label`` (B,) -> ``loss``, ``accuracy``.
+        """Compute ``loss`` and ``accuracy`` of ``image`` (B, 3, H, W), uint8 or normalised float, with ``label`` (B,).
 
-        The loss is a mean over images, so parts of a batch of equal size can be averaged.
+        The loss is a mean over images, so the loss of a batch is the mean of the losses of equal parts.
         """
         images, labels = batch["image"], batch["label"]
         if images.dtype == torch.uint8:
@@ -76,70 +80,81 @@ class ClassificationTask(Task):
 
 @dataclass(frozen=True)
 class ClassificationRecipe(Recipe):
-    """A training run for classification. Every field can be overridden on the command line.
+    """Settings of a training run for image classification. All fields can be changed on the command line.
+
+    With gradient accumulation the gradients stay those of the whole batch, except that BatchNorm uses the statistics of
+    each part.
 
     Raises:
-        ModelError: a value that cannot be, or values that do not fit together.
+        ModelError: a value is outside its range, or values contradict each other.
     """
 
     size_hw: tuple[int, int] = (224, 224)
+    """Height and width of the network's input, in pixels."""
     augmentation: PhotoAugmentation = field(default_factory=PhotoAugmentation)
+    """Augmentation of training images."""
     crop_from: tuple[int, int] | None = None
-    """Height and width that pictures are resized to before ``size_hw`` is cut out: at random in training (window
-    ``cut``), from the middle in testing."""
+    """Height and width before ``size_hw`` is cropped (training: at random, test: centre); None: no crop."""
     keep_aspect: bool = False
-    """Resize until ``crop_from`` is just covered, rather than squash the picture to it."""
+    """Keep the aspect ratio: resize the image until it just covers ``crop_from``, instead of stretching it."""
     interpolation: Interpolation = "bilinear"
+    """Interpolation when images are resized."""
     stem: Stem = "imagenet"
-    """``cifar`` for 32 x 32 images."""
+    """First layers of the network; ``cifar`` suits images of 32 x 32 pixels."""
     depth: tuple[int, int, int] | None = None
-    """OSNet's blocks, such as 3 8 6; None: the name's."""
+    """Number of blocks in OSNet's three stages, such as 3 8 6; None: those of the named network."""
     projection: int | None = None
-    """Of the other networks: outputs of a layer like OSNet's on top; None: the name's (0)."""
+    """Output size of an additional layer like OSNet's, for the other networks; None: that of the named network (0)."""
     smoothing: float = 0.0
-    """Of the labels; the supplement speaks of none for classification."""
+    """Label smoothing. The paper's supplement mentions none for classification."""
     dropout: float = 0.0
-    """Before the classifier."""
+    """Probability of dropout before the classifier."""
     accumulation: int = 1
-    """Parts into which each process splits its part of a batch, one after the other: for memory. The gradients are
-    those of the whole batch but for BatchNorm, whose statistics are of the parts."""
+    """Parts of a batch that a process computes one after the other, to save memory (gradient accumulation)."""
     validation: int = 0
-    """Images of train, classes in proportion, held out to pick the best epoch by; the same whatever the seed."""
+    """Training images held out to choose the best epoch, in proportion to the classes; independent of the seed."""
     in_memory: bool = False
-    """Decode a folder of small images of one size once, and keep it as bytes (on the GPU if there is one)."""
+    """Decode a folder of small images of one size once, and keep the pixels in memory (of the GPU if there is one)."""
     packed_readers: int = 4
-    """Processes (of each training process) that read packed photographs; the order depends on it. 0: none."""
+    """Processes that read packed images, per training process; the order depends on it. 0: none."""
     check_images: bool = True
-    """Look at the beginning of every file first; takes minutes for a million."""
+    """Read the header of every file before training; takes minutes for a million files."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in (
-            ("smoothing", 0, 0.99), ("dropout", 0, 0.99), ("accumulation", 1, 65536), ("validation", 0, 10**9),
+            ("smoothing", 0, 0.99),
+            ("dropout", 0, 0.99),
+            ("accumulation", 1, 65536),
+            ("validation", 0, 10**9),
             ("packed_readers", 0, 1024),
-        ):  # fmt: skip
+        ):
             self.check_range(name, low, high)
 
     def network_settings(self) -> dict[str, Any]:
-        """With the stem; depth and projection where they are given."""
+        """Fields of the network's config that this recipe changes: the stem, and depth and projection if given."""
         given = {"depth": self.depth, "projection": self.projection}
         return {
-            **super().network_settings(), "stem": self.stem, **{k: v for k, v in given.items() if v is not None},
-        }  # fmt: skip
+            **super().network_settings(),
+            "stem": self.stem,
+            **{k: v for k, v in given.items() if v is not None},
+        }
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Of tests, and the sizes of training."""
+        """The preprocessing that the weights' card will have."""
         return Preprocessing(
-            size_hw=self.size_hw, crop_from=self.crop_from, keep_aspect=self.keep_aspect,
+            size_hw=self.size_hw,
+            crop_from=self.crop_from,
+            keep_aspect=self.keep_aspect,
             interpolation=self.interpolation,
-        )  # fmt: skip
+        )
 
     def read(self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None) -> PhotoDataset:
-        """One source, as ``read_photos`` takes it; a folder of classes alone is trained on.
+        """Read one data set with ``read_photos``. A folder that contains classes directly is used for training.
 
         Raises:
-            DataError: there are several, or it cannot be read.
+            DataError: there is not exactly one folder, or it cannot be read.
         """
         dataset = read_photos(one_folder(self, folders, combine_all, work_dir))
         if dataset.train is None and dataset.val is None:
@@ -147,17 +162,20 @@ class ClassificationRecipe(Recipe):
         return dataset.in_memory() if self.in_memory else dataset
 
     def plan(self, dataset: PhotoDataset) -> Plan:
-        """The train part trains. The best epoch is picked on images held out of it, or on ``val`` where there is a
-        ``test`` too; ImageNet's val is its test, and not looked at.
+        """Prepare training on the train part.
+
+        The best epoch is chosen on held-out training images if ``validation`` is set, otherwise on ``val`` if the data
+        set also has a ``test`` part. ImageNet's val serves as its test part and is not used.
 
         Raises:
-            DataError: a data set that cannot be trained on.
+            DataError: there are no training images, or fewer than two classes.
+            ImageError: a file is not a readable image.
         """
         return ClassificationPlan(self, dataset)
 
 
 class ClassificationPlan(Plan):
-    """Every image once per epoch; validation is top-1."""
+    """Training for classification. Every image is used once per epoch. Validation is the top-1 accuracy."""
 
     metric = "top1"
     task: ClassificationTask
@@ -167,17 +185,22 @@ class ClassificationPlan(Plan):
         self.preprocessing = recipe.preprocessing
         self.num_micro_batches = recipe.accumulation
         if dataset.train is None or not len(dataset.train) or len(dataset.classes) < 2:
-            raise DataError(f"{dataset.name} has no training images of two classes or more")
-        self.held: PhotoSet | None = dataset.val if dataset.test is not None else None
+            num_train = 0 if dataset.train is None else len(dataset.train)
+            raise DataError(
+                f"{dataset.name} has {num_train} training images of {len(dataset.classes)} classes; training needs "
+                "images of at least two classes"
+            )
+        self.validation_set: PhotoSet | None = dataset.val if dataset.test is not None else None
         if recipe.validation:
             dataset = dataset.hold_out(recipe.validation)
-            self.held = dataset.val
-        if self.held is not None:
+            self.validation_set = dataset.val
+        if self.validation_set is not None:
             self.validated_on = "the held-out images" if recipe.validation else "the validation part"
-        self.train: PhotoSet = dataset.train  # type: ignore[assignment]  # it is there, or was before it gave some away
+        self.train: PhotoSet = dataset.train  # type: ignore[assignment]  # checked above; hold_out keeps it
         self.classes = dataset.classes
         if recipe.check_images:
-            check_headers(path for part in (self.train, self.held) if isinstance(part, Photos) for path in part.paths)
+            parts = (self.train, self.validation_set)
+            check_headers(path for part in parts if isinstance(part, Photos) for path in part.paths)
         network = build_network(recipe)
         self.task = ClassificationTask(network, len(self.classes), self.preprocessing, recipe.smoothing, recipe.dropout)
         self.card = Card(
@@ -190,28 +213,44 @@ class ClassificationPlan(Plan):
         )
 
     def describe_data(self) -> dict[str, Any]:
-        """Images and classes."""
-        held = 0 if self.held is None else len(self.held)
-        return {"images": len(self.train), "validation_images": held, "classes": len(self.classes)}
+        """Numbers of images, validation images and classes."""
+        num_validation = 0 if self.validation_set is None else len(self.validation_set)
+        return {"images": len(self.train), "validation_images": num_validation, "classes": len(self.classes)}
 
     def list_data(self) -> Iterator[tuple[Row, Path | None]]:
-        """The classes; images that train; images that are held out."""
+        """Rows of the class names, of the training images and of the validation images."""
         yield ["classes", 0, "names", *self.classes], None
         yield from _list_photos("train", self.train)
-        if self.held is not None:
-            yield from _list_photos("validation", self.held)
+        if self.validation_set is not None:
+            yield from _list_photos("validation", self.validation_set)
 
     def make_epochs(self, rank: int, num_ranks: int, device: torch.device) -> Epochs:
-        """By what holds the images."""
+        """Make the batches of one process from packed files, from memory or from image files.
+
+        Raises:
+            DataError: the batch size is not a multiple of the processes times the accumulation steps, or the data
+                cannot be loaded with these settings.
+        """
         recipe, train = self.recipe, self.train
         parts = num_ranks * recipe.accumulation
         if recipe.batch_size % parts:
-            raise DataError(f"batch size {recipe.batch_size} must be a multiple of {num_ranks} processes x "
-                            f"{recipe.accumulation} accumulation steps")  # fmt: skip
+            raise DataError(
+                f"batch size {recipe.batch_size} must be a multiple of {num_ranks} processes x "
+                f"{recipe.accumulation} accumulation steps"
+            )
         pin = device.type == "cuda"
         if isinstance(train, PackedIndex):
-            return PackedEpochs(train, recipe.batch_size // num_ranks, recipe.augmentation, self.preprocessing,
-                                recipe.seed, rank, num_ranks, recipe.packed_readers, pin)  # fmt: skip
+            return PackedEpochs(
+                train,
+                recipe.batch_size // num_ranks,
+                recipe.augmentation,
+                self.preprocessing,
+                recipe.seed,
+                rank,
+                num_ranks,
+                recipe.packed_readers,
+                pin,
+            )
         sampler = self.make_sampler(rank, num_ranks)
         if isinstance(train, PhotoBytes):
             return ByteEpochs(train, recipe.augmentation, self.preprocessing, sampler, device)
@@ -219,31 +258,34 @@ class ClassificationPlan(Plan):
         return SampledEpochs(samples, sampler, pin)
 
     def make_sampler(self, rank: int, num_ranks: int) -> BatchSampler:
-        """Random batches."""
+        """Make a sampler of random batches."""
         return RandomBatches(range(len(self.train)), self.recipe.batch_size, self.recipe.seed, rank, num_ranks)
 
     def save(self, task: ClassificationTask, folder: Path) -> None:
-        """The network, and the classifier beside it."""
+        """Save the network with its classifier."""
         save_weights(task.network, folder, self.card, task.classifier.state_dict())
 
     def score(self, task: ClassificationTask) -> dict[str, float]:
-        """Top-1 and top-5 of the held-out images."""
-        assert self.held is not None
+        """``top1`` and, with more than five classes, ``top5`` accuracy on the validation images."""
+        assert self.validation_set is not None
         predictor = ClassPredictor(
-            task.network, batch_size=MAX_SCORED_AT_ONCE, preprocessing=self.preprocessing, classifier=task.classifier,
+            task.network,
+            batch_size=MAX_SCORED_AT_ONCE,
+            preprocessing=self.preprocessing,
+            classifier=task.classifier,
             classes=self.classes,
-        )  # fmt: skip
-        return {f"top{k}": value for k, value in score_photos(predictor, self.held).top.items()}
+        )
+        return {f"top{k}": value for k, value in score_photos(predictor, self.validation_set).top.items()}
 
 
 def _list_photos(part: str, photos: PhotoSet) -> Iterator[tuple[Row, Path | None]]:
-    """Files by path and class; packed ones by their shards; images in memory, which have no names, by their bytes."""
+    """Rows of images: path and class of files, digests of packed shards, digests of the pixels of images in memory."""
     if isinstance(photos, PackedIndex):
         yield from (([part, 0, shard.file, shard.num_images, shard.sha256], None) for shard in photos.shards)
     elif isinstance(photos, PhotoBytes):
-        for number, (pixels, label) in enumerate(zip(photos.pixels.cpu(), photos.labels.tolist(), strict=True)):
+        for index, (pixels, label) in enumerate(zip(photos.pixels.cpu(), photos.labels.tolist(), strict=True)):
             digest = hashlib.sha256(pixels.numpy()).hexdigest()
-            yield [part, 0, f"image {number}", photos.classes[label], digest], None
+            yield [part, 0, f"image {index}", photos.classes[label], digest], None
     else:
         for name, path, label in zip(names_below(photos.paths), photos.paths, photos.labels, strict=True):
             yield [part, 0, name, photos.classes[label]], path

@@ -1,4 +1,4 @@
-"""Batches of photographs that are not read one by one: bytes in memory or on a GPU, and packed files."""
+"""Batches of classification images in memory (or on a GPU), and of packed images."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,20 +16,20 @@ from osnet.types import Preprocessing
 
 
 class ByteEpochs:
-    """Whole batches taken from bytes and augmented where these lie, so that a GPU waits for nobody.
+    """Batches of images in memory, selected and augmented on the device, so that a GPU does not wait for the CPU.
 
-    The draws are made for the batch of all processes, of which each takes its part: they do not depend on the number
-    of processes. Images are given as bytes; the task normalises them.
+    Random numbers are drawn for the batch of all processes, and each process takes its part. The result therefore does
+    not depend on the number of processes. Images are uint8; the task normalises them.
 
     Args:
-        photos: moved to ``device``.
-        augmentation: ``padded`` or ``none``.
-        preprocessing: its size must be the images'.
-        sampler: which images make up a batch.
-        device: where the batches are made.
+        photos: the images and labels; they are moved to ``device``.
+        augmentation: its window must be ``padded`` or ``none``.
+        preprocessing: its ``size_hw`` must be the size of the images.
+        sampler: chooses the images of each batch.
+        device: where batches are made.
 
     Raises:
-        DataError: another window or another size.
+        DataError: the augmentation has another window, or the size differs.
     """
 
     tied = False
@@ -48,46 +48,48 @@ class ByteEpochs:
         self.pixels, self.labels = photos.pixels.to(device), photos.labels.to(device)
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
-        """As ``Epochs`` says; no workers are needed."""
+        """See ``Epochs.load``. ``workers`` is not used."""
         batches = self.sampler.batches(epoch)[first_batch:]
         return self._make(epoch, first_batch, batches), len(batches)
 
     def _make(self, epoch: int, first_batch: int, batches: list[list[int]]) -> Iterator[Batch]:
-        share = self.sampler.batch_size // self.sampler.num_ranks
-        mine = slice(self.sampler.rank * share, (self.sampler.rank + 1) * share)
-        for number, batch in enumerate(batches, first_batch):
-            rng = np.random.default_rng([self.sampler.seed, epoch, number, 81])
+        offset = self.sampler.rank * (self.sampler.batch_size // self.sampler.num_ranks)
+        for index, batch in enumerate(batches, first_batch):
+            rng = np.random.default_rng([self.sampler.seed, epoch, index, 81])
             chosen = torch.tensor(batch, device=self.pixels.device)
-            images = pad_and_cut(self.pixels[chosen], self.pad, self.flip, rng, self.sampler.batch_size, mine.start)
+            images = pad_and_cut(self.pixels[chosen], self.pad, self.flip, rng, self.sampler.batch_size, offset)
             yield {"image": images, "label": self.labels[chosen]}
 
     def name_batch(self, epoch: int, batch: int) -> list[str]:
-        """Their numbers in the archive."""
+        """Indices of the batch's images in the data set."""
         return [f"image {index}" for index in self.sampler.batches(epoch)[batch]]
 
 
 def check_bytes(photos: PhotoBytes, augmentation: PhotoAugmentation, preprocessing: Preprocessing) -> None:
-    """Bytes in memory are used at the size that they have.
+    """Check that images in memory can be used without resizing.
 
     Raises:
-        DataError: the recipe asks for another size, or for a window that resizes.
+        DataError: the preprocessing has another size or a centre crop, or the augmentation's window resizes images.
     """
     size = tuple(photos.pixels.shape[2:])
     if size != preprocessing.size_hw or preprocessing.crop_from is not None:
         wanted = f"size_hw {preprocessing.size_hw} and crop_from {preprocessing.crop_from}"
         raise DataError(
-            f"{photos.name} holds images of {size} in memory, which are not resized; the recipe has {wanted}"
+            f"{photos.name} has images of size {size} in memory, which cannot be resized; the recipe has {wanted}. "
+            f"Set size_hw to {size} without crop_from, or leave out --in-memory"
         )
     if augmentation.window not in ("padded", "none"):
-        raise DataError(f"{photos.name} is held in memory, so the window is 'padded' or 'none', not "
-                        f"{augmentation.window!r}; or leave out --in-memory")  # fmt: skip
+        raise DataError(
+            f"{photos.name} is in memory, so the augmentation's window must be 'padded' or 'none', not "
+            f"{augmentation.window!r}; change it or leave out --in-memory"
+        )
 
 
 class PackedEpochs:
-    """Packed photographs, read from front to back; going on in mid-epoch skips without decoding.
+    """Batches of packed images, read sequentially. When a run is resumed inside an epoch, images are skipped undecoded.
 
-    The order depends on the number of processes and of their readers: the latter is part of the recipe, not of how it
-    is run. Args as for ``PackedPhotos``.
+    The order of images depends on the number of processes and on ``readers``. The latter is therefore a field of the
+    recipe and not a ``RunOptions``. For the arguments see ``PackedPhotos``.
     """
 
     tied = True
@@ -106,24 +108,30 @@ class PackedEpochs:
     ) -> None:
         self.index, self.readers, self.pin = index, readers, pin
         self.settings: dict[str, Any] = {
-            "batch_size": batch_size, "augmentation": augmentation, "preprocessing": preprocessing, "seed": seed,
-            "rank": rank, "num_ranks": num_ranks, "num_workers": readers, "as_bytes": True,
-        }  # fmt: skip
-        PackedPhotos(index, **self.settings)  # too few shards are found now
+            "batch_size": batch_size,
+            "augmentation": augmentation,
+            "preprocessing": preprocessing,
+            "seed": seed,
+            "rank": rank,
+            "num_ranks": num_ranks,
+            "num_workers": readers,
+            "as_bytes": True,
+        }
+        PackedPhotos(index, **self.settings)  # raises an error now if there are too few shards
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
-        """As ``Epochs`` says; the recipe says how many readers there are."""
+        """See ``Epochs.load``. ``workers`` is not used; the recipe sets the number of readers."""
         photos = PackedPhotos(self.index, **self.settings, epoch=epoch, first_batch=first_batch)
         loader = photos.loader(pin_memory=self.pin, worker_init_fn=ignore_interrupts)
         return _after(loader, photos.num_extra), sum(photos.num_batches) - first_batch
 
     def name_batch(self, epoch: int, batch: int) -> list[str]:
-        """Which batch of which source."""
+        """The batch's number, epoch and source. Single files are not known."""
         return [f"batch {batch + 1} of epoch {epoch + 1} of {self.index.source}"]
 
 
 def _after(batches: Iterable[Batch], number: int) -> Iterator[Batch]:
-    """All but the first ``number``."""
-    for place, batch in enumerate(batches):
-        if place >= number:
+    """All batches except the first ``number``."""
+    for index, batch in enumerate(batches):
+        if index >= number:
             yield batch

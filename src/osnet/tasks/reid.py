@@ -1,4 +1,4 @@
-"""Re-identification as classification of the training identities, with or without triplets."""
+"""Training for re-identification: classification of the training identities, optionally with a triplet loss."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,29 +33,37 @@ Sampler = Literal["random", "identity", "camera", "data set"]
 
 @dataclass(frozen=True)
 class ReidLoss:
-    """Which losses, how much of each."""
+    """Weights and settings of the losses.
+
+    With a BNNeck (Luo et al., CVPRW 2019) a BatchNorm without shift is between the embedding and the classifier, which
+    has no bias. The triplet loss takes the embedding before the BatchNorm. The saved network includes the BatchNorm, so
+    search uses the embedding after it.
+    """
 
     cross_entropy: float = 1.0
     """Weight of the label-smoothed cross-entropy over training identities."""
     smoothing: float = LABEL_SMOOTHING
+    """Label smoothing of the cross-entropy, from 0 to less than 1."""
     triplet: float = 0.0
-    """Weight of the batch-hard triplet loss; above 0 it needs batches by identity."""
+    """Weight of the batch-hard triplet loss. Above 0 it needs the sampler ``identity``."""
     margin: float = MARGIN
+    """Margin of the triplet loss."""
     soft_margin: bool = False
-    """The soft margin instead of ``margin``."""
+    """Use the soft margin instead of ``margin``."""
     bnneck: bool = False
-    """A BatchNorm without shift between embedding and classifier, and a classifier without bias
-    (Luo et al., CVPRW 2019). As in that paper the triplet loss sees the embedding before it, and what is searched with
-    comes after it: the saved network includes it."""
+    """Use a BNNeck: a BatchNorm between embedding and classifier. Search uses the embedding after it."""
 
 
 class ReidTask(Task):
-    """A network with a classifier of identities on top.
+    """A network with an identity classifier on top.
 
     Args:
-        network: image -> embedding.
-        num_classes: training identities.
-        loss: which losses.
+        network: maps images to embeddings.
+        num_classes: number of training identities.
+        loss: weights and settings of the losses.
+
+    Raises:
+        ModelError: ``loss.bnneck`` is set, but the network already includes a BNNeck.
     """
 
     def __init__(self, network: Network, num_classes: int, loss: ReidLoss) -> None:
@@ -64,7 +72,7 @@ class ReidTask(Task):
         self.loss = loss
         size = network.config.embedding_size
         if loss.bnneck and network.config.neck:
-            raise ModelError("a network with a neck of its own under a BNNeck; give it without: without_neck(network)")
+            raise ModelError("bnneck=True, but the network already includes a BNNeck; pass without_neck(network)")
         self.neck: nn.Module = make_neck(size) if loss.bnneck else nn.Identity()
         self.classifier = nn.Linear(size, num_classes, bias=not loss.bnneck)
         nn.init.normal_(self.classifier.weight, 0, 0.01)
@@ -72,9 +80,13 @@ class ReidTask(Task):
             nn.init.zeros_(self.classifier.bias)
 
     def forward(self, batch: Batch, frozen: bool = False) -> dict[str, Tensor]:
-        """``image`` (B, 3, H, W) and ``label`` (B,) -> ``loss`` and the scalars to watch.
+        """Compute the losses of ``image`` (B, 3, H, W) with ``label`` (B,).
 
-        ``frozen`` trains the classifier alone: the network runs in eval mode and without gradients.
+        With ``frozen`` only the classifier is trained: the network runs in eval mode and without gradients, and there
+        is no triplet loss.
+
+        Returns:
+            ``loss``, ``accuracy`` and the losses that are used: ``cross_entropy``, ``triplet``.
         """
         labels = batch["label"]
         embeddings = embed(self.network, batch["image"], frozen)
@@ -90,8 +102,8 @@ class ReidTask(Task):
             total = total + self.loss.triplet * scalars["triplet"]
         return {"loss": total, **{name: value.detach() for name, value in scalars.items()}}
 
-    def searched(self) -> Network:
-        """The network that is saved and searched with, in eval mode: with BNNeck a copy that includes it."""
+    def search_network(self) -> Network:
+        """The network that computes the embeddings for search; with a BNNeck a copy, in eval mode, that includes it."""
         if not self.loss.bnneck:
             return self.network
         device = next(self.network.parameters()).device
@@ -102,7 +114,10 @@ class ReidTask(Task):
 
 
 def embed(network: nn.Module, images: Tensor, frozen: bool) -> Tensor:
-    """(B, 3, H, W) -> (B, D); ``frozen``: in eval mode, so that BatchNorms stay as they are, and without gradients."""
+    """Embed images in training: (B, 3, H, W) -> (B, D).
+
+    With ``frozen`` there are no gradients, and the network runs in eval mode, which keeps BatchNorm's statistics.
+    """
     if not frozen:
         return network(images)
     network.eval()
@@ -112,21 +127,24 @@ def embed(network: nn.Module, images: Tensor, frozen: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class ReidRecipe(Recipe):
-    """A training run for re-identification. Every field can be overridden on the command line.
+    """Settings of a training run for re-identification. All fields can be changed on the command line.
 
     Raises:
-        ModelError: a value that cannot be, or values that do not fit together.
+        ModelError: a value is outside its range, or values contradict each other.
     """
 
     augmentation: Augmentation = field(default_factory=Augmentation)
+    """Augmentation of training images."""
     loss: ReidLoss = field(default_factory=ReidLoss)
+    """Losses."""
     sampler: Sampler = "random"
+    """How batches are drawn: at random, or K images of each chosen identity, camera or data set."""
     images_per_label: int = 4
-    """K, for the samplers by identity, by camera and by data set."""
+    """Images of each group in a batch (K), for the samplers ``identity``, ``camera`` and ``data set``."""
     validation: float = 0.0
-    """Share of the training identities held out to pick the best epoch; 0: all train, the last epoch counts."""
+    """Share of the training identities, 0 to 0.5, that is held out to choose the best epoch; 0: no validation."""
     distance: Distance = "euclidean"
-    """By which the published figures are, and held-out identities are scored; the weights' card says so."""
+    """Distance of the validation score. It is stored in the card and used by evaluation and search."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,25 +156,26 @@ class ReidRecipe(Recipe):
             raise ModelError(f"recipe {self.name}: a triplet loss needs at least 2 images_per_label")
 
     def read(self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None) -> ReidDataset:
-        """Folders, and benchmarks as NAME=FOLDER (``read_source``); several train as one.
+        """Read folders, and benchmarks given as NAME=FOLDER (``read_source``). Several are joined into one data set.
 
         Raises:
-            DataError: they cannot be read or joined.
+            DataError: a data set cannot be read, or they cannot be joined.
         """
         datasets = [read_source(folder, work_dir) for folder in folders]
         return datasets[0] if len(datasets) == 1 and not combine_all else join_training(datasets, combine_all)
 
     def plan(self, dataset: ReidDataset) -> Plan:
-        """The train split is used; query and gallery are not looked at.
+        """Prepare training on the train split. Query and gallery are not used.
 
         Raises:
-            DataError: a data set that cannot be trained on.
+            DataError: there are no training images, or not enough for the sampler or the validation.
+            ImageError: a file is not a readable image.
         """
         return ReidPlan(self, dataset)
 
 
 class ReidPlan(Plan):
-    """Identities as classes; validation is a search among held-out identities."""
+    """Training identities are the classes. Validation is the mAP of a search among held-out identities."""
 
     metric = "mAP"
     task: ReidTask
@@ -176,22 +195,27 @@ class ReidPlan(Plan):
         check_headers(crop.path for crop in [*self.samples.crops, *query.crops, *gallery.crops])
         network = build_network(recipe, [crop.path for crop in self.samples.crops], self.preprocessing)
         self.task = ReidTask(network, len(self.samples.pids), recipe.loss)
-        self.card = Card(network.config, preprocessing=self.preprocessing, training_data=dataset.name,
-                         licence="as the training data", source=f"recipe {recipe.name}",
-                         distance=recipe.distance)  # fmt: skip
+        self.card = Card(
+            network.config,
+            preprocessing=self.preprocessing,
+            training_data=dataset.name,
+            licence="as the training data",
+            source=f"recipe {recipe.name}",
+            distance=recipe.distance,
+        )
 
     def describe_data(self) -> dict[str, Any]:
-        """Images and identities."""
+        """Numbers of images and identities."""
         return {"images": len(self.samples), "identities": len(self.samples.pids)}
 
     def list_data(self) -> Iterator[tuple[Row, Path | None]]:
-        """Crops that train, with their class; those that are held out."""
+        """Rows of the training crops, with their class index, and of the held-out crops."""
         yield from list_crops("train", self.samples.crops, self.samples.labels)
         for split in (self.query, self.gallery):
             yield from list_crops(split.name, split.crops, split.pids)
 
     def make_sampler(self, rank: int, num_ranks: int) -> BatchSampler:
-        """By the recipe's ``sampler``."""
+        """Make the recipe's sampler."""
         recipe = self.recipe
         if recipe.sampler == "random":
             return RandomBatches(self.samples.labels, recipe.batch_size, recipe.seed, rank, num_ranks)
@@ -203,16 +227,21 @@ class ReidPlan(Plan):
         return GroupedBatches(labels, recipe.batch_size, recipe.images_per_label, recipe.seed, rank, num_ranks)
 
     def save(self, task: ReidTask, folder: Path) -> None:
-        """The network, and the classifier beside it."""
-        save_weights(task.searched(), folder, self.card, task.classifier.state_dict())
+        """Save the network with its classifier."""
+        save_weights(task.search_network(), folder, self.card, task.classifier.state_dict())
 
     def score(self, task: ReidTask) -> dict[str, float]:
-        """mAP of the held-out queries in the held-out gallery."""
-        embedder = Embedder(task.searched(), preprocessing=self.preprocessing, normalize=False)
+        """``mAP`` of the held-out queries in the held-out gallery."""
+        embedder = Embedder(task.search_network(), preprocessing=self.preprocessing, normalize=False)
         query_QD, gallery_GD = embedder.embed(self.query.paths), embedder.embed(self.gallery.paths)
         query, gallery = self.query, self.gallery
         scores = rank_scores(
-            query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids,
+            query_QD,
+            gallery_GD,
+            query.pids,
+            gallery.pids,
+            query.camids,
+            gallery.camids,
             distance=self.recipe.distance,
-        )  # fmt: skip
+        )
         return {"mAP": scores.mean_ap}

@@ -1,1 +1,1 @@
-"""Training: recipes, the loop, the state that survives being killed. Needs the extra ``train``."""
+"""Training: recipes, the training loop, and its saved state. Needs the extra ``train``."""

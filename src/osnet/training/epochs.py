@@ -1,7 +1,7 @@
-"""A process's batches, epoch by epoch: what the trainer reads from."""
+"""The batches of one process, by epoch."""
 
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -11,80 +11,104 @@ from osnet.data.samplers import BatchSampler
 from osnet.data.training_set import EpochKeys, Key
 
 Batch = Mapping[str, Tensor]
-"""What a DataLoader makes of samples: ``image`` (B, 3, H, W), and the labels by name, each (B, ...)."""
+"""A collated batch: ``image`` (B, 3, H, W), and labels by name, each of shape (B, ...)."""
 
 
 class Samples(Protocol):
-    """Training samples, each a function of its key alone, so that a resumed run makes the same ones."""
+    """Training samples. A sample depends on its key alone, so a resumed run trains on the same ones."""
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of samples."""
         ...
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """``image`` (3, H, W) float32, normalised, and the labels."""
+        """The sample: ``image`` (3, H, W) float32, normalised, and its labels by name."""
         ...
 
     def name_of(self, index: int) -> str:
-        """What errors call a sample: its file's name."""
+        """The sample's name in error messages: its file."""
         ...
 
 
 class Epochs(Protocol):
-    """This process's part of every batch; a function of (seed, epoch, number of the batch, rank) alone."""
+    """One process's part of every batch. It depends on the seed, the epoch, the batch index and the rank alone."""
 
     tied: bool
-    """Whether the order also depends on how many processes there are: then only as many can go on in mid-epoch."""
+    """True if the order also depends on the number of processes. Then a run that was stopped inside an epoch can be
+    resumed only with the same number."""
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
-        """The batches of ``epoch`` from ``first_batch`` on, and how many they are. ``workers``: processes to read."""
+        """The batches of an epoch from one batch on, and their number.
+
+        Args:
+            epoch: index of the epoch, from 0.
+            first_batch: index of the first batch to load, from 0.
+            workers: number of processes that read images.
+        """
         ...
 
     def name_batch(self, epoch: int, batch: int) -> list[str]:
-        """What errors call its images."""
+        """Names of the batch's images, for error messages."""
         ...
 
 
 class SampledEpochs:
-    """Batches that a sampler draws, made of single samples by a DataLoader: the usual kind.
+    """Batches chosen by a sampler and collated from single samples by a DataLoader.
 
     Args:
-        samples: by key.
-        sampler: which of them make up a batch.
-        pin: copy batches into memory that a GPU reads faster.
+        samples: the training samples.
+        sampler: chooses the samples of each batch.
+        pin: copy batches to pinned memory, from which a GPU copies faster.
     """
 
     tied = False
 
     def __init__(self, samples: Samples, sampler: BatchSampler, pin: bool = False) -> None:
         self.samples, self.sampler, self.pin = samples, sampler, pin
+        self._keys = _CurrentKeys()
+        self._loader: DataLoader[Any] | None = None
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
-        """As ``Epochs`` says."""
+        """See ``Epochs.load``. The workers of one epoch go on to the next."""
         keys = EpochKeys(self.sampler, epoch, first_batch)
-        loader: DataLoader[Any] = DataLoader(
-            self.samples,  # type: ignore[arg-type]  # a Protocol, and keys that are tuples
-            batch_sampler=keys,
-            num_workers=workers,
-            worker_init_fn=ignore_interrupts,
-            pin_memory=self.pin,
-        )
-        return loader, len(keys)
+        if self._loader is None or self._loader.num_workers != workers:
+            self._loader = DataLoader(
+                self.samples,  # type: ignore[arg-type]  # DataLoader wants a Dataset with integer keys
+                batch_sampler=self._keys,
+                num_workers=workers,
+                worker_init_fn=ignore_interrupts,
+                pin_memory=self.pin,
+                persistent_workers=workers > 0,
+            )
+        self._keys.keys = keys
+        return self._loader, len(keys)
 
     def name_batch(self, epoch: int, batch: int) -> list[str]:
-        """The files' names."""
+        """Names of the batch's files."""
         keys = EpochKeys(self.sampler, epoch, batch)
         return [self.samples.name_of(index) for _, _, index in next(iter(keys))]
 
 
+class _CurrentKeys:
+    """The keys of the epoch that is being read, for a loader that reads several."""
+
+    keys: EpochKeys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.keys)
+
+
 def ignore_interrupts(_worker: int) -> None:
-    """In the loader's processes: Ctrl-C is for the loop, which ends them."""
+    """Make a DataLoader worker ignore Ctrl-C. The training loop handles the signal and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """A batch as ``parts`` equal ones, in order; their number must divide it."""
+    """Split a batch into ``parts`` batches of equal size, in order. ``parts`` must divide the batch size."""
     if parts == 1:
         return [batch]
-    columns = {name: value.chunk(parts) for name, value in batch.items()}
-    return [{name: column[number] for name, column in columns.items()} for number in range(parts)]
+    chunks = {name: value.chunk(parts) for name, value in batch.items()}
+    return [{name: values[index] for name, values in chunks.items()} for index in range(parts)]

@@ -1,4 +1,4 @@
-"""What a run logs: a JSON object a line, and the same for TensorBoard."""
+"""The metrics log of a run: a file with one JSON object per line, and the same values for TensorBoard."""
 
 import json
 from pathlib import Path
@@ -6,22 +6,22 @@ from typing import Any
 
 from osnet.errors import require_extra
 from osnet.files import written_aside
-from osnet.training.state import Progress
+from osnet.training.state import RunProgress
 
 LOG_FILE, EVENTS = "metrics.jsonl", "events"
 VALIDATION = "validation_"
-"""Names of validation scores begin so."""
+"""Prefix of the names of validation scores."""
 
 
 class MetricsLog:
-    """The log in a run's folder. One process writes it."""
+    """The log in a run's folder. Only one process may write it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._events: Any = None
 
     def add(self, row: dict[str, Any]) -> None:
-        """A row: ``step``, ``epoch`` and scalars."""
+        """Append a row with ``step``, ``epoch`` and scalars."""
         with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._events is None:
@@ -32,8 +32,8 @@ class MetricsLog:
                 self._events.add_scalar(name, value, row["step"])
         self._events.flush()
 
-    def cut(self, progress: Progress) -> None:
-        """Forget what was logged after the state that is resumed."""
+    def cut(self, progress: RunProgress) -> None:
+        """Delete rows that were logged after ``progress``, the state from which the run is resumed."""
         path = self.folder / LOG_FILE
         if path.exists():
             lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -42,8 +42,8 @@ class MetricsLog:
                 aside.write_text("".join(rows))
 
 
-def _belongs(row: dict[str, Any], progress: Progress) -> bool:
-    """True if a logged row is of a time before ``progress``; a score belongs to what has been published."""
+def _belongs(row: dict[str, Any], progress: RunProgress) -> bool:
+    """True if a row was logged before ``progress`` was saved. Validation rows are compared by their epoch."""
     if any(name.startswith(VALIDATION) for name in row):
         return bool(row["epoch"] <= progress.published)
     return bool(row["step"] <= progress.step and row["epoch"] <= progress.epoch)

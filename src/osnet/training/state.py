@@ -1,4 +1,4 @@
-"""What a run needs to go on: one file, written aside and renamed, loaded without unpickling objects."""
+"""The saved state of a training run: one file that is replaced atomically and loaded with ``weights_only=True``."""
 
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -15,42 +15,56 @@ FORMAT = "osnet-training-1"
 
 
 @dataclass
-class Progress:
-    """Where a run is: the next batch to train."""
+class RunProgress:
+    """How far a run has come."""
 
     epoch: int = 0
+    """Index of the epoch of the next batch, from 0."""
     batch: int = 0
+    """Index of the next batch in its epoch, from 0."""
     step: int = 0
-    """Batches trained in all."""
+    """Number of batches trained since the start."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Of this epoch's scalars so far, in the first process: after a stop in mid-epoch, the log counts these for all."""
+    """Sums of the logged scalars over this epoch's batches, in process 0. If a run is resumed inside an epoch, every
+    process starts from these sums."""
     published: int = 0
-    """Epochs whose weights have been exported and, if it was time, scored."""
+    """Number of epochs whose weights have been exported and, where validation was due, scored."""
     best_score: float = -1.0
+    """The best validation score; -1 before the first."""
     best_epoch: int = -1
+    """The epoch with the best score, counted from 1; -1 before the first."""
     num_ranks: int = 0
-    """Processes that trained last; 0: not known."""
+    """Number of processes that trained last; 0 if unknown."""
 
 
 def save_state(
-    folder: Path, recipe: dict[str, Any], data_sha256: str, progress: Progress, tensors: dict[str, Any]
+    folder: Path, recipe: dict[str, Any], data_sha256: str, progress: RunProgress, tensors: dict[str, Any]
 ) -> None:
-    """Replace the state in ``folder``; a crash in the middle leaves the old one.
+    """Replace the state in ``folder``. A crash leaves the old state.
 
-    ``data_sha256``: of the list of what is trained on.
+    Args:
+        folder: the run's folder.
+        recipe: the recipe as JSON would store it.
+        data_sha256: ``DataList.sha256()`` of the training data.
+        progress: how far the run has come.
+        tensors: state dicts by name.
     """
     content = {
-        "format": FORMAT, "recipe": recipe, "data_sha256": data_sha256, "progress": progress.__dict__, **tensors,
-    }  # fmt: skip
+        "format": FORMAT,
+        "recipe": recipe,
+        "data_sha256": data_sha256,
+        "progress": progress.__dict__,
+        **tensors,
+    }
     with written_aside(folder / STATE_FILE) as aside:
         torch.save(content, aside)
 
 
 def read_state(folder: Path) -> bytes:
-    """The file in ``folder``; nothing if there is none.
+    """Read the bytes of the state file in ``folder``; no bytes if it does not exist.
 
     Raises:
-        WeightsError: it cannot be read, or is empty.
+        WeightsError: the file cannot be read, or is empty.
     """
     path = folder / STATE_FILE
     try:
@@ -58,15 +72,15 @@ def read_state(folder: Path) -> bytes:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
     if content == b"":
-        raise WeightsError(f"{path} cannot be read: it is empty")
+        raise WeightsError(f"{path} is empty: this run cannot be resumed; choose another folder")
     return content or b""
 
 
 def parse_state(content: bytes, folder: Path) -> dict[str, Any] | None:
-    """The state that ``read_state`` found in ``folder``, or None if there is none.
+    """Load the state from the bytes that ``read_state`` returned; None if there are none.
 
     Raises:
-        WeightsError: it is damaged, or of another version.
+        WeightsError: the file is damaged, or was written in another format.
     """
     if not content:
         return None

@@ -1,4 +1,4 @@
-"""How a run stops between two batches, or is put back to where the last whole one ended."""
+"""Stopping a run between two batches, and undoing a batch that failed."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def buffers_kept_on_error(module: nn.Module) -> Iterator[None]:
-    """Inside, a forward pass moves BatchNorm's statistics; after an error they are as they were."""
+    """Restore the module's buffers (BatchNorm's statistics) if the body raises an error."""
     buffers = list(module.buffers())
     before = [buffer.clone() for buffer in buffers]
     try:
@@ -25,21 +25,22 @@ def buffers_kept_on_error(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets (and SIGTERM, which clusters send), so that a run stops between batches.
+    """Set an event on Ctrl-C or SIGTERM (which clusters send), so that the loop can stop between batches.
 
-    A second one stops at once.
+    A second signal raises KeyboardInterrupt at once. In a thread other than the main one signals cannot be handled;
+    there the event is never set.
     """
     stopping = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
 
-    def ask(_signal: int, _frame: object) -> None:
+    def request_stop(_signal: int, _frame: object) -> None:
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopping
     finally:

@@ -1,8 +1,8 @@
-"""What the trainer asks of a task. Re-identification, attributes and both together are a small file each in ``tasks/``.
+"""The interface between the trainer and a task. The tasks are in ``osnet.tasks``, one file each.
 
-recipe.read(folders)  ->  a data set
-recipe.plan(dataset)  ->  Plan: the batches, the task, how to score, what to save
-task(batch)           ->  {"loss": ..., other scalars to watch}
+recipe.read(folders)  ->  data set
+recipe.plan(dataset)  ->  Plan: batches, task, validation, saving
+task(batch)           ->  {"loss": ..., other scalars to log}
 """
 
 from abc import ABC, abstractmethod
@@ -20,68 +20,87 @@ from osnet.types import Preprocessing
 
 
 class Task(nn.Module, ABC):
-    """A network, heads on top, and their losses.
+    """A network, the heads on top of it, and their losses.
 
-    The trainer knows the network's tensors by the name ``network.``: they take ``backbone_lr_factor``; the others are
-    the head's.
+    Parameters whose name starts with ``network.`` are trained with the learning rate times ``backbone_lr_factor``. All
+    other parameters belong to the heads and are trained with the full learning rate.
     """
 
     network: nn.Module
 
     @abstractmethod
     def forward(self, batch: Batch, frozen: bool = False) -> dict[str, Tensor]:
-        """A batch -> ``loss``, a scalar with gradient, and scalars to watch.
+        """Compute the losses of a batch.
 
-        A batch of one process holds a part of the global one, and DDP averages gradients over processes: a loss that
-        is a mean over some of the images only must count these over all processes.
+        With several processes each gets a part of the batch, and DDP averages their gradients. A loss that is a mean
+        over only some of the images must therefore count these images over all processes (``mean_count``).
 
-        ``frozen``: only the heads learn; the network must keep its BatchNorms as they are.
+        Args:
+            batch: this process's part of the batch.
+            frozen: train the heads only; the network must also keep its BatchNorm statistics.
+
+        Returns:
+            ``loss``, a scalar with gradient, and other scalars to log.
         """
 
 
 class Plan(ABC):
-    """A recipe and a data set, made ready for the trainer. Making it must find what would stop a run later."""
+    """A recipe prepared for one data set: all that the trainer needs.
+
+    A plan checks its data when it is made, so that an error does not stop a run hours later.
+    """
 
     preprocessing: Preprocessing
     samples: Samples
     task: Task
-    """Built with the recipe's seed: the same recipe, the same first weights."""
+    """Built with the recipe's seed, so that the same recipe starts from the same weights."""
     metric: str = "score"
-    """Which validation score picks the best epoch; higher is better. Logged as ``validation_`` and its name."""
+    """Name of the validation score that decides which epoch is best; higher is better. It is logged with the prefix
+    ``validation_``."""
     validated_on: str | None = None
-    """What is scored, in words: ``the held-out identities``; None if nothing is, and then the last epoch counts."""
+    """Name of the validation data for messages, such as ``the held-out identities``; None if there is no validation."""
     num_micro_batches: int = 1
-    """Into how many parts a process splits its part of a batch, adding up their gradients before the step. Above 1 only
-    for losses that are means over images, and then the same but for BatchNorm, which sees the parts."""
+    """Number of parts into which a process splits its part of a batch (gradient accumulation). More than 1 is correct
+    only if the loss is a mean over images. BatchNorm's statistics are then those of each part."""
 
     @abstractmethod
     def describe_data(self) -> dict[str, Any]:
-        """Sizes and names for ``recipe.json``."""
+        """Sizes and names of the data, for ``recipe.json``."""
 
     def list_data(self) -> Iterator[tuple[Row, Path | None]]:
-        """All that is trained on and chosen by, as ``data_list`` has it: a run goes on only with the same rows. Beside
-        each row its file, if it is one."""
+        """Rows of ``data_list`` for the training and validation data, each with its file or None.
+
+        A run can be resumed only with the same rows.
+        """
         yield from ((["sizes", 0, name, value], None) for name, value in self.describe_data().items())
 
     def make_epochs(self, rank: int, num_ranks: int, device: torch.device) -> Epochs:
-        """The batches of process ``rank``; they may lie on ``device`` already.
+        """Make the batches of one process.
+
+        Args:
+            rank: index of the process.
+            num_ranks: number of processes.
+            device: where the network runs; the batches may be there already.
 
         Raises:
-            DataError: a batch cannot be shared out so.
+            DataError: the batch size cannot be divided among the processes.
         """
         return SampledEpochs(self.samples, self.make_sampler(rank, num_ranks), pin=device.type == "cuda")
 
     def make_sampler(self, rank: int, num_ranks: int) -> BatchSampler:
-        """Which samples make up a batch on process ``rank``, for ``make_epochs``."""
-        raise NotImplementedError(f"{type(self).__name__} draws no samples")
+        """Make the sampler that chooses the samples of each batch of process ``rank``."""
+        raise NotImplementedError(f"{type(self).__name__} has no sampler")
 
     @abstractmethod
     def save(self, task: Any, folder: Path) -> None:
-        """Write a checkpoint folder (network, heads, card), all or nothing. ``task`` is in eval mode.
+        """Write a checkpoint folder (network, heads, card). A crash leaves the old one.
 
-        Where validation was due, ``score`` has seen this very task before.
+        ``task`` is in eval mode. If validation is due, the trainer calls ``score`` with the same object first.
         """
 
     def score(self, task: Any) -> dict[str, float]:
-        """Validation scores, ``metric`` among them, all finite. Called on one process, with ``task`` in eval mode."""
-        raise NotImplementedError(f"{type(self).__name__} names no validation")
+        """Compute the validation scores, including ``metric``. All must be finite.
+
+        Called in one process only, with ``task`` in eval mode.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no validation")

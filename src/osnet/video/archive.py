@@ -42,7 +42,7 @@ from osnet.video.archive_segments import mean_vector as mean_vector
 from osnet.video.archive_segments import segment_name as segment_name
 from osnet.video.archive_segments import write_segment as write_segment
 from osnet.video.archive_segments import writing as writing
-from osnet.video.protocols import Floats
+from osnet.video.protocols import Floats, Times
 from osnet.weights.card import Card
 from osnet.weights.checkpoint import save_weights
 
@@ -149,7 +149,7 @@ class Archive:
 
     def sources(self) -> set[str]:
         """Ids of all tracklets."""
-        return {f"{segment.name}/{place + 1}" for segment in self._segments for place in range(len(segment))}
+        return {tracklet_id for segment in self._segments for tracklet_id in segment.ids}
 
     def tracklets(self, where: Where | None = None) -> Iterator[Tracklet]:
         """The tracklets that pass ``where``, in the order of their segments (day, time, camera)."""
@@ -165,9 +165,16 @@ class Archive:
 
     def means(self) -> tuple[list[str], Floats]:
         """The ids of all tracklets, and their mean embeddings (T, D)."""
-        ids = [f"{segment.name}/{place + 1}" for segment in self._segments for place in range(len(segment))]
+        ids = [tracklet_id for segment in self._segments for tracklet_id in segment.ids]
         parts = [np.array(segment.means) for segment in self._segments]
         return ids, np.concatenate(parts) if parts else np.empty((0, self.embedding_size), np.float32)
+
+    def spans(self) -> tuple[list[str], Times, Times]:
+        """Camera, begin and end (Unix time) of each of the T tracklets, in the order of ``means``."""
+        cameras = [segment.camera for segment in self._segments for _ in segment.ids]
+        begins = np.concatenate([np.empty(0), *(segment.begins for segment in self._segments)])
+        ends = np.concatenate([np.empty(0), *(segment.ends for segment in self._segments)])
+        return cameras, begins, ends
 
     def vectors(self, tracklet_id: str) -> Floats:
         """The embeddings (C, D) of the crops of one tracklet. Raises GalleryError if there is no such tracklet."""
@@ -178,9 +185,11 @@ class Archive:
     def _find(self, tracklet_id: str) -> tuple[StoredSegment, int]:
         name, _, number = tracklet_id.rpartition("/")
         segment = self._places.get(name)
-        if segment is None or not number.isascii() or not number.isdigit() or not 1 <= int(number) <= len(segment):
+        plain = number.isascii() and number.isdigit() and len(number) < 10
+        place = segment.places.get(int(number)) if segment is not None and plain else None
+        if segment is None or place is None:
             raise GalleryError(f"{self.folder} has no tracklet {tracklet_id!r}")
-        return segment, int(number) - 1
+        return segment, place
 
     def search(
         self,
@@ -360,7 +369,7 @@ def _make_if_missing(folder: Path, embedder: Embedder) -> None:
         others = sorted(path.name for path in folder.iterdir() if path.name != WEIGHTS and not is_leftover(path))
         if others:
             raise GalleryError(f"{folder} is not empty ({others[0]}); a new archive needs a new or an empty folder")
-        card = embedder.network.card
+        card = embedder.card
         if isinstance(embedder.network, ThirdPartyNetwork):
             save_third_party(embedder.network, folder / WEIGHTS, embedder.preprocessing)
         else:

@@ -27,6 +27,8 @@ from osnet.video.crops import Sample
 from osnet.video.protocols import Floats, FootageError, Ints, Times, Track
 
 SEGMENT_FORMAT = "osnet-segment-1"
+ERASED_FORMAT = "osnet-segment-2"
+"""A segment that tracklets were erased from: each line of ``tracklets.jsonl`` has the tracklet's own ``number``."""
 SEGMENT_FILE, TRACKLETS_FILE, LOCK = "segment.json", "tracklets.jsonl", ".lock"
 ARRAYS = ("vectors", "means", "frames", "times", "boxes")
 LOCK_TIMEOUT_S = 10.0
@@ -119,7 +121,7 @@ class StoredSegment:
 
     def __init__(self, root: Path, name: str, embedding_size: int) -> None:
         self.folder, self.name = root / name, name
-        self.about = read_json(self.folder / SEGMENT_FILE, SEGMENT_FORMAT)
+        self.about = read_json(self.folder / SEGMENT_FILE, SEGMENT_FORMAT, ERASED_FORMAT)
         path = self.folder / TRACKLETS_FILE
         try:
             if sha256_file(path) != self.about["sha256"][TRACKLETS_FILE]:
@@ -151,13 +153,16 @@ class StoredSegment:
         self.begins = np.array([row["begin_s"] for row in self.rows], np.float64)
         self.ends = np.array([row["end_s"] for row in self.rows], np.float64)
         self.first_crops = np.cumsum([0, *(len(row["crops"]) for row in self.rows)])
+        self.numbers = [int(row.get("number", place)) for place, row in enumerate(self.rows, 1)]
+        self.ids = [f"{name}/{number}" for number in self.numbers]
+        self.places = {number: place for place, number in enumerate(self.numbers)}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def item(self, place: int) -> Item:
         """Describe a tracklet, counted from 0, as search results do."""
-        return Item(f"{self.name}/{place + 1}", None, self.camera, self.rows[place]["begin_s"])
+        return Item(self.ids[place], None, self.camera, self.rows[place]["begin_s"])
 
     def tracklet(self, place: int) -> Tracklet:
         """Read a tracklet, counted from 0."""
@@ -165,7 +170,7 @@ class StoredSegment:
         first, last = row["rows"]
         crops = tuple(
             Crop(
-                self.folder / "crops" / f"{place + 1:04d}-{number}.jpg",
+                self.folder / "crops" / f"{self.numbers[place]:04d}-{number}.jpg",
                 crop["time_s"],
                 crop["frame"],
                 tuple(crop["box"]),
@@ -174,7 +179,7 @@ class StoredSegment:
             for number, crop in enumerate(row["crops"], 1)
         )
         return Tracklet(
-            id=f"{self.name}/{place + 1}",
+            id=self.ids[place],
             camera=self.camera,
             begin_s=row["begin_s"],
             end_s=row["end_s"],
@@ -294,12 +299,14 @@ def mean_vector(vectors: Sequence[Floats]) -> Floats:
     return result
 
 
-def read_json(path: Path, form: str) -> dict[str, Any]:
-    """Read a JSON object and check its ``format``. Raises GalleryError if it is damaged or of another format."""
+def read_json(path: Path, *forms: str) -> dict[str, Any]:
+    """Read a JSON object and check its ``format``. Raises GalleryError if it is damaged or not of ``forms``."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != form:
-            raise GalleryError(f"{path} has the format {content.get('format')!r}; this version reads {form!r}")
+        if content.get("format") not in forms:
+            raise GalleryError(
+                f"{path} has the format {content.get('format')!r}; this version reads {' and '.join(forms)}"
+            )
     except (OSError, ValueError, AttributeError) as error:
         if isinstance(error, GalleryError):
             raise

@@ -131,12 +131,12 @@ def _strangers(seen: Sequence[Tracklet], cosines: Floats) -> Floats:
             second = seen[j]
             if first.camera != second.camera or min(first.end_s, second.end_s) - max(first.begin_s, second.begin_s) < 1:
                 continue
-            if _overlap(first, second) < 0.1:
+            if mean_overlap(first, second) < 0.1:
                 found.append(float(cosines[i, j]))
     return np.array(found, np.float32)
 
 
-def _overlap(a: Tracklet, b: Tracklet) -> float:
+def mean_overlap(a: Tracklet, b: Tracklet) -> float:
     """Mean IoU of the boxes in common frames; 0 if there are none."""
     if a.footage != b.footage:
         return 0.0
@@ -159,7 +159,7 @@ def _borders(seen: Sequence[Tracklet]) -> list[Link]:
     for place, name in enumerate(segments):
         for other in segments[place + 1 :]:
             pairs = [
-                (_overlap(a, b), a, b)
+                (mean_overlap(a, b), a, b)
                 for a in by_segment[name]
                 for b in by_segment[other]
                 if a.camera == b.camera and a.end_s >= b.begin_s

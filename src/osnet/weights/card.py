@@ -7,7 +7,7 @@ from typing import Any
 
 from osnet.errors import WeightsError
 from osnet.files import check_fields, is_plain_name
-from osnet.models.config import LATE_DIALS, BackboneConfig, NetworkConfig, OSNetConfig
+from osnet.models.config import LATE_SETTINGS, BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.types import Distance, Preprocessing
 
 FORMAT = "osnet-weights-1"
@@ -61,12 +61,15 @@ class Card:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
 
     def to_json(self, weights_file: str) -> dict[str, Any]:
-        """Convert to the content of ``card.json``. Fields added later are left out while they have their defaults."""
+        """Convert to the content of ``card.json``.
+
+        Fields that did not exist in the first version of the format are left out if they have their default values.
+        """
         content = {"format": FORMAT, "weights": weights_file, **asdict(self)}
         defaults = {entry.name: entry.default for entry in fields(self.architecture)}
-        for dial in LATE_DIALS:
-            if dial in defaults and content["architecture"][dial] == defaults[dial]:
-                del content["architecture"][dial]
+        for name in LATE_SETTINGS:
+            if name in defaults and content["architecture"][name] == defaults[name]:
+                del content["architecture"][name]
         late = ("attribute", "classes", "distance")
         return {key: value for key, value in content.items() if value or not key.startswith(late)}
 
@@ -82,6 +85,15 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
         raise WeightsError(f"{folder} is not a checkpoint folder: it has no {CARD_FILE}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read: {error!r}") from error
+    return parse_card(content, str(path))
+
+
+def parse_card(content: dict[str, Any], path: str) -> tuple[Card, str]:
+    """As ``read_card``, from the content of a ``card.json``; ``path`` is what errors call it."""
+    content = dict(content) if isinstance(content, dict) else content
+    try:
         if content.get("format") != FORMAT:
             raise WeightsError(f"{path} has the format {content.get('format')!r}; this version reads {FORMAT!r}")
         weights_file = str(content.pop("weights"))

@@ -49,17 +49,18 @@ from osnet.weights.torchreid import (
 HEADS = ("classifier.", PREFIX)
 """Prefixes of the names of head tensors."""
 COUNTER = "num_batches_tracked"
-"""BatchNorm's count of batches. Not used here; converters and old versions of PyTorch leave it out."""
-MOST_LISTED = 10
-"""Largest number of tensors that an error lists."""
+"""BatchNorm's count of batches. No embedding depends on it. Some converters and old PyTorch versions leave it out."""
+MAX_LISTED = 10
+"""An error message lists at most this many tensors."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors under our names, and their card. ``classifier.*`` and ``attributes.*`` are heads."""
+    """The tensors and the metadata of weights."""
 
     card: Card
     state: dict[str, Tensor]
+    """The tensors by their names in this package. ``classifier.*`` and ``attributes.*`` belong to heads."""
 
     def build(self) -> Network:
         """Build the network with these tensors, in eval mode."""
@@ -79,7 +80,7 @@ class Checkpoint:
 
     @property
     def lacks_neck(self) -> bool:
-        """True for a BNNeck run that an older version saved without the BatchNorm that its classifier needs."""
+        """Whether an older version saved a BNNeck run without the BatchNorm that its classifier needs."""
         headless = "classifier.weight" not in self.state or "classifier.bias" in self.state
         return not headless and not self.card.architecture.neck and self.card.source.startswith("recipe ")
 
@@ -87,17 +88,22 @@ class Checkpoint:
 def load_weights(path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None) -> Network:
     """Load a network from a checkpoint folder, a checkpoint file or Intel's OpenVINO files, in eval mode.
 
+    ``path`` is one of these:
+
+    * a checkpoint folder or its ``card.json``
+    * the folder of a training run or of a gallery, which contains a checkpoint folder ``weights``
+    * a PyTorch or safetensors file (``.pth``, ``.pth.tar-60``, ``.ckpt``, ``.safetensors``, ...) with the tensor names
+      of Torchreid or of this package; it is recognised by its content and gets Torchreid's preprocessing
+    * the ``.xml`` file of an OSNet with Linear Context Transform, with its ``.bin`` file beside it
+
     Args:
-        path: one of: a checkpoint folder or its ``card.json``; a training run or a gallery with such a folder
-            ``weights``; a PyTorch or safetensors file with Torchreid's tensor names or ours, recognised by its content
-            (``.pth``, ``.pth.tar-60``, ``.ckpt``, ``.safetensors``, ...), which gets Torchreid's preprocessing; the
-            ``.xml`` file of an OSNet with Linear Context Transform, with its ``.bin`` beside it.
-        architecture: name of the network, needed if it cannot be inferred from the tensors.
-        config: exact settings, instead of a name. If the weights have a neck, it is kept.
+        path: see above.
+        architecture: name of the network. It is needed if the tensors do not determine it.
+        config: exact settings of the network, instead of a name. If the weights have a neck, it is kept.
 
     Raises:
-        WeightsError: the file is missing, damaged or unsafe, or its tensors belong to another network (the first ten
-            mismatches are listed).
+        WeightsError: the file is missing, damaged or unsafe, or its tensors belong to another network. The message
+            lists the first ten mismatches.
     """
     return read_checkpoint(path, architecture=architecture, config=config).build()
 
@@ -105,7 +111,7 @@ def load_weights(path: str | Path, *, architecture: str | None = None, config: N
 def read_checkpoint(
     path: str | Path, *, architecture: str | None = None, config: NetworkConfig | None = None
 ) -> Checkpoint:
-    """Read tensors and card. Arguments and errors are those of ``load_weights``."""
+    """Read the tensors and the card of weights. Arguments and errors are those of ``load_weights``."""
     path = to_path(path)
     if path.name == CARD_FILE:
         path = path.parent
@@ -124,31 +130,33 @@ def read_checkpoint(
 
 
 def to_path(path: Any) -> Path:
-    """Convert to a path that the system can look up.
+    """Convert to a ``Path`` after checking that the operating system accepts it.
 
     Raises:
-        WeightsError: ``path`` is not a path, or not a valid one on this system.
+        WeightsError: ``path`` is neither a string nor a path, or the operating system does not accept it.
     """
     if not isinstance(path, str | PathLike):
-        raise WeightsError(f"weights {path!r} is a {type(path).__name__}; give a path or a name of `osnet weights`")
+        raise WeightsError(
+            f"weights {path!r} is a {type(path).__name__}; pass a path, or a name that `osnet weights` lists"
+        )
     try:
         Path(path).exists()
-    except (ValueError, OSError) as error:  # a zero byte, a name that is too long
-        raise WeightsError(f"weights {str(path)[:80]!r} cannot be a path: {error}") from None
+    except (ValueError, OSError) as error:  # the path contains a zero byte or is too long
+        raise WeightsError(f"weights {str(path)[:80]!r} is not a valid path: {error}") from None
     return Path(path)
 
 
 def _check_described(path: Path) -> None:
-    """Check that the card beside a safetensors file describes that file; else other tensors would be loaded.
+    """Check that the card beside a safetensors file describes this file. Otherwise another file would be loaded.
 
     Raises:
-        WeightsError: the card names another file.
+        WeightsError: the card describes another file.
     """
     described = path.parent / read_card(path.parent)[1]
     if not described.exists() or not path.samefile(described):
         raise WeightsError(
-            f"{path} is not what {path.parent / CARD_FILE} describes, which is {described.name}; for that give the "
-            f"folder, {path.parent}; to use {path.name}, move it to a folder without a {CARD_FILE}"
+            f"{path.parent / CARD_FILE} describes {described.name}, not {path.name}; to load {described.name}, pass "
+            f"{path.parent}; to load {path.name}, move it to a folder without a {CARD_FILE}"
         )
 
 
@@ -162,14 +170,18 @@ def save_weights(
     """Save ``network`` as a checkpoint folder. Existing weights are replaced only after the new ones are written.
 
     Args:
-        network: any network of the library.
-        folder: created if it does not exist.
-        card: the metadata; default: the network's own card. Architecture, number of classes and SHA-256 are set here.
-        classifier: ``weight`` (C, D) and ``bias`` (C,) of a classifier to store too.
-        attributes: an attribute head to store too; its names and thresholds are written to the card.
+        network: any network of this package.
+        folder: the checkpoint folder; created if it does not exist.
+        card: the metadata; default: ``network.card``. Architecture, number of classes and SHA-256 are filled in.
+        classifier: ``weight`` (C, D) and ``bias`` (C,) of a classifier to store; default: ``network.classifier``.
+        attributes: an attribute head to store with the network. Its names and thresholds are written to the card.
 
     Returns:
         The card that was written.
+
+    Raises:
+        WeightsError: a tensor is not finite or has a wrong shape.
+        OutputError: the folder cannot be written.
     """
     card = replace(card or network.card or Card(network.config), architecture=network.config)
     state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
@@ -182,7 +194,12 @@ def save_weights(
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
-    """Write a checkpoint folder atomically and return the card that was written."""
+    """Write a checkpoint folder atomically and return the card that was written.
+
+    Raises:
+        WeightsError: the tensors do not fit the card.
+        OutputError: the folder cannot be written.
+    """
     folder = make_folder(folder)
     card = checkpoint.card
     _check_state(checkpoint.state, card.architecture, str(folder))
@@ -202,61 +219,68 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
     )
     write_json(folder / CARD_FILE, card.to_json(weights_file))
     ours = re.compile(rf"weights-[0-9a-f]{{12}}\.safetensors|{re.escape(TEMPORARY_PREFIX)}.*")
-    for old in list(folder.iterdir()):  # replaced by this save, or left by one that was killed
+    for old in list(folder.iterdir()):  # files that this save replaces, or left over from an interrupted save
         if old.name != weights_file and ours.fullmatch(old.name):
             old.unlink(missing_ok=True)
     return card
 
 
 def convert(
-    source: str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
+    source: Checkpoint | str | Path, target: str | Path, *, architecture: str | None = None, overwrite: bool = False
 ) -> Card:
     """Convert weights to a Torchreid file or to a checkpoint folder, depending on the name of the target.
 
     Args:
-        source: anything that ``load_weights`` takes.
-        target: a name ending in ``.pth``, ``.pt`` or ``.tar`` becomes a Torchreid file (a bare state dict, as
-            BoxMOT wants); any other name becomes a checkpoint folder.
-        architecture: as for ``load_weights``.
-        overwrite: replace what is at ``target``.
+        source: a ``Checkpoint``, or a path of weights; see ``load_weights`` for the accepted formats.
+        target: if the name ends in ``.pth``, ``.pt``, ``.tar`` or ``.bin``, a Torchreid file is written: a bare state
+            dict, which BoxMOT also reads. Otherwise a checkpoint folder is written.
+        architecture: name of the network; see ``load_weights``.
+        overwrite: replace ``target`` if it exists.
+
+    Returns:
+        The card of the converted weights.
 
     Raises:
         WeightsError: the source cannot be read, or the target exists.
-        ModelError: Torchreid has no such network; it has none with a BNNeck, for instance.
+        ModelError: Torchreid has no network with these settings, for example none with a BNNeck.
+        OutputError: the target cannot be written.
     """
     target = Path(target)
     if target.exists() and not overwrite:
-        raise WeightsError(f"{target} exists; choose another name, or allow it: overwrite=True, --overwrite")
-    checkpoint = read_checkpoint(source, architecture=architecture)
+        raise WeightsError(f"{target} exists; choose another name, or replace it with overwrite=True (--overwrite)")
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, architecture=architecture)
     if not is_torchreid_path(target):
         return save_checkpoint(checkpoint, target)
     if checkpoint.lacks_neck:
         raise WeightsError(
-            f"{source} was trained with BNNeck and saved without it, so its classifier would be wrong in {target}; "
-            "run its training command again, which writes the weights anew"
+            f"{checkpoint.card.name} was trained with a BNNeck and saved without it, so its classifier would give "
+            f"wrong results in {target}; run its training command again to write complete weights"
         )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
 
 
 def network_sha256(network: Network, preprocessing: Preprocessing) -> str:
-    """Compute the SHA-256 of everything that determines an embedding: settings, preprocessing, tensors.
+    """Compute the SHA-256 of everything that determines an embedding: settings, preprocessing and tensors.
 
-    It does not depend on the file format: a network converted from Torchreid's format has the same digest. BatchNorm
-    counters and the classifier are left out, because they change no embedding.
+    The digest does not depend on the file format: a network converted from Torchreid's format has the same one. It does
+    not include BatchNorm counters and heads, because no embedding depends on them.
     """
     digest = hashlib.sha256()
     settings = {"architecture": _decisions(network.config), "preprocessing": _decisions(preprocessing)}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(network.state_dict().items()):
-        if not key.endswith("num_batches_tracked"):
+        if not key.endswith(COUNTER) and not key.startswith(HEADS):
             digest.update(f"{key}{tuple(value.shape)}".encode())
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 def _decisions(settings: NetworkConfig | Preprocessing) -> dict[str, Any]:
-    """What differs from the defaults: a dial that is added one day changes no digest. 1 and 1.0 are the same."""
+    """The settings that differ from their defaults, with 1 and 1.0 made equal.
+
+    Defaults are left out so that a setting added in a later version does not change the digest.
+    """
     defaults = {field.name: field.default for field in fields(settings)}
     return {
         name: float(value) if isinstance(defaults[name], float) else value
@@ -270,9 +294,9 @@ def _read_folder(folder: Path, architecture: str | None, config: NetworkConfig |
     _check_asked(card, folder, architecture, config)
     path = folder / weights_file
     if not path.is_file():
-        raise WeightsError(f"{folder / CARD_FILE} names {weights_file}, which is not there")
+        raise WeightsError(f"{path} is missing; {folder / CARD_FILE} refers to it")
     if (digest := sha256_file(path)) != card.sha256:
-        raise WeightsError(f"{path} is damaged: its SHA-256 is {digest}, its card says {card.sha256}")
+        raise WeightsError(f"{path} is damaged: its SHA-256 is {digest}, but its card has {card.sha256}")
     try:
         state = load_file(path)
     except SafetensorError as error:
@@ -282,32 +306,35 @@ def _read_folder(folder: Path, architecture: str | None, config: NetworkConfig |
 
 
 def _check_asked(card: Card, folder: Path, architecture: str | None, config: NetworkConfig | None) -> None:
-    """The card's network is the one asked for: by name, whatever the embedding's size; or exactly, but for a neck.
+    """Check that the card's network is the requested one.
+
+    A name matches networks with any embedding size, pooling and neck. Settings must match exactly, except that the card
+    may have a neck.
 
     Raises:
-        WeightsError: it is another.
+        WeightsError: the card has another network.
     """
     if config is None and (architecture is None or name_of(card.architecture) == architecture):
         return
-    asked = config or get_config(str(architecture))
-    held, wanted = asdict(card.architecture), asdict(asked)
-    if held["neck"] and not wanted["neck"]:
+    requested = config or get_config(str(architecture))
+    found, wanted = asdict(card.architecture), asdict(requested)
+    if found["neck"] and not wanted["neck"]:
         wanted["neck"] = True
-    if type(card.architecture) is type(asked) and held == wanted:
+    if type(card.architecture) is type(requested) and found == wanted:
         return
     differing = [
-        f"{key} {held.get(key)!r} instead of {wanted.get(key)!r}"
-        for key in held | wanted
-        if held.get(key) != wanted.get(key)
+        f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in found | wanted
+        if found.get(key) != wanted.get(key)
     ]
     raise WeightsError(
-        f"{folder} holds {card.name or card.architecture}, not the network asked for, "
-        f"{architecture or name_of(asked) or asked}: {', '.join(differing)}"
+        f"{folder} contains {card.name or card.architecture}, not the requested network "
+        f"{architecture or name_of(requested) or requested}: {', '.join(differing)}"
     )
 
 
 def _read_file(path: Path, architecture: str | None, config: NetworkConfig | None) -> Checkpoint:
-    """A file without a card: Torchreid's names or ours."""
+    """Read a file without a card, with the tensor names of Torchreid or of this package."""
     opened = open_checkpoint(path)
     state, inferred = opened.state, infer_config(opened.state)
     looks_like = "no OSNet" if inferred is None else name_of(inferred) or str(inferred)
@@ -323,15 +350,15 @@ def _read_file(path: Path, architecture: str | None, config: NetworkConfig | Non
                 f"{name_of(config) or config}: {error}"
             ) from error
         ours = {theirs_name: our_name for our_name, theirs_name in shown.items()}
-        # Unknown names stay as they are and so are reported as unexpected.
+        # Unknown names are kept, so that they are reported as unexpected.
         state = {ours.get(key, key): value for key, value in state.items()}
-    if described := [key for key in state if key.startswith(PREFIX)]:
+    if head := [key for key in state if key.startswith(PREFIX)]:
         warnings.warn(
-            f"{path}: the attribute head is left out, since a file without its {CARD_FILE} does not name "
-            "the attributes",
+            f"{path}: the attribute head is ignored, because the names of its attributes are in a {CARD_FILE}, which "
+            "this file does not have",
             stacklevel=2,
         )
-        state = {key: value for key, value in state.items() if key not in described}
+        state = {key: value for key, value in state.items() if key not in head}
     _check_state(state, config, f"{path} (its tensors look like {looks_like})", shown_as=shown)
     num_classes = _num_classes(state)
     training_data = training_data_from_file(path, num_classes)
@@ -354,7 +381,7 @@ def _read_file(path: Path, architecture: str | None, config: NetworkConfig | Non
 def _read_openvino_file(path: Path, expected: NetworkConfig | None) -> Checkpoint:
     found = read_openvino(path)
     if expected is not None and expected != found.config:
-        raise WeightsError(f"{path} holds {found.config}, not the network asked for, {expected}")
+        raise WeightsError(f"{path} contains {found.config}, not the requested network {expected}")
     digest, digest_xml = sha256_file(path.with_suffix(".bin")), sha256_file(path)
     known = find_by_digest(digest)
     card = Card(
@@ -377,11 +404,17 @@ def _num_classes(state: Mapping[str, Tensor]) -> int:
 def _check_state(
     state: dict[str, Tensor], config: NetworkConfig, source: str, shown_as: Mapping[str, str] | None = None
 ) -> dict[str, Tensor]:
-    """``state`` if it is exactly the network's tensors, plus or minus a classifier, all finite; BatchNorms' counters,
-    which no vector depends on, are filled in with 0.
+    """Check the tensors and return them as float32. Heads are not checked. Missing BatchNorm counters are set to 0.
+
+    Args:
+        state: tensors by their names in this package.
+        config: settings of the network that they must fit.
+        source: what the tensors were read from, for error messages.
+        shown_as: maps names of this package to names in the file, for error messages.
 
     Raises:
-        WeightsError: listing tensors that are missing, unexpected, of another shape, or not finite; at most ten.
+        WeightsError: tensors are missing, unexpected, not finite, or have another shape or type. The message lists up
+            to ``MAX_LISTED`` of them.
     """
     shown = shown_as or {}
     expected = list_tensors(config)
@@ -402,9 +435,9 @@ def _check_state(
         elif not torch.isfinite(value).all():
             problems.append(f"not finite: {shown.get(key, key)}")
     if problems:
-        listed = problems[:MOST_LISTED]
-        if len(problems) > MOST_LISTED:
-            listed.append(f"and {len(problems) - MOST_LISTED} more")
+        listed = problems[:MAX_LISTED]
+        if len(problems) > MAX_LISTED:
+            listed.append(f"and {len(problems) - MAX_LISTED} more")
         raise WeightsError(f"{source} does not fit the network, in {len(problems)} tensors:\n  " + "\n  ".join(listed))
     for key, value in state.items():
         if value.is_floating_point():
@@ -413,7 +446,7 @@ def _check_state(
 
 
 def _as_counter(value: Tensor | None) -> Tensor:
-    """A whole number; 0 for one that is missing or is none."""
+    """A counter as an integer tensor; 0 if it is missing or invalid."""
     if value is None or value.numel() != 1 or value.is_complex() or not torch.isfinite(value).all():
         return torch.tensor(0)
     return value.reshape(()).long()

@@ -3,42 +3,67 @@
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from osnet.errors import ModelError
+from osnet.models.layers import init_weights
 from osnet.models.network import Network
 from osnet.models.registry import build_network, get_config
 
 
-def create_model(name: str, pretrained: str | Path | bool | None = None, **overrides: Any) -> Network:
+def create_model(
+    name: str, pretrained: bool | str | Path | None = False, num_classes: int = 0, **config: Any
+) -> Network:
     """Build a network by name, with random or pretrained weights.
 
+    >>> create_model("osnet_x1_0", pretrained=True)                # ImageNet weights
+    >>> create_model("osnet_x0_25", "msmt17")                      # published weights of a data set
+    >>> create_model("osnet_x1_0", "my-run", num_classes=751)      # your own weights, with a classifier
+    >>> create_model("osnet_x1_0", groups=4, group_extent="lite")  # other settings, random weights
+
     Args:
-        name: one of ``list_models()``; or ``hf-hub:org/name`` or ``hf-hub:org/name@revision`` for a network from the
-            Hugging Face Hub, which brings its own weights.
-        pretrained: which weights to load. None or False: random weights. True: ``imagenet``. One of ``imagenet``,
-            ``market1501``, ``dukemtmcreid``, ``msmt17``, ``msmt17_combineall``, ``intel``: published weights, taken
-            from the folder ``$OSNET_WEIGHTS``, else from the download cache, else downloaded from the authors'
-            repository. A path: a checkpoint folder or file, as for ``load_weights``. A network with pretrained weights
-            has its ``card`` set.
-        **overrides: fields of ``OSNetConfig`` (or of ``BackboneConfig`` for the other networks), such as ``width=0.5``
-            or ``stem="cifar"``.
+        name: name of a network in ``list_models()``. Or ``hf-hub:org/name`` or ``hf-hub:org/name@revision`` for a
+            network with its weights from the Hugging Face Hub.
+        pretrained: the weights. False or None: random weights. True: those of ``imagenet``. A name (``imagenet``,
+            ``market1501``, ``dukemtmcreid``, ``msmt17``, ``msmt17_combineall`` or ``intel``): published weights, from
+            the folder ``$OSNET_WEIGHTS``, the download cache, or the internet, in this order. A path: a checkpoint
+            folder or file; see ``load_weights``.
+        num_classes: if it is not 0, ``network.classifier`` is a linear layer with this many outputs. It has the weights
+            of the pretrained classifier if that has the same number of outputs, else random weights. ``forward`` still
+            returns embeddings; the logits are ``network.classifier(network(images))``.
+        **config: settings that differ from those of the name: fields of ``OSNetConfig``, or of ``BackboneConfig`` for
+        the
+            baselines, such as ``width=0.5`` or ``stem="cifar"``.
 
     Returns:
-        An ``OSNet`` or a ``Backbone``, depending on the name.
+        An ``OSNet`` or a ``Backbone``, depending on the name. Pretrained networks are in eval mode and have a ``card``.
 
     Raises:
-        ModelError: the name or a setting is unknown, or settings contradict each other.
+        ModelError: the name or a setting is unknown, or settings contradict each other. For an unknown name, the
+            message suggests similar ones.
         WeightsError: the weights do not exist, are damaged, or belong to another network.
     """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
+        raise ModelError(f"num_classes {num_classes!r} must be a whole number of at least 0; 0 means no classifier")
+    classifier: nn.Linear | None = None
     if name.startswith("hf-hub:"):
-        if pretrained not in (None, False, True) or overrides:
-            raise ModelError(f"{name} includes its weights and settings; leave out pretrained and overrides")
+        if pretrained not in (None, False, True) or config:
+            raise ModelError(f"{name} includes its weights and settings; leave out pretrained and other settings")
         from osnet.weights.hugging_face import fetch_checkpoint
 
-        return fetch_checkpoint(name).build()
-    config = get_config(name, **overrides)
-    if pretrained is None or pretrained is False:
-        return build_network(config)
-    from osnet.weights.checkpoint import load_weights
-    from osnet.weights.hub import find_weights
+        network = fetch_checkpoint(name).build()
+    elif pretrained is None or pretrained is False:
+        network = build_network(get_config(name, **config))
+    else:
+        from osnet.weights.checkpoint import read_checkpoint
+        from osnet.weights.hub import find_weights
 
-    return load_weights(find_weights(name, pretrained), architecture=name, config=config)
+        settings = get_config(name, **config)
+        checkpoint = read_checkpoint(find_weights(name, pretrained), architecture=name, config=settings)
+        network, classifier = checkpoint.build(), checkpoint.build_classifier()
+    if num_classes:
+        if classifier is None or classifier.out_features != num_classes:
+            classifier = nn.Linear(network.config.embedding_size, num_classes)
+            init_weights(classifier)
+        network.classifier = classifier.train(network.training)
+    return network

@@ -1,6 +1,6 @@
-"""What a file is that was given as weights and is none, by its first bytes: a pointer, a web page, an archive.
+"""Recognise files that are not weights by their first bytes, such as web pages, archives or Git LFS pointers.
 
-Files of PyTorch's and safetensors' pass; ``opening.py`` opens them.
+The error message can then say what the file is. ``foreign_checkpoints`` reads PyTorch and safetensors files.
 """
 
 import re
@@ -8,44 +8,46 @@ import zipfile
 from pathlib import Path
 
 SAVE_TENSORS = "torch.save(model.state_dict(), 'weights.pth')"
-"""The line that saves the tensors alone."""
+"""Line of Python that saves only the tensors of a model, for error messages."""
 HEAD_BYTES = 4096
-"""So many first bytes are looked at."""
+"""Number of bytes at the start of a file that are examined."""
 
 
 def describe_other(head: bytes, size: int, path: Path) -> str | None:
-    """What a file is that is no checkpoint, and what to do, to follow its name; None if it may be a checkpoint.
+    """Describe a file that is not a checkpoint, and what to do. Returns None if it may be a checkpoint.
+
+    The text is the predicate of a sentence whose subject is the name of the file.
 
     Args:
-        head: its first bytes.
-        size: of the whole file, in bytes.
-        path: for looking into zip files.
+        head: the first ``HEAD_BYTES`` bytes of the file.
+        size: size of the file in bytes.
+        path: path of the file, to list the content of a zip file.
     """
-    again = "get it again"
+    again = "download or copy it again"
     if not size:
         return f"is empty (0 bytes); {again}"
     if not any(head):
-        return f"begins with {len(head):,} zero bytes: a download or a copy that was not finished; {again}"
+        return f"begins with {len(head):,} zero bytes, probably because a download was interrupted; {again}"
     if head.startswith(b"PK\x03\x04"):
         return _describe_zip(path, size)
     if is_safetensors(head):
         length = int.from_bytes(head[:8], "little")
-        short = f"is cut off: {size:,} bytes are there and its header alone has {length:,}; {again}"
+        short = f"is incomplete: it has {size:,} bytes, but its header alone needs {length:,}; {again}"
         return short if length + 8 > size else None
     for magic, name in _ARCHIVES.items():
         if head.startswith(magic):
-            return f"is packed with {name}; unpack it first"
+            return f"is compressed with {name}; unpack it first"
     if head[257:262] == b"ustar":
         return "is a tar archive; unpack it first"
     for start, magic, name in _OTHERS:
         if head[start : start + len(magic)] == magic:
-            return f"is {name}, no checkpoint of PyTorch's; choose another file"
+            return f"is {name}, not a PyTorch checkpoint; choose another file"
     if head[0] == 0x80:  # a pickle
         return None
     if head[0] == 0x08 and re.search(rb"pytorch|onnx|ai\.|torch", head[:200]):
-        return "looks like an ONNX file, no checkpoint of PyTorch's; choose another file"
+        return "looks like an ONNX file, not a PyTorch checkpoint; choose another file"
     return _describe_text(head, size) or (
-        f"is no checkpoint: it begins with the bytes {head[:8].hex(' ')}, as no file of PyTorch's or safetensors does; "
+        f"is not a checkpoint: it begins with the bytes {head[:8].hex(' ')}, unlike PyTorch and safetensors files; "
         f"choose another file, or {again}"
     )
 
@@ -71,7 +73,10 @@ _OTHERS = [
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Eight bytes of length, then JSON; the length is below 100 MB in any file that its own library reads."""
+    """Whether ``head`` looks like safetensors: eight bytes with the length of the header, then JSON.
+
+    The safetensors library accepts headers of at most 100 MB.
+    """
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 
 
@@ -80,25 +85,28 @@ def _describe_zip(path: Path, size: int) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError):
-        return f"is cut off or damaged: {size:,} bytes are there and the end of its zip archive is not; get it again"
+        return (
+            f"is incomplete or damaged: it has {size:,} bytes and lacks the end of its zip archive; "
+            "download or copy it again"
+        )
     last = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in last:
-        return f"is a TorchScript archive, which holds a program; load it where it was made and {SAVE_TENSORS}"
+        return f"is a TorchScript archive, which contains a program; load it where it was made and run {SAVE_TENSORS}"
     if last & {"serialized_exported_program.json", "archive_format"}:
-        return "is a program of torch.export; give the weights that it was exported from"
+        return "is a program of torch.export; use the weights that it was exported from"
     if "data.pkl" in last:
         return None
     if any(name.endswith(".npy") for name in names):
-        return "is a NumPy file (.npz), no checkpoint of PyTorch's; choose another file"
-    return f"is a zip archive with {', '.join(names[:3]) or 'nothing in it'}; unpack it first"
+        return "is a NumPy file (.npz), not a PyTorch checkpoint; choose another file"
+    return f"is a zip archive that contains {', '.join(names[:3]) or 'no files'}; unpack it first"
 
 
 def _describe_text(head: bytes, size: int) -> str | None:
-    """For text: pointers, web pages, answers of servers."""
+    """Describe a text file, such as a pointer, a web page or a server's error message. None if it is not text."""
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # else a letter is cut by the end of what was read
+        if error.start < len(head) - 4:  # otherwise the last character is incomplete, because only the head was read
             return None
         text = head[: error.start].decode("utf-8-sig")
     text = text.strip()
@@ -107,19 +115,19 @@ def _describe_text(head: bytes, size: int) -> str | None:
     start = text.lower()[:1000]
     if start.startswith("version https://git-lfs"):
         real = re.search(r"^size (\d+)", text, re.MULTILINE)
-        instead = f" of {int(real[1]):,} bytes" if real else ""
-        return f"is a Git LFS pointer to a file{instead}, not that file; run `git lfs pull` where it was cloned"
+        size_text = f" of {int(real[1]):,} bytes" if real else ""
+        return f"is a Git LFS pointer to a file{size_text}, not the file itself; run `git lfs pull` in the repository"
     if "/annex/objects/" in start and size < 1000:
-        return "is a git-annex pointer, not the file itself; run `git annex get` where it was cloned"
+        return "is a git-annex pointer, not the file itself; run `git annex get` in the repository"
     if re.search(r"<!doctype html|<html|<head|<body", start):
         title = re.search(r"<title[^>]*>\s*([^<]{1,80})", text, re.IGNORECASE)
         named = f" ({title[1].strip()!r})" if title else ""
         return (
-            f"is a web page{named}, saved under this name; download the file itself "
-            "(Hugging Face: /resolve/ instead of /blob/ in the address; GitHub: the raw file)"
+            f"is a web page{named}; download the file itself "
+            "(Hugging Face: /resolve/ instead of /blob/ in the URL; GitHub: the raw file)"
         )
     if start.startswith("<"):
-        return "is XML (an answer of a file server, or a network of OpenVINO's); download the weights themselves"
+        return "is XML (a server's error message or an OpenVINO network); download the weights themselves"
     kind = "JSON" if start[0] in "{[" else "text"
     shown = text[:60].replace("\r", " ").replace("\n", " ")
-    return f"is {kind} that begins {shown!r}; download the weights themselves"
+    return f"is {kind} that begins with {shown!r}; download the weights themselves"

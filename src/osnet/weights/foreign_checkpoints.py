@@ -1,9 +1,9 @@
-"""Checkpoint files that others wrote: opened without running anything of theirs, and searched for the OSNet in them.
+"""Read checkpoint files written by other programs, without running code from them, and find the OSNet in them.
 
-A file is known by its first bytes, not by its name. PyTorch's files go through ``torch.load(weights_only=True)``, which
-makes tensors and plain containers only. Other objects that lie beside the tensors (settings, dates, NumPy's numbers)
-are passed over: a class of ours that does nothing stands for theirs, so no code of the file's or of a library's runs.
-What names a function of Python's or of a library's is refused.
+The format is recognised by the first bytes of the file, not by its name. PyTorch files are read with
+``torch.load(weights_only=True)``, which creates only tensors and plain containers. Other objects beside the tensors,
+such as settings, dates and NumPy numbers, are skipped: a placeholder class without any behaviour replaces their class,
+so no code of the file or of a library runs. A file that refers to a function is rejected.
 """
 
 import re
@@ -25,35 +25,37 @@ from osnet.errors import WeightsError
 from osnet.weights.file_kinds import HEAD_BYTES, SAVE_TENSORS, describe_other, is_safetensors
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
-"""How checkpoint files end; only for messages, since the content decides."""
+"""Usual suffixes of checkpoint files. They appear only in messages; the format is recognised by the content."""
 ENDS = {"conv1.conv.weight": "fc.0.weight", "stem.conv.weight": "embedding.linear.weight"}
-"""First tensor -> last layer of an OSNet, by Torchreid's names and by ours."""
-DEEPEST = 5
-"""Dictionaries within dictionaries are looked into so far."""
-MAX_STAND_INS = 200
+"""Name of the first tensor of an OSNet -> name of its last weight, in Torchreid and in this package."""
+MAX_NESTING = 5
+"""Nested dictionaries and lists are searched down to this level."""
+MAX_PLACEHOLDERS = 200
+"""A file may contain objects of at most this many different types that are skipped."""
 
 _WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
-"""What torch.compile, FSDP and activation checkpointing put into names, anywhere."""
+"""Parts that torch.compile, FSDP and activation checkpointing insert anywhere in names."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Tensors of one network, and classifiers or others beside it, by the names in the file, without a prefix."""
+    """The tensors found in a file: those of one network, and others such as classifiers."""
 
     state: dict[str, Tensor]
+    """Tensors by their names in the file, without a common prefix."""
     place: str
-    """Where in the file they lie: ``state_dict``, ``checkpoint.model``; empty at the top."""
+    """Where the tensors are in the file, such as ``state_dict`` or ``checkpoint.model``; empty for the top level."""
 
 
 def open_checkpoint(path: Path) -> Opened:
-    """The tensors of the OSNet in a file of PyTorch's or of safetensors'.
+    """Read the tensors of the OSNet in a PyTorch or safetensors file.
 
-    A prefix that all names share is stripped if an OSNet remains, and of several dictionaries the one is opened that
-    holds an OSNet. If there is none, the tensors of ``state_dict``, or of the file itself, come as they are.
+    All dictionaries in the file are searched for an OSNet, and a prefix in front of its tensor names is removed. If
+    there is no OSNet, the tensors of ``state_dict``, or of the top level, are returned unchanged.
 
     Raises:
-        WeightsError: no such file; something else than a checkpoint; damaged; several OSNets; or objects that could
-            run code.
+        WeightsError: the file does not exist, is not a checkpoint, is damaged, contains several OSNets, or contains
+            objects that could run code.
     """
     if not path.is_file():
         raise WeightsError(f"no such weights file: {path}")
@@ -64,27 +66,28 @@ def open_checkpoint(path: Path) -> Opened:
         if path.suffix in SUFFIXES or ".pth.tar-" in path.name:
             raise WeightsError(f"{path} {what}")
         raise WeightsError(
-            f"{path} is neither a folder with a card.json nor a checkpoint file ({', '.join(SUFFIXES)}): it {what}"
+            f"{path} is neither a checkpoint folder with a card.json nor a checkpoint file ({', '.join(SUFFIXES)}): "
+            f"it {what}"
         )
     if is_safetensors(head):
         try:
             content: Any = load_file(path)
         except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"{path} is damaged, or its tensors are of an unknown kind: {error!r}") from error
+            raise WeightsError(f"{path} is damaged, or its tensors have an unknown type: {error!r}") from error
     else:
         content = _load(path)
     if isinstance(content, dict) and str(content.get("format")).startswith("osnet-training"):
         raise WeightsError(
-            f"{path} is the state of a training run, not its weights; give the run's folder, {path.parent}"
+            f"{path} is the state of a training run, not its weights; pass the folder of the run, {path.parent}"
         )
     return _find(content, path)
 
 
-# PyTorch's files
+# PyTorch files
 
 
 class _Ignored:
-    """Stands for a NumPy object beside the tensors. It does nothing."""
+    """Placeholder for a NumPy object beside the tensors. It has no behaviour."""
 
     def __init__(self, *_args: object) -> None: ...
     def __setstate__(self, state: object) -> None: ...
@@ -115,16 +118,19 @@ _PASSED_OVER = frozenset(
         ),
     }
 )
-"""Of Python's own library these may lie beside the tensors."""
+"""Types of Python's standard library that are skipped."""
 _PLAIN_TYPES = frozenset({"list", "dict", "tuple", "int", "float", "str", "bool", "frozenset", "bytes", "object"})
 _LOADING = Lock()
-"""The names that stand-ins are known by are global to PyTorch."""
+"""Only one file is read at a time, because PyTorch keeps the names of placeholders in a global table."""
 
 
-def may_be_passed_over(name: str) -> bool:
-    """True if the object that a file names so can be left out: settings, dates, a class of some library.
+def can_be_skipped(name: str) -> bool:
+    """Whether an object of this type can be skipped: settings, dates, or a class of some library.
 
-    False for functions, and for everything of Python's own library that is not known to be harmless.
+    False for functions, and for everything in Python's standard library that is not known to be harmless.
+
+    Args:
+        name: full name of the type or function, as the file has it.
     """
     module, _, last = name.rpartition(".")
     if name in _PASSED_OVER or name in _PLAIN_TYPES:
@@ -134,57 +140,60 @@ def may_be_passed_over(name: str) -> bool:
     return last.lstrip("_")[:1].isupper()
 
 
-def _make_stand_in(name: str) -> type:
-    """A class that makes an empty container of everything: what such an object holds falls into it and is forgotten."""
+def _make_placeholder(name: str) -> type:
+    """Make a class whose constructor returns an empty container, which takes the content of the skipped object."""
 
-    class StandIn:
+    class Placeholder:
         def __new__(cls, *_args: object, **_more: object) -> Any:
-            blank: Counter[str] = Counter()  # a type that the restricted unpickler fills, as a dict and as an object
-            blank.__dict__["stands_for"] = name
+            blank: Counter[str] = (
+                Counter()
+            )  # the restricted unpickler can fill this type like a dict and like an object
+            blank.__dict__["placeholder_for"] = name
             return blank
 
-    return StandIn
+    return Placeholder
 
 
 def _load(path: Path) -> Any:
-    """What ``torch.load(weights_only=True)`` gives, with stand-ins for what is passed over."""
-    stand_ins: dict[str, Any] = {}
+    """Read a file with ``torch.load(weights_only=True)``. Objects that can be skipped become placeholders."""
+    placeholders: dict[str, Any] = {}
     with _LOADING:
         while True:
             known = [
-                (stand_in, f"builtins.{name}" if name in _PLAIN_TYPES else name) for name, stand_in in stand_ins.items()
+                (placeholder, f"builtins.{name}" if name in _PLAIN_TYPES else name)
+                for name, placeholder in placeholders.items()
             ]
             try:
                 with torch.serialization.safe_globals([*_NUMPY_GLOBALS, *known]):
                     return torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # the restricted unpickler may raise anything on hostile bytes
+            except Exception as error:  # for untrusted bytes, the restricted unpickler may raise any type of error
                 found = re.search(r"GLOBAL (\S+)", str(error))
                 name = found[1] if found else ""
-                new = bool(name) and name not in stand_ins and len(stand_ins) < MAX_STAND_INS
-                if not new or not may_be_passed_over(name):
-                    raise WeightsError(_explain(path, error, name, list(stand_ins))) from None
-                stand_ins[name] = _make_stand_in(name)
+                new = bool(name) and name not in placeholders and len(placeholders) < MAX_PLACEHOLDERS
+                if not new or not can_be_skipped(name):
+                    raise WeightsError(_explain(path, error, name, list(placeholders))) from None
+                placeholders[name] = _make_placeholder(name)
 
 
-def _explain(path: Path, error: Exception, name: str, passed_over: list[str]) -> str:
-    """Why ``torch.load`` refused a file."""
-    alone = f"where it was made, save the tensors alone: {SAVE_TENSORS}"
+def _explain(path: Path, error: Exception, name: str, skipped: list[str]) -> str:
+    """The message for a file that ``torch.load`` rejected."""
+    alone = f"on the machine where it was made, save only the tensors: {SAVE_TENSORS}"
     if name:
-        return f"{path} holds {name}, which could run code when unpickled; refused: {alone}"
-    if passed_over:
-        return f"{path} holds objects that cannot be passed over ({', '.join(passed_over[:5])}); {alone}"
+        return f"{path} contains {name}, which could run code when unpickled, so it is not loaded; {alone}"
+    if skipped:
+        return f"{path} contains objects that cannot be skipped ({', '.join(skipped[:5])}); {alone}"
     with path.open("rb") as file:
         head = file.read(16)
-    if head[:1] == b"\x80" and b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" not in head:  # PyTorch's mark
-        return f"{path} is a pickle that PyTorch did not write; {alone}"
-    return f"{path} is damaged or cut off ({type(error).__name__}); get it again"
+    if head[:1] == b"\x80" and b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" not in head:  # PyTorch's magic number
+        return f"{path} is a pickle that was not written by PyTorch; {alone}"
+    return f"{path} is damaged or incomplete ({type(error).__name__}); download or copy it again"
 
 
-# The OSNet in it
+# Finding the OSNet
 
 
 def _find(content: Any, path: Path) -> Opened:
-    """The one OSNet in ``content``."""
+    """Find the only OSNet in the content of a file; see ``open_checkpoint``."""
     places: list[tuple[str, dict[str, Tensor], list[str]]] = []
     for place, dictionary in _walk(content):
         if (state := _tensors(dictionary, path)) and (prefixes := _prefixes(state)):
@@ -196,8 +205,8 @@ def _find(content: Any, path: Path) -> Opened:
         if len(prefixes) > 1:
             named = ", ".join(repr(prefix) for prefix in prefixes)
             raise WeightsError(
-                f"{path} holds {len(prefixes)} OSNets whose names begin with {named}; save the one that you mean, "
-                f"such as torch.save(model.{prefixes[-1].removesuffix('.')}.state_dict(), 'weights.pth')"
+                f"{path} contains {len(prefixes)} OSNets, with the prefixes {named}; save one of them alone, for "
+                f"example torch.save(model.{prefixes[-1].removesuffix('.')}.state_dict(), 'weights.pth')"
             )
         return Opened(_strip(state, prefixes[0]), place)
     whole = content
@@ -206,17 +215,17 @@ def _find(content: Any, path: Path) -> Opened:
     state = _tensors(whole, path) if isinstance(whole, dict) else {}
     if not state:
         raise WeightsError(
-            f"{path} holds {_describe_content(content)}, and no OSNet by its tensors' names; "
-            f"where it was made, save the tensors alone: {SAVE_TENSORS}"
+            f"{path} contains {_describe_content(content)}, and no tensors with the names of an OSNet; "
+            f"on the machine where it was made, save only the tensors: {SAVE_TENSORS}"
         )
     return Opened(state, "state_dict" if whole is not content else "")
 
 
 def _walk(content: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
-    """Every dictionary in ``content`` with its place, each once, the outermost first."""
+    """Yield every dictionary in ``content`` with its place, once each, outer ones first."""
     seen: set[int] = set()
     level: list[tuple[str, Any]] = [("", content)]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_NESTING):
         inner: list[tuple[str, Any]] = []
         for place, value in level:
             if id(value) in seen or not isinstance(value, dict | list | tuple):
@@ -236,7 +245,7 @@ def _walk(content: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
 
 
 def _tensors(dictionary: dict[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Its tensors by name, without what wrappers put into names; other entries are left out."""
+    """The tensors in a dictionary, by their names without the parts that wrappers insert. Skips other entries."""
     state: dict[str, Tensor] = {}
     for key, value in dictionary.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
@@ -247,13 +256,16 @@ def _tensors(dictionary: dict[Any, Any], path: Path) -> dict[str, Tensor]:
         while name.startswith("module."):
             name = name.removeprefix("module.")
         if name in state:
-            raise WeightsError(f"{path} holds two tensors that are both {name} once wrappers' names are taken off")
+            raise WeightsError(
+                f"{path} contains two tensors named {name} (without the prefixes of wrappers such as torch.compile); "
+                f"save the model without wrappers: {SAVE_TENSORS}"
+            )
         state[name] = value.detach()
     return state
 
 
 def _prefixes(state: dict[str, Tensor]) -> list[str]:
-    """What stands before an OSNet's names, for each OSNet among the tensors; often one empty text."""
+    """The prefix of the tensor names of each OSNet among the tensors. An OSNet at the top level has the prefix ''."""
     found = []
     for first, last in ENDS.items():
         for key in state:
@@ -264,7 +276,7 @@ def _prefixes(state: dict[str, Tensor]) -> list[str]:
 
 
 def _strip(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Names without ``prefix``. What has another one stays, to be reported, but for classifiers and single numbers."""
+    """Remove ``prefix`` from the names. Tensors without it are kept, except scalars, so that they are reported."""
     if not prefix:
         return state
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -275,17 +287,19 @@ def _strip(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _choose(
     places: list[tuple[str, dict[str, Tensor], list[str]]], path: Path
 ) -> list[tuple[str, dict[str, Tensor], list[str]]]:
-    """Of several dictionaries with an OSNet the one called ``state_dict``, or the first of equal ones."""
+    """Choose one of several dictionaries with an OSNet: ``state_dict``, or the first if all are equal."""
     first = next((one for one in places if one[0] == "state_dict"), places[0])
     others = [one[0] for one in places if one is not first and not _equal(one[1], first[1])]
     if not others:
         return [first]
     if first[0] == "state_dict":
-        warnings.warn(f"{path}: its state_dict is used; {', '.join(others)} hold other OSNets", stacklevel=2)
+        warnings.warn(
+            f"{path}: the OSNet in state_dict is loaded; others in {', '.join(others)} are ignored", stacklevel=2
+        )
         return [first]
     names = [one[0] for one in places]
     raise WeightsError(
-        f"{path} holds several OSNets: {', '.join(names)}; save the one that you mean by itself: "
+        f"{path} contains several OSNets: {', '.join(names)}; save one of them alone, for example "
         f"torch.save(torch.load({path.name!r}, weights_only=True){_index(names[-1])}, 'weights.pth')"
     )
 
@@ -299,13 +313,13 @@ def _index(place: str) -> str:
 
 
 def _describe_content(content: Any) -> str:
-    """For a message: the keys found, or the type."""
-    if name := getattr(content, "stands_for", None):
-        return f"a whole object ({name})"
+    """The keys of a dictionary, or the type of another object, for a message."""
+    if name := getattr(content, "placeholder_for", None):
+        return f"an object of the class {name}"
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     if not content:
         return "nothing"
-    shown = [f"{key} ({getattr(value, 'stands_for', type(value).__name__)})" for key, value in content.items()]
+    shown = [f"{key} ({getattr(value, 'placeholder_for', type(value).__name__)})" for key, value in content.items()]
     more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
     return f"the keys {', '.join(shown[:10])}{more}"

@@ -1,10 +1,11 @@
-"""Published weights: which exist, and finding or downloading them.
+"""Find or download published weights.
 
-They are looked for in this order: the path given, the folder ``$OSNET_WEIGHTS``, the Hugging Face cache,
-the authors' Hugging Face repository. Names marked "by pattern" were derived from their siblings' names;
-these files have not been seen, so an unknown name or a differing hash is an error that says so. A download whose
-SHA-256 is not known cannot be verified: every use says so, and the digest of the first one is kept, so that another
-file under the same name is noticed.
+Weights are searched in this order: the given path, the folder ``$OSNET_WEIGHTS``, the Hugging Face cache, and the
+authors' Hugging Face repository.
+
+We have not seen every file. The names of some were derived from the names of similar files (``by_pattern``), so a
+download may fail. For most files we do not know the SHA-256. Such a download cannot be verified: every use prints a
+warning, and the digest of the first download is stored, so that a later change of the file is an error.
 """
 
 import json
@@ -28,10 +29,10 @@ from osnet.weights.open_model_zoo import INTEL, INTEL_WEIGHTS, find_intel, get_i
 
 REPOSITORY = "kaiyangzhou/osnet"
 REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
-"""The revision that third parties pin; ``$OSNET_HUB_REVISION`` replaces it."""
+"""Revision of the repository that is used by default, as in other projects. ``$OSNET_HUB_REVISION`` replaces it."""
 ETAG_TIMEOUT_S = 10.0
 RECORDS = "osnet-digests"
-"""Folder in the download cache with the digests of files that could not be verified, a JSON file for each."""
+"""Folder in the download cache with the digests of files that could not be verified, one JSON file for each."""
 
 Dataset = Literal["imagenet", "market1501", "dukemtmcreid", "msmt17", "msmt17_combineall"]
 DATASETS: tuple[Dataset, ...] = ("imagenet", "market1501", "dukemtmcreid", "msmt17", "msmt17_combineall")
@@ -39,29 +40,32 @@ DATASETS: tuple[Dataset, ...] = ("imagenet", "market1501", "dukemtmcreid", "msmt
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One file of the authors' repository."""
+    """A file in the authors' repository."""
 
     model: str
     dataset: Dataset
     file: str
     by_pattern: bool = True
-    """True if the file's name was derived from its siblings' and not read anywhere."""
+    """True if the name of the file was derived from the names of similar files."""
     sha256: str | None = None
-    """None where it is not known here; then the download cannot be verified, and says so."""
+    """SHA-256 of the file; None if it is unknown, so that a download cannot be verified."""
 
     @property
     def certainty(self) -> str:
-        """What is known of the file: ``sha256 known``; ``name quoted``, read in public code; or ``never seen``."""
+        """What we know about the file.
+
+        ``sha256 known``: its digest. ``name quoted``: its name, from public code. ``never seen``: neither.
+        """
         if self.sha256 is not None:
             return "sha256 known"
         return "never seen" if self.by_pattern else "name quoted"
 
     @property
     def local_names(self) -> list[str]:
-        """Names under which the file, or a conversion of it, is looked for in ``$OSNET_WEIGHTS``."""
+        """Names under which the file, or a conversion of it, is searched in ``$OSNET_WEIGHTS``."""
         boxmot = f"{self.model}_{self.dataset}"
         if self.dataset == "msmt17_combineall" and ("_ain_" in self.model or "_ibn_" in self.model):
-            short = [boxmot, f"{self.model}_msmt17"]  # BoxMOT drops the 'combineall' of these two
+            short = [boxmot, f"{self.model}_msmt17"]  # for AIN and IBN, BoxMOT leaves out "_combineall"
         else:
             short = [boxmot]
         return [*short, self.file] + [name + suffix for name in short for suffix in (".pt", ".pth")]
@@ -100,20 +104,20 @@ def _published() -> list[PublishedWeights]:
 
 
 PUBLISHED: dict[tuple[str, str], PublishedWeights] = {(w.model, w.dataset): w for w in _published()}
-"""(model, data set) -> the file."""
+"""Maps (model, data set) to the published file."""
 
 
 def find_weights(model: str, pretrained: str | Path | Literal[True]) -> Path:
     """Find published weights on this machine, or download them.
 
     Args:
-        model: a name of ``list_models()``.
-        pretrained: a data set's name; or True, which means ``imagenet`` as in timm and torchvision; or a path, which
-            is returned as it is.
+        model: name of a network in ``list_models()``.
+        pretrained: name of a data set in ``DATASETS``, or ``intel``. True means ``imagenet``, as in timm and
+            torchvision. A path is returned unchanged.
 
     Raises:
-        WeightsError: nothing is published for this pair; or it is neither here nor to be had, and then
-            the message says which file to put where; or the file's SHA-256 is not the known one.
+        WeightsError: no weights are published for this model and data set; they cannot be downloaded (the message says
+            which file to put where); or the SHA-256 of the download is wrong.
     """
     if pretrained is True:
         pretrained = "imagenet"
@@ -135,37 +139,48 @@ def load_model(weights: str | Path) -> Network:
 
 
 def find_checkpoint(weights: str | Path) -> Checkpoint:
-    """Read tensors and card from a path or a short name such as ``osnet_x0_25_msmt17``.
+    """Read the tensors and the card of weights, given by a path or a name.
 
-    Short names are those of BoxMOT, with or without ``.pt``, and ``MODEL_DATASET`` of any published pair.
+    Args:
+        weights: a path (see ``load_weights``); or a name ``MODEL_DATASET`` of published weights, such as
+            ``osnet_x0_25_msmt17``, also with BoxMOT's ending ``.pt``; or ``hf-hub:org/name`` (see ``hugging_face``).
 
     Raises:
-        WeightsError: no such file and no such name, or as ``find_weights`` and ``read_checkpoint`` raise.
+        WeightsError: there is no such file or name, the download failed (see ``find_weights``), or the file is damaged
+            or unsafe (see ``read_checkpoint``).
+    """
+    if str(weights).startswith(PREFIX):
+        return fetch_checkpoint(str(weights))
+    path, architecture = locate(weights)
+    return read_checkpoint(path, architecture=architecture)
+
+
+def locate(weights: str | Path) -> tuple[Path, str | None]:
+    """The path that a path or a short name stands for; for a short name also the name of its network.
+
+    Raises:
+        WeightsError: no such file and no such name, or as ``find_weights`` raises.
     """
     text = str(weights)
-    if text.startswith(PREFIX):
-        return fetch_checkpoint(text)
     if not to_path(weights).exists():
         short = text.removesuffix(".pt").removesuffix(".pth")
         for published in PUBLISHED.values():
             if short in published.local_names:
-                path = find_weights(published.model, published.dataset)
-                return read_checkpoint(path, architecture=published.model)
+                return find_weights(published.model, published.dataset), published.model
         if intel := get_intel(short):
-            return read_checkpoint(find_intel(intel), architecture=intel.model)
+            return find_intel(intel), intel.model
         if short in VARIANTS:
             known = [w.short_name for w in INTEL_WEIGHTS if w.model == short] + [
                 f"{short}_{d}" for m, d in PUBLISHED if m == short
             ]
             raise WeightsError(
-                f"{text!r} names a network but no weights; choose from {', '.join(known) or 'your own files'}"
+                f"{text!r} is the name of a network, not of weights; choose from "
+                f"{', '.join(known) or 'your own files, since no weights are published for it'}"
             )
         near = get_close_matches(short, [*(f"{m}_{d}" for m, d in PUBLISHED), *_intel_names()], n=3)
-        hint = (
-            f"did you mean {', '.join(near)}?" if near else "`osnet weights` lists the names that may stand for a path"
-        )
+        hint = f"did you mean {', '.join(near)}?" if near else "`osnet weights` lists the names of published weights"
         raise WeightsError(f"no such weights: there is no file {text!r}; {hint}")
-    return read_checkpoint(weights)
+    return to_path(weights), None
 
 
 def _intel_names() -> list[str]:
@@ -175,23 +190,23 @@ def _intel_names() -> list[str]:
 def _nothing_known(model: str, pretrained: str) -> str:
     if pretrained not in DATASETS:
         return (
-            f"pretrained={pretrained!r} is neither an existing path nor one of {', '.join(DATASETS)}, {INTEL}; "
-            "to load a file, give its path; True means imagenet"
+            f"pretrained={pretrained!r} is neither an existing path nor one of {', '.join(DATASETS)}, {INTEL} "
+            "(True means imagenet)"
         )
     for_model = [d for m, d in PUBLISHED if m == model]
     for_data = [m for m, d in PUBLISHED if d == pretrained]
-    known = f"for {model}: {', '.join(for_model) or 'nothing'}; on {pretrained}: {', '.join(for_data) or 'nothing'}"
-    unknown = "" if model in VARIANTS else f" ({model!r} is no model of this package)"
-    return f"no published weights for {model} on {pretrained}{unknown}. Known {known}"
+    known = f"for {model}: {', '.join(for_model) or 'none'}; on {pretrained}: {', '.join(for_data) or 'none'}"
+    unknown = "" if model in VARIANTS else f" ({model!r} is not a model of this package)"
+    return f"no published weights for {model} on {pretrained}{unknown}. Published {known}"
 
 
 def _find_local(published: PublishedWeights) -> Path | None:
-    """In ``$OSNET_WEIGHTS``, under any of the usual names."""
+    """Find the file in ``$OSNET_WEIGHTS`` under any of its ``local_names``."""
     folder = os.environ.get("OSNET_WEIGHTS")
     if not folder:
         return None
     if not Path(folder).is_dir():
-        raise WeightsError(f"OSNET_WEIGHTS is {folder!r}, which is no folder")
+        raise WeightsError(f"OSNET_WEIGHTS is {folder!r}, which is not a folder")
     for name in published.local_names:
         path = Path(folder) / name
         if path.is_file() or (path / CARD_FILE).is_file():
@@ -200,7 +215,7 @@ def _find_local(published: PublishedWeights) -> Path | None:
 
 
 def _download(published: PublishedWeights) -> Path:
-    """From the Hugging Face cache or, failing that, from the authors' repository; verified."""
+    """Take the file from the Hugging Face cache, or download it from the authors' repository. Verifies it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -215,11 +230,11 @@ def _download(published: PublishedWeights) -> Path:
         return _verified(Path(cached), published, revision)
     except LocalEntryNotFoundError:
         pass
-    doubt = ", a name that follows its siblings' and was never seen" if published.certainty == "never seen" else ""
-    sys.stderr.write(f"downloading {published.file} from {REPOSITORY}{doubt}\nlicence of the weights: {LICENCE_ZOO}\n")
+    doubt = " (a name derived from similar files; never seen)" if published.certainty == "never seen" else ""
+    sys.stderr.write(f"downloading {published.file}{doubt} from {REPOSITORY}\nlicence of the weights: {LICENCE_ZOO}\n")
     hub_log = logging.getLogger("huggingface_hub")
     level = hub_log.level
-    hub_log.setLevel(logging.ERROR)  # else each of its retries prints the whole address
+    hub_log.setLevel(logging.ERROR)  # otherwise each retry prints the whole URL
     try:
         path = hf_hub_download(
             REPOSITORY,
@@ -232,13 +247,13 @@ def _download(published: PublishedWeights) -> Path:
         raise WeightsError(_offline_message(published, "the repository cannot be reached")) from None
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = type(error).__name__.removesuffix("Error").removeprefix("Remote")
-        doubt = " (a name derived from its siblings', never seen)" if published.by_pattern else ""
+        doubt = " (a name derived from similar files; never seen)" if published.by_pattern else ""
         known = ", ".join(sorted(w.file for w in PUBLISHED.values() if not w.by_pattern))
         raise WeightsError(
-            f"{REPOSITORY} at revision {revision} answers {what} for {published.file}{doubt}. "
-            f"Files known to exist: {known}. {_offline_message(published, 'otherwise')}"
+            f"{_offline_message(published, f'{REPOSITORY} at revision {revision} reports {what}')}. "
+            f"The file {published.file}{doubt} may not exist; files known to exist: {known}"
         ) from None
-    except Exception as error:  # the HTTP library has errors of its own
+    except Exception as error:  # the HTTP library raises its own errors
         raise WeightsError(_offline_message(published, f"the download failed ({error})")) from None
     finally:
         hub_log.setLevel(level)
@@ -246,44 +261,45 @@ def _download(published: PublishedWeights) -> Path:
 
 
 def _offline_message(published: PublishedWeights, reason: str) -> str:
-    folder = os.environ.get("OSNET_WEIGHTS") or "some folder, named by the environment variable OSNET_WEIGHTS,"
+    folder = os.environ.get("OSNET_WEIGHTS")
+    where = folder or "a folder and set the environment variable OSNET_WEIGHTS to it"
     return (
         f"no weights for {published.model} on {published.dataset}: {reason}. "
-        f"Put the file into {folder} as {published.local_names[-1]} or under its full name {published.file}, "
-        "or give its path"
+        f"Put {published.file} or {published.local_names[-1]} into {where}; or pass the path of the file"
     )
 
 
 def _verified(path: Path, published: PublishedWeights, revision: str) -> Path:
-    """``path`` if its SHA-256 is the known one; where none is known, said aloud and compared with the first download.
+    """Return ``path`` after checking its SHA-256. If none is known, compare it with that of the first download.
 
     Raises:
-        WeightsError: it is another.
+        WeightsError: the SHA-256 differs.
     """
     digest = sha256_file(path)
     if published.sha256 is None:
-        _say_unverified(path, published, revision, digest)
+        _warn_unverified(path, published, revision, digest)
     elif digest != published.sha256:
         raise WeightsError(
-            f"{path} was downloaded as {published.file}, but its SHA-256 is {digest} and the known one is "
-            f"{published.sha256}; refused. Delete it to download it again, or give its path to use it all the same"
+            f"{path} was downloaded as {published.file}, but its SHA-256 is {digest} instead of {published.sha256}, so "
+            "it is not loaded. Delete it to download it again, or pass its path to load it anyway"
         )
     return path
 
 
-def _say_unverified(path: Path, published: PublishedWeights, revision: str, digest: str) -> None:
-    """On standard error, every time; the digest goes into the cache.
+def _warn_unverified(path: Path, published: PublishedWeights, revision: str, digest: str) -> None:
+    """Print a warning on standard error, and store the digest in the cache at the first download.
 
     Raises:
-        WeightsError: the file is another than the one that was downloaded first.
+        WeightsError: the digest differs from that of the first download.
     """
     record = _record_of(published)
     content = {"repository": REPOSITORY, "revision": revision, "file": published.file, "sha256": digest}
     before = _read_record(record)
     if before | {"sha256": digest} == content and before["sha256"] != digest:
         raise WeightsError(
-            f"{path} was downloaded as {published.file}; its SHA-256 is {digest}, and that of the first download was "
-            f"{before['sha256']} ({record}); refused. Delete {path} to download it again, or that record to accept it"
+            f"{path} was downloaded as {published.file}, but its SHA-256 is {digest} and that of the first download "
+            f"was {before['sha256']} ({record}), so it is not loaded. Delete {path} to download it again, or delete "
+            f"{record} to accept the new file"
         )
     where = f"recorded in {record}"
     if before != content:
@@ -293,8 +309,8 @@ def _say_unverified(path: Path, published: PublishedWeights, revision: str, dige
         except OSError as error:
             where = f"not recorded: {error}"
     sys.stderr.write(
-        f"not verified: the SHA-256 of {published.file} is not known here, so it may be anything that was put under "
-        f"this name; this one has {digest} ({where})\n"
+        f"not verified: the correct SHA-256 of {published.file} is unknown, so the file could be a different one; "
+        f"the SHA-256 of this file is {digest} ({where})\n"
     )
 
 

@@ -1,12 +1,12 @@
-"""Checkpoints on the Hugging Face Hub: a repository holds what a checkpoint folder holds, and a page about it.
+"""Read and write checkpoints on the Hugging Face Hub. A repository has these files:
 
-    card.json            as in any checkpoint folder; it names the tensors' file by its SHA-256
+    card.json            the card, as in a checkpoint folder, with the SHA-256 of the tensors' file
     model.safetensors    the tensors
-    config.json          the network's settings, for the Hub's own pages
-    README.md            the page: licence, training data, figures, use, limits
+    config.json          the settings of the network, for the Hub's website
+    README.md            the model page: licence, training data, results, intended use, limits
 
-Only ``card.json`` and the safetensors file that it names are ever fetched, so nothing can be unpickled. A folder with
-the same files stands in for a repository anywhere.
+Only ``card.json`` and the safetensors file that it names are downloaded, so nothing is unpickled. A local folder with
+the same files can be used instead of a repository.
 """
 
 import json
@@ -25,15 +25,15 @@ from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, Card, read_card
 from osnet.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 
 PREFIX = "hf-hub:"
-"""Before ``org/name`` or ``org/name@revision``, where a network's name may stand."""
+"""Prefix of the repository name, as in ``hf-hub:org/name`` or ``hf-hub:org/name@revision``."""
 WEIGHTS_FILE = "model.safetensors"
 ETAG_TIMEOUT_S = 10.0
 _LICENCES = {"apache-2.0": "apache-2.0", "mit": "mit", "bsd-3-clause": "bsd-3-clause"}
 _LIMITS = """\
-It compares appearance. It is no face recogniser and no proof of identity: alike clothes look alike, and other cameras,
-light and crops than those it was trained on make it worse. Scores are cosines, not probabilities: rank them, or choose
-a threshold on data of your own (`osnet calibrate`). Re-identification is surveillance technology: know your law, and
-keep what you store short-lived.
+The network compares appearance. It does not recognise faces, and a match is no proof of identity: people in similar
+clothes look alike, and results get worse with other cameras, light and crops than those in the training data. Scores
+are cosines, not probabilities: rank them, or choose a threshold on your own data (`osnet calibrate`).
+Re-identification is surveillance technology: follow the law that applies to you, and delete stored data early.
 """
 
 
@@ -46,15 +46,16 @@ def fetch_checkpoint(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Checkpoint:
-    """Tensors and card from a repository, or from a folder that stands in for one.
+    """Read the tensors and the card from a repository or from a folder with the same files.
 
     Args:
         source: ``org/name``, ``org/name@revision``, or a folder.
-        revision: a branch, a tag or a commit; the last one pins what is loaded.
-        cache_dir, force_download, local_files_only, token: as huggingface_hub takes them.
+        revision: a branch, a tag or a commit. Only a commit always means the same files.
+        cache_dir, force_download, local_files_only, token: passed to huggingface_hub.
 
     Raises:
-        WeightsError: no such repository or revision, it cannot be reached, or it holds no checkpoint of ours.
+        WeightsError: the repository or revision does not exist or cannot be reached, or it has no checkpoint of this
+            package.
     """
     if isinstance(source, Path) or Path(source).is_dir():
         return read_checkpoint(source)
@@ -74,14 +75,14 @@ def fetch_checkpoint(
     def fetch(file: str, at: str | None) -> Path:
         try:
             return Path(hf_hub_download(repository, file, revision=at, **options))
-        except Exception as error:  # its own, the HTTP library's, and ValueError for a name that cannot be
+        except Exception as error:  # its own errors, those of the HTTP library, and ValueError for an invalid name
             raise WeightsError(_explain(repository, at, file, error)) from error
 
     card = fetch(CARD_FILE, revision)
     _, weights_file = read_card(card.parent)
     if not weights_file.endswith(".safetensors"):
-        raise WeightsError(f"{repository}: {CARD_FILE} names {weights_file!r}; only .safetensors files are fetched")
-    # The commit that the card came from: a branch may move between the two.
+        raise WeightsError(f"{repository}: {CARD_FILE} names {weights_file!r}; only .safetensors files are downloaded")
+    # Fetch the tensors from the same commit as the card: a branch may change between the two downloads.
     commit = card.parent.name if card.parent.parent.name == "snapshots" else revision
     fetch(weights_file, commit)
     return read_checkpoint(card.parent)
@@ -91,38 +92,46 @@ def _explain(repository: str, revision: str | None, file: str, error: Exception)
     what = f"{file} of {repository}" + (f" at revision {revision}" if revision else "")
     kind = type(error).__name__
     if kind in ("RepositoryNotFoundError", "GatedRepoError"):
-        return f"there is no repository {repository} on the Hub, or it needs a token: token=..., or `hf auth login`"
+        return f"the Hub has no repository {repository}, or it needs a token: pass token=... or run `hf auth login`"
     if kind == "RevisionNotFoundError":
         return f"{repository} has no revision {revision!r}"
     if "EntryNotFound" in kind and kind != "LocalEntryNotFoundError":
-        return f"there is no {what}: it holds no checkpoint of this package, which push_to_hub writes"
+        return f"there is no {what}; the repository has no checkpoint of this package (push_to_hub uploads one)"
     return (
-        f"{what} is neither in the cache nor to be had ({kind}: {str(error).splitlines()[0] if str(error) else ''}); "
-        "give a folder with the same files instead"
+        f"{what} is not in the cache and cannot be downloaded "
+        f"({kind}: {str(error).splitlines()[0] if str(error) else ''}); pass a folder with the same files instead"
     )
 
 
 def load_from_hub(cls: type[Network], source: str | Path, **options: Any) -> Network:
-    """A network of class ``cls``, in eval mode; arguments and errors as for ``fetch_checkpoint``."""
+    """Load a network of class ``cls``, in eval mode. Arguments are those of ``fetch_checkpoint``.
+
+    Raises:
+        WeightsError: the network has another class, or ``fetch_checkpoint`` raises it.
+    """
     network = fetch_checkpoint(source, **options).build()
     if not isinstance(network, cls):
-        raise WeightsError(f"{source} holds a {type(network).__name__}, not an {cls.__name__}")
+        raise WeightsError(f"{source} contains a network of class {type(network).__name__}, not {cls.__name__}")
     return network
 
 
 def save_for_hub(network: Network, folder: str | Path, figures: Mapping[str, str] | None = None) -> Card:
-    """Write the files of a repository; ``from_pretrained(folder)`` reads them back. Heads are no part of it.
+    """Write the files of a repository, without heads. ``from_pretrained(folder)`` reads them.
 
     Args:
-        network: with its ``card``, which the page is made from.
-        folder: made if need be.
-        figures: what was measured, for the page: ``{"Market-1501, rank-1 by cosine": "93.1 %"}``.
+        network: the network. The model page is made from its ``card``.
+        folder: the folder; created if it does not exist.
+        figures: measured results for the model page, such as ``{"Market-1501, rank-1 by cosine": "93.1 %"}``.
+
+    Returns:
+        The card that was written.
     """
     folder = make_folder(folder)
-    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    tensors = network.state_dict()
+    state = {key: value.detach().cpu() for key, value in tensors.items() if not key.startswith("classifier.")}
     no_head: dict[str, Any] = {"attributes": (), "attributes_off": (), "attribute_thresholds": (), "classes": ()}
     card = replace(network.card or Card(network.config), architecture=network.config, **no_head)
-    with TemporaryDirectory() as temporary:  # the same checks and the same card as for any folder
+    with TemporaryDirectory() as temporary:  # save_checkpoint makes the checks and the card
         card = save_checkpoint(Checkpoint(card, state), temporary)
         _, written = read_card(temporary)
         content = (Path(temporary) / written).read_bytes()
@@ -146,27 +155,30 @@ def push(
     branch: str | None = None,
     create_pr: bool | None = None,
 ) -> str:
-    """Upload a network to ``org/name``, made if need be; the commit's address. Arguments as huggingface_hub's mixin."""
+    """Upload a network to the repository ``org/name`` and return the URL of the commit.
+
+    The repository is created if it does not exist. The other arguments are those of huggingface_hub's
+    ``ModelHubMixin.push_to_hub``.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
     with TemporaryDirectory() as folder:
         save_for_hub(network, folder, figures)
         full_name = api.create_repo(repository, private=private, exist_ok=True).repo_id
-        told: dict[str, Any] = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
-        return str(api.upload_folder(repo_id=full_name, folder_path=folder, **told))
+        options: dict[str, Any] = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
+        return str(api.upload_folder(repo_id=full_name, folder_path=folder, **options))
 
 
 def write_page(card: Card, network: Network, figures: Mapping[str, str] | None = None) -> str:
-    """The model card: YAML for the Hub, then what the checkpoint's card says, in words."""
+    """Write the text of the model page (README.md): YAML metadata for the Hub, then the card's content in words."""
     from huggingface_hub import ModelCardData
 
     name, height_width = card.name or "osnet", card.preprocessing.size_hw
-    plain = card.licence.strip().lower()
-    terms: dict[str, Any] = {"license": _LICENCES.get(plain, "other")}
+    terms: dict[str, Any] = {"license": _LICENCES.get(card.licence.strip().lower(), "other")}
     if terms["license"] == "other":
         terms["license_name"] = "see-below"
-    about = ModelCardData(
+    metadata = ModelCardData(
         library_name="osnet",
         pipeline_tag="image-feature-extraction",
         tags=["osnet", "person-re-identification", "re-identification", "safetensors"],
@@ -175,23 +187,25 @@ def write_page(card: Card, network: Network, figures: Mapping[str, str] | None =
     cost = count_cost(network, height_width)
     order = card.preprocessing.channel_order.upper()
     rows = "".join(f"| {key} | {value} |\n" for key, value in (figures or {}).items())
-    measured = f"| figure | value |\n|---|---|\n{rows}" if rows else "None was given with these weights.\n"
-    licence = card.licence if card.licence != LICENCE_UNKNOWN else "Not stated: ask whoever trained these weights."
+    measured = f"| measure | value |\n|---|---|\n{rows}" if rows else "No results were given for these weights.\n"
+    licence = (
+        card.licence if card.licence != LICENCE_UNKNOWN else "Not stated. Ask the people who trained these weights."
+    )
     return f"""---
-{about.to_yaml()}
+{metadata.to_yaml()}
 ---
 
 # {name}
 
-Images of people or things -> vectors of {network.config.embedding_size} numbers that are close where the identity is
-the same. Architecture: OSNet and its relatives (Zhou et al., ICCV 2019, arXiv:1905.00953), `{name}`.
+Maps an image of a person or thing to an embedding of {network.config.embedding_size} numbers. Embeddings of the same
+identity are close to each other. Architecture: `{name}` (OSNet: Zhou et al., ICCV 2019, arXiv:1905.00953).
 
     from osnet import Embedder, OSNet
 
-    network = OSNet.from_pretrained("ORG/NAME", revision="COMMIT")  # pin the commit that you have tested
-    vectors = Embedder(network).embed(["a.jpg", "b.jpg"])
+    network = OSNet.from_pretrained("ORG/NAME", revision="COMMIT")  # use the commit that you have tested
+    embeddings = Embedder(network).embed(["a.jpg", "b.jpg"])
 
-## Figures
+## Results
 
 {measured}
 {cost.params:,} parameters, {cost.madds / 1e6:.1f} million multiply-adds for one image of {height_width[0]} x
@@ -207,13 +221,13 @@ the same. Architecture: OSNet and its relatives (Zhou et al., ICCV 2019, arXiv:1
 
 ## Input
 
-{order}, {height_width[0]} x {height_width[1]}, mean {card.preprocessing.mean}, deviation {card.preprocessing.std} in
-fractions of 255. The library reads this from `card.json`.
+{order}, {height_width[0]} x {height_width[1]} (height x width), mean {card.preprocessing.mean}, standard deviation
+{card.preprocessing.std} in fractions of 255. The library reads these values from `card.json`.
 
 ## Intended use and limits
 
-Search among crops of people (or things, if it was trained on things) for the same one again: research, and products
-that have their own checks and a lawful purpose.
+Finding crops of the same person (or thing, if it was trained on things): in research, and in products with a lawful
+purpose and their own checks.
 {_LIMITS}
 ## Source
 

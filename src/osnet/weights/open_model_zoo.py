@@ -1,10 +1,9 @@
-"""Intel's OSNets with Linear Context Transform from the Open Model Zoo, Apache-2.0: which exist, how to get them.
+"""Find or download Intel's OSNets with Linear Context Transform, from the Open Model Zoo (licence Apache-2.0).
 
-They are looked for in the folder ``$OSNET_WEIGHTS``, then in the cache (``$OSNET_CACHE``, or ``~/.cache/osnet``), then
-downloaded from OpenVINO's public storage (release 2023.0 of the repository openvinotoolkit/open_model_zoo);
-``$OSNET_OMZ_URL`` names another server with the same paths. What was downloaded is used only if its SHA-256 is the one
-below. The SHA-256 were computed from files at hand; public code that downloads 0286 and 0287 from these addresses
-quotes the same checksums.
+The files are searched in the folder ``$OSNET_WEIGHTS``, then in the cache (``$OSNET_CACHE`` or ``~/.cache/osnet``).
+Otherwise they are downloaded from OpenVINO's public storage (release 2023.0 of openvinotoolkit/open_model_zoo), or from
+the server ``$OSNET_OMZ_URL`` with the same paths. A download is used only if it has the SHA-256 below. We computed
+these digests from files of our own; for 0286 and 0287, public code with the same URLs has the same checksums.
 """
 
 import os
@@ -19,60 +18,62 @@ from osnet.files import make_folder, sha256_file, written_aside
 STORAGE = "https://storage.openvinotoolkit.org/repositories/open_model_zoo/2023.0/models_bin/1"
 TIMEOUT_S = 20.0
 DEFAULT_WEIGHTS = "person-reidentification-retail-0287"
-"""What a new gallery takes where nobody names weights: of 0.6 million parameters, free to use for any purpose, and
-better on cameras it has not seen than the authors' published x0.25."""
+"""The weights of a new gallery if the user names none. They have 0.6 million parameters, a licence that allows any
+purpose, and better results on unseen cameras than the authors' published x0.25."""
 INTEL = "intel"
-"""What ``create_model(..., pretrained=...)`` calls them."""
+"""Value of ``pretrained`` in ``create_model`` for these weights."""
 LICENCE = "Apache-2.0"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one network. Per cent, by cosine; None where nobody has measured it."""
+    """Results of one network. Scores are in per cent, by cosine. None means not measured."""
 
     rank1_published: float
     mean_ap_published: float
-    """On Market-1501, as the network's page in the zoo says."""
+    """mAP on Market-1501; like rank-1, from the network's page in the zoo."""
     rank1: float | None = None
     mean_ap: float | None = None
-    """On the complete Market-1501, as ``benchmarks/permissive_weights.py`` measured."""
+    """mAP on the complete Market-1501; like rank-1, measured by ``benchmarks/permissive_weights.py``."""
     rank1_mars: float | None = None
     mean_ap_mars: float | None = None
-    """On single images of 16 people of MARS from six cameras, by Market-1501's rule."""
+    """mAP, like rank-1, on single images of 16 people of MARS from six cameras, by Market-1501's rule."""
     speed_x0_25: float | None = None
     speed_x1_0: float | None = None
-    """Images per second of processor time beside OSNet x0.25 and x1.0 in the same run: how many times as fast."""
+    """Images per second of processor time, relative to OSNet x1.0 (above: x0.25) in the same run; 2 means twice as
+    fast."""
 
 
 @dataclass(frozen=True)
 class IntelWeights:
-    """One network of the zoo: two files."""
+    """The two files of one network of the zoo."""
 
     name: str
+    """Name of the network in the zoo."""
     model: str
-    """Our network's name."""
+    """Name of the network in this package; see ``list_models()``."""
     precision: str
-    """How the numbers are stored: ``FP32``, or ``FP16``, which is read as float32."""
+    """Type of the stored numbers: ``FP32``, or ``FP16``, which is converted to float32."""
     sha256_xml: str
     sha256_bin: str
     num_bytes: tuple[int, int]
-    """Of the .xml and of the .bin."""
+    """Sizes of the .xml file and of the .bin file, in bytes."""
     figures: Figures
 
     @property
     def short_name(self) -> str:
-        """Another name that stands for it."""
+        """Short name of the weights, ``MODEL_intel``."""
         return f"{self.model}_{INTEL}"
 
     @property
     def files(self) -> dict[str, tuple[str, int]]:
-        """File name -> SHA-256 and size."""
+        """Maps each file name to its SHA-256 and its size in bytes."""
         digests = (self.sha256_xml, self.sha256_bin)
         names = (f"{self.name}.xml", f"{self.name}.bin")
         return {name: (d, n) for name, d, n in zip(names, digests, self.num_bytes, strict=True)}
 
     def url(self, file: str) -> str:
-        """Where it lies."""
+        """URL of one of the files."""
         return f"{os.environ.get('OSNET_OMZ_URL', STORAGE)}/{self.name}/{self.precision}/{file}"
 
 
@@ -115,38 +116,38 @@ INTEL_WEIGHTS: tuple[IntelWeights, ...] = (
         Figures(86.1, 58.857),
     ),
 )
-"""All four. Their pages do not say what they were trained on."""
+"""All four networks. Their pages in the zoo do not say what they were trained on."""
 
 
 def get_intel(name: str) -> IntelWeights | None:
-    """The entry that ``name`` stands for: its own, ``osnet_lct_x0_5_intel``, or either with ``.xml``."""
-    plain = name.removesuffix(".xml")
-    return next((w for w in INTEL_WEIGHTS if plain in (w.name, w.short_name)), None)
+    """Look up weights by their name in the zoo or their short name, with or without ``.xml``. None if unknown."""
+    stem = name.removesuffix(".xml")
+    return next((w for w in INTEL_WEIGHTS if stem in (w.name, w.short_name)), None)
 
 
 def find_by_digest(sha256_bin: str) -> IntelWeights | None:
-    """The entry whose .bin file has this SHA-256."""
+    """Look up weights by the SHA-256 of their .bin file. None if unknown."""
     return next((w for w in INTEL_WEIGHTS if w.sha256_bin == sha256_bin), None)
 
 
 def find_intel(weights: IntelWeights) -> Path:
-    """The .xml file on this machine, with the .bin beside it, downloaded if need be.
+    """Return the path of the .xml file, with the .bin file beside it. Downloads them if they are not on this machine.
 
     Raises:
-        WeightsError: neither here nor to be had, and then the message says which files to put where; or a downloaded
-            file's SHA-256 is not the known one.
-        OutputError: the cache cannot be written to.
+        WeightsError: the files cannot be downloaded (the message says which files to put where), or the SHA-256 of a
+            file is wrong.
+        OutputError: the cache cannot be written.
     """
     return _find_local(weights) or _download(weights)
 
 
 def _find_local(weights: IntelWeights) -> Path | None:
-    """In ``$OSNET_WEIGHTS``: both files, there or in a folder of the network's name or number."""
+    """Find both files in ``$OSNET_WEIGHTS`` or in its sub-folder with the network's name or number."""
     folder = os.environ.get("OSNET_WEIGHTS")
     if not folder:
         return None
     if not Path(folder).is_dir():
-        raise WeightsError(f"OSNET_WEIGHTS is {folder!r}, which is no folder")
+        raise WeightsError(f"OSNET_WEIGHTS is {folder!r}, which is not a folder")
     number = weights.name.removeprefix(_RETAIL)
     for place in (".", weights.name, f"{weights.name}/{weights.precision}", number):
         path = Path(folder) / place / f"{weights.name}.xml"
@@ -172,19 +173,20 @@ def _download(weights: IntelWeights) -> Path:
 
 
 def _fetch(weights: IntelWeights, name: str, target: Path) -> None:
-    """One file, checked before it gets its name."""
+    """Download one file. It is checked before it is renamed to ``target``."""
     sha256, num_bytes = weights.files[name]
     url = weights.url(name)
     if not url.startswith(("https://", "http://")):
-        raise WeightsError(f"OSNET_OMZ_URL makes the address {url}, which is neither https nor http")
+        raise WeightsError(f"OSNET_OMZ_URL gives the URL {url}; it must start with https:// or http://")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310  # the scheme was looked at
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310  # the scheme was checked
             content = answer.read(num_bytes + 1)
     except (OSError, ValueError) as error:
-        folder = os.environ.get("OSNET_WEIGHTS") or "some folder, named by the environment variable OSNET_WEIGHTS,"
+        folder = os.environ.get("OSNET_WEIGHTS")
+        where = folder or "a folder and set the environment variable OSNET_WEIGHTS to it"
         raise WeightsError(
-            f"no weights {weights.name}: {url} cannot be fetched ({error}). Put {' and '.join(weights.files)} into "
-            f"{folder} or give the path of the .xml file"
+            f"no weights {weights.name}: {url} cannot be downloaded ({error}). Put {' and '.join(weights.files)} into "
+            f"{where}; or pass the path of the .xml file"
         ) from None
     make_folder(target.parent)
     with written_aside(target) as aside:
@@ -194,6 +196,6 @@ def _fetch(weights: IntelWeights, name: str, target: Path) -> None:
 
 def _check(path: Path, sha256: str, origin: str | None = None) -> None:
     if (digest := sha256_file(path)) != sha256:
-        what = f"{origin} was fetched" if origin else f"{path} lies in the cache"
+        what = f"{origin} was downloaded" if origin else f"{path} is in the cache"
         again = "" if origin else ". Delete it to download it again"
-        raise WeightsError(f"{what}, but its SHA-256 is {digest} and the known one is {sha256}; refused{again}")
+        raise WeightsError(f"{what}, but its SHA-256 is {digest} instead of {sha256}, so it is not loaded{again}")

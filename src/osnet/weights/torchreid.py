@@ -1,9 +1,9 @@
-"""Torchreid's checkpoint files: its names for tensors, what its files' names say, and how such files are written.
+"""Torchreid's checkpoint files: tensor names, information in file names, and writing such files.
 
-Facts from the authors' code and files: keys of plain, IBN and AIN networks; zoo files are bare state
-dicts, sometimes with ``module.`` in front; training files are ``{"state_dict": ..., "rank1": ...}``
-where ``rank1`` may be a NumPy scalar, which ``torch.load`` refuses since 2.6 (Torchreid issue #592).
-BoxMOT carries the same files as ``osnet_x0_25_msmt17.pt``. ``opening.py`` opens them.
+From the authors' code and files we know the tensor names of plain, IBN and AIN networks. Files of the model zoo are
+bare state dicts, sometimes with the prefix ``module.``. Files from training are ``{"state_dict": ..., "rank1": ...}``,
+where ``rank1`` may be a NumPy scalar, which ``torch.load`` rejects since version 2.6 (Torchreid issue #592). BoxMOT
+distributes the same files under names such as ``osnet_x0_25_msmt17.pt``. ``foreign_checkpoints`` reads all of them.
 """
 
 import re
@@ -18,38 +18,40 @@ from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import written_aside
-from osnet.models.config import NetworkConfig, Normalization, OSNetConfig
-from osnet.models.registry import VARIANTS, get_config, list_tensors, name_of
+from osnet.models.config import GroupExtent, NetworkConfig, Normalization, OSNetConfig
+from osnet.models.registry import GROUPED_NAME, VARIANTS, get_config, list_tensors, name_of
 from osnet.types import Distance
 from osnet.weights.file_kinds import SAVE_TENSORS
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin")
-"""How files end that are written for Torchreid; also ``model.pth.tar-60``."""
+"""Suffixes of Torchreid files. Names such as ``model.pth.tar-60`` count too."""
 
 _STREAM_LETTERS = "abcd"
 
 
 def is_torchreid_path(path: Path) -> bool:
-    """True if the name is one that Torchreid or BoxMOT would give."""
+    """Whether a file name is one of Torchreid's or BoxMOT's, by its suffix."""
     return path.suffix in SUFFIXES or ".pth.tar-" in path.name
 
 
 def name_from_file(path: Path) -> str | None:
-    """The network's name if the file's name holds one: ``osnet_ain_x1_0_msmt17.pt`` -> ``osnet_ain_x1_0``."""
-    held = [name for name in VARIANTS if re.search(rf"{name}(?![a-z0-9])", path.name)]
-    return max(held, key=len, default=None)
+    """The name of a network in a file name, or None: ``osnet_ain_x1_0`` for ``osnet_ain_x1_0_msmt17.pt``."""
+    if grouped := re.search(rf"{GROUPED_NAME.pattern}(?![a-z0-9])", path.name):
+        return grouped[0]
+    found = [name for name in VARIANTS if re.search(rf"{name}(?![a-z0-9])", path.name)]
+    return max(found, key=len, default=None)
 
 
 def is_torchreid_name(name: str) -> bool:
-    """True if Torchreid has a network of this name."""
+    """Whether Torchreid has a network with this name."""
     return re.fullmatch(r"osnet(_ibn|_ain)?_x\d+_\d+", name) is not None
 
 
 def training_data_from_file(path: Path, num_classes: int) -> str:
-    """What the weights were trained on, by the file's name; ``unknown`` where it says nothing.
+    """The training data of weights, from their file name; ``unknown`` if the name does not contain it.
 
-    The number of classes corrects it in one case, because names mislead: 4,101 are all people of MSMT17,
-    test people included, and 1,041 those of its training split.
+    Names with ``msmt17`` are ambiguous, so the number of classes decides: 1,041 is the number of people in MSMT17's
+    training split, and 4,101 is the number of all its people, including those of the test.
     """
     match = re.search(r"osnet(_ibn|_ain)?_x\d+_\d+_(imagenet|market|duke|msmt17)(\w*)", path.name)
     if not match:
@@ -61,9 +63,10 @@ def training_data_from_file(path: Path, num_classes: int) -> str:
 
 
 def published_distance(config: NetworkConfig, training_data: str) -> Distance | None:
-    """By which distance the model zoo scored such weights: cosine for AIN, by its config; else Torchreid's default.
+    """The distance behind the published scores of the model zoo; None if unknown or for ImageNet.
 
-    On Market-1501 the figures printed of the plain networks are met by the Euclidean one alone (docs/results.md).
+    The configuration of the AIN networks has cosine. The others use Torchreid's default, the Euclidean distance. On
+    Market-1501, only the Euclidean distance reproduces the published scores of the plain networks (docs/results.md).
     """
     if training_data in ("unknown", "imagenet"):
         return None
@@ -71,13 +74,13 @@ def published_distance(config: NetworkConfig, training_data: str) -> Distance | 
 
 
 def torchreid_names(config: NetworkConfig) -> "OrderedDict[str, str]":
-    """Our tensor name -> Torchreid's, in Torchreid's order, classifier excluded.
+    """Map this package's tensor names to Torchreid's, in Torchreid's order, without the classifier.
 
     Raises:
-        ModelError: Torchreid has no such network, so it has no names for it.
+        ModelError: Torchreid has no network with these settings.
     """
     if not isinstance(config, OSNetConfig):
-        raise ModelError(f"only OSNets can be exchanged with Torchreid, not {config.family}")
+        raise ModelError(f"only OSNets can be converted to Torchreid's format, not {config.family}")
     plain = OSNetConfig(
         width=config.width, norm=config.norm, pooling=config.pooling, embedding_size=config.embedding_size
     )
@@ -85,7 +88,7 @@ def torchreid_names(config: NetworkConfig) -> "OrderedDict[str, str]":
         settings = [k for k in OSNetConfig.__dataclass_fields__ if getattr(config, k) != getattr(plain, k)]
         raise ModelError(
             f"Torchreid has no network with {', '.join(f'{k}={getattr(config, k)!r}' for k in settings)}; "
-            "only plain, IBN and AIN OSNets of depth 2-2-2 can be exchanged with it"
+            "only plain, IBN and AIN OSNets of depth 2-2-2 can be converted to its format"
         )
     keys = list_tensors(config)
     return OrderedDict((key, _to_torchreid(key, config.norm)) for key in keys)
@@ -123,14 +126,14 @@ def _to_torchreid(key: str, norm: Normalization) -> str:
 
 
 def _is_instance_norm(key: str) -> bool:
-    """AIN blocks of depth 2-2-2 that normalise inside the residual."""
+    """Whether the tensor belongs to an AIN block (depth 2-2-2) with instance normalisation in its residual branch."""
     return key.startswith(("conv2.0.", "conv2.1.", "conv3.1.", "conv4.0."))
 
 
 def infer_config(state: Mapping[str, Tensor]) -> OSNetConfig | None:
-    """The network that tensors belong to, by their names (Torchreid's or ours) and shapes; None if it is no OSNet.
+    """Infer the settings of an OSNet from the names and shapes of its tensors. Returns None if it is not an OSNet.
 
-    Pooling leaves no tensors, so it is taken to be the average.
+    The names may be Torchreid's or this package's. Average and max pooling have no tensors, so average is assumed.
     """
     ours = "stem.conv.weight" in state
     stem = state.get("stem.conv.weight" if ours else "conv1.conv.weight")
@@ -151,38 +154,72 @@ def infer_config(state: Mapping[str, Tensor]) -> OSNetConfig | None:
 def choose_config(
     path: Path, state: Mapping[str, Tensor], inferred: OSNetConfig | None, architecture: str | None
 ) -> NetworkConfig:
-    """What the caller named, else what the tensors tell, else what the file's name tells.
+    """Choose the settings of the network in a file without a card.
 
-    Where a file of Torchreid's is called after another network than its tensors are, the name is taken, so that the
-    tensors are refused. A name says nothing of the embedding's size: for that the tensors count.
+    They are the inferred ones, unless these contradict ``architecture`` or the name of a Torchreid network in the file
+    name. Then the named network is returned, so that the check of the tensors fails and reports the mismatch. The
+    embedding size always comes from the tensors.
+
+    Args:
+        path: path of the file.
+        state: tensors in the file.
+        inferred: result of ``infer_config``.
+        architecture: name of the network from the user, or None.
 
     Raises:
-        WeightsError: nothing tells.
+        WeightsError: neither the tensors nor a name determine the network.
     """
     named = architecture or name_from_file(path)
     if inferred is not None:
-        contradicts = named is not None and named != name_of(inferred) and (architecture or is_torchreid_name(named))
-        return get_config(str(named)) if contradicts else inferred
+        custom = "stem.conv.weight" in state and name_of(inferred) is None  # such networks may have any file name
+        misnamed = named is not None and named != name_of(inferred)
+        if misnamed and (architecture or (is_torchreid_name(str(named)) and not custom)):
+            return get_config(str(named))
+        return inferred
     if named is None:
         raise WeightsError(
-            f"{path}: neither its name nor its {len(state)} tensors ({', '.join(list(state)[:3])}, ...) tell which "
-            f"OSNet it is; give its name as architecture, or save an OSNet's tensors alone: {SAVE_TENSORS}"
+            f"{path}: neither the file name nor its {len(state)} tensors ({', '.join(list(state)[:3])}, ...) determine "
+            f"the network; pass its name as architecture, or save only the tensors of an OSNet: {SAVE_TENSORS}"
         )
     return get_config(named)
 
 
 def _infer_ours(state: Mapping[str, Tensor], plain: OSNetConfig) -> OSNetConfig:
-    """The named network with exactly these tensors' shapes; ``plain`` with the norms that the names tell, if none."""
+    """Find the named network whose tensors have these names and shapes.
+
+    If there is none, return ``plain`` with the normalisation that the tensor names indicate.
+    """
     norms = {"conv2.0.instance_norm.weight": "ibn", "conv2.0.expand.norm.running_mean": "bn"}
     norm: Any = next((norm for key, norm in norms.items() if key in state), "ain")
     plain = replace(plain, norm=norm)
     shapes = _shapes({k: v for k, v in state.items() if not k.startswith(("classifier.", "attributes."))})
-    dials: dict[str, Any] = {"stem": plain.stem, "embedding_size": plain.embedding_size, "neck": plain.neck}
+    common: dict[str, Any] = {"stem": plain.stem, "embedding_size": plain.embedding_size, "neck": plain.neck}
     named = [variant.config for variant in VARIANTS.values() if isinstance(variant.config, OSNetConfig)]
-    for config in [plain, *(replace(one, **dials) for one in named if one.width == plain.width)]:
-        if _shapes(list_tensors(config)) == shapes:
-            return config
-    return plain
+    candidates = [plain, *(replace(one, **common) for one in named if one.width == plain.width)]
+    if (grouped := _infer_groups(state, plain)) is not None:
+        candidates = [grouped]
+    return next((config for config in candidates if _shapes(list_tensors(config)) == shapes), plain)
+
+
+def _infer_groups(state: Mapping[str, Tensor], plain: OSNetConfig) -> OSNetConfig | None:
+    """``plain`` with the groups that the shapes of the pointwise convolutions indicate; None if they have no groups."""
+    lite, block, transition = (
+        state.get(f"{name}.weight")
+        for name in ("conv2.0.streams.0.0.pointwise", "conv2.0.reduce.conv", "transition2.mix.conv")
+    )
+    if any(weight is None or weight.ndim != 4 or not weight.numel() for weight in (lite, block, transition)):
+        return None
+    assert lite is not None
+    assert block is not None
+    assert transition is not None
+    groups = lite.shape[0] // lite.shape[1]
+    extent: GroupExtent = "block" if block.shape[1] < plain.channels[0] else "lite"
+    if transition.shape[1] < transition.shape[0]:
+        extent = "all"
+    try:
+        return replace(plain, groups=groups, group_extent=extent) if groups > 1 else None
+    except ModelError:  # the groups do not divide the channels
+        return None
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -190,10 +227,12 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def write_torchreid(path: str | Path, state: dict[str, Tensor], config: NetworkConfig) -> None:
-    """Write our tensors as a Torchreid file: a bare state dict under Torchreid's names.
+    """Write a Torchreid file: a bare state dict with Torchreid's tensor names, including the classifier if there is
+    one.
 
     Raises:
-        ModelError: Torchreid has no such network.
+        ModelError: Torchreid has no network with these settings.
+        OutputError: the file cannot be written.
     """
     names = torchreid_names(config)
     theirs = OrderedDict((names[key], state[key].contiguous().clone()) for key in names)

@@ -71,7 +71,7 @@ class AttributeDataset:
     def positive_ratios(self) -> NDArray[np.float64]:
         """Compute each attribute's share of positives among the known train labels: (A,), in [0, 1].
 
-        No image is read. An attribute without known labels gets 0.
+        This does not read images. An attribute without known labels gets 0.
         """
         known = ~np.isnan(self.train.labels)
         return np.nansum(self.train.labels, axis=0, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
@@ -95,9 +95,9 @@ class Listed:
 
     split: str
     file: Any
-    """Path relative to the folder of the images; may be any type, as the annotation file has it."""
+    """Path relative to the folder of the images. It comes from the annotation file, so its type is not checked yet."""
     labels: Any
-    """A values: 0, 1, or NaN if unknown."""
+    """A label values: 0, 1, or NaN if unknown."""
     where: str
     """Names the row in error messages."""
     pid: int = NO_IDENTITY
@@ -114,24 +114,32 @@ class Found:
     labels: dict[str, list[Labels]] = field(default_factory=lambda: {"train": [], "val": [], "test": []})
     problems: list[str] = field(default_factory=list)
 
-    def add_all(self, rows: Iterable[Listed], there: set[str]) -> None:
-        """Add the valid rows; note the others as problems. ``there``: relative paths of all images in the folder."""
+    def add_all(self, rows: Iterable[Listed], existing: set[str]) -> None:
+        """Add the valid rows and record the others as problems.
+
+        Args:
+            rows: all rows of the annotation file.
+            existing: paths of all images in the folder, relative to it.
+
+        Raises:
+            DataError: a path is outside the folder of the images.
+        """
         rows = list(rows)
         seen = Counter(row.file for row in rows if isinstance(row.file, str))
         for row in rows:
-            if (reason := self._find_fault(row, seen, there)) is not None:
+            if (reason := self._find_fault(row, seen, existing)) is not None:
                 self.problems.append(f"{row.where}: {reason}")
                 continue
             self.crops[row.split].append(Crop(self.images / row.file, row.pid, row.camid))
             self.labels[row.split].append(np.asarray(row.labels, dtype=np.float32))
-        self.problems += [f"{name}: an image without labels" for name in sorted(there - set(seen))]
+        self.problems += [f"{name}: an image without labels" for name in sorted(existing - set(seen))]
 
-    def _find_fault(self, row: Listed, seen: Counter[str], there: set[str]) -> str | None:
+    def _find_fault(self, row: Listed, seen: Counter[str], existing: set[str]) -> str | None:
         if not isinstance(row.file, str) or not row.file:
             return "the image name is empty"
         if seen[row.file] > 1:
             return f"{row.file} is listed {seen[row.file]} times"
-        if row.file not in there:
+        if row.file not in existing:
             inside(self.images, row.file, row.where)
             return f"{row.file} is not in {self.images}"
         values = np.asarray(row.labels, dtype=np.float32)

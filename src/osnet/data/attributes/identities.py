@@ -67,10 +67,10 @@ def read_market_attributes(
     validating = set(train_pids[VALIDATION_EVERY - 1 :: VALIDATION_EVERY])
     test = [crop for part in (dataset.query, dataset.gallery) for crop in part.crops if crop.pid > DISTRACTOR_PID]
     for part, crops in (("train", list(dataset.train.crops)), ("test", test)):
-        there = {crop.pid for crop in crops}
-        for pid in sorted(there - set(of_split[part])):
+        with_images = {crop.pid for crop in crops}
+        for pid in sorted(with_images - set(of_split[part])):
             found.problems.append(f"identity {pid:04d} of {part}: images without labels")
-        for pid in sorted(set(of_split[part]) - there):
+        for pid in sorted(set(of_split[part]) - with_images):
             found.problems.append(f"identity {pid:04d} of {part}: labels without images")
         for crop in crops:
             if crop.pid in of_split[part]:
@@ -92,7 +92,7 @@ def read_market_labels(path: Path) -> tuple[list[str], dict[str, dict[int, Any]]
     """
     content = read_mat(path).get("market_attribute")
     if not isinstance(content, dict) or not {"train", "test"} <= set(content):
-        raise DataError(f"{path} holds no structure 'market_attribute' with train and test")
+        raise DataError(f"{path} has no structure 'market_attribute' with train and test")
     columns = sorted(set(content["train"]) - {"image_index", "age"})
     if set(content["test"]) != set(content["train"]) or len(columns) + 1 != NUM_COLUMNS:
         raise DataError(f"{path} has {len(columns) + 1} attributes, or test and train differ; expected 27")
@@ -118,7 +118,8 @@ def read_market_labels(path: Path) -> tuple[list[str], dict[str, dict[int, Any]]
 def read_generated_attributes(root: str | Path) -> AttributeDataset:
     """Read a generated data set with identities and PA-100K's 26 attributes.
 
-    An eighth of the training identities goes to ``val``: whole groups of four, at least one if there are two groups.
+    Identities are generated in groups of four. The last eighth of the training groups becomes ``val``; if there are at
+    least two groups, at least one.
 
     Raises:
         DataError: ``root`` is not a generated data set.

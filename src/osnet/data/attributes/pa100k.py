@@ -80,7 +80,7 @@ def read_pa100k(root: str | Path, on_mismatch: OnMismatch = "raise") -> Attribut
         raise DataError(f"{root} is not PA-100K: looked for {looked}")
     content = read_mat(annotation)
     if missing := sorted(KEYS - set(content)):
-        raise DataError(f"{annotation} has no {', '.join(missing)}")
+        raise DataError(f"{annotation} lacks the variables {', '.join(missing)}")
     names = tuple(as_text(name) for name in content["attributes"])
     if names != ATTRIBUTES:
         raise DataError(f"{annotation} has the attributes {', '.join(names)}; PA-100K's are {', '.join(ATTRIBUTES)}")

@@ -1,4 +1,4 @@
-"""Read PETA and RAP from their public MATLAB files. Follows public code that reads them; never run on the real files.
+"""Read PETA and RAP from their MATLAB files. Written after public code that reads them; not tested on the real files.
 
     PETA (Deng et al., ACM MM 2014):  ROOT/PETA.mat                           ROOT/images/00001.png
     RAP 1 and 2 (Li et al.):          ROOT/RAP_annotation/RAP_annotation.mat  ROOT/RAP_dataset/*.png
@@ -47,11 +47,12 @@ def read_peta(root: str | Path, on_mismatch: OnMismatch = "raise", partition: in
 
     Args:
         root: the folder with ``PETA.mat``.
-        on_mismatch: as for ``read_pa100k``.
-        partition: which of the five random splits, from 0.
+        on_mismatch: what to do if files and labels do not match; see ``read_pa100k``.
+        partition: index of one of the five random splits, from 0.
 
     Raises:
-        DataError: the file does not have PETA's structure, or files and labels do not match.
+        DataError: the file is missing, cannot be read or does not have PETA's structure, ``partition`` is out of range,
+            or files and labels do not match.
     """
     root = Path(root)
     fields = _fields(root / PETA_FILE, "peta", 4)
@@ -65,18 +66,19 @@ def read_peta(root: str | Path, on_mismatch: OnMismatch = "raise", partition: in
 
 
 def read_rap(root: str | Path, on_mismatch: OnMismatch = "raise", partition: int = 0) -> AttributeDataset:
-    """Read RAP 1 with its 51 evaluated attributes, or RAP 2 with those that its file selects.
+    """Read RAP 1 with its 51 evaluated attributes, or RAP 2 with the attributes that its file selects.
 
-    RAP 1 has no validation split, so training keeps the last epoch. In RAP 2 the label 2 means "uncertain"; it is read
-    as unknown.
+    RAP 1 has no validation split, so training keeps the weights of the last epoch. In RAP 2, the label 2 means
+    "uncertain" and is read as unknown (NaN).
 
     Args:
         root: the folder with ``RAP_annotation`` and ``RAP_dataset``.
-        on_mismatch: as for ``read_pa100k``.
-        partition: which of the five random splits, from 0.
+        on_mismatch: what to do if files and labels do not match; see ``read_pa100k``.
+        partition: index of one of the five random splits, from 0.
 
     Raises:
-        DataError: the file does not have RAP's structure, or files and labels do not match.
+        DataError: the file is missing, cannot be read or does not have RAP's structure, ``partition`` is out of range,
+            or files and labels do not match.
     """
     root = Path(root)
     path = root / RAP_FILE
@@ -104,7 +106,7 @@ def _fields(path: Path, key: str, at_least: int) -> list[Any]:
     content = read_mat(path)
     structure = content.get(key)
     if not isinstance(structure, dict) or len(structure) < at_least:
-        raise DataError(f"{path} holds no structure {key!r} of at least {at_least} fields; it has {sorted(content)}")
+        raise DataError(f"{path} has no structure {key!r} of at least {at_least} fields; it has {sorted(content)}")
     return list(structure.values())
 
 
@@ -112,7 +114,7 @@ def _partition(partitions: Any, number: int, splits: Sequence[str], num_files: i
     """Row indices, from 0, of each split."""
     choices = [partitions] if isinstance(partitions, dict) else list(partitions)
     if not 0 <= number < len(choices):
-        raise DataError(f"partition {number} is outside 0 to {len(choices) - 1}, which {path} has")
+        raise DataError(f"{path} has no partition {number}; choose from 0 to {len(choices) - 1}")
     chosen = choices[number]
     values = list(chosen.values()) if isinstance(chosen, dict) else []
     if len(values) < len(splits):
@@ -121,7 +123,9 @@ def _partition(partitions: Any, number: int, splits: Sequence[str], num_files: i
     for split, value in zip(splits, values, strict=False):
         rows = np.asarray(value).ravel().astype(np.int64) - 1
         if len(rows) and not (rows.min() >= 0 and rows.max() < num_files):
-            raise DataError(f"{path}: {split} numbers images {rows.min() + 1} to {rows.max() + 1} of {num_files}")
+            raise DataError(
+                f"{path}: {split} lists the images {rows.min() + 1} to {rows.max() + 1}; there are 1 to {num_files}"
+            )
         parts[split] = rows.tolist()
     return parts
 
@@ -143,6 +147,6 @@ def _build(
     rows = [
         Listed(split, files[i], labels_NA[i], f"{split} image {i + 1}") for split, part in parts.items() for i in part
     ]
-    elsewhere = {files[i] for i in range(len(files)) if i not in listed}  # labelled, but not used in this partition
-    found.add_all(rows, list_names(images) - elsewhere)
+    unused = {files[i] for i in range(len(files)) if i not in listed}  # labelled, but not in this partition
+    found.add_all(rows, list_names(images) - unused)
     return finish(name, root, names, found, on_mismatch, check_counts(found, COUNTS[name], name))

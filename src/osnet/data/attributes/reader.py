@@ -25,7 +25,8 @@ def read_attributes(root: str | Path, on_mismatch: OnMismatch = "raise") -> Attr
             leave them out and list them in ``problems``.
 
     Raises:
-        DataError: no known data set was found (the message lists the files that were looked for), or its reader failed.
+        DataError: no known data set was found (the message lists the files that were tried), or the data set is
+            damaged or incomplete.
     """
     root = Path(root)
     if root.is_file():
@@ -45,7 +46,7 @@ def read_attributes(root: str | Path, on_mismatch: OnMismatch = "raise") -> Attr
     if find_market_labels(root) is not None:
         return read_market_attributes(root, on_mismatch)
     raise DataError(
-        f"{root} holds no known attribute data set: looked for {CSV_FILE}, {ANNOTATIONS_FILE} (generated people), "
+        f"{root} has no known attribute data set: looked for {CSV_FILE}, {ANNOTATIONS_FILE} (generated people), "
         f"{PETA_FILE}, {RAP_FILE}, annotation.mat (PA-100K), market_attribute.mat (Market-1501)"
     )
 
@@ -63,14 +64,14 @@ def knows_attributes(root: str | Path) -> bool:
 
 
 def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
-    """Read a CSV with a header and one column per attribute, which holds 0, 1, or nothing if unknown.
+    """Read a CSV with a header and one column per attribute. A value is 0, 1, or empty if unknown.
 
     The column ``path`` is relative to the folder of the CSV. The optional column ``split`` is train, val or test; empty
     means train.
 
     Raises:
-        DataError: a column is missing or occurs twice, a value is not allowed, a path leads out of the folder, or files
-            and labels do not match.
+        DataError: the file cannot be read, a column is missing or occurs twice, a value is not allowed, a path is
+            outside the folder, or files and labels do not match.
     """
     table = Path(table)
     root = table.parent
@@ -88,9 +89,9 @@ def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeD
         split = row.get("split") or "train"
         values = [(row[name] or "").strip() for name in names]
         if split not in ("train", "val", "test"):
-            raise DataError(f"{where}: split {split!r}; choose from train, val, test")
+            raise DataError(f"{where}: unknown split {split!r}; choose from train, val, test")
         if strange := [value for value in values if value not in VALUES]:
-            raise DataError(f"{where}: the value {strange[0]!r}; give 0, 1 or nothing")
+            raise DataError(f"{where}: the label is {strange[0]!r}; it must be 0, 1 or empty")
         image = next(found_images) if row["path"] else None
         name = image.relative_to(root).as_posix() if image is not None else row["path"] or ""
         listed.append(Listed(split, name, [VALUES[value] for value in values], where))

@@ -1,4 +1,4 @@
-"""Training samples with attributes, identities or both, and joining such data sets."""
+"""Make training samples with attributes, identities or both, and join data sets that have them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from osnet.data.attributes.dataset import NO_IDENTITY, AttributeDataset, AttributeSplit, Labels
 from osnet.data.augmentation import Augmentation
 from osnet.data.joining import join_training
-from osnet.data.loading import read_image
+from osnet.data.loading import read_pixels
 from osnet.data.training_set import Key
 from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, Preprocessing, ReidDataset
@@ -20,9 +20,10 @@ NO_LABEL = -1
 
 
 class AttributeSamples(Dataset[dict[str, Tensor | int]]):
-    """Samples by key: ``image`` (3, H, W) float32, ``attributes`` (A,) of 0, 1 or NaN, ``label`` of the identity.
+    """Training samples of a split.
 
-    Labels are 0..C-1 in the order of the pids, and -1 if the identity is unknown.
+    A sample has ``image`` (3, H, W) float32, ``attributes`` (A,) float32 with 0, 1 or NaN, and ``label``: the index of
+    the identity, 0 to C-1 in the order of the pids, or -1 if it is unknown.
     """
 
     def __init__(
@@ -39,21 +40,21 @@ class AttributeSamples(Dataset[dict[str, Tensor | int]]):
         return len(self.split)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor | int]:
-        """Make one sample, which depends only on the seed and the key."""
-        epoch, place, index = key
-        rng = np.random.default_rng([self.seed, epoch, place])
+        """Make one sample. It depends only on the seed and the key."""
+        epoch, position, index = key
+        rng = np.random.default_rng([self.seed, epoch, position])
         crops = self.split.crops
         image = self.augmentation.apply(
-            read_image(crops[index].path),
+            read_pixels(crops[index].path, warn=False),
             self.preprocessing,
             rng,
             len(crops),
-            lambda donor: read_image(crops[donor].path),
+            lambda donor: read_pixels(crops[donor].path, warn=False),
         )
         return {"image": image, "attributes": self.attributes[index], "label": self.labels[index]}
 
     def name_of(self, index: int) -> str:
-        """The name of the file."""
+        """File name of an image, for messages."""
         return self.split.crops[index].path.name
 
 
@@ -90,7 +91,7 @@ def join_labels(datasets: Sequence[AttributeDataset | ReidDataset]) -> Attribute
             )
             parts[split.name].append(replace(split, crops=crops))
     train, val, test = (_join_parts(name, parts[name], len(names)) for name in ("train", "val", "test"))
-    said = [d for d in datasets if isinstance(d, AttributeDataset)]
+    labelled = [d for d in datasets if isinstance(d, AttributeDataset)]
     return AttributeDataset(
         "+".join(d.name for d in datasets),
         datasets[0].root,
@@ -98,14 +99,17 @@ def join_labels(datasets: Sequence[AttributeDataset | ReidDataset]) -> Attribute
         train,
         val,
         test,
-        tuple(p for d in said for p in d.problems),
-        tuple(n for d in said for n in d.notes),
+        tuple(p for d in labelled for p in d.problems),
+        tuple(n for d in labelled for n in d.notes),
     )
 
 
 def _join_parts(name: str, parts: Sequence[AttributeSplit], num_attributes: int) -> AttributeSplit:
     nothing: Labels = np.empty((0, num_attributes), dtype=np.float32)
     crops = tuple(crop for part in parts for crop in part.crops)
-    if strangers := [crop.path.name for crop in crops if crop.pid == DISTRACTOR_PID]:
-        raise DataError(f"{len(strangers)} training images are labelled distractor: {', '.join(strangers[:5])}")
+    if distractors := [crop.path.name for crop in crops if crop.pid == DISTRACTOR_PID]:
+        raise DataError(
+            f"{len(distractors)} training images are labelled distractor (identity 0): {', '.join(distractors[:5])}; "
+            "leave them out"
+        )
     return AttributeSplit(name, crops, np.concatenate([nothing, *(part.labels for part in parts)]))

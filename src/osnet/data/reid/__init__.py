@@ -1,1 +1,1 @@
-"""Re-identification benchmarks: one file per layout."""
+"""Readers of re-identification benchmarks, one module per data set. ``catalog`` lists them by name."""

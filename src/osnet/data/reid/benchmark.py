@@ -1,4 +1,4 @@
-"""A benchmark as it was published: its splits, the rule that scores them, and the counts it should have."""
+"""A benchmark: its splits, its scoring rule, and its published counts compared with those on disk."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ SPLIT_NAME = re.compile(r"(.+?)(?:-seed(\d+))?-(\d\d)")
 
 
 class SplitName(NamedTuple):
-    """What the name of one of several splits says: ``viper-03``, or ``viper-seed7-03`` where the seed is not 0."""
+    """The name of one of several splits, such as ``viper-03``, or ``viper-seed7-03`` if the seed is not 0."""
 
     benchmark: str
     seed: int
@@ -24,7 +24,7 @@ class SplitName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "SplitName | None":
-        """None if ``name`` is not of this form."""
+        """Parse ``name``. Returns None if it does not have this form."""
         match = SPLIT_NAME.fullmatch(name)
         return cls(match[1], int(match[2] or 0), int(match[3])) if match else None
 
@@ -34,13 +34,13 @@ class SplitName(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """Counts that a source gives for one split, or for several together. None where we found no source."""
+    """Published counts of one split, or of several splits together. None: we found no source for the count."""
 
     splits: str
-    """``train``, ``val``, ``query``, ``gallery``, or some of them joined by ``+``; ``all``: every image of the data
-    set, whether a split uses it or not."""
+    """``train``, ``val``, ``query``, ``gallery``, or several of them joined by ``+``. ``all`` means every image of the
+    data set, including images that no split uses."""
     identities: int | None = None
-    """People; distractors and junk are no people."""
+    """Number of people. Distractors and junk do not count."""
     images: int | None = None
     cameras: int | None = None
     source: str = ""
@@ -48,20 +48,20 @@ class Published:
 
 @dataclass(frozen=True)
 class CountRow:
-    """One published count beside what is on the disk."""
+    """One published count and the corresponding counts on disk."""
 
     splits: str
     kind: str
     """``identities``, ``images`` or ``cameras``."""
     published: int | None
-    """None: not published, as far as we know."""
+    """None: we found no published count."""
     found: tuple[int, ...]
-    """The counts of the protocol's splits, each value once."""
+    """The different counts found, over all train/query/gallery divisions of the protocol."""
     source: str
 
     @property
     def differs(self) -> bool:
-        """True if a count was published and a split has another."""
+        """Whether a count was published and a different one was found."""
         return self.published is not None and any(count != self.published for count in self.found)
 
     def __str__(self) -> str:
@@ -75,45 +75,46 @@ class CountRow:
 
 @dataclass(frozen=True)
 class BenchmarkFacts:
-    """What a score on a benchmark has to say beside the figures."""
+    """Facts about a benchmark that are reported with every score on it."""
 
     name: str
     variant: str
     num_splits: int
     notes: tuple[str, ...]
     differences: tuple[str, ...]
-    """Published counts that this copy does not have, in words."""
+    """One sentence for each published count that differs from this copy of the data."""
     splits_file: str | None
 
     def __str__(self) -> str:
-        lines = [f"splits kept in {self.splits_file}"] if self.splits_file else []
+        lines = [f"splits file: {self.splits_file}"] if self.splits_file else []
         return "\n".join([*lines, *(f"note: {line}" for line in (*self.notes, *self.differences))])
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set with its protocol. ``datasets`` has one entry per split; a score is their mean."""
+    """A data set with its protocol. The score on a benchmark is the mean over ``datasets``."""
 
     name: str
     root: Path
     datasets: tuple[ReidDataset, ...]
+    """One entry for each train/query/gallery division of the protocol."""
     published: tuple[Published, ...] = ()
     rule: Rule = "market1501"
     variant: str = ""
-    """Which of several forms: ``detected, 767/700``."""
+    """The variant of the benchmark, such as ``detected, 767/700``; empty if there is only one."""
     notes: tuple[str, ...] = ()
-    """What a user must know: that its owners withdrew it, what its protocol leaves out."""
+    """Warnings for users, for example that the owners withdrew the data set."""
     crops: tuple[Crop, ...] = ()
-    """Every image that was found, used by a split or not; empty if the splits hold them all."""
+    """Every image that was found, including images that no split uses; empty if the splits contain all images."""
     splits_file: Path | None = None
-    """Where the drawn splits are kept, if they were drawn."""
+    """File with the random splits; None if the splits are not random."""
 
     def __post_init__(self) -> None:
-        told = tuple(replace(dataset, benchmark=self.name) for dataset in self.datasets)
-        object.__setattr__(self, "datasets", told)
+        named = tuple(replace(dataset, benchmark=self.name) for dataset in self.datasets)
+        object.__setattr__(self, "datasets", named)
 
     def counts(self) -> tuple[CountRow, ...]:
-        """Every count beside the published one; splits without images that nobody published are left out."""
+        """Compare every count with the published one. Empty splits without published counts are left out."""
         rows = [row for published in self.published for row in self._compare(published)]
         there = {(row.splits, row.kind) for row in rows}
         for splits in ("train", "query", "gallery"):
@@ -125,17 +126,17 @@ class Benchmark:
         return tuple(sorted(rows, key=lambda row: (order.get(row.splits, len(order)), row.splits)))
 
     def differences(self) -> tuple[CountRow, ...]:
-        """The published counts that this copy of the data does not have."""
+        """The rows of ``counts`` in which this copy of the data differs from the published count."""
         return tuple(row for row in self.counts() if row.differs)
 
     def facts(self) -> BenchmarkFacts:
-        """What belongs beside a score."""
-        kept = None if self.splits_file is None else str(self.splits_file)
+        """The facts that are reported with a score."""
+        file = None if self.splits_file is None else str(self.splits_file)
         differences = tuple(map(str, self.differences()))
-        return BenchmarkFacts(self.name, self.variant, len(self.datasets), self.notes, differences, kept)
+        return BenchmarkFacts(self.name, self.variant, len(self.datasets), self.notes, differences, file)
 
     def to_json(self) -> dict[str, Any]:
-        """Names, counts and notes, for a file."""
+        """Name, counts and notes as a dictionary for JSON."""
         rows = [asdict(row) | {"differs": row.differs} for row in self.counts()]
         return {
             "name": self.name,
@@ -152,7 +153,7 @@ class Benchmark:
         variant = f" ({self.variant})" if self.variant else ""
         lines = [f"{self.name}{variant} in {self.root}", f"splits: {len(self.datasets)}, scored by {self.rule}'s rule"]
         if self.splits_file is not None:
-            lines.append(f"splits kept in {self.splits_file}")
+            lines.append(f"splits file: {self.splits_file}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [str(row) for row in self.counts()]
         num_differing = len(self.differences())
@@ -174,7 +175,7 @@ class Benchmark:
 
 
 def _crops_of(dataset: ReidDataset, splits: str) -> list[Crop]:
-    """The crops of some splits together, each file once."""
+    """The crops of one or several splits, each file once. ``splits`` as in ``Published``."""
     by_name = {split.name: split for split in (*dataset.splits, dataset.val)}
     names = list(by_name) if splits == "all" else splits.split("+")
     return list({crop.path: crop for name in names for crop in by_name[name].crops}.values())
@@ -186,7 +187,7 @@ def _count(crops: Sequence[Crop], kind: str) -> int:
 
 
 def describe_published(published: Iterable[Published]) -> list[str]:
-    """One line per source: what it says."""
+    """One line of text for each entry, with its counts and its source."""
     lines = []
     for row in published:
         values = [f"{value:,} {kind}" for kind in KINDS if (value := getattr(row, kind)) is not None]

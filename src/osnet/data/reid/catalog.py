@@ -1,4 +1,4 @@
-"""Every benchmark by name: its layout, its published counts, its reader."""
+"""The benchmarks by name, with their layouts, published counts and readers."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -29,40 +29,40 @@ from osnet.types import ReidDataset
 
 
 class Options(TypedDict, total=False):
-    """What some benchmarks let choose; each reader's docstring says what it means there."""
+    """Options of ``read_benchmark``. Each benchmark has only some of them; see the docstrings of the readers."""
 
     labelled: bool
-    """CUHK03: boxes drawn by hand."""
+    """CUHK03: use the boxes drawn by hand instead of the detected ones."""
     classic: bool
-    """CUHK03: the 20 splits."""
+    """CUHK03: use the 20 splits of Li et al. instead of the 767/700 split."""
     distractors: bool
-    """Market-1501: the 500,000 further ones."""
+    """Market-1501: add the 500,000 additional distractors to the gallery."""
     version: Version
-    """MSMT17."""
+    """MSMT17: version of the data set."""
     seed: int
-    """VIPeR, PRID, i-LIDS, CUHK01: of the drawn splits."""
+    """VIPeR, PRID, i-LIDS, CUHK01: seed of the random splits."""
     work_dir: Path | None
-    """Where what is made once is kept: drawn splits, extracted images."""
+    """Folder for files that are created once: splits files and extracted images."""
     progress: Progress | None
-    """CUHK03: draws a bar over the extraction."""
+    """CUHK03: shows a progress bar during the extraction."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One benchmark as the catalogue lists it."""
+    """A benchmark in the catalog."""
 
     name: str
     title: str
     layout: str
-    """Below the folder of all data sets, as Torchreid's users have it."""
+    """Paths below the folder of all data sets, as in Torchreid."""
     read: Callable[..., Benchmark]
     published: Mapping[str, tuple[Published, ...]]
-    """By variant; ``""`` where there is one only."""
+    """Published counts for each variant; the key is ``""`` if there is only one variant."""
     notes: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The names of the options that its reader takes."""
+        """The names of the options that this benchmark has."""
         return tuple(inspect.signature(self.read).parameters)[1:]
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ _ENTRIES = (
         "Market-1501",
         market1501.LAYOUT,
         market1501.read_market1501_benchmark,
-        {"": market1501.PUBLISHED, "with the further distractors": market1501.PUBLISHED_500K},
+        {"": market1501.PUBLISHED, market1501.VARIANT_500K: market1501.PUBLISHED_500K},
     ),
     Entry("cuhk03", "CUHK03", cuhk03.LAYOUT, cuhk03.read_cuhk03, cuhk03.PUBLISHED, cuhk03.NOTES),
     Entry(
@@ -105,26 +105,28 @@ _ENTRIES = (
     ),
 )
 BOTH_WAYS = ("viper", "cuhk01")
-"""Benchmarks whose splits come in pairs with the same training half; see ``drawn.draw_halves``."""
+"""Benchmarks whose splits come in pairs with the same training identities; see ``random_splits.draw_halves``."""
 BENCHMARKS: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def list_benchmarks() -> tuple[Entry, ...]:
-    """Every benchmark, with its layout and published counts."""
+    """All benchmarks, with their layouts and published counts."""
     return _ENTRIES
 
 
 def read_benchmark(name: str, root: str | Path, **options: Unpack[Options]) -> Benchmark:
-    """A benchmark with its protocol.
+    """Read a benchmark with its protocol.
 
     Args:
-        name: one of ``list_benchmarks()``.
-        root: its folder: the one of all data sets, its own, or the inner one.
-        options: see ``Options``; one that this benchmark does not have must be left out (or None or False).
+        name: name of a benchmark in ``list_benchmarks()``.
+        root: the folder that contains the benchmark's files, or a parent of it, up to the folder of all data sets.
+        options: see ``Options``. An option that the benchmark does not have must be absent, None or False.
 
     Raises:
-        DataError: an unknown name or option (the message lists the known ones), or as the reader raises.
-        OutputError, MissingExtraError: as the reader raises.
+        DataError: the name or an option is unknown (the message lists the known ones), or the data set is missing or
+            damaged (see the readers).
+        OutputError: the splits file or the extracted images cannot be written.
+        MissingExtraError: a library that reads the files is not installed.
     """
     entry = get_benchmark(name)
     given = {option: value for option, value in options.items() if value is not None and value is not False}
@@ -135,10 +137,10 @@ def read_benchmark(name: str, root: str | Path, **options: Unpack[Options]) -> B
 
 
 def get_benchmark(name: str) -> Entry:
-    """The catalogue's entry.
+    """Look up a benchmark by name.
 
     Raises:
-        DataError: no such name; the message lists them.
+        DataError: the name is unknown. The message lists the known names.
     """
     if name not in BENCHMARKS:
         raise DataError(f"unknown benchmark {name!r}; choose from {', '.join(BENCHMARKS)}")
@@ -146,17 +148,16 @@ def get_benchmark(name: str) -> Entry:
 
 
 def read_source(source: str | Path, work_dir: Path | None = None) -> ReidDataset:
-    """What to train on. ``NAME=FOLDER`` is a benchmark; anything else is a folder that ``read_any`` understands.
-
-    ``NAME:WORD,WORD=FOLDER`` chooses among a benchmark's forms: see ``read_named``. Without a number it is the first
-    split of its protocol.
+    """Read a data set for training: a benchmark, or a folder in a layout that ``read_any`` knows.
 
     Args:
-        source: the name or the folder.
-        work_dir: as for ``read_named``.
+        source: ``NAME=FOLDER`` for a benchmark, with the options of ``read_named`` as ``NAME:WORD,WORD=FOLDER``;
+            otherwise the path of a folder. If a benchmark has several splits and no number is given, the first is read.
+        work_dir: folder for files that a benchmark creates once; see ``read_named``.
 
     Raises:
-        DataError: a word that means nothing, a split that is not there, or as ``read_benchmark`` and ``read_any``.
+        DataError: an option or split does not exist, or the data set is missing or damaged (see ``read_benchmark``
+            and ``read_any``).
     """
     name, separator, folder = str(source).partition("=")
     if not separator or Path(source).exists():
@@ -167,18 +168,21 @@ def read_source(source: str | Path, work_dir: Path | None = None) -> ReidDataset
 def read_named(
     spec: str, root: str | Path, work_dir: Path | None = None, progress: Progress | None = None
 ) -> Benchmark:
-    """``read_benchmark`` by one word: ``NAME``, or ``NAME:WORD,WORD``.
+    """Read a benchmark whose name and options are in one string, as on the command line.
 
     Args:
-        spec: the words are ``labelled``, ``classic``, ``distractors``, ``v1``, ``v2``, ``seed7`` (of the drawn splits;
-            0 by default), or a number: one split of the protocol alone (0 is the first).
-        root: as for ``read_benchmark``.
-        work_dir: where a benchmark keeps what is made once (drawn splits, extracted images); by default beside the
-            data. Of no use to the others.
-        progress: draws a bar over what takes long.
+        spec: ``NAME`` or ``NAME:WORD,WORD``. Each word is an option: ``labelled``, ``classic``, ``distractors``,
+            ``v1``, ``v2``, ``seed7`` (seed of the random splits, 0 by default), or a number, which selects one split
+            of the protocol (the first is 0).
+        root: the folder of the benchmark or a parent of it; see ``read_benchmark``.
+        work_dir: folder for files that are created once (splits files, extracted images); default: the folder of
+            the data. Benchmarks that create no files ignore it.
+        progress: shows a progress bar during long work.
 
     Raises:
-        DataError: a word that means nothing, a split that is not there, or as ``read_benchmark``.
+        DataError: a word or a split is unknown, or ``read_benchmark`` raises it.
+        OutputError: files cannot be written to ``work_dir``.
+        MissingExtraError: a library that reads the files is not installed.
     """
     name, _, words = spec.partition(":")
     options: Options = {"progress": progress}
@@ -196,23 +200,29 @@ def read_named(
             options["seed"] = int(seed)
         else:
             raise DataError(
-                f"{spec}: {word!r} is none of labelled, classic, distractors, v1, v2, seed0, a split's number"
+                f"{spec}: unknown option {word!r}; choose from labelled, classic, distractors, v1, v2, seedN (such as "
+                "seed7), or the number of a split"
             )
     benchmark = read_benchmark(name, root, **options)
     if number is None:
         return benchmark
     if number >= len(benchmark.datasets):
         last = len(benchmark.datasets) - 1
-        raise DataError(f"{spec}: {name} has the splits 0 to {last}, so there is no split {number}")
+        raise DataError(f"{spec}: {name} has no split {number}; choose from 0 to {last}")
     return replace(benchmark, datasets=(benchmark.datasets[number],))
 
 
 def splits_overlap(trained_on: str, tested_on: str) -> bool:
-    """Does one split of a benchmark test people whom another one trains on?
+    """Whether people in the test part of split ``tested_on`` may be in the training part of split ``trained_on``.
 
-    True for two numbers of one benchmark (``viper-00``, ``viper-02``), unless they search the same half in both
-    directions (``viper-00``, ``viper-01``); for two seeds of the draws; for CUHK03's classic splits and its 767/700. A
-    folder of one's own that is called so is none.
+    True in these cases:
+
+    * two splits of one benchmark with different numbers, such as ``viper-00`` and ``viper-02``, except pairs that
+      share their training people (``viper-00`` and ``viper-01``)
+    * splits drawn from different seeds
+    * a classic split of CUHK03 and its 767/700 split
+
+    False for names that do not belong to a benchmark.
     """
     first, second = SplitName.parse(trained_on), SplitName.parse(tested_on)
     if first is None or second is None:

@@ -1,8 +1,8 @@
 """CUHK01 (Li et al., "Human Reidentification with Transferred Metric Learning", ACCV 2012).
 
 cuhk01/
-  campus/     0001001.png    person 1, image 1; images 1 and 2 are one view, 3 and 4 the other
-  CUHK01.zip                 or this alone, which holds campus/
+  campus/     0001001.png    person 1, image 1; images 1 and 2 are from one camera, 3 and 4 from the other
+  CUHK01.zip                 contains campus/; needed only if there is no campus/
 """
 
 import re
@@ -26,27 +26,30 @@ MAX_FILE_BYTES = 16 << 20
 _TORCHREID = "Torchreid, cuhk01.py"
 PUBLISHED = (Published("all", 971, 3884, None, _TORCHREID),)
 NOTES = (
-    "Torchreid counts 4 cameras; in its protocol, as here, images 1 and 2 of a person are one view and 3 and 4 the "
-    "other, so two cameras are counted",
-    "cuhk02 holds the same people in its first pair of cameras",
+    "Torchreid states 4 cameras; its protocol, like this one, has two: images 1 and 2 of a person are from one camera, "
+    "3 and 4 from the other",
+    "the first pair of cameras of cuhk02 shows the same people",
 )
 
 
 def read_cuhk01(root: str | Path, *, seed: int = 0, work_dir: Path | None = None) -> Benchmark:
-    """CUHK01: ten random halves of its people, each searched in both directions: 20 splits, numbered as VIPeR's.
+    """Read CUHK01 with its 20 splits: ten random halves of the people, each with two search directions.
 
-    Published: 971 people, 3,884 images (Torchreid, cuhk01.py). Sizes of the halves: not published; here 485 people
-    train and 486 test, as Torchreid's code would make it. Cameras: see the notes. If there is only ``CUHK01.zip``,
-    it is unpacked once, by one process, beside itself or into ``work_dir``.
+    The splits are numbered like those of VIPeR. If only ``CUHK01.zip`` exists, one process unpacks it once, into its
+    own folder or ``work_dir``.
+
+    Published counts: 971 people, 3,884 images (Torchreid, cuhk01.py). The sizes of the halves were not published. As in
+    Torchreid's code, 485 people are used for training and 486 for the test. For the cameras see ``NOTES``.
 
     Args:
-        root: the folder that holds ``campus`` or ``CUHK01.zip``, or the one around it.
-        seed: of the draws.
-        work_dir: where the drawn splits (and the unpacked images) are kept; by default that folder.
+        root: the folder that contains ``campus`` or ``CUHK01.zip``, or its parent, with the folder named ``cuhk01``.
+        seed: seed of the random splits, 0 to 2**32 - 1.
+        work_dir: folder of the splits file and of the unpacked images; default: the folder that contains ``campus``.
 
     Raises:
-        DataError: the layout is not there, or images that are not named like it.
-        OutputError: the splits cannot be kept, or the zip not unpacked.
+        DataError: the images were not found, a file name does not follow the pattern, the zip file is damaged, the seed
+            is out of range, or the splits file is damaged or belongs to other images.
+        OutputError: the splits file cannot be written, or the zip file cannot be unpacked there.
     """
     folder = _find(root, work_dir)
     named = match_names(folder / "campus", FILE_NAME, "0001001.png")
@@ -56,13 +59,15 @@ def read_cuhk01(root: str | Path, *, seed: int = 0, work_dir: Path | None = None
         if (camid := (int(match[2]) - 1) // 2 + 1) in (1, 2) and int(match[1]) > 0
     )
     if len(crops) < len(named.matches):
-        raise DataError(f"{folder / 'campus'}: people are numbered from 1 and their images 1 to 4; others are there")
+        used = {crop.path for crop in crops}
+        wrong = next(path.name for path, _ in named.matches if path not in used)
+        raise DataError(f"{folder / 'campus'}: {wrong} has person 0 or an image number outside 1 to 4")
     datasets, kept = drawn_datasets("cuhk01", folder, crops, draw_halves(crops), seed, work_dir, named.other_files)
     return Benchmark("cuhk01", folder, datasets, PUBLISHED, notes=NOTES, crops=crops, splits_file=kept)
 
 
 def _find(root: str | Path, work_dir: Path | None) -> Path:
-    """The folder that holds ``campus``, made from the zip if need be."""
+    """Return the folder that contains ``campus``. Unpacks the zip file if there is no such folder."""
     if work_dir is not None and (work_dir / "campus").is_dir():
         return work_dir
     try:
@@ -70,19 +75,19 @@ def _find(root: str | Path, work_dir: Path | None) -> Path:
     except DataError as error:
         zips = [path for place in ("", *INNER) if (path := Path(root) / place / "CUHK01.zip").is_file()]
         if not zips:
-            raise DataError(f"{error}; nor is there a CUHK01.zip") from None
+            raise DataError(f"{error}; there is no CUHK01.zip either") from None
     folder = zips[0].parent if work_dir is None else make_folder(work_dir)
     try:
         with one_at_a_time(folder / "campus"):
             if not (folder / "campus").is_dir():
                 _unpack(zips[0], folder)
     except OutputError as error:
-        raise OutputError(f"cannot unpack {zips[0]}: {error}; give work_dir") from error
+        raise OutputError(f"cannot unpack {zips[0]}: {error}; pass work_dir, a writable folder") from error
     return folder
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """``campus/*.png`` of the zip, all or nothing; names and sizes are checked before anything is written."""
+    """Unpack ``campus/*.png`` of the zip file, all or nothing. Names and sizes are checked before writing."""
     aside = folder / f"{TEMPORARY_PREFIX}campus"
     try:
         with zipfile.ZipFile(archive) as packed:
@@ -90,9 +95,9 @@ def _unpack(archive: Path, folder: Path) -> None:
             images = {PurePosixPath(info.filename).name: info for info in members if not info.is_dir()}
             images = {name: info for name, info in images.items() if FILE_NAME.fullmatch(name)}
             if not images:
-                raise DataError(f"{archive} holds no images campus/0001001.png")
+                raise DataError(f"{archive} contains no images named like campus/0001001.png")
             if large := [name for name, info in images.items() if info.file_size > MAX_FILE_BYTES]:
-                raise DataError(f"{archive}: {large[0]} would unpack to more than {MAX_FILE_BYTES:,} bytes")
+                raise DataError(f"{archive}: {large[0]} is larger than {MAX_FILE_BYTES:,} bytes when unpacked")
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
             for name, info in sorted(images.items()):

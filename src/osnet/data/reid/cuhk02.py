@@ -25,29 +25,33 @@ PUBLISHED = (
     Published("query", 239, source=f"{_TORCHREID}: P5"),
     Published("gallery", 239, source=f"{_TORCHREID}: P5"),
 )
-NOTES = ("its first pair of cameras holds the people of cuhk01: do not train on the one and test on the other",)
+NOTES = ("its first pair of cameras shows the people of cuhk01: do not train on one and test on the other",)
 
 
 def read_cuhk02(root: str | Path) -> Benchmark:
-    """CUHK02: train on the pairs of cameras P1 to P4, search P5's first camera in its second.
+    """Read CUHK02.
 
-    Published (Torchreid, cuhk02.py): 971, 306, 107, 193 and 239 people in P1 to P5, so 1,577 train and 239 test, 1,816
-    together, in 10 cameras. Images: not published. The same name in two pairs means two people.
+    The pairs of cameras P1 to P4 are used for training. The queries are from the first camera of P5, the gallery is
+    from the second. The same person number in two pairs means two different people.
+
+    Published counts (Torchreid, cuhk02.py): 971, 306, 107, 193 and 239 people in P1 to P5. This makes 1,577 people for
+    training and 239 for the test, 1,816 together, in 10 cameras. The numbers of images were not published.
 
     Args:
-        root: the folder that holds ``P1`` to ``P5``, or one of those around it.
+        root: the folder that contains ``P1`` to ``P5``, or a parent of it that contains ``Dataset``, ``cuhk02`` or
+            ``cuhk02/Dataset``.
 
     Raises:
-        DataError: the layout is not there, or images that are not named like it.
+        DataError: the folders were not found, or a file name does not follow the pattern.
     """
     folder = find_layout("cuhk02", root, INNER, PAIRS)
     found: list[tuple[Path, str, int, str]] = []
-    others: tuple[str, ...] = ()
+    other_files: tuple[str, ...] = ()
     cameras = [(pair, camera) for pair in PAIRS for camera in ("cam1", "cam2")]
     for camid, (pair, camera) in enumerate(cameras, start=1):
         named = match_names(folder / pair / camera, FILE_NAME, "001_0001.png")
         found += [(path, f"{pair}/{match[1]}", camid, f"{pair}/{camera}") for path, match in named.matches]
-        others += named.other_files
+        other_files += named.other_files
     pid_of = number_people(identity for _, identity, _, _ in found)
     crops = as_tuple(Crop(path, pid_of[identity], camid, identity, camera) for path, identity, camid, camera in found)
     parts = {
@@ -56,5 +60,5 @@ def read_cuhk02(root: str | Path) -> Benchmark:
         "gallery": [crop for crop in crops if crop.camera == f"{TEST_PAIR}/cam2"],
     }
     train, query, gallery = (Split(name, tuple(part)) for name, part in parts.items())
-    dataset = ReidDataset("cuhk02", folder, train, query, gallery, other_files=others)
+    dataset = ReidDataset("cuhk02", folder, train, query, gallery, other_files=other_files)
     return Benchmark("cuhk02", folder, (dataset,), PUBLISHED, notes=NOTES)

@@ -1,4 +1,4 @@
-"""CUHK03 (Li et al., "DeepReID", CVPR 2014) by its classic protocol and by that of Zhong et al. (CVPR 2017).
+"""CUHK03 (Li et al., "DeepReID", CVPR 2014) with its classic protocol and that of Zhong et al. (CVPR 2017).
 
 cuhk03/
   cuhk03_release/cuhk-03.mat                   images and the 20 classic test sets
@@ -52,8 +52,8 @@ PUBLISHED: Mapping[str, tuple[Published, ...]] = {
     "labelled, classic": _classic_protocol(14_096),
 }
 NOTES = (
-    "the paper counts 1,360 people, 13,164 images and 6 cameras; the released file has more people (1,467), in five "
-    "pairs of cameras, of which, as in Torchreid, only first and second are told apart",
+    "the paper states 1,360 people, 13,164 images and 6 cameras; the released file has 1,467 people in five pairs of "
+    "cameras; as in Torchreid, the first cameras of all pairs count as camera 1 and the second ones as camera 2",
 )
 
 
@@ -65,27 +65,28 @@ def read_cuhk03(
     work_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
-    """CUHK03: the 767/700 protocol (one split), or the classic one (20 splits).
+    """Read CUHK03 with the 767/700 protocol (one split) or the classic protocol (20 splits).
 
-    Published: 767 people train and 700 test, with 7,365 / 1,400 / 5,332 detected or 7,368 / 1,400 / 5,328 labelled
-    images for training, query and gallery, in 2 cameras (zhunzhong07/person-re-ranking, CUHK03-NP/README.md); 1,367
-    people train and 100 test in each classic split (Torchreid, README of 2018), of 14,097 detected and 14,096 labelled
-    images (the sum of the above). Images per classic split: not published.
+    In the classic protocol, all images of the test people are both queries and gallery. Each query is ranked against
+    one random image per person, and ``rule`` is ``cuhk03``. In the 767/700 protocol, ``rule`` is ``market1501``. The
+    first call extracts the images as PNG files; see ``read_extracted``.
 
-    In the classic protocol all images of the test people are queries and gallery alike, and each query is scored
-    against one image per person, drawn anew: ``rule`` is ``cuhk03``. In the other it is Market-1501's. At the first
-    call the images are extracted as PNG files beside the data, or into ``work_dir`` (see ``read_extracted``).
+    Published counts of the 767/700 protocol: 767 people for training and 700 for the test, 2 cameras, and 7,365 / 1,400
+    / 5,332 detected or 7,368 / 1,400 / 5,328 labelled images for training, query and gallery
+    (zhunzhong07/person-re-ranking, CUHK03-NP/README.md). Each classic split has 1,367 people for training and 100 for
+    the test (Torchreid, README of 2018). The file has 14,097 detected and 14,096 labelled images, which is the sum of
+    the numbers above. Numbers of images of the classic splits were not published.
 
     Args:
-        root: the folder that holds ``cuhk03_release``, the one around it, or ``cuhk03_release`` itself.
-        labelled: boxes drawn by hand instead of detected ones.
-        classic: the 20 splits of Li et al.
-        work_dir: where the extracted images are kept.
-        progress: draws a bar over the extraction.
+        root: the folder that contains ``cuhk03_release``, its parent, or ``cuhk03_release`` itself.
+        labelled: use the boxes drawn by hand instead of the detected ones.
+        classic: use the 20 splits of Li et al. instead of the 767/700 split.
+        work_dir: folder for the extracted images; default: the folder of the data.
+        progress: shows a progress bar during the extraction.
 
     Raises:
-        DataError: files are missing (all places that were looked at are named), damaged, or do not fit together.
-        OutputError: the images cannot be extracted there.
+        DataError: files are missing (the message lists the places that were tried), damaged, or inconsistent.
+        OutputError: the images cannot be written.
         MissingExtraError: h5py or SciPy is not installed.
     """
     boxes: Boxes = "labeled" if labelled else "detected"
@@ -100,7 +101,10 @@ def read_cuhk03(
 
 
 def _find(root: str | Path, work_dir: Path | None, boxes: Boxes) -> tuple[Path, Path | None]:
-    """The outer folder, and ``cuhk-03.mat`` unless its images were extracted and it is gone."""
+    """Return the folder of the data set and the path of ``cuhk-03.mat``.
+
+    The path is None if the file no longer exists but its images were extracted earlier.
+    """
     looked_at = [Path(root) / place / name for place in INNER for name in MAT_PLACES]
     if mat := next((path for path in looked_at if path.is_file()), None):
         holder = mat.absolute().parent
@@ -109,7 +113,7 @@ def _find(root: str | Path, work_dir: Path | None, boxes: Boxes) -> tuple[Path, 
         folder = Path(root) / place
         if ((work_dir or folder) / f"images_{boxes}.json").is_file() and folder.is_dir():
             return folder, None
-    raise DataError(f"cuhk03 is not here: there is none of {', '.join(map(str, looked_at))}")
+    raise DataError(f"cuhk03 was not found: none of these files exists: {', '.join(map(str, looked_at))}")
 
 
 def _find_protocol(folder: Path, mat: Path | None, boxes: Boxes) -> Path:
@@ -117,11 +121,13 @@ def _find_protocol(folder: Path, mat: Path | None, boxes: Boxes) -> Path:
     looked_at = [place / name for place in (folder, mat.parent if mat else folder / "cuhk03_release", folder.parent)]
     if found := next((path for path in looked_at if path.is_file()), None):
         return found
-    raise DataError(f"the 767/700 protocol is not here: there is none of {', '.join(map(str, looked_at))}")
+    raise DataError(
+        f"the 767/700 protocol of cuhk03 was not found: none of these files exists: {', '.join(map(str, looked_at))}"
+    )
 
 
 def _read_crops(extracted: Extracted) -> dict[str, Crop]:
-    """Crops by file name. People are numbered from 1 by (pair, person), the same in every protocol."""
+    """Map file names to crops. People are numbered from 1 in the order of (pair, person), in every protocol alike."""
     matches = [match for name in extracted.names if (match := FILE_NAME.fullmatch(name))]
     pid_of = number_people(f"{match[1]}_{int(match[2]):04d}" for match in matches)
     return {
@@ -145,7 +151,7 @@ def _classic_splits(folder: Path, extracted: Extracted, crops: Mapping[str, Crop
         tested = set(testset)
         refuse(
             [str(key) for key in sorted(tested - set(person_of.values()))],
-            "(pair, person) in a test set have no images",
+            "people (pair, person) in a test set of cuhk-03.mat have no images",
         )
         test = as_tuple(crop for name, crop in crops.items() if person_of[name] in tested)
         train = as_tuple(crop for name, crop in crops.items() if person_of[name] not in tested)
@@ -155,30 +161,35 @@ def _classic_splits(folder: Path, extracted: Extracted, crops: Mapping[str, Crop
 
 
 def _new_split(folder: Path, protocol: Path, crops: Mapping[str, Crop]) -> ReidDataset:
-    """The split that the configuration file lists: places in ``filelist``, counted from 1."""
+    """Read the split from the protocol file. Its indices point into ``filelist`` and start at 1."""
     variables = read_matlab5(protocol)
     wanted = ("filelist", "labels", "train_idx", "query_idx", "gallery_idx")
     if missing := [name for name in wanted if name not in variables]:
-        raise DataError(f"{protocol} does not hold {', '.join(missing)}")
+        raise DataError(f"{protocol} lacks the variables {', '.join(missing)}")
     names = [str(np.asarray(entry).ravel()[0]) for entry in np.asarray(variables["filelist"]).ravel()]
     refuse([name for name in names if name not in crops], f"image(s) of {protocol} are not in cuhk-03.mat")
     labels = np.asarray(variables["labels"]).ravel().tolist()
     pairs = {(label, crops[name].pid) for label, name in zip(labels, names, strict=False)}
     people = {crops[name].pid for name in names}
     if len(labels) != len(names) or len(pairs) != len(people) or len({label for label, _ in pairs}) != len(people):
-        raise DataError(f"{protocol}: its labels do not agree with the people in its files' names")
+        raise DataError(f"{protocol}: labels do not agree with the people in the file names of filelist")
     splits = {}
     for split in ("train", "query", "gallery"):
-        places = _places(variables[f"{split}_idx"], len(names), f"{protocol}, {split}_idx")
-        splits[split] = Split(split, as_tuple(crops[names[place]] for place in places))
+        indices = _from_zero(variables[f"{split}_idx"], len(names), f"{protocol}, {split}_idx")
+        splits[split] = Split(split, as_tuple(crops[names[index]] for index in indices))
     if both := sorted(set(splits["train"].pids) & {*splits["query"].pids, *splits["gallery"].pids}):
-        raise DataError(f"{protocol}: people {both[:SHOWN]} are in train and in the test")
+        raise DataError(f"{protocol}: identities {both[:SHOWN]} are in train and in query or gallery")
     return ReidDataset("cuhk03", folder, splits["train"], splits["query"], splits["gallery"])
 
 
-def _places(indices: Any, num_files: int, where: str) -> list[int]:
-    """Places from 0, of places from 1."""
-    places = np.asarray(indices).ravel().astype(np.int64) - 1
-    if len(places) == 0 or places.min() < 0 or places.max() >= num_files or len(set(places.tolist())) < len(places):
-        raise DataError(f"{where} must hold different numbers from 1 to {num_files}")
-    return [int(place) for place in places]
+def _from_zero(matlab_indices: Any, num_files: int, where: str) -> list[int]:
+    """Convert MATLAB's indices, which start at 1, to indices from 0."""
+    indices = np.asarray(matlab_indices).ravel().astype(np.int64) - 1
+    if (
+        len(indices) == 0
+        or indices.min() < 0
+        or indices.max() >= num_files
+        or len(set(indices.tolist())) < len(indices)
+    ):
+        raise DataError(f"{where} must contain different numbers from 1 to {num_files}")
+    return [int(index) for index in indices]

@@ -1,4 +1,4 @@
-"""CUHK-SYSU (Xiao et al., "End-to-End Deep Learning for Person Search", arXiv:1604.01850), cut out.
+"""CUHK-SYSU (Xiao et al., "End-to-End Deep Learning for Person Search", arXiv:1604.01850), as crops.
 
 cuhksysu/cropped_images/
   p11422_s16929_1.jpg    person p11422 in scene s16929
@@ -15,19 +15,20 @@ LAYOUT = "cuhksysu/cropped_images/p11422_s16929_1.jpg"
 INNER = ("cuhksysu",)
 FILE_NAME = re.compile(r"(p\d+)_s\d+_\d+\.\w+")
 PUBLISHED = (Published("train", 11_934, 34_574, None, "Torchreid, cuhksysu.py"),)
-NOTES = ("for training only: there is no camera in the names, so every image counts as taken by a camera of its own",)
+NOTES = ("for training only: the file names contain no camera, so every image gets its own camera number",)
 
 
 def read_cuhksysu(root: str | Path) -> Benchmark:
-    """CUHK-SYSU's cropped images, all for training.
+    """Read the crops of CUHK-SYSU. All of them are for training; there is no test.
 
-    Published (Torchreid, cuhksysu.py): 11,934 people, 34,574 images. Cameras: not published, and not in the names.
+    Published counts (Torchreid, cuhksysu.py): 11,934 people, 34,574 images. The cameras were not published and are not
+    in the file names.
 
     Args:
-        root: the folder that holds ``cropped_images``, the one around it, or ``cropped_images`` itself.
+        root: the folder that contains ``cropped_images``, its parent, or ``cropped_images`` itself.
 
     Raises:
-        DataError: the layout is not there, or images that are not named like it.
+        DataError: the folder was not found, or a file name does not follow the pattern.
     """
     folder = find_folder("cuhksysu", root, INNER, "cropped_images")
     named = match_names(folder / "cropped_images", FILE_NAME, "p11422_s16929_1.jpg")

@@ -1,4 +1,6 @@
-"""DukeMTMC-reID (Ristani et al., ECCVW 2016; Zheng et al., ICCV 2017), in Market-1501's layout. Withdrawn.
+"""DukeMTMC-reID (Ristani et al., ECCVW 2016; Zheng et al., ICCV 2017), in Market-1501's layout.
+
+The owners withdrew this data set.
 
 dukemtmc-reid/DukeMTMC-reID/
   bounding_box_train/  0001_c2_f0046182.jpg    person 1, camera 2
@@ -23,28 +25,29 @@ PUBLISHED = (
     Published("train+query+gallery", cameras=8, source=_TORCHREID),
 )
 NOTES = (
-    "withdrawn by its owners: it can be read where a copy is at hand, but think twice before you use it or "
-    "report on it",
+    "withdrawn by its owners: an existing copy can be read, but think twice before you use it or publish results on it",
 )
 
 
 def read_dukemtmcreid(root: str | Path) -> Benchmark:
-    """DukeMTMC-reID. Its owners withdrew it; a copy that is at hand can be read, and the notes say so.
+    """Read an existing copy of DukeMTMC-reID. Its owners withdrew it; the benchmark's notes say this.
 
-    Published (Torchreid, dukemtmcreid.py): 16,522 training images, 2,228 queries, 17,661 gallery images, 1,404 people
-    in training and query together, 702 in each, 8 cameras. People in the gallery: not published there.
+    Published counts (Torchreid, dukemtmcreid.py): 16,522 training images, 2,228 queries, 17,661 gallery images, 8
+    cameras, and 702 people each in training and in the queries, 1,404 together. The number of people in the gallery is
+    not published there.
 
     Args:
-        root: the folder that holds ``query``, or one of those around it.
+        root: the folder that contains ``query`` and ``bounding_box_test``, or its parent that contains
+            ``DukeMTMC-reID``, ``dukemtmc-reid`` or ``dukemtmc-reid/DukeMTMC-reID``.
 
     Raises:
-        DataError: the layout is not there, or images that are not named like it.
+        DataError: the folders were not found, or a file name does not follow the pattern.
     """
     folder = find_market1501(root, INNER)
     if folder is None:
         looked_at = ", ".join(str(Path(root) / place) for place in INNER)
         raise DataError(
-            f"dukemtmcreid is not here: none of these folders holds query and bounding_box_test: {looked_at}"
+            f"dukemtmcreid was not found: none of these folders contains query and bounding_box_test: {looked_at}"
         )
     dataset = replace(read_market_folder(folder), name="dukemtmcreid")
     return Benchmark("dukemtmcreid", folder, (dataset,), PUBLISHED, notes=NOTES)

@@ -30,32 +30,34 @@ PUBLISHED = (
 
 
 def read_grid(root: str | Path) -> Benchmark:
-    """GRID with its own ten partitions.
+    """Read GRID with its ten partitions, which become ten splits. The images in ``probe`` are the queries.
 
-    Published (Torchreid, grid.py): 250 people, 1,275 images, 8 cameras. Each partition uses 125 people for training and
-    the other 125 as queries. The gallery has 900 images; 775 of them are distractors (person 0), which are in every
-    gallery and never in training. (Torchreid's num_gallery_pids counts images, not people.)
+    Published counts (Torchreid, grid.py): 250 people, 1,275 images, 8 cameras. Each partition uses 125 people for
+    training and the other 125 as queries. The gallery has 900 images; 775 of them are distractors (person 0), which are
+    in every gallery and never in training. (Torchreid's num_gallery_pids counts images, not people.)
 
     Args:
-        root: the folder with ``probe`` and ``gallery``, or a parent of it.
+        root: the folder that contains ``probe`` and ``gallery``, or its parent that contains ``underground_reid``,
+            ``grid`` or ``grid/underground_reid``.
 
     Raises:
-        DataError: the folders were not found, a file name does not follow the pattern, or a partition does not fit the
-            images.
+        DataError: the folders were not found, a file name does not follow the pattern, a probe image has person 0, or
+            a partition is damaged, has people without a probe image, or leaves no people for training or the test.
         MissingExtraError: SciPy is not installed.
     """
     folder = find_layout("grid", root, INNER, ("probe", "gallery", PARTITIONS))
     found: dict[str, tuple[Crop, ...]] = {}
-    others: tuple[str, ...] = ()
+    other_files: tuple[str, ...] = ()
     for part in ("probe", "gallery"):
         named = match_names(folder / part, FILE_NAME, "0001_1_25004_107_32_106_221.jpeg")
         numbers = [(path, int(match[1]), int(match[2])) for path, match in named.matches]
         found[part] = as_tuple(Crop(path, pid, camid, str(pid), str(camid)) for path, pid, camid in numbers)
-        others += named.other_files
+        other_files += named.other_files
     probe, gallery = found["probe"], found["gallery"]
-    if nobody := [crop.path.name for crop in probe if crop.pid == DISTRACTOR_PID]:
+    if distractors := [crop.path.name for crop in probe if crop.pid == DISTRACTOR_PID]:
         raise DataError(
-            f"{folder / 'probe'}: person 0 is nobody and cannot be searched for: {', '.join(nobody[:SHOWN])}"
+            f"{folder / 'probe'}: person 0 is reserved for distractors and cannot be a query: "
+            f"{', '.join(distractors[:SHOWN])}"
         )
     people = {crop.pid for crop in probe}
     datasets = []
@@ -64,24 +66,30 @@ def read_grid(root: str | Path) -> Benchmark:
         queries = [crop for crop in probe if crop.pid not in train_pids]
         rest = [crop for crop in gallery if crop.pid not in train_pids]
         splits = (Split("train", as_tuple(train)), Split("query", tuple(queries)), Split("gallery", tuple(rest)))
-        datasets.append(ReidDataset(str(SplitName("grid", 0, number)), folder, *splits, other_files=others))
+        datasets.append(ReidDataset(str(SplitName("grid", 0, number)), folder, *splits, other_files=other_files))
     return Benchmark("grid", folder, tuple(datasets), PUBLISHED, crops=(*probe, *gallery))
 
 
 def _read_partitions(path: Path, people: set[int]) -> list[set[int]]:
-    """Who trains, per partition: the third field of each cell of ``trainIdxAll``."""
+    """The training identities of each partition, from the third field of each cell of ``trainIdxAll``."""
     variables = read_matlab5(path)
     if "trainIdxAll" not in variables:
-        raise DataError(f"{path} holds no trainIdxAll; it has {', '.join(sorted(k for k in variables if k[0] != '_'))}")
+        names = sorted(name for name in variables if name[0] != "_")
+        raise DataError(f"{path} has no variable trainIdxAll; it has {', '.join(names)}")
     partitions = []
     for number, cell in enumerate(np.asarray(variables["trainIdxAll"]).ravel()):
         try:
             indices = {int(index) for index in np.asarray(np.asarray(cell).ravel()[0][2]).ravel()}
         except (IndexError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: partition {number} has no list of people as its third field") from error
-        if strangers := sorted(indices - people):
-            raise DataError(f"{path}: partition {number} trains on people without a probe image: {strangers[:SHOWN]}")
+            raise DataError(
+                f"{path}: the third field of partition {number} (from 0) is not a list of identities"
+            ) from error
+        if unknown := sorted(indices - people):
+            raise DataError(
+                f"{path}: partition {number} (from 0) trains on identities without a probe image: {unknown[:SHOWN]}"
+            )
         if not indices or indices == people:
-            raise DataError(f"{path}: partition {number} leaves nobody to {'train on' if not indices else 'test'}")
+            purpose = "training" if not indices else "the test"
+            raise DataError(f"{path}: partition {number} (from 0) has no identities for {purpose}")
         partitions.append(indices)
     return partitions

@@ -1,7 +1,8 @@
-"""Which benchmark a data set is, by its images' names and its people, wherever it lies and whatever its folder's name.
+"""Recognise a benchmark by the file names and identities of its images, independently of its folder.
 
-Only Market-1501, DukeMTMC-reID and MSMT17 are known: their names tell them, or names and people together. Parts of
-them, and sets made of their images (Occluded-Duke), count as well; images that were given other names do not.
+Only Market-1501, DukeMTMC-reID and MSMT17 are recognised. DukeMTMC-reID and MSMT17 have distinctive file names. Other
+data sets use Market-1501's file names too, so its identities are compared as well. Parts of these benchmarks, and data
+sets made of their images (Occluded-Duke), are recognised. Renamed images are not.
 """
 
 import re
@@ -17,20 +18,22 @@ MARKET_PEOPLE = int(
     "86c3460599c350ff794ccad730d14afc1ea4a955bcc04d2a3f0f062d518320e15aa94f84f4ce33d6a72fe37a",
     16,
 )
-"""Bit n is set if person n is one of the 750 in Market-1501's test (v15.09.15); the 751 others up to 1501 train."""
+"""Bit n is set if person n is one of the 750 people in Market-1501's test (v15.09.15). The other 751 of the people 1
+to 1501 are in its training part."""
 MARKET_LAST = 1501
 MARKET_FEW = 20
-"""Fewer people may fit by chance: many sets are named as Market-1501 is."""
+"""Minimum number of people. Fewer could agree by chance, because many data sets use Market-1501's file names."""
 DISTINCT: dict[str, Pattern[str]] = {
     "dukemtmcreid": re.compile(r"\d{4}_c[1-8]_f\d{7}\..+"),
     "msmt17": re.compile(r"\d{4}_\d{3}_\d{2}_\d{4}(morning|noon|afternoon)_\d{4}_\d+(_ex)?\..+"),
 }
-"""Names that only this benchmark has."""
+"""Patterns of file names that only this benchmark has."""
 
 
 def identify_benchmark(dataset: ReidDataset) -> str | None:
-    """The benchmark that half or more of the test images (query and gallery) are of; where there is no test, of the
-    training images.
+    """Name the benchmark that at least half of the query and gallery images belong to, or None.
+
+    If the data set has no query and gallery, the training images decide. Junk and distractors do not count.
     """
     tested = [crop for split in (dataset.query, dataset.gallery) for crop in split.crops]
     names = [crop.path.name for crop in tested or dataset.train.crops if crop.pid > DISTRACTOR_PID]

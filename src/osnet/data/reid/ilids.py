@@ -1,4 +1,4 @@
-"""i-LIDS, as cut out by Zheng et al. ("Associating Groups of People", BMVC 2009).
+"""i-LIDS, crops by Zheng et al. ("Associating Groups of People", BMVC 2009).
 
 ilids/i-LIDS_Pedestrian/Persons/
   0001001.jpg    person 1, image 1
@@ -26,26 +26,31 @@ PUBLISHED = (
     Published("gallery", 60, 60, source=_TORCHREID),
 )
 NOTES = (
-    "the names do not say which camera took an image, so every image counts as taken by a camera of its own; "
-    "Torchreid, which speaks of 8 cameras that are not given, takes the image's number for one, to the same effect",
+    "the file names contain no camera, so every image gets its own camera number; Torchreid states 8 cameras but uses "
+    "the image number as the camera, which has the same effect",
 )
 
 
 def read_ilids(root: str | Path, *, seed: int = 0, work_dir: Path | None = None) -> Benchmark:
-    """i-LIDS: ten times half of the people (rounded down); of each of the others one query and one gallery image.
+    """Read i-LIDS with ten random splits.
 
-    Published (Torchreid, ilids.py): 119 people, 476 images; 59 people train, 60 are searched for with 60 queries
-    among 60 gallery images. Cameras: not published per image. Which people and images: not published; ours are drawn
+    In each split, half of the people (rounded down) are used for training. Each of the others has one random query and
+    one random gallery image.
+
+    Published counts (Torchreid, ilids.py): 119 people, 476 images; 59 people for training and 60 for the test, with 60
+    queries and 60 gallery images. The camera of each image and the splits were not published; the splits are drawn
     from ``seed``.
 
     Args:
-        root: the folder that holds ``Persons``, or one of those around it, or ``Persons`` itself.
-        seed: of the draws.
-        work_dir: where the drawn splits are kept; by default beside ``Persons``.
+        root: the folder that contains ``Persons``, a parent that contains ``i-LIDS_Pedestrian``, ``ilids`` or
+            ``ilids/i-LIDS_Pedestrian``, or ``Persons`` itself.
+        seed: seed of the random splits, 0 to 2**32 - 1.
+        work_dir: folder of the splits file; default: the folder that contains ``Persons``.
 
     Raises:
-        DataError: the layout is not there, or someone has one image only (they are named).
-        OutputError: the splits cannot be kept.
+        DataError: the folder was not found, a file name does not follow the pattern, a person has only one image (the
+            message lists them), the seed is out of range, or the splits file is damaged or belongs to other images.
+        OutputError: the splits file cannot be written.
     """
     folder = find_folder("ilids", root, INNER, "Persons")
     named = match_names(folder / "Persons", FILE_NAME, "0001001.jpg")
@@ -54,14 +59,16 @@ def read_ilids(root: str | Path, *, seed: int = 0, work_dir: Path | None = None)
         Crop(path, pid_of[match[1]], -place, match[1]) for place, (path, match) in enumerate(named.matches, start=1)
     )
     images = {pid: [crop for crop in crops if crop.pid == pid] for pid in pid_of.values()}
-    refuse([crops[0].identity for crops in images.values() if len(crops) < 2], f"people of {folder} have one image")
+    refuse(
+        [crops[0].identity for crops in images.values() if len(crops) < 2], f"people in {folder} have only one image"
+    )
 
     def draw(rng: np.random.RandomState) -> Iterator[Triple]:
         for _ in range(NUM_DRAWS):
-            learnt = draw_half(images, rng)
-            tested = sorted(set(images) - learnt)
-            pairs = [[images[pid][i] for i in rng.permutation(len(images[pid]))[:2]] for pid in tested]
-            yield [crop for crop in crops if crop.pid in learnt], [q for q, _ in pairs], [g for _, g in pairs]
+            train_pids = draw_half(images, rng)
+            test_pids = sorted(set(images) - train_pids)
+            pairs = [[images[pid][i] for i in rng.permutation(len(images[pid]))[:2]] for pid in test_pids]
+            yield [crop for crop in crops if crop.pid in train_pids], [q for q, _ in pairs], [g for _, g in pairs]
 
     datasets, kept = drawn_datasets("ilids", folder, crops, draw, seed, work_dir, named.other_files)
     return Benchmark("ilids", folder, datasets, PUBLISHED, notes=NOTES, crops=crops, splits_file=kept)

@@ -1,4 +1,4 @@
-"""What the benchmarks' readers share: finding a layout, listing its images, numbering its people."""
+"""Helpers of the benchmark readers: find the folders, list the images, number the people."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,69 +11,81 @@ from osnet.errors import DataError, require_extra
 from osnet.types import Crop
 
 SHOWN = 5
+"""An error message lists at most this many names."""
 
 
 def find_layout(name: str, root: str | Path, inner: Sequence[str], holds: Sequence[str]) -> Path:
-    """The folder that holds all of ``holds``: ``root``, or one of the folders ``inner`` below it.
+    """Find the folder of a benchmark.
+
+    Args:
+        name: name of the benchmark, for the error message.
+        root: folder to start from.
+        inner: paths below ``root`` that are tried after ``root`` itself.
+        holds: files and folders that the folder must contain.
 
     Raises:
-        DataError: none does; all places that were looked at are named.
+        DataError: none of the folders contains all of ``holds``. The message lists the folders.
     """
     folders = [Path(root) / place for place in ("", *inner)]
     for folder in folders:
-        if all((folder / thing).exists() for thing in holds):
+        if all((folder / entry).exists() for entry in holds):
             return folder
     looked_at = ", ".join(str(folder) for folder in folders)
-    raise DataError(f"{name} is not here: none of these folders holds {' and '.join(holds)}: {looked_at}")
+    raise DataError(f"{name} was not found: none of these folders contains {' and '.join(holds)}: {looked_at}")
 
 
 def find_folder(name: str, root: str | Path, inner: Sequence[str], folder: str) -> Path:
-    """As ``find_layout`` for one ``folder``, which may also be ``root`` itself: the folder around it.
+    """Find the folder that contains ``folder``. Unlike in ``find_layout``, ``root`` may be ``folder`` itself.
 
     Raises:
-        DataError: it is not there; all places that were looked at are named.
+        DataError: ``folder`` was not found. The message lists the places that were tried.
     """
     here = Path(root).absolute()
     return here.parent if here.name == folder and here.is_dir() else find_layout(name, root, inner, (folder,))
 
 
 @dataclass(frozen=True)
-class Named:
-    """Images of one folder whose names say what they are."""
+class MatchedNames:
+    """The images of a folder with the match of each file name."""
 
     matches: tuple[tuple[Path, Match[str]], ...]
     other_files: tuple[str, ...]
-    """Files that are no images."""
+    """Files that are not images, or that lie in sub-folders."""
 
 
-def match_names(folder: Path, pattern: Pattern[str], example: str) -> Named:
-    """Images directly in ``folder``, sorted, with what ``pattern`` finds in their names.
+def match_names(folder: Path, pattern: Pattern[str], example: str) -> MatchedNames:
+    """Match the names of the images in ``folder`` (sub-folders excluded) with ``pattern``. The result is sorted.
+
+    Args:
+        folder: folder of the images.
+        pattern: regular expression of a whole file name.
+        example: a valid file name, for the error message.
 
     Raises:
-        DataError: images whose names do not fit (they are named), or no images.
+        DataError: names of images do not match (the message lists them), or there are no images.
     """
-    matches, strange, others = [], [], []
+    matches, strange, other_files = [], [], []
     for path in list_files(folder, hidden=True):
         if path.parent != folder or not is_image_file(path):
-            others.append(str(path))
+            other_files.append(str(path))
         elif (match := pattern.fullmatch(path.name)) is None:
             strange.append(path.name)
         else:
             matches.append((path, match))
-    warn_of_unread(others)
+    warn_of_unread(other_files)
     refuse(strange, f"image(s) in {folder} are not named like {example}")
     if not matches:
         raise no_images(folder)
-    return Named(tuple(matches), tuple(others))
+    return MatchedNames(tuple(matches), tuple(other_files))
 
 
 def number_people(names: Iterable[str]) -> dict[str, int]:
-    """Numbers from 1 for people's names, in sorted order."""
+    """Assign numbers from 1 to the different names, in sorted order."""
     return {name: number for number, name in enumerate(sorted(set(names)), start=1)}
 
 
 def refuse(names: Sequence[str], what: str) -> None:
-    """Raise if there are any, with how many and the first few.
+    """Raise an error if ``names`` is not empty. The message has their number, ``what``, and the first few names.
 
     Raises:
         DataError: ``names`` is not empty.
@@ -84,20 +96,20 @@ def refuse(names: Sequence[str], what: str) -> None:
 
 
 def by_relative_path(crops: Iterable[Crop], root: Path) -> dict[str, Crop]:
-    """Crops by their paths below ``root``, with ``/``, in sorted order."""
+    """Map the path of each crop, relative to ``root`` and with ``/``, to the crop, in sorted order."""
     return dict(sorted((crop.path.relative_to(root).as_posix(), crop) for crop in crops))
 
 
 def read_matlab5(path: Path) -> Mapping[str, Any]:
-    """The variables of a MATLAB file before version 7.3.
+    """Read the variables of a MATLAB file of a version before 7.3.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
         MissingExtraError: SciPy is not installed.
     """
     loader = require_extra("scipy.io", "benchmarks")
     try:
         variables: Mapping[str, Any] = loader.loadmat(path)
-    except Exception as error:  # SciPy raises many kinds on damaged files
+    except Exception as error:  # SciPy raises errors of many types for damaged files
         raise DataError(f"{path} cannot be read as a MATLAB 5 file: {error}") from error
     return variables

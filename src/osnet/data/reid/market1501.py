@@ -1,10 +1,10 @@
-"""Market-1501 (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015), its layout and names.
+"""Market-1501 (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015), and data sets in its layout.
 
 Market-1501-v15.09.15/
   bounding_box_train/  0002_c1s1_000451_03.jpg    identity 2, camera 1
   bounding_box_test/   0000_c1s1_000151_01.jpg    0 is a distractor, -1 is junk
   query/
-  images/              0000_c1s1_000001_00.jpg    optional: the 500,000 further distractors
+  images/              0000_c1s1_000001_00.jpg    optional: 500,000 additional distractors
 """
 
 import re
@@ -14,12 +14,13 @@ from pathlib import Path
 
 from osnet.data.loading import is_image_file, list_files, warn_of_unread
 from osnet.data.reid.benchmark import Benchmark, Published
+from osnet.data.reid.layout import refuse
 from osnet.errors import DataError
 from osnet.types import JUNK_PID, Crop, ReidDataset, Split, as_tuple
 
 FILE_NAME = re.compile(r"^(-?\d+)_c(\d+)")
 MARKET_FOLDER = "Market-1501-v15.09.15"
-"""What the original archive calls it."""
+"""The name of the folder in the original archive."""
 INNER_FOLDERS = ("", MARKET_FOLDER, f"market1501/{MARKET_FOLDER}", "market1501")
 LAYOUT = "market1501/Market-1501-v15.09.15/{bounding_box_train,query,bounding_box_test}/0002_c1s1_000451_03.jpg"
 _TORCHREID = "Torchreid, market1501.py"
@@ -31,69 +32,73 @@ _TRAINING = (
 )
 PUBLISHED = (*_TRAINING, Published("gallery", 750, 15_913, None, f"{_TORCHREID}; 750 people: {_PAPER}"))
 PUBLISHED_500K = (*_TRAINING, Published("gallery", 750, None, None, _PAPER))
+VARIANT_500K = "with the further distractors"
+"""Name of the variant with the additional distractors. Results contain this name, so it does not change."""
 
 
 def find_market1501(root: str | Path, inner: Sequence[str] = INNER_FOLDERS) -> Path | None:
-    """The folder that holds ``query`` and ``bounding_box_test``: ``root`` or the usual ones inside it."""
+    """Find the folder that contains ``query`` and ``bounding_box_test``: ``root`` or ``inner`` below it, else None."""
     folders = [Path(root) / place for place in inner]
     return next((f for f in folders if (f / "query").is_dir() and (f / "bounding_box_test").is_dir()), None)
 
 
 def read_market1501_benchmark(root: str | Path, *, distractors: bool = False) -> Benchmark:
-    """Market-1501 as a benchmark.
+    """Read Market-1501 as a benchmark.
 
-    Published: 751 people and 12,936 images in training, 750 and 3,368 in the query, 750 and 15,913 images in the
-    gallery (distractors included, junk left out), 1,501 people and 6 cameras together (Torchreid, market1501.py;
-    people per split and cameras: Zheng et al., ICCV 2015). Of the further distractors the paper says "over 500K": the
-    gallery's size with them is not published.
+    Published counts: 751 people and 12,936 images in training; 750 people and 3,368 images in the query; 750 people and
+    15,913 images in the gallery (with distractors, without junk); 1,501 people and 6 cameras together. The images are
+    from Torchreid, market1501.py, the people per split and the cameras from Zheng et al., ICCV 2015. The paper says
+    "over 500K" about the additional distractors; the size of the gallery with them is not published.
 
     Args:
-        root: as ``read_market1501`` takes it.
-        distractors: add the folder ``images``, the 500,000 further distractors, to the gallery.
+        root: the folder that contains ``query``, or a parent of it; see ``read_market1501``.
+        distractors: add the images in the folder ``images``, the 500,000 additional distractors, to the gallery.
 
     Raises:
-        DataError: as ``read_market1501``.
+        DataError: the folders were not found, or a file name does not follow the pattern.
     """
     dataset = read_market1501(root, distractors)
-    variant = "with the further distractors" if distractors else ""
+    variant = VARIANT_500K if distractors else ""
     published = PUBLISHED_500K if distractors else PUBLISHED
-    named = replace(dataset, name="market1501")  # whatever the folder is called: weights of its test must be told
+    # The name must not depend on the folder: weights trained on the test part are recognised by it.
+    named = replace(dataset, name="market1501")
     return Benchmark("market1501", dataset.root, (named,), published, variant=variant)
 
 
 def read_market1501(root: str | Path, distractors: bool = False) -> ReidDataset:
-    """Market-1501, or any data set in its layout and naming.
+    """Read Market-1501, or any data set with the same folders and file names.
 
-    Junk (pid -1) is left out everywhere and counted in ``num_junk``: the protocol ignores it. The
-    distractors (pid 0) stay in the gallery. ``pid`` and ``camid`` are the numbers in the names.
+    ``pid`` and ``camid`` are the numbers in the file names. The protocol ignores junk (pid -1), so junk is left out of
+    all splits and only counted in ``num_junk``. Distractors (pid 0) stay in the gallery.
 
     Args:
-        root: the folder that holds ``query``, or one of the folders around it.
-        distractors: add the images of the folder ``images`` to the gallery.
+        root: the folder that contains ``query`` and ``bounding_box_test``, or its parent that contains one of
+            ``INNER_FOLDERS``.
+        distractors: add the images in the folder ``images`` to the gallery.
 
     Raises:
-        DataError: the layout is not there, or an image's name is not of this form (they are named).
+        DataError: the folders were not found, or file names do not follow the pattern (the message lists them).
     """
     folder = find_market1501(root)
     if folder is None:
         raise DataError(
-            f"{root} does not hold Market-1501's layout: no folders query and bounding_box_test in it or in its "
-            f"{', '.join(INNER_FOLDERS[1:])}"
+            f"{root} does not have Market-1501's layout: the folders query and bounding_box_test are neither in it nor "
+            f"in its {', '.join(INNER_FOLDERS[1:])}"
         )
     dataset = read_market_folder(folder, distractors)
     return replace(dataset, name="market1501") if folder.name == MARKET_FOLDER else dataset
 
 
 def read_market_folder(folder: Path, distractors: bool = False) -> ReidDataset:
-    """What lies in a folder of Market-1501's layout, named after the folder.
+    """Read a folder in Market-1501's layout. The data set gets the name of the folder. Missing splits are empty.
 
     Raises:
-        DataError: images that are not named like it, or no folder ``images`` where ``distractors`` asks for it.
+        DataError: file names do not follow the pattern, or ``distractors`` is set and there is no folder ``images``.
     """
     if distractors and not (folder / "images").is_dir():
-        raise DataError(f"the further distractors are not here: there is no folder {folder / 'images'}")
+        raise DataError(f"the additional distractors were not found: there is no folder {folder / 'images'}")
     num_junk = 0
-    others: list[str] = []
+    other_files: list[str] = []
     splits: dict[str, Split] = {}
     for split, name in (
         ("train", "bounding_box_train"),
@@ -103,29 +108,30 @@ def read_market_folder(folder: Path, distractors: bool = False) -> ReidDataset:
         crops, junk, other = _read_split(folder / name) if (folder / name).is_dir() else ([], 0, [])
         splits[split] = Split(split, as_tuple(crops))
         num_junk += junk
-        others += other
+        other_files += other
     train, query, gallery = splits["train"], splits["query"], splits["gallery"]
     if distractors:
         crops, junk, other = _read_split(folder / "images")
         gallery = Split("gallery", gallery.crops + as_tuple(crops))
-        num_junk, others = num_junk + junk, others + other
-    return ReidDataset(folder.resolve().name, folder, train, query, gallery, num_junk, tuple(others))
+        num_junk, other_files = num_junk + junk, other_files + other
+    return ReidDataset(folder.resolve().name, folder, train, query, gallery, num_junk, tuple(other_files))
 
 
 def parse_name(path: Path) -> tuple[int, int] | None:
-    """(pid, camid) of a file's name, or None if it is not of Market-1501's form."""
+    """Return (pid, camid) from a file name, or None if the name does not begin like 0002_c1."""
     match = FILE_NAME.match(path.name)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def _read_split(folder: Path) -> tuple[list[Crop], int, list[str]]:
+    """Return the crops, the number of junk images, and the files that are not images."""
     crops: list[Crop] = []
     strange: list[str] = []
-    others: list[str] = []
+    other_files: list[str] = []
     num_junk = 0
     for path in list_files(folder, hidden=True):
         if not is_image_file(path):
-            others.append(str(path))
+            other_files.append(str(path))
         elif (parsed := parse_name(path)) is None:
             strange.append(path.name)
         elif parsed[0] == JUNK_PID:
@@ -133,12 +139,8 @@ def _read_split(folder: Path) -> tuple[list[Crop], int, list[str]]:
         else:
             pid, camid = parsed
             crops.append(Crop(path, pid, camid, identity=str(pid), camera=str(camid)))
-    warn_of_unread(others)
-    if strange:
-        raise DataError(
-            f"{len(strange)} image(s) in {folder} are not named like 0002_c1s1_000451_03.jpg: "
-            f"{', '.join(strange[:5])}{', ...' if len(strange) > 5 else ''}"
-        )
-    if negative := [crop.path.name for crop in crops if crop.pid < JUNK_PID]:
-        raise DataError(f"{folder}: identities below -1 have no meaning: {', '.join(negative[:5])}")
-    return crops, num_junk, others
+    warn_of_unread(other_files)
+    refuse(strange, f"image(s) in {folder} are not named like 0002_c1s1_000451_03.jpg")
+    negative = [crop.path.name for crop in crops if crop.pid < JUNK_PID]
+    refuse(negative, f"image(s) in {folder} have an identity below -1 (-1 is junk)")
+    return crops, num_junk, other_files

@@ -2,8 +2,8 @@
 SCIA 2011).
 
 prid2011/prid_2011/single_shot/
-  cam_a/  person_0001.png    the first 200 numbers are the same people in both cameras;
-  cam_b/  person_0001.png    above 200 the same number means two different people
+  cam_a/  person_0001.png    numbers 1 to 200: the same person in both cameras
+  cam_b/  person_0201.png    numbers above 200: a different person in each camera
 """
 
 import re
@@ -27,9 +27,9 @@ INNER = (
 )
 FILE_NAME = re.compile(r"person_(\d{4})\.\w+")
 NUM_SHARED = 200
-"""Numbers up to this one mean the same person in both cameras."""
+"""Person numbers up to this one mean the same person in both cameras."""
 ONLY_IN_A = 10_000
-"""Added to the numbers of those whom only camera A saw, so that nobody in camera B has them."""
+"""Offset for people who are only in camera A, so that their pids differ from those of people in camera B."""
 _TORCHREID = "Torchreid, prid.py"
 PUBLISHED = (
     Published("all", 385 + 749 - NUM_SHARED, 385 + 749, 2, f"{_TORCHREID}: 385 in camera A, 749 in B, 200 in both"),
@@ -40,46 +40,51 @@ PUBLISHED = (
 
 
 def read_prid(root: str | Path, *, seed: int = 0, work_dir: Path | None = None) -> Benchmark:
-    """PRID, single-shot: ten times half of the 200 people that both cameras saw; 10 splits.
+    """Read PRID 2011, single-shot, with ten random splits.
 
-    Published (Torchreid, prid.py): 385 people in camera A, 749 in camera B, 200 of them in both, so 934 people and
-    1,134 images in 2 cameras; 100 train, 100 are queries (camera A), and the gallery is camera B's 649 others: 100
-    matches and the people numbered 201 to 749. Camera A's people above 200 are in no split. Which 100 train was not
-    published: ours are drawn from ``seed``.
+    In each split, half of the 200 people who are in both cameras are used for training. The other 100 are the queries,
+    from camera A. The gallery is all of camera B except the training people: 100 matches and the people 201 to 749. The
+    people above 200 in camera A are in no split.
+
+    Published counts (Torchreid, prid.py): 385 people in camera A, 749 in camera B and 200 in both, which makes 934
+    people and 1,134 images in 2 cameras; 100 people for training, 100 queries, 649 gallery images. The splits were not
+    published; they are drawn from ``seed``.
 
     Args:
-        root: the folder that holds ``cam_a``, or one of those around it.
-        seed: of the draws.
-        work_dir: where the drawn splits are kept; by default beside ``cam_a``.
+        root: the folder that contains ``cam_a`` and ``cam_b``, or a parent of it (see ``INNER``).
+        seed: seed of the random splits, 0 to 2**32 - 1.
+        work_dir: folder of the splits file; default: the folder that contains ``cam_a``.
 
     Raises:
-        DataError: the layout is not there, or one of the first 200 is missing in one camera (they are named).
-        OutputError: the splits cannot be kept.
+        DataError: the folders were not found, a file name does not follow the pattern, one of the first 200 people is
+            in one camera only (the message lists them), the seed is out of range, or the splits file is damaged or
+            belongs to other images.
+        OutputError: the splits file cannot be written.
     """
     folder = find_layout("prid", root, INNER, ("cam_a", "cam_b"))
     views: list[tuple[Crop, ...]] = []
-    others: tuple[str, ...] = ()
+    other_files: tuple[str, ...] = ()
     for camid, camera in ((1, "a"), (2, "b")):
         named = match_names(folder / f"cam_{camera}", FILE_NAME, "person_0001.png")
         views.append(as_tuple(_crop(path, int(match[1]), camid, camera) for path, match in named.matches))
-        others += named.other_files
+        other_files += named.other_files
     view_a, view_b = views
     shared = [{crop.pid for crop in view if crop.pid <= NUM_SHARED} for view in views]
-    refuse([f"person_{pid:04d}" for pid in sorted(shared[0] ^ shared[1])], f"people of {folder} are in one camera only")
+    refuse([f"person_{pid:04d}" for pid in sorted(shared[0] ^ shared[1])], f"people in {folder} are in one camera only")
 
     def draw(rng: np.random.RandomState) -> Iterator[Triple]:
         for _ in range(NUM_DRAWS):
-            learnt = draw_half(shared[0], rng)
-            train = [crop for crop in (*view_a, *view_b) if crop.pid in learnt]
-            query = [crop for crop in view_a if crop.pid in shared[0] - learnt]
-            yield train, query, [crop for crop in view_b if crop.pid not in learnt]
+            train_pids = draw_half(shared[0], rng)
+            train = [crop for crop in (*view_a, *view_b) if crop.pid in train_pids]
+            query = [crop for crop in view_a if crop.pid in shared[0] - train_pids]
+            yield train, query, [crop for crop in view_b if crop.pid not in train_pids]
 
     crops = (*view_a, *view_b)
-    datasets, kept = drawn_datasets("prid", folder, crops, draw, seed, work_dir, others)
+    datasets, kept = drawn_datasets("prid", folder, crops, draw, seed, work_dir, other_files)
     return Benchmark("prid", folder, datasets, PUBLISHED, crops=crops, splits_file=kept)
 
 
 def _crop(path: Path, number: int, camid: int, camera: str) -> Crop:
-    alone = camera == "a" and number > NUM_SHARED
-    identity = f"a{number:04d}" if alone else f"{number:04d}"
-    return Crop(path, number + ONLY_IN_A if alone else number, camid, identity, camera)
+    only_in_a = camera == "a" and number > NUM_SHARED
+    identity = f"a{number:04d}" if only_in_a else f"{number:04d}"
+    return Crop(path, number + ONLY_IN_A if only_in_a else number, camid, identity, camera)

@@ -24,6 +24,7 @@ SPLITS = ("train", "query", "gallery")
 Triple = tuple[Sequence[Crop], Sequence[Crop], Sequence[Crop]]
 """Train, query, gallery."""
 Draw = Callable[[np.random.RandomState], Iterable[Triple]]
+"""Draws all splits of a benchmark."""
 
 
 def drawn_datasets(
@@ -43,7 +44,7 @@ def drawn_datasets(
         name: name of the benchmark.
         root: folder of the benchmark; paths in the splits file are relative to it.
         crops: all crops of the benchmark.
-        draw: draws the splits from a random generator, following the benchmark's protocol.
+        draw: function that draws the splits by the benchmark's protocol.
         seed: seed of the draws, 0 to 2**32 - 1.
         work_dir: folder of the splits file; default: ``root``.
         other_files: files in ``root`` that are not images.
@@ -68,11 +69,11 @@ def drawn_datasets(
 
 
 def draw_halves(crops: Sequence[Crop]) -> Draw:
-    """Return a protocol with ten random halves of the identities and two search directions: 20 splits.
+    """Return a function that draws ten random halves of the identities and makes two splits of each, 20 in all.
 
-    Each time, half of the identities (rounded down) are used for training. The others are the test identities: first
-    with the queries from the first camera and the gallery from the second, then the other way round. The numbering of
-    the splits is Torchreid's.
+    Half of the identities (rounded down) are used for training and the others for the test. In the first split of a
+    pair, the queries come from the first camera and the gallery from the second. In the second split, the cameras are
+    swapped. The splits are numbered as in Torchreid.
     """
     views = sorted({crop.camid for crop in crops})
 
@@ -126,7 +127,7 @@ def _write(path: Path, name: str, seed: int, root: Path, named: Mapping[str, Cro
 
 
 def _read(path: Path, name: str, seed: int, named: Mapping[str, Crop]) -> list[Triple]:
-    """Read the splits file. Checks benchmark, seed, images and digests, and that no test identity is in training."""
+    """Read and check the splits file: benchmark, seed, images, digests, and that no identity is in train and test."""
     again = "delete the file to draw the splits again"
     content = read_json_object(path, again)
     expected = {"format": FORMAT, "benchmark": name, "seed": seed}
@@ -143,8 +144,8 @@ def _read(path: Path, name: str, seed: int, named: Mapping[str, Crop]) -> list[T
             f"but the data set has {len(named)} other ones; {again}"
         )
     for number, (train, query, gallery) in enumerate(triples):
-        learnt = {crop.pid for crop in train}
-        if both := sorted(learnt & {crop.pid for crop in (*query, *gallery)}):
+        train_pids = {crop.pid for crop in train}
+        if both := sorted(train_pids & {crop.pid for crop in (*query, *gallery)}):
             raise DataError(f"{path}, split {number}: identities {both[:SHOWN]} are in train and in query or gallery")
     return [(train, query, gallery) for train, query, gallery in triples]
 
@@ -163,21 +164,21 @@ def _lookup(path: Path, split: Any, part: str, named: Mapping[str, Crop]) -> lis
 
 
 def read_json_object(path: Path, again: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Args:
         path: the file.
-        again: ends the error message: what the user can do.
+        again: end of the error message, which tells the user what to do.
 
     Raises:
-        DataError: the file cannot be read, is not JSON, or holds something else than an object.
+        DataError: the file cannot be read, is not JSON, or contains something other than an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}; {again}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} does not hold a JSON object; {again}")
+        raise DataError(f"{path} does not contain a JSON object; {again}")
     return content
 
 

@@ -25,17 +25,20 @@ NOTES = ("for testing only: it has no training images",)
 
 
 def read_sensereid(root: str | Path) -> Benchmark:
-    """SenseReID: a test without training images.
+    """Read SenseReID, which has a query and a gallery but no training images.
 
-    Published (Torchreid, sensereid.py): query 522 people and 1,040 images, gallery 1,717 people and 3,388 images.
-    Cameras: not published. Numbers in the names may begin at 0, which means nobody elsewhere, so people are numbered
-    from 1 in sorted order, the same in query and gallery.
+    The person numbers in the file names may start at 0, but pid 0 means distractor in this package. Therefore people
+    are numbered from 1 in sorted order, consistently in query and gallery.
+
+    Published counts (Torchreid, sensereid.py): 522 people and 1,040 images in the query, 1,717 people and 3,388 images
+    in the gallery. The cameras were not published.
 
     Args:
-        root: the folder that holds ``test_probe``, or one of those around it.
+        root: the folder that contains ``test_probe`` and ``test_gallery``, or its parent that contains ``SenseReID``,
+            ``sensereid`` or ``sensereid/SenseReID``.
 
     Raises:
-        DataError: the layout is not there, or images that are not named like it.
+        DataError: the folders were not found, or a file name does not follow the pattern.
     """
     folder = find_layout("sensereid", root, INNER, ("test_probe", "test_gallery"))
     parts = [match_names(folder / part, FILE_NAME, "00001_0.jpg") for part in ("test_probe", "test_gallery")]
@@ -47,7 +50,7 @@ def read_sensereid(root: str | Path) -> Benchmark:
         )
         for part in parts
     )
-    others = parts[0].other_files + parts[1].other_files
+    other_files = parts[0].other_files + parts[1].other_files
     splits = (Split("train", ()), Split("query", query), Split("gallery", gallery))
-    dataset = ReidDataset("sensereid", folder, *splits, other_files=others)
+    dataset = ReidDataset("sensereid", folder, *splits, other_files=other_files)
     return Benchmark("sensereid", folder, (dataset,), PUBLISHED, notes=NOTES)

@@ -16,10 +16,10 @@ TIMEOUT_S = 3600.0
 def one_at_a_time(path: Path, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     """Let one process at a time create ``path``, a file or a folder.
 
-    The other processes wait. When they get the lock, they must check whether ``path`` exists by then. The lock is a
-    file beside ``path``. It is deleted when the block succeeds. If the block fails, the file stays: a waiting process
-    then has to do the work, and must share the lock with processes that start later. The system releases the lock of a
-    process that dies.
+    Other processes wait for the lock. Once they have it, they must check whether ``path`` exists by now. The lock file
+    lies beside ``path``. It is deleted if the block succeeds and kept if the block raises, because a process that is
+    already waiting and a process that starts later must then use the same lock file. The operating system releases the
+    lock of a process that dies.
 
     Args:
         path: the file or folder to create.

@@ -1,1 +1,1 @@
-"""The networks that OSNet is compared with in the supplement's Table A."""
+"""The baselines: networks that the supplement's Table A compares with OSNet."""

@@ -1,8 +1,9 @@
-"""The other networks of the supplement's Table A, as image -> embedding: torchvision's where it has them.
+"""The baselines in the supplement's Table A, as networks that map an image to an embedding.
 
-SqueezeNet 1.0 (Iandola et al. 2016) and MobileNetV2 (Sandler et al. 2018) are torchvision's, without their
-classifiers; MobileNetV1 and ShuffleNet are ours. Dropout belongs to their classifiers, so it is left to the task.
-Shapes: B batch, C channels, D embedding.
+SqueezeNet 1.0 (Iandola et al. 2016) and MobileNetV2 (Sandler et al. 2018) are torchvision's, without their classifiers.
+MobileNetV1 and ShuffleNet are implemented in this package. In all four, dropout is part of the classifier, so it is not
+included here.
+Shapes: B batch, C channels, H height, W width, D embedding.
 """
 
 from torch import Tensor, nn
@@ -15,10 +16,10 @@ from osnet.models.network import Network
 
 
 class Backbone(Network):
-    """(B, 3, H, W) -> (B, D), always. Any H and W of at least 32 (8 with the ``cifar`` stem).
+    """A baseline: (B, 3, H, W) -> embeddings (B, D), in training and in eval mode.
 
-    The embedding is the pooled last map, so it is >= 0 (without ``config.neck``): every one of these networks ends in
-    a ReLU. It is not normalised.
+    H and W must be at least 32, or 8 with the ``cifar`` stem. The embedding is the pooled last feature map, not
+    normalised. Its components are >= 0, because each of these networks ends in a ReLU (unless ``config.neck`` is set).
     """
 
     config: BackboneConfig
@@ -32,18 +33,21 @@ class Backbone(Network):
         self.neck = make_neck(config.embedding_size) if config.neck else nn.Identity()
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """The last map: (B, 3, H, W) -> (B, C, H/32, W/32); SqueezeNet H/16. A quarter of that with ``cifar``."""
+        """The last feature map: (B, 3, H, W) -> (B, C, H/32, W/32), for SqueezeNet (B, C, H/16, W/16).
+
+        With the ``cifar`` stem, the height and width of the map are four times as large.
+        """
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D)."""
+        """Embed a batch: (B, 3, H, W) -> (B, D)."""
         features = self.feature_map(x)
         pooled = features.mean(dim=(2, 3)) if self.config.pooling == "avg" else features.amax(dim=(2, 3))
         return self.neck(self.embedding(pooled))
 
 
 def build_body(config: BackboneConfig) -> nn.Module:
-    """Image -> last map, with random weights as the family's authors (or torchvision) draw them."""
+    """Build the layers up to the last feature map, with the random initialisation of the authors or of torchvision."""
     small = config.stem == "cifar"
     if config.family == "squeezenet":
         return _build_squeezenet(small)
@@ -55,12 +59,12 @@ def build_body(config: BackboneConfig) -> nn.Module:
 
 
 def _build_squeezenet(small: bool) -> nn.Module:
-    from torchvision.models import squeezenet1_0  # needs more than torch
+    from torchvision.models import squeezenet1_0  # imported here because it is slow
 
     layers = squeezenet1_0(weights=None).features
     if small:
         layers[0] = nn.Conv2d(3, 96, 3, padding=1)
-        nn.init.kaiming_uniform_(layers[0].weight)  # as torchvision draws the others
+        nn.init.kaiming_uniform_(layers[0].weight)  # as torchvision initialises the other layers
         nn.init.zeros_(layers[0].bias)
         layers[2] = nn.Identity()
     return layers
@@ -69,7 +73,7 @@ def _build_squeezenet(small: bool) -> nn.Module:
 def _build_mobilenetv2(width: float, small: bool) -> nn.Module:
     from torchvision.models import MobileNetV2
 
-    # Expansion, channels, repeats, stride: the paper's Table 2.
+    # Expansion, channels, repeats and stride from Table 2 of the MobileNetV2 paper.
     rows = [[1, 16, 1, 1], [6, 24, 2, 1 if small else 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2]]
     layers = MobileNetV2(width_mult=width, inverted_residual_setting=[*rows, [6, 320, 1, 1]]).features
     if small:

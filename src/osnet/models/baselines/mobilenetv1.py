@@ -1,6 +1,6 @@
-"""MobileNetV1's layers. Howard et al., "MobileNets", 2017, arXiv:1704.04861, section 3 and Table 1.
+"""The layers of MobileNetV1. Howard et al., "MobileNets", 2017, arXiv:1704.04861, section 3 and Table 1.
 
-Our own: torchvision has none, and timm builds widths 1.0 and 1.25 only through its public functions.
+Implemented here because torchvision has no MobileNetV1, and timm's public functions offer only widths 1.0 and 1.25.
 Shapes: B batch, C channels, H height, W width.
 """
 
@@ -14,7 +14,7 @@ BLOCKS = (
     *((512, 1),) * 5,
     *((1024, 2), (1024, 1)),
 )
-"""(channels at width 1.0, stride) of the depthwise separable convolutions (Table 1)."""
+"""Output channels at width 1.0 and stride of each depthwise separable convolution (Table 1)."""
 
 
 class SeparableConv(nn.Sequential):
@@ -28,11 +28,12 @@ class SeparableConv(nn.Sequential):
 
 
 class MobileNetV1(nn.Sequential):
-    """(B, 3, H, W) -> (B, 1024 width, H/32, W/32), H/8 and W/8 if ``small``.
+    """Maps (B, 3, H, W) to (B, C, H/32, W/32), where C is 1024 * width, rounded by ``round_to_eight``.
 
     Args:
-        width: multiplies all channels (the paper's alpha).
-        small: for 32x32 images: the stem and the first block that would halve do not.
+        width: multiplies all channel counts (alpha in the paper).
+        small: use stride 1 in the stem and in the first block with stride 2, for 32x32 images (``stem="cifar"``). The
+            map is then (B, C, H/8, W/8).
     """
 
     def __init__(self, width: float, small: bool) -> None:

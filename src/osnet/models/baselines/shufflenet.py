@@ -1,8 +1,8 @@
-"""ShuffleNet (the first). Zhang et al., "ShuffleNet", CVPR 2018, arXiv:1707.01083, section 3 and Table 1.
+"""ShuffleNet, version 1. Zhang et al., "ShuffleNet", CVPR 2018, arXiv:1707.01083, section 3 and Table 1.
 
-Our own: neither torchvision nor timm has it. Where the paper is silent this is what its authors' released code
-builds: the 1x1 convolutions are a quarter as wide inside, the very first of stage 2 is not grouped, and at width 2.0
-the stem has 48 channels. Shapes: B batch, C channels, H height, W width.
+Implemented here because neither torchvision nor timm has it. Details that the paper does not give follow its authors'
+released code: blocks have a quarter of the channels inside, the first 1x1 convolution of stage 2 is not grouped, and
+the stem has 48 channels at width 2.0. Shapes: B batch, C channels, H height, W width.
 """
 
 import torch
@@ -12,14 +12,14 @@ from osnet.models.config import SHUFFLENET_CHANNELS, SHUFFLENET_STEMS
 from osnet.models.layers import ConvNormAct, init_weights
 
 REPEATS = (4, 8, 4)
-"""Blocks in stages 2, 3 and 4."""
+"""Number of blocks in stages 2, 3 and 4."""
 
 
 class ShuffleUnit(nn.Module):
-    """Figure 2 (b) and (c): (B, C_in, H, W) -> (B, C_out, H/stride, W/stride).
+    """The block in Figure 2 (b) and (c): (B, C_in, H, W) -> (B, C_out, H/stride, W/stride).
 
-    Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1. With stride 1 the input is added; with stride 2 its 3x3
-    average is put in front of the result, which has so many channels fewer.
+    Grouped 1x1 convolution, channel shuffle, depthwise 3x3, grouped 1x1. With stride 1 the input is added. With stride
+    2, the input is average pooled (3x3) and concatenated in front; the convolutions then make C_out - C_in channels.
     """
 
     def __init__(self, channels_in: int, channels_out: int, groups: int, stride: int, first_groups: int) -> None:
@@ -27,7 +27,7 @@ class ShuffleUnit(nn.Module):
         mid = channels_out // 4
         made = channels_out - (channels_in if stride == 2 else 0)
         self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else nn.Identity()
-        self.reduce = ConvNormAct(channels_in, mid, groups=first_groups)  # not grouped, a shuffle would relabel only
+        self.reduce = ConvNormAct(channels_in, mid, groups=first_groups)  # shuffles only if first_groups > 1
         self.depthwise = ConvNormAct(mid, mid, 3, stride=stride, groups=mid, shuffle=False, act=False)
         self.expand = ConvNormAct(mid, made, groups=groups, shuffle=False, act=False)
         self.joins = stride == 2
@@ -40,12 +40,13 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleNet(nn.Sequential):
-    """(B, 3, H, W) -> (B, C, H/32, W/32), H/8 and W/8 if ``small``.
+    """Maps (B, 3, H, W) to (B, C, H/32, W/32).
 
     Args:
-        width: the paper's scale factor s.
-        groups: of the 1x1 convolutions.
-        small: for 32x32 images: the stem has stride 1 and no max pool follows it.
+        width: multiplies all channel counts (the scale factor s in the paper).
+        groups: number of groups of the 1x1 convolutions.
+        small: use stride 1 in the stem and no max pooling after it, for 32x32 images (``stem="cifar"``). The map is
+            then (B, C, H/8, W/8).
     """
 
     def __init__(self, width: float, groups: int, small: bool) -> None:

@@ -1,0 +1,142 @@
+"""A tracker's call: the boxes of one 1080p BGR frame to embeddings, ours beside BoxMOT and Torchreid.
+
+    python benchmarks/tracker.py --weights W.pth --peer-python peer/bin/python --boxmot-python boxmot/bin/python
+
+Each contender runs in a process of its own, in turn. ``run`` is the backend alone, on crops that are ready: what
+``embed`` takes beyond it is cutting, resizing and Python. ``prepare`` is cutting and resizing alone. BoxMOT's
+``get_features`` gets the frame; Torchreid's FeatureExtractor gets crops that were cut from it, RGB. People are 80 to
+400 pixels high, so half of the crops shrink. ``ratio`` and the peers' environments: see inference.py.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+THIS = Path(__file__).resolve()
+sys.path.insert(0, str(THIS.parent))
+import in_turn  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    weights: Path | None = None
+    """Without: random ones of ``model``, which take the same time."""
+    model: str = "osnet_x0_25"
+    boxes: tuple[int, ...] = (1, 5, 20, 60)
+    rounds: int = 12
+    block_s: float = 0.4
+    threads: int = 2
+    backends: tuple[str, ...] = ("onnxruntime",)
+    peer_python: Path | None = None
+    """Python of an environment with torchreid 0.2.5."""
+    boxmot_python: Path | None = None
+    """Python of an environment with boxmot 25."""
+    old: Path | None = None
+    """``src`` of another version of this package, measured too."""
+    out: Path | None = None
+
+
+def make_frame(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """(1080, 1920, 3) uint8, and (number, 4) boxes: left, top, right, bottom."""
+    rng = np.random.default_rng(0)
+    frame = np.kron(rng.integers(0, 200, (27, 48, 3)), np.ones((40, 40, 1))) + rng.integers(0, 56, (1080, 1920, 3))
+    height = rng.uniform(80, 400, number)
+    width = 0.4 * height
+    left, top = rng.uniform(0, 1920 - width), rng.uniform(0, 1080 - height)
+    return frame.astype(np.uint8), np.stack([left, top, left + width, top + height], 1)
+
+
+def worker(kind: str, folder: str, model: str, number: int, threads: int) -> None:
+    in_turn.pin(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    frame, boxes = make_frame(number)
+    weights = Path(folder) / f"{model}_msmt17.pt"
+    what, _, backend = kind.removeprefix("old ").partition(" ")
+    if what == "torchreid":
+        from torchreid.reid.utils import FeatureExtractor
+
+        extractor = FeatureExtractor(model_name=model, model_path=str(weights), device="cpu", verbose=False)
+
+        def by_torchreid() -> None:
+            whole = boxes.astype(int)
+            extractor([np.ascontiguousarray(frame[t:b, left:r, ::-1]) for left, t, r, b in whole])
+
+        return in_turn.serve(by_torchreid)
+    if what == "boxmot":
+        from boxmot.reid.backends.onnx_backend import ONNXBackend
+        from boxmot.reid.backends.pytorch_backend import PyTorchBackend
+
+        made = (ONNXBackend if backend == "onnx" else PyTorchBackend)(
+            weights.with_suffix(".onnx") if backend == "onnx" else weights, torch.device("cpu"), False
+        )
+        return in_turn.serve(lambda: made.get_features(boxes, frame))
+    from osnet import Embedder, Frame
+    from osnet.embedding.inputs import iterate_jobs
+
+    embedder: Any = Embedder(weights, backend=backend or "torch", batch_size=max(32, number))
+    if what == "embed":
+        return in_turn.serve(lambda: embedder.embed(Frame(frame, boxes), channels="bgr"))
+    if what == "prepare":
+        return in_turn.serve(lambda: list(embedder._prepared(iterate_jobs(Frame(frame, boxes), "bgr"))))
+    crops = [crop.pixels for crop in embedder._prepared(iterate_jobs(Frame(frame, boxes), "bgr"))]
+    pixels = torch.stack(crops)
+    return in_turn.serve(lambda: embedder._backend.run(pixels))
+
+
+def write_weights(settings: Settings, folder: Path) -> None:
+    """Under the names by which BoxMOT knows the network: Torchreid's tensors, and our exported file."""
+    from osnet import create_model, export, load_weights, save_weights
+    from osnet.weights.checkpoint import convert, read_checkpoint
+
+    network = load_weights(settings.weights) if settings.weights else create_model(settings.model)
+    save_weights(network, folder / "ours")
+    convert(folder / "ours", folder / f"{settings.model}_msmt17.pt")
+    (file, _) = export(read_checkpoint(folder / "ours"), folder / "exported")
+    file.path.rename(folder / f"{settings.model}_msmt17.onnx")
+
+
+def main(settings: Settings) -> None:
+    result: dict[str, Any] = {"machine": in_turn.machine(settings.threads), "model": settings.model, "cells": []}
+    contenders: list[tuple[str, Path | None]] = []
+    for name in settings.backends:
+        contenders += [(f"embed {name}", None), (f"run {name}", None)]
+    contenders.append(("prepare", None))
+    if settings.old:
+        contenders += [("old embed auto", None), ("old prepare", None)]
+    if settings.boxmot_python:
+        contenders += [("boxmot pt", settings.boxmot_python), ("boxmot onnx", settings.boxmot_python)]
+    if settings.peer_python:
+        contenders.append(("torchreid", settings.peer_python))
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(settings, Path(folder))
+        for number in settings.boxes:
+            arguments = [folder, settings.model, str(number), str(settings.threads)]
+            workers = []
+            for kind, python in contenders:
+                version = ["env", f"PYTHONPATH={settings.old}"] if kind.startswith("old ") else []
+                command = [*version, str(python or sys.executable), str(THIS), "--worker", kind, *arguments]
+                workers.append(in_turn.Worker(kind, command, settings.threads))
+            rows = in_turn.compare(workers, settings.rounds, settings.block_s)
+            for name, row in rows.items():
+                times = f"{row['median_ms']:9.2f} ms (best {row['best_ms']:.2f}, processor {row['cpu_ms']:.2f})"
+                ratios = " ".join(f"{row[key]:.2f}" for key in ("ratio_within_rounds", "ratio_best", "cpu_ratio"))
+                print(f"{settings.model} {number:>3} boxes  {name:<20}{times}, ratios {ratios}", flush=True)
+            result["cells"].append({"boxes": number, "rounds": settings.rounds, "rows": rows})
+            in_turn.write(settings.out, result)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))
+    else:
+        import tyro
+
+        main(tyro.cli(Settings, description=__doc__))

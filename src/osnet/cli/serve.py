@@ -1,0 +1,114 @@
+"""osnet serve."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from osnet.cli.common import app
+from osnet.errors import require_extra
+
+
+@app.command
+def serve(
+    archives: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="ARCHIVE")],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8750,
+    public_name: tuple[str, ...] = (),
+    tls: bool = False,
+    state: Path | None = None,
+    calibration: tuple[Path, ...] = (),
+    footage: tuple[Path, ...] = (),
+    attributes: str | None = None,
+    zone: str = "UTC",
+    max_upload_mb: int = 32,
+    allow_private_sources: bool = False,
+    detector: str = "motion",
+    device: str = "auto",
+) -> None:
+    """Serve archives as a page and an HTTP API, with accounts, an audit log, retention and erasure.
+
+    The first start prints a link, valid once, that makes the first administrator. Other addresses than 127.0.0.1 are
+    refused before there is an account.
+
+    Args:
+        archives: folders of archives, made with the same weights.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        public_name: further host names that requests may be for, as behind a proxy.
+        tls: a proxy in front speaks HTTPS; cookies are then sent by HTTPS only.
+        state: the folder of accounts, audit log, cases and jobs; default: the first archive's name with .service.
+        calibration: files of `osnet calibrate --fpr RATE --out FILE`, which say what a score means.
+        footage: folders where footage is looked for by name, if it was moved since it was indexed.
+        attributes: weights that predict attributes, for searches by description.
+        zone: time zone of the site, for weekdays and hours, such as Europe/Berlin.
+        max_upload_mb: largest request in megabytes.
+        allow_private_sources: live sources may have addresses of private networks, as cameras mostly do.
+        detector: detector of live sources, as for `osnet video index`.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    for module in ("fastapi", "uvicorn", "argon2", "jinja2", "multipart", "prometheus_client"):
+        require_extra(module, "service")
+    import uvicorn
+
+    from osnet.service.app import make_app
+    from osnet.service.core import Service, ServiceOptions
+
+    first = archives[0].resolve() if archives else Path()
+    options = ServiceOptions(
+        archives=archives,
+        state=state or first.with_name(first.name + ".service"),
+        host=host,
+        port=port,
+        public_name=public_name,
+        tls=tls,
+        calibration=calibration,
+        footage=footage,
+        attributes=attributes,
+        zone=zone,
+        device=device,
+        max_upload_bytes=max_upload_mb << 20,
+        allow_private_sources=allow_private_sources,
+        detector=detector,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    service = Service(options)
+    service.check_address()
+    key = service.accounts.make_setup_link()
+    config = uvicorn.Config(
+        make_app(service),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        forwarded_allow_ips="127.0.0.1" if tls else None,
+        proxy_headers=tls,
+    )
+    run_server(config, lambda bound: _tell(host, bound, key, len(service.library)))
+
+
+def run_server(config: Any, tell: Callable[[int], None]) -> None:
+    """Run uvicorn; ``tell`` gets the port once it listens."""
+    import uvicorn
+
+    class Telling(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                tell(self.servers[0].sockets[0].getsockname()[1])
+
+    Telling(config).run()
+
+
+def _tell(host: str, port: int, key: str | None, tracklets: int) -> None:
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"{tracklets} tracklets at {address}", flush=True)
+    if key is not None:
+        print(f"Make the first administrator (once, within a day): {address}/setup?key={key}", flush=True)

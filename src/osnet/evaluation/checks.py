@@ -1,0 +1,108 @@
+"""Checks before an evaluation: can the data set be scored, and were the weights trained on its test images?"""
+
+from osnet.data.reid.benchmark import SplitName
+from osnet.data.reid.catalog import BENCHMARKS, splits_overlap
+from osnet.data.reid.market1501 import MARKET_FOLDER
+from osnet.errors import DataError
+from osnet.features.labels import LabelledVectors
+from osnet.models.network import Network
+from osnet.types import DISTRACTOR_PID, ReidDataset, Split
+
+COMBINED = "_combineall"
+"""Suffix of training data that include test images, as in ``msmt17_combineall`` or ``market1501+msmt17_combineall``."""
+
+
+def check_scorable(data: ReidDataset) -> None:
+    """Raise an error if no score can be computed on a data set.
+
+    Raises:
+        DataError: query or gallery is empty, a query is labelled junk or distractor, or no query has a match.
+    """
+    for split in (data.query, data.gallery):
+        if not len(split):
+            raise DataError(f"{data.root} has no {split.name} images; an evaluation needs queries and a gallery")
+    if unlabelled := [crop.path.name for crop in data.query.crops if crop.pid <= DISTRACTOR_PID]:
+        raise DataError(
+            f"{data.root}: {len(unlabelled)} queries are labelled junk or distractor ({', '.join(unlabelled[:5])}); "
+            "each query needs an identity"
+        )
+    check_matches(data.query, data.gallery, str(data.root))
+
+
+def check_matches(query: Split | LabelledVectors, gallery: Split | LabelledVectors, where: str) -> None:
+    """Raise an error if no query has a match, that is, a gallery item of its identity in another camera.
+
+    Args:
+        query: queries with their labels.
+        gallery: gallery items with their labels.
+        where: name of the data set in the error.
+
+    Raises:
+        DataError: no query has a match.
+    """
+    cameras: dict[int, set[int]] = {}
+    for pid, camid in zip(gallery.pids, gallery.camids, strict=True):
+        cameras.setdefault(int(pid), set()).add(int(camid))
+    pairs = [(int(pid), int(camid)) for pid, camid in zip(query.pids, query.camids, strict=True)]
+    if any(cameras.get(pid, set()) - {camid} for pid, camid in pairs):
+        return
+    same_camera = sum(pid in cameras for pid, _ in pairs)
+    raise DataError(
+        f"{where}: none of the {len(pairs)} queries has a match, so there is nothing to score. "
+        f"{len(pairs) - same_camera} queries show identities that are not in the gallery; {same_camera} show "
+        "identities that are there only in the query's own camera, which the protocol ignores. Check the identities "
+        "and the cameras"
+    )
+
+
+def check_leak(network: Network, data: ReidDataset, force: bool) -> list[str]:
+    """Check that the weights were not trained on the test identities of ``data``.
+
+    Weights were, if their card says that they were trained on all images of the benchmark (``..._combineall``), or on
+    another random split of the same identities. A benchmark is recognised by its images (``ReidDataset.benchmark``) or
+    by the name that the user gave it, not by the name of its folder. Of any other data set only the name is known.
+
+    Args:
+        network: the network with its card.
+        data: the data set to be evaluated on.
+        force: return a warning instead of raising an error.
+
+    Returns:
+        Warnings for the result; empty if there is no overlap.
+
+    Raises:
+        DataError: the weights were trained on test identities, and ``force`` is False.
+    """
+    trained_on = network.card.training_data if network.card else ""
+    tested_on = _given_name(data)
+    if other := next((name for name in trained_on.split("+") if splits_overlap(name, tested_on)), None):
+        fact = (
+            f"weights of {trained_on!r} were trained on test identities of {data.name}: both are random splits of the "
+            "same identities"
+        )
+        if not force:
+            raise DataError(f"{fact}. Evaluate on {other}, or force the evaluation (force=True, --force)")
+        return [f"{fact}. This score does not show how well the weights work for new identities"]
+    benchmarks = trained_on.removesuffix(COMBINED).split("+") if trained_on.endswith(COMBINED) else []
+    split = SplitName.parse(tested_on)
+    names = {name.lower() for name in (tested_on, data.benchmark, split.benchmark if split else "")} - {""}
+    benchmark = next((name for name in benchmarks if name.lower() in names), None)
+    if benchmark is None:
+        return []
+    fact = f"weights of {trained_on!r} were trained on the test images of {benchmark}"
+    if not force:
+        raise DataError(
+            f"{fact}, so a score on {data.root} would be meaningless. Use weights trained on {benchmark!r} (its "
+            "training split) or another data set, or force the evaluation (force=True, --force)"
+        )
+    return [f"{fact}. This score does not show how well the weights work for new identities"]
+
+
+def _given_name(data: ReidDataset) -> str:
+    """The data set's name; empty if it is the name of a benchmark and comes from the name of the folder alone."""
+    if data.benchmark:
+        return data.name
+    folder = data.root.resolve().name
+    from_folder = data.name == folder or (data.name, folder) == ("market1501", MARKET_FOLDER)
+    split = SplitName.parse(data.name)
+    return "" if from_folder and (split.benchmark if split else data.name.lower()) in BENCHMARKS else data.name

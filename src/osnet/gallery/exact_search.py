@@ -1,0 +1,202 @@
+"""The k rows with the highest cosines, exactly, without computing all cosines exactly.
+
+A first pass bounds each cosine from below and above. Let t be the k-th largest lower bound. At least k rows reach t,
+so a row whose upper bound is below t is not among the best k. The others are scored again in float64 from the stored
+float32 vectors, and ranked. Rows that tie with the k-th are among them. The result is that of scoring all rows in
+float64, for any data; bounds that are wide cost time and never a hit.
+
+The bounds, for a query u and a row v (both float32 with lengths near 1):
+
+- a float32 product: |fl(u.v) - u.v| <= gamma |u||v|, gamma = D e / (1 - D e), e = 2^-24 (Higham, Accuracy and
+  Stability of Numerical Algorithms, 2nd ed., section 3.1), in any order of additions;
+- 8-bit codes: v = s c + r with integers c in [-127, 127], and u = p q + w with 16-bit integers q. The sum of c q is an
+  exact 32-bit integer, and u.v = s p (c.q) + u.r + w.(s c), so |u.v - s p (c.q)| <= |u||r| + |w|(|v| + |r|). The
+  length |r| is stored with each row.
+
+Shapes: N rows, D embedding, Q queries, K hits.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osnet.gallery.columns import Indices
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.int8]
+
+ROUNDING = 2.0**-24
+LENGTH = 1.0 + 1e-4
+"""No stored vector and no query is longer. They are scaled to length 1 in float32, so they miss it by some 1e-7."""
+SLACK = 2e-6
+"""Covers the float32 arithmetic on the bounds themselves: a handful of roundings of values below 2."""
+STEP = 2.0**-20
+"""Lengths of remainders are rounded up to multiples of this, so that files do not depend on the order of additions."""
+ROWS_AT_ONCE = 1 << 14
+"""Rows of one float32 product."""
+CODES_AT_ONCE = 1 << 16
+"""Rows of one pass over codes."""
+EXACT_AT_ONCE = 1 << 12
+"""Rows that are scored in float64 at once (16 MiB)."""
+MAX_CODED_QUERIES = 4
+"""For more queries a float32 product is faster: it reads the rows once for all."""
+CODES_FROM = 50_000
+"""For fewer rows a float32 product is fast enough, and needs no compiled code."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a gallery."""
+
+    start: int
+    """Number of the first row."""
+    vectors: Floats
+    """(N, D), of length 1."""
+    codes: Codes | None = None
+    """(N, D), of ``encode``."""
+    scales: Floats | None = None
+    """(N, 2): scale and length of the remainder of each row, of ``encode``."""
+
+
+def encode(vectors_ND: Floats) -> tuple[Codes, Floats]:
+    """(N, D) 8-bit codes of vectors, and (N, 2): scale, and an upper bound on the length of what the codes miss."""
+    size = vectors_ND.shape[1]
+    codes, scales = np.empty(vectors_ND.shape, np.int8), np.empty((len(vectors_ND), 2), np.float32)
+    growth = 1 + (size + 8) * ROUNDING
+    for start in range(0, len(vectors_ND), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        vectors = np.asarray(vectors_ND[part])
+        scale = np.maximum(np.abs(vectors).max(axis=1, initial=0), np.float32(1e-30)) / np.float32(127)
+        rounded = np.rint(vectors / scale[:, None])
+        np.clip(rounded, -127, 127, out=rounded)
+        codes[part] = rounded
+        rounded *= scale[:, None]
+        np.subtract(vectors, rounded, out=rounded)
+        scales[part, 0] = scale
+        missed = np.sqrt(np.einsum("nd,nd->n", rounded, rounded, dtype=np.float64)) * growth + 4 * ROUNDING
+        scales[part, 1] = np.ceil(missed / STEP) * STEP
+    return codes, scales
+
+
+@dataclass
+class _Best:
+    """The candidates of one query."""
+
+    top: int
+    threshold: float = -np.inf
+    """The k-th largest lower bound so far."""
+    lowest: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    """The k largest lower bounds."""
+    rows: list[Indices] = field(default_factory=list)
+    uppers: list[Floats] = field(default_factory=list)
+
+    def add(self, rows: Indices, scores: Floats, errors: Floats | np.float32) -> None:
+        """Rows with scores that are off by at most ``errors``."""
+        uppers = scores + errors
+        passing = np.flatnonzero(uppers >= self.threshold)
+        if not len(passing):
+            return
+        lowers = scores[passing] - (errors if isinstance(errors, np.float32) else errors[passing])
+        lowest = np.concatenate([self.lowest, lowers])
+        if len(lowest) > self.top:
+            lowest = np.partition(lowest, len(lowest) - self.top)[len(lowest) - self.top :]
+        if len(lowest) == self.top:
+            self.threshold = float(lowest.min())
+        self.lowest = lowest
+        uppers = uppers[passing]
+        kept = uppers >= self.threshold
+        self.rows.append(rows[passing[kept]])
+        self.uppers.append(uppers[kept])
+
+    def candidates(self) -> Indices:
+        if not self.rows:
+            return np.empty(0, np.intp)
+        return np.concatenate(self.rows)[np.concatenate(self.uppers) >= self.threshold]
+
+
+def find_candidates(
+    blocks: Iterable[Block], units_QD: Floats, top: int, chosen: Indices | None = None, num_rows: int | None = None
+) -> list[Indices]:
+    """For each query, rows among which the best ``top`` are.
+
+    Args:
+        blocks: all rows, in the order of ``start``.
+        units_QD: queries of length 1.
+        top: K, at least 1.
+        chosen: only these rows, ascending; None: all.
+        num_rows: the number of rows in all blocks, if known: codes are read only in a large gallery.
+    """
+    best = [_Best(top) for _ in units_QD]
+    large = num_rows is None or num_rows >= CODES_FROM
+    coded = [_CodedQuery(unit) for unit in units_QD] if large and len(units_QD) <= MAX_CODED_QUERIES else []
+    gamma = units_QD.shape[1] * ROUNDING / (1 - units_QD.shape[1] * ROUNDING)
+    error = np.float32(gamma * LENGTH * LENGTH + SLACK)
+    for block in blocks:
+        rows = None
+        if chosen is not None:
+            first, last = np.searchsorted(chosen, [block.start, block.start + len(block.vectors)])
+            if first == last:
+                continue
+            if last - first < len(block.vectors):
+                rows = chosen[first:last] - block.start
+        if coded and block.codes is not None and block.scales is not None:
+            for query, one in zip(coded, best, strict=True):
+                for numbers, scores, errors in query.scan(block.codes, block.scales, rows):
+                    one.add(numbers + block.start, scores, errors)
+            continue
+        count = len(block.vectors) if rows is None else len(rows)
+        for start in range(0, count, ROWS_AT_ONCE):
+            numbers = (
+                np.arange(start, min(count, start + ROWS_AT_ONCE)) if rows is None else rows[start:][:ROWS_AT_ONCE]
+            )
+            part = block.vectors[start : start + ROWS_AT_ONCE] if rows is None else block.vectors[numbers]
+            numbers = numbers + block.start
+            products = units_QD @ part.T if len(units_QD) > 1 else (part @ units_QD[0])[None]
+            for one, scores in zip(best, products, strict=True):
+                one.add(numbers, scores, error)
+    return [one.candidates() for one in best]
+
+
+def score_exactly(vectors_ND: Floats, unit_D: Floats) -> NDArray[np.float64]:
+    """(N,): cosines in float64. Each row is summed by itself, so equal rows have equal scores."""
+    query = unit_D.astype(np.float64)
+    parts = [
+        (np.asarray(vectors_ND[start : start + EXACT_AT_ONCE], dtype=np.float64) * query).sum(axis=1)
+        for start in range(0, len(vectors_ND), EXACT_AT_ONCE)
+    ]
+    return np.clip(np.concatenate([np.empty(0), *parts]), -1, 1)
+
+
+class _CodedQuery:
+    """A query as 16-bit integers, beside rows of 8-bit integers."""
+
+    def __init__(self, unit_D: Floats) -> None:
+        largest = max(float(np.abs(unit_D).max()), 1e-30)
+        most = min(32767, (2**31 - 1) // (127 * len(unit_D)))  # the sum must fit 32 bits
+        self.scale = largest / most
+        exact = unit_D.astype(np.float64)
+        self.codes = np.clip(np.rint(exact / self.scale), -most, most).astype(np.int16)
+        self.missed = float(np.linalg.norm(exact - self.codes * self.scale)) * (1 + 1e-9) + 1e-12
+
+    def scan(self, codes: Codes, scales: Floats, rows: Indices | None) -> Iterator[tuple[Indices, Floats, Floats]]:
+        """Numbers of rows, their scores, and the bounds on the errors of these."""
+        kernel = _kernel()
+        count = len(codes) if rows is None else len(rows)
+        for start in range(0, count, CODES_AT_ONCE):
+            stop = min(count, start + CODES_AT_ONCE)
+            numbers = np.arange(start, stop) if rows is None else rows[start:stop]
+            scores, errors = np.empty(stop - start, np.float32), np.empty(stop - start, np.float32)
+            kernel(codes, scales, numbers, self.codes, self.scale, self.missed, LENGTH, SLACK, scores, errors)
+            yield numbers, scores, errors
+
+
+@cache
+def _kernel() -> Any:
+    """The loop over codes. numba compiles it at the first use (a second or two) and keeps it."""
+    from osnet.gallery.code_kernel import score_codes
+
+    return score_codes

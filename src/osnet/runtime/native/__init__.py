@@ -1,1 +1,0 @@
-"""Machine code for plain OSNets on a CPU, compiled by LLVM when a network is loaded. See docs/native.md."""

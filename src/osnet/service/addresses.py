@@ -1,0 +1,59 @@
+"""Addresses that others give us: which hosts the service may connect to."""
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from osnet.errors import DataError
+
+
+class AddressError(DataError):
+    """An address that the service does not connect to."""
+
+
+def check_public(address: str, schemes: tuple[str, ...], allow_private: bool = False) -> tuple[str, int, list[str]]:
+    """Host, port and the IP addresses of an address, all of which are public.
+
+    The caller connects to one of these IP addresses, so that a name cannot mean another one a moment later.
+
+    Args:
+        address: ``https://example.org/hook``.
+        schemes: those that are allowed.
+        allow_private: also private networks; never loopback, link-local (cloud metadata) and multicast.
+
+    Raises:
+        AddressError: another scheme, control characters, no host, or an IP address that is not public.
+    """
+    if not address.isascii() or not address.isprintable() or " " in address or len(address) > 2000:
+        raise AddressError("the address holds spaces, control or other characters that no address has")
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise AddressError(f"the address cannot be read: {error}") from error
+    if parts.scheme not in schemes or not host:
+        raise AddressError(
+            f"the address begins with {parts.scheme + ':' if parts.scheme else 'nothing'}; give "
+            f"{' or '.join(f'{s}://host' for s in schemes)}"
+        )
+    default = {"https": 443, "http": 80, "rtsp": 554, "rtsps": 322}[parts.scheme]
+    try:
+        found = socket.getaddrinfo(host, port or default, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise AddressError(f"the host {host!r} is not found") from error
+    ips = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    for text in ips:
+        check_ip(text, host, allow_private)
+    return host, port or default, ips
+
+
+def check_ip(text: str, host: str, allow_private: bool) -> None:
+    """Raise AddressError for an IP address that the service must not connect to."""
+    ip = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        embedded = ip.ipv4_mapped or ip.sixtofour
+        if embedded is not None:
+            ip = embedded
+    private = ip.is_private and not (ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_reserved)
+    if not (ip.is_global and not ip.is_multicast) and not (allow_private and private):
+        raise AddressError(f"the host {host!r} has the address {ip}, which is not public")

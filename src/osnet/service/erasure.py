@@ -1,0 +1,307 @@
+"""Erase a person: see what would go, erase it, look for the bytes, and say what cannot be reached.
+
+The plan names tracklets and searches. Erasing rewrites the archives' segments, deletes the rows of the state, empties
+the database's log, and then looks in every file of the archives' top and touched segments, and of the state, for pieces
+of the erased vectors, pictures and ids. An erasure that was interrupted is repeated at the next start.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osnet.errors import DataError
+from osnet.service.accounts import Actor
+from osnet.service.audit import erase_details, record
+from osnet.service.database import Database
+from osnet.service.library import Library, public_id, split_public_id
+from osnet.service.retention import forget_tracklets
+from osnet.service.searches import Searches
+from osnet.video.archive import format_time
+from osnet.video.erasing import find_twins, remove_tracklets
+
+PIECE = 24
+"""Bytes of a vector that are looked for: six numbers."""
+PICTURE_PIECE = 64
+START_OF_SCAN = b"\xff\xda"
+"""JPEG's marker before the pixels."""
+BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class ErasurePlan:
+    """What an erasure would remove."""
+
+    tracklets: tuple[str, ...]
+    """Public ids."""
+    searches: tuple[str, ...]
+    contents: dict[str, Any]
+    """Counts, and names of what would be rewritten, for people to read."""
+
+    @property
+    def digest(self) -> str:
+        """What a confirmation repeats, so that nothing else is erased than what was seen."""
+        return hashlib.sha256(json.dumps([self.tracklets, self.searches]).encode()).hexdigest()[:16]
+
+
+class Erasure:
+    """Erases people from archives and state.
+
+    Args:
+        database: the state.
+        library: the archives.
+        searches: by which people are found.
+        folder: of the state; everything in it is looked through.
+        clock: gives Unix time.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        library: Library,
+        searches: Searches,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database, self._library, self._searches = database, library, searches
+        self._folder, self._clock = folder, clock
+
+    def plan(self, actor: Actor, tracklets: Sequence[str], searches: Sequence[str] = ()) -> ErasurePlan:
+        """What would go.
+
+        Args:
+            actor: must see every camera that is touched.
+            tracklets: public ids.
+            searches: those that were made to find this person; they go with their pictures, hits and answers. Added
+                are searches with the same picture, those made from one of the tracklets, and those in which one of
+                them was confirmed: their pictures show the person too.
+
+        Raises:
+            MissingError: a tracklet or a search that is not there.
+            DataError: nothing is named.
+        """
+        if not tracklets and not searches:
+            raise DataError("nothing to erase: name tracklets, or searches")
+        for public in tracklets:
+            self._searches.see_tracklet(actor, public)
+        twins = self._twins(tracklets)
+        tracklets = tuple(sorted({*tracklets, *twins}))
+        seen = {public: self._searches.see_tracklet(actor, public) for public in tracklets}
+        for search in searches:
+            self._searches.get(actor, search)
+        own = set(searches)
+        counts = dict.fromkeys(("hits", "answers", "alerts"), 0)
+        cases: set[str] = set()
+        exports: list[dict[str, Any]] = []
+        for search in searches:
+            own |= self._same_pictures(search)
+        for public in tracklets:
+            own |= {r["search"] for r in self._database.all("SELECT search FROM queries WHERE tracklet = ?", public)}
+            own |= self._searches.answered_yes(public)
+            for table in counts:
+                row = self._database.one(f"SELECT COUNT(*) AS n FROM {table} WHERE tracklet = ?", public)  # noqa: S608
+                counts[table] += int(row["n"]) if row else 0
+            cases |= {
+                r["title"]
+                for r in self._database.all(
+                    "SELECT c.title FROM cases c JOIN searches s ON s.case_id = c.id JOIN answers a ON a.search = s.id "
+                    "WHERE a.tracklet = ?",
+                    public,
+                )
+            }
+        for row in self._database.all("SELECT id, account, at_s, sha256, tracklets FROM exports"):
+            if set(json.loads(row["tracklets"])) & set(tracklets):
+                exports.append({"by": row["account"], "at": format_time(row["at_s"]), "sha256": row["sha256"]})
+        pictures = sum(
+            int(row["n"])
+            for search in own
+            if (row := self._database.one("SELECT COUNT(*) AS n FROM queries WHERE search = ?", search))
+        )
+        contents = {
+            "tracklets": [
+                {"id": p, "camera": t.camera, "from": format_time(t.begin_s), "to": format_time(t.end_s)}
+                for p, t in seen.items()
+            ],
+            "twins": twins,
+            "num_crops": sum(len(t.crops) for t in seen.values()),
+            "num_vectors": sum(len(t.crops) + 1 for t in seen.values()),
+            "segments": sorted({"/".join(split_public_id(p))[: -len(p.rpartition("~")[2]) - 1] for p in tracklets}),
+            "num_searches": len(own),
+            "num_query_pictures": pictures,
+            **{f"num_{table}": n for table, n in counts.items()},
+            "cases": sorted(cases),
+            "out_of_reach": {
+                "exports": exports,
+                "footage": sorted(
+                    f"{t.footage.name}: {format_time(t.begin_s)} to {format_time(t.end_s)}" for t in seen.values()
+                ),
+                "backups": "copies of archives and state that were made elsewhere",
+                "storage": "blocks that file systems and disks keep of deleted files",
+            },
+        }
+        return ErasurePlan(tracklets, tuple(sorted(own)), contents)
+
+    def _same_pictures(self, search: str) -> set[str]:
+        """Searches by one of the pictures of a search."""
+        rows = self._database.all(
+            "SELECT DISTINCT o.search FROM queries q JOIN queries o ON o.vector = q.vector WHERE q.search = ?", search
+        )
+        return {row["search"] for row in rows}
+
+    def _twins(self, tracklets: Sequence[str]) -> list[str]:
+        """Public ids of tracklets with the same crops, where segments overlap."""
+        found: list[str] = []
+        for name in sorted({split_public_id(public)[0] for public in tracklets}):
+            own = [split_public_id(public)[1] for public in tracklets if split_public_id(public)[0] == name]
+            found += [public_id(name, twin) for twin in find_twins(self._library.archives[name], own)]
+        return found
+
+    def run(self, account: str, reason: str, plan: dict[str, Any], job: str = "") -> dict[str, Any]:
+        """Erase what a plan names; return the report. It may run again after it was interrupted.
+
+        Args:
+            account: who asked.
+            reason: why.
+            plan: ``tracklets``, ``searches`` and ``contents`` of an ``ErasurePlan``.
+            job: id of the job that holds the plan. Its input names what is erased, so it is emptied too.
+
+        Raises:
+            GalleryError: another process writes to one of the archives.
+            OutputError, StateError: a disk is full, or a file cannot be written.
+        """
+        tracklets, searches = set(plan["tracklets"]), set(plan["searches"])
+        probes = self._probes(tracklets, searches)
+        touched: list[str] = []
+        removed = {"tracklets": 0, "crops": 0, "links": 0}
+        for name in sorted({split_public_id(public)[0] for public in tracklets}):
+            archive = self._library.archives[name]
+            own = [split_public_id(public)[1] for public in tracklets if split_public_id(public)[0] == name]
+            removal = remove_tracklets(archive, own)
+            touched += [f"{name}/{segment}" for segment in removal.rewritten]
+            removed["tracklets"] += len(removal.tracklets)
+            removed["crops"] += removal.num_crops
+            removed["links"] += removal.num_links
+        self._library.refresh(force=True)
+        with self._database.write() as tx:
+            rows = forget_tracklets(tx, tracklets)
+            for search in searches:
+                rows["searches"] += tx.run("DELETE FROM searches WHERE id = ?", search)
+            entries = erase_details(tx, account, tracklets | searches, reason)
+            what = {"segments": touched, **removed, "rows": rows, "audit_entries": len(entries)}
+            record(tx, account, "erasure", what, reason)
+            report = {
+                "erased_at": format_time(self._clock()),
+                "rewritten": touched,
+                "removed": removed,
+                "rows": rows,
+                "audit_entries_without_details": entries,
+                "out_of_reach": plan["contents"]["out_of_reach"],
+            }
+            unchecked = {**report, "check": "interrupted before the files were looked through"}
+            tx.run("UPDATE jobs SET input = '{}', report = ? WHERE id = ?", json.dumps(unchecked), job)
+            tx.run("UPDATE jobs SET input = '{}' WHERE kind = 'erasure' AND state = 'failed'")
+        self._database.forget()
+        found, looked_at = self._look_for(probes, tracklets, touched)
+        return {
+            **report,
+            "check": {
+                "pieces": sum(map(len, probes.values())),
+                "files": len(looked_at),
+                "bytes": sum(path.stat().st_size for path in looked_at if path.exists()),
+                "found": found,
+                "means": "pieces of each vector, picture and id were looked for in these files after erasing",
+            },
+        }
+
+    def _probes(self, tracklets: Iterable[str], searches: Iterable[str]) -> dict[str, list[bytes]]:
+        """Pieces that must not be found afterwards, by what they are of."""
+        vectors: list[bytes] = []
+        pictures: list[bytes] = []
+        names: list[bytes] = []
+        for public in tracklets:
+            # Both forms of an id: in addresses, and in the archive's own files.
+            names += [public.encode(), split_public_id(public)[1].encode()]
+            if public in self._library.columns.place:
+                rows = [*self._library.vectors(public), self._library.mean(public)]
+                vectors += [piece for row in rows if (piece := vector_piece(row))]
+                for crop in self._library.tracklet(public).crops:
+                    pictures += picture_pieces(crop.path.read_bytes()) if crop.path.is_file() else []
+        for search in searches:
+            for row in self._database.all("SELECT jpeg, vector FROM queries WHERE search = ?", search):
+                pictures += picture_pieces(bytes(row["jpeg"]))
+                if piece := vector_piece(np.frombuffer(row["vector"], "<f4")):
+                    vectors.append(piece)
+        return {
+            "vector": [re.escape(piece) for piece in vectors],
+            "picture": [re.escape(piece) for piece in pictures],
+            "id": [re.escape(name) + b"(?![0-9])" for name in names],  # tracklet 1 is not 12
+        }
+
+    def _look_for(
+        self, probes: dict[str, list[bytes]], tracklets: set[str], touched: Sequence[str]
+    ) -> tuple[list[str], list[Path]]:
+        places = [path for path in self._folder.rglob("*") if path.is_file()]
+        for name, folder in self._library.folders.items():
+            places += [path for path in folder.iterdir() if path.is_file()]
+            segments = {t.partition("/")[2] for t in touched if t.startswith(f"{name}/")}
+            segments |= {split_public_id(p)[1].rpartition("/")[0] for p in tracklets if p.startswith(f"{name}~")}
+            for segment in segments:
+                parent = (folder / segment).parent
+                places += [path for path in parent.rglob("*") if path.is_file()] if parent.is_dir() else []
+        found = []
+        for kind, patterns in probes.items():
+            for path in dict.fromkeys(places):
+                if patterns and holds_any(path, patterns):
+                    found.append(f"{kind} in {self._name(path)}")
+        return found, list(dict.fromkeys(places))
+
+    def _name(self, path: Path) -> str:
+        """A file's path from the archive or the state on, without what lies above."""
+        for folder in (self._folder, *self._library.folders.values()):
+            if path.is_relative_to(folder):
+                return f"{folder.name}/{path.relative_to(folder)}"
+        return path.name
+
+
+def vector_piece(vector: np.ndarray[Any, np.dtype[np.float32]]) -> bytes | None:
+    """24 bytes of a vector's numbers that no other vector has: the six neighbours with the fewest zeros."""
+    values = np.ascontiguousarray(vector, "<f4")
+    if len(values) < 6:
+        return None
+    filled = np.convolve(values != 0, np.ones(6), "valid")
+    place = int(np.argmax(filled))
+    return values[place : place + 6].tobytes() if filled[place] >= 3 else None
+
+
+def picture_pieces(content: bytes) -> list[bytes]:
+    """64 bytes from the middle and from the third quarter of a JPEG's pixels, behind its tables, which others share.
+
+    Two, because a database may cut a picture between its pages, and so a piece too. None of a tiny or plain picture.
+    """
+    begin = content.rfind(START_OF_SCAN) + 16
+    length = len(content) - begin
+    if length < 4 * PICTURE_PIECE:
+        return []
+    pieces = [content[p : p + PICTURE_PIECE] for p in (begin + length // 2, begin + length * 3 // 4)]
+    return [piece for piece in pieces if len(set(piece)) > PICTURE_PIECE // 4]
+
+
+def holds_any(path: Path, patterns: Sequence[bytes]) -> bool:
+    """True if a file's bytes match one of these patterns, each at most 300 bytes long."""
+    pattern = re.compile(b"|".join(patterns), re.DOTALL)
+    tail = b""
+    try:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                if pattern.search(tail + block):
+                    return True
+                tail = block[-300:]
+    except FileNotFoundError:
+        return False
+    return False

@@ -1,0 +1,206 @@
+"""How long things are kept: footage's segments by camera, searches outside of cases, logins. A job deletes the rest.
+
+No camera keeps longer than the site's maximum. Until an administrator decides on it, no footage is deleted, so that
+serving an old archive for the first time does not empty it. Times are those of the footage. If the clock was set back,
+nothing is deleted until it is right again.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from osnet.errors import DataError
+from osnet.service.accounts import CLOCK_SLACK_S, Actor
+from osnet.service.audit import record
+from osnet.service.database import Database, Transaction
+from osnet.service.library import Library, public_id
+from osnet.video.erasing import remove_segments
+
+DAY_S = 86_400.0
+MAX_DAYS = 3650
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A number or a choice that administrators can change."""
+
+    default: int
+    low: int
+    high: int
+    meaning: str
+
+
+SETTINGS = {
+    "maximum_days": Setting(
+        0, 0, MAX_DAYS, "no camera's footage is kept longer than so many days; 0: not decided yet, nothing is deleted"
+    ),
+    "search_days": Setting(30, 1, MAX_DAYS, "searches that are in no case are kept so many days"),
+    "case_days": Setting(365, 1, MAX_DAYS, "cases are kept so many days"),
+    "audit_days": Setting(1095, 30, MAX_DAYS, "details of audit entries are kept so many days; the chain stays"),
+    "require_reason": Setting(0, 0, 1, "1: searches, exports and views need a reason"),
+    "watch_list": Setting(0, 0, 1, "1: the watch list may be used"),
+}
+
+
+class Settings:
+    """The settings of a service."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, name: str) -> int:
+        """The value of one of ``SETTINGS``."""
+        row = self._database.one("SELECT value FROM settings WHERE name = ?", name)
+        return SETTINGS[name].default if row is None else int(row["value"])
+
+    def all(self) -> dict[str, int]:
+        """Name -> value."""
+        return {name: self.get(name) for name in SETTINGS}
+
+    def set(self, actor: Actor, name: str, value: int, reason: str = "") -> None:
+        """Raises DataError for an unknown name or a value outside its range."""
+        if name not in SETTINGS:
+            raise DataError(f"unknown setting {name[:100]!r}; choose from {', '.join(SETTINGS)}")
+        if not SETTINGS[name].low <= value <= SETTINGS[name].high:
+            raise DataError(f"{name} {value} must be from {SETTINGS[name].low} to {SETTINGS[name].high}")
+        with self._database.write() as tx:
+            tx.run(
+                "INSERT INTO settings VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                name,
+                str(value),
+            )
+            record(tx, actor.name, "setting.change", {"setting": name, "value": value}, reason)
+
+
+class Retention:
+    """Decides what is too old, and deletes it."""
+
+    def __init__(
+        self, database: Database, library: Library, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database, self._library, self._settings, self._clock = database, library, settings, clock
+
+    def days(self) -> dict[str, int]:
+        """Camera -> for how many days its footage is kept; 0: not decided, so nothing is deleted."""
+        own = {row["camera"]: int(row["days"]) for row in self._database.all("SELECT * FROM retention")}
+        most = self._settings.get("maximum_days")
+        return {camera: min(own.get(camera, most), most) for camera in sorted({*self._library.cameras(), *own})}
+
+    def set_days(self, actor: Actor, camera: str, days: int, reason: str = "") -> None:
+        """Raises DataError for an unknown camera, or days above the site's maximum."""
+        most = self._settings.get("maximum_days")
+        if camera not in self.days():
+            raise DataError(f"there is no camera {camera[:100]!r}; there are {', '.join(self.days())}")
+        if not most:
+            raise DataError("the site's maximum is not decided; set maximum_days first")
+        if not 1 <= days <= most:
+            raise DataError(f"{days} days must be from 1 to the site's maximum of {most}")
+        with self._database.write() as tx:
+            tx.run(
+                "INSERT INTO retention VALUES (?, ?) ON CONFLICT (camera) DO UPDATE SET days = excluded.days",
+                camera,
+                days,
+            )
+            record(tx, actor.name, "retention.change", {"camera": camera, "days": days}, reason)
+
+    def clock_was_set_back(self) -> float:
+        """By how many seconds the clock is behind the last entry of the audit log; 0 if it is not."""
+        last = self._database.one("SELECT MAX(at_s) AS at_s FROM audit")
+        behind = float(last["at_s"] or 0) - self._clock() if last else 0.0
+        return behind if behind > CLOCK_SLACK_S else 0.0
+
+    def due(self) -> list[tuple[str, str, str]]:
+        """Archive, segment and camera of everything that is too old."""
+        if self.clock_was_set_back():
+            return []
+        days, now = self.days(), self._clock()
+        return [
+            (name, segment["name"], segment["camera"])
+            for name, archive in self._library.archives.items()
+            for segment in archive.segments
+            if days[segment["camera"]] and segment["stop_s"] < now - days[segment["camera"]] * DAY_S
+        ]
+
+    def run(self, account: str) -> dict[str, Any]:
+        """Delete what is due. Returns what was removed.
+
+        Raises:
+            GalleryError: another process is writing to a camera; what was removed before stays removed.
+        """
+        behind = self.clock_was_set_back()
+        due = self.due()
+        report: dict[str, Any] = {"clock_behind_s": round(behind), "segments": [], "tracklets": 0, "crops": 0}
+        gone: set[str] = set()
+        for name in sorted({archive for archive, _, _ in due}):
+            segments = [segment for archive, segment, _ in due if archive == name]
+            removal = remove_segments(self._library.archives[name], segments)
+            report["segments"] += [f"{name}/{segment}" for segment in removal.deleted]
+            report["tracklets"] += len(removal.tracklets)
+            report["crops"] += removal.num_crops
+            gone |= {public_id(name, tracklet) for tracklet in removal.tracklets}
+        if gone:
+            self._library.refresh(force=True)
+        with self._database.write() as tx:
+            report |= {"searches": 0, "cases": 0, "audit_details": 0}
+            forget_tracklets(tx, gone)
+            if not behind:
+                report |= self._expire(tx)
+            what = {**report, "segments": report["segments"][:1000]}
+            record(tx, account, "retention.run", what, "retention")
+        self._database.forget()
+        return report
+
+    def _expire(self, tx: Transaction) -> dict[str, int]:
+        now = self._clock()
+        done = {
+            "searches": tx.run(
+                "DELETE FROM searches WHERE case_id IS NULL AND created_s < ? AND id NOT IN "
+                "(SELECT search FROM watch_entries WHERE ends_s > ?)",
+                now - self._settings.get("search_days") * DAY_S,
+                now,
+            ),
+        }
+        old = [
+            row["id"]
+            for row in tx.all("SELECT id FROM cases WHERE created_s < ?", now - self._settings.get("case_days") * DAY_S)
+        ]
+        for case in old:
+            tx.run("DELETE FROM searches WHERE case_id = ?", case)
+            tx.run("DELETE FROM cases WHERE id = ?", case)
+        seqs = [
+            int(row["seq"])
+            for row in tx.all(
+                "SELECT d.seq FROM audit_details d JOIN audit a ON a.seq = d.seq "
+                "WHERE a.at_s < ? AND d.what IS NOT NULL AND a.action <> 'audit.details-erased'",
+                now - self._settings.get("audit_days") * DAY_S,
+            )
+        ]
+        tx.run_many("UPDATE audit_details SET what = NULL WHERE seq = ?", [(seq,) for seq in seqs])
+        if seqs:
+            record(tx, "retention", "audit.details-erased", {"entries": seqs}, "retention")
+        tx.run("DELETE FROM idempotency WHERE created_s < ?", now - DAY_S)
+        tx.run("DELETE FROM sessions WHERE ends_s < ?", now)
+        return {**done, "cases": len(old), "audit_details": len(seqs)}
+
+
+def forget_tracklets(tx: Transaction, publics: set[str]) -> dict[str, int]:
+    """Delete every row of the state that names one of these tracklets. Returns table -> number of rows.
+
+    A search that was made from such a tracklet goes as a whole, because its picture shows the person.
+    """
+    counts = dict.fromkeys(("searches", "hits", "answers", "alerts", "attributes"), 0)
+    for public in publics:
+        for row in tx.all("SELECT DISTINCT search FROM queries WHERE tracklet = ?", public):
+            counts["searches"] += tx.run("DELETE FROM searches WHERE id = ?", row["search"])
+        for table in ("hits", "answers", "alerts", "attributes"):
+            counts[table] += tx.run(f"DELETE FROM {table} WHERE tracklet = ?", public)  # noqa: S608  our own names
+    if publics:
+        tx.run("DELETE FROM idempotency")  # kept answers of the API may name them
+    for row in tx.all("SELECT id, tracklets FROM exports"):
+        named = json.loads(row["tracklets"])
+        left = [public for public in named if public not in publics]
+        if len(left) < len(named):
+            tx.run("UPDATE exports SET tracklets = ? WHERE id = ?", json.dumps(left), row["id"])
+    return counts
