@@ -43,7 +43,7 @@ from osnet.video.painted import write_painted_footage
 from osnet.video.protocols import Track
 from osnet.video.source import open_footage, read_frames
 
-FULL = FootageSettings(people=24, cameras=3, seconds=120, fps=8, seed=0)
+FULL = FootageSettings(people=24, cameras=3, seconds=90, fps=8, seed=0)
 QUICK = FootageSettings(people=6, cameras=2, seconds=24, fps=5, seed=3)
 NUM_HITS = 4
 SHOWN = 6
