@@ -158,6 +158,12 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "loading": lambda: str(benchmark("photo_loading").markdown(results("photo-loading-cpu.json")["results"])),
     },
     "speed.md": {"first answer": first_answers, "tracker": tracker, "machine code": machine_code},
+    "video.md": {
+        "tracking": lambda: str(benchmark("tracking").markdown(results("tracking.json"))),
+        "costs": lambda: str(benchmark("footage_costs").markdown(results("footage-costs.json"))),
+        "tracklet search": lambda: str(benchmark("tracklet_links").search_table(results("tracklet_links.json"))),
+        "links": lambda: str(benchmark("tracklet_links").links_table(results("tracklet_links.json"))),
+    },
 }
 
 

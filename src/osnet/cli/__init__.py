@@ -41,7 +41,7 @@ COMMANDS: dict[str, str] = {
     "export": "Write ONNX or OpenVINO files.",
     "figure": "Draw activation maps, matches, gates, ranked lists, curves.",
     "report": "Write an HTML report on weights.",
-    "demo": "Train on generated people, search, and write a report.",
+    "demo": "Find painted people in painted footage; compare two networks.",
 }
 """Command -> one line of help. The module of this package that defines it has its name, with ``_`` for ``-``."""
 
