@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def _read_only(kind: Any, dimensions: int, layout: str) -> Any:
+def _read_only(kind: Any, dimensions: int, layout: Any) -> Any:
     """An array that may be mapped from a file; writable ones are accepted, too."""
     return numba.types.Array(kind, dimensions, layout, readonly=True)
 

@@ -50,7 +50,14 @@ T = TypeVar("T")
 class Snapshot:
     """The rows that a manifest lists. Rows are numbered in the order of the segments, from 0."""
 
-    def __init__(self, folder: Path, manifest: Manifest, *, check: bool = True) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, before: "Snapshot | None" = None) -> None:
+        """Open the segments.
+
+        Args:
+            folder: of the gallery.
+            manifest: its list.
+            before: the state that this process has just replaced: its files were checked, and stay mapped.
+        """
         self.folder, self.manifest = folder, manifest
         self._mapped: dict[int, Rows] = {}
         self._lock = threading.RLock()
@@ -60,8 +67,13 @@ class Snapshot:
             size, num_attributes = manifest.embedding_size, len(manifest.attributes)
             for place, (segment, first) in enumerate(zip(manifest.old_segments, self.starts.tolist(), strict=False)):
                 self._mapped[place] = read_old_segment(folder, segment, size, num_attributes, first)
-        elif check:
+        elif before is None:
             self._check_files()
+        else:
+            files = [segment.file for segment in before.manifest.segments]
+            mapped = {files[place]: rows for place, rows in before._mapped.items()} if files else {}
+            named = enumerate(manifest.segments)
+            self._mapped = {place: mapped[segment.file] for place, segment in named if segment.file in mapped}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -183,8 +195,9 @@ class Snapshot:
 
     def vectors(self, chosen: Indices) -> Floats:
         """(len(chosen), D): the vectors of rows that ascend."""
-        if self._joined is not None:
-            return self._joined.vectors[chosen]
+        if (joined := self.__dict__.get("_joined")) is not None:
+            vectors: Floats = joined.vectors[chosen]
+            return vectors
         places = np.searchsorted(self.starts, chosen, "right") - 1
         parts = [
             self.rows(place).vectors[chosen[places == place] - self.starts[place]]
@@ -194,7 +207,7 @@ class Snapshot:
 
     def orders(self, chosen: Indices) -> Int64s:
         """The places of these rows (ascending) in the order of adding."""
-        if "order" in self.__dict__ or self._joined is not None:
+        if "order" in self.__dict__ or "_joined" in self.__dict__:
             return self.order[chosen]
         return np.array(self.gather(chosen, lambda rows, places: rows.columns.order[places].tolist()), dtype=np.int64)
 
