@@ -121,7 +121,7 @@ def measure(
     alone: dict[str, list[float]] = {"by_tracklet": [], "by_photo": []}
     for _ in range(args.alone):  # in turn, so that other load falls on all alike
         begin = time.perf_counter()
-        store.search(query, weights_sha256=digest, top=200)
+        store.search_embedding(query, weights_sha256=digest, top=200)
         plain.append(time.perf_counter() - begin)
         begin = time.perf_counter()
         embedder.embed(crop)

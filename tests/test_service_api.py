@@ -51,7 +51,7 @@ def test_a_photo_gives_the_hits_and_scores_of_the_archives_own_search(site: Site
     archive = Archive.open(site.archive)
     embedder = site.service.library.embedder
     path = site.service.library.tracklet(public).best_crop.path
-    want = archive.search(embedder.embed(path), weights_sha256=embedder.sha256(), top=24)
+    want = archive.search_embedding(embedder.embed(path), weights_sha256=embedder.sha256(), top=24)
     assert [h["tracklet"].partition("~")[2].replace("~", "/") for h in got] == [h.item.source for h in want]
     assert [h["score"] for h in got] == pytest.approx([h.score for h in want], abs=1e-3)
     assert got[0]["tracklet"] == public
@@ -67,7 +67,7 @@ def test_several_photos_count_as_one_person(site: Site) -> None:
     units = library.embed([_open(crop_file(site, p)) for p in (a, b)])
     mean = units.mean(0) / np.linalg.norm(units.mean(0))
     np.testing.assert_allclose(stored, mean, atol=1e-5)
-    want = Archive.open(site.archive).search(stored, weights_sha256=library.weights_sha256, top=24)
+    want = Archive.open(site.archive).search_embedding(stored, weights_sha256=library.weights_sha256, top=24)
     assert [h["score"] for h in search["hits"]] == pytest.approx([h.score for h in want], abs=1e-4)
 
 
@@ -245,7 +245,7 @@ def test_ways_are_learnt_from_three_confirmed_ones(site: Site) -> None:
             site.service.searches.answer(site.actor(), search, public, "yes")
         first, second = sorted((site.service.library.tracklet(p) for p in (a, b)), key=lambda t: t.begin_s)
         gaps.append(second.begin_s - first.end_s)
-    learnt = site.service.searches.learn_ways()[frozenset(("camera-1", "camera-2"))]
+    learnt = site.service.timelines.learn_ways()[frozenset(("camera-1", "camera-2"))]
     assert learnt.min_s <= min(gaps)
     assert learnt.max_s >= max(max(gaps), 0)
 

@@ -218,6 +218,17 @@ def test_a_session_ends_with_log_out_and_cannot_be_replayed(site: Site) -> None:
     assert browser.get("/cases").status_code == 303
 
 
+def test_a_changed_password_ends_every_session(site: Site) -> None:
+    site.add("paula", "viewer")
+    first, second = site.browser("paula"), site.browser("paula")
+    data = {"csrf": first.csrf, "old": "wrong password!", "new": "another long one", "again": "another long one"}  # type: ignore[attr-defined]
+    assert first.post("/password", data=data).status_code == 401
+    assert second.get("/cases").status_code == 200
+    assert first.post("/password", data={**data, "old": PASSWORD}).status_code == 303
+    for browser in (first, second):
+        assert browser.get("/cases").status_code == 303
+
+
 def test_dns_rebinding(site: Site) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example", "", "localhost@evil.example"):
         assert site.client().get("/healthz", headers={"Host": host}).status_code == 421

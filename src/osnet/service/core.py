@@ -28,6 +28,7 @@ from osnet.service.library import Library
 from osnet.service.live import Sources
 from osnet.service.retention import Retention, Settings
 from osnet.service.searches import Searches
+from osnet.service.timelines import Timelines
 from osnet.service.watch import WatchList
 
 log = logging.getLogger("osnet.service")
@@ -97,6 +98,7 @@ class Service:
         self.accounts = Accounts(self.database, clock, hasher)
         self.settings = Settings(self.database)
         self.searches = Searches(self.database, self.library, clock)
+        self.timelines = Timelines(self.database, self.library, self.searches)
         self.cases = Cases(self.database, self.library, self.searches, clock)
         self.retention = Retention(self.database, self.library, self.settings, clock)
         self.erasure = Erasure(self.database, self.library, self.searches, options.state, clock)
