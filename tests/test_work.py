@@ -83,7 +83,7 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.replace
 
     def full(self: Path, target: Path) -> Path:
-        if Path(target).suffix == ".npz":
+        if Path(target).suffix == ".bin":
             raise OSError(28, "No space left on device")
         return real(self, target)
 
