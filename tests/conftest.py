@@ -222,3 +222,13 @@ def described_run(described_people: Path, tmp_path_factory: pytest.TempPathFacto
     out = tmp_path_factory.mktemp("r") / "run"
     Trainer(BOTH, join_labels([read_generated_attributes(described_people)]), out, INLINE).run()
     return out
+
+
+@pytest.fixture(scope="session")
+def painted_archive(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of painted footage: camera-1 and camera-2, three segments each; the footage lies beside it."""
+    pytest.importorskip("av")
+    pytest.importorskip("argon2")
+    from small_service import write_archive
+
+    return write_archive(tmp_path_factory.mktemp("painted"), tiny_weights)

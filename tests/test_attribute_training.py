@@ -138,7 +138,7 @@ def test_what_cannot_be_trained(described_people: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no training images"):
         Trainer(BOTH, join_labels([read_any(described_people)]), tmp_path / "b", INLINE)
     nobody = replace(data.train, crops=tuple(replace(crop, pid=-1) for crop in data.train.crops))
-    with pytest.raises(DataError, match=r"0 identities.*pa100k-"):
+    with pytest.raises(DataError, match=r"0 training identities.*pa100k-"):
         Trainer(BOTH, replace(data, train=nobody), tmp_path / "c", INLINE)
     with pytest.raises(DataError, match="one data set; got 2 folders"):
         ATTRIBUTES.read([described_people, described_people])

@@ -203,7 +203,7 @@ def test_what_is_read(colours: Path, packed_colours: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="packed"):
         read_photos(Path("http://127.0.0.1:9/nothing"))  # as the command line gives it: one slash
     write_colours(tmp_path / "odd", 1, 0, size=7)
-    with pytest.raises(DataError, match=r"odd train has images of size \(7, 7\)"):
+    with pytest.raises(DataError, match=r"odd has images of size \(7, 7\)"):
         Trainer(replace(CLASSES, batch_size=3), CLASSES.read([tmp_path / "odd"]), tmp_path / "run", INLINE)
     with pytest.raises(DataError, match=r"window must be .* not .resized."):
         recipe = replace(CLASSES, augmentation=PhotoAugmentation())

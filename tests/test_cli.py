@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import ROOT, write_picture
 from osnet import Embedder, OSNet, OSNetConfig
-from osnet.cli import COMMANDS, RESUMABLE, load_command, main
+from osnet.cli import COMMANDS, RESUMABLE, join_lines, load_command, main
 from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED, app
 from osnet.gallery import Gallery
 from osnet.weights.checkpoint import save_weights
@@ -47,7 +47,7 @@ def test_models_prints_counts_beside_what_was_published(run: Run) -> None:
     assert "2,169,508" in row
     assert "978.88M" in row
     assert "2.2M / 978.9M (paper, Table 6)" in row
-    assert "each parameter once" in out
+    assert "0.8 to 1.4 %" in out
     _, out, _ = run("models", "osnet_x1_0", "--size", 224, 224, "--classes", 1000)
     assert "2,682,508" in out
     assert "1499.26M" in out
@@ -340,3 +340,22 @@ def test_an_unknown_command_suggests_the_nearest(run: Run) -> None:
     assert (status, out) == (EXIT_ERROR, "")
     assert "'evalute'" in err
     assert "'evaluate'" in err
+
+
+def test_help_joins_the_lines_of_an_argument() -> None:
+    def command() -> None:
+        """Do.
+
+        More,
+        on two lines.
+
+        Args:
+            one: first,
+                second
+                third.
+            two: fourth.
+        """
+
+    told = join_lines(command.__doc__ or "")
+    assert told == "Do.\n\nMore,\non two lines.\n\nArgs:\n    one: first, second third.\n    two: fourth."
+    assert join_lines(told) == told

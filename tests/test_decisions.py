@@ -11,7 +11,7 @@ from osnet import Embedder
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
 from osnet.evaluation.calibration import calibrate
-from osnet.metrics import rank_counting as streaming
+from osnet.metrics import rank_counting
 from osnet.metrics.bootstrap import cluster_interval, ratio_interval
 from osnet.metrics.thresholds import DecisionScores, count_decisions, identification_scores, verification_scores
 from test_streaming import draw_labels, signs
@@ -40,8 +40,8 @@ def slow_point(positives: list[float], negatives: list[float], rate: float) -> t
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("seed", range(2))
 def test_verification_against_the_slow_loop(distance: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "BLOCK_FLOATS", 300)
-    monkeypatch.setattr(streaming, "CHUNK_ITEMS", 61)
+    monkeypatch.setattr(rank_counting, "BLOCK_FLOATS", 300)
+    monkeypatch.setattr(rank_counting, "CHUNK_ITEMS", 61)
     rng = np.random.default_rng(seed)
     query, gallery, labels = signs(rng, 15), signs(rng, 200), draw_labels(rng, 15, 200)
     positives, negatives = [], []
@@ -62,8 +62,8 @@ def test_verification_against_the_slow_loop(distance: str, seed: int, monkeypatc
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_identification_against_the_slow_loop(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "BLOCK_FLOATS", 300)
-    monkeypatch.setattr(streaming, "CHUNK_ITEMS", 61)
+    monkeypatch.setattr(rank_counting, "BLOCK_FLOATS", 300)
+    monkeypatch.setattr(rank_counting, "CHUNK_ITEMS", 61)
     rng = np.random.default_rng(3)
     query, gallery, labels = signs(rng, 40), signs(rng, 90), draw_labels(rng, 40, 90, people=30)
     gallery[::3] = query[np.arange(30)]  # so that some are found

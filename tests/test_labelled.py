@@ -164,14 +164,14 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
     table.write_text("path,identity\nnobody.jpg,1")
     with pytest.raises(DataError, match="no row for 3 images"):
         read_labelled(both, table)
-    with pytest.raises(DataError, match=r"all\.npz .*; give a second file"):
+    with pytest.raises(DataError, match=r"all\.npz .*second file"):
         read_labelled([tmp_path / "all.npz"])
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it holds gallery_camids"),
+        ({"query_vectors": None}, "has no array 'query_vectors' or 'query'; it has gallery_camids"),
         ({"query_pids": None}, "has no array 'query_pids' and no names"),
         ({"query_pids": np.ones(3, int)}, "query_pids is int64 (3,); it must be 12 "),
         ({"query_pids": np.full(12, 0.5)}, "query_pids is float64"),

@@ -17,7 +17,7 @@ from osnet.errors import ModelError, WeightsError
 from osnet.losses import smoothed_cross_entropy
 from osnet.models.baselines.backbone import Backbone
 from osnet.models.baselines.shufflenet import ShuffleUnit
-from osnet.models.config import LATE_DIALS, BackboneConfig, OSNetConfig, round_to_eight
+from osnet.models.config import LATE_SETTINGS, BackboneConfig, OSNetConfig, round_to_eight
 from osnet.models.counting import TABLE_A, count_cost
 from osnet.models.layers import ChannelShuffle
 from osnet.models.registry import VARIANTS, build_network
@@ -307,7 +307,7 @@ def test_osnets_digests_are_those_of_before(settings: dict, digest: str) -> None
 def test_old_cards_are_read(tiny_weights: Path) -> None:
     """An OSNet's card names later settings only where they are used, so that older versions read it."""
     card = json.loads((tiny_weights / "card.json").read_text())
-    assert set(card["architecture"]) == set(OSNetConfig.__dataclass_fields__) - set(LATE_DIALS)
+    assert set(card["architecture"]) == set(OSNetConfig.__dataclass_fields__) - set(LATE_SETTINGS)
     assert "family" not in card["architecture"]
 
 
@@ -331,7 +331,7 @@ def test_round_to_eight() -> None:
     [
         (lambda: BackboneConfig("resnet"), ["'resnet'", "mobilenetv2"]),
         (lambda: BackboneConfig("squeezenet", width=0.5), ["width 0.5", "1.0"]),
-        (lambda: BackboneConfig("mobilenetv1", groups=2), ["groups 2", "leave it at 1"]),
+        (lambda: BackboneConfig("mobilenetv1", groups=2), ["groups 2", "must be 1"]),
         (lambda: BackboneConfig("shufflenet", groups=5), ["groups 5", "1, 2, 3, 4, 8"]),
         (lambda: BackboneConfig("shufflenet", width=0.7), ["width 0.7", "0.5, 1.0, 1.5, 2.0"]),
         (lambda: create_model("mobilenetv2_x1_0", norm="ibn"), ["norm", "projection"]),

@@ -327,7 +327,7 @@ def test_what_cannot_be_trained_is_said_first(people: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match="no training images"):
         Trainer(REID, replace(data, train=replace(data.train, crops=())), tmp_path / "b", INLINE)
     write_picture(tmp_path / "one" / "ada" / "1.png")
-    with pytest.raises(DataError, match="1 training identities"):
+    with pytest.raises(DataError, match="1 identities"):
         Trainer(REID, read_any(tmp_path / "one"), tmp_path / "c", INLINE)
     trainer = Trainer(REID, data, tmp_path / "d", INLINE)
     trainer.save()

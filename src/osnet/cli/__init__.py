@@ -4,7 +4,9 @@ A command's module is imported when that command runs, so ``osnet --help`` loads
 """
 
 import difflib
+import inspect
 import io
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "index": "Embed a folder of crops into a gallery.",
     "search": "Search a gallery by an image, by a description, or by both.",
     "gallery": "Show what a gallery holds, or delete items from it.",
+    "store": "Copy, check, erase and expire, in a gallery, PostgreSQL or Qdrant.",
     "video": "Index, track, search and draw footage.",
     "serve": "Serve archives as a page and an HTTP API.",
     "audit": "Check the audit log of a service.",
@@ -38,7 +41,7 @@ COMMANDS: dict[str, str] = {
     "export": "Write ONNX or OpenVINO files.",
     "figure": "Draw activation maps, matches, gates, ranked lists, curves.",
     "report": "Write an HTML report on weights.",
-    "demo": "Train on generated people, search, and write a report.",
+    "demo": "Find painted people in painted footage; compare two networks.",
 }
 """Command -> one line of help. The module of this package that defines it has its name, with ``_`` for ``-``."""
 
@@ -48,6 +51,7 @@ RESUMABLE: dict[str, tuple[str, ...]] = {
     "embed": (),
     "demo": (),
     "video index": (),
+    "store copy": (),
     "data generate": (),
     "evaluate": ("--weights", "--features"),
     "calibrate": ("--features",),
@@ -102,7 +106,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def describe_commands() -> str:
-    """What ``osnet --help`` prints."""
+    """The text of ``osnet --help``."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
@@ -121,7 +125,15 @@ def describe_commands() -> str:
 
 def load_command(name: str) -> None:
     """Import the module that defines a command, which registers it."""
-    import_module(f"osnet.cli.{name.replace('-', '_')}")
+    module = import_module(f"osnet.cli.{name.replace('-', '_')}")
+    for function in vars(module).values():
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and function.__doc__:
+            function.__doc__ = join_lines(function.__doc__)
+
+
+def join_lines(docstring: str) -> str:
+    """Write the description of each argument on one line, because tyro prints line breaks as they are."""
+    return re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(docstring))
 
 
 def _run(args: list[str]) -> None:

@@ -25,8 +25,7 @@ def audit_verify(
         last_hash: a hash that was printed earlier; it must be in the chain, so that a log that was cut is noticed.
     """
     from osnet.service.audit import verify
-    from osnet.service.core import STATE_FILE
-    from osnet.service.database import Database
+    from osnet.service.database import STATE_FILE, Database
 
     path = state / STATE_FILE
     if not path.is_file():

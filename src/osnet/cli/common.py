@@ -67,7 +67,9 @@ MAX_NAMES = 10
 app = SubcommandApp()
 data_app = SubcommandApp()
 gallery_app = SubcommandApp()
+store_app = SubcommandApp()
 app.command(data_app, name="data", help="Check, generate or pack a data set; list the benchmarks.")
+app.command(store_app, name="store", help="Copy, check, erase and expire, in any store.")
 app.command(gallery_app, name="gallery", help="Show what a gallery holds, or delete items from it.")
 
 

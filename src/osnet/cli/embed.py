@@ -6,11 +6,14 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import app, draw_progress, list_inputs, report_failures
+from osnet.cli.common import app, check_counts, draw_progress, list_inputs, report_failures
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import OutputError
 from osnet.features.embedding_files import embed_files
 from osnet.files import check_writable
+from osnet.runtime.distributed import join_processes
+from osnet.work.embedding import BLOCK, embed_on_many
+from osnet.work.runners import Runner
 
 
 @app.command
@@ -24,6 +27,11 @@ def embed(
     batch_size: int = 32,
     device: str = "auto",
     overwrite: bool = False,
+    runner: Runner | None = None,
+    workers: int = 1,
+    gpus: float = 0.0,
+    block: int = BLOCK,
+    work: Path | None = None,
 ) -> None:
     """Embed images into a file of embeddings. After an interruption the same command resumes.
 
@@ -36,12 +44,37 @@ def embed(
         batch_size: crops per forward pass.
         device: auto, cpu, cuda, cuda:1, mps.
         overwrite: replace an existing file.
+        runner: do the work in blocks, on several processes or machines: local, torchrun (start this command with
+            it), or ray. Blocks that are done stay in the folder of --work, and the same command resumes.
+        workers: processes, or Ray actors.
+        gpus: GPUs of each Ray actor, such as 0.25.
+        block: images of one block.
+        work: folder of the blocks, which all machines see at this path. Default: OUT.work.
     """
     paths = list_inputs(inputs)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another name or add --overwrite")
     check_writable(out)
     embedder = Embedder(weights, device=device, batch_size=batch_size, normalize=normalize)
-    result = embed_files(embedder, paths, out, on_error=on_error, progress=draw_progress, overwrite=overwrite)
+    if runner is None:
+        result = embed_files(embedder, paths, out, on_error=on_error, progress=draw_progress, overwrite=overwrite)
+    else:
+        check_counts(workers=workers, block=block)
+        result = embed_on_many(
+            embedder,
+            weights,
+            paths,
+            out,
+            runner=runner,
+            workers=workers,
+            gpus=gpus,
+            device=device,
+            on_error=on_error,
+            block=block,
+            work_folder=work,
+            progress=draw_progress,
+        )
+        if runner == "torchrun" and join_processes()[0]:
+            return
     print(f"{len(result)} embeddings of {embedder.embedding_size} in {out}")
     report_failures([str(failure) for failure in result.failures])

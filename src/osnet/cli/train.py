@@ -1,5 +1,6 @@
 """osnet train: train by a recipe. Each recipe is a sub-command whose flags are its fields."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.extras import SubcommandApp
 
+from osnet.cli import join_lines
 from osnet.cli.common import app, draw_progress
 from osnet.recipes import RECIPES
 from osnet.training.recipe import Recipe
@@ -52,7 +54,7 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
             score = f"{100 * trainer.progress.best_score:.2f} % {trainer.plan.metric} on {trainer.plan.validated_on}"
             print(f"best epoch {trainer.progress.best_epoch} with {score}; weights in {out / 'best'}")
 
-    train.__doc__ = f"""{(make.__doc__ or "").strip()}
+    text = f"""{(make.__doc__ or "").strip()}
 
     Args:
         data: the training data. For re-identification: a folder in Market-1501's layout; or with sub-folders train,
@@ -67,6 +69,7 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
         workers: number of processes that read and augment images; 0 for none; default: chosen for the machine.
         cpu: train on the CPU, even if there is a GPU.
     """
+    train.__doc__ = re.sub(r"\n(Source|Expect):", r"\n\n\1:", join_lines(text))  # a paragraph each
     return train
 
 

@@ -90,7 +90,7 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     """Read a re-identification data set with query and gallery.
 
     Three forms are accepted: Market-1501's layout; folders ``query``, ``gallery`` and optionally ``train``; or a CSV
-    with a column ``split`` that holds these names.
+    with a column ``split`` that contains these names.
 
     Args:
         root: the folder of the data set.
@@ -122,8 +122,13 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
 def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDataset:
     """Read a data set as ``read_dataset`` does; a folder without query and gallery becomes a training split.
 
+    Args:
+        root: the folder of the data set.
+        layout: where identities are read from; see ``FolderLayout``.
+
     Raises:
-        DataError: see ``read_dataset`` and ``read_folder``.
+        DataError: the folder does not exist or has no images, or some images have no identity; see ``read_dataset`` and
+            ``read_folder``.
     """
     layout, root = layout or FolderLayout(), Path(root)
     if find_market1501(root) is not None or {"query", "gallery"} <= _subfolders(root) or _has_splits(layout.csv):
@@ -279,7 +284,7 @@ def find_unlisted(root: Path, crops: Iterable[Crop]) -> tuple[str, ...]:
 
 
 def inside(root: Path, relative: str, where: str) -> Path:
-    """Return ``root / relative`` after checking that it lies inside ``root``.
+    """Return ``root / relative`` after checking that it is inside ``root``.
 
     Args:
         root: a folder.

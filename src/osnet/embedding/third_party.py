@@ -31,8 +31,9 @@ from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, Card
 FORMAT = "osnet-third-party-1"
 SUFFIXES = (".onnx", ".xml")
 MAX_FILE_BYTES = 4 * 2**30
-LEAST_SPREAD = 1e-3
-"""If all cosines between different crops are within this of 1, the embeddings are useless."""
+MIN_SPREAD = 1e-3
+"""If all cosines between different images are above 1 - ``MIN_SPREAD``, the network is rejected. This is also the
+tolerance for the difference between embeddings of an image alone and in a batch."""
 NUM_CHECKED = 32
 """Maximum number of images that ``write_card`` embeds."""
 
@@ -109,7 +110,7 @@ class ThirdPartyNetwork(Network):
         Raises:
             ModelError: always.
         """
-        raise ModelError(f"{self.file.path} gives embeddings only; feature maps need a network of this library")
+        raise ModelError(f"{self.file.path} gives only embeddings; feature maps need a network of this package")
 
     def sha256(self, preprocessing: Preprocessing) -> str:
         """SHA-256 of the file's digest and the preprocessing, which together determine an embedding."""
@@ -187,7 +188,7 @@ class Session:
         return [_openvino_port(one) for one in model.inputs], [_openvino_port(one) for one in model.outputs]
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run images; in parts of the fixed batch size, if there is one. The last part is padded."""
+        """Embed images. If the file has a fixed batch size, they are run in parts of this size; the last is padded."""
         if not self.channels_first:
             images = images.transpose(0, 2, 3, 1)
         if self.kind is np.uint8:
@@ -227,16 +228,18 @@ def _openvino_port(port: Any) -> _Port:
 
 
 def is_third_party(model: object) -> bool:
-    """True if ``load_third_party`` reads it: an .onnx file, an .xml file with a card, or a folder or gallery of either.
+    """Whether ``load_third_party`` can read ``model``: an .onnx file, an .xml file with a card, or a folder with
+    either.
 
-    An .xml file without a card may be one of Intel's OSNets, whose weights are read into an ``OSNet`` instead.
+    The folder may be a gallery. An .xml file without a card is not accepted, because it may be one of Intel's OSNets,
+    whose weights are read into an ``OSNet``.
     """
     if not isinstance(model, str | PathLike):
         return False
     path = Path(model)
     try:
         path.exists()
-    except (ValueError, OSError):  # a zero byte, a name that is too long
+    except (ValueError, OSError):  # the path contains a zero byte or is too long
         return False
     if path.suffix == ".onnx":
         return path.is_file()
@@ -267,7 +270,7 @@ def load_third_party(model: str | Path) -> ThirdPartyNetwork:
     """Load the network in a file, with its card.
 
     Raises:
-        WeightsError: the file or its card is missing, the card is of another file, or the file cannot be used.
+        WeightsError: the file or its card is missing, the card belongs to another file, or the file cannot be used.
         MissingExtraError: the runtime is not installed.
     """
     path = Path(model)
@@ -289,7 +292,7 @@ def load_third_party(model: str | Path) -> ThirdPartyNetwork:
     file = read_model_file(own_card.parent / name)
     if file.sha256 != card.sha256:
         raise WeightsError(
-            f"{file.path} is not the file that {own_card} was written for: its SHA-256 is {file.sha256}, the card says "
+            f"{file.path} is not the file that {own_card} was written for: its SHA-256 is {file.sha256} instead of "
             f"{card.sha256}"
         )
     session = Session(file)
@@ -312,7 +315,7 @@ def read_model_file(path: Path) -> ModelFile:
         if not part.is_file():
             raise WeightsError(f"no such file: {part}")
         if part.stat().st_size > MAX_FILE_BYTES:
-            raise WeightsError(f"{part} has {part.stat().st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
+            raise WeightsError(f"{part} has {part.stat().st_size:,} bytes; at most {MAX_FILE_BYTES:,} are allowed")
     return ModelFile(path, *(part.read_bytes() for part in parts))
 
 
@@ -343,7 +346,7 @@ def _read_card(path: Path) -> tuple[ThirdPartyCard, str]:
 
 
 def _read_preprocessing(settings: dict[str, Any]) -> Preprocessing:
-    """A ``Preprocessing`` from its JSON object; raises as ``Preprocessing`` and ``check_fields`` do."""
+    """Make a ``Preprocessing`` from its JSON object. Raises ValueError or TypeError for invalid values."""
     lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     preprocessing = Preprocessing(**lists)
     check_fields(preprocessing)
@@ -359,7 +362,7 @@ def _card_in_metadata(file: ModelFile, session: Session) -> ThirdPartyCard | Non
         preprocessing = _read_preprocessing(json.loads(about["preprocessing"]))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{file.path}: its metadata cannot be read: {error!r}") from error
-    if session.kind is np.uint8:  # the file normalises by itself
+    if session.kind is np.uint8:  # normalisation is part of the network in the file
         preprocessing = replace(preprocessing, mean=(0.0,) * 3, std=(1 / 255,) * 3, channel_order="rgb")
     return ThirdPartyCard(
         ThirdPartyConfig(file.path.name, _measure_size(session, preprocessing.size_hw)),
@@ -373,7 +376,7 @@ def _card_in_metadata(file: ModelFile, session: Session) -> ThirdPartyCard | Non
 
 
 def _measure_size(session: Session, size_hw: tuple[int, int]) -> int:
-    """D, measured on one image."""
+    """Determine D by running one image."""
     try:
         return int(session(np.zeros((1, 3, *size_hw), np.float32)).shape[1])
     except Exception as error:  # the runtime raises many types of errors
@@ -390,14 +393,14 @@ def scaled(
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
     interpolation: Interpolation = "bilinear",
 ) -> Preprocessing:
-    """(pixel / scale - mean) / std as a ``Preprocessing``, whose mean and std are fractions of 255.
+    """Express (pixel / scale - mean) / std as a ``Preprocessing``, whose mean and std are fractions of 255.
 
     Args:
         size_hw: height and width of the network's input, in pixels.
-        order: of the channels that the network expects.
-        scale: divisor of the pixels 0 to 255: 255 gives fractions, 1 leaves them as they are.
-        mean, std: per channel, in ``order``, after that division.
-        interpolation: how crops are resized.
+        order: channel order that the network expects.
+        scale: divisor of the pixel values 0 to 255. 255 gives fractions; 1 leaves the values unchanged.
+        mean, std: mean and standard deviation per channel, in ``order``, after the division by ``scale``.
+        interpolation: filter with which crops are resized.
 
     Raises:
         ModelError: scale or std is not positive, a value is not finite, or a size is outside 1 to 4096 pixels.
@@ -441,16 +444,16 @@ def write_card(
 
     Args:
         model: an .onnx file, or an .xml file with its .bin.
-        preprocessing: of the network (see ``scaled``).
-        images: a folder of crops to check it on, the first 32; by default generated images.
-        name: of the network; by default the file's name.
-        training_data, licence: stored on the card.
+        preprocessing: preprocessing of the network; see ``scaled``.
+        images: folder of crops for the check; the first 32 are used. Default: generated images.
+        name: name of the network; default: the name of the file.
+        training_data, licence: texts for the card.
         overwrite: replace an existing card.
 
     Raises:
-        WeightsError: the file cannot be used; or its embeddings are not finite, zero, dependent on the batch, or the
-            same for all images.
-        DataError: the card exists already, or the folder holds fewer than two images.
+        WeightsError: the file cannot be used, or its embeddings are zero, not finite, the same for all images, or
+            different for an image alone and in a batch.
+        DataError: the card exists, or the folder has fewer than two images.
     """
     path = Path(model)
     target = card_path(path)
@@ -482,7 +485,7 @@ def _read_pixels(images: str | Path | None, preprocessing: Preprocessing) -> Ten
         return generate_pixels(8, preprocessing.size_hw)
     paths = [path for path, _ in zip(list_images(images), range(NUM_CHECKED), strict=False)]
     if len(paths) < 2:
-        raise DataError(f"{images} holds {len(paths)} images; at least two are needed")
+        raise DataError(f"{images} has {len(paths)} images; the check needs at least 2")
     return torch.stack([resize_image(read_image(path), preprocessing) for path in paths])
 
 
@@ -492,10 +495,10 @@ def _check_vectors(path: Path, vectors: Tensor, alone: Tensor) -> tuple[float, f
     if not bool(torch.isfinite(lengths).all()) or not bool((lengths > 0).all()):
         raise WeightsError(f"{path} gives embeddings that are zero or not finite; check scale and channel order")
     units = unit_length(vectors)
-    if float((units[:1] - unit_length(alone)).abs().max()) > LEAST_SPREAD:
+    if float((units[:1] - unit_length(alone)).abs().max()) > MIN_SPREAD:
         raise WeightsError(f"{path} gives different embeddings for an image alone and in a batch")
     between = (units @ units.T)[torch.triu(torch.ones(len(units), len(units), dtype=torch.bool), 1)]
-    if float(between.min()) > 1 - LEAST_SPREAD:
+    if float(between.min()) > 1 - MIN_SPREAD:
         raise WeightsError(
             f"{path} gives all {len(units)} images the same embedding (smallest cosine {float(between.min()):.6f}); "
             "check scale and channel order"
@@ -504,7 +507,7 @@ def _check_vectors(path: Path, vectors: Tensor, alone: Tensor) -> tuple[float, f
 
 
 def save_third_party(network: ThirdPartyNetwork, folder: str | Path, preprocessing: Preprocessing) -> None:
-    """Copy the file into ``folder``, with its card as ``card.json``, which is written last."""
+    """Copy the file into ``folder`` and write its card, ``card.json``, last."""
     folder, file = make_folder(folder), network.file
     for path, content in ((file.path, file.content), (file.path.with_suffix(".bin"), file.constants)):
         if path is file.path or content:

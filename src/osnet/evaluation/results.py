@@ -73,6 +73,11 @@ class Evaluation:
         return cls(name, tuple(splits), mean, deviations, benchmark)
 
     @property
+    def weights(self) -> dict[str, Any]:
+        """Facts about the weights, which are the same for all splits; see ``SplitEvaluation.weights``."""
+        return self.splits[0].weights
+
+    @property
     def num_queries(self) -> int:
         """Number of queries, over all splits."""
         return sum(split.num_queries for split in self.splits)

@@ -27,23 +27,23 @@ CONVENTIONS: dict[AveragePrecision, str] = {
 class Scoring:
     """How embeddings are scored: see ``rank_scores``.
 
+    A rule of None is the benchmark's own, or market1501 for data that are no benchmark. The fields are also flags of
+    ``osnet evaluate``, so their descriptions are the help text.
+
     Raises:
         DataError: a value is unknown, or the seed is out of range.
     """
 
     rule: Rule | None = None
-    """market1501, or cuhk03 (one gallery image of each identity, drawn 10 times); default: the benchmark's rule, or
-    market1501."""
+    """market1501, or cuhk03 (one random gallery image of each identity, 10 draws); None: the benchmark's rule."""
     distance: Distance | None = "cosine"
-    """cosine, or euclidean (between embeddings that are not normalized); None: the distance of the published scores of
-    these weights, or cosine if it is unknown."""
+    """cosine, or euclidean (without normalization); None: that of the weights' published scores, else cosine."""
     ap: AveragePrecision = "precision"
     """average precision: precision, as most papers compute it; trapezoid, as Market-1501's official script does."""
     seed: int = 0
     """seed of the random draws of the rule cuhk03. For random splits of a benchmark see --data of osnet evaluate."""
     decisions: bool = False
-    """also compute TPR at fixed FPR (verification) and FNIR at fixed FPIR (open-set identification), always by
-    Market-1501's rule."""
+    """also compute TPR at fixed FPR and FNIR at fixed FPIR (open set), always by Market-1501's rule."""
     both_distances: bool = False
     """also compute the ranking scores by the other distance."""
 

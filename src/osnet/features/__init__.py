@@ -1,1 +1,1 @@
-"""Files of embeddings: writing and resuming, reading those of other tools, joining them with labels."""
+"""Read and write files of embeddings, also those of other tools, and join them with labels."""

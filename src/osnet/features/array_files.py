@@ -30,7 +30,7 @@ def read_arrays(path: str | Path, wanted: Container[str] | None = None) -> dict[
 
 
 def list_arrays(path: str | Path) -> list[str]:
-    """Sorted names of the arrays in an ``.npz`` file. Errors as for ``read_arrays``."""
+    """List the names of the arrays in an ``.npz`` file, sorted. Raises like ``read_arrays``."""
     with _opened(Path(path)) as content:
         return sorted(content.files)
 

@@ -32,8 +32,8 @@ def save_vectors(
         path: output file, ending in .npz.
         embeddings: embeddings, names and failures.
         weights_sha256: ``Embedder.sha256()`` of the network.
-        stamps: by name, the result of ``stamp_of`` before the files were read, so that a change during the run is found
-            later. By default the files are looked at now.
+        stamps: maps each name to the result of ``stamp_of`` before the file was read, so that ``find_changed`` notices
+            a change during the run. Default: the current size and time of each file.
 
     Raises:
         OutputError: the path does not end in .npz or cannot be written.
@@ -63,10 +63,10 @@ def stamp_of(name: str) -> tuple[int, int]:
 
 
 def find_changed(path: str | Path) -> list[str]:
-    """Names in an embedding file whose images have changed or disappeared since they were embedded.
+    """List the names in an embedding file whose images have changed or disappeared since they were embedded.
 
     Raises:
-        DataError: as for ``read_vectors``.
+        DataError: the file does not exist, or was not written by ``save_vectors``.
     """
     names = read_vectors(path)[0].names
     stamps = read_arrays(path, ("stamps",)).get("stamps")
@@ -184,7 +184,8 @@ class _VectorLog:
         make_folder(self.folder)
         if strange := sorted({path.name for path in self.folder.iterdir()} - self.FILES):
             raise OutputError(
-                f"{self.folder} is needed for unfinished embeddings but holds {', '.join(strange[:3])}; move these away"
+                f"{self.folder} is needed for unfinished embeddings but contains {', '.join(strange[:3])}; move these "
+                "away"
             )
         try:
             self._lock.acquire()

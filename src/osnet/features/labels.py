@@ -2,8 +2,8 @@
 
 Formats. Either one ``.npz`` with ``query_vectors`` (Q, D), ``query_pids`` (Q,), ``query_camids`` (Q,) and the same for
 ``gallery``; the embeddings may also be called ``query`` and ``gallery``. Or two files, query and gallery, each with
-``vectors``, ``pids`` and ``camids``. Without ``camids`` every image gets a camera of its own, so that no same-camera
-rule excludes it.
+``vectors``, ``pids`` and ``camids``. Without ``camids``, every image gets its own camera number, so that the
+same-camera rule excludes no match.
 
 Embeddings are real numbers of any type and are converted to float32 (see ``array_files.as_vectors``).
 
@@ -46,7 +46,7 @@ class LabelledVectors:
     pids: Ints
     """(N,): -1 junk, 0 distractor."""
     camids: Ints
-    """(N,): an image with unknown camera has a negative number of its own."""
+    """(N,): an image with an unknown camera has a unique negative number."""
     names: tuple[str, ...]
     """N names, used in messages to identify a row."""
 
@@ -110,7 +110,7 @@ def read_pair(paths: Sequence[str | Path]) -> tuple[RawVectors, RawVectors]:
     """
     found = _read_files(paths)
     if len(found) == 1:
-        raise DataError(f"{found[0].path} holds one list of embeddings; give two files: query, then gallery")
+        raise DataError(f"{found[0].path} has only one list of embeddings; pass two files: query, then gallery")
     return _join(*found)
 
 
@@ -146,7 +146,7 @@ def _read_files(paths: Sequence[str | Path]) -> list[RawVectors]:
     """Query and gallery, or a single part if the file has only one."""
     if len(paths) not in (1, 2):
         raise DataError(
-            f"{len(paths)} files of embeddings; give one with query and gallery, or two: query, then gallery"
+            f"{len(paths)} files of embeddings; pass one with query and gallery, or two: query, then gallery"
         )
     arrays = ("vectors", "pids", "camids", "names")
     wanted = {f"{prefix}{name}" for prefix in ("", "query_", "gallery_") for name in arrays}
@@ -156,7 +156,7 @@ def _read_files(paths: Sequence[str | Path]) -> list[RawVectors]:
         return [_take(path, content, f"{part}_", _find_vectors(path, content, part)) for part in PARTS]
     for path, content in files:
         if "vectors" not in content:
-            raise DataError(f"{path} has no array 'vectors'; it holds {_list(path)}")
+            raise DataError(f"{path} has no array 'vectors'; it has {_list(path)}")
     return [_take(path, content, "", "vectors") for path, content in files]
 
 
@@ -171,7 +171,7 @@ def _find_vectors(path: Path, content: Mapping[str, NDArray[Any]], part: str) ->
         return found[0]
     if found:
         raise DataError(f"{path} has both {found[0]!r} and {found[1]!r}; remove one")
-    raise DataError(f"{path} has no array '{part}_vectors' or {part!r}; it holds {_list(path)}")
+    raise DataError(f"{path} has no array '{part}_vectors' or {part!r}; it has {_list(path)}")
 
 
 def _list(path: Path) -> str:
@@ -248,7 +248,7 @@ def _with_labels(part: RawVectors) -> RawVectors:
     if strange := [name for name, ids in zip(part.names, parsed, strict=True) if ids is None]:
         raise DataError(
             f"{part.path}: {len(strange)} names contain no identity as 0002_c1s1_000451_03.jpg does: "
-            f"{', '.join(strange[:5])}; give a CSV with the columns path, identity, camera"
+            f"{', '.join(strange[:5])}; pass a CSV with the columns path, identity, camera"
         )
     pairs = np.array([ids for ids in parsed if ids is not None], dtype=np.int64)
     return replace(part, pids=pairs[:, 0], camids=pairs[:, 1])
@@ -271,8 +271,8 @@ def _split(whole: RawVectors, table: PathTable | None) -> tuple[RawVectors, RawV
     places = [[i for i, row in enumerate(found) if row is not None and row.split == part] for part in PARTS]
     if not all(places):
         raise DataError(
-            f"{whole.path} holds one list of embeddings; give a second file, or a CSV whose column split says query "
-            "or gallery"
+            f"{whole.path} has only one list of embeddings; pass a second file, or a CSV whose column split contains "
+            "query and gallery"
         )
     query, gallery = (_part_of(whole, chosen, [found[i] for i in chosen]) for chosen in places)
     return query, gallery
@@ -286,7 +286,7 @@ def _part_of(whole: RawVectors, chosen: list[int], rows: Sequence[Row | None]) -
 
 
 def _is_number(text: str) -> bool:
-    """True for the usual notation of an integer; not for ``01`` (may differ from 1) or ``1_23`` (which int() reads)."""
+    """Whether a text is an integer in the usual notation. ``01`` and ``1_23`` are names, though int() accepts them."""
     return re.fullmatch(r"-?[1-9][0-9]{0,18}|0", text) is not None and abs(int(text)) <= LARGEST
 
 
@@ -294,7 +294,7 @@ def _number(parts: Sequence[NDArray[Any]], kept: Mapping[str, int]) -> list[Ints
     """Turn labels into numbers, consistently over ``parts``.
 
     Integers are kept. Names are numbered from 1 in sorted order, except those with a number in ``kept``. Each empty
-    label gets a negative number of its own, below all others.
+    label gets a unique negative number, below all others.
     """
     if all(part.dtype.kind == "i" for part in parts):
         return [part.astype(np.int64) for part in parts]

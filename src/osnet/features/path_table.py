@@ -44,15 +44,16 @@ class PathTable:
             self._rows[key] = row
 
     def find(self, names: Sequence[str]) -> list[Row | None]:
-        """The row of each image; None where there is none.
+        """Find the row of each image; None if an image has no row.
 
-        Time is linear in the total number of path components of images and rows.
+        The time is linear in the total number of path components of images and rows.
 
         Args:
-            names: paths of all images, in one call, so that ambiguities are found. A repeated path is one image.
+            names: paths of all images. Pass all in one call, so that ambiguities are found. A repeated path counts as
+                one image.
 
         Raises:
-            DataError: two rows match one image, or two images match one row; the error names them.
+            DataError: two rows match one image, or two images match one row. The message has their paths.
         """
         keys = [path_key(name) for name in names]
         name_of = dict(zip(keys, names, strict=True))

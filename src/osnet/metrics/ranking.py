@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from osnet.metrics import rank_counting as streaming
+from osnet.metrics import rank_counting
 from osnet.metrics.matching_rules import NUM_REPEATS, Ints, Labels, Pairs, Rule, check_rule, draw_single_shot
 from osnet.metrics.rank_counting import Distance, Vectors
 
@@ -212,7 +212,7 @@ def _query_ranges(counts: Ints) -> Iterator[tuple[int, int]]:
     """Split the queries into ranges with a bounded number of pairs; usually there is one range."""
     first, total = 0, 0
     for q, count in enumerate(counts.tolist()):
-        if total + count > streaming.BLOCK_FLOATS and q > first:
+        if total + count > rank_counting.BLOCK_FLOATS and q > first:
             yield first, q
             first, total = q, 0
         total += count

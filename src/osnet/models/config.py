@@ -179,7 +179,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gate": get_args(Gate),
     "embedding_act": get_args(Activation),
 }
-LATE_DIALS = ("neck", "gate", "input_norm", "embedding_act", "pooled_hw")
+LATE_SETTINGS = ("neck", "gate", "input_norm", "embedding_act", "pooled_hw")
 """Settings that the first version of the card format did not have. Cards contain them only if they differ from the
 defaults, so that older versions can read the other cards."""
 

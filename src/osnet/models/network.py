@@ -56,7 +56,8 @@ class Network(nn.Module, ABC):
             cache_dir, force_download, local_files_only, token: passed to huggingface_hub.
 
         Raises:
-            WeightsError: the repository or revision does not exist, cannot be reached, or holds another network.
+            WeightsError: the repository or revision does not exist, cannot be reached, or has a network of another
+                class.
         """
         network: Self = _hub().load_from_hub(
             cls,

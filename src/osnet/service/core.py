@@ -21,18 +21,18 @@ from osnet.files import make_folder
 from osnet.service.accounts import Accounts, Actor
 from osnet.service.audit import record
 from osnet.service.cases import Cases
-from osnet.service.database import Database, StateError
+from osnet.service.database import STATE_FILE, Database, StateError
 from osnet.service.erasure import Erasure
 from osnet.service.jobs import Jobs
 from osnet.service.library import Library
 from osnet.service.live import Sources
 from osnet.service.retention import Retention, Settings
 from osnet.service.searches import Searches
+from osnet.service.timelines import Timelines
 from osnet.service.watch import WatchList
 
 log = logging.getLogger("osnet.service")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-STATE_FILE = "state.sqlite"
 LEAST_FREE = 200 << 20
 """Bytes that must be free for the service to be ready."""
 RETENTION_EVERY_S, REFRESH_EVERY_S = 3600.0, 2.0
@@ -98,6 +98,7 @@ class Service:
         self.accounts = Accounts(self.database, clock, hasher)
         self.settings = Settings(self.database)
         self.searches = Searches(self.database, self.library, clock)
+        self.timelines = Timelines(self.database, self.library, self.searches)
         self.cases = Cases(self.database, self.library, self.searches, clock)
         self.retention = Retention(self.database, self.library, self.settings, clock)
         self.erasure = Erasure(self.database, self.library, self.searches, options.state, clock)

@@ -22,6 +22,8 @@ from osnet.files import make_folder
 
 Row = dict[str, Any]
 BUSY_TIMEOUT_S = 10.0
+STATE_FILE = "state.sqlite"
+"""In the folder of a service's state."""
 
 
 class StateError(OsnetError, RuntimeError):

@@ -78,8 +78,9 @@ class Erasure:
         Args:
             actor: must see every camera that is touched.
             tracklets: public ids.
-            searches: those that were made to find this person; they go with their pictures, hits and answers. Searches
-                made from one of the tracklets are added.
+            searches: those that were made to find this person; they go with their pictures, hits and answers. Added
+                are searches with the same picture, those made from one of the tracklets, and those in which one of
+                them was confirmed: their pictures show the person too.
 
         Raises:
             MissingError: a tracklet or a search that is not there.
@@ -98,8 +99,11 @@ class Erasure:
         counts = dict.fromkeys(("hits", "answers", "alerts"), 0)
         cases: set[str] = set()
         exports: list[dict[str, Any]] = []
+        for search in searches:
+            own |= self._same_pictures(search)
         for public in tracklets:
             own |= {r["search"] for r in self._database.all("SELECT search FROM queries WHERE tracklet = ?", public)}
+            own |= self._searches.answered_yes(public)
             for table in counts:
                 row = self._database.one(f"SELECT COUNT(*) AS n FROM {table} WHERE tracklet = ?", public)  # noqa: S608
                 counts[table] += int(row["n"]) if row else 0
@@ -142,6 +146,13 @@ class Erasure:
             },
         }
         return ErasurePlan(tracklets, tuple(sorted(own)), contents)
+
+    def _same_pictures(self, search: str) -> set[str]:
+        """Searches by one of the pictures of a search."""
+        rows = self._database.all(
+            "SELECT DISTINCT o.search FROM queries q JOIN queries o ON o.vector = q.vector WHERE q.search = ?", search
+        )
+        return {row["search"] for row in rows}
 
     def _twins(self, tracklets: Sequence[str]) -> list[str]:
         """Public ids of tracklets with the same crops, where segments overlap."""

@@ -330,17 +330,29 @@ class Library:
         else:
             near = np.arange(len(rows))
         near = near[np.argsort(-by_mean[near], kind="stable")][:most]
-        found = []
-        for place in near:
-            row = int(rows[place])
-            name, tracklet_id = split_public_id(c.ids[row])
-            crops = c.archives[name].vectors(tracklet_id)
-            key = (float(by_mean[place]) + float((crops @ ranked_by).max())) / 2
-            best = float((crops @ query_D).max())
-            score = float(np.clip((float(c.means[row] @ query_D) + best) / 2, -1, 1))
-            found.append((key, row, ScoredTracklet(c.ids[row], score, float(np.clip(best, -1, 1)))))
+        parts = [self._crops(c, int(rows[place])) for place in near]
+        starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+        crops = np.concatenate(parts)
+        best = np.maximum.reduceat(crops @ query_D, starts)
+        best_key = np.maximum.reduceat(crops @ ranked_by, starts)
+        means = c.means[rows[near]] @ query_D
+        found = [
+            (
+                (float(by_mean[place]) + float(key)) / 2,
+                int(rows[place]),
+                ScoredTracklet(
+                    c.ids[int(rows[place])], min(1.0, (float(mean) + float(crop)) / 2), min(1.0, float(crop))
+                ),
+            )
+            for place, key, mean, crop in zip(near, best_key, means, best, strict=True)
+        ]
         found.sort(key=lambda f: (-f[0], f[1]))
         return [scored for _, _, scored in found[:top]]
+
+    @staticmethod
+    def _crops(c: Columns, row: int) -> Floats:
+        name, tracklet_id = split_public_id(c.ids[row])
+        return c.archives[name].vectors(tracklet_id)
 
     # Attributes
 
@@ -378,9 +390,8 @@ class Library:
         """The tracklets that fit a description best. Raises DataError for unknown attributes."""
         c = self._columns
         rows = [int(row) for row in np.flatnonzero(self.passing(filters, sees, c)) if c.ids[row] in self._probabilities]
-        table = np.array([self._probabilities[c.ids[row]] for row in rows], np.float32).reshape(
-            -1, len(self.attributes)
-        )
+        known = [self._probabilities[c.ids[row]] for row in rows]
+        table = np.array(known, np.float32).reshape(len(rows), len(self.attributes))
         scores = match_score(table, self.attributes, having, lacking)
         order = np.argsort(-scores, kind="stable")[:top]
         return [ScoredTracklet(c.ids[rows[place]], float(scores[place]), None) for place in order]

@@ -1,7 +1,8 @@
 """How long things are kept: footage's segments by camera, searches outside of cases, logins. A job deletes the rest.
 
-No camera keeps longer than the site's maximum. Times are those of the footage. If the clock was set back, nothing is
-deleted until it is right again.
+No camera keeps longer than the site's maximum. Until an administrator decides on it, no footage is deleted, so that
+serving an old archive for the first time does not empty it. Times are those of the footage. If the clock was set back,
+nothing is deleted until it is right again.
 """
 
 import json
@@ -32,7 +33,9 @@ class Setting:
 
 
 SETTINGS = {
-    "maximum_days": Setting(30, 1, MAX_DAYS, "no camera's footage is kept longer than so many days"),
+    "maximum_days": Setting(
+        0, 0, MAX_DAYS, "no camera's footage is kept longer than so many days; 0: not decided yet, nothing is deleted"
+    ),
     "search_days": Setting(30, 1, MAX_DAYS, "searches that are in no case are kept so many days"),
     "case_days": Setting(365, 1, MAX_DAYS, "cases are kept so many days"),
     "audit_days": Setting(1095, 30, MAX_DAYS, "details of audit entries are kept so many days; the chain stays"),
@@ -80,7 +83,7 @@ class Retention:
         self._database, self._library, self._settings, self._clock = database, library, settings, clock
 
     def days(self) -> dict[str, int]:
-        """Camera -> for how many days its footage is kept."""
+        """Camera -> for how many days its footage is kept; 0: not decided, so nothing is deleted."""
         own = {row["camera"]: int(row["days"]) for row in self._database.all("SELECT * FROM retention")}
         most = self._settings.get("maximum_days")
         return {camera: min(own.get(camera, most), most) for camera in sorted({*self._library.cameras(), *own})}
@@ -90,6 +93,8 @@ class Retention:
         most = self._settings.get("maximum_days")
         if camera not in self.days():
             raise DataError(f"there is no camera {camera[:100]!r}; there are {', '.join(self.days())}")
+        if not most:
+            raise DataError("the site's maximum is not decided; set maximum_days first")
         if not 1 <= days <= most:
             raise DataError(f"{days} days must be from 1 to the site's maximum of {most}")
         with self._database.write() as tx:
@@ -115,7 +120,7 @@ class Retention:
             (name, segment["name"], segment["camera"])
             for name, archive in self._library.archives.items()
             for segment in archive.segments
-            if segment["stop_s"] < now - days[segment["camera"]] * DAY_S
+            if days[segment["camera"]] and segment["stop_s"] < now - days[segment["camera"]] * DAY_S
         ]
 
     def run(self, account: str) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def answer_error(request: Request, error: Exception) -> Response:
     status, code, text, headers = describe_error(error)
     if status >= 500:
         log.error("%s %s: %s", request.method, request.url.path, text, exc_info=error)
-    if request.url.path.startswith("/api/"):
+    if request.url.path.startswith("/api/") or request.url.path == "/metrics":
         problem = {"type": f"/docs/errors#{code}", "title": text, "status": status, "code": code}
         return JSONResponse(problem, status, headers, media_type="application/problem+json")
     if isinstance(error, NotLoggedInError):

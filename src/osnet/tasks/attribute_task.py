@@ -40,11 +40,14 @@ LossForm = Literal["per_attribute", "per_label", "none"]
 
 @dataclass(frozen=True)
 class AttributeLoss:
-    """Weights of labels in the sigmoid cross-entropy. p is an attribute's share of positives in the training data."""
+    """Weights of labels in the sigmoid cross-entropy. p is an attribute's share of positives in the training data.
+
+    ``per_attribute`` is the weighting of DeepMAR and of the authors' code for the paper's results (form A).
+    ``per_label`` balances positives and negatives (form B). See ``weigh_per_attribute`` and ``weigh_per_label``.
+    """
 
     form: LossForm = "per_attribute"
-    """``per_attribute``: exp(-p) for both labels, as in DeepMAR and in the authors' code for the paper's results (form
-    A). ``per_label``: exp(1 - p) for positives and exp(p) for negatives, which balances them (form B). ``none``: 1."""
+    """per_attribute: exp(-p) for both labels; per_label: exp(1 - p) for positives, exp(p) for negatives; none: 1."""
 
     def weights(self, ratios_A: Tensor) -> Tensor:
         """Shares of positives (A,) -> label weights (2, A): row 0 for label 0, row 1 for label 1."""

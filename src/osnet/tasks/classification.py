@@ -82,6 +82,9 @@ class ClassificationTask(Task):
 class ClassificationRecipe(Recipe):
     """Settings of a training run for image classification. All fields can be changed on the command line.
 
+    With gradient accumulation the gradients stay those of the whole batch, except that BatchNorm uses the statistics of
+    each part.
+
     Raises:
         ModelError: a value is outside its range, or values contradict each other.
     """
@@ -91,8 +94,7 @@ class ClassificationRecipe(Recipe):
     augmentation: PhotoAugmentation = field(default_factory=PhotoAugmentation)
     """Augmentation of training images."""
     crop_from: tuple[int, int] | None = None
-    """Height and width to which images are resized before ``size_hw`` is cropped: at a random place in training (window
-    ``cut``), from the centre in testing. None: no crop."""
+    """Height and width before ``size_hw`` is cropped (training: at random, test: centre); None: no crop."""
     keep_aspect: bool = False
     """Keep the aspect ratio: resize the image until it just covers ``crop_from``, instead of stretching it."""
     interpolation: Interpolation = "bilinear"
@@ -108,16 +110,13 @@ class ClassificationRecipe(Recipe):
     dropout: float = 0.0
     """Probability of dropout before the classifier."""
     accumulation: int = 1
-    """Number of parts into which each process splits its part of a batch, to save memory (gradient accumulation). The
-    gradients stay those of the whole batch, except that BatchNorm uses the statistics of each part."""
+    """Parts of a batch that a process computes one after the other, to save memory (gradient accumulation)."""
     validation: int = 0
-    """Number of training images, in proportion to the classes, that are held out to choose the best epoch. The choice
-    does not depend on the seed."""
+    """Training images held out to choose the best epoch, in proportion to the classes; independent of the seed."""
     in_memory: bool = False
     """Decode a folder of small images of one size once, and keep the pixels in memory (of the GPU if there is one)."""
     packed_readers: int = 4
-    """Number of processes that read packed images, for each training process; the order of images depends on it. 0:
-    none."""
+    """Processes that read packed images, per training process; the order depends on it. 0: none."""
     check_images: bool = True
     """Read the header of every file before training; takes minutes for a million files."""
 

@@ -33,7 +33,12 @@ Sampler = Literal["random", "identity", "camera", "data set"]
 
 @dataclass(frozen=True)
 class ReidLoss:
-    """Weights and settings of the losses."""
+    """Weights and settings of the losses.
+
+    With a BNNeck (Luo et al., CVPRW 2019) a BatchNorm without shift is between the embedding and the classifier, which
+    has no bias. The triplet loss takes the embedding before the BatchNorm. The saved network includes the BatchNorm, so
+    search uses the embedding after it.
+    """
 
     cross_entropy: float = 1.0
     """Weight of the label-smoothed cross-entropy over training identities."""
@@ -46,9 +51,7 @@ class ReidLoss:
     soft_margin: bool = False
     """Use the soft margin instead of ``margin``."""
     bnneck: bool = False
-    """Add a BatchNorm without shift between embedding and classifier, and use a classifier without bias (Luo et al.,
-    CVPRW 2019). The triplet loss takes the embedding before the BatchNorm. The saved network includes the BatchNorm, so
-    search uses the embedding after it."""
+    """Use a BNNeck: a BatchNorm between embedding and classifier. Search uses the embedding after it."""
 
 
 class ReidTask(Task):
@@ -135,8 +138,7 @@ class ReidRecipe(Recipe):
     loss: ReidLoss = field(default_factory=ReidLoss)
     """Losses."""
     sampler: Sampler = "random"
-    """How batches are drawn: ``random``, or groups of ``images_per_label`` images of one identity, camera or data
-    set."""
+    """How batches are drawn: at random, or K images of each chosen identity, camera or data set."""
     images_per_label: int = 4
     """Images of each group in a batch (K), for the samplers ``identity``, ``camera`` and ``data set``."""
     validation: float = 0.0

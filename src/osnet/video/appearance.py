@@ -1,15 +1,15 @@
-"""Appearance after tracking, for any tracker: vectors join what it broke apart, and cut apart what it mixed up.
+"""Join and split tracks by motion and appearance, after any tracker.
 
-1. Tracks are cut into pieces wherever a tracker may have gone wrong: where it lost somebody, and where two boxes cover
-   each other.
-2. Each pair (end of one piece, start of another, soon after) gets a log-likelihood ratio: the same person against two.
-   It is the sum of what motion says (how far from where the person was heading), what size says, and what the vectors
-   say, and a bonus if the tracker says so too.
-3. One assignment over all pairs takes the best set of joins; what stays below 0 is not joined.
+1. Tracks are cut into pieces where the tracker may have switched people: where it lost a person, and where two boxes
+   overlap.
+2. For each pair (the end of one piece, and the start of another soon after) the log-likelihood ratio of "same person"
+   against "two people" is computed. It is a sum of terms for motion (the distance from the predicted position), size,
+   embeddings, and the tracker's own result.
+3. One assignment over all pairs chooses the joins with the highest sum. A pair below 0 is never joined.
 
-What is likely is learnt from the footage itself, so it suits any weights and any camera: pieces are interrupted on
-paper to see how far predictions go wrong and how alike one person's crops are; people seen at once are different.
-A few made-up observations stand in where the footage shows too few.
+The distributions are estimated from the footage itself, so they fit the weights and the camera. Prediction errors come
+from simulated gaps in the pieces. Cosines of the same person come from within pieces, those of different people from
+pieces that are visible at once. A few fixed observations are added, for footage that shows too few of its own.
 """
 
 import math
@@ -29,41 +29,41 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Appearance:
-    """Settings of ``refine``. Chosen on TUD-Campus, TUD-Stadtmitte and generated footage (docs/video.md)."""
+    """Settings of ``refine``, chosen on TUD-Campus, TUD-Stadtmitte and generated footage (see docs/video.md)."""
 
     max_gap_s: float = 6.0
-    """Longest time between the two pieces of a join."""
+    """Longest time in seconds between two pieces that are joined."""
     max_overlap_s: float = 0.3
-    """The second piece may begin so long before the first ends: a tracker's last boxes drift."""
+    """A piece may begin this many seconds before the first ends, because the last boxes of a lost track drift."""
     lost_s: float = 0.45
-    """A track is cut where it was not seen for so long."""
+    """A track is cut where it has no box for this many seconds."""
     crossing_iou: float = 0.35
-    """And where its box overlaps another so much."""
+    """A track is also cut where the IoU with another box is highest, if it is at least this."""
     min_piece_s: float = 0.5
-    """But not into pieces shorter than this."""
+    """Cuts at overlaps leave pieces of at least this many seconds."""
     tracker_bonus: float = 3.0
-    """In nats: how far a tracker's own opinion is believed."""
+    """In nats, for consecutive pieces of one track. Times ``exp(-gap_s)``: over a gap the tracker knows only motion."""
     exit_penalty: float = 2.0
-    """In nats: who is last seen at the frame's border has probably left."""
-    max_evidence: float = 3.0
-    """In nats: the vectors count no more than this, for or against."""
+    """In nats, against joining a piece that ends at the border of the frame: the person has probably left."""
+    max_evidence: float = 4.5
+    """In nats: limit of the term for embeddings, on both sides."""
     fill_s: float = 4.0
-    """Gaps up to this are filled with interpolated boxes."""
+    """Gaps up to this many seconds are filled with interpolated boxes."""
     use_vectors: bool = True
-    """False: motion and size alone."""
+    """False: use motion and size only."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """An uninterrupted part of a track."""
+    """A part of a track that is taken to show one person."""
 
     track: Track
-    """With ``pieces`` of one entry: the tracker's id and its frames."""
+    """The boxes; ``pieces`` has one entry."""
     samples: list[Sample]
     centres: Doubles
-    """(R, 2): x of the middle, y of the feet; smoothed."""
+    """(R, 2): x of the centre and y of the feet in each frame, smoothed."""
     height: float
-    """Median, in pixels."""
+    """Median height in pixels."""
 
     @property
     def begin(self) -> float:
@@ -73,31 +73,54 @@ class _Piece:
     def end(self) -> float:
         return self.track.times_s[-1]
 
-    def vector(self, at_end: bool, count: int = 4) -> Floats | None:
-        """Mean of the samples nearest to one end, weighted by quality."""
-        chosen = self.samples[-count:] if at_end else self.samples[:count]
-        return _weighted(chosen)
+    def look(self, at_end: bool, count: int = 4) -> "_Look | None":
+        """Appearance at one end, from the samples nearest to it."""
+        return _average(self.samples[-count:] if at_end else self.samples[:count])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The mean of some embeddings, weighted by quality."""
+
+    vector: Floats
+    """(D,), of length 1."""
+    count: float
+    """Effective number of embeddings: the square of the sum of weights, divided by the sum of their squares."""
 
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """What is likely in this footage."""
+    """Distributions that are estimated from the footage."""
 
-    same_mean: float
-    other_mean: float
+    same: float
+    """Mean cosine of two single crops of one person."""
+    other: float
+    """Mean cosine of two single crops of two people."""
     variance: float
-    """Of cosines between two groups of crops, of one person and of two."""
+    """Of cosines between means of crops, around their expected value."""
     spread_base: float
     spread_per_s: float
-    """Prediction errors, in heights: ``base + per_s * gap``."""
+    """Prediction errors in heights: ``spread_base + spread_per_s * gap``."""
 
-    def appearance(self, cosine: float) -> float:
-        """Nats for the same person, from a cosine (normal distributions of one variance)."""
-        middle = (self.same_mean + self.other_mean) / 2
-        return (cosine - middle) * (self.same_mean - self.other_mean) / self.variance
+    def expected(self, single: float, count_a: float, count_b: float) -> float:
+        """Expected cosine between the means of ``count_a`` and ``count_b`` crops.
+
+        ``single`` is the expected cosine of two single crops. A mean of n unit vectors whose expected cosine is
+        ``same`` has the squared length ``same + (1 - same) / n``, so cosines of means are higher than those of crops.
+        """
+        lengths = [math.sqrt(self.same + (1 - self.same) / count) for count in (count_a, count_b)]
+        return single / (lengths[0] * lengths[1])
+
+    def appearance(self, cosine: float, count_a: float = 1.0, count_b: float = 1.0) -> float:
+        """Nats in favour of the same person, from the cosine of two means (normal distributions of one variance)."""
+        same, other = (self.expected(single, count_a, count_b) for single in (self.same, self.other))
+        return (cosine - (same + other) / 2) * (same - other) / self.variance
 
     def motion(self, error_px: float, gap_s: float, height_px: float, area_px: float) -> float:
-        """Nats for the same person, from an error: Student's t (4 degrees of freedom) against anywhere in the frame."""
+        """Nats in favour of the same person, from a prediction error.
+
+        Student's t with 4 degrees of freedom, against a uniform distribution over the frame.
+        """
         sigma = height_px * (self.spread_base + self.spread_per_s * max(0.0, gap_s))
         density = (1 + (error_px / sigma) ** 2 / 4) ** -3 / (2 * math.pi * sigma**2)
         return math.log(max(density, 1e-300)) + math.log(area_px)
@@ -106,22 +129,23 @@ class Likelihoods:
 def refine(
     tracks: Sequence[Track], samples: dict[int, list[Sample]], settings: Appearance, size_wh: tuple[int, int]
 ) -> tuple[list[Track], dict[int, list[Sample]]]:
-    """Better tracks, and the samples of each.
+    """Join and split tracks.
 
     Args:
-        tracks: as a tracker gave them.
-        samples: of each, by its id, in the order of time.
-        settings: how bold to be.
-        size_wh: of the frames.
+        tracks: of a tracker.
+        samples: by the id of the track, in the order of time.
+        settings: thresholds and weights.
+        size_wh: width and height of the frames in pixels.
 
     Returns:
-        Tracks numbered from 1 in the order of their beginnings; ``pieces`` says what each was made of.
+        The new tracks, numbered from 1 in the order of their starts, and their samples by id. ``pieces`` of a track
+        says what it was joined from.
     """
     frame_s = _frame_length(tracks)
     pieces = [p for track in tracks for p in _cut(track, samples.get(track.id, []), tracks, settings)]
     if not pieces:
         return [], {}
-    known = learn(pieces, settings)
+    known = learn(pieces)
     follows = _assign(pieces, known, settings, size_wh)
     chains = _chains(len(pieces), follows)
     joined = [_join([pieces[i] for i in chain], settings, frame_s) for chain in chains]
@@ -139,7 +163,7 @@ def _frame_length(tracks: Sequence[Track]) -> float:
 
 
 def _cut(track: Track, samples: list[Sample], tracks: Sequence[Track], settings: Appearance) -> list[_Piece]:
-    """A track in pieces."""
+    """Cut a track into pieces."""
     times, count = track.times_s, len(track)
     places = [i for i in range(1, count) if times[i] - times[i - 1] > settings.lost_s]
     places += _crossings(track, tracks, settings)
@@ -170,7 +194,7 @@ def _piece(track: Track, samples: list[Sample], first: int, last: int) -> _Piece
 
 
 def _smoothed(points: Doubles) -> Doubles:
-    """Mean over five frames."""
+    """Moving average over five frames."""
     if len(points) < 5:
         return points
     padded = np.pad(points, ((2, 2), (0, 0)), mode="edge")
@@ -179,7 +203,7 @@ def _smoothed(points: Doubles) -> Doubles:
 
 
 def _crossings(track: Track, tracks: Sequence[Track], settings: Appearance) -> list[int]:
-    """Places in ``track`` where its box overlaps another's most."""
+    """Indices of the frames of ``track`` in which its box overlaps another's most."""
     found = []
     boxes, numbers = np.array(track.boxes), np.array(track.numbers)
     for other in tracks:
@@ -203,51 +227,71 @@ def _row_iou(a: Doubles, b: Doubles) -> Doubles:
     return result
 
 
-def _weighted(samples: Sequence[Sample]) -> Floats | None:
+def _average(samples: Sequence[Sample]) -> _Look | None:
     if not samples:
         return None
-    total = np.sum([s.quality * s.vector for s in samples], axis=0)
+    weights = np.array([sample.quality for sample in samples])
+    total = np.sum([sample.quality * sample.vector for sample in samples], axis=0)
     length = float(np.linalg.norm(total))
-    return (total / length).astype(np.float32) if length > 0 else None
+    if length == 0:
+        return None
+    return _Look((total / length).astype(np.float32), float(weights.sum() ** 2 / (weights**2).sum()))
 
 
-def learn(pieces: Sequence[_Piece], settings: Appearance) -> Likelihoods:
-    """What is likely here; see the top of this file."""
-    same, other = _cosines(pieces)
-    # Eight made-up observations of each kind, for footage that shows few: typical of OSNet's vectors.
-    same_all, other_all = [*same, *([0.80] * 8)], [*other, *([0.55] * 8)]
-    same_mean, other_mean = float(np.mean(same_all)), float(np.mean(other_all))
-    spread = [(c - same_mean) ** 2 for c in same_all] + [(c - other_mean) ** 2 for c in other_all]
-    variance = (float(np.sum(spread)) + 16 * 0.1**2) / (len(spread) + 16)
-    if same_mean - other_mean < 0.02:  # these vectors say nothing here
-        other_mean = same_mean
+def learn(pieces: Sequence[_Piece]) -> Likelihoods:
+    """Estimate the distributions; see the top of this file."""
+    same_pairs, other_pairs = _alike(pieces), _together(pieces)
+    # Eight fixed observations of each kind, typical of OSNet's embeddings.
+    same = float(np.mean([*(_mean_cosine(a, b) for a, b in same_pairs), *([0.70] * 8)]))
+    other = float(np.mean([*(_mean_cosine(a, b) for a, b in other_pairs), *([0.48] * 8)]))
+    if same - other < 0.02:  # these embeddings do not separate people here
+        other = same
+    known = Likelihoods(same, other, 1.0, 0.0, 0.0)
+    residuals = []
+    for single, pairs in ((same, same_pairs), (other, other_pairs)):
+        for group_a, group_b in pairs:
+            a, b = _average(group_a), _average(group_b)
+            if a is not None and b is not None:
+                residuals.append(float(a.vector @ b.vector) - known.expected(single, a.count, b.count))
+    variance = (float(np.sum(np.square(residuals))) + 16 * 0.1**2) / (len(residuals) + 16)
     gaps, errors = _prediction_errors(pieces)
     gaps, errors = [*gaps, *([0.5] * 10), *([3.0] * 10)], [*errors, *([0.15] * 10), *([0.6] * 10)]
     design = np.stack([np.ones(len(gaps)), np.array(gaps)], axis=1)
     base, per_s = np.linalg.lstsq(design, np.array(errors), rcond=None)[0]
-    return Likelihoods(same_mean, other_mean, variance, max(0.06, float(base)), max(0.03, float(per_s)))
+    return Likelihoods(same, other, variance, max(0.06, float(base)), max(0.03, float(per_s)))
 
 
-def _cosines(pieces: Sequence[_Piece]) -> tuple[list[float], list[float]]:
-    """Between the two halves of one piece, and between pieces that are seen at once."""
-    same, other = [], []
+_Groups = tuple[Sequence[Sample], Sequence[Sample]]
+
+
+def _alike(pieces: Sequence[_Piece]) -> list[_Groups]:
+    """Samples of the first and of the second half of each piece, at most four of each."""
+    found: list[_Groups] = []
+    for piece in pieces:
+        half = len(piece.samples) // 2
+        if half:
+            found.append((piece.samples[:half][-4:], piece.samples[-half:][:4]))
+    return found
+
+
+def _together(pieces: Sequence[_Piece]) -> list[_Groups]:
+    """First samples of pieces of two tracks that were visible at once for half a second."""
+    found: list[_Groups] = []
     for place, piece in enumerate(pieces):
-        if len(piece.samples) >= 4:
-            half = len(piece.samples) // 2
-            first, second = _weighted(piece.samples[:half][-4:]), _weighted(piece.samples[half + (half > 2) :][:4])
-            if first is not None and second is not None:
-                same.append(float(first @ second))
         for later in pieces[place + 1 :]:
-            if later.track.id == piece.track.id or min(piece.end, later.end) - max(piece.begin, later.begin) < 0.5:
-                continue
-            a, b = _weighted(piece.samples[:4]), _weighted(later.samples[:4])
-            if a is not None and b is not None:
-                other.append(float(a @ b))
-    return same, other
+            both_s = min(piece.end, later.end) - max(piece.begin, later.begin)
+            if later.track.id != piece.track.id and both_s >= 0.5 and piece.samples and later.samples:
+                found.append((piece.samples[:4], later.samples[:4]))
+    return found
+
+
+def _mean_cosine(a: Sequence[Sample], b: Sequence[Sample]) -> float:
+    """Mean cosine of single crops of two groups."""
+    return float((np.stack([sample.vector for sample in a]) @ np.stack([sample.vector for sample in b]).T).mean())
 
 
 def _prediction_errors(pieces: Sequence[_Piece]) -> tuple[list[float], list[float]]:
-    """Gaps in seconds and errors in heights, of pieces that are interrupted on paper."""
+    """Gaps in seconds, and prediction errors in heights, for simulated gaps in the pieces."""
     gaps: list[float] = []
     errors: list[float] = []
     for piece in pieces:
@@ -266,11 +310,11 @@ def _prediction_errors(pieces: Sequence[_Piece]) -> tuple[list[float], list[floa
 
 
 _State = tuple[Doubles, Doubles]
-"""Where, and how fast: (2,) pixels, (2,) pixels a second."""
+"""Position (2,) in pixels and velocity (2,) in pixels per second."""
 
 
 def _state(times: Doubles, centres: Doubles, at_end: bool) -> _State:
-    """Position and velocity at an end, from the second next to it."""
+    """Position and velocity at one end, from the frames within a second of it."""
     near = times >= times[-1] - 1.0 if at_end else times <= times[0] + 1.0
     t, p = times[near], centres[near]
     where = p[-1] if at_end else p[0]
@@ -282,7 +326,7 @@ def _state(times: Doubles, centres: Doubles, at_end: bool) -> _State:
 
 
 def _error(before: _State, after: _State, gap_s: float) -> float:
-    """How far apart the two are, each moved half of the way by its own velocity."""
+    """Distance in pixels after each of the two has moved for half of the gap at its own velocity."""
     gap = max(0.0, gap_s)
     difference = before[0] + before[1] * gap / 2 - (after[0] - after[1] * gap / 2)
     return float(np.linalg.norm(difference))
@@ -291,11 +335,11 @@ def _error(before: _State, after: _State, gap_s: float) -> float:
 def _assign(
     pieces: Sequence[_Piece], known: Likelihoods, settings: Appearance, size_wh: tuple[int, int]
 ) -> dict[int, int]:
-    """Which piece follows which."""
+    """Choose which piece follows which."""
     optimize = require_extra("scipy.optimize", "video")
     count = len(pieces)
     states = [tuple(_state(np.array(p.track.times_s), p.centres, at_end) for at_end in (False, True)) for p in pieces]
-    tails, heads = [p.vector(True) for p in pieces], [p.vector(False) for p in pieces]
+    tails, heads = [p.look(True) for p in pieces], [p.look(False) for p in pieces]
     starts = np.array([p.begin for p in pieces])
     gain = np.full((count, count), -1e6)
     for i, first in enumerate(pieces):
@@ -316,10 +360,10 @@ def _assign(
             total -= min(8.0, (math.log(second.height / first.height) / 0.2) ** 2 / 2)
             tail, head = tails[i], heads[j]
             if settings.use_vectors and tail is not None and head is not None:
-                evidence = known.appearance(float(tail @ head))
+                evidence = known.appearance(float(tail.vector @ head.vector), tail.count, head.count)
                 total += min(settings.max_evidence, max(-settings.max_evidence, evidence))
             consecutive = first.track.id == second.track.id and first.track.numbers[-1] < second.track.numbers[0]
-            total += settings.tracker_bonus if consecutive else -leaving
+            total += settings.tracker_bonus * math.exp(-max(0.0, gap)) if consecutive else -leaving
             gain[i, j] = total
     rows, columns = optimize.linear_sum_assignment(-np.concatenate([gain, np.zeros((count, count))], axis=1))
     return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if j < count and gain[i, j] > 0}
@@ -344,7 +388,7 @@ def _chains(count: int, follows: dict[int, int]) -> list[list[int]]:
 
 
 def _join(pieces: list[_Piece], settings: Appearance, frame_s: float) -> tuple[Track, list[Sample]]:
-    """One track of several pieces, with short gaps filled."""
+    """Join pieces into one track, and fill short gaps."""
     whole = Track(pieces[0].track.id)
     for piece in pieces:
         for number, time_s, box, score in piece.track.rows():
@@ -361,7 +405,7 @@ def _join(pieces: list[_Piece], settings: Appearance, frame_s: float) -> tuple[T
 
 
 def _fill(track: Track, number: int, time_s: float, box: tuple[float, float, float, float]) -> None:
-    """Interpolated boxes between a track's last frame and the next; as many as there are frame numbers."""
+    """Add interpolated boxes for all frame numbers between the last frame of a track and frame ``number``."""
     first, begin, start = track.numbers[-1], track.times_s[-1], track.boxes[-1]
     for n in range(first + 1, number):
         share = (n - first) / (number - first)

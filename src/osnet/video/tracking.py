@@ -18,6 +18,9 @@ TRACKERS = {
     "botsort": "BoTSORTTracker",
 }
 DEFAULT_TRACKER = "cbiou"
+DEFAULTS = {"lost_track_buffer": 90}
+"""Options that differ from those of ``trackers``: a lost person is expected for 3 s, not 1 s (frames at 30 per second).
+This was chosen on TUD with passages left out (docs/video.md)."""
 FRAME_USERS = frozenset({"botsort"})
 """These trackers need the pixels, to compensate camera motion."""
 
@@ -43,7 +46,7 @@ class NamedTracker:
         known = [p for p in inspect.signature(self._class).parameters if p != "frame_rate"]
         if unknown := sorted(set(options) - set(known)):
             raise FootageError(f"tracker {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
-        self.name, self._options = name, options
+        self.name, self._options = name, {**{k: v for k, v in DEFAULTS.items() if k in known}, **options}
         self.reset(30.0)
 
     @property

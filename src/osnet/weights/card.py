@@ -7,7 +7,7 @@ from typing import Any
 
 from osnet.errors import WeightsError
 from osnet.files import check_fields, is_plain_name
-from osnet.models.config import LATE_DIALS, BackboneConfig, NetworkConfig, OSNetConfig
+from osnet.models.config import LATE_SETTINGS, BackboneConfig, NetworkConfig, OSNetConfig
 from osnet.types import Distance, Preprocessing
 
 FORMAT = "osnet-weights-1"
@@ -67,9 +67,9 @@ class Card:
         """
         content = {"format": FORMAT, "weights": weights_file, **asdict(self)}
         defaults = {entry.name: entry.default for entry in fields(self.architecture)}
-        for dial in LATE_DIALS:
-            if dial in defaults and content["architecture"][dial] == defaults[dial]:
-                del content["architecture"][dial]
+        for name in LATE_SETTINGS:
+            if name in defaults and content["architecture"][name] == defaults[name]:
+                del content["architecture"][name]
         late = ("attribute", "classes", "distance")
         return {key: value for key, value in content.items() if value or not key.startswith(late)}
 

@@ -253,8 +253,8 @@ def convert(
         return save_checkpoint(checkpoint, target)
     if checkpoint.lacks_neck:
         raise WeightsError(
-            f"{checkpoint.card.name} was trained with a BNNeck but saved without it, so its classifier would be wrong "
-            f"in {target}; run its training command again to write complete weights"
+            f"{checkpoint.card.name} was trained with a BNNeck and saved without it, so its classifier would give "
+            f"wrong results in {target}; run its training command again to write complete weights"
         )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))

@@ -25,7 +25,8 @@ def read_attributes(root: str | Path, on_mismatch: OnMismatch = "raise") -> Attr
             leave them out and list them in ``problems``.
 
     Raises:
-        DataError: no known data set was found (the message lists the files that were looked for), or its reader failed.
+        DataError: no known data set was found (the message lists the files that were tried), or the data set is
+            damaged or incomplete.
     """
     root = Path(root)
     if root.is_file():
@@ -63,7 +64,7 @@ def knows_attributes(root: str | Path) -> bool:
 
 
 def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeDataset:
-    """Read a CSV with a header and one column per attribute, which holds 0, 1, or nothing if unknown.
+    """Read a CSV with a header and one column per attribute. A value is 0, 1, or empty if unknown.
 
     The column ``path`` is relative to the folder of the CSV. The optional column ``split`` is train, val or test; empty
     means train.

@@ -86,7 +86,7 @@ class BenchmarkFacts:
     splits_file: str | None
 
     def __str__(self) -> str:
-        lines = [f"splits kept in {self.splits_file}"] if self.splits_file else []
+        lines = [f"splits file: {self.splits_file}"] if self.splits_file else []
         return "\n".join([*lines, *(f"note: {line}" for line in (*self.notes, *self.differences))])
 
 
@@ -131,9 +131,9 @@ class Benchmark:
 
     def facts(self) -> BenchmarkFacts:
         """The facts that are reported with a score."""
-        kept = None if self.splits_file is None else str(self.splits_file)
+        file = None if self.splits_file is None else str(self.splits_file)
         differences = tuple(map(str, self.differences()))
-        return BenchmarkFacts(self.name, self.variant, len(self.datasets), self.notes, differences, kept)
+        return BenchmarkFacts(self.name, self.variant, len(self.datasets), self.notes, differences, file)
 
     def to_json(self) -> dict[str, Any]:
         """Name, counts and notes as a dictionary for JSON."""
@@ -153,7 +153,7 @@ class Benchmark:
         variant = f" ({self.variant})" if self.variant else ""
         lines = [f"{self.name}{variant} in {self.root}", f"splits: {len(self.datasets)}, scored by {self.rule}'s rule"]
         if self.splits_file is not None:
-            lines.append(f"splits kept in {self.splits_file}")
+            lines.append(f"splits file: {self.splits_file}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [str(row) for row in self.counts()]
         num_differing = len(self.differences())

@@ -164,7 +164,7 @@ def _lookup(path: Path, split: Any, part: str, named: Mapping[str, Crop]) -> lis
 
 
 def read_json_object(path: Path, again: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Args:
         path: the file.

@@ -1,0 +1,205 @@
+"""A client for the service's API, with the library's own types.
+
+>>> with Client("http://127.0.0.1:8750", token="osnet_...") as client:
+...     search = client.search(["photo.jpg"], reason="theft on 28 November", where=Where(cameras=frozenset({"gate"})))
+...     for hit in search.hits:
+...         print(hit.rank, hit.score, hit.item.camera, hit.item.source)
+...     client.answer(search.id, search.hits[0].item.source, "yes")
+
+``hit.item.source`` is the tracklet's id at the service. Needs ``pip install osnet[client]``.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Literal
+
+from osnet.errors import OsnetError, require_extra
+from osnet.files import written_aside
+from osnet.gallery import Where
+from osnet.types import Hit, Item
+
+Answer = Literal["yes", "no", "undone"]
+
+
+class ServiceError(OsnetError, RuntimeError):
+    """The service refused, or cannot do it. ``status`` is HTTP's, ``code`` the service's word for the kind."""
+
+    def __init__(self, status: int, code: str, title: str) -> None:
+        super().__init__(f"{title} ({code}, HTTP {status})")
+        self.status, self.code, self.title = status, code, title
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that the service keeps."""
+
+    id: str
+    hits: list[Hit]
+    """The first page, best first; ``Client.hits`` gives all."""
+    details: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    """For each hit what else the service says: begin, end, meaning of the score, answer."""
+
+
+class Client:
+    """A service's API.
+
+    Writes carry an idempotency key, so that one that is tried again after a broken connection happens once.
+
+    Args:
+        address: of the service.
+        token: from its page Accounts, or ``POST /api/v1/tokens``.
+        timeout_s: for each request.
+        transport: an ``httpx`` transport, for tests.
+
+    Raises:
+        MissingExtraError: httpx is not installed.
+    """
+
+    def __init__(self, address: str, token: str, timeout_s: float = 60.0, transport: Any = None) -> None:
+        httpx = require_extra("httpx", "client")
+        self._http: Any = httpx.Client(
+            base_url=address.rstrip("/") + "/api/v1",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=timeout_s,
+            transport=transport,
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def cameras(self) -> list[str]:
+        """Names of the cameras that the token's account may see."""
+        return [row["camera"] for row in self._ask("GET", "/cameras").json()]
+
+    def search(
+        self,
+        photos: Sequence[str | Path | bytes] = (),
+        *,
+        boxes: Sequence[Sequence[float] | None] | None = None,
+        tracklets: Sequence[str] = (),
+        where: Where | None = None,
+        weekdays: Sequence[int] | None = None,
+        hours: tuple[float, float] | None = None,
+        reason: str = "",
+        case: str | None = None,
+    ) -> Search:
+        """Search by photos of one person, by tracklets, or by a description.
+
+        Args:
+            photos: files, or their bytes; several count as one.
+            boxes: for each photo the person's box (left, top, right, bottom in pixels), or None.
+            tracklets: ids at the service, instead of photos.
+            where: its cameras, times, and the attributes ``having`` and ``lacking`` count.
+            weekdays: 0 is Monday, in the site's time zone.
+            hours: from and to, in [0, 24]; from 22 to 6 is the night.
+            reason: why; some sites need one.
+            case: id of a case that the search goes into.
+
+        Raises:
+            ServiceError: the service refused.
+        """
+        where = where or Where()
+        filters = {
+            "cameras": None if where.cameras is None else sorted(where.cameras),
+            "after_s": where.after_s,
+            "before_s": where.before_s,
+            "weekdays": None if weekdays is None else list(weekdays),
+            "from_hour": hours[0] if hours else None,
+            "to_hour": hours[1] if hours else None,
+        }
+        if photos:
+            options = {"boxes": boxes and [box and list(box) for box in boxes], "filters": filters, "reason": reason}
+            files = [
+                ("photos", ("photo", p) if isinstance(p, bytes) else (Path(p).name, Path(p).read_bytes()))
+                for p in photos
+            ]
+            data = {"options": json.dumps({**options, "case": case})}
+            answer = self._ask("POST", "/searches/photos", files=files, data=data)
+        else:
+            given = {
+                "tracklets": list(tracklets),
+                "having": sorted(where.having),
+                "lacking": sorted(where.lacking),
+                "filters": filters,
+                "reason": reason,
+                "case": case,
+            }
+            answer = self._ask("POST", "/searches", json=given)
+        found = answer.json()
+        return Search(found["id"], [_hit(row) for row in found["hits"]], found["hits"])
+
+    def hits(self, search: str) -> Iterator[Hit]:
+        """All hits of a search, page by page, in their present order."""
+        cursor: str | None = None
+        while True:
+            page = self._ask("GET", f"/searches/{search}/hits", params={"cursor": cursor} if cursor else {}).json()
+            yield from map(_hit, page["hits"])
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def answer(self, search: str, tracklet: str, answer: Answer) -> list[Hit]:
+        """Say yes or no of a hit, or undo it. Returns the first page in its new order."""
+        given = {"tracklet": tracklet, "answer": answer}
+        return [_hit(row) for row in self._ask("POST", f"/searches/{search}/answers", json=given).json()["hits"]]
+
+    def timeline(self, search: str) -> dict[str, Any]:
+        """``appearances`` and ``ways``, as the API gives them."""
+        return dict(self._ask("GET", f"/searches/{search}/timeline").json())
+
+    def save_clip(self, tracklet: str, path: str | Path, reason: str = "") -> None:
+        """Write the passage of a tracklet, with the box drawn, as MP4."""
+        content = self._ask("GET", f"/tracklets/{tracklet}/clip.mp4", headers={"X-Reason": reason}).content
+        with written_aside(path) as aside:
+            aside.write_bytes(content)
+
+    def create_case(self, title: str, reason: str = "", notes: str = "") -> str:
+        """Begin a case; its id."""
+        return str(self._ask("POST", "/cases", json={"title": title, "reason": reason, "notes": notes}).json()["id"])
+
+    def export_case(self, case: str, path: str | Path, reason: str = "") -> str:
+        """Write a case as a ZIP; its SHA-256."""
+        answer = self._ask("POST", f"/cases/{case}/export", json={"reason": reason})
+        with written_aside(path) as aside:
+            aside.write_bytes(answer.content)
+        return str(answer.headers["X-SHA256"])
+
+    def preview_erasure(self, tracklets: Sequence[str], searches: Sequence[str] = ()) -> dict[str, Any]:
+        """What an erasure would remove; its ``digest`` confirms it."""
+        given = {"tracklets": list(tracklets), "searches": list(searches)}
+        return dict(self._ask("POST", "/erasures/preview", json=given).json())
+
+    def erase(self, tracklets: Sequence[str], searches: Sequence[str], digest: str, reason: str) -> str:
+        """Erase what was previewed; the id of the job."""
+        given = {"tracklets": list(tracklets), "searches": list(searches), "digest": digest, "reason": reason}
+        return str(self._ask("POST", "/erasures", json=given).json()["job"])
+
+    def job(self, job: str) -> dict[str, Any]:
+        """A job: its ``state``, and its ``report`` when it is done."""
+        return dict(self._ask("GET", f"/jobs/{job}").json())
+
+    def _ask(self, method: str, path: str, **more: Any) -> Any:
+        if method != "GET":
+            more["headers"] = {**more.get("headers", {}), "Idempotency-Key": token_hex(16)}
+        answer = self._http.request(method, path, **more)
+        if answer.status_code >= 400:
+            try:
+                problem = answer.json()
+                raise ServiceError(answer.status_code, problem.get("code", "http"), problem["title"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ServiceError(answer.status_code, "http", answer.text[:200]) from None
+        return answer
+
+
+def _hit(row: dict[str, Any]) -> Hit:
+    return Hit(row["place"], row["score"], Item(row["tracklet"], None, row["camera"], row["begin_s"]))

@@ -1,0 +1,493 @@
+"""The service's API: searching, answering, timelines, cases, retention; who did what; the Python client."""
+
+import hashlib
+import io
+import json
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+
+from osnet import Where
+from osnet.client import Client, ServiceError
+from osnet.errors import DataError
+from osnet.service import audit
+from osnet.service.library import Filters, local_offsets, refine_query
+from osnet.service.scores import CalibratedPoint, ScoreScale
+from osnet.video import Archive
+from osnet.video.links import read_links
+from small_service import Site, copy_archive, crop_file
+
+API = "/api/v1"
+
+
+@pytest.fixture(scope="module")
+def site(painted_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """One service for the tests that delete nothing."""
+    return Site(tmp_path_factory.mktemp("site"), painted_archive)
+
+
+def upload(site: Site, *publics: str, **options: Any) -> dict[str, Any]:
+    photos = [("photos", (f"{n}.jpg", crop_file(site, p), "image/jpeg")) for n, p in enumerate(publics)]
+    answer = site.client().post(f"{API}/searches/photos", files=photos, data={"options": json.dumps(options)})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+# Searching
+
+
+def test_a_photo_gives_the_hits_and_scores_of_the_archives_own_search(site: Site) -> None:
+    public = site.tracklets("camera-2")[0]
+    got = upload(site, public)["hits"]
+    archive = Archive.open(site.archive)
+    embedder = site.service.library.embedder
+    path = site.service.library.tracklet(public).best_crop.path
+    want = archive.search_embedding(embedder.embed(path), weights_sha256=embedder.sha256(), top=24)
+    assert [h["tracklet"].partition("~")[2].replace("~", "/") for h in got] == [h.item.source for h in want]
+    assert [h["score"] for h in got] == pytest.approx([h.score for h in want], abs=1e-3)
+    assert got[0]["tracklet"] == public
+    assert got[0]["meaning"]["strangers"] is None
+    assert "calibrat" in got[0]["meaning"]["text"]
+
+
+def test_several_photos_count_as_one_person(site: Site) -> None:
+    a, b = site.tracklets("camera-1")[0], site.tracklets("camera-2")[-1]
+    search = upload(site, a, b)
+    stored = site.service.searches.vector(search["id"])
+    library = site.service.library
+    units = library.embed([_open(crop_file(site, p)) for p in (a, b)])
+    mean = units.mean(0) / np.linalg.norm(units.mean(0))
+    np.testing.assert_allclose(stored, mean, atol=1e-5)
+    want = Archive.open(site.archive).search_embedding(stored, weights_sha256=library.weights_sha256, top=24)
+    assert [h["score"] for h in search["hits"]] == pytest.approx([h.score for h in want], abs=1e-4)
+
+
+def _open(content: bytes) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def test_a_box_on_a_frame_finds_whom_it_holds(site: Site) -> None:
+    client = site.client()
+    public = site.tracklets("camera-1")[0]
+    tracklet = site.service.library.tracklet(public)
+    crop = tracklet.best_crop
+    boxes = client.get(f"{API}/frames/camera-1/boxes", params={"time_s": crop.time_s}).json()
+    assert public in {row["tracklet"] for row in boxes}
+    frame = client.get(f"{API}/frames/camera-1.jpg", params={"time_s": crop.time_s})
+    assert frame.headers["content-type"] == "image/jpeg"
+    assert float(frame.headers["x-time"]) == pytest.approx(crop.time_s, abs=1e-3)
+    given = {"boxes": [{"camera": "camera-1", "time_s": crop.time_s, "box": list(crop.box)}]}
+    found = client.post(f"{API}/searches", json=given).json()["hits"]
+    assert found[0]["tracklet"] == public
+    assert found[0]["score"] > 0.99
+
+
+def test_a_box_on_an_uploaded_photo_is_cut_out(site: Site) -> None:
+    tracklet = site.service.library.tracklet(site.tracklets("camera-1")[0])
+    frame = site.client().get(f"{API}/frames/camera-1.jpg", params={"time_s": tracklet.best_crop.time_s}).content
+    options = {"options": json.dumps({"boxes": [list(tracklet.best_crop.box)]})}
+    files = [("photos", ("f.jpg", frame))]
+    found = site.client().post(f"{API}/searches/photos", files=files, data=options).json()["hits"]
+    assert found[0]["tracklet"] == site.tracklets("camera-1")[0]
+
+
+def test_filters_by_camera_and_time(site: Site) -> None:
+    public = site.tracklets("camera-1")[0]
+    assert {h["camera"] for h in upload(site, public, filters={"cameras": ["camera-2"]})["hits"]} == {"camera-2"}
+    c = site.service.library.columns
+    border = float(np.median(c.begins))
+    late = upload(site, public, filters={"after_s": border})["hits"]
+    assert {h["tracklet"] for h in late} == {i for i, end in zip(c.ids, c.ends, strict=True) if end >= border}
+    early = upload(site, public, filters={"before_s": border})["hits"]
+    assert {h["tracklet"] for h in early} == {i for i, b in zip(c.ids, c.begins, strict=True) if b <= border}
+
+
+def test_weekdays_and_hours_by_a_slow_loop(site: Site) -> None:
+    library = site.service.library
+    columns = library.columns
+    rng = np.random.default_rng(0)
+    zone = ZoneInfo("Europe/Berlin")
+    begins = rng.uniform(1.7e9, 1.73e9, 400)  # over both changes of the clock
+    ends = begins + rng.uniform(1, 4000, 400)
+    changed = type(columns)(
+        **{
+            **vars(columns),
+            "ids": tuple(map(str, range(400))),
+            "cameras": np.array(["gate"] * 400),
+            "begins": begins,
+            "ends": ends,
+            "local_begins": begins + local_offsets(begins, zone),
+        }
+    )
+    for days, first, last in (((0, 4), None, None), (None, 22.0, 6.0), ((6,), 8.5, 12.0), (None, 9.0, 9.0)):
+        got = library.passing(Filters(weekdays=days, from_hour=first, to_hour=last), lambda _: True, changed)
+        want = []
+        for begin, end in zip(begins, ends, strict=True):
+            start = datetime.fromtimestamp(begin, zone).replace(tzinfo=None)
+            stop = datetime.fromtimestamp(begin, zone).replace(tzinfo=UTC).timestamp() + end - begin
+            on_day = days is None or bool({start.weekday(), datetime.fromtimestamp(stop, UTC).weekday()} & set(days))
+            at = start.hour + start.minute / 60 + start.second / 3600 + start.microsecond / 3.6e9
+            inside = first is None or last is None or first == last
+            if first is not None and last is not None and not inside:
+                within = first <= at < last if first < last else (at >= first or at < last)
+                inside = within or ((first - at) % 24) * 3600 <= end - begin
+            want.append(on_day and inside)
+        assert got.tolist() == want, (days, first, last)
+        assert sum(want) > 0
+
+
+def test_bad_filters_and_queries_are_named(site: Site) -> None:
+    client, public = site.client(), site.tracklets()[0]
+    for given, status, code in (
+        ({}, 422, "value"),
+        ({"tracklets": [public], "having": ["hat"]}, 422, "value"),
+        ({"tracklets": ["archive~x~y~z~1"]}, 404, "missing"),
+        ({"tracklets": [public], "filters": {"weekdays": [7]}}, 422, "value"),
+        ({"tracklets": [public], "filters": {"after_s": 2, "before_s": 1}}, 422, "value"),
+        ({"tracklets": [public], "case": "none"}, 404, "missing"),
+        ({"tracklets": [public], "extra": 1}, 422, "value"),
+        ({"boxes": [{"camera": "camera-1", "time_s": 5, "box": [0, 0, 9, 9]}]}, 404, "footage"),
+        ({"having": ["hat"]}, 422, "value"),
+    ):
+        answer = client.post(f"{API}/searches", json=given)
+        assert (answer.status_code, answer.json()["code"]) == (status, code), given
+        assert answer.headers["content-type"] == "application/problem+json"
+    answer = client.post(f"{API}/searches/photos", files=[("photos", ("a.jpg", b"no picture"))])
+    assert (answer.status_code, answer.json()["code"]) == (422, "image")
+
+
+def test_pages_of_hits_join_to_the_whole_list(site: Site) -> None:
+    search = upload(site, site.tracklets()[0])["id"]
+    client = site.client()
+    whole = [h["tracklet"] for h in client.get(f"{API}/searches/{search}/hits", params={"limit": 200}).json()["hits"]]
+    assert len(whole) == len(site.service.library)
+    parts: list[str] = []
+    cursor = None
+    while True:
+        params = {"limit": 4, **({"cursor": cursor} if cursor else {})}
+        page = client.get(f"{API}/searches/{search}/hits", params=params).json()
+        parts += [h["tracklet"] for h in page["hits"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert parts == whole
+    for wrong in ("x", "e30", "bnVsbA"):
+        assert client.get(f"{API}/searches/{search}/hits", params={"cursor": wrong}).status_code == 422
+
+
+# Answers
+
+
+def test_feedback_follows_rocchios_rule(site: Site) -> None:
+    query, yes, no = np.eye(4, dtype=np.float32)[:3]
+    want = query + 0.75 * yes - 0.15 * no
+    np.testing.assert_allclose(refine_query(query, [yes], [no]), want / np.linalg.norm(want), atol=1e-6)
+    np.testing.assert_array_equal(refine_query(query, [], []), query)
+
+
+def test_answers_rank_again_are_kept_and_can_be_undone(site: Site) -> None:
+    client, search = site.client(), upload(site, site.tracklets()[0])["id"]
+    before = client.get(f"{API}/searches/{search}/hits", params={"limit": 200}).json()["hits"]
+    target = before[-1]["tracklet"]
+
+    def say(tracklet: str, answer: str) -> list[dict[str, Any]]:
+        got = client.post(f"{API}/searches/{search}/answers", json={"tracklet": tracklet, "answer": answer})
+        assert got.status_code == 200, got.text
+        hits: list[dict[str, Any]] = client.get(f"{API}/searches/{search}/hits", params={"limit": 200}).json()["hits"]
+        return hits
+
+    place = {h["tracklet"]: h["place"] for h in say(target, "yes")}
+    assert place[target] < len(before)  # it moved up, and so did those like it
+    after_no = say(before[0]["tracklet"], "no")
+    said = {h["tracklet"]: (h["answer"], h["answered_by"]) for h in after_no if h["answer"]}
+    assert said == {target: ("yes", "root"), before[0]["tracklet"]: ("no", "root")}
+    assert {h["tracklet"]: h["score"] for h in after_no} == {h["tracklet"]: h["score"] for h in before}
+    say(target, "undone")
+    again = say(before[0]["tracklet"], "undone")
+    assert [h["tracklet"] for h in again] == [h["tracklet"] for h in before]
+    history = client.get(f"{API}/searches/{search}/answers").json()
+    assert [row["answer"] for row in history] == ["yes", "no", "undone", "undone"]
+    nothing = client.post(f"{API}/searches/{search}/answers", json={"tracklet": target, "answer": "undone"})
+    assert nothing.status_code == 422
+
+
+def test_a_timeline_has_ways_between_confirmed_appearances(site: Site) -> None:
+    client, search = site.client(), upload(site, site.tracklets()[0])["id"]
+    a, b = site.tracklets("camera-1")[0], site.tracklets("camera-2")[-1]
+    for public in (b, a):
+        client.post(f"{API}/searches/{search}/answers", json={"tracklet": public, "answer": "yes"})
+    found = client.get(f"{API}/searches/{search}/timeline").json()
+    confirmed = [one for one in found["appearances"] if one["confirmed"]]
+    assert [one["id"] for one in confirmed] == [a, b]
+    assert [one["begin_s"] for one in found["appearances"]] == sorted(one["begin_s"] for one in found["appearances"])
+    first, second = (site.service.library.tracklet(public) for public in (a, b))
+    assert [(w["start"], w["stop"]) for w in found["ways"]] == [(a, b)]
+    assert found["ways"][0]["seconds"] == pytest.approx(second.begin_s - first.end_s)
+
+
+def test_ways_are_learnt_from_three_confirmed_ones(site: Site) -> None:
+    pairs = list(zip(site.tracklets("camera-1"), site.tracklets("camera-2"), strict=False))[:3]
+    gaps = []
+    for a, b in pairs:
+        search = upload(site, a)["id"]
+        for public in (a, b):
+            site.service.searches.answer(site.actor(), search, public, "yes")
+        first, second = sorted((site.service.library.tracklet(p) for p in (a, b)), key=lambda t: t.begin_s)
+        gaps.append(second.begin_s - first.end_s)
+    learnt = site.service.timelines.learn_ways()[frozenset(("camera-1", "camera-2"))]
+    assert learnt.min_s <= min(gaps)
+    assert learnt.max_s >= max(max(gaps), 0)
+
+
+# Scores
+
+
+def test_what_a_score_means_comes_from_the_calibration(tmp_path: Path) -> None:
+    scale = ScoreScale((CalibratedPoint(0.5, 0.01, "val"), CalibratedPoint(0.7, 0.001, "val")))
+    strong, middle, weak = (scale.explain(score, 3) for score in (0.7, 0.6, 0.4))
+    assert strong.strangers == pytest.approx(0.003)
+    assert "1 in 1,000" in strong.text
+    assert middle.strangers == pytest.approx(0.03)
+    assert "1 in 100" in middle.text
+    assert weak.strangers == 1.0
+    assert ScoreScale().explain(0.9, 3).strangers is None
+    base = {"asked": 0.001, "threshold": 0.6, "false_positives": {"mean": 0.0008}, "dataset": "d"}
+    good = {**base, "kind": "verification", "weights": {"network_sha256": "a"}}
+    for content, named in (
+        ({**good, "kind": "identification"}, "identification"),
+        ({**good, "weights": {"network_sha256": "b" * 12}}, "bbbb"),
+        ({}, "calibration"),
+    ):
+        path = tmp_path / "calibration.json"
+        path.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=named):
+            ScoreScale.read((path,), "a")
+    path.write_text(json.dumps(good))
+    assert ScoreScale.read((path,), "a").points == (CalibratedPoint(0.6, 0.001, "d"),)
+
+
+# Cases
+
+
+def test_a_case_is_exported_with_what_proves_it(site: Site, tmp_path: Path) -> None:
+    client, public = site.client(), site.tracklets("camera-1")[0]
+    title = "Theft <script>alert(1)</script>"
+    case = client.post(f"{API}/cases", json={"title": title, "reason": "report 17"}).json()["id"]
+    empty = client.post(f"{API}/cases/{case}/export", json={"reason": "court"})
+    assert empty.status_code == 422
+    search = upload(site, public, case=case, reason="report 17")["id"]
+    client.post(f"{API}/searches/{search}/answers", json={"tracklet": public, "answer": "yes"})
+    answer = client.post(f"{API}/cases/{case}/export", json={"reason": "court"})
+    assert answer.headers["X-SHA256"] == hashlib.sha256(answer.content).hexdigest()
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        assert set(archive.namelist()) == {"manifest.json", *(f["file"] for f in manifest["files"])}
+        for file in manifest["files"]:
+            content = archive.read(file["file"])
+            assert file["sha256"] == hashlib.sha256(content).hexdigest()
+        assert (manifest["exported_by"], manifest["reason"], manifest["title"]) == ("root", "court", title)
+        report = archive.read("report.html").decode()
+        assert "<script>" not in report
+        assert "&lt;script&gt;" in report
+        crops = [f for f in manifest["files"] if f.get("tracklet") == public and f["file"].endswith(".jpg")]
+        assert archive.read(crops[0]["file"]) == site.service.library.tracklet(public).crops[0].path.read_bytes()
+        assert archive.read("search-1/hit-001.mp4")[4:8] == b"ftyp"
+    stored = site.service.database.one("SELECT sha256, tracklets FROM exports WHERE case_id = ?", case)
+    assert stored == {"sha256": answer.headers["X-SHA256"], "tracklets": json.dumps([public])}
+    assert list(site.service.temporary.rglob("*.zip")) == []
+
+
+def test_a_clip_is_a_video_and_nothing_of_it_is_kept(site: Site) -> None:
+    public = site.tracklets("camera-2")[0]
+    answer = site.client().get(f"{API}/tracklets/{public}/clip.mp4")
+    assert answer.headers["content-type"] == "video/mp4"
+    assert answer.content[4:8] == b"ftyp"
+    assert [p for p in site.service.temporary.rglob("*") if p.is_file()] == []
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_why_it_matched_is_a_picture(site: Site) -> None:
+    pytest.importorskip("matplotlib")
+    public = site.tracklets()[0]
+    search = upload(site, public)["id"]
+    answer = site.client().get(f"{API}/tracklets/{public}/why.png", params={"search": search})
+    assert answer.content.startswith(b"\x89PNG")
+
+
+# Audit
+
+
+def test_everything_is_in_the_log_with_reason_and_what_was_looked_at(site: Site) -> None:
+    client, public = site.client(), site.tracklets()[0]
+    start = audit.list_entries(site.service.database, limit=1)[0].seq
+    search = upload(site, public, reason="theft")["id"]
+    client.get(f"{API}/tracklets/{public}", params={"search": search})
+    client.get(f"{API}/tracklets/{public}/clip.mp4", headers={"X-Reason": "to be sure"})
+    thumbnail = client.get(f"{API}/searches/{search}/hits").json()["hits"][0]["thumbnail"]
+    assert client.get(thumbnail).status_code == 200  # this view was logged with the list
+    assert client.get(thumbnail.replace("logged=", "logged=0")).status_code == 200  # this one by itself
+    entries = [e for e in audit.list_entries(site.service.database, limit=50) if e.seq > start]
+    got = [(e.action, e.reason) for e in reversed(entries) if e.action != "token.make"]
+    assert got == [
+        ("search", "theft"),
+        ("view.hits", "theft"),
+        ("view.tracklet", "theft"),
+        ("view.clip", "to be sure"),
+        ("view.hits", "theft"),
+        ("view.crop", ""),
+    ]
+    assert all(e.account == "root" for e in entries)
+    seen = next(e for e in entries if e.action == "view.hits").what
+    assert seen is not None
+    assert public in seen["tracklets"]
+    assert client.get(f"{API}/audit/verify").json()["whole"] is True
+
+
+def test_a_reason_can_be_made_obligatory(site: Site) -> None:
+    client, public = site.client(), site.tracklets()[0]
+    client.put(f"{API}/settings/require_reason", json={"value": 1, "reason": "policy"})
+    try:
+        answer = client.post(f"{API}/searches", json={"tracklets": [public]})
+        assert (answer.status_code, answer.json()["code"]) == (422, "reason-needed")
+        assert client.get(f"{API}/tracklets/{public}").status_code == 422
+        assert client.get(f"{API}/tracklets/{public}", headers={"X-Reason": "why"}).status_code == 200
+        given = {"tracklets": [public], "reason": " theft \n "}
+        assert client.post(f"{API}/searches", json=given).json()["reason"] == "theft"
+    finally:
+        client.put(f"{API}/settings/require_reason", json={"value": 0})
+
+
+# Writes that are tried again
+
+
+def test_an_idempotency_key_makes_a_write_happen_once(site: Site) -> None:
+    client = site.client()
+    before = len(site.service.cases.list_cases(limit=200))
+    headers = {"Idempotency-Key": "key-of-a-case-1"}
+    first = client.post(f"{API}/cases", json={"title": "once"}, headers=headers)
+    again = client.post(f"{API}/cases", json={"title": "once"}, headers=headers)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert again.headers["idempotent-replay"] == "true"
+    assert len(site.service.cases.list_cases(limit=200)) == before + 1
+    assert client.post(f"{API}/cases", json={"title": "other"}, headers=headers).status_code == 422
+    other = site.client()  # another token: the key is its own
+    assert other.post(f"{API}/cases", json={"title": "once"}, headers=headers).json()["id"] != first.json()["id"]
+    assert client.post(f"{API}/cases", json={"title": "x"}, headers={"Idempotency-Key": "short"}).status_code == 400
+    crop = crop_file(site, site.tracklets()[0])
+    headers = {"Idempotency-Key": "key-of-a-search"}
+    ids = {
+        client.post(f"{API}/searches/photos", files=[("photos", ("a.jpg", crop))], headers=headers).json()["id"]
+        for _ in range(2)  # httpx makes another boundary each time
+    }
+    assert len(ids) == 1
+
+
+# Retention
+
+
+def test_retention_deletes_old_segments_and_says_so(painted_archive: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path, copy_archive(painted_archive, tmp_path))
+    client = site.client()
+    search = upload(site, site.tracklets("camera-1")[0])["id"]
+    for public in (site.tracklets("camera-1")[0], site.tracklets("camera-2")[0]):
+        client.post(f"{API}/searches/{search}/answers", json={"tracklet": public, "answer": "yes"})
+    assert site.service.retention.due() == []  # old as it is: nobody has decided yet
+    assert client.put(f"{API}/retention/camera-1", json={"days": 5}).status_code == 422
+    stop = max(s["stop_s"] for s in Archive.open(site.archive).segments)
+    site.clock.ahead = stop + 10 * 86400 - site.clock()  # ten days after the footage
+    client = site.client()
+    assert client.put(f"{API}/settings/maximum_days", json={"value": 20}).status_code == 204
+    assert client.put(f"{API}/retention/camera-1", json={"days": 21}).status_code == 422
+    # The log is ahead of this clock: that is a clock that was set back, and nothing is deleted.
+    assert client.put(f"{API}/retention/camera-1", json={"days": 5}).status_code == 204
+    assert site.service.retention.due() == []
+    assert client.get("/readyz").status_code == 503
+    site.clock.ahead = 0.0
+    client = site.client()
+    client.put(f"{API}/settings/maximum_days", json={"value": 3650})
+    client.put(f"{API}/retention/camera-1", json={"days": 5})
+    kept = site.tracklets("camera-2")
+    job = client.post(f"{API}/retention/run", json={"reason": "now"}).json()["job"]
+    site.wait_for_jobs()
+    report = client.get(f"{API}/jobs/{job}").json()["report"]
+    assert [s.split("/")[2] for s in report["segments"]] == ["camera-1"] * 3
+    assert site.tracklets() == kept
+    assert not list(site.archive.glob("*/camera-1"))
+    assert Archive.open(site.archive).check() == []
+    left = {row["tracklet"] for row in site.service.database.all("SELECT tracklet FROM answers")}
+    assert left == {kept[0]}
+    assert read_links(Archive.open(site.archive)) == []
+
+
+def test_old_searches_go_and_those_in_cases_stay(painted_archive: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path, painted_archive)
+    case = site.client().post(f"{API}/cases", json={"title": "kept"}).json()["id"]
+    loose, kept = upload(site, site.tracklets()[0])["id"], upload(site, site.tracklets()[0], case=case)["id"]
+    site.clock.ahead = 40 * 86400
+    site.service.retention.run("test")
+    assert [r["id"] for r in site.service.database.all("SELECT id FROM searches")] == [kept]
+    assert loose != kept
+
+
+# Health, documents, the client
+
+
+def test_health_readiness_and_metrics(site: Site) -> None:
+    anybody = site.client(None)
+    assert anybody.get("/healthz").json() == {"status": "alive"}
+    assert anybody.get("/readyz").json()["ready"] is True
+    assert anybody.get("/metrics").status_code == 401
+    text = site.client(scopes=["metrics"]).get("/metrics").text
+    assert f"osnet_tracklets {float(len(site.service.library))}" in text
+    assert 'osnet_http_requests_total{method="GET",status="200"}' in text
+
+
+def test_the_openapi_document_has_examples_and_errors(site: Site) -> None:
+    document = site.client(None).get(f"{API}/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    text = json.dumps(document["components"]["schemas"]["SearchIn"])
+    assert "archive~2026-11-28~gate~081400.000~1" in text
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation.get("summary") or operation.get("description"), (path, method)
+
+
+def test_the_client_speaks_with_the_librarys_types(site: Site, tmp_path: Path) -> None:
+    class Sync(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            got = web.request(request.method, str(request.url), content=request.read(), headers=dict(request.headers))
+            return httpx.Response(got.status_code, headers=got.headers, content=got.content, request=request)
+
+    web = site.client(None)
+    public = site.tracklets("camera-2")[0]
+    photo = site.service.library.tracklet(public).best_crop.path
+    with Client("http://127.0.0.1", site.token(), transport=Sync()) as client:
+        assert client.cameras() == ["camera-1", "camera-2"]
+        search = client.search([photo], where=Where(cameras=frozenset({"camera-2"})), reason="test")
+        assert search.hits[0].item.source == public
+        assert {hit.item.camera for hit in search.hits} == {"camera-2"}
+        assert [h.item.source for h in client.hits(search.id)] == [h.item.source for h in search.hits]
+        assert client.answer(search.id, public, "yes")[0].item.camera == "camera-2"
+        case = client.create_case("of the client")
+        client.save_clip(public, tmp_path / "c.mp4")
+        assert (tmp_path / "c.mp4").read_bytes()[4:8] == b"ftyp"
+        with pytest.raises(ServiceError, match="no case") as refused:
+            client.search(tracklets=[public], case="nothing")
+        assert (refused.value.status, refused.value.code) == (404, "missing")
+        again = client.search(tracklets=[public], case=case)
+        client.answer(again.id, public, "yes")
+        digest = client.export_case(case, tmp_path / "case.zip", "court")
+        assert hashlib.sha256((tmp_path / "case.zip").read_bytes()).hexdigest() == digest
+        assert client.preview_erasure([public])["num_crops"] >= 1

@@ -1,0 +1,189 @@
+"""Live sources in processes of their own, and the watch list: alerts, signatures, retries, ends."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from osnet.service import live, watch
+from osnet.service.scores import CalibratedPoint, ScoreScale
+from osnet.video import Archive
+from small_footage import paint_walkers, walk, write_video
+from small_service import Site, copy_archive
+
+API = "/api/v1"
+
+
+@pytest.fixture
+def site(painted_archive: Path, tmp_path: Path) -> Site:
+    return Site(tmp_path, painted_archive)
+
+
+def test_the_watch_list_is_off_by_default(site: Site) -> None:
+    client = site.client()
+    search = client.post(f"{API}/searches", json={"tracklets": [site.tracklets()[0]]}).json()["id"]
+    given = {"search": search, "threshold": 0.9, "days": 1, "webhook": "https://example.org/h", "reason": "r"}
+    answer = client.post(f"{API}/watch", json=given)
+    assert answer.status_code == 422
+    assert "watch_list" in answer.json()["title"]
+    assert site.service.watch.look() == 0
+
+
+@pytest.fixture
+def watched(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """An entry that looks at everything in the archive, and a program that takes its alerts."""
+    monkeypatch.setattr(watch, "check_public", lambda *_: ("example.org", 443, ["93.184.216.34"]))
+    client = site.client()
+    client.put(f"{API}/settings/watch_list", json={"value": 1})
+    search = client.post(f"{API}/searches", json={"tracklets": [site.tracklets()[0]]}).json()["id"]
+    given = {"search": search, "threshold": 0.95, "days": 1, "webhook": "https://example.org/h", "reason": "missing"}
+    made = client.post(f"{API}/watch", json=given).json()
+    with site.service.database.write() as tx:
+        tx.run("UPDATE watch_entries SET seen_s = 0")
+    sent: list[tuple[bytes, dict[str, str]]] = []
+    status = {"next": 200}
+
+    def post(_: str, body: bytes, headers: dict[str, str]) -> int:
+        sent.append((body, headers))
+        return status["next"]
+
+    site.service.watch._post = post
+    return {"site": site, "made": made, "sent": sent, "status": status, "search": search}
+
+
+def test_alerts_are_sent_once_and_signed(watched: dict[str, Any]) -> None:
+    site, sent = watched["site"], watched["sent"]
+    new = site.service.watch.look()
+    assert new >= 1
+    assert site.service.watch.look() == 0  # the same tracklets give no second alert
+    assert site.service.watch.deliver() == new
+    assert site.service.watch.deliver() == 0
+    body, headers = sent[0]
+    assert headers["X-Osnet-Signature"] == watch.sign(watched["made"]["secret"], headers["X-Osnet-Alert"], body)
+    assert headers["X-Osnet-Signature"] != watch.sign("other", headers["X-Osnet-Alert"], body)
+    assert site.tracklets()[0] in {json.loads(b)["tracklet"] for b, _ in sent}
+    assert b"missing" not in body  # the reason stays here
+    log = site.client().get(f"{API}/audit").json()["entries"]
+    assert sum(entry["action"] == "alert.sent" for entry in log) == new
+
+
+def test_alerts_are_tried_again_with_growing_pauses(watched: dict[str, Any]) -> None:
+    site, status = watched["site"], watched["status"]
+    new = site.service.watch.look()
+    status["next"] = 500
+    pauses = []
+    for _ in range(watch.MAX_TRIES):
+        site.service.watch.deliver()
+        row = site.service.database.one("SELECT MIN(next_try_s) AS next FROM alerts WHERE delivered_s IS NULL")
+        pauses.append(row["next"] - site.clock())
+        site.clock.ahead += pauses[-1] + 1
+    assert len(watched["sent"]) == new * watch.MAX_TRIES
+    assert pauses[:3] == pytest.approx([30, 60, 120], abs=2)
+    site.clock.ahead += 86_400
+    assert site.service.watch.deliver() == 0
+    assert len(watched["sent"]) == new * watch.MAX_TRIES  # no more after the last try
+    row = site.service.database.one("SELECT error FROM alerts")
+    assert row == {"error": "HTTP 500"}
+
+
+def test_an_entry_ends(watched: dict[str, Any]) -> None:
+    site = watched["site"]
+    site.clock.ahead = 86_500
+    assert site.service.watch.look() == 0
+    assert site.service.watch.list_entries() == []
+
+
+def test_expected_false_alarms_come_from_the_calibration(watched: dict[str, Any]) -> None:
+    site = watched["site"]
+    assert watched["made"]["expected"]["false_alarms_per_day"] is None
+    site.service.library.scale = ScoreScale((CalibratedPoint(0.5, 0.001, "val"),))
+    found = site.service.watch.expect(site.actor(), watched["search"], 0.6)
+    assert found["tracklets_per_day"] == len(site.service.library)  # all within a day
+    assert found["false_alarms_per_day"] == pytest.approx(0.006 * len(site.service.library), abs=0.01)
+
+
+def wait_for(check: Any) -> Any:
+    """For a process that has to start; the test's own time-out is the limit."""
+    while not (found := check()):
+        time.sleep(0.05)
+    return found
+
+
+def test_a_source_runs_in_a_process_that_is_started_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process gets its address by its standard input, says what it does, and comes back when it dies."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import json, sys\n"
+        "given = json.loads(sys.stdin.readline())\n"
+        "assert 'secret' in given['address']\n"
+        "print(json.dumps({'state': 'running', 'last_frame_s': 12.5, 'taken': 7, 'dropped': 2}), flush=True)\n"
+        "print('no json', flush=True)\n"
+        "print('the camera does not answer', file=sys.stderr)\n"
+        "sys.exit(3)\n"
+    )
+    real = live.subprocess.Popen
+    commands: list[list[str]] = []
+
+    def popen(command: list[str], **more: Any) -> Any:
+        commands.append(command)
+        return real([command[0], str(worker)], **more)
+
+    monkeypatch.setattr(live.subprocess, "Popen", popen)
+    monkeypatch.setattr(live, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(live, "check_public", lambda *_: ("h", 1, []))
+    client = site.client()
+    given = {"camera": "door", "address": "rtsp://user:secret@camera.example/stream?token=secret"}
+    source = client.post(f"{API}/sources", json=given).json()["id"]
+    state = wait_for(lambda: next((s for s in client.get(f"{API}/sources").json() if s["starts"] >= 2), None))
+    assert (state["taken"], state["dropped"], state["last_frame_s"]) == (7, 2, 12.5)
+    assert state["address"] == "rtsp://camera.example/stream"
+    wait_for(lambda: client.get(f"{API}/sources").json()[0]["error"] == "the camera does not answer")
+    assert not [part for command in commands for part in command if "secret" in part]
+    assert "secret" not in client.get(f"{API}/audit").text
+    metrics = client.get("/metrics").text
+    assert 'osnet_source_frames{camera="door",outcome="dropped"} 2.0' in metrics
+    second = client.post(f"{API}/sources", json=given)
+    assert (second.status_code, "door" in second.json()["title"]) == (422, True)
+    assert client.delete(f"{API}/sources/{source}").status_code == 204
+    assert client.get(f"{API}/sources").json() == []
+    assert client.delete(f"{API}/sources/{source}").status_code == 404
+
+
+@pytest.mark.slow
+def test_a_real_stream_is_indexed_by_a_real_process(painted_archive: Path, tmp_path: Path) -> None:
+    """A video over loopback: its frames arrive, and what was seen is committed when the source is removed."""
+    archive = copy_archive(painted_archive, tmp_path)
+    walkers = [walk(2, 20, 2.0), walk(140, 70, -1.5)]
+    video = write_video(tmp_path / "gate.ts", paint_walkers(walkers, 60)).read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            self.end_headers()
+            for start in range(0, len(video), 4096):
+                self.wfile.write(video[start : start + 4096])
+                time.sleep(0.02)  # a camera gives its frames one by one
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/gate.ts"
+        given = {"camera": "door", "address": address, "detector": "motion", "archive": str(archive), "device": "cpu"}
+        runner = live._Runner(given)
+        wait_for(lambda: runner.state.taken > 0 and runner.state.gaps)
+        runner.stop()
+        server.shutdown()
+    assert runner.state.state == "stopped"
+    assert runner.state.last_frame_s == pytest.approx(time.time(), abs=3600)
+    assert any(segment["camera"] == "door" for segment in Archive.open(archive).segments)

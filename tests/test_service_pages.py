@@ -1,0 +1,278 @@
+"""The pages: what is vendored, what they show; in a real browser the whole way of a newcomer.
+
+The browser is Debian's Chromium, driven by Playwright. ``OSNET_BROWSER_TESTS=required`` turns the skip into a failure.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from osnet.service.timeline_svg import draw_timeline
+from osnet.service.timelines import Appearance
+from small_service import PASSWORD, Site, copy_archive, crop_file, serving
+
+STATIC = files("osnet.service") / "static"
+HTMX = "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"
+"""SHA-256 of dist/htmx.min.js in htmx.org 4.0.1 on npm."""
+
+
+def test_htmx_is_the_published_file() -> None:
+    assert hashlib.sha256((STATIC / "htmx-4.0.1.min.js").read_bytes()).hexdigest() == HTMX
+    assert "Zero-Clause BSD" in (STATIC / "htmx-LICENSE.txt").read_text()
+
+
+def test_a_timeline_draws_bars_by_camera_and_ways_between_confirmed_ones() -> None:
+    shown = [
+        Appearance("a~1", "gate", 0.0, 10.0, True, 0.9),
+        Appearance("a~2", "hall", 40.0, 50.0, True, 0.8),
+        Appearance("a~3", "hall", 90.0, 100.0, False, None),
+        Appearance("a~4", "<b>", 95.0, 100.0, False, None),
+    ]
+    svg = draw_timeline(shown, "s")
+    assert svg.count("<rect") == 4
+    assert svg.count('class="way"') == 1
+    assert svg.count('class="lane"') == 3
+    assert "<b>" not in svg
+    assert 'x="120.0"' in svg  # the first begins at the left end; its way ends where the second begins
+    assert f'x2="{120 + 0.4 * (960 - 120 - 16):.1f}"' in svg
+    assert draw_timeline([], "s") == ""
+
+
+def test_a_viewer_sees_no_buttons_that_do_nothing(painted_archive: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path, painted_archive)
+    site.add("vera", "viewer")
+    client, public = site.client(), site.tracklets()[0]
+    case = client.post("/api/v1/cases", json={"title": "t"}).json()["id"]
+    search = client.post("/api/v1/searches", json={"tracklets": [public], "case": case}).json()["id"]
+    page = site.browser("vera")
+    for path in (f"/cases/{case}", f"/searches/{search}", f"/tracklets/{public}?search={search}"):
+        text = page.get(path).text
+        assert page.get(path).status_code == 200
+        for word in ("Yes</button>", "Export", "Delete the case", "Erase"):
+            assert word not in text, (path, word)
+
+
+# In a browser
+
+
+def missing(reason: str) -> None:
+    if os.environ.get("OSNET_BROWSER_TESTS") == "required":
+        pytest.fail(f"the browser tests are required here: {reason}")
+    pytest.skip(f"no browser test: {reason}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        missing("chromium is not installed (Debian: chromium)")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("playwright is not installed (extra: dev)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """A page that fails the test on any error in the console, and that checks each place it looks at."""
+
+    def __init__(self, browser: Any, width: int, scheme: str, address: str) -> None:
+        from axe_playwright_python.sync_playwright import Axe
+
+        self._axe, self.width, self.address = Axe(), width, address
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on("request", lambda r: self.requests.append(r.url))
+        self.page.set_default_timeout(60_000)
+
+    def check(self, name: str) -> None:
+        """No console error, nothing from elsewhere, nothing wider than the screen, no violation that axe-core finds."""
+        assert self.errors == [], name
+        assert not [url for url in self.requests if not url.startswith((self.address, "blob:", "data:"))], name
+        wide = self.page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= self.width, f"{name} is {wide} pixels wide on a screen of {self.width}"
+        found = self._axe.run(self.page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]})
+        violations = [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found.response["violations"]]
+        assert violations == [], name
+
+    def wait(self, expression: str) -> None:
+        """Until it is true; the page's policy forbids what Playwright's own function does."""
+        while not self.page.evaluate(expression):
+            self.page.wait_for_timeout(50)
+
+    def press_until(self, key: str, selector: str) -> None:
+        """Press a key, and wait for what it brings."""
+        self.page.keyboard.press(key)
+        self.page.wait_for_selector(selector)
+
+
+@pytest.mark.slow
+def test_the_way_of_a_newcomer(browser: Any, painted_archive: Path, tmp_path: Path) -> None:
+    """The one-time link, a photo, answers by keys, a box on a frame, a case and its export; then erasure."""
+    archive = copy_archive(painted_archive, tmp_path)
+    crops = sorted(archive.glob("*/camera-1/*/crops/0001-1.jpg"))
+    with serving(archive, tmp_path / "state", "--footage", str(painted_archive.parent / "footage")) as (
+        address,
+        key,
+        _,
+    ):
+        visitor = Visitor(browser, 1400, "light", address)
+        page = visitor.page
+        page.goto(f"{address}/setup?key={key}")
+        visitor.check("setup")
+        page.fill("[name=name]", "anna")
+        page.fill("[name=password]", PASSWORD)
+        page.fill("[name=again]", PASSWORD)
+        page.click("text=Make the account")
+        page.wait_for_url(address + "/")
+
+        page.set_input_files("#photos", str(crops[0]))
+        page.wait_for_selector("#previews canvas")
+        page.fill("[name=reason]", "a test")
+        visitor.check("search")
+        page.click("main >> button:text-is('Search')")
+        page.wait_for_selector(".hit")
+        first = page.locator(".hit").first.get_attribute("data-tracklet")
+        assert first is not None
+        visitor.check("results")
+        results = page.url
+        page.keyboard.press("j")
+        visitor.press_until("y", ".hit.yes")
+        assert page.locator(".hit.yes").get_attribute("data-tracklet") == first
+        page.locator(".hit.open").first.focus()
+        visitor.press_until("n", ".hit.no")
+        page.locator(".hit.no").first.focus()
+        page.keyboard.press("u")
+        page.wait_for_selector(".hit.no", state="detached")
+        visitor.check("answered")
+
+        page.locator(".hit.yes a").click()
+        page.locator("video").evaluate("v => { v.muted = true; return v.play().then(() => v.pause()); }")
+        assert page.locator("video").evaluate("v => v.videoWidth") > 0
+        page.locator("summary").click()
+        visitor.wait("document.querySelector('.why').naturalWidth > 0")
+        visitor.check("tracklet")
+        page.goto(f"{results}/timeline")
+        assert page.locator("svg rect.confirmed").count() == 1
+        visitor.check("timeline")
+
+        page.goto(f"{address}/footage/camera-1")
+        visitor.wait("document.querySelector('#frame-picture').naturalWidth > 0")
+        place = page.locator("#frame-canvas").bounding_box()
+        page.mouse.move(place["x"] + 10, place["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(place["x"] + 70, place["y"] + 140)
+        page.mouse.up()
+        assert page.input_value("#frame-box") == "[10,20,70,140]"
+        visitor.check("footage")
+        page.click("text=Search for the person in the box")
+        page.wait_for_selector(".hit")
+
+        page.goto(results)
+        page.fill("[name=title]", "The gate")
+        page.click("text=Keep in the case")
+        page.wait_for_selector("text=Export as ZIP")
+        visitor.check("case")
+        page.fill("text=Reason of the export", "court")
+        with page.expect_download() as download:
+            page.click("text=Export as ZIP")
+        with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as exported:
+            assert "manifest.json" in exported.namelist()
+        for path in ("cases", "accounts", "audit?check=1", "retention", "live"):
+            page.goto(f"{address}/{path}")
+            visitor.check(path)
+
+        page.goto(results.replace("/searches/", "/erase?search="))
+        visitor.check("erase")
+        page.click("text=Show what would go")
+        visitor.check("preview")
+        page.fill("[name=reason]", "asked for")
+        page.click("text=Erase for ever")
+        page.wait_for_selector(".state.done")
+        page.wait_for_selector("text=None was found")
+        visitor.check("job")
+        gone = page.request.get(f"{address}/tracklets/{first}")
+        assert gone.status == 404
+        visitor.context.close()
+
+        narrow = Visitor(browser, 400, "dark", address)
+        page = narrow.page
+        page.goto(address)
+        narrow.check("login")
+        page.keyboard.type("anna")  # the first field has the focus
+        page.keyboard.press("Tab")
+        page.keyboard.type(PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_url(address + "/")
+        page.set_input_files("#photos", str(crops[-1]))
+        page.wait_for_selector("#previews canvas")
+        narrow.check("search, narrow and dark")
+        page.click("main >> button:text-is('Search')")
+        page.wait_for_selector(".hit")
+        narrow.check("results, narrow and dark")
+        other = page.url
+        for path in ("timeline",):
+            page.goto(f"{other}/{path}")
+            narrow.check(f"{path}, narrow and dark")
+        for path in ("footage/camera-2", "cases", "accounts", "audit", "retention", "live", "erase"):
+            page.goto(f"{address}/{path}")
+            narrow.check(f"{path}, narrow and dark")
+        narrow.context.close()
+
+
+# Schemathesis
+
+
+@pytest.mark.slow
+def test_no_request_that_fits_the_openapi_document_breaks_the_service(painted_archive: Path, tmp_path: Path) -> None:
+    """Generated requests, valid and not: no 5xx, and every error is problem+json."""
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    site = Site(tmp_path, copy_archive(painted_archive, tmp_path))
+    client = site.client()
+    schema = schemathesis.openapi.from_dict(client.get("/api/v1/openapi.json").json())
+    tried = 0
+    for operation in schema.get_all_operations():
+        case_strategy = operation.ok().as_strategy()
+
+        @settings(
+            max_examples=5,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=case_strategy)
+        def run(case: Any) -> None:
+            nonlocal tried
+            sent = case.as_transport_kwargs(base_url="http://127.0.0.1")
+            sent.pop("cookies", None)
+            headers = {k: v for k, v in (sent.pop("headers", None) or {}).items() if k.lower() != "authorization"}
+            answer = client.request(**sent, headers=headers)
+            tried += 1
+            assert answer.status_code < 500 or answer.status_code == 503, (case.method, case.path, answer.text)
+            if answer.status_code >= 400:
+                assert answer.headers["content-type"].startswith(("application/problem+json", "application/json"))
+
+        run()
+    assert tried > 200
+    assert crop_file(site, site.tracklets()[0])

@@ -1,0 +1,643 @@
+"""Attempts on the service, a test each. The names of the tests are the table.
+
+path traversal, SSRF by sources and webhooks, CSRF, session fixation, another role's camera, expired and revoked tokens,
+stored XSS, zip and pixel bombs, header injection, timing, clips by guessed ids, open redirect, DNS rebinding, slow and
+large bodies, escalation of rights.
+"""
+
+import asyncio
+import hmac
+import io
+import json
+import socket
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi")
+
+from osnet.errors import DataError
+from osnet.service import accounts as accounts_file
+from osnet.service import addresses, middleware, watch
+from osnet.service.addresses import AddressError, check_public
+from osnet.service.web import LOGIN_COOKIE, safe_next
+from small_service import PASSWORD, Site, crop_file, form_field
+
+API = "/api/v1"
+
+
+@pytest.fixture(scope="module")
+def site(painted_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    site = Site(tmp_path_factory.mktemp("site"), painted_archive, max_upload_bytes=1 << 20)
+    site.service.accounts.set_role("gate", "operator", ["camera-1"], site.actor())
+    site.service.accounts.set_role("gate viewer", "viewer", ["camera-1"], site.actor())
+    for name, role in (("olga", "operator"), ("vera", "viewer"), ("greta", "gate"), ("gustav", "gate viewer")):
+        site.add(name, role)
+    return site
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../../../../etc/passwd",
+        "/static/%2e%2e/%2e%2e/core.py",
+        "/static/..%2f..%2fcore.py",
+        "/api/v1/tracklets/..%2F..%2Farchive.json",
+        "/api/v1/tracklets/archive~..~..~..~1",
+        "/api/v1/tracklets/archive~2026-01-05~camera-1~080000.000~1%00",
+        "/api/v1/frames/..%2F..%2Fetc.jpg?time_s=1",
+        "/api/v1/tracklets/..~1/crops/1.jpg",
+    ],
+)
+def test_path_traversal(site: Site, path: str) -> None:
+    answer = site.client().get(path)
+    assert answer.status_code == 404
+    assert b"root:" not in answer.content
+    assert b"import " not in answer.content
+
+
+def test_paths_of_the_machine_are_in_no_answer(site: Site) -> None:
+    client, public = site.client(), site.tracklets()[0]
+    search = client.post(f"{API}/searches", json={"tracklets": [public]}).json()["id"]
+    plan = client.post(f"{API}/erasures/preview", json={"tracklets": [public]}).text
+    browser = site.browser()
+    texts = [plan, client.get(f"{API}/tracklets/{public}").text, client.get(f"{API}/searches/{search}").text]
+    texts += [browser.get(p).text for p in (f"/tracklets/{public}?search={search}", "/live", "/retention", "/audit")]
+    texts += [client.get(f"{API}/tracklets/nothing").text, client.get("/readyz").text]
+    assert not [text for text in texts if str(site.archive.parent) in text]
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://127.0.0.1/x",
+        "rtsp://localhost/x",
+        "rtsp://[::1]/x",
+        "rtsp://10.0.0.1/x",
+        "rtsp://192.168.1.4:554/x",
+        "http://169.254.169.254/latest/meta-data",
+        "rtsp://[::ffff:127.0.0.1]/x",
+        "rtsp://0.0.0.0/x",
+        "rtsp://2130706433/x",
+        "rtsp://0x7f.1/x",
+        "file:///etc/passwd",
+        "concat:/etc/passwd",
+        "ftp://example.org/x",
+        "rtsp:///x",
+        "//x",
+        "x",
+        "rtsp://example.org\r\nX: y/x",
+        "rtsp://[fe80::1]/x",
+        "rtsp://224.0.0.1/x",
+        "http://100.64.0.1/x",
+        "rtsp://[2002:7f00:1::]/x",
+    ],
+)
+def test_ssrf_by_source_addresses(site: Site, address: str) -> None:
+    answer = site.client().post(f"{API}/sources", json={"camera": "new", "address": address})
+    assert (answer.status_code, answer.json()["code"]) == (422, "value"), answer.text
+    assert site.service.sources.list_sources(site.actor()) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["rtsp://127.0.0.1/x", "rtsp://169.254.169.254/x", "rtsp://[::1]/x", "rtsp://0.0.0.0/"]
+)
+def test_private_cameras_may_be_allowed_but_never_the_machine_itself(address: str) -> None:
+    with pytest.raises(AddressError):
+        check_public(address, ("rtsp",), allow_private=True)
+    assert check_public("rtsp://192.168.1.4/x", ("rtsp",), allow_private=True) == ("192.168.1.4", 554, ["192.168.1.4"])
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://127.0.0.1/h", "http://example.org/h", "https://10.1.1.1/h", "https://[::1]/h", "https://user@/h"],
+)
+def test_webhooks_to_private_addresses(site: Site, address: str) -> None:
+    client = site.client()
+    client.put(f"{API}/settings/watch_list", json={"value": 1})
+    search = client.post(f"{API}/searches", json={"tracklets": [site.tracklets()[0]]}).json()["id"]
+    given = {"search": search, "threshold": 0.9, "days": 1, "webhook": address, "reason": "r"}
+    assert client.post(f"{API}/watch", json=given).status_code == 422
+    client.put(f"{API}/settings/watch_list", json={"value": 0})
+
+
+def test_a_webhook_goes_to_the_very_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that means a public address when it is checked and the machine itself a moment later (DNS rebinding)."""
+    answers = iter(["93.184.216.34", "127.0.0.1", "127.0.0.1"])
+
+    def resolve(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), 443))]
+
+    connected: list[Any] = []
+
+    def connect(place: Any, **_: Any) -> Any:
+        connected.append(place)
+        raise OSError("stop here")
+
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(watch.socket, "create_connection", connect)
+    with pytest.raises(OSError, match="stop here"):
+        watch.post_webhook("https://rebind.example/h", b"", {})
+    assert connected == [("93.184.216.34", 443)]
+
+
+# Other sites
+
+
+def test_csrf_forms_need_the_sessions_token(site: Site) -> None:
+    browser = site.browser()
+    good = browser.csrf  # type: ignore[attr-defined]
+    for token in ("", "x", good[:-1], site.browser().csrf):  # type: ignore[attr-defined]
+        answer = browser.post("/cases", data={"csrf": token, "title": "forged"})
+        assert answer.status_code in (403, 422)
+    assert "forged" not in browser.get("/cases").text
+    assert browser.post("/cases", data={"csrf": good, "title": "mine"}).status_code == 303
+
+
+def test_csrf_the_api_by_cookie_needs_the_token_in_a_header(site: Site) -> None:
+    browser = site.browser()
+    assert browser.post(f"{API}/cases", json={"title": "forged"}).status_code == 403
+    headers = {"X-CSRF-Token": browser.csrf}  # type: ignore[attr-defined]
+    assert browser.post(f"{API}/cases", json={"title": "mine"}, headers=headers).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_csrf_requests_from_other_origins(site: Site, headers: dict[str, str]) -> None:
+    browser = site.browser()
+    data = {"csrf": browser.csrf, "title": "forged"}  # type: ignore[attr-defined]
+    assert browser.post("/cases", data=data, headers=headers).status_code == 403
+
+
+def test_login_from_another_site(site: Site) -> None:
+    """Nobody can be logged in as somebody else: the form's field must be this browser's cookie."""
+    browser = site.client(None)
+    browser.cookies.set(LOGIN_COOKIE, "mine")
+    answer = browser.post("/login", data={"name": "root", "password": PASSWORD, "token": "theirs"})
+    assert answer.status_code == 403
+
+
+def test_session_fixation(site: Site) -> None:
+    browser = site.client(None)
+    browser.follow_redirects = False
+    browser.cookies.set("osnet_session", "chosen-by-the-attacker")
+    token = form_field(browser.get("/login").text, "token")
+    answer = browser.post("/login", data={"name": "root", "password": PASSWORD, "token": token})
+    cookie = answer.headers["set-cookie"]
+    assert "chosen-by-the-attacker" not in cookie
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert "osnet_session=" in cookie
+    first, second = site.browser(), site.browser()
+    assert first.cookies["osnet_session"] != second.cookies["osnet_session"]
+
+
+def test_a_session_ends_with_log_out_and_cannot_be_replayed(site: Site) -> None:
+    browser = site.browser()
+    secret = browser.cookies["osnet_session"]
+    browser.post("/logout", data={"csrf": browser.csrf})  # type: ignore[attr-defined]
+    browser.cookies.set("osnet_session", secret)
+    assert browser.get("/cases").status_code == 303
+
+
+def test_a_changed_password_ends_every_session(site: Site) -> None:
+    site.add("paula", "viewer")
+    first, second = site.browser("paula"), site.browser("paula")
+    data = {"csrf": first.csrf, "old": "wrong password!", "new": "another long one", "again": "another long one"}  # type: ignore[attr-defined]
+    assert first.post("/password", data=data).status_code == 401
+    assert second.get("/cases").status_code == 200
+    assert first.post("/password", data={**data, "old": PASSWORD}).status_code == 303
+    for browser in (first, second):
+        assert browser.get("/cases").status_code == 303
+
+
+def test_dns_rebinding(site: Site) -> None:
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "localhost@evil.example"):
+        assert site.client().get("/healthz", headers={"Host": host}).status_code == 421
+    assert site.client().get("/healthz", headers={"Host": "localhost:8750"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "javascript:alert(1)",
+        "/a\nb",
+        "",
+        "/\t/evil.example",
+    ],
+)
+def test_open_redirect(site: Site, target: str) -> None:
+    assert safe_next(target) == "/"
+    browser = site.client(None)
+    browser.follow_redirects = False
+    token = form_field(browser.get("/login", params={"next": target}).text, "token")
+    answer = browser.post("/login", data={"name": "root", "password": PASSWORD, "token": token, "next": target})
+    assert answer.headers["location"] == "/"
+
+
+def test_pages_cannot_be_framed_and_load_nothing_from_elsewhere(site: Site) -> None:
+    browser = site.browser()
+    for path in ("/", "/accounts", "/nothing", "/static/page.css", f"{API}/me"):
+        headers = browser.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "same-origin"
+    text = browser.get("/").text
+    assert "http://" not in text
+    assert "https://" not in text
+    assert " style=" not in text
+
+
+# Rights
+
+
+def routes(site: Site) -> list[tuple[str, str]]:
+    document = site.client(None).get(f"{API}/openapi.json").json()
+    fill = {"tracklet": site.tracklets()[0], "number": "1", "place": "1", "camera": "camera-1"}
+    found = []
+    for path, methods in document["paths"].items():
+        for name in ("tracklet", "number", "place", "camera"):
+            path = path.replace(f"{{{name}}}", fill[name])
+        import re
+
+        path = re.sub(r"\{\w+\}", "nothing", path)
+        found += [(method.upper(), path) for method in methods]
+    return found
+
+
+def test_nothing_is_open_without_an_account(site: Site) -> None:
+    anybody = site.client(None)
+    anybody.follow_redirects = False
+    tried = 0
+    for method, path in routes(site):
+        if path not in ("/healthz", "/readyz"):
+            answer = anybody.request(method, path, params={"time_s": 1, "search": "x", "threshold": 0.5})
+            assert answer.status_code in (401, 422), (method, path, answer.status_code)
+            if answer.status_code == 422:  # values are looked at first; what they are of is not
+                answer = anybody.request(method, path, json={})
+                assert answer.status_code in (401, 422), (method, path)
+            tried += 1
+    assert tried > 50
+    for path in (
+        "/",
+        "/cases",
+        "/accounts",
+        "/audit",
+        "/retention",
+        "/erase",
+        "/live",
+        f"/tracklets/{site.tracklets()[0]}",
+    ):
+        answer = anybody.get(path)
+        assert (answer.status_code, answer.headers["location"][:6]) == (303, "/login"), path
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "path", "given"),
+    [
+        ("vera", "POST", "/searches", {"tracklets": []}),
+        ("vera", "POST", "/cases", {"title": "x"}),
+        ("vera", "POST", "/cases/x/export", {}),
+        ("olga", "POST", "/erasures/preview", {"tracklets": []}),
+        ("olga", "POST", "/erasures", {"tracklets": [], "digest": "", "reason": "x"}),
+        ("olga", "GET", "/accounts", None),
+        ("olga", "POST", "/accounts", {"name": "x", "password": PASSWORD, "role": "administrator"}),
+        ("olga", "GET", "/audit", None),
+        ("olga", "PUT", "/settings/require_reason", {"value": 0}),
+        ("olga", "POST", "/sources", {"camera": "x", "address": "rtsp://example.org/x"}),
+        ("olga", "POST", "/watch", {"search": "x", "threshold": 0.5, "days": 1, "webhook": "https://x", "reason": "x"}),
+        ("olga", "POST", "/retention/run", {}),
+    ],
+)
+def test_what_a_role_does_not_include(site: Site, name: str, method: str, path: str, given: Any) -> None:
+    answer = site.client(name).request(method, API + path, json=given)
+    assert (answer.status_code, answer.json()["code"]) == (403, "not-allowed")
+
+
+def test_another_roles_camera(site: Site) -> None:
+    """Neither hits, crops, clips, frames, boxes, timelines, links, nor exports of a camera that is not in the role."""
+    greta, root = site.client("greta"), site.client()
+    hidden, shown = site.tracklets("camera-2"), site.tracklets("camera-1")
+    assert [row["camera"] for row in greta.get(f"{API}/cameras").json()] == ["camera-1"]
+    for path in ("", "/crops/0.jpg", "/crops/1.jpg", "/clip.mp4", "/why.png?search=x"):
+        assert greta.get(f"{API}/tracklets/{hidden[0]}{path}").status_code == 404
+    assert greta.get(f"{API}/frames/camera-2.jpg", params={"time_s": 1767600002}).status_code == 404
+    assert greta.get(f"{API}/frames/camera-2/boxes", params={"time_s": 1767600002}).status_code == 404
+    for given in (
+        {"tracklets": [hidden[0]]},
+        {"boxes": [{"camera": "camera-2", "time_s": 1767600002, "box": [0, 0, 50, 90]}]},
+    ):
+        assert greta.post(f"{API}/searches", json=given).status_code == 404
+    mine = greta.post(
+        f"{API}/searches", json={"tracklets": [shown[0]], "filters": {"cameras": ["camera-1", "camera-2"]}}
+    )
+    assert {hit["camera"] for hit in mine.json()["hits"]} == {"camera-1"}
+    search = mine.json()["id"]
+    assert (
+        greta.post(f"{API}/searches/{search}/answers", json={"tracklet": hidden[0], "answer": "yes"}).status_code == 404
+    )
+    # A case of somebody who sees everything: the hits of other cameras, and pictures of them, stay hidden.
+    case = root.post(f"{API}/cases", json={"title": "all"}).json()["id"]
+    theirs = root.post(f"{API}/searches", json={"tracklets": [hidden[0]], "case": case}).json()["id"]
+    for public in (hidden[0], shown[0]):
+        root.post(f"{API}/searches/{theirs}/answers", json={"tracklet": public, "answer": "yes"})
+    for path in ("", "/hits", "/answers", "/timeline"):
+        text = greta.get(f"{API}/searches/{theirs}{path}").text
+        assert "camera-2" not in text.replace(json.dumps(None), ""), path
+    assert greta.get(f"{API}/searches/{theirs}/queries/1.jpg").status_code == 404
+    exported = greta.post(f"{API}/cases/{case}/export", json={"reason": "r"})
+    with zipfile.ZipFile(io.BytesIO(exported.content)) as archive:
+        assert b"camera-2" not in b"".join(archive.read(name) for name in archive.namelist())
+    page = site.browser("greta")
+    for path in (f"/searches/{theirs}", f"/searches/{theirs}/timeline", f"/cases/{case}", "/"):
+        assert "camera-2" not in page.get(path).text, path
+
+
+def test_another_operators_search(site: Site) -> None:
+    search = site.client().post(f"{API}/searches", json={"tracklets": [site.tracklets()[0]]}).json()["id"]
+    olga = site.client("olga")
+    for path in ("", "/hits", "/answers", "/timeline", "/queries/1.jpg"):
+        assert olga.get(f"{API}/searches/{search}{path}").status_code == 404
+    assert olga.delete(f"{API}/searches/{search}").status_code == 404
+
+
+def test_clips_by_guessed_ids(site: Site) -> None:
+    """Ids of tracklets can be guessed; what protects them is the role, and each view is written down."""
+    anybody = site.client(None)
+    public = site.tracklets("camera-2")[0]
+    for path in ("/clip.mp4", "/crops/1.jpg"):
+        assert anybody.get(f"{API}/tracklets/{public}{path}").status_code == 401
+        assert anybody.get(f"{API}/tracklets/{public}{path}?logged=" + "0" * 32).status_code == 401
+    signature = site.service.sign_view(site.actor(), public)
+    assert site.service.was_logged(site.actor(), public, signature)
+    assert not site.service.was_logged(site.actor("olga"), public, signature)
+    assert not site.service.was_logged(site.actor(), site.tracklets("camera-1")[0], signature)
+    site.clock.ahead = 2 * 3600
+    assert not site.service.was_logged(site.actor(), public, signature)
+    site.clock.ahead = 0
+
+
+def test_expired_and_revoked_tokens(site: Site) -> None:
+    client = site.client()
+    assert client.get(f"{API}/me").status_code == 200
+    site.clock.ahead = 2 * 86400
+    assert client.get(f"{API}/me").status_code == 401
+    site.clock.ahead = 0
+    mine = [row["id"] for row in client.get(f"{API}/tokens").json() if not row["revoked_s"]]
+    other = site.client()
+    for token_id in mine:
+        assert other.delete(f"{API}/tokens/{token_id}").status_code == 204
+    assert client.get(f"{API}/me").status_code == 401
+
+
+def test_a_token_cannot_make_a_larger_one(site: Site) -> None:
+    small = site.client(scopes=["view"])
+    for path, given in (("/tokens", {"name": "t", "scopes": ["view"], "days": 1}), ("/cases", {"title": "x"})):
+        assert small.post(API + path, json=given).status_code == 403
+    browser = site.browser("vera")
+    headers = {"X-CSRF-Token": browser.csrf}  # type: ignore[attr-defined]
+    given = {"name": "t", "scopes": ["admin"], "days": 1}
+    assert browser.post(f"{API}/tokens", json=given, headers=headers).status_code == 422
+
+
+def test_tokens_of_others_cannot_be_revoked(site: Site) -> None:
+    site.token()
+    theirs = [row["id"] for row in site.client().get(f"{API}/tokens").json() if row["account"] == "root"]
+    assert site.client("olga").delete(f"{API}/tokens/{theirs[0]}").status_code == 404
+
+
+def test_timing_of_tokens_and_sessions(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets are found by their SHA-256, and compared in constant time; an unknown id compares too."""
+    compared: list[tuple[str, str]] = []
+    real = hmac.compare_digest
+
+    def spy(a: Any, b: Any) -> bool:
+        compared.append((a, b))
+        return real(a, b)
+
+    monkeypatch.setattr(accounts_file.hmac, "compare_digest", spy)
+    token = site.token()
+    for tried in (token, token[:-2] + "xx", "osnet_000000000000_" + "x" * 43):
+        site.service.accounts.by_token(tried)
+    assert len(compared) == 3
+    assert all(len(a) == len(b) == 64 for a, b in compared)
+    assert all(token.rpartition("_")[2] not in pair for pair in compared)
+
+
+# What others write
+
+
+def test_stored_xss_in_names_and_file_names(site: Site) -> None:
+    browser = site.browser()
+    csrf = browser.csrf  # type: ignore[attr-defined]
+    evil = '"><script>alert(1)</script>'
+    photo = [("photos", (f"{evil}.jpg", crop_file(site, site.tracklets()[0]), "image/jpeg"))]
+    went = browser.post("/search", data={"csrf": csrf, "reason": evil}, files=photo)
+    assert went.status_code == 303, went.text
+    results = went.headers["location"]
+    case = browser.post(f"{results}/case", data={"csrf": csrf, "title": evil}).headers["location"]
+    browser.post(case, data={"csrf": csrf, "title": evil, "notes": evil})
+    assert (
+        browser.post("/accounts", data={"csrf": csrf, "name": evil, "password": PASSWORD, "role": "viewer"}).status_code
+        == 303
+    )
+    browser.post("/roles", data={"csrf": csrf, "name": evil, "kind": "viewer"})
+    browser.post("/tokens", data={"csrf": csrf, "name": evil, "days": "1", "scope": "view"})
+    for path in (
+        "/",
+        results,
+        f"{results}/timeline",
+        case,
+        "/cases",
+        "/accounts",
+        "/audit",
+        "/erase",
+        "/live",
+        f"/login?next=/{evil}",
+    ):
+        text = browser.get(path).text
+        assert "<script>alert" not in text, path
+        assert "&lt;script&gt;alert" in text or path in (
+            "/",
+            "/erase",
+            "/live",
+            f"{results}/timeline",
+            f"/login?next=/{evil}",
+        ), path
+
+
+def test_header_injection(site: Site) -> None:
+    browser = site.browser()
+    csrf = browser.csrf  # type: ignore[attr-defined]
+    answer = browser.post("/cases", data={"csrf": csrf, "title": "x\r\nSet-Cookie: a=b"})
+    assert answer.status_code == 422
+    for path in (
+        "/login?next=/%0d%0aSet-Cookie:%20a=b",
+        "/cases/%0d%0aSet-Cookie:%20a=b",
+        f"{API}/tracklets/%0d%0aX:%20y",
+    ):
+        assert "a=b" not in str(browser.get(path).headers.get("set-cookie", ""))
+        assert "x" not in browser.get(path).headers or browser.get(path).headers["x"] != "y"
+
+
+def test_a_log_line_cannot_be_forged(site: Site) -> None:
+    search = {"tracklets": [site.tracklets()[0]], "reason": "a\nroot\x00 deleted"}
+    assert site.client().post(f"{API}/searches", json=search).json()["reason"].count("\n") == 0
+
+
+# Bombs
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    """A small PNG that says it has so many pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
+
+
+def test_pixel_bombs(site: Site) -> None:
+    for width, height in ((60_000, 60_000), (5_001, 5_000), (1_000_000, 30)):
+        answer = site.client().post(f"{API}/searches/photos", files=[("photos", ("b.png", png_bomb(width, height)))])
+        assert (answer.status_code, answer.json()["code"]) == (422, "image")
+
+
+def test_zip_and_other_files_as_photos(site: Site) -> None:
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.jpg", b"\0" * 50_000_000)
+        bomb = file.getvalue()
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+    for content in (bomb, svg, b"GIF89a", b"%PDF-1.4", b"", b"\xff\xd8\xff" + b"\0" * 100):
+        answer = site.client().post(f"{API}/searches/photos", files=[("photos", ("a.jpg", content))])
+        assert (answer.status_code, answer.json()["code"]) == (422, "image")
+
+
+def test_metadata_of_a_photo_is_not_kept(site: Site) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "GPS-OF-THE-REPORTER"
+    with io.BytesIO() as file:
+        Image.new("RGB", (64, 128), "red").save(file, "JPEG", exif=exif)
+        content = file.getvalue()
+    assert b"GPS-OF-THE-REPORTER" in content
+    search = site.client().post(f"{API}/searches/photos", files=[("photos", ("a.jpg", content))]).json()["id"]
+    kept = site.service.searches.query_picture(site.actor(), search, 1)
+    assert b"GPS-OF-THE-REPORTER" not in kept
+    site.service.database.forget()
+    assert not [p for p in site.service.database.files() if b"GPS-OF-THE-REPORTER" in p.read_bytes()]
+
+
+def test_too_many_photos_and_boxes_outside(site: Site) -> None:
+    crop = crop_file(site, site.tracklets()[0])
+    many = [("photos", (f"{n}.jpg", crop)) for n in range(17)]
+    assert site.client().post(f"{API}/searches/photos", files=many).status_code == 422
+    for box in ([0, 0, 1, 1], [1e9, 0, 2e9, 9], [-5, -5, -1, -1], [9, 9, 2, 2]):
+        answer = site.client().post(
+            f"{API}/searches/photos",
+            files=[("photos", ("a.jpg", crop))],
+            data={"options": json.dumps({"boxes": [box]})},
+        )
+        assert answer.status_code == 422, box
+    deep = "[" * 19_000
+    answer = site.client().post(f"{API}/searches/photos", files=[("photos", ("a.jpg", crop))], data={"options": deep})
+    assert answer.status_code == 422
+
+
+def test_bodies_that_are_too_large(site: Site) -> None:
+    large = [("photos", ("a.jpg", b"\0" * (1 << 20)))]
+    assert site.client().post(f"{API}/searches/photos", files=large).status_code == 413
+
+    def stream() -> Any:  # without a length
+        for _ in range(40):
+            yield b"\0" * 65536
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert site.client().post(f"{API}/searches/photos", content=stream(), headers=headers).status_code == 413
+    answer = site.client().post(f"{API}/cases", content=stream(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+
+
+def test_a_body_that_never_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.05)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": f"{API}/cases",
+        "query_string": b"",
+        "raw_path": b"",
+        "scheme": "http",
+        "headers": [
+            (b"host", b"127.0.0.1"),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"10"),
+            (b"authorization", f"Bearer {site.token()}".encode()),
+        ],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "http_version": "1.1",
+        "root_path": "",
+        "asgi": {},
+    }
+    asyncio.run(site.app(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 408
+
+
+def test_uploads_touch_no_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a temporary file")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "_TemporaryFileWrapper", refuse, raising=False)
+    big = crop_file(site, site.tracklets()[0]) + b"\0" * 900_000
+    answer = site.client().post(f"{API}/searches/photos", files=[("photos", ("a.jpg", big))])
+    assert answer.status_code == 201, answer.text
+
+
+def test_other_addresses_are_refused_without_accounts(painted_archive: Path, tmp_path: Path) -> None:
+    from osnet.service.core import Service, ServiceOptions
+
+    service = Service(ServiceOptions((painted_archive,), tmp_path / "state", host="0.0.0.0", device="cpu"))
+    with pytest.raises(DataError, match=r"0\.0\.0\.0.*administrator"):
+        service.check_address()
+    service.accounts.add("root", PASSWORD, "administrator", by="test")
+    service.check_address()

@@ -1,0 +1,217 @@
+"""Work on many processes: nothing is lost, nothing is done twice, the same bytes come out."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import osnet.work.runners as runners
+from conftest import write_picture
+from osnet import Embedder
+from osnet.errors import OutputError
+from osnet.features.embedding_files import embed_files, read_vectors
+from osnet.work import WorkList, run_work
+from osnet.work.embedding import embed_on_many
+from osnet.work.work_list import MAX_DEATHS, MAX_TRIES, QuarantineError
+
+
+def items(count: int, seconds: float = 0.0) -> list[dict[str, Any]]:
+    return [{"label": f"item {n}", "seconds": seconds} for n in range(count)]
+
+
+def plan(folder: Path, listed: list[dict[str, Any]]) -> WorkList:
+    return WorkList.plan(folder, "probe", {"rounds": 200}, listed)
+
+
+def results(work: WorkList) -> list[bytes]:
+    return [work.result(item).read_bytes() for item in work.items]
+
+
+def test_a_list_knows_what_is_done(tmp_path: Path) -> None:
+    work = plan(tmp_path / "w", items(5))
+    first = next(iter(work.items))
+    run_work(work, workers=2)
+    assert work.todo() == []
+    assert len(set(results(work))) == 5
+    before = work.result(first).stat().st_mtime_ns
+    again = plan(tmp_path / "w", [*items(5)[:4], {"label": "another"}])
+    assert again.todo() == list(again.items)[4:], "what has not changed is not done again"
+    assert len(list((tmp_path / "w" / "results").iterdir())) == 4, "what is no longer on the list is deleted"
+    done: list[int] = []
+    run_work(again, on_done=lambda: done.append(1))
+    assert len(done) == 1
+    assert work.result(first).stat().st_mtime_ns == before
+    other = WorkList.plan(tmp_path / "w", "probe", {"rounds": 100}, items(5))
+    assert len(other.todo()) == 5, "other settings give other results"
+
+
+def test_what_always_fails_is_set_aside_and_named(tmp_path: Path) -> None:
+    listed = items(6)
+    listed[2]["fails"] = True
+    work = plan(tmp_path / "w", listed)
+    with pytest.raises(QuarantineError, match=r"1 of 6.*item 2: ValueError: item 2 fails"):
+        run_work(work, workers=2)
+    (aside,) = work.quarantined()
+    assert (aside.item, aside.label) == (list(work.items)[2], "item 2")
+    assert json.loads((tmp_path / "w" / "tries" / f"{aside.item}.json").read_text())["tries"] == MAX_TRIES
+    assert len(work.todo()) == 1, "the others are done"
+    listed[2]["fails"] = False
+    run_work(plan(tmp_path / "w", listed))
+    assert work.quarantined() == []
+
+
+def test_an_item_that_kills_its_worker_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "_ask", lambda process, item: process.kill())
+    monkeypatch.setattr("osnet.work.work_list.MAX_DEATHS", 3)
+    assert MAX_DEATHS > 3
+    with pytest.raises(QuarantineError, match="item 0: the worker ended with status -9"):
+        run_work(plan(tmp_path / "w", items(1)))
+
+
+def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk of one node is full: its tries fail, nothing half-written counts, and the next call does the rest."""
+    work = plan(tmp_path / "w", items(3))
+    real = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if Path(target).suffix == ".npz":
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(QuarantineError, match="No space left"):
+            run_work(work, "torchrun")  # in this process
+    assert list((tmp_path / "w" / "results").iterdir()) == []
+    run_work(work, "torchrun")
+    assert len(results(work)) == 3
+
+
+def test_bad_lists(tmp_path: Path) -> None:
+    work = plan(tmp_path / "w", items(2))
+    with work.locked(), pytest.raises(OutputError, match="another process works"):
+        run_work(WorkList(tmp_path / "w"))
+    with pytest.raises(OutputError, match="'spark'"):
+        run_work(work, "spark")  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match="workers 0"):
+        run_work(work, workers=0)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match="thesis"):
+        plan(tmp_path / "x", items(1))
+    for content in ("", "[]", '{"format": "other"}', '{"format": "osnet-work-1", "task": "os:system", "settings": 3}'):
+        (tmp_path / "w" / "work.json").write_text(content)
+        with pytest.raises(OutputError, match="no list of work"):
+            WorkList(tmp_path / "w")
+    with pytest.raises(QuarantineError, match="no task 'os:system'"):
+        run_work(WorkList.plan(tmp_path / "h", "os:system", {}, items(1)), "torchrun")
+
+
+def test_killed_at_30_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL of any worker at any moment: the results are those of a run that nobody disturbed."""
+    quiet = plan(tmp_path / "quiet", items(40))
+    run_work(quiet, "torchrun")
+    started: list[subprocess.Popen[str]] = []
+    real, draw, killed = runners._start_worker, random.Random(3), []
+
+    def start(listed: WorkList) -> "subprocess.Popen[str]":
+        started.append(real(listed))
+        return started[-1]
+
+    def kill() -> None:
+        while len(killed) < 30 and not finished.is_set():
+            time.sleep(draw.uniform(0, 0.3))
+            alive = [process for process in started if process.poll() is None]
+            if alive:
+                killed.append(draw.choice(alive).pid)
+                os.kill(killed[-1], signal.SIGKILL)
+
+    monkeypatch.setattr(runners, "_start_worker", start)
+    monkeypatch.setattr("osnet.work.work_list.MAX_DEATHS", 1000)
+    slow = [{**item, "seconds": 0.3} for item in items(40)]
+    work = plan(tmp_path / "w", slow)
+    finished = threading.Event()
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        run_work(work, workers=3)
+    finally:
+        finished.set()
+        thread.join()
+    assert len(killed) >= 20
+    assert results(work) == results(quiet)
+    assert len(list((tmp_path / "w" / "results").iterdir())) == 40
+
+
+def test_killed_as_a_whole_it_resumes(tmp_path: Path) -> None:
+    """The process that runs the list is killed; its workers end by themselves, and the next call does the rest."""
+    work = plan(tmp_path / "w", items(12, 0.1))
+    code = f"from osnet.work import *; run_work(WorkList({str(work.folder)!r}), workers=2)"
+    head = subprocess.Popen([sys.executable, "-c", code])
+    while len(work.todo()) > 8:
+        assert head.poll() is None
+        time.sleep(0.02)
+    head.kill()
+    head.wait()
+    left = set(work.todo())
+    assert len(left) >= 4
+    done: list[int] = []
+    run_work(work, workers=2, on_done=lambda: done.append(1))
+    assert 4 <= len(done) <= len(left) or not work.todo()
+    quiet = plan(tmp_path / "quiet", items(12, 0.1))
+    run_work(quiet, workers=2)
+    assert results(work) == results(quiet)
+
+
+@pytest.mark.slow
+def test_embedding_on_several_processes_gives_the_same_bytes(tiny_weights: Path, tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / "crops" / f"{n}.png", n, (32, 64)) for n in range(9)]
+    (tmp_path / "crops" / "bad.png").write_bytes(b"broken")
+    paths.insert(4, tmp_path / "crops" / "bad.png")
+    embedder = Embedder(tiny_weights, batch_size=2)
+    made = {"embedder": embedder, "weights": str(tiny_weights), "paths": paths, "on_error": "skip", "block": 4}
+    for workers in (1, 2):
+        done = embed_on_many(**made, out=tmp_path / f"{workers}.npz", workers=workers)  # type: ignore[arg-type]
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+    alone = embed_files(embedder, paths, tmp_path / "alone.npz", on_error="skip")
+    assert done.names == alone.names
+    assert [failure.name for failure in done.failures] == [str(paths[4])]
+    np.testing.assert_allclose(read_vectors(tmp_path / "2.npz")[0].vectors, alone.vectors, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_torchrun_shares_the_items(tmp_path: Path) -> None:
+    listed = items(9)
+    listed[4]["fails"] = True
+    work = plan(tmp_path / "w", listed)
+    script = tmp_path / "share.py"
+    script.write_text(
+        "import sys\nfrom osnet.runtime.distributed import leave_processes\nfrom osnet.work import *\n"
+        "from osnet.work.work_list import QuarantineError\ndone = []\n"
+        "try:\n    run_work(WorkList(sys.argv[1]), 'torchrun', on_done=lambda: done.append(1))\n"
+        "except QuarantineError as error:\n    print(len(done), error)\nleave_processes()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    out = subprocess.run([*command, str(work.folder)], capture_output=True, text=True, check=True, timeout=300).stdout
+    lines = sorted(line for line in out.splitlines() if "item 4" in line)
+    assert [line.split(" of")[0] for line in lines] == ["4 1", "5 1"], out
+    assert len(work.todo()) == 1
+
+
+def test_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    listed = items(8)
+    listed[5]["fails"] = True
+    work = plan(tmp_path / "w", listed)
+    with pytest.raises(QuarantineError, match="item 5"):
+        run_work(work, "ray", workers=2)
+    assert len(work.todo()) == 1
