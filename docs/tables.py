@@ -213,8 +213,8 @@ def stores() -> str:
     recall = min(results(f"stores-{rows}.json")["recall_at_10_of_16_queries"] for rows in (20_000, 1_000_000))
     return (
         f"{table(heads, rows)}\n\nMilliseconds of processor time, one thread, the smallest of several in turn, on a "
-        f"machine that was busy with other work; recall at 10 against float64: {recall:.3f}. 20 cameras and 7 days: 1,000 new items "
-        "are spread over 140 files, the worst case. NumPy: the float32 product and the ten best."
+        f"machine that was busy with other work; recall at 10 against float64: {recall:.3f}. 20 cameras and 7 days: "
+        "1,000 new items are spread over 140 files, the worst case. NumPy: the float32 product and the ten best."
     )
 
 
