@@ -38,6 +38,7 @@ from osnet.runtime.backends import (
     make_backend,
 )
 from osnet.types import ChannelOrder, Preprocessing
+from osnet.weights.card import Card
 from osnet.weights.checkpoint import Checkpoint, load_weights, network_sha256
 from osnet.weights.hub import load_model, locate
 from osnet.weights.hugging_face import PREFIX
@@ -123,6 +124,8 @@ class Embedder:
         self.normalize = normalize
         self.flip = flip
         self.num_workers = num_workers or min(8, count_cores())
+        self.card: Card | None
+        """What the weights say of themselves; None for a network without."""
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         """The process that started the reading threads, and they."""
         self._backend: Backend | None = None

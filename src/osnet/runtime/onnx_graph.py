@@ -243,7 +243,11 @@ def _shape_after(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
         dilation = getattr(module, "dilation", 1)
         settings = [_pair(value) for value in (module.kernel_size, module.stride, module.padding, dilation)]  # type: ignore[arg-type]
         round_up = getattr(module, "ceil_mode", False)
-        return (batch, channels, *(_windows(*sizes, round_up) for sizes in zip(size_hw, *settings, strict=True)))
+        return (
+            batch,
+            channels,
+            *(_windows(*sizes, round_up=round_up) for sizes in zip(size_hw, *settings, strict=True)),
+        )
     if isinstance(module, nn.Linear):
         return (*shape[:-1], module.out_features)
     if isinstance(module, DepthwisePool):
