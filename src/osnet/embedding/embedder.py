@@ -153,8 +153,10 @@ class Embedder:
             return
         self._digest = network_sha256(network, self.preprocessing)
         self._backend = made = make_backend(backend, network, self.preprocessing, self.device)
-        agreed = self.card and isinstance(made, ThreadedBackend) and made.name == runtime
+        agreed = isinstance(made, ThreadedBackend) and made.name == runtime
         if file and key and agreed and key_of(*file, runtime, preprocessing) == key:  # not replaced while it was read
+            assert self.card is not None
+            assert isinstance(made, ThreadedBackend)
             remember(key, Remembered(self.card, self._digest, made.content))
 
     def _use(self, known: Remembered, runtime: str) -> bool:
