@@ -54,25 +54,26 @@ def main(settings: Settings) -> None:
         crop = extraction.make_crops(folder / "crops", (128, 64), 3)[0]
         weights = str(settings.weights.resolve())
         cli = [python, "-m", "osnet.cli"]
-        subprocess.run(
-            [*cli, "index", str(folder / "crops"), "--out", str(folder / "gallery"), "--weights", weights],
-            env={**os.environ, "PYTHONPATH": str(here), "OSNET_CACHE": str(folder / "cache")}, check=True,
-        )  # fmt: skip
         contenders = {
             "import torch": [python, "-c", "import torch"],
             "osnet --help": [*cli, "--help"],
             "embedder, new weights": [python, "-c", MAKE, weights],
             "embedder, known weights": [python, "-c", MAKE, weights],
             "embedder and one image, known weights": [python, "-c", EMBED, weights, crop],
-            "osnet search GALLERY IMAGE": [*cli, "search", str(folder / "gallery"), crop],
+            "osnet search GALLERY IMAGE": [*cli, "search", "GALLERY", crop],
         }
         versions = {"": here} | ({"old: ": settings.old.resolve()} if settings.old else {})
+        for mark, source in versions.items():  # each has its own format
+            gallery = str(folder / f"{mark}gallery")
+            index = [*cli, "index", str(folder / "crops"), "--out", gallery, "--weights", weights]
+            spent(index, source, folder, folder / "cache")
         times: dict[str, list[float]] = {}
         for number in range(settings.rounds + 1):
             for mark, source in versions.items():
                 for what, command in contenders.items():
                     cache = folder / ("emptied" if "new weights" in what else "cache")
                     shutil.rmtree(folder / "emptied", ignore_errors=True)
+                    command = [str(folder / f"{mark}gallery") if word == "GALLERY" else word for word in command]
                     seconds = spent(command, source, folder, cache)
                     if number:  # the first round writes byte code and what is remembered
                         times.setdefault(mark + what, []).append(seconds)

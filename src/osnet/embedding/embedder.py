@@ -38,6 +38,7 @@ from osnet.runtime.backends import (
     make_backend,
 )
 from osnet.types import ChannelOrder, Preprocessing
+from osnet.weights.card import Card
 from osnet.weights.checkpoint import Checkpoint, load_weights, network_sha256
 from osnet.weights.hub import load_model, locate
 from osnet.weights.hugging_face import PREFIX
@@ -123,6 +124,8 @@ class Embedder:
         self.normalize = normalize
         self.flip = flip
         self.num_workers = num_workers or min(8, count_cores())
+        self.card: Card | None
+        """What the weights say of themselves; None for a network without."""
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         """The process that started the reading threads, and they."""
         self._backend: Backend | None = None
@@ -150,8 +153,10 @@ class Embedder:
             return
         self._digest = network_sha256(network, self.preprocessing)
         self._backend = made = make_backend(backend, network, self.preprocessing, self.device)
-        agreed = self.card and isinstance(made, ThreadedBackend) and made.name == runtime
+        agreed = isinstance(made, ThreadedBackend) and made.name == runtime
         if file and key and agreed and key_of(*file, runtime, preprocessing) == key:  # not replaced while it was read
+            assert self.card is not None
+            assert isinstance(made, ThreadedBackend)
             remember(key, Remembered(self.card, self._digest, made.content))
 
     def _use(self, known: Remembered, runtime: str) -> bool:

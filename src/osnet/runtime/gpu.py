@@ -55,12 +55,12 @@ class _Captured:
         self.input = torch.zeros(shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
         self.turn = 0
         if self.on_gpu:
-            self.copied = [torch.cuda.Event() for _ in range(2)]
+            self.copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
             self._capture(device)
 
     def _capture(self, device: torch.device) -> None:
         with torch.cuda.device(device):
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
@@ -105,7 +105,7 @@ class CudaGraphs(Backend):
     def run(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) RGB, uint8 or float32 in 0..255, on the CPU -> (B, D) float32, on the device."""
         with self._lock, torch.inference_mode():
-            return torch.cat([self._run_part(part) for part in pixels.split(LARGEST)])
+            return torch.cat([self._run_part(part) for part in torch.split(pixels, LARGEST)])
 
     def _run_part(self, pixels: Tensor) -> Tensor:
         size = 1 << (len(pixels) - 1).bit_length()
