@@ -89,6 +89,7 @@ def true_boxes(truth: MotFile, fps: float, out: Path, holes: bool, seed: int = 0
     return out
 
 
+BOXES = ("YOLOX-Nano", "truth", "holes")
 BOXMOT = ("ByteTrack", "OcSort", "BotSort")
 PEERS = Path(__file__).with_name("tracking_peers.py")
 
@@ -128,7 +129,7 @@ def rows_of(given: argparse.Namespace, name: str, embedder: Embedder) -> Iterato
         "holes": true_boxes(truth, footage.fps, work / f"{name}.holes.txt", holes=True),
     }
     rows, files = [], []
-    for boxes_from, source in sources.items():
+    for boxes_from, source in [(kind, sources[kind]) for kind in given.boxes]:
         runs = {}
         for tracker in given.trackers:
             follower = make_tracker(tracker)
@@ -146,7 +147,7 @@ def rows_of(given: argparse.Namespace, name: str, embedder: Embedder) -> Iterato
                 files.append(work / f"{name}.{boxes_from}.{tracker}.{variant.replace(' ', '-')}.result.txt")
                 write_mot(files[-1], better)
                 rows.append({"sequence": name, "boxes": boxes_from, "tracker": tracker, "variant": variant})
-        for kind in BOXMOT if given.boxmot else ():
+        for kind in given.peers if given.boxmot else ():
             if kind == "BotSort" and boxes_from != "YOLOX-Nano":
                 continue  # it embeds every box in every frame: minutes for each source
             files.append(work / f"{name}.{boxes_from}.boxmot-{kind}.result.txt")
@@ -186,8 +187,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trackers", nargs="+", default=["cbiou", "bytetrack"])
+    parser.add_argument("--boxes", nargs="+", choices=BOXES, default=list(BOXES))
     parser.add_argument("--trackeval", type=Path)
     parser.add_argument("--boxmot", type=Path)
+    parser.add_argument("--peers", nargs="+", choices=BOXMOT, default=list(BOXMOT))
     parser.add_argument("--sequences", nargs="+", choices=SEQUENCES, default=list(SEQUENCES))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
