@@ -47,7 +47,7 @@ def test_models_prints_counts_beside_what_was_published(run: Run) -> None:
     assert "2,169,508" in row
     assert "978.88M" in row
     assert "2.2M / 978.9M (paper, Table 6)" in row
-    assert "each parameter once" in out
+    assert "0.8 to 1.4 %" in out
     _, out, _ = run("models", "osnet_x1_0", "--size", 224, 224, "--classes", 1000)
     assert "2,682,508" in out
     assert "1499.26M" in out
