@@ -102,6 +102,8 @@ def test_paths_of_the_machine_are_in_no_answer(site: Site) -> None:
         "rtsp://224.0.0.1/x",
         "http://100.64.0.1/x",
         "rtsp://[2002:7f00:1::]/x",
+        "rtsp://[64:ff9b::7f00:1]/x",
+        "rtsp://[64:ff9b::a00:1]/x",
     ],
 )
 def test_ssrf_by_source_addresses(site: Site, address: str) -> None:

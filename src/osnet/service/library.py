@@ -4,6 +4,7 @@ A tracklet's public id is ``ARCHIVE~DAY~CAMERA~TIME~NUMBER``: the archive's name
 Shapes: T tracklets of all archives, D embedding.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -151,6 +152,8 @@ class Library:
             if now == self._columns.segments and not force:
                 return False
             self._columns = self._read({name: Archive.open(folder) for name, folder in self.folders.items()})
+            known = self._columns.place
+            self._probabilities = {public: row for public, row in self._probabilities.items() if public in known}
             return True
 
     def _read(self, archives: dict[str, Archive]) -> Columns:
@@ -366,7 +369,8 @@ class Library:
         """Digest of what predicts the attributes."""
         if self._attributes is None:
             return ""
-        return f"{self._attributes.sha256()[:16]} {' '.join(self._attributes.head.digests())}"[:200]
+        parts = [self._attributes.sha256(), *self._attributes.head.digests()]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def predict_attributes(self, public: str) -> list[float]:
         """Probabilities for a tracklet: the mean over its crops."""
