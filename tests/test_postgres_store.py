@@ -81,12 +81,13 @@ def test_partitions_are_left_out_and_dropped(server: tuple[str, Path]) -> None:
         "SELECT relname FROM pg_class WHERE relname ~ '^osnet_items_(m?[0-9]+|undated)$' AND relkind = 'r' ORDER BY 1"
     )
     assert [row[0] for row in store._run(query)] == ["osnet_items_20000", "osnet_items_20001"]
+    store._run("ANALYZE")  # as the server does by itself: nothing of the items may be copied into its statistics
     text, values = postgres_store._conditions(Where(after_s=20_001 * DAY_S))
     plan = "".join(row[0] for row in store._run(f"EXPLAIN SELECT 1 FROM days.osnet_items WHERE {text}", values))
     assert "osnet_items_20001" in plan
     assert "osnet_items_20000" not in plan
     report = store.expire(20_001 * DAY_S)
-    assert (report.rows, report.rewritten, report.deleted, report.is_complete) == (20, 0, 1, True)
+    assert (report.rows, report.rewritten, report.deleted, report.found_again) == (20, 0, 1, ())
     assert [row[0] for row in store._run(query)] == ["osnet_items_20001"]
     store.drop()
 

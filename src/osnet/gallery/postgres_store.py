@@ -37,6 +37,8 @@ from osnet.types import Item
 FORMAT = "osnet-postgres-1"
 EXACT_ROWS = 20_000
 """With an index, filters that leave at most so many rows are still searched exactly."""
+UNSAMPLED = ("source", "identity", "embedding")
+"""Columns of which ``ANALYZE`` must not copy values into the statistics: erasing would not reach them there."""
 LIMIT_INT = 2**31
 STANDBY_TIMEOUT_S = 30.0
 """How long erasing waits for standby servers to receive the log."""
@@ -114,7 +116,7 @@ class PostgresStore(EngineStore):
                     "identity text, camera text, time_s double precision, "
                     f"embedding vector({embedding_size}) NOT NULL) PARTITION BY LIST (day)"
                 )
-                for column in ("source", "identity", "embedding"):
+                for column in UNSAMPLED:
                     connection.execute(f"ALTER TABLE {quoted}.osnet_items ALTER {column} SET STATISTICS 0")
                 connection.execute(f"ALTER TABLE {quoted}.osnet_items ALTER embedding SET STORAGE PLAIN")
                 connection.execute(f"CREATE INDEX ON {quoted}.osnet_items (source text_pattern_ops)")
@@ -190,6 +192,8 @@ class PostgresStore(EngineStore):
                     f"CREATE TABLE {self._table(_partition(day))} "
                     f"PARTITION OF {self._table('osnet_items')} FOR VALUES IN ({'NULL' if day is None else int(day)})"
                 )
+                for column in UNSAMPLED:  # a partition does not inherit it
+                    connection.execute(f"ALTER TABLE {self._table(_partition(day))} ALTER {column} SET STATISTICS 0")
             (first,) = connection.execute(
                 f"SELECT nextval('{self._table('osnet_order')}') FROM generate_series(1, %s) ORDER BY 1 LIMIT 1",
                 (len(items),),
