@@ -10,6 +10,7 @@ Each number is the smallest of several, in turn; ``cpu`` is processor time of th
 
 import argparse
 import json
+import os
 import platform
 import resource
 import shutil
@@ -149,7 +150,8 @@ def run(work: Path, rows: int, repeats: int) -> dict[str, Any]:
         "queries": "64 drawn",
         "top": TOP,
         "repeats": repeats,
-        "machine": f"{platform.machine()}, {len(__import__('os').sched_getaffinity(0))} cores, shared with other work",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared with other work",
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "fill_s": round(seconds, 1),

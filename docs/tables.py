@@ -94,6 +94,47 @@ def searches(*names: str) -> str:
     return table(heads, rows)
 
 
+def first_answers() -> str:
+    """Processor seconds of a new process: ``import torch``, and what others take beyond it, before and now."""
+    rows = results("first-answer-cpu.json")["rows"]
+    cells = []
+    for name in (name for name in rows if not name.startswith("old: ")):
+        kind, title = (
+            ("median_s", name) if name in ("import torch", "osnet --help") else ("beyond_torch_s", f"{name} *")
+        )
+        cells.append([title, *(f"{rows[key][kind]:.2f}" for key in (f"old: {name}", name))])
+    return table(["", "before", "now"], cells)
+
+
+def tracker() -> str:
+    """Processor milliseconds per frame, for each number of boxes."""
+    cells = results("tracker-cpu-osnet_x0_25.json")["cells"]
+    ways = {
+        "embed onnxruntime": "`Embedder.embed(Frame)`",
+        "run onnxruntime": "backend alone",
+        "prepare": "cutting and resizing alone",
+        "old embed auto": "`embed` before (machine code)",
+        "old prepare": "cutting and resizing before",
+        "boxmot pt": "BoxMOT 25, `.pt`",
+        "boxmot onnx": "BoxMOT 25, our `.onnx`",
+        "torchreid": "Torchreid 0.2.5",
+    }
+    rows = [[title, *(f"{cell['rows'][way]['cpu_ms']:.1f}" for cell in cells)] for way, title in ways.items()]
+    return table(["boxes", *(str(cell["boxes"]) for cell in cells)], rows)
+
+
+def machine_code() -> str:
+    """Processor milliseconds per frame, for machine code and ONNX Runtime."""
+    rows = []
+    for model in ("x0_25", "x0_5"):
+        for cell in results(f"machine-code-cpu-osnet_{model}.json")["cells"]:
+            ours, other = (cell["rows"][f"embed {name}"]["cpu_ms"] for name in ("native", "onnxruntime"))
+            rows.append(
+                [model.replace("_", "."), str(cell["boxes"]), f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}"]
+            )
+    return table(["", "boxes", "machine code", "ONNX Runtime", "ratio"], rows)
+
+
 def table_a() -> str:
     """The supplement's Table A, printed and counted."""
     rows = []
@@ -105,6 +146,97 @@ def table_a() -> str:
     return table(heads, rows)
 
 
+def city() -> str:
+    """The simulated day: sizes, and a row for each number of workers."""
+    report = results("city-1000-cameras.json")
+    sizes = report["sizes"]
+    rows = [
+        [
+            str(day["workers"]),
+            percent(day["busy_share"]),
+            f"{day['delay_minutes']['p50']}",
+            f"{day['delay_minutes']['p95']}",
+            f"{day['delay_minutes']['p100']}",
+            str(day["longest_queue"]),
+            f"{percent(day['lost_share'])}",
+            str(day["set_aside"]),
+        ]
+        for day in report["days"]
+    ]
+    heads = ["cores", "busy, %", "delay p50, min", "p95", "longest", "longest queue", "lost work, %", "set aside"]
+    return (
+        f"{sizes['segments']:,} segments, {sizes['tracklets_million']} million tracklets, {sizes['gallery_gb']} GB of "
+        f"gallery, {sizes['core_hours']:,} core hours.\n\n{table(heads, rows)}\n\nThe delay is from the end of a "
+        "segment to its result. Busy includes work after midnight on what was still waiting."
+    )
+
+
+def stores() -> str:
+    """The folder gallery beside others, in processor time."""
+    rows = []
+    for name in ("stores-20000.json", "stores-1000000.json"):
+        report = results(name)
+        turn, own = report["in_turn"], report["gallery"]
+        names = [
+            "gallery_1",
+            "numpy_top_1",
+            "faiss_flat_1",
+            "gallery_filter",
+            "gallery_64",
+            "numpy_top_64",
+            "faiss_flat_64",
+        ]
+        rows.append(
+            [
+                f"{report['rows']:,}",
+                f"{own['open']['cpu_ms']:.0f}",
+                *(f"{turn[key]['cpu_ms']:.1f}" for key in names),
+                f"{own['add_1000']['cpu_ms']:.0f}",
+                f"{own['erase_one_person']['cpu_ms']:.0f}",
+                f"{own['disk_mb']:,.0f}",
+            ]
+        )
+    heads = [
+        "items",
+        "open",
+        "search",
+        "NumPy",
+        "FAISS Flat",
+        "filter to 0.7 %",
+        "64 queries",
+        "NumPy",
+        "FAISS Flat",
+        "add 1,000",
+        "erase a person",
+        "disk, MB",
+    ]
+    recall = min(results(f"stores-{rows}.json")["recall_at_10_of_16_queries"] for rows in (20_000, 1_000_000))
+    return (
+        f"{table(heads, rows)}\n\nMilliseconds of processor time, one thread, the smallest of several in turn, on a "
+        f"machine that was busy with other work; recall at 10 against float64: {recall:.3f}. 20 cameras and 7 days: "
+        "1,000 new items are spread over 140 files, the worst case. NumPy: the float32 product and the ten best."
+    )
+
+
+def runners() -> str:
+    """What the local runner costs."""
+    report = results("runners-local.json")
+    rows = [
+        [
+            str(row["workers"]),
+            f"{row['items_per_s']:.1f}",
+            f"{row['ideal_items_per_s']:.0f}",
+            percent(row["lost_share_with_start"]),
+            percent(row["lost_share_after_start"]),
+        ]
+        for row in report["rows"]
+    ]
+    heads = ["workers", "items a second", "at best", "lost, %", "lost after the start, %"]
+    return (
+        f"{table(heads, rows)}\n\n{report['items']} items of {report['seconds_of_an_item']} s each, on a busy machine."
+    )
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "attributes.md": {
         "scores": attribute_scores,
@@ -114,12 +246,14 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
             "attribute-search-generated.json", "attribute-search-generated-scratch.json"
         ),
     },
+    "scale.md": {"city": city, "stores": stores, "runners": runners},
     "classification.md": {
         "Table A": table_a,
         "CIFAR-10": lambda: str(benchmark("cifar_figure").markdown(results("cifar-cpu.json"))),
         "grouped": lambda: str(benchmark("variants").markdown(results("grouped-cpu.json")["results"])),
         "loading": lambda: str(benchmark("photo_loading").markdown(results("photo-loading-cpu.json")["results"])),
     },
+    "speed.md": {"first answer": first_answers, "tracker": tracker, "machine code": machine_code},
     "video.md": {
         "tracking": lambda: str(benchmark("tracking").markdown(results("tracking.json"))),
         "costs": lambda: str(benchmark("footage_costs").markdown(results("footage-costs.json"))),

@@ -9,7 +9,7 @@ import osnet.gallery.exact_search as exact
 import osnet.gallery.snapshot as snapshot
 from osnet.errors import GalleryError
 from osnet.gallery import Gallery, Where
-from osnet.gallery.exact_search import Block, encode, find_candidates, score_exactly
+from osnet.gallery.exact_search import Block, encode, find_candidates, scan_codes, score_exactly
 from osnet.gallery.stored_rows import unit_rows
 from osnet.types import Item
 
@@ -62,7 +62,7 @@ def test_no_hit_is_lost(name: str, coded: bool, monkeypatch: pytest.MonkeyPatch)
     for top in (1, 7, 500):
         for chosen in (None, third, third[:0]):
             allowed = np.arange(len(vectors)) if chosen is None else chosen
-            found = find_candidates(blocks, queries, top, chosen, len(vectors))
+            found = find_candidates(lambda: blocks, queries, top, chosen, len(vectors))
             for unit, rows in zip(queries, found, strict=True):
                 assert set(rows) <= set(allowed)
                 scores = score_exactly(vectors[rows], unit)
@@ -77,18 +77,17 @@ def test_the_bounds_hold_and_the_candidates_are_few() -> None:
     assert (missed <= scales[:, 1]).all()
     assert scales[:, 1].max() < 0.02
     unit = unit_rows(people(1, 8), SIZE, "")[0]
-    query = exact._CodedQuery(unit)
     truth = score_exactly(vectors, unit)
-    for rows, scores, errors in query.scan(codes, scales, None):
+    for rows, scores, errors in scan_codes([(Block(0, vectors, codes, scales), None)], unit):
         assert (np.abs(scores.astype(np.float64) - truth[rows]) <= errors).all()
     for at_least in (0, 10**9):
-        (rows,) = find_candidates([Block(0, vectors, codes, scales)], unit[None], 10, None, at_least)
+        (rows,) = find_candidates(lambda: [Block(0, vectors, codes, scales)], unit[None], 10, None, at_least)
         assert 10 <= len(rows) < 1000
     extremes = np.full((2, 512), 1, np.float32)
     extremes[1] *= -1
     extremes = unit_rows(extremes, 512, "")
-    ((_, scores, _),) = exact._CodedQuery(extremes[0]).scan(*encode(extremes), None)
-    assert scores == pytest.approx([1, -1], abs=1e-3), "the largest sum fits 32 bits"
+    ((_, scores, _),) = scan_codes([(Block(0, extremes, *encode(extremes)), None)], extremes[0])
+    assert scores == pytest.approx([1, -1], abs=1e-3)
 
 
 def test_large_and_small_galleries_search_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

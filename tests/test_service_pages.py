@@ -17,8 +17,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from osnet.service.searches import Appearance
 from osnet.service.timeline_svg import draw_timeline
+from osnet.service.timelines import Appearance
 from small_service import PASSWORD, Site, copy_archive, crop_file, serving
 
 STATIC = files("osnet.service") / "static"

@@ -83,7 +83,7 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.replace
 
     def full(self: Path, target: Path) -> Path:
-        if Path(target).suffix == ".npz":
+        if Path(target).suffix == ".bin":
             raise OSError(28, "No space left on device")
         return real(self, target)
 
@@ -186,6 +186,25 @@ def test_embedding_on_several_processes_gives_the_same_bytes(tiny_weights: Path,
     assert done.names == alone.names
     assert [failure.name for failure in done.failures] == [str(paths[4])]
     np.testing.assert_allclose(read_vectors(tmp_path / "2.npz")[0].vectors, alone.vectors, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_torchrun_shares_the_items(tmp_path: Path) -> None:
+    listed = items(9)
+    listed[4]["fails"] = True
+    work = plan(tmp_path / "w", listed)
+    script = tmp_path / "share.py"
+    script.write_text(
+        "import sys\nfrom osnet.runtime.distributed import leave_processes\nfrom osnet.work import *\n"
+        "from osnet.work.work_list import QuarantineError\ndone = []\n"
+        "try:\n    run_work(WorkList(sys.argv[1]), 'torchrun', on_done=lambda: done.append(1))\n"
+        "except QuarantineError as error:\n    print(len(done), error)\nleave_processes()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    out = subprocess.run([*command, str(work.folder)], capture_output=True, text=True, check=True, timeout=300).stdout
+    lines = sorted(line for line in out.splitlines() if "item 4" in line)
+    assert [line.split(" of")[0] for line in lines] == ["4 1", "5 1"], out
+    assert len(work.todo()) == 1
 
 
 def test_ray(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def describe_commands() -> str:
-    """What ``osnet --help`` prints."""
+    """The text of ``osnet --help``."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items()]
     return "\n".join(

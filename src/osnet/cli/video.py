@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import tyro
@@ -14,12 +14,12 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from osnet import Embedder
-from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, report_failures
+from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, check_counts, report_failures
 from osnet.cli.video_search import open_archive_embedder
 from osnet.errors import DataError, OutputError
 from osnet.figures.timeline import save_timeline
 from osnet.files import check_writable
-from osnet.video.archive import Archive, format_time
+from osnet.video.archive import WEIGHTS, Archive, format_time
 from osnet.video.detectors import make_detector
 from osnet.video.drawing import drawn_frames, video_writer
 from osnet.video.indexing import IndexSettings, index_footage, list_files, track_footage
@@ -27,6 +27,7 @@ from osnet.video.links import Decision, LinkSettings, Travel, decide, identities
 from osnet.video.motfile import MotFile, write_mot
 from osnet.video.protocols import Detector, Track, Tracker, Trouble
 from osnet.video.source import open_footage, read_frames
+from osnet.video.spread import index_on_many
 from osnet.video.tracking import DEFAULT_TRACKER, front_end, make_tracker
 
 video_app = SubcommandApp()
@@ -55,6 +56,9 @@ def video_index(
     appearance: bool = True,
     batch_size: int = 32,
     device: str = "auto",
+    runner: Literal["local", "ray"] | None = None,
+    workers: int = 1,
+    gpus: float = 0.0,
 ) -> None:
     """Find the people in footage of one camera and add them to a new or an existing archive.
 
@@ -80,25 +84,52 @@ def video_index(
         appearance: use embeddings to join broken tracks and to split tracks that contain several people.
         batch_size: crops per forward pass.
         device: device of the embedder: auto, cpu, cuda, cuda:1, mps.
+        runner: make several segments at the same time, in processes on this machine (local) or actors (ray). All
+            see the footage and the archive at the same paths. The list of work is kept in OUT.work.
+        workers: processes, or Ray actors.
+        gpus: GPUs of each Ray actor, such as 0.25.
     """
     files = list_files(footage)
     finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
     embedder = open_archive_embedder(out, weights, device, batch_size)
     settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
-    with _Bar() as bar:
-        report = index_footage(
+    if runner is not None:
+        if detector is None:
+            raise DataError("--runner needs --detector; --tracks belongs to one process")
+        check_counts(workers=workers)
+        report = index_on_many(
             files,
             out,
             camera=camera,
             embedder=embedder,
-            detector=finder,
-            tracker=follower,
+            weights=Path(weights).absolute() if weights and Path(weights).exists() else weights or out / WEIGHTS,
+            detector=str(Path(detector).absolute()) if Path(detector).exists() else detector,
+            threshold=threshold,
+            tracker=tracker,
             starts=starts,
             name_pattern=name_pattern,
             zone=_zone(zone),
             settings=settings,
-            on_progress=bar.show,
+            device=device,
+            runner=runner,
+            workers=workers,
+            gpus=gpus,
         )
+    else:
+        with _Bar() as bar:
+            report = index_footage(
+                files,
+                out,
+                camera=camera,
+                embedder=embedder,
+                detector=finder,
+                tracker=follower,
+                starts=starts,
+                name_pattern=name_pattern,
+                zone=_zone(zone),
+                settings=settings,
+                on_progress=bar.show,
+            )
     store = Archive.open(out)
     print(
         f"{report.segments_added} segments with {report.tracklets_added} tracklets added to {out}, "

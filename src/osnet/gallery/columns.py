@@ -138,7 +138,7 @@ class Columns:
             ends, starts = self.source_end, np.concatenate([[0], self.source_end[:-1]])[: len(self)]
         else:
             ends, starts = self.source_end[rows], np.where(rows > 0, self.source_end[rows - 1], 0)
-        text = memoryview(np.ascontiguousarray(self.source_text)).cast("B")
+        text = np.ascontiguousarray(self.source_text).data
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             yield bytes(text[start:end])
 

@@ -9,14 +9,16 @@ The bounds, for a query u and a row v (both float32 with lengths near 1):
 
 - a float32 product: |fl(u.v) - u.v| <= gamma |u||v|, gamma = D e / (1 - D e), e = 2^-24 (Higham, Accuracy and
   Stability of Numerical Algorithms, 2nd ed., section 3.1), in any order of additions;
-- 8-bit codes: v = s c + r with integers c in [-127, 127], and u = p q + w with 16-bit integers q. The sum of c q is an
-  exact 32-bit integer, and u.v = s p (c.q) + u.r + w.(s c), so |u.v - s p (c.q)| <= |u||r| + |w|(|v| + |r|). The
+- 8-bit codes: v = s c + r with integers c from -127 to 127, and u = p q + w with 16-bit integers q. The sum of c q is
+  an exact 32-bit integer, and u.v = s p (c.q) + u.r + w.(s c), so |u.v - s p (c.q)| <= |u||r| + |w|(|v| + |r|). The
   length |r| is stored with each row.
 
 Shapes: N rows, D embedding, Q queries, K hits.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -25,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osnet.gallery.columns import Indices
+from osnet.runtime.backends import count_cores
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
@@ -44,6 +47,7 @@ EXACT_AT_ONCE = 1 << 12
 """Rows that are scored in float64 at once (16 MiB)."""
 MAX_CODED_QUERIES = 4
 """For more queries a float32 product is faster: it reads the rows once for all."""
+MAX_THREADS = 8
 CODES_FROM = 50_000
 """For fewer rows a float32 product is fast enough, and needs no compiled code."""
 
@@ -100,7 +104,7 @@ class _Best:
         passing = np.flatnonzero(uppers >= self.threshold)
         if not len(passing):
             return
-        lowers = scores[passing] - (errors if isinstance(errors, np.float32) else errors[passing])
+        lowers = scores[passing] - (errors[passing] if isinstance(errors, np.ndarray) else errors)
         lowest = np.concatenate([self.lowest, lowers])
         if len(lowest) > self.top:
             lowest = np.partition(lowest, len(lowest) - self.top)[len(lowest) - self.top :]
@@ -119,12 +123,16 @@ class _Best:
 
 
 def find_candidates(
-    blocks: Iterable[Block], units_QD: Floats, top: int, chosen: Indices | None = None, num_rows: int | None = None
+    blocks: Callable[[], Iterable[Block]],
+    units_QD: Floats,
+    top: int,
+    chosen: Indices | None = None,
+    num_rows: int | None = None,
 ) -> list[Indices]:
     """For each query, rows among which the best ``top`` are.
 
     Args:
-        blocks: all rows, in the order of ``start``.
+        blocks: gives all rows, in the order of ``start``.
         units_QD: queries of length 1.
         top: K, at least 1.
         chosen: only these rows, ascending; None: all.
@@ -132,33 +140,39 @@ def find_candidates(
     """
     best = [_Best(top) for _ in units_QD]
     large = num_rows is None or num_rows >= CODES_FROM
-    coded = [_CodedQuery(unit) for unit in units_QD] if large and len(units_QD) <= MAX_CODED_QUERIES else []
-    gamma = units_QD.shape[1] * ROUNDING / (1 - units_QD.shape[1] * ROUNDING)
-    error = np.float32(gamma * LENGTH * LENGTH + SLACK)
-    for block in blocks:
-        rows = None
-        if chosen is not None:
-            first, last = np.searchsorted(chosen, [block.start, block.start + len(block.vectors)])
-            if first == last:
-                continue
-            if last - first < len(block.vectors):
-                rows = chosen[first:last] - block.start
-        if coded and block.codes is not None and block.scales is not None:
-            for query, one in zip(coded, best, strict=True):
-                for numbers, scores, errors in query.scan(block.codes, block.scales, rows):
-                    one.add(numbers + block.start, scores, errors)
-            continue
-        count = len(block.vectors) if rows is None else len(rows)
-        for start in range(0, count, ROWS_AT_ONCE):
-            numbers = (
-                np.arange(start, min(count, start + ROWS_AT_ONCE)) if rows is None else rows[start:][:ROWS_AT_ONCE]
-            )
-            part = block.vectors[start : start + ROWS_AT_ONCE] if rows is None else block.vectors[numbers]
-            numbers = numbers + block.start
-            products = units_QD @ part.T if len(units_QD) > 1 else (part @ units_QD[0])[None]
-            for one, scores in zip(best, products, strict=True):
-                one.add(numbers, scores, error)
+    by_codes = large and len(units_QD) <= MAX_CODED_QUERIES
+    if by_codes:
+        for unit, one in zip(units_QD, best, strict=True):
+            for numbers, scores, errors in scan_codes(_choose(blocks(), chosen), unit):
+                one.add(numbers, scores, errors)
+    else:
+        for block, rows in _choose(blocks(), chosen):
+            _multiply(block, rows, units_QD, best)
     return [one.candidates() for one in best]
+
+
+def _choose(blocks: Iterable[Block], chosen: Indices | None) -> Iterator[tuple[Block, Indices | None]]:
+    """The blocks with chosen rows, and the places of these in the block; None: all."""
+    for block in blocks:
+        if chosen is None:
+            yield block, None
+            continue
+        first, last = np.searchsorted(chosen, [block.start, block.start + len(block.vectors)])
+        if first < last:
+            yield block, None if last - first == len(block.vectors) else chosen[first:last] - block.start
+
+
+def _multiply(block: Block, rows: Indices | None, units_QD: Floats, best: list[_Best]) -> None:
+    """Bounds from a float32 product."""
+    error = np.float32(bound_rounding(units_QD.shape[1]) * LENGTH * LENGTH + SLACK)
+    count = len(block.vectors) if rows is None else len(rows)
+    for start in range(0, count, ROWS_AT_ONCE):
+        places = np.arange(start, min(count, start + ROWS_AT_ONCE)) if rows is None else rows[start:][:ROWS_AT_ONCE]
+        part = block.vectors[start : start + ROWS_AT_ONCE] if rows is None else block.vectors[places]
+        products = units_QD @ part.T if len(units_QD) > 1 else (part @ units_QD[0])[None]
+        limits = np.array([one.threshold for one in best], np.float32)
+        for query in np.flatnonzero((products + error).max(axis=1, initial=-np.inf) >= limits).tolist():
+            best[query].add(places + block.start, products[query], error)
 
 
 def score_exactly(vectors_ND: Floats, unit_D: Floats) -> NDArray[np.float64]:
@@ -171,27 +185,55 @@ def score_exactly(vectors_ND: Floats, unit_D: Floats) -> NDArray[np.float64]:
     return np.clip(np.concatenate([np.empty(0), *parts]), -1, 1)
 
 
-class _CodedQuery:
-    """A query as 16-bit integers, beside rows of 8-bit integers."""
+def scan_codes(
+    blocks: Iterable[tuple[Block, Indices | None]], unit_D: Floats
+) -> Iterator[tuple[Indices, Floats, Floats]]:
+    """Numbers of rows, their scores, and bounds on the errors of these, from the codes. Threads share the rows.
 
-    def __init__(self, unit_D: Floats) -> None:
-        largest = max(float(np.abs(unit_D).max()), 1e-30)
-        most = min(32767, (2**31 - 1) // (127 * len(unit_D)))  # the sum must fit 32 bits
-        self.scale = largest / most
-        exact = unit_D.astype(np.float64)
-        self.codes = np.clip(np.rint(exact / self.scale), -most, most).astype(np.int16)
-        self.missed = float(np.linalg.norm(exact - self.codes * self.scale)) * (1 + 1e-9) + 1e-12
+    Args:
+        blocks: blocks, and which of their rows are wanted (None: all). Without codes, vectors are used.
+        unit_D: the query.
+    """
+    kernel = _kernel()
+    largest = max(float(np.abs(unit_D).max()), 1e-30)
+    most = min(32767, (2**31 - 1) // (127 * len(unit_D)))  # the sum must fit 32 bits
+    scale, exact = largest / most, unit_D.astype(np.float64)
+    query = np.clip(np.rint(exact / scale), -most, most).astype(np.int16)
+    missed = float(np.linalg.norm(exact - query * scale)) * (1 + 1e-9) + 1e-12
 
-    def scan(self, codes: Codes, scales: Floats, rows: Indices | None) -> Iterator[tuple[Indices, Floats, Floats]]:
-        """Numbers of rows, their scores, and the bounds on the errors of these."""
-        kernel = _kernel()
-        count = len(codes) if rows is None else len(rows)
-        for start in range(0, count, CODES_AT_ONCE):
-            stop = min(count, start + CODES_AT_ONCE)
-            numbers = np.arange(start, stop) if rows is None else rows[start:stop]
-            scores, errors = np.empty(stop - start, np.float32), np.empty(stop - start, np.float32)
-            kernel(codes, scales, numbers, self.codes, self.scale, self.missed, LENGTH, SLACK, scores, errors)
-            yield numbers, scores, errors
+    def score(block: Block, rows: Indices) -> tuple[Indices, Floats, Floats]:
+        if block.codes is None or block.scales is None:
+            error = np.float32(bound_rounding(len(unit_D)) * LENGTH * LENGTH + SLACK)
+            return rows + block.start, block.vectors[rows] @ unit_D, np.full(len(rows), error)
+        scores, errors = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+        kernel(block.codes, block.scales, rows, query, scale, LENGTH + missed, missed * LENGTH + SLACK, scores, errors)
+        return rows + block.start, scores, errors
+
+    def parts() -> Iterator[tuple[Block, Indices]]:
+        for block, rows in blocks:
+            count = len(block.vectors) if rows is None else len(rows)
+            for start in range(0, count, CODES_AT_ONCE):
+                stop = min(count, start + CODES_AT_ONCE)
+                yield block, np.arange(start, stop) if rows is None else rows[start:stop]
+
+    threads = min(MAX_THREADS, count_cores())
+    if threads == 1:
+        for block, rows in parts():
+            yield score(block, rows)
+        return
+    waiting: deque[Future[tuple[Indices, Floats, Floats]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for block, rows in parts():
+            waiting.append(pool.submit(score, block, rows))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        for one in waiting:
+            yield one.result()
+
+
+def bound_rounding(size: int) -> float:
+    """Gamma: the largest relative error of a float32 product of ``size`` terms."""
+    return size * ROUNDING / (1 - size * ROUNDING)
 
 
 @cache

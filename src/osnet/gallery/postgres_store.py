@@ -146,6 +146,7 @@ class PostgresStore(EngineStore):
             f"CREATE INDEX IF NOT EXISTS osnet_items_hnsw ON {self._table('osnet_items')} "
             "USING hnsw (embedding vector_ip_ops)"
         )
+        self._run(f"ANALYZE {self._table('osnet_items')}")
 
     def _table(self, name: str) -> str:
         return f"{_quoted(self._schema)}.{_quoted(name)}"
@@ -205,19 +206,25 @@ class PostgresStore(EngineStore):
     def _nearest(self, unit_D: Floats, where: Where, limit: int) -> list[Row]:
         text, values = _conditions(where)
         table = self._table("osnet_items")
-        with self._connected() as connection, connection.transaction():
-            # adding 0 keeps the planner from an index on the distance: it is then exact
-            distance = "(embedding <#> %s) + 0"
-            if self._has_index(connection) and not self._is_narrow(connection, text, values):
-                distance = "embedding <#> %s"
-                connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
-                connection.execute(f"SET LOCAL hnsw.ef_search = {min(1000, max(100, 2 * limit))}")
-            rows = connection.execute(
-                f"SELECT source, identity, camera, time_s, id, embedding, -(embedding <#> %s) FROM {table} "
-                f"WHERE {text} ORDER BY {distance} LIMIT %s",
-                (unit_D, *values, unit_D, limit),
-                binary=True,
-            ).fetchall()
+        # adding 0 keeps the planner from an index on the distance: the search is then exact
+        query = (
+            f"SELECT source, identity, camera, time_s, id, embedding, -(embedding <#> %s) FROM {table} "
+            f"WHERE {text} ORDER BY (embedding <#> %s) + 0 LIMIT %s"
+        )
+        all_values = (unit_D, *values, unit_D, limit)
+        with self._connected() as connection:
+            if not self._has_index(connection) or self._is_narrow(connection, text, values):
+                rows = connection.execute(query, all_values, binary=True).fetchall()
+            else:
+                with connection.transaction():
+                    connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
+                    connection.execute(f"SET LOCAL hnsw.ef_search = {min(1000, max(100, 2 * limit))}")
+                    # the planner takes a distance for as cheap as a comparison, and would read all rows
+                    connection.execute("SET LOCAL enable_seqscan = off")
+                    connection.execute("SET LOCAL enable_sort = off")
+                    rows = connection.execute(
+                        query.replace(") + 0 LIMIT", ") LIMIT"), all_values, binary=True
+                    ).fetchall()
         return [Row(Item(*row[:4]), row[4], _to_array(row[5]), row[6]) for row in rows]
 
     def _has_index(self, connection: Any) -> bool:

@@ -144,13 +144,19 @@ class QdrantStore(EngineStore):
         collection: str = "osnet",
         edge: bool = False,
         api_key: str | None = None,
+        shards: int = 1,
+        replicas: int = 1,
     ) -> "QdrantStore":
         """A new, empty store; the other arguments are those of ``QdrantStore``.
+
+        Args:
+            shards: of the collection, on a cluster.
+            replicas: copies of each shard, on a cluster.
 
         Raises:
             GalleryError: there is one already.
         """
-        engine = _open(place, collection, edge, api_key, embedding_size)
+        engine = _open(place, collection, edge, api_key, embedding_size, shards, replicas)
         about = {
             "format": FORMAT,
             "weights_sha256": weights_sha256,
@@ -251,7 +257,15 @@ class QdrantStore(EngineStore):
 class _Client:
     """A server, or the local mode of ``qdrant-client``."""
 
-    def __init__(self, place: str | Path, collection: str, api_key: str | None, create_size: int | None) -> None:
+    def __init__(
+        self,
+        place: str | Path,
+        collection: str,
+        api_key: str | None,
+        create_size: int | None,
+        shards: int,
+        replicas: int,
+    ) -> None:
         client = require_extra("qdrant_client", "qdrant")
         self._models: ModuleType = client.models
         self._collection = collection
@@ -270,16 +284,18 @@ class _Client:
             self._client.close()
             raise GalleryError(f"{self.name} holds {'a' if there else 'no'} collection {collection!r}")
         if create_size is not None:
-            self._create(create_size, self._on_server)
+            self._create(create_size, shards, replicas)
 
-    def _create(self, size: int, on_server: bool) -> None:
+    def _create(self, size: int, shards: int, replicas: int) -> None:
         models = self._models
+        on_cluster = {"shard_number": shards, "replication_factor": replicas} if self._on_server else {}
         self._client.create_collection(
             self._collection,
             vectors_config=models.VectorParams(size=size, distance=models.Distance.DOT),
             optimizers_config=models.OptimizersConfigDiff(deleted_threshold=0.0001, vacuum_min_vector_number=100),
+            **on_cluster,
         )
-        if on_server:
+        if self._on_server:
             for key, kind in (
                 ("source", "keyword"),
                 ("identity", "keyword"),
@@ -436,8 +452,18 @@ class _Edge:
             self._shard.close()
 
 
-def _open(place: str | Path, collection: str, edge: bool, api_key: str | None, create_size: int | None) -> Engine:
-    return _Edge(place, create_size) if edge else _Client(place, collection, api_key, create_size)
+def _open(
+    place: str | Path,
+    collection: str,
+    edge: bool,
+    api_key: str | None,
+    create_size: int | None,
+    shards: int = 1,
+    replicas: int = 1,
+) -> Engine:
+    if edge:
+        return _Edge(place, create_size)
+    return _Client(place, collection, api_key, create_size, shards, replicas)
 
 
 def _is_address(place: str | Path) -> bool:

@@ -160,7 +160,7 @@ class SearchableRows(StoredRows):
         for start in range(0, len(units_QD), QUERIES_AT_ONCE):
             units = units_QD[start : start + QUERIES_AT_ONCE]
             for unit, rows in zip(
-                units, find_candidates(state.blocks(), units, top + skip, chosen, len(state)), strict=True
+                units, find_candidates(state.blocks, units, top + skip, chosen, len(state)), strict=True
             ):
                 parts = [rows[first : first + EXACT_AT_ONCE] for first in range(0, len(rows), EXACT_AT_ONCE)]
                 scores = [score_exactly(state.vectors(part), unit) for part in parts]

@@ -14,6 +14,8 @@ Shapes: N items, D embedding, A attributes.
 
 import json
 import mmap
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +32,8 @@ from osnet.gallery.exact_search import Codes, Floats, encode
 FORMAT = "osnet-segment-1"
 TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U64": "<u8", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 MAX_HEADER = 1 << 20
+WITHOUT_HANDLE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) and os.name == "posix" else {}
+"""From Python 3.13 on a mapped file needs no file handle, of which a process may have 1,024 by default."""
 COLUMN_SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "order": ("I64", ()),
     "time_s": ("F64", ()),
@@ -129,7 +133,7 @@ def map_rows(path: Path, count: int, embedding_size: int, num_attributes: int) -
     """
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **WITHOUT_HANDLE)
         arrays = _read_arrays(mapped)
         wanted = {name: (kind, (count, *rest)) for name, (kind, rest) in COLUMN_SHAPES.items()}
         wanted |= {"vectors": ("F32", (count, embedding_size)), "codes": ("I8", (count, embedding_size))}

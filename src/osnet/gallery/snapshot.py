@@ -4,7 +4,6 @@ Shapes: N items, D embedding, A attributes.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from osnet.gallery.columns import Floats64, Indices, Int32s, Int64s, hash_source
 from osnet.gallery.exact_search import CODES_FROM, Block, Floats
 from osnet.gallery.item_attributes import rows_with_attributes
 from osnet.gallery.old_format import read_old_segment
-from osnet.gallery.segment_file import Rows, map_rows
+from osnet.gallery.segment_file import WITHOUT_HANDLE, Rows, map_rows
 from osnet.gallery.segments import MANIFEST, Manifest
 from osnet.gallery.vector_store import Where
 from osnet.types import Item
@@ -28,8 +27,22 @@ IN_MEMORY_BYTES = 256 << 20
 """Vectors up to this size are held in memory as one array, which is faster than many small ones."""
 CHECKED_BYTES = 32 << 20
 """A gallery up to this size is compared with its SHA-256 when it is opened; ``Gallery.check`` compares any."""
-MAX_MAPPED = 256
-"""Files that are mapped at a time: each takes a file handle, and systems allow 1,024 by default."""
+
+
+def _count_mapped() -> int:
+    """How many files stay mapped: all, or a third of the file handles that the process may have (``ulimit -n``)."""
+    if WITHOUT_HANDLE:
+        return 30_000
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 300
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 10_000 if soft == resource.RLIM_INFINITY else max(10, soft // 3)
+
+
+MAX_MAPPED = _count_mapped()
+"""Further files are mapped for each search, which costs as much as reading some 1,000 rows."""
 
 T = TypeVar("T")
 
@@ -37,9 +50,16 @@ T = TypeVar("T")
 class Snapshot:
     """The rows that a manifest lists. Rows are numbered in the order of the segments, from 0."""
 
-    def __init__(self, folder: Path, manifest: Manifest, *, check: bool = True) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, before: "Snapshot | None" = None) -> None:
+        """Open the segments.
+
+        Args:
+            folder: of the gallery.
+            manifest: its list.
+            before: the state that this process has just replaced: its files were checked, and stay mapped.
+        """
         self.folder, self.manifest = folder, manifest
-        self._mapped: OrderedDict[int, Rows] = OrderedDict()
+        self._mapped: dict[int, Rows] = {}
         self._lock = threading.RLock()
         counts = [segment.count for segment in manifest.old_segments or manifest.segments]
         self.starts: Int64s = np.cumsum([0, *counts], dtype=np.int64)
@@ -47,8 +67,13 @@ class Snapshot:
             size, num_attributes = manifest.embedding_size, len(manifest.attributes)
             for place, (segment, first) in enumerate(zip(manifest.old_segments, self.starts.tolist(), strict=False)):
                 self._mapped[place] = read_old_segment(folder, segment, size, num_attributes, first)
-        elif check:
+        elif before is None:
             self._check_files()
+        else:
+            files = [segment.file for segment in before.manifest.segments]
+            mapped = {files[place]: rows for place, rows in before._mapped.items()} if files else {}
+            named = enumerate(manifest.segments)
+            self._mapped = {place: mapped[segment.file] for place, segment in named if segment.file in mapped}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -76,14 +101,12 @@ class Snapshot:
         """
         with self._lock:
             if place in self._mapped:
-                self._mapped.move_to_end(place)
                 return self._mapped[place]
             segment, manifest = self.manifest.segments[place], self.manifest
             path = self.folder / segment.file
             mapped = map_rows(path, segment.count, manifest.embedding_size, len(manifest.attributes))
-            self._mapped[place] = mapped
-            while len(self._mapped) > MAX_MAPPED:
-                self._mapped.popitem(last=False)
+            if len(self._mapped) < MAX_MAPPED:  # the first stay: a search reads all, one after the other
+                self._mapped[place] = mapped
             return mapped
 
     def each(self) -> Iterator[tuple[int, Rows]]:
@@ -172,8 +195,9 @@ class Snapshot:
 
     def vectors(self, chosen: Indices) -> Floats:
         """(len(chosen), D): the vectors of rows that ascend."""
-        if self._joined is not None:
-            return self._joined.vectors[chosen]
+        if (joined := self.__dict__.get("_joined")) is not None:
+            vectors: Floats = joined.vectors[chosen]
+            return vectors
         places = np.searchsorted(self.starts, chosen, "right") - 1
         parts = [
             self.rows(place).vectors[chosen[places == place] - self.starts[place]]
@@ -183,7 +207,7 @@ class Snapshot:
 
     def orders(self, chosen: Indices) -> Int64s:
         """The places of these rows (ascending) in the order of adding."""
-        if "order" in self.__dict__ or self._joined is not None:
+        if "order" in self.__dict__ or "_joined" in self.__dict__:
             return self.order[chosen]
         return np.array(self.gather(chosen, lambda rows, places: rows.columns.order[places].tolist()), dtype=np.int64)
 

@@ -4,6 +4,7 @@ Shapes: N items, D embedding, A attributes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,9 @@ SEGMENT_ROWS = 1 << 17
 """A segment holds at most this many rows, so that erasing one person rewrites little."""
 MAX_SEGMENTS = 8
 """A day and camera with this many segments gets small ones merged when rows are added."""
+
+WRITERS = 8
+"""Files that are written at a time: most of the time is spent waiting for the disk."""
 
 T = TypeVar("T")
 
@@ -108,12 +112,12 @@ class StoredRows:
             for group, places in split_groups(part.columns).items():
                 whole = len(places) == len(part)
                 groups.setdefault(group, []).append(part if whole else part.take(places))
-        number, written = state.manifest.next_segment, []
         by_group: dict[Group, list[int]] = {}
         if not state.manifest.old_segments:
             for place, segment in enumerate(state.manifest.segments):
                 if place not in dropped and segment.group in groups:
                     by_group.setdefault(segment.group, []).append(place)
+        outputs: list[tuple[int, Group, Rows]] = []
         for group, pieces in groups.items():
             merged = self._to_merge(by_group.get(group, []), sum(map(len, pieces)))
             dropped.update(merged)
@@ -121,8 +125,9 @@ class StoredRows:
             for start in range(0, len(rows), SEGMENT_ROWS):
                 whole = len(rows) <= SEGMENT_ROWS
                 part = rows if whole else rows.take(np.arange(start, min(len(rows), start + SEGMENT_ROWS)))
-                written.append(write_segment(self.folder, number, group, part))
-                number += 1
+                outputs.append((state.manifest.next_segment + len(outputs), group, part))
+        with ThreadPoolExecutor(WRITERS) as pool:
+            written = list(pool.map(lambda output: write_segment(self.folder, *output), outputs))
         kept = [s for place, s in enumerate(state.manifest.segments) if place not in dropped]
         last = max((int(rows.columns.order.max()) + 1 for rows in parts if len(rows)), default=0)
         manifest = replace(
@@ -131,12 +136,12 @@ class StoredRows:
                 sorted([*kept, *written], key=lambda s: (s.day is not None, s.day or 0, s.camera or "", s.file))
             ),
             old_segments=(),
-            next_segment=number,
+            next_segment=state.manifest.next_segment + len(outputs),
             next_row=max(state.manifest.next_row, last),
         )
         write_manifest(self.folder, manifest)
         gone = state.manifest.files - manifest.files
-        self._state = Snapshot(self.folder, manifest, check=False)
+        self._state = Snapshot(self.folder, manifest, before=state)
         return written, sorted(gone)
 
     def _to_merge(self, places: list[int], count: int) -> list[int]:

@@ -132,7 +132,7 @@ def _start_worker(work: WorkList) -> "subprocess.Popen[str]":
     """Each worker computes with one thread, so that results do not depend on how many there are."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     return subprocess.Popen(  # noqa: S603 our own module, and a folder
-        [sys.executable, "-m", "osnet.work.worker", str(work.folder)],
+        [sys.executable, "-m", "osnet.work", str(work.folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -5,7 +5,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-TASKS = {"embed": "osnet.work.embedding:EmbedBlock", "probe": "osnet.work.probe:Probe"}
+TASKS = {
+    "embed": "osnet.work.embedding:EmbedBlock",
+    "probe": "osnet.work.probe:Probe",
+    "video": "osnet.video.spread:IndexSegment",
+}
 
 
 class Task(Protocol):

@@ -2,7 +2,7 @@
 
     WORK/
       work.json               the task, its settings, and the items
-      results/ID.npz          the result of an item; written aside, then renamed
+      results/ID.*            the result of an item; written aside, then renamed
       tries/ID.json           failed tries of an item, with the last error
       .lock                   held by the process that runs the list
 
@@ -25,6 +25,8 @@ from osnet.errors import OsnetError, OutputError
 from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
 
 FORMAT = "osnet-work-1"
+SUFFIXES = {"embed": ".npz", "video": ".json"}
+"""Of the results of each task."""
 MAX_TRIES = 3
 """An item that fails this often is set aside."""
 MAX_DEATHS = 10
@@ -94,7 +96,7 @@ class WorkList:
         write_json(folder / "work.json", content)
         work = cls(folder)
         for path in [*(folder / "results").iterdir(), *(folder / "tries").iterdir()]:
-            if path.stem not in work.items:
+            if path.stem not in work.items or path.name.startswith(TEMPORARY_PREFIX):
                 path.unlink(missing_ok=True)
         return work
 
@@ -113,7 +115,7 @@ class WorkList:
 
     def result(self, item: str) -> Path:
         """Where the result of an item lies, or will lie."""
-        return self.folder / "results" / f"{item}.npz"
+        return self.folder / "results" / (item + SUFFIXES.get(self.task, ".bin"))
 
     def todo(self) -> list[str]:
         """IDs of the items without a result, in order."""

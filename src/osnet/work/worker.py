@@ -3,10 +3,7 @@
 python -m osnet.work.worker FOLDER
 """
 
-import json
-import sys
 from pathlib import Path
-from typing import Any
 
 from osnet.work.tasks import Task, make_task
 from osnet.work.work_list import WorkList
@@ -30,18 +27,3 @@ class Worker:
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return None
-
-
-def main() -> None:
-    """Work until the input ends, as it does when the process that started this one is gone."""
-    worker = Worker(sys.argv[1])
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints must not be taken for an answer
-    for line in sys.stdin:
-        answer: dict[str, Any] = {"item": line.strip(), "error": worker.do(line.strip())}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()

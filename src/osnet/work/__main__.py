@@ -1,0 +1,25 @@
+"""A worker process: reads IDs of items from its input, one a line, and answers each with a line of JSON.
+
+python -m osnet.work FOLDER
+"""
+
+import json
+import sys
+from typing import Any
+
+from osnet.work.worker import Worker
+
+
+def main() -> None:
+    """Work until the input ends, as it does when the process that started this one is gone."""
+    worker = Worker(sys.argv[1])
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what a library prints must not be taken for an answer
+    for line in sys.stdin:
+        answer: dict[str, Any] = {"item": line.strip(), "error": worker.do(line.strip())}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
