@@ -41,6 +41,7 @@ def test_the_page_says_what_the_files_say(demo: Path) -> None:
     assert all(a.startswith(("data:image/jpeg;base64,", "clip.mp4")) for a in page.addresses)
     assert CAUTION in page.words
     assert f"{found['first']} of {found['people']} people" in page.words
+    assert found["by_chance"] <= 1
     assert found["tracklets"] == len(Archive.open(demo / "archive"))
     assert set(found["tracking"]) == {"camera-1", "camera-2"}
     assert Image.open(demo / "answer.png").width > 600
