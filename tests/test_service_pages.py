@@ -115,6 +115,7 @@ class Visitor:
     def wait(self, expression: str) -> None:
         """Until it is true; the page's policy forbids what Playwright's own function does."""
         while not self.page.evaluate(expression):
+            assert self.errors == []
             self.page.wait_for_timeout(50)
 
     def press_until(self, key: str, selector: str) -> None:

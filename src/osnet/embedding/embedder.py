@@ -175,7 +175,8 @@ class Embedder:
             WeightsError: the file has been replaced since by other weights.
         """
         if self._network is None:
-            network = self._load()
+            with torch.inference_mode(False):  # the first use may be in inference mode; gradients need usual tensors
+                network = self._load()
             if network_sha256(network, self.preprocessing) != self._digest:
                 raise WeightsError("the file of the weights has changed since this embedder was made; make a new one")
             self._network = network
