@@ -18,7 +18,7 @@ COMMANDS: dict[str, str] = {
     "index": "Embed a folder of crops into a gallery.",
     "search": "Search a gallery by an image, by a description, or by both.",
     "gallery": "Show what a gallery holds, or delete items from it.",
-    "store": "Copy, check, erase and expire, in a gallery, PostgreSQL or Qdrant.",
+    "store": "Copy, show or check embeddings in a gallery, PostgreSQL or Qdrant, or delete items.",
     "video": "Index, track, search and draw footage.",
     "serve": "Serve archives as a page and an HTTP API.",
     "audit": "Check the audit log of a service.",

@@ -39,9 +39,10 @@ class FolderOptions:
     identity_from: IdentityFrom = "auto"
     """where identities are read from: sub-folders, a pattern for file names, a CSV, or Market-1501's file names."""
     pattern: str | None = None
-    """a regular expression for the path, with groups (?P<identity>...) and (?P<camera>...)."""
+    """a regular expression for the path, with the group (?P<identity>...) and optionally (?P<camera>...) and
+    (?P<time>...)."""
     csv: Path | None = None
-    """a table with the columns path, identity, camera, split."""
+    """a table with the columns path and identity, and optionally camera, time and split."""
 
     FLAGS: ClassVar[tuple[str, ...]] = ("--identity-from", "--pattern", "--csv")
 
@@ -51,7 +52,11 @@ class FolderOptions:
         return [flag for flag, value in zip(self.FLAGS, values, strict=True) if value]
 
     def layout(self) -> FolderLayout:
-        """Convert to the ``FolderLayout`` that the readers take. Raises DataError if options contradict each other."""
+        """Convert to the ``FolderLayout`` that the readers take.
+
+        Raises:
+            DataError: the pattern is not valid, or an option that ``identity_from`` needs is missing.
+        """
         return FolderLayout(self.identity_from, self.pattern, self.csv)
 
 
@@ -69,7 +74,7 @@ data_app = SubcommandApp()
 gallery_app = SubcommandApp()
 store_app = SubcommandApp()
 app.command(data_app, name="data", help="Check, generate or pack a data set; list the benchmarks.")
-app.command(store_app, name="store", help="Copy, check, erase and expire, in any store.")
+app.command(store_app, name="store", help="Copy, show or check a store of embeddings, or delete items from it.")
 app.command(gallery_app, name="gallery", help="Show what a gallery holds, or delete items from it.")
 
 

@@ -38,7 +38,8 @@ class FolderLayout:
     ``identity`` and optionally ``camera`` and ``time``."""
     csv: Path | None = None
     """CSV file with the columns ``path`` and ``identity`` and optionally ``camera``, ``time`` and ``split``. Paths are
-    relative to the folder; ``table.locate_images`` finds other forms."""
+    relative to the folder. A longer path, for example one written on another machine, is found by its end; see
+    ``table.locate_images``."""
 
     def __post_init__(self) -> None:
         if self.pattern is not None:
@@ -96,7 +97,7 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
         root: the folder of the data set.
         layout: where identities are read from; not needed for Market-1501's layout.
         name: the name of the data set. Default: the benchmark that its images belong to (``identify_benchmark``),
-            ``market1501`` for a folder named like the original, else the name of the folder.
+            else ``market1501`` if the folder is called ``Market-1501-v15.09.15``, else the name of the folder.
 
     Raises:
         DataError: the folder does not exist or has none of the three forms (the message lists what was tried), or
@@ -207,8 +208,8 @@ def _choose_kind(images: Mapping[Path, Sequence[Path]], layout: FolderLayout) ->
     """Resolve ``auto`` for the images of these folders.
 
     Raises:
-        DataError: most file names follow Market-1501, and these are more than the images in sub-folders, but some file
-            names do not; those are listed.
+        DataError: most images are named as in Market-1501 but some are not (the message lists these), and fewer images
+            are in sub-folders, so sub-folders are not taken for identities.
     """
     if layout.identity_from != "auto":
         return layout.identity_from
@@ -295,13 +296,16 @@ def inside(root: Path, relative: str, where: str) -> Path:
         DataError: ``relative`` is empty, absolute, or leads out of ``root``.
     """
     path = Path(relative)
-    if not relative or path.is_absolute() or not (root / path).resolve().is_relative_to(root.resolve()):
+    if not relative:
+        raise DataError(f"{where}: the path is empty")
+    if path.is_absolute() or not (root / path).resolve().is_relative_to(root.resolve()):
         raise DataError(f"{where}: the path {relative!r} is outside {root}")
     return root / path
 
 
 def parse_time(text: str, where: str) -> float:
-    """Convert a number of seconds or an ISO 8601 time (UTC if no zone is given) to seconds.
+    """Convert a time to seconds. A number of seconds is returned as it is. An ISO 8601 time (UTC if no zone is given)
+    becomes seconds since 1970-01-01 UTC.
 
     Raises:
         DataError: ``text`` is neither; the message starts with ``where``, the file and line.

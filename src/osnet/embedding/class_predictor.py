@@ -1,6 +1,6 @@
 """Classifying images. The embedding comes from the same forward pass.
 
-Shapes: N inputs, B batch, C classes, D embedding.
+Shapes: N inputs, B batch, C classes, P outputs of the head (here P = C), D embedding.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,8 @@ from osnet.types import ChannelOrder, Preprocessing
 from osnet.weights.checkpoint import Checkpoint
 
 IMAGENET = "imagenet"
-"""Weights with this ``training_data`` have ImageNet's 1000 classes in the order of WordNet ids, even without names."""
+"""If a card has this ``training_data`` but no class names, the classes are ImageNet's 1000, in the order of their
+WordNet ids."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     packed/
       packed.json          classes, and per shard: number of images, SHA-256; written last
-      shard-000000.tar     000000017.jpg 000000017.cls  000000018.jpg ...
+      shard-000000.tar     000000000.jpg 000000000.cls  000000001.jpg ...
 
 The image files are stored unchanged. Shards are read from a folder or from an address such as https://host/packed
 (see ``ADDRESS`` for the schemes). Each shard goes to one worker of one process.
@@ -151,12 +151,14 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         preprocessing: image size and normalisation.
         seed: seed of the order and of the augmentation.
         epoch: the epoch, from 0.
-        first_batch: batch of this process at which to resume. Only whole rounds over the workers can be skipped
-            without decoding, so the first ``num_extra`` batches come before it; the caller must discard them.
+        first_batch: batch of this process at which to resume. Batches can be skipped without decoding only in whole
+            rounds, each of one batch from each worker. Iteration therefore begins ``num_extra`` batches before
+            ``first_batch``, and the caller must discard these.
         rank: index of this process, from 0.
         num_ranks: number of processes.
         num_workers: workers of this process's loader; 0 reads in the process itself.
-        as_bytes: yield uint8 images, as in ``PhotoSamples``.
+        as_bytes: yield uint8 images that are not normalised; the caller normalises the whole batch. If False, yield
+            normalised float32 images.
         buffer: size of a worker's shuffle buffer, in samples; 1 keeps the order of the shards.
 
     Raises:
@@ -184,7 +186,8 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         if not 0 <= rank < num_ranks or batch_size < 1 or num_workers < 0 or buffer < 1 or epoch < 0:
             raise DataError(
                 f"rank {rank} of {num_ranks}, batch size {batch_size}, {num_workers} workers, buffer {buffer}, "
-                f"epoch {epoch}: one of them is out of range"
+                f"epoch {epoch}: rank must be from 0 to the number of processes minus 1, batch size and buffer at "
+                "least 1, workers and epoch at least 0"
             )
         self.readers = max(1, num_workers)
         if len(index.shards) < num_ranks * self.readers:
@@ -230,7 +233,10 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
         return sum(self.num_batches) * self.batch_size
 
     def loader(self, **settings: Any) -> DataLoader[dict[str, Tensor | int]]:
-        """Make a ``DataLoader`` of ``sum(num_batches)`` batches; ``settings`` such as ``pin_memory`` are passed on."""
+        """Make a ``DataLoader`` of the batches from ``first_batch - num_extra`` on.
+
+        Its ``len`` is that of the whole epoch. ``settings`` such as ``pin_memory`` are passed on.
+        """
         return DataLoader(self, batch_size=self.batch_size, num_workers=self.num_workers, drop_last=True, **settings)
 
     def __iter__(self) -> Iterator[dict[str, Tensor | int]]:

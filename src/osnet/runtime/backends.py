@@ -83,7 +83,7 @@ class TorchBackend(Backend):
 class ThreadedBackend(Backend):
     """A runtime that shares a single image among threads, and gives each thread its own images of a batch.
 
-    In a batch no thread then waits for the slowest one at each of 180 steps, and its data stay in its core's cache.
+    So in a batch, no thread waits for the others after each step of the graph, and its data stay in its core's cache.
     """
 
     def __init__(self, content: bytes, num_threads: int | None = None) -> None:

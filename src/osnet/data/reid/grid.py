@@ -2,7 +2,7 @@
 
 grid/underground_reid/
   probe/    0001_1_25004_107_32_106_221.jpeg    person 1, camera 1
-  gallery/  0000_5_...jpeg                      person 0: a distractor, one of 775 images
+  gallery/  0000_5_...jpeg                      person 0: one of the 775 distractor images
   features_and_partitions.mat                   trainIdxAll: the ten partitions
 """
 
@@ -34,11 +34,12 @@ def read_grid(root: str | Path) -> Benchmark:
 
     Published counts (Torchreid, grid.py): 250 people, 1,275 images, 8 cameras. Each partition uses 125 people for
     training and the other 125 as queries. The gallery has 900 images; 775 of them are distractors (person 0), which are
-    in every gallery and never in training. (Torchreid's num_gallery_pids counts images, not people.)
+    in every gallery and never in training. Torchreid reports 900 as ``num_gallery_pids`` too, but that number counts
+    images. So no number of people is published for the gallery.
 
     Args:
-        root: the folder that contains ``probe`` and ``gallery``, or its parent that contains ``underground_reid``,
-            ``grid`` or ``grid/underground_reid``.
+        root: the folder that contains ``probe``, ``gallery`` and ``features_and_partitions.mat``, or a folder above it,
+            in which it lies as ``underground_reid``, ``grid`` or ``grid/underground_reid``.
 
     Raises:
         DataError: the folders were not found, a file name does not follow the pattern, a probe image has person 0, or

@@ -35,10 +35,11 @@ def read_viper(root: str | Path, *, seed: int = 0, work_dir: Path | None = None)
     docs/evaluation.rst). The halves were not published; they are drawn from ``seed``.
 
     Args:
-        root: the folder that contains ``cam_a`` and ``cam_b``, or its parent that contains ``VIPeR``, ``viper`` or
-            ``viper/VIPeR``.
+        root: the folder that contains ``cam_a`` and ``cam_b``, or a folder above it, in which it lies as ``VIPeR``,
+            ``viper`` or ``viper/VIPeR``.
         seed: seed of the random splits, 0 to 2**32 - 1.
-        work_dir: folder of the splits file; default: the folder that contains ``cam_a``.
+        work_dir: folder of the splits file, a JSON file that the first call writes and later calls read; default: the
+            folder that contains ``cam_a``.
 
     Raises:
         DataError: the folders were not found, a file name does not follow the pattern, a person has images in one

@@ -14,7 +14,7 @@ BLOCKS = (
     *((512, 1),) * 5,
     *((1024, 2), (1024, 1)),
 )
-"""Output channels at width 1.0 and stride of each depthwise separable convolution (Table 1)."""
+"""For each depthwise separable convolution of Table 1: output channels at width 1.0, stride."""
 
 
 class SeparableConv(nn.Sequential):
@@ -32,8 +32,8 @@ class MobileNetV1(nn.Sequential):
 
     Args:
         width: multiplies all channel counts (alpha in the paper).
-        small: use stride 1 in the stem and in the first block with stride 2, for 32x32 images (``stem="cifar"``). The
-            map is then (B, C, H/8, W/8).
+        small: for 32x32 images (``stem="cifar"`` in the settings). The stem and the first block whose stride is 2 get
+            stride 1 instead, so the map is (B, C, H/8, W/8).
     """
 
     def __init__(self, width: float, small: bool) -> None:
