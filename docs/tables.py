@@ -167,7 +167,7 @@ def city() -> str:
     return (
         f"{sizes['segments']:,} segments, {sizes['tracklets_million']} million tracklets, {sizes['gallery_gb']} GB of "
         f"gallery, {sizes['core_hours']:,} core hours.\n\n{table(heads, rows)}\n\nThe delay is from the end of a "
-        "segment to its result. Busy includes work after midnight on what was still waiting."
+        "segment to its result. Busy can exceed 100 %, because it includes the work that still waits at midnight."
     )
 
 
@@ -212,9 +212,10 @@ def stores() -> str:
     ]
     recall = min(results(f"stores-{rows}.json")["recall_at_10_of_16_queries"] for rows in (20_000, 1_000_000))
     return (
-        f"{table(heads, rows)}\n\nMilliseconds of processor time, one thread, the smallest of several in turn, on a "
-        f"machine that was busy with other work; recall at 10 against float64: {recall:.3f}. 20 cameras and 7 days: "
-        "1,000 new items are spread over 140 files, the worst case. NumPy: the float32 product and the ten best."
+        f"{table(heads, rows)}\n\nMilliseconds of processor time with one thread, the smallest of several runs in "
+        "which the programs took turns, on a machine that was busy with other work. Recall at 10 against float64: "
+        f"{recall:.3f}. The items are of 20 cameras and 7 days, so 1,000 new items are spread over 140 files, the "
+        'worst case. "NumPy" is the float32 product and the choice of the ten best.'
     )
 
 
@@ -229,9 +230,10 @@ def postgres() -> str:
     erased = report["erase_one_person"]
     return (
         f"{table(['', *names], rows)}\n\n{report['rows']:,} items, PostgreSQL {report['version']}, pgvector "
-        f"{report['pgvector']}: the smallest milliseconds of {report['queries']} searches on a busy machine / recall "
-        f"at 10. Filling took {report['fill_s']:.0f} s and the index {report['index_s']:.0f} s; erasing one person, "
-        f"with the index and a look into the server's files, {erased['s']:.0f} s. At this size the index does not pay."
+        f"{report['pgvector']}. Each entry is the smallest time of {report['queries']} searches in milliseconds / recall at "
+        f"10, on a busy machine. Filling took {report['fill_s']:.0f} s, building the index {report['index_s']:.0f} s. "
+        f"Erasing one person took {erased['s']:.0f} s, with the index and a search of the server's files. At this "
+        "size, searches with the index are not faster."
     )
 
 
@@ -250,7 +252,8 @@ def runners() -> str:
     ]
     heads = ["workers", "items a second", "at best", "lost, %", "lost after the start, %"]
     return (
-        f"{table(heads, rows)}\n\n{report['items']} items of {report['seconds_of_an_item']} s each, on a busy machine."
+        f"{table(heads, rows)}\n\n{report['items']} items that wait {report['seconds_of_an_item']} s each, on a busy "
+        "machine."
     )
 
 
