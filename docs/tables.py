@@ -230,10 +230,10 @@ def postgres() -> str:
     erased = report["erase_one_person"]
     return (
         f"{table(['', *names], rows)}\n\n{report['rows']:,} items, PostgreSQL {report['version']}, pgvector "
-        f"{report['pgvector']}. Each entry is the smallest time of {report['queries']} searches in milliseconds / recall at "
-        f"10, on a busy machine. Filling took {report['fill_s']:.0f} s, building the index {report['index_s']:.0f} s. "
-        f"Erasing one person took {erased['s']:.0f} s, with the index and a search of the server's files. At this "
-        "size, searches with the index are not faster."
+        f"{report['pgvector']}. Each entry is the smallest time of {report['queries']} searches in milliseconds / "
+        f"recall at 10, on a busy machine. Filling took {report['fill_s']:.0f} s, building the index "
+        f"{report['index_s']:.0f} s. Erasing one person took {erased['s']:.0f} s, with the index and a search of the "
+        "server's files. At this size, searches with the index are not faster."
     )
 
 
