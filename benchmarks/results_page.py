@@ -1,8 +1,9 @@
-"""docs/results.md and its pictures, from the JSON files in benchmarks/results. Run it after one of these has changed.
+"""Write docs/results.md and its pictures from the files in benchmarks/results. Run it after one of these has changed.
 
     python benchmarks/results_page.py
 
-What stands between two marks of the page is replaced; the rest is written by hand. What has not been measured says so.
+The text between two marks of the page (<!-- NAME --> and <!-- end of NAME -->) is replaced; the rest is by hand. A cell
+whose value was not measured says so.
 """
 
 import json
@@ -50,13 +51,13 @@ def released_scores(weights: str) -> dict[str, Any]:
 
 
 def make_first_table() -> str:
-    """Published, ours, how to run it."""
+    """A row for each published score: ours, and the command for it."""
     market, msmt = released_scores(MARKET), released_scores(MSMT)
     evaluate = "`osnet evaluate --weights {}.pth --data Market-1501-v15.09.15`"
     rows = [
         ("`osnet_x0_25_market1501`, Euclidean distance", "91.2 / 75.0 (model zoo)", pair(market.get("euclidean")),
          evaluate.format(MARKET)),
-        ("the same, cosine distance", "-", pair(market.get("cosine")), "the same command prints it beside"),
+        ("the same, cosine distance", "-", pair(market.get("cosine")), "the same command prints it too"),
         ("`osnet_x0_25_msmt17`, Euclidean distance (other people, other cameras)", "-", pair(msmt.get("euclidean")),
          evaluate.format(MSMT)),
         *make_claim_rows(),
@@ -86,7 +87,7 @@ def make_claim_rows() -> list[tuple[str, str, str, str]]:
 
 
 def make_released_table() -> str:
-    """Every score of both checkpoints."""
+    """All scores of both released checkpoints."""
     lines = []
     for weights in (MARKET, MSMT):
         scores = released_scores(weights)
@@ -126,22 +127,23 @@ def make_cost_table() -> str:
 
 
 def make_threshold_table() -> str:
-    """Open sets, and thresholds that half of the people gave, on the other half."""
+    """Misses of open sets; thresholds that were calibrated on half of the people, and their error rates on the rest."""
     lines = []
     for weights in (MARKET, MSMT):
         found = read(RELEASED).get("weights", {}).get(weights, {}).get("open-set")
         if not found:
             lines.append(f"`{weights}`: {NOT_YET}.")
             continue
-        lines += [f"`{weights}`", "", "| kind | rate | threshold | missed |", "|---|---|---|---|"]
+        lines += [f"`{weights}`", "", "| kind | false positive rate | threshold | missed |", "|---|---|---|---|"]
         for kind, scores in found["open set"].items():
             lines += [
-                f"| {kind} | {p['asked']:g} | {p['threshold']:.4f} | {percent(p['miss_rate'])} |"
+                f"| {kind} | {100 * p['asked']:g} | {p['threshold']:.4f} | {percent(p['miss_rate'])} |"
                 for p in scores["points"]
             ]
         lines += [
             "",
-            "| kind | rate asked for | threshold | false positives on the other half | missed there |",
+            "| kind | false positive rate asked for | threshold | false positives on the other half | "
+            "missed on the other half |",
             "|---|---|---|---|---|",
         ]
         for row in found["calibrated"]:
@@ -156,9 +158,9 @@ def make_threshold_table() -> str:
 
 
 def make_runs_table() -> str:
-    """What was trained, finished or not."""
+    """A row for each training run, finished or not."""
     lines = [
-        "| run | parameters | multiply-adds | epochs | processor minutes | held-out mAP, last | test rank-1 / mAP |",
+        "| run | parameters | multiply-adds | epochs | processor minutes | last held-out mAP | test rank-1 / mAP |",
         "|---|---|---|---|---|---|---|",
     ]
     for plan in ("gpu", "cpu"):
@@ -177,14 +179,15 @@ def make_runs_table() -> str:
 
 
 def make_attribute_table() -> str:
-    """Attributes of real people."""
+    """Scores and searches by the attributes of real people."""
     found = read(ATTRIBUTES)
     if not found:
         return f"{NOT_YET[0].upper()}{NOT_YET[1:]}."
     scores, none = found["scores at 0.5"], found["majority"]
-    lines = [f"mA {percent(scores['mA'], 1)}, F1 {percent(scores['F1'], 1)}; the majority answer "
-             f"{percent(none['mA'], 1)}, {percent(none['F1'], 1)}.", "",
-             "| asked for | fitting people | right among the first 10 | by chance | by a photo of somebody who fits |",
+    lines = [f"mA {percent(scores['mA'], 1)}, F1 {percent(scores['F1'], 1)}. The most common answer for "
+             f"everybody has mA {percent(none['mA'], 1)}, F1 {percent(none['F1'], 1)}.", "",
+             "| attributes asked for | people who fit | right among the first 10 | right by chance | "
+             "right in a search by photo |",
              "|---|---|---|---|---|"]  # fmt: skip
     for row in found["searches"]:
         asked = ", ".join([*row["with"], *(f"not {name}" for name in row["without"])])
