@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test check docs wheel bench clean
 
 help:
-	@echo "make demo    generate people, train, compare, search, and write a report: some minutes"
+	@echo "make demo    paint footage, find the people in it, search, and write a page: under three minutes"
 	@echo "make test    all tests"
 	@echo "make check   format, lint, types, who may import whom"
 	@echo "make docs    the documentation site, in site/"

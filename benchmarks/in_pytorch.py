@@ -14,7 +14,7 @@ Run = Callable[[], Tensor]
 WAYS = (
     "float32", "float32 channels_last", "float32 compiled", "float32 ours", "bf16", "bf16 channels_last",
     "bf16 compiled", "bf16 CUDA graph", "bf16 ours", "bf16 ours, CUDA graph", "bf16 Lite fused",
-    "bf16 Lite fused, CUDA graph",
+    "bf16 Lite fused, CUDA graph", "fp16 ours", "fp16 ours, CUDA graph",
 )  # fmt: skip
 """Precision, then what is done; ``ours`` is ``osnet.runtime.folding.optimize``, from uint8 pixels; ``Lite fused``
 is the folded network with the kernel of lite_triton.py."""
@@ -38,6 +38,7 @@ def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device:
     from osnet import create_model
     from osnet.data.transforms import normalize, to_fractions
     from osnet.runtime.folding import fold, optimize
+    from osnet.runtime.gpu import HalfSteps
     from osnet.types import Preprocessing
 
     torch.manual_seed(0)
@@ -48,14 +49,14 @@ def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device:
     with torch.inference_mode():
         expected = network(images).float()
     precision, _, rest = way.partition(" ")
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     ours = rest.startswith("ours")
     run: Any = optimize(network, preprocessing) if ours else network
     if "Lite fused" in rest:
         from lite_triton import fuse_lites
 
         run = fuse_lites(fold(network))
-    run = run.to(kind)
+    run = HalfSteps(run, kind) if ours and kind != torch.float32 else run.to(kind)
     given = pixels if ours else images.to(kind)
     if rest:  # all but plain float32 and plain bf16
         given = given.contiguous(memory_format=torch.channels_last)
@@ -72,7 +73,7 @@ def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device:
         return result
 
     closest = float(cosine_similarity(work().float(), expected).min())
-    if closest < (0.99 if kind == torch.bfloat16 else 0.9999):
+    if closest < (0.9999 if kind == torch.float32 else 0.99):
         raise SystemExit(f"{way} gives other vectors: smallest cosine {closest}")
     return work
 

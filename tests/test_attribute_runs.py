@@ -91,7 +91,7 @@ def test_what_is_switched_off_is_not_computed(described_run: Path, described_peo
     np.testing.assert_allclose(after.probabilities, before.probabilities[:, 4:], atol=1e-6)
     assert len(switch_attributes([weights], on=["Female"])[weights][0].attributes_off) == 3
     assert load_weights(weights).card is not None  # embedding goes on as ever
-    with pytest.raises(WeightsError, match=r"names no attribute Shoes; it names Female, AgeOver60"):
+    with pytest.raises(WeightsError, match=r"unknown attribute Shoes; choose from Female, AgeOver60"):
         switch_attributes([weights], off=["Hat", "Shoes"])
     with pytest.raises(WeightsError, match="Hat are in both off and on"):
         switch_attributes([weights], off=["Hat"], on=["Hat"])
@@ -120,7 +120,7 @@ def test_a_run_is_switched_as_a_whole(
     main(["attributes", "switch", str(copy), "--off", "Hat", "--on", "Female"])
     out = capsys.readouterr().out
     assert f"changed    {copy / 'weights' / 'card.json'}: off: Hat" in out
-    with pytest.raises(WeightsError, match="no weights to switch"):
+    with pytest.raises(WeightsError, match="not a checkpoint folder"):
         switch_attributes([tmp_path])
     assert "Hat" in AttributePredictor(described_run).attributes  # the copies' cards were meant
 
@@ -163,7 +163,7 @@ def test_heads_in_checkpoints(tiny_network, tmp_path: Path) -> None:
     content["attributes"] = ["hat", "bag", "scarf"]
     content["attribute_thresholds"] = []
     (tmp_path / "a" / "card.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match="names 3 attributes"):
+    with pytest.raises(WeightsError, match="3 attributes"):
         read_checkpoint(tmp_path / "a")
     content["attributes_off"] = ["shoes"]
     (tmp_path / "a" / "card.json").write_text(json.dumps(content))

@@ -123,7 +123,7 @@ def test_weights_of_the_test_are_told_whatever_the_folder_is_called(tmp_path: Pa
     folder = (tmp_path / "market1501" / "Market-1501-v15.09.15").rename(tmp_path / "m15")
     dataset = read_named("market1501", folder).datasets[0]
     with pytest.raises(DataError, match="trained on the test images of market1501"):
-        check_leak(trained_on("market1501_combineall"), dataset, force=False)  # type: ignore[arg-type]
+        check_leak(trained_on("market1501_combineall").card, dataset, force=False)  # type: ignore[arg-type]
 
 
 def test_another_draw_in_another_folder(tmp_path: Path) -> None:

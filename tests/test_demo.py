@@ -1,4 +1,4 @@
-"""The demo at toy size, as a newcomer runs it, and its report."""
+"""`osnet demo --compare` at toy size, and its report."""
 
 import json
 import re
@@ -12,7 +12,16 @@ import pytest
 from conftest import write_picture
 from osnet import cli
 from osnet.cli.common import EXIT_ERROR
-from osnet.demo import BASELINE, CAUTION, HISTOGRAM, OSNET, QUICK, UNTRAINED, check_learned, describe_findings
+from osnet.demo.comparison import (
+    BASELINE,
+    CAUTION,
+    HISTOGRAM,
+    OSNET,
+    QUICK,
+    UNTRAINED,
+    check_learned,
+    describe_findings,
+)
 from osnet.errors import DemoError
 from osnet.evaluation.comparison import Comparison, Entrant, compare
 from osnet.figures.curves import Line
@@ -65,9 +74,9 @@ def assert_self_contained(text: str) -> Page:
 
 
 @pytest.mark.slow
-def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
-    cli.main(["demo", "--quick", "--out", str(out), "--device", "cpu"])
+    cli.main(["demo", "--compare", "--quick", "--out", str(out), "--device", "cpu"])
     said = capsys.readouterr().out
     assert str(out / "report.html") in said
     assert CAUTION in said
@@ -96,14 +105,14 @@ def test_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     before = written()
     assert {path.suffix for path in before} == {".jpg", ".json", ".safetensors", ".npz"}
-    cli.main(["demo", "--quick", "--out", str(out), "--device", "cpu"])
+    cli.main(["demo", "--compare", "--quick", "--out", str(out), "--device", "cpu"])
     assert "resumed from an earlier call" in capsys.readouterr().out
     assert written() == before
 
     settings = out / "generated-people" / "generated.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "seed": 9}))
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["demo", "--quick", "--out", str(out)])
+        cli.main(["demo", "--compare", "--quick", "--out", str(out)])
     assert stopped.value.code == EXIT_ERROR
     assert "generated-people contains other data" in capsys.readouterr().err
 
@@ -112,6 +121,9 @@ def test_data_and_weights_go_together(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         cli.main(["demo", "--data", "somewhere"])
     assert "go together" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--compare", "--data", "somewhere", "--weights", "w"])
+    assert "--compare" in capsys.readouterr().err
 
 
 @pytest.fixture

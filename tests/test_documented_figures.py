@@ -73,8 +73,17 @@ def test_cifar_means_and_rates() -> None:
         assert row["lr"] == float(max(row["held_out_top1_by_lr"], key=lambda lr, r=row: r["held_out_top1_by_lr"][lr]))
 
 
+GROUPS = {"x1_0": (2, 4, 8), "x0_75": (2, 3, 4, 8), "x0_5": (2, 4, 8)}
+
+
 def test_grouped_networks_are_counted_as_they_are_built() -> None:
     found = results("grouped-cpu.json")["results"]
-    assert len(found) == 33
-    for name in found:
+    names = {f"osnet_{width}" for width in GROUPS} | {
+        f"osnet_{width}_g{groups}_{extent}"
+        for width in GROUPS
+        for groups in GROUPS[width]
+        for extent in ("lite", "block", "all")
+    }
+    assert set(found) == names
+    for name in ("osnet_x1_0_g4_all", "osnet_x0_75_g3_block"):
         assert found[name]["madds"] == count_cost(build_network(get_config(name), "meta"), (224, 224)).madds

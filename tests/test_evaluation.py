@@ -106,11 +106,11 @@ def test_unreadable_images(embedder: Embedder, market: Path) -> None:
 
 
 def test_weights_that_saw_the_test_images_are_refused(embedder: Embedder, market: Path, tmp_path: Path) -> None:
-    card = embedder.network.card
+    card = embedder.card
     assert card is not None
     target = tmp_path / "MSMT17_V1"
     shutil.copytree(market, target)
-    embedder.network.card = replace(card, training_data="msmt17_combineall")
+    embedder.card = replace(card, training_data="msmt17_combineall")
     named = replace(read_dataset(market), name="msmt17")
     try:
         with pytest.raises(DataError, match="trained on the test images of msmt17"):
@@ -119,10 +119,10 @@ def test_weights_that_saw_the_test_images_are_refused(embedder: Embedder, market
         assert "trained on the test images of msmt17" in str(forced)
         assert isinstance(evaluate(embedder, market), Evaluation)  # another benchmark
         assert evaluate(embedder, target).warnings == ()  # a folder's name says nothing of what is in it
-        embedder.network.card = replace(card, training_data="msmt17")
+        embedder.card = replace(card, training_data="msmt17")
         assert evaluate(embedder, named).warnings == ()
     finally:
-        embedder.network.card = card
+        embedder.card = card
 
 
 def test_what_cannot_be_scored_is_said_first(embedder: Embedder, market: Path) -> None:
@@ -142,7 +142,7 @@ def pictures(folder: Path, count: int = 10) -> list[Path]:
     return [write_picture(folder / f"{n}.png", n) for n in range(count)]
 
 
-def test_a_run_that_was_cut_off_goes_on(embedder: Embedder, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(embedder: Embedder, tmp_path: Path) -> None:
     paths, out = pictures(tmp_path / "p", 24), tmp_path / "v.npz"
     expected = embedder.embed(paths)
 
@@ -169,7 +169,8 @@ def test_a_run_that_was_cut_off_goes_on(embedder: Embedder, tmp_path: Path) -> N
             yield path
 
     result = embed_files(embedder, paths, out, progress=watch)
-    assert seen == paths[8:]  # two batches were written; two more were being read
+    assert len(paths) - len(seen) in (8, 12, 16)  # whole batches of 4 of the 17 images that were read
+    assert seen == paths[-len(seen) :]
     assert result.names == [str(path) for path in paths]
     np.testing.assert_allclose(result.vectors, expected, atol=1e-6)
     assert not (tmp_path / "v.npz.partial").exists()
@@ -271,7 +272,7 @@ def test_somebodys_folder_is_not_taken_for_work_in_progress(embedder: Embedder, 
     paths, out = pictures(tmp_path / "p", 2), tmp_path / "v.npz"
     (tmp_path / "v.npz.partial").mkdir()
     (tmp_path / "v.npz.partial" / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match=r"holds thesis\.txt"):
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
         embed_files(embedder, paths, out)
     assert (tmp_path / "v.npz.partial" / "thesis.txt").read_text() == "precious"
     (tmp_path / "w.npz.partial").write_text("a file")

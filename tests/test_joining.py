@@ -76,11 +76,11 @@ def test_weights_that_saw_the_test_images(trained_on: str, refused: bool, tiny_n
     network = OSNet(tiny_network.config)
     network.card = Card(network.config, training_data=trained_on)
     if not refused:
-        assert check_leak(network, B, force=False) == []
+        assert check_leak(network.card, B, force=False) == []
         return
     with pytest.raises(DataError, match="trained on the test images of b"):
-        check_leak(network, B, force=False)
-    assert "test images of b" in check_leak(network, B, force=True)[0]
+        check_leak(network.card, B, force=False)
+    assert "test images of b" in check_leak(network.card, B, force=True)[0]
 
 
 @pytest.mark.parametrize(
@@ -104,5 +104,5 @@ def test_weights_of_another_split_saw_its_people(
     tested = replace(B, name=tested_on)
     if overlap:
         with pytest.raises(DataError, match=f"test identities of {tested_on}"):
-            check_leak(network, tested, force=False)
-    assert bool(check_leak(network, tested, force=True)) == overlap
+            check_leak(network.card, tested, force=False)
+    assert bool(check_leak(network.card, tested, force=True)) == overlap

@@ -164,7 +164,7 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
     table.write_text("path,identity\nnobody.jpg,1")
     with pytest.raises(DataError, match="no row for 3 images"):
         read_labelled(both, table)
-    with pytest.raises(DataError, match=r"all\.npz .*; give a second file"):
+    with pytest.raises(DataError, match=r"all\.npz .*second file"):
         read_labelled([tmp_path / "all.npz"])
 
 

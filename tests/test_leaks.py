@@ -55,19 +55,19 @@ def test_the_benchmark_is_refused_wherever_it_lies(place: str, tmp_path: Path) -
     assert (data.name, data.benchmark) == ("market1501", "market1501")
     for name in ("market1501_combineall", "msmt17+market1501_combineall"):
         with pytest.raises(DataError, match="trained on the test images of market1501"):
-            check_leak(trained_on(name), data, force=False)
-        assert "test images of market1501" in check_leak(trained_on(name), data, force=True)[0]
+            check_leak(trained_on(name).card, data, force=False)
+        assert "test images of market1501" in check_leak(trained_on(name).card, data, force=True)[0]
         with pytest.raises(DataError, match="market1501"):  # called otherwise by the user
-            check_leak(trained_on(name), read_dataset(tmp_path / place, name="mine"), force=False)
+            check_leak(trained_on(name).card, read_dataset(tmp_path / place, name="mine"), force=False)
     for name in ("market1501", "msmt17_combineall", "nothing"):
-        assert check_leak(trained_on(name), data, force=False) == []
+        assert check_leak(trained_on(name).card, data, force=False) == []
 
 
 @pytest.mark.parametrize("place", ["market1501", "market1501/own", "market1501-like/crops", "Market-1501-v15.09.15"])
 def test_own_people_are_not_refused_for_their_folder(place: str, tmp_path: Path) -> None:
     data = read_dataset(market_copy(tmp_path / place, list(range(1, 40)), [50, 51]))
     assert data.benchmark == ""
-    assert check_leak(trained_on("market1501_combineall"), data, force=False) == []
+    assert check_leak(trained_on("market1501_combineall").card, data, force=False) == []
 
 
 def test_the_same_by_folders_of_people(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_names_that_only_one_benchmark_has(benchmark: str, name: str, tmp_path: 
     data = read_dataset(tmp_path)
     assert data.benchmark == benchmark
     with pytest.raises(DataError, match=f"test images of {benchmark}"):
-        check_leak(trained_on(f"{benchmark}_combineall"), data, force=False)
+        check_leak(trained_on(f"{benchmark}_combineall").card, data, force=False)
     touch(tmp_path / "query" / "6" / "1", ["mine.jpg"])
     assert read_dataset(tmp_path).benchmark == benchmark  # most of it
     touch(tmp_path / "query" / "6" / "1", ["mine2.jpg", "mine3.jpg"])
@@ -108,10 +108,10 @@ def test_what_was_asked_for_by_name_counts(tmp_path: Path) -> None:
     """The user says that it is the benchmark: a damaged or renumbered copy, say; in a folder of its name."""
     data = read_named("market1501", market_copy(tmp_path / "market1501", [1, 2])).datasets[0]
     with pytest.raises(DataError, match="test images of market1501"):
-        check_leak(trained_on("market1501_combineall"), data, force=False)
+        check_leak(trained_on("market1501_combineall").card, data, force=False)
     called = read_dataset(market_copy(tmp_path / "z", [1, 2]), name="market1501")
     with pytest.raises(DataError, match="test images of market1501"):
-        check_leak(trained_on("market1501_combineall"), called, force=False)
+        check_leak(trained_on("market1501_combineall").card, called, force=False)
 
 
 def test_training_names_the_benchmark_too(tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def test_training_names_the_benchmark_too(tmp_path: Path) -> None:
 def test_ones_own_data_are_known_by_their_name_alone(tmp_path: Path) -> None:
     data = read_dataset(market_copy(tmp_path / "shop", [1, 2]))
     with pytest.raises(DataError, match="test images of shop"):
-        check_leak(trained_on("shop_combineall"), data, force=False)
+        check_leak(trained_on("shop_combineall").card, data, force=False)
     inside = read_dataset(market_copy(tmp_path / "shop" / "2027", [1, 2]))
-    assert check_leak(trained_on("shop_combineall"), inside, force=False) == []
+    assert check_leak(trained_on("shop_combineall").card, inside, force=False) == []
     split = replace(data, name="viper-02", root=tmp_path / "viper-02")
-    assert check_leak(trained_on("viper-00"), split, force=False) == []  # a folder that is called so
+    assert check_leak(trained_on("viper-00").card, split, force=False) == []  # a folder that is called so
     with pytest.raises(DataError, match="viper-02"):
-        check_leak(trained_on("viper-00"), replace(split, benchmark="viper"), force=False)
+        check_leak(trained_on("viper-00").card, replace(split, benchmark="viper"), force=False)

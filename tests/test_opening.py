@@ -284,7 +284,7 @@ def test_the_state_of_a_run_is_no_weights(tmp_path: Path, tiny_network: OSNet) -
     torch.save(
         {"format": "osnet-training-1", "task": prefixed(theirs(tiny_network), "network.")}, tmp_path / "state.pt"
     )
-    assert f"give the run's folder, {tmp_path}" in refused(tmp_path / "state.pt")
+    assert f"folder of the run, {tmp_path}" in refused(tmp_path / "state.pt")
 
 
 # Names of files

@@ -192,3 +192,13 @@ def test_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("OSNET_CACHE", str(tmp_path / "file" / "cache"))
     store_graph(KEY, {}, b"graph")
     assert load_graph(KEY) is None
+
+
+@owners
+def test_a_network_that_is_loaded_in_inference_mode_still_gives_gradients(tiny_weights: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    Embedder(tiny_weights, device="cpu")
+    second = Embedder(tiny_weights, device="cpu")
+    with torch.inference_mode():
+        network = second.network  # its first use
+    assert not any(tensor.is_inference() for tensor in network.state_dict().values())

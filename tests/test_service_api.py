@@ -12,12 +12,14 @@ from zoneinfo import ZoneInfo
 import httpx
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fastapi")
 
-from osnet import Where
+from osnet import AttributePredictor, Where
 from osnet.client import Client, ServiceError
 from osnet.errors import DataError
+from osnet.models.heads import AttributeHead
 from osnet.service import audit
 from osnet.service.library import Filters, local_offsets, refine_query
 from osnet.service.scores import CalibratedPoint, ScoreScale
@@ -51,7 +53,7 @@ def test_a_photo_gives_the_hits_and_scores_of_the_archives_own_search(site: Site
     archive = Archive.open(site.archive)
     embedder = site.service.library.embedder
     path = site.service.library.tracklet(public).best_crop.path
-    want = archive.search(embedder.embed(path), weights_sha256=embedder.sha256(), top=24)
+    want = archive.search_embedding(embedder.embed(path), weights_sha256=embedder.sha256(), top=24)
     assert [h["tracklet"].partition("~")[2].replace("~", "/") for h in got] == [h.item.source for h in want]
     assert [h["score"] for h in got] == pytest.approx([h.score for h in want], abs=1e-3)
     assert got[0]["tracklet"] == public
@@ -67,7 +69,7 @@ def test_several_photos_count_as_one_person(site: Site) -> None:
     units = library.embed([_open(crop_file(site, p)) for p in (a, b)])
     mean = units.mean(0) / np.linalg.norm(units.mean(0))
     np.testing.assert_allclose(stored, mean, atol=1e-5)
-    want = Archive.open(site.archive).search(stored, weights_sha256=library.weights_sha256, top=24)
+    want = Archive.open(site.archive).search_embedding(stored, weights_sha256=library.weights_sha256, top=24)
     assert [h["score"] for h in search["hits"]] == pytest.approx([h.score for h in want], abs=1e-4)
 
 
@@ -186,6 +188,39 @@ def test_pages_of_hits_join_to_the_whole_list(site: Site) -> None:
         assert client.get(f"{API}/searches/{search}/hits", params={"cursor": wrong}).status_code == 422
 
 
+def test_a_description_ranks_by_predicted_attributes(painted_archive: Path, tmp_path: Path, tiny_network: Any) -> None:
+    torch.manual_seed(1)
+    head = AttributeHead(512, ["backpack", "long sleeve"])
+    torch.nn.init.normal_(head.linear.weight, 0, 0.2)
+    site = Site(tmp_path, painted_archive)
+    library = site.service.library
+    library._attributes = AttributePredictor(tiny_network, device="cpu", head=head)
+    client = site.client()
+    assert client.get(f"{API}/attributes").json() == ["backpack", "long sleeve"]
+    given = {"having": ["backpack"], "lacking": ["Long sleeves"]}
+    assert client.post(f"{API}/searches", json=given).json()["hits"] == []  # nothing is described yet
+    site.service.jobs.add("attributes", "service", "", {})
+    site.wait_for_jobs()
+    want = {}
+    for public in site.tracklets():
+        crops = [crop.path for crop in library.tracklet(public).crops]
+        p = library._attributes.predict(crops).probabilities.mean(0)
+        want[public] = float(np.sqrt(p[0] * (1 - p[1])))
+    hits = client.post(f"{API}/searches", json=given).json()["hits"]
+    assert [h["score"] for h in hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-3)
+    assert {h["tracklet"]: h["score"] for h in hits} == pytest.approx(want, abs=1e-3)
+    assert "not a share" in hits[0]["meaning"]["text"]
+    # An answer turns it into a search by appearance.
+    search = client.get(f"{API}/searches").json()["searches"][0]["id"]
+    target = hits[-1]["tracklet"]
+    after = client.post(f"{API}/searches/{search}/answers", json={"tracklet": target, "answer": "yes"}).json()["hits"]
+    assert after[0]["tracklet"] == target
+    assert client.post(f"{API}/searches", json={"having": ["beard"]}).status_code == 422
+    # What was predicted is stored, and read again at the next start.
+    stored = site.service.database.all("SELECT tracklet FROM attributes")
+    assert {row["tracklet"] for row in stored} == set(site.tracklets())
+
+
 # Answers
 
 
@@ -245,7 +280,7 @@ def test_ways_are_learnt_from_three_confirmed_ones(site: Site) -> None:
             site.service.searches.answer(site.actor(), search, public, "yes")
         first, second = sorted((site.service.library.tracklet(p) for p in (a, b)), key=lambda t: t.begin_s)
         gaps.append(second.begin_s - first.end_s)
-    learnt = site.service.searches.learn_ways()[frozenset(("camera-1", "camera-2"))]
+    learnt = site.service.timelines.learn_ways()[frozenset(("camera-1", "camera-2"))]
     assert learnt.min_s <= min(gaps)
     assert learnt.max_s >= max(max(gaps), 0)
 

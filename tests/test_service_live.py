@@ -157,6 +157,33 @@ def test_a_source_runs_in_a_process_that_is_started_again(
     assert client.delete(f"{API}/sources/{source}").status_code == 404
 
 
+def test_a_camera_that_is_being_indexed_can_be_erased_from(
+    painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source's process holds the camera's lock; it pauses while segments are rewritten, and goes on."""
+    site = Site(tmp_path, copy_archive(painted_archive, tmp_path))
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import json, sys, time\nfrom filelock import FileLock\n"
+        "given = json.loads(sys.stdin.readline())\n"
+        "with FileLock(given['archive'] + '/.lock-camera-1'):\n"
+        "    print(json.dumps({'state': 'running', 'taken': 1}), flush=True)\n    time.sleep(3600)\n"
+    )
+    real = live.subprocess.Popen
+    monkeypatch.setattr(live.subprocess, "Popen", lambda command, **more: real([command[0], str(worker)], **more))
+    monkeypatch.setattr(live, "check_public", lambda *_: ("h", 1, []))
+    service, public = site.service, site.tracklets("camera-1")[0]
+    service.sources.add(site.actor(), "camera-1", "rtsp://camera.example/1")
+    wait_for(lambda: service.sources.list_sources(site.actor())[0]["taken"])
+    plan = service.erasure.plan(site.actor(), [public])
+    job = service.jobs.add("erasure", "root", "asked", dict(vars(plan)))
+    site.wait_for_jobs()
+    done = service.jobs.get(site.actor(), job)
+    assert (done["state"], done["report"]["check"]["found"]) == ("done", [])
+    wait_for(lambda: service.sources.list_sources(site.actor())[0]["taken"])  # it runs again
+    service.sources.stop()
+
+
 @pytest.mark.slow
 def test_a_real_stream_is_indexed_by_a_real_process(painted_archive: Path, tmp_path: Path) -> None:
     """A video over loopback: its frames arrive, and what was seen is committed when the source is removed."""

@@ -17,8 +17,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from osnet.service.searches import Appearance
 from osnet.service.timeline_svg import draw_timeline
+from osnet.service.timelines import Appearance
 from small_service import PASSWORD, Site, copy_archive, crop_file, serving
 
 STATIC = files("osnet.service") / "static"
@@ -115,6 +115,7 @@ class Visitor:
     def wait(self, expression: str) -> None:
         """Until it is true; the page's policy forbids what Playwright's own function does."""
         while not self.page.evaluate(expression):
+            assert self.errors == []
             self.page.wait_for_timeout(50)
 
     def press_until(self, key: str, selector: str) -> None:

@@ -102,6 +102,8 @@ def test_paths_of_the_machine_are_in_no_answer(site: Site) -> None:
         "rtsp://224.0.0.1/x",
         "http://100.64.0.1/x",
         "rtsp://[2002:7f00:1::]/x",
+        "rtsp://[64:ff9b::7f00:1]/x",
+        "rtsp://[64:ff9b::a00:1]/x",
     ],
 )
 def test_ssrf_by_source_addresses(site: Site, address: str) -> None:
@@ -216,6 +218,17 @@ def test_a_session_ends_with_log_out_and_cannot_be_replayed(site: Site) -> None:
     browser.post("/logout", data={"csrf": browser.csrf})  # type: ignore[attr-defined]
     browser.cookies.set("osnet_session", secret)
     assert browser.get("/cases").status_code == 303
+
+
+def test_a_changed_password_ends_every_session(site: Site) -> None:
+    site.add("paula", "viewer")
+    first, second = site.browser("paula"), site.browser("paula")
+    data = {"csrf": first.csrf, "old": "wrong password!", "new": "another long one", "again": "another long one"}  # type: ignore[attr-defined]
+    assert first.post("/password", data=data).status_code == 401
+    assert second.get("/cases").status_code == 200
+    assert first.post("/password", data={**data, "old": PASSWORD}).status_code == 303
+    for browser in (first, second):
+        assert browser.get("/cases").status_code == 303
 
 
 def test_dns_rebinding(site: Site) -> None:

@@ -331,7 +331,7 @@ def test_round_to_eight() -> None:
     [
         (lambda: BackboneConfig("resnet"), ["'resnet'", "mobilenetv2"]),
         (lambda: BackboneConfig("squeezenet", width=0.5), ["width 0.5", "1.0"]),
-        (lambda: BackboneConfig("mobilenetv1", groups=2), ["groups 2", "leave it at 1"]),
+        (lambda: BackboneConfig("mobilenetv1", groups=2), ["groups 2", "must be 1"]),
         (lambda: BackboneConfig("shufflenet", groups=5), ["groups 5", "1, 2, 3, 4, 8"]),
         (lambda: BackboneConfig("shufflenet", width=0.7), ["width 0.7", "0.5, 1.0, 1.5, 2.0"]),
         (lambda: create_model("mobilenetv2_x1_0", norm="ibn"), ["norm", "projection"]),

@@ -142,7 +142,7 @@ def test_the_same_vector_for_every_image_is_no_network(tmp_path: Path) -> None:
         colour(100, 100, 100 + n).save(tmp_path / f"{n}.png")
     with pytest.raises(WeightsError, match="the same embedding"):
         write_card(write_onnx(tmp_path / "means.onnx"), scaled(SIZE), tmp_path)
-    with pytest.raises(DataError, match="holds 0 images"):
+    with pytest.raises(DataError, match="0 images"):
         (tmp_path / "empty").mkdir()
         write_card(tmp_path / "means.onnx", scaled(SIZE), tmp_path / "empty")
 

@@ -1,8 +1,10 @@
 """Live streams: a server on loopback that stalls, breaks off, changes size and comes back; segments cut as they run."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from osnet import Embedder
 from osnet.video import Archive, FootageError, IndexSettings, VideoFrame
 from osnet.video.streams import Gap, LiveStream, StreamCounts, StreamSettings, index_stream, public_address
 from osnet.video.tracking import front_end
-from small_footage import SIZE_WH, numbered, paint_walkers, walk, write_truth, write_video
+from small_footage import SIZE_WH, number_of, numbered, paint_walkers, walk, write_truth, write_video
 
 QUICK = StreamSettings(
     open_timeout_s=30, read_timeout_s=2, first_pause_s=0.01, max_pause_s=0.02, queue_frames=200, fps=None, max_tries=2
@@ -100,6 +102,21 @@ def test_a_stream_that_stalls_is_a_gap(server: Server, tmp_path: Path) -> None:
     assert 0 < first_gap < 40
     assert "nothing came" in events[first_gap].reason  # type: ignore[union-attr]
     assert sum(isinstance(e, VideoFrame) for e in events[first_gap:]) == 40
+
+
+@pytest.mark.parametrize("claimed_fps", [1, 200])
+def test_a_stream_that_lies_about_its_rate_is_timed_by_arrival(
+    server: Server, tmp_path: Path, claimed_fps: int
+) -> None:
+    """40 frames arrive at 20 per second, whatever the stream says; 5 per second are taken."""
+    server.scripts = [[write_video(tmp_path / "1.ts", numbered(40), fps=claimed_fps).read_bytes()]]
+    ticks = itertools.count()
+    stream = LiveStream(address(server), replace(QUICK, fps=5.0), clock=lambda: 1000 + next(ticks) * 0.05)
+    frames = [e for e in stream.events() if isinstance(e, VideoFrame)]
+    assert len(frames) == 10
+    assert stream.counts.sampled_out == 30
+    np.testing.assert_allclose(np.diff([f.time_s for f in frames]), 0.2, atol=0.051)
+    assert [number_of(f.image) for f in frames] == sorted(number_of(f.image) for f in frames)
 
 
 def test_whole_frames_are_dropped_and_counted_when_nobody_takes_them(server: Server, tmp_path: Path) -> None:

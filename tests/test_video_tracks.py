@@ -78,6 +78,20 @@ def test_every_tracker_keeps_ids_whatever_the_order_of_boxes(name: str) -> None:
     assert tracker.update(boxes(), frame(20)).shape == (0,)
 
 
+def test_a_lost_person_is_expected_for_three_seconds() -> None:
+    """Seen for 2 s, hidden for 2.5 s, then where they were: the same id. The package's own buffer is 1 s."""
+    box = (50.0, 20, 70, 70)
+    for options, same in (({}, True), ({"lost_track_buffer": 30}, False)):
+        tracker = make_tracker("bytetrack", **options)
+        tracker.reset(10.0)
+        ids = [int(tracker.update(boxes(box), frame(n))[0]) for n in range(20)]
+        for n in range(20, 45):
+            tracker.update(boxes(), frame(n))
+        later = [int(tracker.update(boxes(box), frame(n))[0]) for n in range(45, 50)]
+        assert (later[-1] == ids[-1]) is same
+        assert tracker.description["lost_track_buffer"] == options.get("lost_track_buffer", 90)
+
+
 def test_unknown_trackers_options_and_detectors_are_named(tmp_path: Path) -> None:
     with pytest.raises(FootageError, match="'deepsort'"):
         make_tracker("deepsort")
@@ -142,6 +156,29 @@ def test_the_motion_detector_finds_what_moves_and_nothing_else() -> None:
     assert np.mean(hits) > 0.9
     detector.reset()
     assert len(detector.detect(VideoFrame(image, 0.0, 1))) == 0
+
+
+def test_a_detector_of_torchvision_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random weights, by its name: boxes are those of the network itself, of the class of people only."""
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    network = models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None).eval()
+    for layers in network.head.classification_head.module_list:
+        with torch.no_grad():
+            layers[-1].bias[1::91] += 2  # else no class of 91 is likely enough
+            layers[-1].bias[3::91] += 2
+    monkeypatch.setattr(models, "get_model", lambda name, weights: network)
+    image = np.random.RandomState(0).randint(0, 255, (120, 200, 3)).astype(np.uint8)
+    detector = make_detector("torchvision:ssdlite320_mobilenet_v3_large", 0.0)
+    found = detector.detect(VideoFrame(image, 0.0, 1))
+    with torch.inference_mode():
+        plain = network([torch.from_numpy(image).permute(2, 0, 1) / 255])[0]
+    people = plain["labels"] == 1
+    assert detector.description["detector"] == "torchvision ssdlite320_mobilenet_v3_large"
+    assert 0 < len(found) <= int(people.sum()) < len(people)
+    assert set(found.scores.tolist()) <= set(plain["scores"][people].tolist())
+    assert found.xyxy.min() >= 0
+    assert (found.xyxy.max(0) <= [200, 120, 200, 120]).all()
 
 
 def test_torchvisions_detectors_are_asked_for_people() -> None:
@@ -262,12 +299,34 @@ def test_nobody_gives_nobody() -> None:
     assert refine([], {}, Appearance(), (400, 300)) == ([], {})
 
 
+def test_cosines_of_means_have_their_expected_value() -> None:
+    """Unit vectors around a common direction: single cosines are known, those of means are measured."""
+    dice = np.random.default_rng(0)
+    d, same = 256, 0.6
+    noise = dice.normal(size=(2, 4000, 4, d)) * math.sqrt((1 - same) / d)
+    vectors = noise + math.sqrt(same) * np.eye(d)[0]
+    for first, second in ((1, 1), (1, 4), (4, 4), (2, 3)):
+        a, b = vectors[0, :, :first].mean(1), vectors[1, :, :second].mean(1)
+        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert Likelihoods(same, 0.3, 1, 0, 0).expected(same, first, second) == pytest.approx(cosines.mean(), abs=0.01)
+
+
+def test_a_tracker_is_not_believed_over_a_long_gap() -> None:
+    """One id for a person who left and another who came a second and a half later, elsewhere and in other clothes."""
+    left, came = moving(1, 0, 40, 0), moving(1, 55, 95, 60)
+    track = Track(1, left.numbers + came.numbers, left.times_s + came.times_s, left.boxes + came.boxes)
+    track.scores = left.scores + came.scores
+    tracks, _ = refine([track], {1: samples_of(left, RED) + samples_of(came, BLUE)}, Appearance(), (400, 300))
+    assert [t.pieces for t in tracks] == [[(1, 1, 40)], [(1, 56, 95)]]
+
+
 def test_likelihoods_by_hand() -> None:
-    known = Likelihoods(same_mean=0.8, other_mean=0.5, variance=0.01, spread_base=0.1, spread_per_s=0.2)
-    # log N(c; .8, .01) - log N(c; .5, .01)
-    for cosine in (0.4, 0.65, 0.9):
-        want = (-((cosine - 0.8) ** 2) + (cosine - 0.5) ** 2) / 0.02
-        assert known.appearance(cosine) == pytest.approx(want)
+    known = Likelihoods(same=0.8, other=0.5, variance=0.01, spread_base=0.1, spread_per_s=0.2)
+    # Single crops: log N(c; .8, .01) - log N(c; .5, .01). Means of 4 and 2 crops have the squared lengths .85 and .9.
+    for counts, scale in (((1, 1), 1.0), ((4, 2), 1 / math.sqrt(0.85 * 0.9))):
+        for cosine in (0.4, 0.65, 0.9):
+            want = (-((cosine - 0.8 * scale) ** 2) + (cosine - 0.5 * scale) ** 2) / 0.02
+            assert known.appearance(cosine, *counts) == pytest.approx(want)
     sigma = 50 * (0.1 + 0.2 * 2)
     want = math.log((1 + (30 / sigma) ** 2 / 4) ** -3 / (2 * math.pi * sigma**2)) + math.log(120_000)
     assert known.motion(30, 2.0, 50, 120_000) == pytest.approx(want)

@@ -260,7 +260,7 @@ def test_other_paths(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such weights"):
         load_weights(tmp_path / "gone.pth")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(WeightsError, match="neither a folder"):
+    with pytest.raises(WeightsError, match="neither a checkpoint folder"):
         load_weights(tmp_path / "notes.txt")
     with pytest.raises(WeightsError, match=r"has no card\.json"):
         load_weights(tmp_path)

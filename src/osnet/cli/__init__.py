@@ -41,7 +41,7 @@ COMMANDS: dict[str, str] = {
     "export": "Write ONNX or OpenVINO files.",
     "figure": "Draw activation maps, matches, gates, ranked lists, curves.",
     "report": "Write an HTML report on weights.",
-    "demo": "Train on generated people, search, and write a report.",
+    "demo": "Find painted people in painted footage; compare two networks.",
 }
 """Command -> one line of help. The module of this package that defines it has its name, with ``_`` for ``-``."""
 
@@ -106,7 +106,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def describe_commands() -> str:
-    """What ``osnet --help`` prints."""
+    """The text of ``osnet --help``."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items()]
     return "\n".join(

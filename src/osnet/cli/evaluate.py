@@ -139,7 +139,7 @@ def _read_benchmarks(
     name: str | None,
     work_dir: Path | None,
 ) -> dict[str, Benchmark | ReidDataset]:
-    """What to score, by the name of the benchmark (an empty name for a plain folder)."""
+    """Read the data to score, by the name of the benchmark (an empty name for a plain folder)."""
     if root is None:
         if targets or work_dir is not None:
             given = f"--targets {' '.join(targets)}" if targets else f"--work-dir {work_dir}"

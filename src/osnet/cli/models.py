@@ -63,11 +63,11 @@ def models(
         shown = f"{p['params']} / {p['madds']} ({p['source']})" if p else "-"
         print(f"{row['name']:<24}{row['params']:>11,}{row['madds'] / 1e6:>12.2f}M  {shown:<38}{row['about']}")
     print(
-        "Counted from the built network: each parameter once (a shared gate too); one multiply-add per use of a\n"
-        "convolution's or dense layer's weight, one more per output with a bias; normalisation, activation, pooling,\n"
-        "gating and shuffling nothing. Table A's multiply-adds lie 0.8 to 1.4 % higher: by one operation per\n"
-        "BatchNorm output, it seems, and without the classifier. Table 5's pairs are published rank-1 / mAP on\n"
-        "Market-1501, trained from scratch."
+        "Counts are of the built network. Each parameter counts once, also in a shared gate. Each use of a weight of\n"
+        "a convolution or a dense layer counts as one multiply-add, and each output with a bias as one more.\n"
+        "Normalisation, activation, pooling, gating and shuffling are not counted. Table A's multiply-adds of OSNet\n"
+        "are 0.8 to 1.4 % higher, probably because they include one operation per BatchNorm output and no classifier.\n"
+        "Pairs from Table 5 are published rank-1 / mAP on Market-1501, trained from scratch."
     )
 
 
@@ -78,7 +78,7 @@ def _print_table_a(as_json: bool) -> None:
     if as_json:
         print(json.dumps([{**asdict(row), "counted": asdict(cost)} for row, cost in rows], indent=2))
         return
-    print("Table A of the supplement: ImageNet, 224 x 224, 1000 classes; printed beside recounted")
+    print("Table A of the supplement: ImageNet, 224 x 224, 1000 classes; published values and our counts")
     print(f"{'network':<20}{'params':>8}{'counted':>10}{'mult-adds':>11}{'counted':>10}{'top-1':>7}  model")
     for row, cost in rows:
         top1 = "-" if row.top1 is None else f"{row.top1:.1f}"
@@ -86,11 +86,12 @@ def _print_table_a(as_json: bool) -> None:
             f"{row.label:<20}{row.params:>8}{f'{cost.params / 1e6:.3f}M':>10}{row.madds or '-':>11}"
             f"{f'{cost.madds / 1e6:.1f}M':>10}{top1:>7}  {row.model}"
         )
-    print("top-1: published, per cent, single centre crop; none of it has been run here. Differences:")
+    print("top-1: published, in percent, single centre crop; not measured by us. Differences:")
     for row, _ in rows:
         if row.difference:
             print(textwrap.fill(f"{row.label}: {row.difference}", 110, initial_indent="  ", subsequent_indent="      "))
     print(
-        "The others' printed multiply-adds are of convolutions and dense layers alone, as are all counts here; those\n"
-        "of OSNet are 0.8 to 1.4 % higher, so beside the others it is a little cheaper than the table says."
+        "The published multiply-adds of the other networks are those of convolutions and dense layers, as are our\n"
+        "counts. Those of OSNet are 0.8 to 1.4 % higher than our counts, so OSNet is slightly cheaper relative to the\n"
+        "other networks than the table shows."
     )

@@ -77,6 +77,7 @@ def serve(
         detector=detector,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it would log each byte of a broken upload
     service = Service(options)
     service.check_address()
     key = service.accounts.make_setup_link()

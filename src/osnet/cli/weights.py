@@ -28,10 +28,12 @@ def weights(*, as_json: JsonFlag = False) -> None:
     for w in PUBLISHED.values():
         print(f"{f'{w.model}_{w.dataset}':<36}{w.certainty:<14}{w.file}")
     print(
-        f"From {REPOSITORY} on Hugging Face, unless they lie in the folder $OSNET_WEIGHTS under one of these names\n"
-        "(with .pt or .pth). 'sha256 known': a download with another is refused. 'name quoted': the file's name was\n"
-        "read in public code. 'never seen': the name follows that of its siblings, and there may be no such file.\n"
-        f"Downloads of these two kinds cannot be verified; each use says so.\nLicence: {LICENCE_ZOO}"
+        "Files are read from the folder $OSNET_WEIGHTS if it contains one of these names (with .pt or .pth);\n"
+        f"otherwise they are downloaded from {REPOSITORY} on Hugging Face.\n"
+        "sha256 known   the digest is known, and a download with another digest is an error\n"
+        "name quoted    the file name was found in public code; a download cannot be verified, which a warning says\n"
+        "never seen     the file name is a guess from similar ones, so the file may not exist; also not verifiable\n"
+        f"Licence: {LICENCE_ZOO}"
     )
 
 
@@ -42,8 +44,8 @@ def _count(model: str) -> dict[str, int]:
 
 def _print_intel() -> None:
     """Print Intel's networks, whose licence and scores are known."""
-    heads = {"params": 10, "mult-adds": 11, "x x0.25": 9, "x x1.0": 8, "measured": 13, "said": 13, "MARS": 13}
-    print(f"Intel's, from the Open Model Zoo; licence {LICENCE}; Intel does not say what they were trained on")
+    heads = {"params": 10, "mult-adds": 11, "x x0.25": 9, "x x1.0": 8, "measured": 13, "published": 13, "MARS": 13}
+    print(f"Intel's networks from the Open Model Zoo; licence {LICENCE}; the training data are not published")
     print(f"{'name':<37}" + "".join(f"{text:>{width}}" for text, width in heads.items()))
     for w in INTEL_WEIGHTS:
         f, cost = w.figures, _count(w.model)
@@ -54,9 +56,12 @@ def _print_intel() -> None:
         )
         print(f"  {w.short_name}: {VARIANTS[w.model].about}; stored as {w.precision}, SHA-256 known")
     print(
-        "x x0.25, x x1.0: images per second of processor time, times those of OSNet x0.25 and x1.0. Then rank-1 /\n"
-        "mAP by cosine: on Market-1501, measured here and said by Intel; on single images of 16 people of MARS.\n"
-        "'-': not measured. They lie in $OSNET_WEIGHTS, or are downloaded from OpenVINO's public storage.\n"
+        "x x0.25, x x1.0    images per second of processor time, relative to OSNet x0.25 and x1.0\n"
+        "measured           rank-1 / mAP on Market-1501 by cosine distance, measured by us\n"
+        "published          the same, published by Intel\n"
+        "MARS               rank-1 / mAP on single images of 16 people of MARS, measured by us\n"
+        "-                  not measured\n"
+        "Files are read from the folder $OSNET_WEIGHTS, or downloaded from OpenVINO's public storage.\n"
     )
 
 

@@ -1,7 +1,7 @@
-"""The demo: generate people, train two networks to re-identify them, and write a report on the results.
+"""`osnet demo --compare` and `osnet demo --data`: scores of networks, in a report.
 
-``run_demo`` needs no data. ``run_demo_on`` scores weights on a given data set. Both call the functions that the
-commands call. Each step stores its result in the output folder, so a demo that is run again resumes.
+``run_comparison`` generates people and trains two networks to re-identify them. ``run_demo_on`` scores weights on a
+given data set. Each step stores its result in the output folder, so an interrupted call resumes.
 """
 
 import json
@@ -54,18 +54,18 @@ CAUTION = CAUTION_GENERATED
 
 
 @dataclass(frozen=True)
-class DemoSize:
+class ComparisonSize:
     """The generated people and the number of epochs. Half of the people are for training, the others for testing."""
 
     people: GeneratedSettings
     epochs: int
 
 
-FULL = DemoSize(GeneratedSettings(identities=256, cameras=4, images=4, seed=0), epochs=14)
-QUICK = DemoSize(GeneratedSettings(identities=32, cameras=3, images=4, seed=0), epochs=8)
+FULL = ComparisonSize(GeneratedSettings(identities=256, cameras=4, images=4, seed=0), epochs=14)
+QUICK = ComparisonSize(GeneratedSettings(identities=32, cameras=3, images=4, seed=0), epochs=8)
 
 
-def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path:
+def run_comparison(out: Path, size: ComparisonSize, device: str, progress: Progress) -> Path:
     """Generate people, train OSNet and its single-scale baseline by the same recipe, compare them, write a report.
 
     Writes into ``out``: ``generated-people/``, the folder of a run for each network, ``scores/`` (embeddings),
@@ -73,7 +73,7 @@ def run_demo(out: Path, size: DemoSize, device: str, progress: Progress) -> Path
 
     Raises:
         DemoError: a trained network does not score higher than the same network untrained.
-        OutputError: ``out`` cannot be written, or contains a demo of another size.
+        OutputError: ``out`` cannot be written, or contains a comparison of another size.
     """
     start = time.monotonic()
     make_folder(out)
@@ -262,7 +262,7 @@ def _histograms(dataset: ReidDataset, progress: Progress) -> Entrant:
 
 
 def _describe(
-    size: DemoSize, dataset: ReidDataset, recipes: Mapping[str, Recipe], seconds: float, resumed: bool
+    size: ComparisonSize, dataset: ReidDataset, recipes: Mapping[str, Recipe], seconds: float, resumed: bool
 ) -> dict[str, str]:
     people = size.people
     sizes = []

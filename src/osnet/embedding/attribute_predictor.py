@@ -112,7 +112,11 @@ def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32)
     """An ``AttributePredictor`` if the weights have an attribute head, else an ``Embedder``. Arguments as for these."""
     path = Path(model)
     folder = path if (path / CARD_FILE).is_file() else path / "weights"  # as in a gallery
-    if is_third_party(model) or ((folder / CARD_FILE).is_file() and not read_card(folder)[0].attributes):
+    if (folder / CARD_FILE).is_file() and not is_third_party(model):
+        headless = not read_card(folder)[0].attributes
+    else:
+        headless = is_third_party(model) or (path.is_file() and path.suffix in (".pth", ".pt"))
+    if headless:  # found without reading the tensors
         return Embedder(model, device, batch_size)
     checkpoint = find_checkpoint(model)
     picked, head = pick_device(device), checkpoint.build_attribute_head()

@@ -112,7 +112,7 @@ def calibrate(
     check_scorable(data)
     _check_size(data, rate, identify=fpir is not None)
     embedder = make_embedder(weights)
-    warnings = check_leak(embedder.network, data, force)
+    warnings = check_leak(embedder.card, data, force)
     embedded = embed_dataset(embedder, data, on_error, features, progress)
     query, gallery = (part.labelled() for part in embedded)
     arrays = (query.vectors, gallery.vectors, query.pids, gallery.pids, query.camids, gallery.camids)

@@ -5,8 +5,8 @@ from osnet.data.reid.catalog import BENCHMARKS, splits_overlap
 from osnet.data.reid.market1501 import MARKET_FOLDER
 from osnet.errors import DataError
 from osnet.features.labels import LabelledVectors
-from osnet.models.network import Network
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
+from osnet.weights.card import Card
 
 COMBINED = "_combineall"
 """Suffix of training data that include test images, as in ``msmt17_combineall`` or ``market1501+msmt17_combineall``."""
@@ -55,15 +55,15 @@ def check_matches(query: Split | LabelledVectors, gallery: Split | LabelledVecto
     )
 
 
-def check_leak(network: Network, data: ReidDataset, force: bool) -> list[str]:
+def check_leak(card: Card | None, data: ReidDataset, force: bool) -> list[str]:
     """Check that the weights were not trained on the test identities of ``data``.
 
-    Weights were, if their card says that they were trained on all images of the benchmark (``..._combineall``), or on
-    another random split of the same identities. A benchmark is recognised by its images (``ReidDataset.benchmark``) or
-    by the name that the user gave it, not by the name of its folder. Of any other data set only the name is known.
+    There is an overlap if the card names all images of the benchmark (``..._combineall``), or another random split of
+    the same identities, as training data. A benchmark is recognised by its images (``ReidDataset.benchmark``) or by the
+    name that the user gave it, not by the name of its folder. Any other data set is recognised by its name.
 
     Args:
-        network: the network with its card.
+        card: card of the weights; None for random weights.
         data: the data set to be evaluated on.
         force: return a warning instead of raising an error.
 
@@ -73,7 +73,7 @@ def check_leak(network: Network, data: ReidDataset, force: bool) -> list[str]:
     Raises:
         DataError: the weights were trained on test identities, and ``force`` is False.
     """
-    trained_on = network.card.training_data if network.card else ""
+    trained_on = card.training_data if card else ""
     tested_on = _given_name(data)
     if other := next((name for name in trained_on.split("+") if splits_overlap(name, tested_on)), None):
         fact = (

@@ -111,7 +111,7 @@ class Comparison:
         """The difference between two networks in a group.
 
         Raises:
-            DataError: ``compare`` was not told to compare these two.
+            DataError: the pair was not among the contrasts of ``compare``.
         """
         for difference in self.groups[group].differences:
             if (difference.first, difference.second, difference.metric) == (first, second, metric):

@@ -89,7 +89,7 @@ def evaluate(
     scoring = scoring.resolve(benchmark.rule if benchmark else DEFAULT_RULE, card.distance if card else None)
     if scoring.needs_lengths:
         embedder = keep_lengths(embedder)
-    warnings = [check_leak(embedder.network, dataset, force) for dataset in datasets]
+    warnings = [check_leak(embedder.card, dataset, force) for dataset in datasets]
     if len(datasets) == 1:
         embedded = [embed_dataset(embedder, datasets[0], on_error, features, progress)]
     else:

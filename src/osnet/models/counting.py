@@ -144,7 +144,8 @@ TABLE_A: tuple[TableARow, ...] = (
         "6.9M",
         "585M",
         74.7,
-        "the MobileNetV2 paper states 6.9M and 585M; its authors' released network has 6.06M and 582M",
+        "the MobileNetV2 paper states 6.9M parameters and 585M multiply-adds; its authors' released network has 6.06M "
+        "and 582M",
     ),
     TableARow("osnet_x0_5", "OSNet x0.5", "1.1M", "424M", 69.5, _OSNET.format(gap="1.3 %", with_norm="423.9M")),
     TableARow("osnet_x0_75", "OSNet x0.75", "1.8M", "885M", 73.5, _OSNET.format(gap="1.0 %", with_norm="884.6M")),

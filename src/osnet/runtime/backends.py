@@ -32,9 +32,13 @@ from osnet.runtime.folding import fold, optimize
 from osnet.runtime.onnx_graph import INPUT, UnknownStepError, with_float_input, write_onnx
 from osnet.types import Preprocessing
 
-BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
+BackendName = Literal[
+    "auto", "torch", "onnxruntime", "openvino", "cuda-bf16", "cuda-fp16", "onnxruntime-cuda", "onnxruntime-tensorrt"
+]
 TOLERANCE = 1e-4
 """Largest difference of a component of unit embeddings between a backend and the network, in float32."""
+GPU_TOLERANCE = 0.02
+"""The same for the backends of a GPU, which compute in half precision or TF32: a cosine of 0.999 or more."""
 AT_A_TIME = 2
 """Images of a batch that a thread takes at once."""
 
@@ -232,6 +236,8 @@ RUNTIMES: dict[str, type[ThreadedBackend]] = {
     "onnxruntime": OnnxRuntimeBackend,
     "openvino": OpenVinoBackend,
 }
+ON_GPUS = ("cuda-bf16", "cuda-fp16", "onnxruntime-cuda", "onnxruntime-tensorrt")
+"""Names of the backends in ``gpu.py``."""
 
 
 def list_backends(name: BackendName, device: torch.device) -> list[str]:
@@ -240,7 +246,7 @@ def list_backends(name: BackendName, device: torch.device) -> list[str]:
     ``auto`` on a CPU: ONNX Runtime (if it and ``onnx`` are installed), then PyTorch. On other devices: PyTorch.
 
     Raises:
-        ModelError: an unknown name, or a backend that runs only on the CPU with another device.
+        ModelError: an unknown name, or a backend with a device that it does not run on.
     """
     if name not in get_args(BackendName):
         raise ModelError(f"unknown backend {name!r}; choose from {', '.join(get_args(BackendName))}")
@@ -249,6 +255,8 @@ def list_backends(name: BackendName, device: torch.device) -> list[str]:
         return ["onnxruntime", "torch"] if installed and device.type == "cpu" else ["torch"]
     if name in RUNTIMES and device.type != "cpu":
         raise ModelError(f"backend {name!r} runs on the CPU, not on {device}; choose device='cpu' or backend='torch'")
+    if name in ON_GPUS and device.type != "cuda":
+        raise ModelError(f"backend {name!r} runs on a CUDA device, not on {device}; choose backend='auto'")
     return [name]
 
 
@@ -259,16 +267,21 @@ def make_backend(name: BackendName, network: nn.Module, preprocessing: Preproces
 
     Raises:
         ModelError: an unknown name, a device that the backend does not run on, a network that it cannot run, or
-            embeddings that differ by more than ``TOLERANCE``.
+            embeddings that differ by more than ``TOLERANCE`` (``GPU_TOLERANCE``).
         MissingExtraError: the runtime, or ``onnx``, is not installed.
     """
     trouble: ModelError | None = None
     for chosen in list_backends(name, device):
-        if chosen not in RUNTIMES:
+        if chosen == "torch":
             return TorchBackend(network, preprocessing, device)
         try:
-            backend = RUNTIMES[chosen](write_graph(network, preprocessing))
-            if (difference := measure_difference(backend, network, preprocessing)) <= TOLERANCE:
+            if chosen in ON_GPUS:
+                from osnet.runtime.gpu import make_gpu_backend
+
+                backend, allowed = make_gpu_backend(chosen, network, preprocessing, device), GPU_TOLERANCE
+            else:
+                backend, allowed = RUNTIMES[chosen](write_graph(network, preprocessing)), TOLERANCE
+            if (difference := measure_difference(backend, network, preprocessing)) <= allowed:
                 return backend
             trouble = ModelError(f"{chosen}: embeddings differ from the network's by {difference:.1e}")
         except UnknownStepError as error:

@@ -10,7 +10,7 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock, get_ident
 from typing import Any
 
@@ -243,7 +243,11 @@ def _shape_after(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
         dilation = getattr(module, "dilation", 1)
         settings = [_pair(value) for value in (module.kernel_size, module.stride, module.padding, dilation)]  # type: ignore[arg-type]
         round_up = getattr(module, "ceil_mode", False)
-        return (batch, channels, *(_windows(*sizes, round_up) for sizes in zip(size_hw, *settings, strict=True)))
+        return (
+            batch,
+            channels,
+            *(_windows(sizes, round_up) for sizes in zip(size_hw, *settings, strict=True)),
+        )
     if isinstance(module, nn.Linear):
         return (*shape[:-1], module.out_features)
     if isinstance(module, DepthwisePool):
@@ -253,8 +257,9 @@ def _shape_after(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, round_up: bool) -> int:
-    """Number of places of a window along a side, as PyTorch counts them."""
+def _windows(sizes: Sequence[int], round_up: bool) -> int:
+    """Number of places of a window along a side, as PyTorch counts them: size, kernel, stride, padding, dilation."""
+    size, kernel, stride, padding, dilation = sizes
     room = size + 2 * padding - dilation * (kernel - 1) - 1
     number = (room + (stride - 1 if round_up else 0)) // stride + 1
     if round_up and (number - 1) * stride >= size + padding:  # a window may not begin in the padding at the end

@@ -187,6 +187,21 @@ class Accounts:
             what |= {k: v for k, v in (("role", role), ("disabled", disabled)) if v is not None}
             record(tx, by.name, "account.change", what, reason)
 
+    def change_own_password(self, actor: Actor, old: str, new: str, address: str) -> None:
+        """Another password for who is logged in. All sessions of the account end.
+
+        Raises:
+            LoginError: the old password is wrong; it counts as a failed login.
+            AccountError: the new one is too short.
+        """
+        self._check_password(actor.name, new)
+        self.log_in(actor.name, old, address)
+        hashed = self._hash(new)
+        with self._database.write() as tx:
+            tx.run("UPDATE accounts SET password = ? WHERE id = ?", hashed, actor.account)
+            tx.run("DELETE FROM sessions WHERE account = ?", actor.account)
+            record(tx, actor.name, "account.password", {"account": actor.name})
+
     def _keep_an_administrator(self, tx: Transaction) -> None:
         left = tx.one(
             "SELECT a.id FROM accounts a JOIN roles r ON r.name = a.role "

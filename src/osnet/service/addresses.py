@@ -6,6 +6,9 @@ from urllib.parse import urlsplit
 
 from osnet.errors import DataError
 
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv6 addresses that networks translate to the IPv4 address in their last 32 bits."""
+
 
 class AddressError(DataError):
     """An address that the service does not connect to."""
@@ -51,7 +54,9 @@ def check_ip(text: str, host: str, allow_private: bool) -> None:
     """Raise AddressError for an IP address that the service must not connect to."""
     ip = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        embedded = ip.ipv4_mapped or ip.sixtofour
+        embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in NAT64:
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if embedded is not None:
             ip = embedded
     private = ip.is_private and not (ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_reserved)

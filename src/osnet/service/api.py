@@ -15,6 +15,7 @@ from osnet.service.accounts import Actor
 from osnet.service.core import Service
 from osnet.service.library import Filters
 from osnet.service.media import draw_why, made_clip, read_frame
+from osnet.service.queries import filters_from
 from osnet.service.schemas import (
     AnswerIn,
     AttachIn,
@@ -30,7 +31,7 @@ from osnet.service.schemas import (
     SearchOut,
     TrackletOut,
 )
-from osnet.service.searches import Found, MissingError, filters_from
+from osnet.service.searches import Found, MissingError
 from osnet.service.web import (
     Anybody,
     Decider,
@@ -174,7 +175,7 @@ def answers(service: ServiceDep, actor: Viewer, search_id: str) -> list[dict[str
 def timeline(service: ServiceDep, actor: Viewer, search_id: str, reason: Reason = "") -> dict[str, Any]:
     """Where the person was when: confirmed and proposed appearances, and the ways between the confirmed ones."""
     row = service.searches.get(actor, search_id)
-    shown, ways = service.searches.timeline(actor, search_id)
+    shown, ways = service.timelines.draw(actor, search_id)
     listed = [one.id for one in shown]
     service.log_view(
         actor,

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp
 
 from osnet import __version__
 from osnet.errors import OsnetError
-from osnet.service import api, api_admin, pages
+from osnet.service import api, api_admin, pages, pages_admin
 from osnet.service.core import LOOPBACK, Service
 from osnet.service.middleware import Guard, Idempotency, Metrics
 from osnet.service.web import answer_error, render
 
-THREADS = 64
-"""So many requests are in work at once; more wait."""
+THREADS = 16
+"""So many requests are in work at once; more wait. With many more, threads mostly wait for each other."""
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -67,6 +67,7 @@ def make_app(service: Service) -> ASGIApp:
     app.include_router(api_admin.router)
     app.include_router(api_admin.open_router)
     app.include_router(pages.router)
+    app.include_router(pages_admin.router)
 
     @app.get("/docs/errors", include_in_schema=False)
     def errors_page(request: Request) -> HTMLResponse:

@@ -21,13 +21,14 @@ from osnet.files import make_folder
 from osnet.service.accounts import Accounts, Actor
 from osnet.service.audit import record
 from osnet.service.cases import Cases
-from osnet.service.database import STATE_FILE, Database, StateError
+from osnet.service.database import STATE_FILE, Database, Row, StateError
 from osnet.service.erasure import Erasure
 from osnet.service.jobs import Jobs
-from osnet.service.library import Library
+from osnet.service.library import Library, split_public_id
 from osnet.service.live import Sources
 from osnet.service.retention import Retention, Settings
 from osnet.service.searches import Searches
+from osnet.service.timelines import Timelines
 from osnet.service.watch import WatchList
 
 log = logging.getLogger("osnet.service")
@@ -97,14 +98,15 @@ class Service:
         self.accounts = Accounts(self.database, clock, hasher)
         self.settings = Settings(self.database)
         self.searches = Searches(self.database, self.library, clock)
+        self.timelines = Timelines(self.database, self.library, self.searches)
         self.cases = Cases(self.database, self.library, self.searches, clock)
         self.retention = Retention(self.database, self.library, self.settings, clock)
         self.erasure = Erasure(self.database, self.library, self.searches, options.state, clock)
         self.jobs = Jobs(
             self.database,
             {
-                "erasure": lambda row, plan: self.erasure.run(row["account"], row["reason"], plan, row["id"]),
-                "retention": lambda row, _: self.retention.run(row["account"]),
+                "erasure": self._erase,
+                "retention": self._run_retention,
                 "attributes": lambda _row, _: self._describe_tracklets(),
             },
             clock,
@@ -158,6 +160,15 @@ class Service:
                 log.warning("beside requests: %s", error)
             except Exception:  # the next round may be better
                 log.exception("beside requests")
+
+    def _erase(self, row: Row, plan: dict[str, Any]) -> dict[str, Any]:
+        cameras = {split_public_id(public)[1].split("/")[1] for public in plan["tracklets"]}
+        with self.sources.paused(cameras):
+            return self.erasure.run(row["account"], row["reason"], plan, row["id"])
+
+    def _run_retention(self, row: Row, _: dict[str, Any]) -> dict[str, Any]:
+        with self.sources.paused({camera for _, _, camera in self.retention.due()}):
+            return self.retention.run(row["account"])
 
     def _load_attributes(self) -> None:
         if self.library.attributes:

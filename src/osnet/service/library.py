@@ -4,6 +4,7 @@ A tracklet's public id is ``ARCHIVE~DAY~CAMERA~TIME~NUMBER``: the archive's name
 Shapes: T tracklets of all archives, D embedding.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -151,6 +152,8 @@ class Library:
             if now == self._columns.segments and not force:
                 return False
             self._columns = self._read({name: Archive.open(folder) for name, folder in self.folders.items()})
+            known = self._columns.place
+            self._probabilities = {public: row for public, row in self._probabilities.items() if public in known}
             return True
 
     def _read(self, archives: dict[str, Archive]) -> Columns:
@@ -330,17 +333,29 @@ class Library:
         else:
             near = np.arange(len(rows))
         near = near[np.argsort(-by_mean[near], kind="stable")][:most]
-        found = []
-        for place in near:
-            row = int(rows[place])
-            name, tracklet_id = split_public_id(c.ids[row])
-            crops = c.archives[name].vectors(tracklet_id)
-            key = (float(by_mean[place]) + float((crops @ ranked_by).max())) / 2
-            best = float((crops @ query_D).max())
-            score = float(np.clip((float(c.means[row] @ query_D) + best) / 2, -1, 1))
-            found.append((key, row, ScoredTracklet(c.ids[row], score, float(np.clip(best, -1, 1)))))
+        parts = [self._crops(c, int(rows[place])) for place in near]
+        starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+        crops = np.concatenate(parts)
+        best = np.maximum.reduceat(crops @ query_D, starts)
+        best_key = np.maximum.reduceat(crops @ ranked_by, starts)
+        means = c.means[rows[near]] @ query_D
+        found = [
+            (
+                (float(by_mean[place]) + float(key)) / 2,
+                int(rows[place]),
+                ScoredTracklet(
+                    c.ids[int(rows[place])], min(1.0, (float(mean) + float(crop)) / 2), min(1.0, float(crop))
+                ),
+            )
+            for place, key, mean, crop in zip(near, best_key, means, best, strict=True)
+        ]
         found.sort(key=lambda f: (-f[0], f[1]))
         return [scored for _, _, scored in found[:top]]
+
+    @staticmethod
+    def _crops(c: Columns, row: int) -> Floats:
+        name, tracklet_id = split_public_id(c.ids[row])
+        return c.archives[name].vectors(tracklet_id)
 
     # Attributes
 
@@ -354,7 +369,8 @@ class Library:
         """Digest of what predicts the attributes."""
         if self._attributes is None:
             return ""
-        return f"{self._attributes.sha256()[:16]} {' '.join(self._attributes.head.digests())}"[:200]
+        parts = [self._attributes.sha256(), *self._attributes.head.digests()]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def predict_attributes(self, public: str) -> list[float]:
         """Probabilities for a tracklet: the mean over its crops."""

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,24 @@ class Sources:
             runners, self._runners = list(self._runners.values()), {}
         for runner in runners:
             runner.stop()
+
+    @contextmanager
+    def paused(self, cameras: set[str]) -> Iterator[None]:
+        """Without the processes of these cameras, which hold the archive's locks; they start again afterwards."""
+        rows = self._database.all("SELECT id, camera FROM sources WHERE enabled = 1")
+        with self._lock:
+            stopped = {
+                row["id"]: self._runners.pop(row["id"])
+                for row in rows
+                if row["camera"] in cameras and row["id"] in self._runners
+            }
+        for runner in stopped.values():
+            runner.stop()
+        try:
+            yield
+        finally:
+            for source in stopped:
+                self._start(source)
 
     def _start(self, source: str) -> None:
         row = self._database.one("SELECT * FROM sources WHERE id = ?", source)

@@ -7,60 +7,30 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Cookie, File, Form, Query, Request, UploadFile
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from osnet.errors import DataError
-from osnet.service import audit
-from osnet.service.accounts import KINDS, AccessError, Actor
+from osnet.service.accounts import AccessError, Actor
 from osnet.service.api import make_export, see_frame, show_hits, view_reason
-from osnet.service.api_admin import start_erasure
 from osnet.service.core import Service
+from osnet.service.forms import Csrf, Field, Fields, enter, go, read_number, seen_cameras, submit
 from osnet.service.library import Filters
 from osnet.service.media import read_frame
-from osnet.service.retention import SETTINGS
 from osnet.service.searches import MissingError
 from osnet.service.timeline_svg import draw_timeline
 from osnet.service.web import (
     COOKIE,
     LOGIN_COOKIE,
     ServiceDep,
-    check_csrf,
     decode_cursor,
-    encode_cursor,
     render,
     safe_next,
     service_of,
-    who,
 )
 from osnet.video.archive import format_time
 
 router = APIRouter(include_in_schema=False)
-Csrf = Annotated[str, Form(max_length=100)]
-Field = Annotated[str, Form(max_length=2000)]
-Fields = Annotated[list[str], Form()]
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-
-
-def enter(request: Request, capability: str = "view") -> Actor:
-    """Who looks at a page, if they may."""
-    actor = who(request)
-    if not actor.may(capability):
-        raise AccessError(f"your role ({actor.kind}) does not include {capability!r}")
-    return actor
-
-
-def submit(request: Request, csrf: str, capability: str) -> Actor:
-    """Who sends a form, if they may and the form is ours."""
-    actor = enter(request, capability)
-    if actor.csrf is None:
-        raise AccessError("forms are for sessions; programs use /api/v1")
-    check_csrf(actor, csrf)
-    return actor
-
-
-def go(target: str) -> RedirectResponse:
-    """On to another page of ours."""
-    return RedirectResponse(target, 303)
 
 
 # Logging in
@@ -164,7 +134,7 @@ def search_page(request: Request, service: ServiceDep) -> HTMLResponse:
         "search.html",
         actor,
         title="Search",
-        cameras=_cameras(service, actor),
+        cameras=seen_cameras(service, actor),
         weekdays=WEEKDAYS,
         attributes=service.library.attributes,
         recent=service.searches.list_own(actor, limit=8),
@@ -209,7 +179,7 @@ def search(
     if frame_camera:
         if not actor.sees(frame_camera) or frame_camera not in service.library.cameras():
             raise MissingError(f"there is no camera {frame_camera[:100]!r}")
-        picture, time_of, _ = read_frame(service.library, frame_camera, _number(frame_time, "time"))
+        picture, time_of, _ = read_frame(service.library, frame_camera, read_number(frame_time, "time"))
         box = _boxes(f"[{frame_box or 'null'}]", 1)[0]
         if box is None:
             raise DataError("draw a box around the person first")
@@ -218,7 +188,7 @@ def search(
         cameras=tuple(camera) if camera else None,
         after_s=_time(after, service),
         before_s=_time(before, service),
-        weekdays=tuple(int(_number(day, "weekday")) for day in weekday) if weekday else None,
+        weekdays=tuple(int(read_number(day, "weekday")) for day in weekday) if weekday else None,
         from_hour=_hour(from_hour),
         to_hour=_hour(to_hour),
     )
@@ -242,22 +212,12 @@ def _boxes(text: str, count: int) -> list[list[float] | None]:
     return boxes
 
 
-def _number(text: str, name: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise DataError(f"{name} {text[:40]!r} is no number") from error
-    if not abs(value) < 1e12:
-        raise DataError(f"{name} {text[:40]!r} is out of range")
-    return value
-
-
 def _hour(text: str) -> float | None:
     """``22:30`` as 22.5."""
     if not text:
         return None
     hours, _, minutes = text.partition(":")
-    return _number(hours, "hour") + _number(minutes or "0", "minute") / 60
+    return read_number(hours, "hour") + read_number(minutes or "0", "minute") / 60
 
 
 def _time(text: str, service: Service) -> float | None:
@@ -269,10 +229,6 @@ def _time(text: str, service: Service) -> float | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=service.library.zone)).timestamp()
     except (ValueError, OverflowError) as error:
         raise DataError(f"{text[:40]!r} is no time; give one like 2026-11-28T08:00") from error
-
-
-def _cameras(service: Service, actor: Actor) -> list[str]:
-    return [camera for camera in service.library.cameras() if actor.sees(camera)]
 
 
 @router.get("/searches/{search_id}")
@@ -335,7 +291,7 @@ def timeline_page(request: Request, service: ServiceDep, search_id: str) -> HTML
     """Where the person was when."""
     actor = enter(request)
     row = service.searches.get(actor, search_id)
-    shown, ways = service.searches.timeline(actor, search_id)
+    shown, ways = service.timelines.draw(actor, search_id)
     what = {"search": search_id, "tracklets": [one.id for one in shown]}
     service.log_view(actor, "view.timeline", what, service.check_reason(row["reason"]))
     cameras = {one.id: one.camera for one in shown}
@@ -387,11 +343,11 @@ def tracklet_page(
 def footage_page(request: Request, service: ServiceDep, camera: str) -> HTMLResponse:
     """A paused frame: draw a box, or pick one."""
     actor = enter(request, "search")
-    if camera not in _cameras(service, actor):
+    if camera not in seen_cameras(service, actor):
         raise MissingError(f"there is no camera {camera[:100]!r}")
     text = request.query_params.get("time", "")
     if text:
-        time_s = _number(text, "time")
+        time_s = read_number(text, "time")
     else:
         c = service.library.columns
         mine = c.cameras == camera
@@ -481,281 +437,3 @@ def export_case(request: Request, service: ServiceDep, case_id: str, csrf: Csrf,
     """The case as a ZIP."""
     actor = submit(request, csrf, "export")
     return make_export(service, actor, case_id, service.check_reason(reason))
-
-
-# Erasing
-
-
-@router.get("/erase")
-def erase_page(
-    request: Request, service: ServiceDep, search: Annotated[str, Query(max_length=100)] = ""
-) -> HTMLResponse:
-    """Choose what is erased: the hits of a search."""
-    actor = enter(request, "erase")
-    hits = service.searches.hits(actor, search, limit=100) if search else []
-    if hits:
-        service.log_view(actor, "view.hits", {"search": search, "tracklets": [hit.id for hit in hits]}, "erasure")
-    return render(
-        request,
-        "erase.html",
-        actor,
-        title="Erase a person",
-        search=search,
-        hits=hits,
-        plan=None,
-        format_time=format_time,
-        sign=lambda public: service.sign_view(actor, public),
-        recent=service.searches.list_own(actor, limit=20),
-    )
-
-
-@router.post("/erase/preview")
-def preview_erasure(
-    request: Request, service: ServiceDep, csrf: Csrf, tracklet: Fields | None = None, search: Field = ""
-) -> HTMLResponse:
-    """What would go."""
-    actor = submit(request, csrf, "erase")
-    plan = service.erasure.plan(actor, tracklet or [], [search] if search else [])
-    return render(request, "erase.html", actor, title="Erase a person", search=search, hits=[], plan=plan, recent=[])
-
-
-@router.post("/erase")
-def erase(
-    request: Request,
-    service: ServiceDep,
-    csrf: Csrf,
-    digest: Field,
-    reason: Field,
-    tracklet: Fields | None = None,
-    search: Fields | None = None,
-) -> Response:
-    """Erase what was seen."""
-    actor = submit(request, csrf, "erase")
-    return go(f"/jobs/{start_erasure(service, actor, tracklet or [], search or [], digest, reason)}")
-
-
-@router.get("/jobs/{job}")
-def job_page(request: Request, service: ServiceDep, job: str) -> HTMLResponse:
-    """A job; the page asks again until it is done."""
-    actor = enter(request)
-    row = service.jobs.get(actor, job)
-    name = "_job.html" if "hx-request" in request.headers else "job.html"
-    return render(request, name, actor, title=f"Job: {row['kind']}", job=row)
-
-
-# Administration
-
-
-@router.get("/accounts")
-def accounts_page(request: Request, service: ServiceDep) -> HTMLResponse:
-    """Accounts, roles, tokens."""
-    actor = enter(request)
-    return _accounts(request, service, actor)
-
-
-def _accounts(request: Request, service: Service, actor: Actor, token: str = "") -> HTMLResponse:
-    admin = actor.may("admin")
-    return render(
-        request,
-        "accounts.html",
-        actor,
-        title="Accounts",
-        accounts=service.accounts.list_accounts() if admin else [],
-        roles=service.accounts.list_roles() if admin else [],
-        tokens=service.accounts.list_tokens(actor),
-        kinds=list(KINDS),
-        cameras=_cameras(service, actor),
-        token=token,
-        scopes=sorted(actor.capabilities),
-        format_time=format_time,
-    )
-
-
-@router.post("/accounts")
-def add_account(
-    request: Request, service: ServiceDep, csrf: Csrf, name: Field, password: Field, role: Field
-) -> Response:
-    """Make an account."""
-    actor = submit(request, csrf, "admin")
-    service.accounts.add(name, password, role, actor.name)
-    return go("/accounts")
-
-
-@router.post("/accounts/{account}")
-def change_account(
-    request: Request, service: ServiceDep, account: str, csrf: Csrf, role: Field = "", disabled: Field = ""
-) -> Response:
-    """Another role, or disable it."""
-    actor = submit(request, csrf, "admin")
-    service.accounts.change(account, actor, role=role or None, disabled=None if not disabled else disabled == "yes")
-    return go("/accounts")
-
-
-@router.post("/roles")
-def set_role(
-    request: Request, service: ServiceDep, csrf: Csrf, name: Field, kind: Field, camera: Fields | None = None
-) -> Response:
-    """Make or change a role."""
-    service.accounts.set_role(name, kind, camera, submit(request, csrf, "admin"))
-    return go("/accounts")
-
-
-@router.post("/tokens")
-def make_token(
-    request: Request, service: ServiceDep, csrf: Csrf, name: Field, days: Field, scope: Fields
-) -> HTMLResponse:
-    """Make a token; the page shows it once."""
-    actor = submit(request, csrf, "view")
-    _, token = service.accounts.make_token(actor, name, scope, int(_number(days, "days")))
-    return _accounts(request, service, actor, token)
-
-
-@router.post("/tokens/{token_id}/revoke")
-def revoke_token(request: Request, service: ServiceDep, token_id: str, csrf: Csrf) -> Response:
-    """End a token."""
-    service.accounts.revoke_token(token_id, submit(request, csrf, "view"))
-    return go("/accounts")
-
-
-@router.get("/audit")
-def audit_page(
-    request: Request,
-    service: ServiceDep,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
-    account: Annotated[str, Query(max_length=200)] = "",
-    check: bool = False,
-) -> HTMLResponse:
-    """The audit log."""
-    actor = enter(request, "admin")
-    entries = audit.list_entries(service.database, int(decode_cursor(cursor, "before", 2**52)), 50, account)
-    return render(
-        request,
-        "audit.html",
-        actor,
-        title="Audit",
-        entries=entries,
-        account=account,
-        format_time=format_time,
-        more=encode_cursor(before=entries[-1].seq) if len(entries) == 50 else None,
-        found=audit.verify(service.database) if check else None,
-        what=lambda value: json.dumps(value, ensure_ascii=False),
-    )
-
-
-@router.get("/retention")
-def retention_page(request: Request, service: ServiceDep) -> HTMLResponse:
-    """How long things are kept."""
-    actor = enter(request, "admin")
-    return render(
-        request,
-        "retention.html",
-        actor,
-        title="Retention",
-        days=service.retention.days(),
-        due=service.retention.due(),
-        settings=service.settings.all(),
-        about=SETTINGS,
-        jobs=service.jobs.list_jobs(20),
-        format_time=format_time,
-        behind=service.retention.clock_was_set_back(),
-    )
-
-
-@router.post("/retention")
-def change_retention(
-    request: Request,
-    service: ServiceDep,
-    csrf: Csrf,
-    days: Field = "",
-    camera: Field = "",
-    setting: Field = "",
-    value: Field = "",
-) -> Response:
-    """A camera's days, or a setting."""
-    actor = submit(request, csrf, "admin")
-    if camera:
-        service.retention.set_days(actor, camera, int(_number(days, "days")))
-    if setting:
-        service.settings.set(actor, setting, int(_number(value, setting)))
-    return go("/retention")
-
-
-@router.post("/retention/run")
-def run_retention(request: Request, service: ServiceDep, csrf: Csrf) -> Response:
-    """Delete what is due, now."""
-    actor = submit(request, csrf, "admin")
-    return go(f"/jobs/{service.jobs.add('retention', actor.name, '', {})}")
-
-
-@router.get("/live")
-def live_page(request: Request, service: ServiceDep) -> HTMLResponse:
-    """Live sources and the watch list."""
-    actor = enter(request, "search")
-    return render(
-        request,
-        "live.html",
-        actor,
-        title="Live",
-        sources=service.sources.list_sources(actor),
-        archives=list(service.library.folders),
-        watch_on=service.settings.get("watch_list"),
-        format_time=format_time,
-        entries=service.watch.list_entries() if actor.may("admin") else [],
-        secret="",
-        recent=service.searches.list_own(actor, limit=20),
-    )
-
-
-@router.post("/sources")
-def add_source(
-    request: Request, service: ServiceDep, csrf: Csrf, camera: Field, address: Field, archive: Field = ""
-) -> Response:
-    """Index a stream."""
-    service.sources.add(submit(request, csrf, "admin"), camera, address, archive or None)
-    return go("/live")
-
-
-@router.post("/sources/{source}/remove")
-def remove_source(request: Request, service: ServiceDep, source: str, csrf: Csrf) -> Response:
-    """End a source."""
-    service.sources.remove(submit(request, csrf, "admin"), source)
-    return go("/live")
-
-
-@router.post("/watch")
-def add_watch(
-    request: Request,
-    service: ServiceDep,
-    csrf: Csrf,
-    search: Field,
-    threshold: Field,
-    days: Field,
-    webhook: Field,
-    reason: Field,
-) -> HTMLResponse:
-    """Watch for a person; the page shows the secret once."""
-    actor = submit(request, csrf, "admin")
-    limit = _number(threshold, "threshold")
-    expected = service.watch.expect(actor, search, limit)
-    _, secret = service.watch.add(actor, search, limit, int(_number(days, "days")), webhook, reason)
-    return render(
-        request,
-        "live.html",
-        actor,
-        title="Live",
-        sources=service.sources.list_sources(actor),
-        expected=expected,
-        archives=list(service.library.folders),
-        watch_on=1,
-        entries=service.watch.list_entries(),
-        secret=secret,
-        recent=service.searches.list_own(actor, limit=20),
-        format_time=format_time,
-    )
-
-
-@router.post("/watch/{entry}/remove")
-def remove_watch(request: Request, service: ServiceDep, entry: str, csrf: Csrf) -> Response:
-    """End an entry of the watch list."""
-    service.watch.remove(submit(request, csrf, "admin"), entry)
-    return go("/live")

@@ -4,55 +4,47 @@ A search keeps its query, its hits in order, and every answer. Answers are only 
 who said what when stays known. The last one counts.
 """
 
-import io
-import itertools
 import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from osnet.data.loading import check_size, decode_image
-from osnet.errors import DataError, GalleryError, ImageError
+from osnet.data.loading import decode_image
+from osnet.errors import DataError, GalleryError
 from osnet.service.accounts import AccessError, Actor
 from osnet.service.audit import record
 from osnet.service.database import Database, Row, Transaction
 from osnet.service.library import Filters, Library, ScoredTracklet, refine_query
+from osnet.service.queries import (
+    Query,
+    clean_label,
+    cut_box,
+    encode_small,
+    filters_from,
+    mean_of,
+    queries_vector,
+    small_jpeg,
+)
 from osnet.service.scores import DESCRIBED, Meaning
 from osnet.video.archive import Tracklet
-from osnet.video.links import Travel, learn_travel, read_links
 
 Floats = NDArray[np.float32]
 Answer = Literal["yes", "no"]
 TOP = 200
 """So many hits of a search are kept."""
-PROPOSED = 12
-"""So many unanswered hits stand on a timeline."""
 MAX_QUERIES = 16
-KEPT_WH = (512, 512)
 MAX_UPLOAD_PIXELS = 25_000_000
 
 
 class MissingError(GalleryError):
     """There is no such thing, or the asker may not see it. It does not say which."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """One picture of the person who is looked for."""
-
-    label: str
-    """Where it came from, for people to read."""
-    jpeg: bytes
-    vector: Floats
-    tracklet: str | None = None
-    """It shows this tracklet."""
 
 
 @dataclass(frozen=True)
@@ -69,36 +61,6 @@ class Found:
     answer: Answer | None
     answered_by: str | None
     answered_s: float | None
-
-
-@dataclass(frozen=True)
-class Appearance:
-    """The person in one camera, on a timeline."""
-
-    id: str
-    camera: str
-    begin_s: float
-    end_s: float
-    confirmed: bool
-    score: float | None
-    """None: proposed by a link of the archive."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """From one confirmed appearance to the next one."""
-
-    start: str
-    stop: str
-    seconds: float
-    """From leaving one view to entering the next; below 0 if both saw the person at once."""
-    usual: Travel | None
-    """Learnt from at least three confirmed ways between these cameras."""
-
-    @property
-    def is_odd(self) -> bool:
-        """True if the way took less or more time than is usual."""
-        return self.usual is not None and not self.usual.min_s <= self.seconds <= self.usual.max_s
 
 
 class Searches:
@@ -273,7 +235,7 @@ class Searches:
         """Place, label and tracklet of each query picture that the asker may see."""
         self.get(actor, search)
         rows = self._database.all("SELECT place, label, tracklet FROM queries WHERE search = ? ORDER BY place", search)
-        return [row for row in rows if row["tracklet"] is None or self._may_see(actor, row["tracklet"])]
+        return [row for row in rows if row["tracklet"] is None or self.may_see(actor, row["tracklet"])]
 
     def query_picture(self, actor: Actor, search: str, place: int) -> bytes:
         """JPEG. Raises MissingError if there is none, or the asker may not see it."""
@@ -283,7 +245,8 @@ class Searches:
         assert row is not None
         return bytes(row["jpeg"])
 
-    def _may_see(self, actor: Actor, public: str) -> bool:
+    def may_see(self, actor: Actor, public: str) -> bool:
+        """True if a tracklet is there, in a camera of the asker's role."""
         try:
             return actor.sees(self._library.camera_of(public))
         except GalleryError:
@@ -325,7 +288,7 @@ class Searches:
         rows = self._database.all(
             "SELECT tracklet, answer, account, at_s FROM answers WHERE search = ? ORDER BY seq", search
         )
-        return [row for row in rows if self._may_see(actor, row["tracklet"])]
+        return [row for row in rows if self.may_see(actor, row["tracklet"])]
 
     def hits(self, actor: Actor, search: str, after: int = 0, limit: int = 24) -> list[Found]:
         """Hits in the present order that the asker may see.
@@ -348,7 +311,7 @@ class Searches:
         for hit in rows:
             if len(found) == limit:
                 break
-            if self._may_see(actor, hit["tracklet"]):
+            if self.may_see(actor, hit["tracklet"]):
                 found.append(self._found(hit, said.get(hit["tracklet"]), described))
         return found
 
@@ -361,7 +324,7 @@ class Searches:
                 scores.get(tracklet, {"place": 0, "tracklet": tracklet, "score": 0.0, "crop_score": None}), said, False
             )
             for tracklet, said in self.answers(search).items()
-            if said["answer"] == "yes" and self._may_see(actor, tracklet)
+            if said["answer"] == "yes" and self.may_see(actor, tracklet)
         ]
         return sorted(found, key=lambda one: one.tracklet.begin_s)
 
@@ -418,131 +381,3 @@ class Searches:
                 tx.run("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", seq, search, public, answer, actor.name, now)
                 self._store_hits(tx, search, hits)
                 record(tx, actor.name, f"answer.{answer}", {"search": search, "tracklet": public}, row["reason"])
-
-    # Timeline
-
-    def timeline(self, actor: Actor, search: str) -> tuple[list[Appearance], list[Way]]:
-        """Confirmed and proposed appearances in the order of time, and the ways between the confirmed ones."""
-        shown = [
-            Appearance(f.id, f.tracklet.camera, f.tracklet.begin_s, f.tracklet.end_s, True, f.score)
-            for f in self.confirmed(actor, search)
-        ]
-        said, there = self.answers(search), {one.id for one in shown}
-        for one in self.hits(actor, search, limit=TOP):
-            if len(shown) - len(there) >= PROPOSED:
-                break
-            if one.id not in said:
-                shown.append(
-                    Appearance(one.id, one.tracklet.camera, one.tracklet.begin_s, one.tracklet.end_s, False, one.score)
-                )
-        listed = {one.id for one in shown}
-        for public in self._linked(there):
-            if public not in listed and public not in said and self._may_see(actor, public):
-                tracklet = self._library.tracklet(public)
-                shown.append(Appearance(public, tracklet.camera, tracklet.begin_s, tracklet.end_s, False, None))
-        shown.sort(key=lambda one: (one.begin_s, one.id))
-        return shown, self._ways([one for one in shown if one.confirmed])
-
-    def _linked(self, publics: set[str]) -> list[str]:
-        """Tracklets that the archives' own proposals link to these."""
-        found = []
-        for name, archive in self._library.archives.items():
-            own = {p.partition("~")[2].replace("~", "/") for p in publics if p.startswith(f"{name}~")}
-            if own:
-                for link in read_links(archive):
-                    if link.decision != "rejected" and (link.a in own) != (link.b in own):
-                        other = link.b if link.a in own else link.a
-                        found.append(f"{name}~{other.replace('/', '~')}")
-        return [public for public in dict.fromkeys(found) if public in self._library.columns.place]
-
-    def _ways(self, confirmed: Sequence[Appearance]) -> list[Way]:
-        learnt = self.learn_ways()
-        return [
-            Way(a.id, b.id, b.begin_s - a.end_s, learnt.get(frozenset((a.camera, b.camera))))
-            for a, b in itertools.pairwise(confirmed)
-        ]
-
-    def learn_ways(self) -> dict[frozenset[str], Travel]:
-        """Travel times between cameras, from what was confirmed in all searches."""
-        known = self._library.columns
-        people: dict[str, list[str]] = {}
-        for row in self._database.all("SELECT search, tracklet, answer FROM answers ORDER BY seq"):
-            seen = people.setdefault(row["search"], [])
-            if row["tracklet"] in seen:
-                seen.remove(row["tracklet"])
-            if row["answer"] == "yes" and row["tracklet"] in known.place:
-                seen.append(row["tracklet"])
-        result: dict[frozenset[str], Travel] = {}
-        pairs: dict[str, dict[frozenset[str], Literal["confirmed"]]] = {}
-        for seen in people.values():
-            seen.sort(key=lambda public: known.begins[known.place[public]])
-            for a, b in itertools.pairwise(seen):
-                first, second = a.partition("~"), b.partition("~")
-                if first[0] == second[0]:
-                    pair = frozenset((first[2].replace("~", "/"), second[2].replace("~", "/")))
-                    pairs.setdefault(first[0], {})[pair] = "confirmed"
-        for name, decided in pairs.items():
-            result |= learn_travel(self._library.archives[name], dict(decided))
-        return result
-
-
-def filters_from(values: dict[str, Any]) -> Filters:
-    """``Filters`` from JSON values."""
-    known: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in Filters.__dataclass_fields__
-    }
-    return replace(Filters(), **known)
-
-
-def queries_vector(queries: Sequence[Query]) -> Floats | None:
-    """(D,): several pictures as one person; None without any."""
-    return mean_of([q.vector for q in queries]) if queries else None
-
-
-def mean_of(vectors: Sequence[Floats]) -> Floats:
-    """(D,), of length 1: the mean of directions."""
-    total = np.mean([v / max(1e-12, float(np.linalg.norm(v))) for v in vectors], axis=0)
-    result: Floats = (total / max(1e-12, float(np.linalg.norm(total)))).astype(np.float32)
-    return result
-
-
-def cut_box(picture: Image.Image, box: Sequence[float] | None, name: str) -> Image.Image:
-    """The part of a picture in a box (left, top, right, bottom in pixels), or all of it.
-
-    Raises:
-        ImageError: a box that is not finite, lies outside, or is smaller than 4 x 8 pixels.
-    """
-    if box is None:
-        return picture
-    if len(box) != 4 or not np.isfinite(box).all():
-        raise ImageError(name, f"the box {list(box)} must be left, top, right, bottom in pixels")
-    left, top = max(0, int(box[0])), max(0, int(box[1]))
-    right, bottom = min(picture.width, int(np.ceil(box[2]))), min(picture.height, int(np.ceil(box[3])))
-    if right - left < 4 or bottom - top < 8:
-        raise ImageError(
-            name,
-            f"the box {[round(float(v), 1) for v in box]} covers less than 4 x 8 pixels of "
-            f"{picture.width} x {picture.height}; draw a larger one",
-        )
-    return picture.crop((left, top, right, bottom))
-
-
-def encode_small(picture: Image.Image) -> bytes:
-    """JPEG of at most 512 x 512 pixels, without metadata."""
-    check_size("the picture", picture.size)
-    small = picture.copy()
-    small.thumbnail(KEPT_WH)
-    with io.BytesIO() as file:
-        small.save(file, format="JPEG", quality=88)
-        return file.getvalue()
-
-
-def small_jpeg(content: bytes) -> bytes:
-    """The same for a file's bytes."""
-    return encode_small(decode_image(content, "the crop"))
-
-
-def clean_label(name: str) -> str:
-    """A file's name as a label: its last part, printable characters only, at most 80."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return "".join(c for c in last if c.isprintable())[:80] or "photo"

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from html import escape
 
-from osnet.service.searches import Appearance
+from osnet.service.timelines import Appearance
 from osnet.video.archive import format_time
 
 WIDTH, LEFT, ROW, BAR, TOP = 960, 120, 44, 18, 26

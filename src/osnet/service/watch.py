@@ -22,8 +22,9 @@ from osnet.service.addresses import AddressError, check_public
 from osnet.service.audit import record
 from osnet.service.database import Database, Row
 from osnet.service.library import Filters, Library
+from osnet.service.queries import mean_of
 from osnet.service.retention import Settings
-from osnet.service.searches import MissingError, Searches, mean_of
+from osnet.service.searches import MissingError, Searches
 from osnet.video.archive import format_time
 
 MAX_DAYS, MAX_TRIES, FIRST_PAUSE_S, TIMEOUT_S = 90, 8, 30.0, 10.0

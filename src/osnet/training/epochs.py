@@ -69,7 +69,7 @@ class SampledEpochs:
         self._loader: DataLoader[Any] | None = None
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
-        """See ``Epochs.load``. The workers of one epoch go on to the next."""
+        """See ``Epochs.load``. Worker processes are kept for the next epoch."""
         keys = EpochKeys(self.sampler, epoch, first_batch)
         if self._loader is None or self._loader.num_workers != workers:
             self._loader = DataLoader(

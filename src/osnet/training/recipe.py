@@ -1,4 +1,4 @@
-"""The base class of recipes, which hold all settings of a training run, and what all tasks share."""
+"""The base class of recipes, and functions that all tasks share. A recipe holds all settings of a training run."""
 
 import math
 from abc import ABC, abstractmethod

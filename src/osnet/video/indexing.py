@@ -356,12 +356,13 @@ def process_frames(
     tracks, samples = collector.finish()
     if settings.appearance:
         tracks, samples = refine(tracks, samples, Appearance(), size_wh)
-    return _finish(tracks, samples, stop_s, settings), count
+    return finish_tracks(tracks, samples, stop_s, settings), count
 
 
-def _finish(
+def finish_tracks(
     tracks: list[Track], samples: dict[int, list[Sample]], stop_s: float, settings: IndexSettings
 ) -> list[FinishedTrack]:
+    """Choose the samples to store of each track. Tracks that are too short or begin after ``stop_s`` are dropped."""
     kept = [
         FinishedTrack(track, choose_samples(samples[track.id], settings.crops))
         for track in tracks

@@ -263,9 +263,10 @@ def _download(published: PublishedWeights) -> Path:
 def _offline_message(published: PublishedWeights, reason: str) -> str:
     folder = os.environ.get("OSNET_WEIGHTS")
     where = folder or "a folder and set the environment variable OSNET_WEIGHTS to it"
+    names = " or ".join(dict.fromkeys((published.file, published.local_names[-1])))
     return (
         f"no weights for {published.model} on {published.dataset}: {reason}. "
-        f"Put {published.file} or {published.local_names[-1]} into {where}; or pass the path of the file"
+        f"Put {names} into {where}; or pass the path of the file"
     )
 
 

@@ -1,0 +1,114 @@
+"""The demo: painted footage, indexed, searched and judged by the truth."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av")
+pytest.importorskip("cv2")
+pytest.importorskip("trackers")
+
+from PIL import Image
+
+from osnet import Embedder, cli
+from osnet.cli.common import EXIT_ERROR
+from osnet.demo import QUICK, run_demo
+from osnet.demo.page import FoundPerson, ShownHit, draw_answer
+from osnet.demo.painted_search import CAUTION, weights_folder
+from osnet.errors import OutputError
+from osnet.progress import no_progress
+from osnet.synthetic.footage import FootageSettings
+from osnet.video import Archive
+from test_demo import Page
+from test_video_archive import digest_of
+
+SMALL = FootageSettings(people=3, cameras=2, seconds=14, fps=5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    run_demo(out, SMALL, no_progress)
+    return out
+
+
+def test_the_page_says_what_the_files_say(demo: Path) -> None:
+    page = Page((demo / "index.html").read_text())
+    found = json.loads((demo / "demo.json").read_text())
+    assert all(a.startswith(("data:image/jpeg;base64,", "clip.mp4")) for a in page.addresses)
+    assert CAUTION in page.words
+    assert f"{found['first']} of {found['people']} people" in page.words
+    assert found["by_chance"] <= 1
+    assert found["tracklets"] == len(Archive.open(demo / "archive"))
+    assert set(found["tracking"]) == {"camera-1", "camera-2"}
+    assert Image.open(demo / "answer.png").width > 600
+    assert (demo / "clip.mp4").stat().st_size > 1000
+    assert page.words.count("✓ same") + page.words.count("✗ other") == page.words.count("camera-") - 4  # frames, table
+
+
+def test_the_found_people_crossed_the_view_at_that_time(demo: Path) -> None:
+    """By the plan of the footage, not by the boxes from which the demo itself takes the truth."""
+    archive = Archive.open(demo / "archive", Embedder(weights_folder(), device="cpu"))
+    visits = json.loads((demo / "footage" / "footage.json").read_text())["visits"]
+    start = archive.segments[0]["start_s"]
+    right = 0
+    for pid in range(1, SMALL.people + 1):
+        seen = archive.tracklet(archive.search(demo / "footage" / "photos" / f"{pid:04d}.jpg", top=1)[0].item.source)
+        right += any(
+            v["pid"] == pid
+            and f"camera-{v['camera']}" == seen.camera
+            and v["begin_s"] - 0.5 <= seen.begin_s - start
+            and seen.end_s - start <= v["end_s"] + 0.5
+            for v in visits
+        )
+    assert right >= 2
+    assert right >= json.loads((demo / "demo.json").read_text())["first"]
+
+
+def test_a_second_run_adds_nothing_and_other_footage_is_refused(demo: Path) -> None:
+    kept = {path: path.stat().st_mtime_ns for path in demo.glob("footage/*")}
+    before = digest_of(demo / "archive")
+    run_demo(demo, SMALL, no_progress)
+    assert {path: path.stat().st_mtime_ns for path in demo.glob("footage/*")} == kept
+    assert digest_of(demo / "archive") == before
+    with pytest.raises(OutputError, match="footage"):
+        run_demo(demo, replace(SMALL, seed=4), no_progress)
+
+
+def test_the_frames_of_the_answer_say_whether_it_is_right(demo: Path) -> None:
+    tracklet = next(Archive.open(demo / "archive").tracklets())
+    frame = Image.new("RGB", (512, 288), "blue")
+    hits = [ShownHit(1, 0.9, tracklet, 7, frame), ShownHit(2, 0.8, tracklet, 8, frame)]
+    drawn = np.asarray(draw_answer(FoundPerson(7, tracklet.best_crop.path, hits))).astype(int)
+    green, red = ((np.abs(drawn - colour).sum(2) < 30).nonzero()[1] for colour in ((26, 127, 55), (198, 40, 40)))
+    assert len(green) > 500
+    assert len(red) > 500
+    assert green.max() < red.min(), "the first hit stands left of the second"
+
+
+def test_the_weights_are_small_and_say_what_they_are() -> None:
+    assert sum(path.stat().st_size for path in weights_folder().iterdir()) < 1_000_000
+    card = Embedder(weights_folder(), device="cpu").network.card
+    assert card is not None
+    assert "generated" in card.training_data
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_quick_demo_as_a_newcomer_runs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    cli.main(["demo", "--quick", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert str(out / "index.html") in said
+    command = next(line for line in said.splitlines() if line.startswith("osnet search"))
+    cli.main([*command.split()[1:4], "--json"])
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert hits[0]["score"] > hits[1]["score"]
+    cli.main(["video", "show", str(out / "archive"), "--check"])
+    assert f"{QUICK.cameras} cameras" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["demo", "--out", str(out)])
+    assert stopped.value.code == EXIT_ERROR
