@@ -13,7 +13,7 @@ from PIL import Image
 from osnet.models.config import OSNetConfig
 from osnet.models.network import Network
 from osnet.models.osnet import OSNet
-from osnet.models.registry import VARIANTS
+from osnet.models.registry import get_config
 from osnet.weights.card import Card
 from osnet.weights.checkpoint import convert, save_weights
 from osnet.weights.factory import create_model
@@ -93,7 +93,7 @@ def write_picture(path: Path, seed: int = 0, size_wh: tuple[int, int] = (64, 128
 
 def create_small(name: str, **overrides: Any) -> Network:
     """A named network with random weights that takes images of 64 x 32 pixels."""
-    if VARIANTS[name].config.fixed_size_hw is not None:
+    if get_config(name).fixed_size_hw is not None:
         overrides = {"pooled_hw": (4, 2), **overrides}
     network: Network = create_model(name, **overrides)
     return network

@@ -147,7 +147,7 @@ def test_any_network_with_a_feature_map() -> None:
     picture = Image.new("RGB", (32, 64))
     picture.paste((255, 0, 0), (16, 0, 32, 32))
     plain = Embedder.__new__(Embedder)  # whatever network an embedder will take: maps ask it for these three
-    plain.network, plain.device = Plain(), torch.device("cpu")  # type: ignore[assignment]
+    plain._network, plain.device = Plain(), torch.device("cpu")  # type: ignore[assignment]
     plain.preprocessing = Preprocessing(size_hw=(64, 32), mean=(0, 0, 0), std=(1, 1, 1))
     ((seen,),) = collect_maps([BoxedImage("p", picture, (16, 0, 32, 32))], {"plain": plain})
     assert seen.share == pytest.approx((1.0, 0.25))

@@ -115,7 +115,7 @@ def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "before" not in capsys.readouterr().out
     for arguments, words in (
         ([files[0], files[2]], "different weights"),
-        ([files[0]], "give two files"),
+        ([files[0]], "q.npz"),
         ([*files], "3 files of "),
         ([str(tmp_path / "none.npz")], "no such file"),
     ):

@@ -174,7 +174,7 @@ class EngineStore(ABC):
         if not rows:
             return []
         scores = score_exactly(np.stack([row.vector for row in rows]), unit_D)
-        best = np.lexsort(([row.order for row in rows], -scores))[:top]
+        best = np.lexsort((np.array([row.order for row in rows]), -scores))[:top]
         return [Hit(rank, float(scores[place]), rows[place].item) for rank, place in enumerate(best, start=1)]
 
     def count(self, where: Where | None = None) -> int:

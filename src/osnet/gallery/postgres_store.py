@@ -346,7 +346,8 @@ class PostgresStore(EngineStore):
 
 def _conditions(where: Where) -> tuple[str, list[Any]]:
     """The filter as SQL with placeholders, and their values."""
-    parts, values = ["true"], []
+    parts: list[str] = ["true"]
+    values: list[Any] = []
     for column, wanted in (("identity", where.identities), ("camera", where.cameras), ("source", where.sources)):
         if wanted is not None:
             parts.append(f"{column} = ANY(%s)")
