@@ -7,7 +7,7 @@ Three stages, each for ``osnet_x0_25`` and ``osnet_x1_0``. ``network``: the ways
 ``osnet.runtime.gpu``, which begin with pixels on the host; vectors are compared before anything is timed. ``files``:
 JPEG files to vectors, read by the library, and decoded by the GPU (nvJPEG; its pixels differ a little). ``training``:
 steps of the re-identification task. Contenders of a cell take turns. The result is written after each cell, and what
-no longer fits into ``minutes`` is left out, so that a run that is cut off has written what it measured. No GPU has run
+no longer fits into ``minutes`` is left out, so that an interrupted run has written what it measured. No GPU has run
 it yet; on a CPU the ways that exist there prove the script (``tests/test_gpu_backends.py``).
 """
 

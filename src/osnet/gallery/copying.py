@@ -95,7 +95,7 @@ def open_store(address: str, *, like: VectorStore | None = None, data_folder: Pa
 def copy_store(source: VectorStore, destination: VectorStore, *, progress: Progress = no_progress) -> Copied:
     """Add the items of one store to another, in their order, then compare all of them.
 
-    Items that the destination holds are left as they are, so an interrupted copy goes on where it stopped.
+    Items that the destination holds are left as they are, so an interrupted copy resumes where it stopped.
     Probabilities of attributes and stamps of files are not copied.
 
     Raises:

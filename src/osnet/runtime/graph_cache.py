@@ -5,7 +5,7 @@
       KEY.onnx        its bytes
 
 Reading never fails: what is missing, damaged, or could have been written by another user is made anew. A folder or
-file counts only if it belongs to this user, nobody else may write to it, and it is no link. Files are opened relative
+file counts only if it belongs to this user, no other user may write to it, and it is no link. Files are opened relative
 to the checked folder, so replacing the folder in between changes nothing. On Windows nothing is kept, because Python
 cannot check this there.
 """

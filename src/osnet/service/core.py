@@ -1,4 +1,4 @@
-"""All parts of a service, put together; and the work that goes on beside requests."""
+"""All parts of a service, put together; and the work in the background."""
 
 import hashlib
 import hmac

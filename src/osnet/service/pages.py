@@ -38,7 +38,7 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 
 @router.get("/login")
 def login_page(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") -> HTMLResponse:
-    """The form. A value in a cookie must come back in a field, so that nobody is logged in from another site."""
+    """The form. A value in a cookie must come back in a field, so that no other site can log a user in."""
     token = secrets.token_urlsafe(24)
     answer = render(request, "login.html", title="Log in", next=safe_next(next), token=token, error="")
     _set_cookie(request, answer, LOGIN_COOKIE, token, 3600)

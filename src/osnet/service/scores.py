@@ -13,7 +13,7 @@ class Meaning:
     """What a score says, and what it does not say."""
 
     strangers: float | None
-    """At most this share of people who are not the one asked for reach it; None: nobody measured it here."""
+    """At most this share of people who are not the one asked for reach it; None: not measured here."""
     text: str
 
 

@@ -1,7 +1,7 @@
 """Runners: this machine's processes, torchrun, or Ray. All go by what has a result in the list's folder.
 
 A worker that dies costs the item that it was doing; another one is started, and the item is done again. An item that
-fails three times is set aside and named. Whoever starts the list again resumes it.
+fails three times is set aside and named. Starting the list again resumes it.
 """
 
 import contextlib
@@ -160,7 +160,7 @@ def _run_share(work: WorkList, on_done: OnDone) -> None:
     rank, size = join_processes()
     if rank == 0:
         work.forget_tries()
-    any_of_all(False)  # wait: nobody may count tries before they are forgotten
+    any_of_all(False)  # wait: no process may count tries before they are forgotten
     worker = Worker(str(work.folder))
     for item in list(work.items)[rank::size]:
         while (error := worker.do(item)) is not None:
