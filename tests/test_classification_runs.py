@@ -78,7 +78,7 @@ def test_scores_count_by_hand(colour_run: Path, colours: Path, packed_colours: P
     other = PhotoBytes("o", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), ("a", "b"))
     with pytest.raises(DataError, match="o has 2 classes"):
         score_photos(predictor, other)
-    with pytest.raises(ModelError, match="give uint8"):
+    with pytest.raises(ModelError, match="9, 9"):
         predictor.classify_bytes(torch.zeros(1, 3, 9, 9, dtype=torch.uint8))
 
 

@@ -1,6 +1,8 @@
 """Re-ranking: by hand, a slow loop from the paper, torchreid's own output; nearest neighbours; blocks of distances."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -266,3 +268,17 @@ def test_more_refusals() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_pytorchs_number_of_threads_stays() -> None:
+    """numba's OpenMP threads start at the first call, so it needs a process of its own."""
+    code = """
+import numpy as np, torch
+from osnet import rerank
+for threads in (1, 2):
+    torch.set_num_threads(threads)
+    rerank(*np.random.default_rng(0).normal(size=(2, 60, 8)).astype(np.float32))
+    print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "2"]

@@ -78,7 +78,13 @@ def kernels_on(device: torch.device) -> ModuleType | None:
     """
     if device.type != "cpu" or was_forked():
         return None
-    return import_module("osnet.metrics.rerank_kernels")
+    import numba
+
+    threads = torch.get_num_threads()
+    kernels = import_module("osnet.metrics.rerank_kernels")
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(threads)  # both use OpenMP: when numba starts its threads, it changes PyTorch's number too
+    return kernels
 
 
 def _by_tiles(items_ND: Tensor, num_nearest: int, kernels: ModuleType) -> Nearest:
