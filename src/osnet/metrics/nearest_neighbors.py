@@ -82,7 +82,8 @@ def kernels_on(device: torch.device) -> ModuleType | None:
 
     threads = torch.get_num_threads()
     kernels = import_module("osnet.metrics.rerank_kernels")
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    at_most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined, unused-ignore]
+    numba.set_num_threads(min(threads, at_most))
     torch.set_num_threads(threads)  # both use OpenMP: when numba starts its threads, it changes PyTorch's number too
     return kernels
 
