@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from osnet import Embedder
-from osnet.forks import settle
 from osnet.video import IndexSettings, index_footage, make_detector, make_tracker
 
 STARTS = "2026-11-28T08:00:00+00:00"
@@ -24,7 +23,6 @@ MOST_FRAMES = 135
 
 def index(footage: str, boxes: str, weights: str, out: str, pipe: int) -> None:
     """Index everything; write a byte into ``pipe`` after each frame."""
-    settle()
     embedder = Embedder(weights, device="cpu", backend="torch")
 
     def tell(_done: float, _total: float, _what: str) -> None:
