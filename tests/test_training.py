@@ -92,7 +92,7 @@ trainer.run()
 
     assert run("whole", 0) == 0
     kills = 0
-    while (code_of_end := run("broken", 4_000 + 37_003 * kills)) == -signal.SIGKILL:
+    while (code_of_end := run("broken", 4_000 + 151_003 * kills)) == -signal.SIGKILL:
         kills += 1
     assert code_of_end == 0
     assert kills >= 3
