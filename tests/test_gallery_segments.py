@@ -165,7 +165,7 @@ def test_check_finds_what_opening_a_large_gallery_does_not(tmp_path: Path, monke
 
 
 def test_readers_while_files_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that a reader has listed but not mapped are replaced by a writer: the reader goes on with the newest."""
+    """A writer replaces files that a reader has listed but not mapped. The reader then reads the newest ones."""
     monkeypatch.setattr(snapshot, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(snapshot, "MAX_MAPPED", 1)
     store = make(tmp_path / "g", [Item(f"{n}", f"p{n}", f"c{n % 4}", DAY_S) for n in range(40)])

@@ -1,4 +1,4 @@
-"""What a first process learned of weights is used by the next, and only if nobody else could have written it."""
+"""A graph that one process kept is used by the next, and only if no other user could have written it."""
 
 import hashlib
 import json

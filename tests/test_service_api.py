@@ -438,7 +438,7 @@ def test_retention_deletes_old_segments_and_says_so(painted_archive: Path, tmp_p
     search = upload(site, site.tracklets("camera-1")[0])["id"]
     for public in (site.tracklets("camera-1")[0], site.tracklets("camera-2")[0]):
         client.post(f"{API}/searches/{search}/answers", json={"tracklet": public, "answer": "yes"})
-    assert site.service.retention.due() == []  # old as it is: nobody has decided yet
+    assert site.service.retention.due() == []  # it is old, but no maximum is set yet
     assert client.put(f"{API}/retention/camera-1", json={"days": 5}).status_code == 422
     stop = max(s["stop_s"] for s in Archive.open(site.archive).segments)
     site.clock.ahead = stop + 10 * 86400 - site.clock()  # ten days after the footage

@@ -131,7 +131,7 @@ def test_an_archive_that_was_moved_and_weights_that_are_gone(painted_archive: Pa
     (site.archive / "weights").rename(tmp_path / "weights")
     ready = client.get("/readyz")
     assert (ready.status_code, "weights" in ready.text) == (503, True)
-    # What is in memory goes on.
+    # What is in memory still answers.
     assert client.post(f"{API}/searches/photos", files=[("photos", ("a.jpg", crop))]).status_code == 201
     (tmp_path / "weights").rename(site.archive / "weights")
     assert client.get("/readyz").status_code == 200
@@ -173,7 +173,7 @@ def test_a_state_that_is_locked(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     page = browser.post("/cases", data={"csrf": browser.csrf, "title": "t"})  # type: ignore[attr-defined]
     assert page.status_code == 503
     assert "locked" in page.text
-    assert client.get(f"{API}/cases").json()["cases"] == []  # reading goes on
+    assert client.get(f"{API}/cases").json()["cases"] == []  # reading still works
     other.execute("ROLLBACK")
     assert client.post(f"{API}/cases", json={"title": "t"}).status_code == 201
 

@@ -160,7 +160,7 @@ def test_a_source_runs_in_a_process_that_is_started_again(
 def test_a_camera_that_is_being_indexed_can_be_erased_from(
     painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The source's process holds the camera's lock; it pauses while segments are rewritten, and goes on."""
+    """The source's process holds the camera's lock; it pauses while segments are rewritten, then resumes."""
     site = Site(tmp_path, copy_archive(painted_archive, tmp_path))
     worker = tmp_path / "worker.py"
     worker.write_text(

@@ -190,7 +190,7 @@ def test_csrf_requests_from_other_origins(site: Site, headers: dict[str, str]) -
 
 
 def test_login_from_another_site(site: Site) -> None:
-    """Nobody can be logged in as somebody else: the form's field must be this browser's cookie."""
+    """A foreign page cannot log a user in: the form's field must equal this browser's cookie."""
     browser = site.client(None)
     browser.cookies.set(LOGIN_COOKIE, "mine")
     answer = browser.post("/login", data={"name": "root", "password": PASSWORD, "token": "theirs"})

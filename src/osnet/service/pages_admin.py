@@ -126,7 +126,7 @@ def add_account(
 def change_account(
     request: Request, service: ServiceDep, account: str, csrf: Csrf, role: Field = "", disabled: Field = ""
 ) -> Response:
-    """Another role, or disable it."""
+    """Change an account's role, or disable or enable it."""
     actor = submit(request, csrf, "admin")
     service.accounts.change(account, actor, role=role or None, disabled=None if not disabled else disabled == "yes")
     return go("/accounts")
@@ -136,7 +136,7 @@ def change_account(
 def change_password(
     request: Request, service: ServiceDep, csrf: Csrf, old: Field, new: Field, again: Field
 ) -> Response:
-    """Another password for oneself; then log in again."""
+    """Change one's own password, then ask for a new login."""
     actor = submit(request, csrf, "view")
     if new != again:
         raise DataError("the two new passwords differ")
