@@ -10,13 +10,13 @@ from osnet.data.reid import cuhk03_images
 from osnet.errors import DataError
 from osnet.weights.checkpoint import read_checkpoint
 from osnet.weights.torchreid import training_data_from_file
-from stand_ins import write_drawn_weights
+from stand_ins import write_random_weights
 
 
 @pytest.mark.parametrize(("data", "size_hw"), [("imagenet", (224, 224)), ("market1501", (256, 128))])
 def test_the_size_that_a_file_of_the_zoo_was_trained_at(data: str, size_hw: tuple[int, int], tmp_path: Path) -> None:
     """ImageNet's weights saw 224 x 224 (supplement, section C), all others 256 x 128 (paper, section 4.1)."""
-    card = read_checkpoint(write_drawn_weights(tmp_path / f"osnet_x0_25_{data}.pth")).card
+    card = read_checkpoint(write_random_weights(tmp_path / f"osnet_x0_25_{data}.pth")).card
     assert (card.training_data, card.preprocessing.size_hw) == (data, size_hw)
 
 

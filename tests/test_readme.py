@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_commands_then_python(tmp_path: Path, drawn_weights: Path) -> None:
+def test_commands_then_python(tmp_path: Path, random_weights: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     offline = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
     offline.pop("OSNET_WEIGHTS", None)
@@ -35,7 +35,7 @@ def test_commands_then_python(tmp_path: Path, drawn_weights: Path) -> None:
     assert (tmp_path / "demo" / "index.html").exists()
     for name in ("hits.png", "best.mp4", "when.png"):
         assert (tmp_path / name).stat().st_size > 5_000
-    named = {**offline, "OSNET_WEIGHTS": str(drawn_weights)}
+    named = {**offline, "OSNET_WEIGHTS": str(random_weights)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=named, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("[") == 7, "a matrix of six rows"

@@ -27,12 +27,12 @@ from osnet.recipes import RECIPES
 from osnet.types import Preprocessing
 from osnet.weights.checkpoint import convert, read_checkpoint
 from small_runs import INLINE, state_of
-from stand_ins import MSMT17_CLASSES, write_drawn_weights
+from stand_ins import MSMT17_CLASSES, write_random_weights
 
 
 @pytest.fixture(scope="module")
 def drawn_pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_drawn_weights(tmp_path_factory.mktemp("zoo") / "osnet_x0_25_msmt17.pth")
+    return write_random_weights(tmp_path_factory.mktemp("zoo") / "osnet_x0_25_msmt17.pth")
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])

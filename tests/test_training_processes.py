@@ -32,9 +32,9 @@ from small_runs import (
     NEVER,
     REID,
     assert_same_gradients,
-    become_one_of_two,
     free_port,
-    keep_gradients,
+    join_as_rank,
+    save_gradients,
     spawn,
     spawn_two,
     state_of,
@@ -58,7 +58,7 @@ def one_of_two(rank: int, folder: str, triplet: bool) -> None:
     """What each process does: its own half of the batch, then the averaging of torch's DDP under gloo."""
     import accelerate
 
-    become_one_of_two(rank, folder)
+    join_as_rank(rank, folder)
     accelerator = accelerate.Accelerator(cpu=True)
     batch = torch.load(Path(folder) / "batch.pt", weights_only=True)
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def one_of_two(rank: int, folder: str, triplet: bool) -> None:
     task = accelerator.prepare(task).eval()
     mine = slice(rank * 4, rank * 4 + 4)
     accelerator.backward(task({"image": batch["images"][mine], "label": batch["labels"][mine]})["loss"])
-    keep_gradients(rank, folder, task)
+    save_gradients(rank, folder, task)
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
 
 def make_one_of_two(rank: int, folder: str, recipe: ReidRecipe = REID) -> Trainer:
     """A trainer in this process; both take the same run's folder."""
-    become_one_of_two(rank, folder)
+    join_as_rank(rank, folder)
     return Trainer(recipe, read_any(Path(folder) / "people"), Path(folder) / "run", INLINE)
 
 
@@ -217,7 +217,7 @@ def test_scoring_may_take_longer_than_a_collective(people: Path, tmp_path: Path)
 
 def with_other_data(rank: int, folder: str) -> None:
     """The second machine has one image less; then a single image for each process."""
-    become_one_of_two(rank, folder)
+    join_as_rank(rank, folder)
     whole = read_any(Path(folder) / "people")
     other = replace(whole, train=replace(whole.train, crops=whole.train.crops[rank:]))
     words = []
