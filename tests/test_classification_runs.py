@@ -162,8 +162,8 @@ def test_weights_without_class_names(tmp_path: Path, colour_run: Path) -> None:
         ClassPredictor(tmp_path / "numbers", classes=["a", "b"])
     with pytest.raises(ValueError, match=r"2 .*3 classes"):
         replace(read_card(colour_run / "weights")[0], classes=("a", "b"))
-    save_weights(load_weights(colour_run), tmp_path / "cut")  # no classifier, so no class names
-    assert read_card(tmp_path / "cut")[0].classes == ()
+    save_weights(load_weights(colour_run), tmp_path / "no-classifier")  # no classifier, so no class names
+    assert read_card(tmp_path / "no-classifier")[0].classes == ()
 
 
 def test_imagenet_recipes_match_the_papers_supplement() -> None:
