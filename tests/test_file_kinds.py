@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from osnet import OSNet
-from test_opening import refused
-from test_weights import theirs
+from test_foreign_checkpoints import refusal_message
+from test_weights import torchreid_state
 
 
 def zipped(**members: bytes) -> bytes:
@@ -61,16 +61,16 @@ def test_the_error_names_the_kind_of_file(tmp_path: Path, kind: str) -> None:
     content, words = OTHERS[kind]
     for name in ("osnet_x0_25_msmt17.pth", "weights.safetensors", "model.ckpt"):
         (tmp_path / name).write_bytes(content)
-        message = refused(tmp_path / name)
+        message = refusal_message(tmp_path / name)
         assert words in message
         assert "could run code" not in message
 
 
 def test_a_truncated_download_is_called_incomplete(tmp_path: Path, tiny_network: OSNet) -> None:
     for legacy in (False, True):
-        torch.save(theirs(tiny_network), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+        torch.save(torchreid_state(tiny_network), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
         content = (tmp_path / "x.pth").read_bytes()
         (tmp_path / "x.pth").write_bytes(content[: len(content) // 2])
-        message = refused(tmp_path / "x.pth")
+        message = refusal_message(tmp_path / "x.pth")
         assert "incomplete" in message
         assert "could run code" not in message

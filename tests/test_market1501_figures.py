@@ -20,7 +20,7 @@ FOLDER = "Market-1501-v15.09.15"
 
 
 def unpack_once(archive: Path, cache: Path) -> Path:
-    """The archive's folder, unpack_once once into ``cache``, all or nothing."""
+    """The archive's folder, unpacked into ``cache`` if it is not there yet."""
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / ".lock"):
         if not (cache / FOLDER).exists():
