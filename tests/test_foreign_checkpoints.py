@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: prefixes, containers, missing counters, objects next to the tensors, and refused files."""
+"""Checkpoints of other programs: prefixes, containers, missing counters, objects next to tensors, refused files."""
 
 import argparse
 import datetime

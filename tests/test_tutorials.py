@@ -1,4 +1,4 @@
-"""Every tutorial is run as it stands: its shell and Python blocks, in order, in an empty folder."""
+"""Every tutorial runs unchanged: its shell and Python blocks, in order, in an empty folder."""
 
 import os
 import re
