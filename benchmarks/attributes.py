@@ -1,4 +1,4 @@
-"""Attributes on real images: networks of similar size, trained with one recipe and several seeds, and a constant baseline.
+"""Attributes on real images: networks of similar size, one recipe, several seeds, and a constant baseline.
 
 Made for the 2,000-image sample of PA-100K (the sample's mismatches are left out and listed). The best epoch and the
 thresholds are chosen on validation; the test part is scored once per finished run, for the best epoch and the last one.
@@ -26,7 +26,7 @@ from osnet.cli.common import draw_progress
 from osnet.data.attributes.dataset import AttributeDataset
 from osnet.data.attributes.reader import read_attributes
 from osnet.embedding.attribute_predictor import AttributePredictor
-from osnet.figures.attribute_sheet import Described, save_attribute_sheet
+from osnet.figures.attribute_sheet import SheetCrop, save_attribute_sheet
 from osnet.files import make_folder, write_json
 from osnet.metrics.attribute_metrics import AttributeScores, Criterion, choose_thresholds, score_attributes
 from osnet.recipes.attributes_pa100k import pa100k_osnet_x1_0
@@ -154,7 +154,7 @@ def draw_sheet(settings: Settings, dataset: AttributeDataset) -> None:
     rows = list(range(0, len(test), max(1, len(test) // SHOWN)))[:SHOWN]
     seen = predictor.predict([test.paths[i] for i in rows])
     shown = [
-        Described(
+        SheetCrop(
             test.paths[i], tuple(seen.positive(place)),
             tuple(n for n, v in zip(dataset.attributes, test.labels[i], strict=True) if v == 1),
         )

@@ -2,13 +2,13 @@
 
 Vectors are random: a point per person, with noise. Each measurement runs in a new process, which loads the vectors,
 warms up on a few (ours compiles then), and measures the time from vectors to scores, with distances, on both sides.
-Memory is the process's peak above its use after loading; its curve is stored too. Wall-clock seconds need an idle machine
-(ours uses every core, torchreid's ranking one). The report also has processor seconds, which other work affects less, and
-the machine's load.
+Memory is the process's peak above its use after loading; its curve is stored too. Wall-clock seconds need an idle
+machine (ours uses every core, torchreid's ranking one). The report also has processor seconds, which other work affects
+less, and the machine's load.
 
-torchreid needs an environment of its own (see tests/fixtures/make_torchreid_outputs.py); without its Python, only ours is
-measured. torchreid's Cython module is not in PyPI's 0.2.5, but in the authors' repository (torchreid/metrics/rank_cylib),
-from which it can be built as torchreid.reid.metrics.rank_cylib.
+torchreid needs an environment of its own (see tests/fixtures/make_torchreid_outputs.py); without its Python, only ours
+is measured. torchreid's Cython module is not in PyPI's 0.2.5, but in the authors' repository
+(torchreid/metrics/rank_cylib), from which it can be built as torchreid.reid.metrics.rank_cylib.
 
     python benchmarks/evaluation.py --peer peer/bin/python --out benchmarks/results/evaluation-cpu.json
 """

@@ -63,7 +63,7 @@ def test_interrupted_runs_end_bit_for_bit_the_same(kind: str, people: Path, tmp_
 
 @pytest.mark.slow
 def test_killed_runs_end_bit_for_bit_the_same(people: Path, tmp_path: Path) -> None:
-    """SIGKILL at arbitrary function calls: in a batch, a save, an export. Counting calls makes it independent of time."""
+    """SIGKILL at arbitrary function calls: in a batch, a save, an export. Counting calls makes it reproducible."""
     code = f"""
 import os, signal, sys
 import torch
