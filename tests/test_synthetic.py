@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +285,26 @@ def test_invalid_folders_are_refused(generated: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'other'"):
         read_pairs(tmp_path)
     assert len(fields(GeneratedSettings)) == 4
+
+
+def test_boxes_of_parts_hold_the_pixels_of_these_parts() -> None:
+    """The same image without its logo, or without its bag, differs inside the part's box only, but for the blur."""
+    compared = Counter[str]()
+    for pid, camid, number in product(range(1, 33, 4), (1, 2), (0, 1)):
+        person, camera = make_person(5, pid), make_camera(5, camid)
+        shot = shoot(person, camera, Dice(5, 6, pid, camid, number), occlusion_percent=0)
+        bare = {"logo": replace(person, logo=0), "bag": replace(person, bag="none")}
+        for part, box in shot.parts.items():
+            left, top, right, bottom = box
+            assert 0 <= left < right <= SIZE_HW[1]
+            assert 0 <= top < bottom <= SIZE_HW[0]
+            if part == "shirt" or (part == "bag" and person.bag != "hand bag"):  # other bags have straps too
+                continue
+            without = shoot(bare[part], camera, Dice(5, 6, pid, camid, number), occlusion_percent=0)
+            assert part not in without.parts
+            changed = abs(shot.pixels.astype(int) - without.pixels).max(2) > 24
+            rows, columns = np.nonzero(changed)
+            assert ((rows >= top - 3) & (rows < bottom + 3)).all()
+            assert ((columns >= left - 3) & (columns < right + 3)).all()
+            compared[part] += bool(changed.any())
+    assert min(compared["logo"], compared["bag"]) >= 4
