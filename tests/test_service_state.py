@@ -51,7 +51,7 @@ def actor(accounts: Accounts, name: str = "root", kind: str = "administrator") -
 # Database
 
 
-def test_migrations_lead_from_nothing_and_from_each_number_to_the_newest(tmp_path: Path) -> None:
+def test_migrations_bring_every_version_to_the_newest_schema(tmp_path: Path) -> None:
     numbers = [number for number, _ in read_migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
     fresh = Database(tmp_path / "fresh.sqlite")
@@ -82,7 +82,7 @@ def schema(path: Path) -> set[str]:
     return found
 
 
-def test_a_newer_state_is_refused_and_kept(tmp_path: Path) -> None:
+def test_a_newer_state_is_refused_and_not_changed(tmp_path: Path) -> None:
     Database(tmp_path / "s.sqlite").close()
     connection = sqlite3.connect(tmp_path / "s.sqlite")
     connection.execute("INSERT INTO migrations VALUES (99, 0)")
@@ -92,14 +92,14 @@ def test_a_newer_state_is_refused_and_kept(tmp_path: Path) -> None:
         Database(tmp_path / "s.sqlite")
 
 
-def test_pragmas_and_modes(database: Database) -> None:
+def test_sqlite_pragmas_and_file_permissions(database: Database) -> None:
     for pragma, want in (("secure_delete", 1), ("foreign_keys", 1), ("journal_mode", "wal"), ("synchronous", 2)):
         assert next(iter(database.one(f"PRAGMA {pragma}").values())) == want, pragma  # type: ignore[union-attr]
     assert database.path.stat().st_mode & 0o077 == 0
     assert database.path.parent.stat().st_mode & 0o077 == 0
 
 
-def test_a_transaction_is_all_or_nothing_also_when_it_is_nested(database: Database) -> None:
+def test_nested_transactions_are_atomic(database: Database) -> None:
     with pytest.raises(RuntimeError), database.write() as tx:
         tx.run("INSERT INTO settings VALUES ('a', '1')")
         with database.write() as inner:
@@ -108,7 +108,7 @@ def test_a_transaction_is_all_or_nothing_also_when_it_is_nested(database: Databa
     assert database.all("SELECT * FROM settings") == []
 
 
-def test_deleted_bytes_are_in_no_file_after_forget(database: Database) -> None:
+def test_no_file_holds_deleted_bytes_after_forget(database: Database) -> None:
     secret = b"PIECE-OF-A-VECTOR-0123456789"
     with database.write() as tx:
         for number in range(50):
@@ -120,7 +120,7 @@ def test_deleted_bytes_are_in_no_file_after_forget(database: Database) -> None:
     assert not any(secret in path.read_bytes() for path in database.files())
 
 
-def test_a_state_that_another_process_holds_is_busy(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_locked_by_another_process_is_busy(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("osnet.service.database.BUSY_TIMEOUT_S", 0.05)
     other = sqlite3.connect(database.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -150,7 +150,7 @@ def fill(database: Database, count: int = 6) -> None:
             )
 
 
-def test_the_chain_is_whole_and_shows_what_was_changed(database: Database) -> None:
+def test_the_audit_chain_shows_every_change(database: Database) -> None:
     fill(database)
     found = audit.verify(database)
     assert found.is_whole
@@ -178,7 +178,7 @@ def test_the_chain_is_whole_and_shows_what_was_changed(database: Database) -> No
     assert audit.verify(database).is_whole
 
 
-def test_details_are_erased_and_the_chain_stays_whole(database: Database) -> None:
+def test_erasing_details_keeps_the_chain_valid(database: Database) -> None:
     fill(database)
     with database.write() as tx:
         assert audit.erase_details(tx, "root", {"t1", "u4"}, "asked") == [2, 5]
@@ -210,7 +210,7 @@ def test_audit_verify_command(database: Database, capsys: pytest.CaptureFixture[
 # Accounts
 
 
-def test_login_sessions_and_their_ends(accounts: Accounts, clock: Clock) -> None:
+def test_sessions_start_at_login_and_expire(accounts: Accounts, clock: Clock) -> None:
     actor(accounts)
     with pytest.raises(LoginError):
         accounts.log_in("root", PASSWORD + "x", "1.2.3.4")
@@ -233,7 +233,7 @@ def test_login_sessions_and_their_ends(accounts: Accounts, clock: Clock) -> None
     assert SESSION_S > IDLE_S
 
 
-def test_nothing_secret_is_stored_in_plain(accounts: Accounts, database: Database) -> None:
+def test_secrets_are_stored_only_as_hashes(accounts: Accounts, database: Database) -> None:
     root = actor(accounts)
     session = accounts.log_in("root", PASSWORD, "1.2.3.4")
     _, token = accounts.make_token(root, "t", ["view"], 1)
@@ -262,7 +262,7 @@ def test_failed_logins_are_limited_by_name_and_by_address(accounts: Accounts, cl
         accounts.log_in("root", PASSWORD, "3.3.3.3")
 
 
-def test_an_unknown_name_verifies_a_password_too(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_costs_a_password_check_too(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Timing: both ways call the slow hash once, and nothing else that takes time."""
     actor(accounts)
     calls: list[str] = []
@@ -292,7 +292,7 @@ def test_odd_names_are_refused(accounts: Accounts, name: str) -> None:
         accounts.add(name, PASSWORD, "viewer", by="test")
 
 
-def test_the_first_administrator_is_made_once(accounts: Accounts, clock: Clock) -> None:
+def test_the_first_administrator_is_created_once(accounts: Accounts, clock: Clock) -> None:
     first = accounts.make_setup_link()
     second = accounts.make_setup_link()
     assert first is not None
@@ -309,7 +309,7 @@ def test_the_first_administrator_is_made_once(accounts: Accounts, clock: Clock) 
     assert [row["name"] for row in accounts.list_accounts()] == ["anna"]
 
 
-def test_the_last_administrator_stays(accounts: Accounts) -> None:
+def test_the_last_administrator_cannot_be_removed(accounts: Accounts) -> None:
     root = actor(accounts)
     for change in ({"disabled": True}, {"role": "viewer"}):
         with pytest.raises(AccountError, match="administrator"):
@@ -318,7 +318,7 @@ def test_the_last_administrator_stays(accounts: Accounts) -> None:
     accounts.change(root.account, root, disabled=True)
 
 
-def test_tokens_have_scopes_an_end_and_can_be_revoked(accounts: Accounts, clock: Clock) -> None:
+def test_tokens_have_scopes_expire_and_can_be_revoked(accounts: Accounts, clock: Clock) -> None:
     root, viewer = actor(accounts), actor(accounts, "vera", "viewer")
     with pytest.raises(AccountError, match="search"):
         accounts.make_token(viewer, "t", ["search"], 1)
@@ -339,7 +339,7 @@ def test_tokens_have_scopes_an_end_and_can_be_revoked(accounts: Accounts, clock:
     assert accounts.by_token(other) is None
 
 
-def test_a_demoted_account_takes_its_tokens_with_it(accounts: Accounts) -> None:
+def test_tokens_lose_the_rights_their_account_loses(accounts: Accounts) -> None:
     root, other = actor(accounts), actor(accounts, "otto", "operator")
     _, token = accounts.make_token(other, "t", ["view", "search"], 1)
     accounts.set_role("gate only", "viewer", ["gate"], root)
@@ -350,6 +350,6 @@ def test_a_demoted_account_takes_its_tokens_with_it(accounts: Accounts) -> None:
     assert not found.sees("hall")
 
 
-def test_details_of_the_log_are_json_with_sorted_keys() -> None:
+def test_audit_details_are_json_with_sorted_keys() -> None:
     assert audit.canonical({"b": 1, "a": [2]}) == '{"a":[2],"b":1}'
     assert json.loads(audit.canonical({"x": "ü"})) == {"x": "ü"}

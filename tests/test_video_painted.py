@@ -1,4 +1,4 @@
-"""Generated footage: the truth about it is true, and people are found in it again."""
+"""Generated footage: its ground truth is right, and people are detected in it."""
 
 import json
 from itertools import pairwise
@@ -22,7 +22,7 @@ from osnet.video.source import read_frames
 SMALL = FootageSettings(people=6, cameras=2, seconds=24, fps=5, seed=3)
 
 
-def test_nobody_is_in_two_views_at_once() -> None:
+def test_visits_of_one_person_never_overlap() -> None:
     for seed in range(5):
         by_person: dict[int, list[tuple[float, float]]] = {}
         for visit in plan_visits(FootageSettings(seed=seed)):
@@ -33,7 +33,7 @@ def test_nobody_is_in_two_views_at_once() -> None:
         assert sum(len(spans) > 1 for spans in by_person.values()) >= 6
 
 
-def test_the_boxes_hold_all_that_is_no_ground() -> None:
+def test_boxes_enclose_all_pixels_that_differ_from_the_background() -> None:
     camera = PaintedCamera(SMALL, 1)
     left, right, _ = camera._post
     checked = 0
@@ -54,14 +54,14 @@ def test_the_boxes_hold_all_that_is_no_ground() -> None:
     assert checked >= 5
 
 
-def test_a_frame_is_a_function_of_the_settings() -> None:
+def test_the_same_settings_give_the_same_frame() -> None:
     one, again = PaintedCamera(SMALL, 2), PaintedCamera(SMALL, 2)
     for place in (40, 10):  # in any order
         assert np.array_equal(one.frame(place)[0], again.frame(place)[0])
     assert not np.array_equal(one.frame(10)[0], PaintedCamera(FootageSettings(seed=4, cameras=2), 2).frame(10)[0])
 
 
-def test_motion_finds_the_painted_people() -> None:
+def test_the_motion_detector_finds_the_painted_people() -> None:
     camera, detector = PaintedCamera(SMALL, 1), MotionDetector(learns_at_fps=5)
     found = 0
     people = 0
