@@ -1,6 +1,6 @@
-"""The SQL of the service's state on a real PostgreSQL server: migrations, searches, cases and erasure.
+"""The SQL of the service's state on a real PostgreSQL server: migrations and a whole day's work.
 
-The adapter below shows how little a second backend of ``Database`` would need.
+The adapter here is as small as a second back end of ``Database`` would be.
 """
 
 import threading
@@ -85,7 +85,7 @@ class PostgresDatabase:
 
 
 @pytest.mark.slow
-def test_the_service_works_on_postgres(painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_days_work_on_postgres(painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psycopg")
     with postgres_server() as (address, _):
         database = PostgresDatabase(address)

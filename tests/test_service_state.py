@@ -82,7 +82,7 @@ def schema(path: Path) -> set[str]:
     return found
 
 
-def test_a_newer_state_is_refused_and_not_changed(tmp_path: Path) -> None:
+def test_a_newer_state_is_refused_and_kept(tmp_path: Path) -> None:
     Database(tmp_path / "s.sqlite").close()
     connection = sqlite3.connect(tmp_path / "s.sqlite")
     connection.execute("INSERT INTO migrations VALUES (99, 0)")
@@ -92,7 +92,7 @@ def test_a_newer_state_is_refused_and_not_changed(tmp_path: Path) -> None:
         Database(tmp_path / "s.sqlite")
 
 
-def test_sqlite_pragmas_and_file_permissions(database: Database) -> None:
+def test_pragmas_and_modes(database: Database) -> None:
     for pragma, want in (("secure_delete", 1), ("foreign_keys", 1), ("journal_mode", "wal"), ("synchronous", 2)):
         assert next(iter(database.one(f"PRAGMA {pragma}").values())) == want, pragma  # type: ignore[union-attr]
     assert database.path.stat().st_mode & 0o077 == 0
@@ -120,7 +120,7 @@ def test_no_file_holds_deleted_bytes_after_forget(database: Database) -> None:
     assert not any(secret in path.read_bytes() for path in database.files())
 
 
-def test_a_state_locked_by_another_process_is_busy(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_another_process_holds_is_busy(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("osnet.service.database.BUSY_TIMEOUT_S", 0.05)
     other = sqlite3.connect(database.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
