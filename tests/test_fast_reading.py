@@ -100,7 +100,7 @@ def test_resized_pixels_are_pillows_for_random_input_sizes(target_hw: tuple[int,
         np.testing.assert_array_equal(found, resize_image(picture, Preprocessing(size_hw=target_hw)))
 
 
-def test_real_crops() -> None:
+def test_real_crops_are_read_like_pillow() -> None:
     files = sorted(shared_data("people-mini").rglob("*.jpg"))
     for path in files[::4]:
         picture = read_image(path)
