@@ -219,6 +219,55 @@ def stores() -> str:
     )
 
 
+def intel_scores() -> str:
+    """Intel's networks beside the published OSNet x0.25, on Market-1501 and on a part of MARS, with their speed."""
+    report = results("permissive-weights.json")
+    speeds = report.get("speed", {}).get("rows", {})
+    rows = []
+    for name, found in report["scores"].items():
+        market, mars = found.get("market1501"), found.get("mars-mini")
+        scores = [f"{row['rank1']:.2f} / {row['mAP']:.2f}" if row else "-" for row in (market, mars)]
+        speed = speeds.get(found["model"])
+        ratios = [f"{speed[key]:.2f}" if speed else "-" for key in ("beside_x0_25", "beside_x1_0")]
+        rows.append([f"`{name}`", f"{found['params']:,}", *scores, *ratios])
+    heads = ["weights", "parameters", "Market-1501", "MARS, 16 people", "times as fast as x0.25", "as x1.0"]
+    return table(heads, rows)
+
+
+def things() -> str:
+    """The example with things instead of people."""
+    report = results("things-cpu.json")
+    scores, counts, missed = report["scores"]["scores"], report["scores"]["counts"], report["threshold"]["misses"]
+    return (
+        f"With {report['scores']['photographs']}, half of them for training, one run: {counts['query']['images']} queries, "
+        f"{counts['gallery']['images']} gallery images, rank-1 {percent(scores['rank-1'])} %, mAP "
+        f"{percent(scores['mAP'])} % (1 % by chance). The threshold that accepts 1 % of the pairs of different things misses "
+        f"{percent(missed['mean'])} % of the others. So the commands work on things; a network trained on 100 things for a "
+        "few minutes is a weak one."
+    )
+
+
+def parts() -> str:
+    """Shares of activation maps on logo, bag and shirt, beyond controls."""
+
+    def show(found: dict[str, float], signed: bool = False) -> str:
+        mean, low, high = (100 * found[key] for key in ("mean", "low", "high"))
+        return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if signed else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+    report = results("part-shares.json")
+    rows = []
+    for name, found in report["networks"].items():
+        for part in ("logo", "bag", "shirt"):
+            row, beyond = found[part], found[part]["beyond"]
+            without = show(beyond["without the part"], True) if "without the part" in beyond else "-"
+            others = [show(beyond[key], True) for key in ("another person", "noise")]
+            shown = f"{100 * row['share']['mean']:.1f} ({100 * row['uniform']['mean']:.1f})"
+            rows.append([f"`{name}`", part, str(row["images"]), shown, without, *others])
+    telling = ", ".join(f"`{name}` {show(found['telling']['closer'])} %" for name, found in report["networks"].items())
+    heads = ["network", "part", "images", "share (uniform), %", "beyond: without the part", "another person", "noise"]
+    return f"{table(heads, rows)}\n\nThe same person is closer than the twin with another logo in: {telling}."
+
+
 def postgres() -> str:
     """Exact and indexed searches in PostgreSQL."""
     report = results("postgres-20000.json")
@@ -266,6 +315,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
             "attribute-search-generated.json", "attribute-search-generated-scratch.json"
         ),
     },
+    "figures.md": {"parts": parts},
+    "weights.md": {"Intel": intel_scores, "things": things},
     "scale.md": {"city": city, "stores": stores, "postgres": postgres, "runners": runners},
     "classification.md": {
         "Table A": table_a,

@@ -51,7 +51,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "metrics/nearest_neighbors": ("reranking",),
         "metrics/k_reciprocal": ("reranking",),
         "metrics/rerank_kernels": ("reranking",),
-        "metrics/score_blocks": ("streaming", "expansion"),
+        "metrics/score_blocks": ("decisions", "pair_scores"),
         "metrics/thresholds": ("decisions",),
         "metrics/bootstrap": ("decisions", "comparison"),
         "metrics/pair_scores": ("pair_scores",),
