@@ -1,4 +1,4 @@
-"""The service's API: searches, answers, timelines, cases, retention, the audit log; the Python client."""
+"""The service's API: searching, answering, timelines, cases, retention; who did what; the Python client."""
 
 import hashlib
 import io
@@ -315,7 +315,7 @@ def test_scores_are_explained_by_the_calibration(tmp_path: Path) -> None:
 # Cases
 
 
-def test_a_case_is_exported_with_a_manifest_of_hashes(site: Site, tmp_path: Path) -> None:
+def test_a_case_is_exported_with_what_proves_it(site: Site, tmp_path: Path) -> None:
     client, public = site.client(), site.tracklets("camera-1")[0]
     title = "Theft <script>alert(1)</script>"
     case = client.post(f"{API}/cases", json={"title": title, "reason": "report 17"}).json()["id"]
@@ -343,7 +343,7 @@ def test_a_case_is_exported_with_a_manifest_of_hashes(site: Site, tmp_path: Path
     assert list(site.service.temporary.rglob("*.zip")) == []
 
 
-def test_a_clip_is_a_video_and_leaves_no_file(site: Site) -> None:
+def test_a_clip_is_a_video_and_nothing_of_it_is_kept(site: Site) -> None:
     public = site.tracklets("camera-2")[0]
     answer = site.client().get(f"{API}/tracklets/{public}/clip.mp4")
     assert answer.headers["content-type"] == "video/mp4"
@@ -352,7 +352,7 @@ def test_a_clip_is_a_video_and_leaves_no_file(site: Site) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_the_explanation_of_a_match_is_a_png(site: Site) -> None:
+def test_why_it_matched_is_a_picture(site: Site) -> None:
     pytest.importorskip("matplotlib")
     public = site.tracklets()[0]
     search = upload(site, public)["id"]
@@ -363,7 +363,7 @@ def test_the_explanation_of_a_match_is_a_png(site: Site) -> None:
 # Audit
 
 
-def test_the_audit_log_records_every_action_its_reason_and_what_was_viewed(site: Site) -> None:
+def test_everything_is_in_the_log_with_reason_and_what_was_looked_at(site: Site) -> None:
     client, public = site.client(), site.tracklets()[0]
     start = audit.list_entries(site.service.database, limit=1)[0].seq
     search = upload(site, public, reason="theft")["id"]
@@ -389,7 +389,7 @@ def test_the_audit_log_records_every_action_its_reason_and_what_was_viewed(site:
     assert client.get(f"{API}/audit/verify").json()["whole"] is True
 
 
-def test_a_reason_can_be_required(site: Site) -> None:
+def test_a_reason_can_be_made_obligatory(site: Site) -> None:
     client, public = site.client(), site.tracklets()[0]
     client.put(f"{API}/settings/require_reason", json={"value": 1, "reason": "policy"})
     try:
@@ -432,7 +432,7 @@ def test_an_idempotency_key_makes_a_write_happen_once(site: Site) -> None:
 # Retention
 
 
-def test_retention_deletes_old_segments_and_logs_it(painted_archive: Path, tmp_path: Path) -> None:
+def test_retention_deletes_old_segments_and_says_so(painted_archive: Path, tmp_path: Path) -> None:
     site = Site(tmp_path, copy_archive(painted_archive, tmp_path))
     client = site.client()
     search = upload(site, site.tracklets("camera-1")[0])["id"]
@@ -466,7 +466,7 @@ def test_retention_deletes_old_segments_and_logs_it(painted_archive: Path, tmp_p
     assert read_links(Archive.open(site.archive)) == []
 
 
-def test_retention_deletes_old_searches_except_those_in_cases(painted_archive: Path, tmp_path: Path) -> None:
+def test_old_searches_go_and_those_in_cases_stay(painted_archive: Path, tmp_path: Path) -> None:
     site = Site(tmp_path, painted_archive)
     case = site.client().post(f"{API}/cases", json={"title": "kept"}).json()["id"]
     loose, kept = upload(site, site.tracklets()[0])["id"], upload(site, site.tracklets()[0], case=case)["id"]

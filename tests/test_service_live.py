@@ -185,7 +185,7 @@ def test_a_person_can_be_erased_while_the_camera_is_indexed(
 
 
 @pytest.mark.slow
-def test_a_live_stream_is_indexed(painted_archive: Path, tmp_path: Path) -> None:
+def test_a_real_stream_is_indexed_by_a_real_process(painted_archive: Path, tmp_path: Path) -> None:
     """A video over loopback: its frames arrive, and what was seen is committed when the source is removed."""
     archive = copy_archive(painted_archive, tmp_path)
     walkers = [walk(2, 20, 2.0), walk(140, 70, -1.5)]

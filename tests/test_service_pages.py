@@ -48,7 +48,7 @@ def test_a_timeline_draws_bars_by_camera_and_lines_between_confirmed_ones() -> N
     assert draw_timeline([], "s") == ""
 
 
-def test_a_viewer_sees_no_buttons_without_the_right_to_use_them(painted_archive: Path, tmp_path: Path) -> None:
+def test_a_viewer_sees_no_buttons_that_do_nothing(painted_archive: Path, tmp_path: Path) -> None:
     site = Site(tmp_path, painted_archive)
     site.add("vera", "viewer")
     client, public = site.client(), site.tracklets()[0]
@@ -125,7 +125,7 @@ class Visitor:
 
 
 @pytest.mark.slow
-def test_a_new_users_first_session(browser: Any, painted_archive: Path, tmp_path: Path) -> None:
+def test_the_way_of_a_newcomer(browser: Any, painted_archive: Path, tmp_path: Path) -> None:
     """The one-time link, a photo, answers by keys, a box on a frame, a case and its export; then erasure."""
     archive = copy_archive(painted_archive, tmp_path)
     crops = sorted(archive.glob("*/camera-1/*/crops/0001-1.jpg"))

@@ -1,8 +1,8 @@
 """Attacks on the service, one test for each. The test names list them.
 
-Path traversal, SSRF by sources and webhooks, CSRF, session fixation, another role's camera, expired and revoked tokens,
+path traversal, SSRF by sources and webhooks, CSRF, session fixation, another role's camera, expired and revoked tokens,
 stored XSS, zip and pixel bombs, header injection, timing, clips by guessed ids, open redirect, DNS rebinding, slow and
-large bodies, privilege escalation.
+large bodies, escalation of rights.
 """
 
 import asyncio
@@ -292,7 +292,7 @@ def routes(site: Site) -> list[tuple[str, str]]:
     return found
 
 
-def test_only_health_checks_work_without_an_account(site: Site) -> None:
+def test_nothing_is_open_without_an_account(site: Site) -> None:
     anybody = site.client(None)
     anybody.follow_redirects = False
     tried = 0
@@ -336,7 +336,7 @@ def test_only_health_checks_work_without_an_account(site: Site) -> None:
         ("olga", "POST", "/retention/run", {}),
     ],
 )
-def test_a_role_without_the_capability_is_refused(site: Site, name: str, method: str, path: str, given: Any) -> None:
+def test_what_a_role_does_not_include(site: Site, name: str, method: str, path: str, given: Any) -> None:
     answer = site.client(name).request(method, API + path, json=given)
     assert (answer.status_code, answer.json()["code"]) == (403, "not-allowed")
 
@@ -417,7 +417,7 @@ def test_expired_and_revoked_tokens(site: Site) -> None:
     assert client.get(f"{API}/me").status_code == 401
 
 
-def test_a_token_cannot_make_one_with_more_rights(site: Site) -> None:
+def test_a_token_cannot_make_a_larger_one(site: Site) -> None:
     small = site.client(scopes=["view"])
     for path, given in (("/tokens", {"name": "t", "scopes": ["view"], "days": 1}), ("/cases", {"title": "x"})):
         assert small.post(API + path, json=given).status_code == 403

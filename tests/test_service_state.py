@@ -210,7 +210,7 @@ def test_audit_verify_command(database: Database, capsys: pytest.CaptureFixture[
 # Accounts
 
 
-def test_sessions_start_at_login_and_expire(accounts: Accounts, clock: Clock) -> None:
+def test_login_sessions_and_their_ends(accounts: Accounts, clock: Clock) -> None:
     actor(accounts)
     with pytest.raises(LoginError):
         accounts.log_in("root", PASSWORD + "x", "1.2.3.4")
@@ -233,7 +233,7 @@ def test_sessions_start_at_login_and_expire(accounts: Accounts, clock: Clock) ->
     assert SESSION_S > IDLE_S
 
 
-def test_secrets_are_stored_only_as_hashes(accounts: Accounts, database: Database) -> None:
+def test_nothing_secret_is_stored_in_plain(accounts: Accounts, database: Database) -> None:
     root = actor(accounts)
     session = accounts.log_in("root", PASSWORD, "1.2.3.4")
     _, token = accounts.make_token(root, "t", ["view"], 1)
@@ -262,7 +262,7 @@ def test_failed_logins_are_limited_by_name_and_by_address(accounts: Accounts, cl
         accounts.log_in("root", PASSWORD, "3.3.3.3")
 
 
-def test_an_unknown_name_costs_a_password_check_too(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_verifies_a_password_too(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Timing: both ways call the slow hash once, and nothing else that takes time."""
     actor(accounts)
     calls: list[str] = []
@@ -292,7 +292,7 @@ def test_odd_names_are_refused(accounts: Accounts, name: str) -> None:
         accounts.add(name, PASSWORD, "viewer", by="test")
 
 
-def test_the_first_administrator_is_created_once(accounts: Accounts, clock: Clock) -> None:
+def test_the_first_administrator_is_made_once(accounts: Accounts, clock: Clock) -> None:
     first = accounts.make_setup_link()
     second = accounts.make_setup_link()
     assert first is not None
@@ -309,7 +309,7 @@ def test_the_first_administrator_is_created_once(accounts: Accounts, clock: Cloc
     assert [row["name"] for row in accounts.list_accounts()] == ["anna"]
 
 
-def test_the_last_administrator_cannot_be_removed(accounts: Accounts) -> None:
+def test_the_last_administrator_stays(accounts: Accounts) -> None:
     root = actor(accounts)
     for change in ({"disabled": True}, {"role": "viewer"}):
         with pytest.raises(AccountError, match="administrator"):
@@ -318,7 +318,7 @@ def test_the_last_administrator_cannot_be_removed(accounts: Accounts) -> None:
     accounts.change(root.account, root, disabled=True)
 
 
-def test_tokens_have_scopes_expire_and_can_be_revoked(accounts: Accounts, clock: Clock) -> None:
+def test_tokens_have_scopes_an_end_and_can_be_revoked(accounts: Accounts, clock: Clock) -> None:
     root, viewer = actor(accounts), actor(accounts, "vera", "viewer")
     with pytest.raises(AccountError, match="search"):
         accounts.make_token(viewer, "t", ["search"], 1)
@@ -339,7 +339,7 @@ def test_tokens_have_scopes_expire_and_can_be_revoked(accounts: Accounts, clock:
     assert accounts.by_token(other) is None
 
 
-def test_tokens_lose_the_rights_their_account_loses(accounts: Accounts) -> None:
+def test_a_demoted_account_takes_its_tokens_with_it(accounts: Accounts) -> None:
     root, other = actor(accounts), actor(accounts, "otto", "operator")
     _, token = accounts.make_token(other, "t", ["view", "search"], 1)
     accounts.set_role("gate only", "viewer", ["gate"], root)
@@ -350,6 +350,6 @@ def test_tokens_lose_the_rights_their_account_loses(accounts: Accounts) -> None:
     assert not found.sees("hall")
 
 
-def test_audit_details_are_json_with_sorted_keys() -> None:
+def test_details_of_the_log_are_json_with_sorted_keys() -> None:
     assert audit.canonical({"b": 1, "a": [2]}) == '{"a":[2],"b":1}'
     assert json.loads(audit.canonical({"x": "ü"})) == {"x": "ü"}

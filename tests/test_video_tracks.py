@@ -263,7 +263,7 @@ def test_a_broken_track_is_joined_and_the_gap_filled() -> None:
     assert len(samples[joined.id]) == len(given[1]) + len(given[2])
 
 
-def test_tracks_of_two_different_people_are_not_joined() -> None:
+def test_who_left_and_who_came_elsewhere_stay_two() -> None:
     left, came = moving(1, 0, 40, 0), moving(2, 50, 90, 250, 2, 200)
     tracks, _ = refine([left, came], {1: samples_of(left, RED), 2: samples_of(came, BLUE)}, Appearance(), (400, 300))
     assert [len(t) for t in tracks] == [40, 40]
@@ -295,7 +295,7 @@ def test_ids_swapped_at_a_crossing_are_corrected() -> None:
     assert sorted(t.pieces for t in plain) == [[(1, 1, 100)], [(2, 1, 100)]]
 
 
-def test_no_tracks_give_no_tracks() -> None:
+def test_nobody_gives_nobody() -> None:
     assert refine([], {}, Appearance(), (400, 300)) == ([], {})
 
 

@@ -116,7 +116,7 @@ def test_bad_work_lists_are_refused(tmp_path: Path) -> None:
         run_work(WorkList.plan(tmp_path / "h", "os:system", {}, items(1)), "torchrun")
 
 
-def test_killed_workers_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_30_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL of any worker at any moment: the results are those of a run that nobody disturbed."""
     quiet = plan(tmp_path / "quiet", items(40))
     run_work(quiet, "torchrun")
@@ -153,7 +153,7 @@ def test_killed_workers_change_no_result(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(list((again.folder / "results").iterdir())) == 40
 
 
-def test_a_killed_run_resumes(tmp_path: Path) -> None:
+def test_killed_as_a_whole_it_resumes(tmp_path: Path) -> None:
     """The process that runs the list is killed; its workers end by themselves, and the next call does the rest."""
     work = plan(tmp_path / "w", items(12, 0.1))
     code = f"from osnet.work import *; run_work(WorkList({str(work.folder)!r}), workers=2)"
