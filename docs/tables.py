@@ -239,11 +239,11 @@ def things() -> str:
     report = results("things-cpu.json")
     scores, counts, missed = report["scores"]["scores"], report["scores"]["counts"], report["threshold"]["misses"]
     return (
-        f"With {report['scores']['photographs']}, half of them for training, one run: {counts['query']['images']} queries, "
-        f"{counts['gallery']['images']} gallery images, rank-1 {percent(scores['rank-1'])} %, mAP "
-        f"{percent(scores['mAP'])} % (1 % by chance). The threshold that accepts 1 % of the pairs of different things misses "
-        f"{percent(missed['mean'])} % of the others. So the commands work on things; a network trained on 100 things for a "
-        "few minutes is a weak one."
+        f"With {report['scores']['photographs']}, half of them for training, one run: {counts['query']['images']} "
+        f"queries, {counts['gallery']['images']} gallery images, rank-1 {percent(scores['rank-1'])} %, mAP "
+        f"{percent(scores['mAP'])} % (1 % by chance). The threshold that accepts 1 % of the pairs of different things "
+        f"misses {percent(missed['mean'])} % of the others. So the commands work on things; a network trained on 100 "
+        "things for a few minutes is a weak one."
     )
 
 
