@@ -3,8 +3,9 @@
     python benchmarks/tracker.py --weights W.pth --peer-python peer/bin/python --boxmot-python boxmot/bin/python
 
 Each contender runs in a process of its own, in turn. ``run`` is the backend alone, on crops that are ready: what
-``embed`` takes beyond it is cutting, resizing and Python. ``prepare`` is cutting and resizing alone. BoxMOT's
-``get_features`` gets the frame; Torchreid's FeatureExtractor gets crops that were cut from it, RGB. People are 80 to
+``embed`` takes beyond it is cutting, resizing and Python. ``prepare`` is cutting and resizing alone. Our resize is the
+compiled one, as in a tracker that has seen thousands of boxes; ``prepare-by-Pillow`` is that of a process that has
+not. BoxMOT's ``get_features`` gets the frame; Torchreid's FeatureExtractor gets crops that were cut from it, RGB. People are 80 to
 400 pixels high, so half of the crops shrink. ``ratio`` and the peers' environments: see inference.py.
 """
 
@@ -81,10 +82,15 @@ def worker(kind: str, folder: str, model: str, number: int, threads: int) -> Non
     from osnet import Embedder, Frame
     from osnet.embedding.inputs import iterate_jobs
 
+    if not kind.startswith("old ") and "Pillow" not in kind:
+        from osnet.data import faster_resize
+
+        if not faster_resize.load():
+            raise SystemExit("the compiled resize does not load")
     embedder: Any = Embedder(weights, backend=backend or "torch", batch_size=max(32, number))
     if what == "embed":
         return in_turn.serve(lambda: embedder.embed(Frame(frame, boxes), channels="bgr"))
-    if what == "prepare":
+    if what in ("prepare", "prepare-by-Pillow"):
         return in_turn.serve(lambda: list(embedder._prepared(iterate_jobs(Frame(frame, boxes), "bgr"))))
     crops = [crop.pixels for crop in embedder._prepared(iterate_jobs(Frame(frame, boxes), "bgr"))]
     pixels = torch.stack(crops)
@@ -108,7 +114,7 @@ def main(settings: Settings) -> None:
     contenders: list[tuple[str, Path | None]] = []
     for name in settings.backends:
         contenders += [(f"embed {name}", None), (f"run {name}", None)]
-    contenders.append(("prepare", None))
+    contenders += [("prepare", None), ("prepare-by-Pillow", None)]
     if settings.old:
         contenders += [("old embed auto", None), ("old prepare", None)]
     if settings.boxmot_python:
