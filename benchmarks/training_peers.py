@@ -128,7 +128,7 @@ def main(settings: Settings) -> None:
         rows = in_turn.compare(workers, settings.rounds, 0)
     for name, row in rows.items():
         print(f"{name:<12}{row['cpu_ms']:8.0f} ms of processor time per step, {row['median_ms']:8.0f} ms, "
-              f"{row['cpu_ratio']:.2f} times ours", flush=True)  # fmt: skip
+              f"{1 / row['cpu_ratio']:.2f} times ours", flush=True)  # fmt: skip
     about = {"machine": in_turn.machine(settings.threads), "model": settings.model, "rounds": settings.rounds}
     in_turn.write(settings.out, {**about, "batch_size": settings.batch_size, "crop": settings.crop, "rows": rows})
 
