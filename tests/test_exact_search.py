@@ -9,7 +9,7 @@ import osnet.gallery.exact_search as exact
 import osnet.gallery.snapshot as snapshot
 from osnet.errors import GalleryError
 from osnet.gallery import Gallery, Where
-from osnet.gallery.exact_search import Block, encode, find_candidates, scan_codes, score_exactly
+from osnet.gallery.exact_search import Best, Block, encode, find_candidates, scan_codes, score_exactly
 from osnet.gallery.stored_rows import unit_rows
 from osnet.types import Item
 
@@ -62,7 +62,7 @@ def test_no_hit_is_lost(name: str, coded: bool, monkeypatch: pytest.MonkeyPatch)
     for top in (1, 7, 500):
         for chosen in (None, third, third[:0]):
             allowed = np.arange(len(vectors)) if chosen is None else chosen
-            found = find_candidates(lambda: blocks, queries, top, chosen, len(vectors))
+            found = find_candidates(lambda: blocks, queries, top, len(vectors), chosen)
             for unit, rows in zip(queries, found, strict=True):
                 assert set(rows) <= set(allowed)
                 scores = score_exactly(vectors[rows], unit)
@@ -70,7 +70,7 @@ def test_no_hit_is_lost(name: str, coded: bool, monkeypatch: pytest.MonkeyPatch)
                 assert best == slow(vectors, unit, top, allowed)
 
 
-def test_the_bounds_hold_and_the_candidates_are_few() -> None:
+def test_the_bounds_hold_and_the_candidates_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit_rows(people(20_000, 0), SIZE, "")
     codes, scales = encode(vectors)
     missed = np.linalg.norm(vectors.astype(np.float64) - codes * scales[:, :1].astype(np.float64), axis=1)
@@ -78,15 +78,20 @@ def test_the_bounds_hold_and_the_candidates_are_few() -> None:
     assert scales[:, 1].max() < 0.02
     unit = unit_rows(people(1, 8), SIZE, "")[0]
     truth = score_exactly(vectors, unit)
-    for rows, scores, errors in scan_codes([(Block(0, vectors, codes, scales), None)], unit):
+    for rows, scores, errors in scan_codes(
+        [(Block(0, vectors, codes, scales), None)], unit, Best(np.full(10, -np.inf, np.float32))
+    ):
         assert (np.abs(scores.astype(np.float64) - truth[rows]) <= errors).all()
-    for at_least in (0, 10**9):
-        (rows,) = find_candidates(lambda: [Block(0, vectors, codes, scales)], unit[None], 10, None, at_least)
+    for codes_from in (0, 10**9):
+        monkeypatch.setattr(exact, "CODES_FROM", codes_from)
+        (rows,) = find_candidates(lambda: [Block(0, vectors, codes, scales)], unit[None], 10, len(vectors))
         assert 10 <= len(rows) < 1000
     extremes = np.full((2, 512), 1, np.float32)
     extremes[1] *= -1
     extremes = unit_rows(extremes, 512, "")
-    ((_, scores, _),) = scan_codes([(Block(0, extremes, *encode(extremes)), None)], extremes[0])
+    ((_, scores, _),) = scan_codes(
+        [(Block(0, extremes, *encode(extremes)), None)], extremes[0], Best(np.full(2, -np.inf, np.float32))
+    )
     assert scores == pytest.approx([1, -1], abs=1e-3)
 
 

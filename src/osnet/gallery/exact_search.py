@@ -39,7 +39,7 @@ SLACK = 2e-6
 """Covers the float32 arithmetic on the bounds themselves: a handful of roundings of values below 2."""
 STEP = 2.0**-20
 """Lengths of remainders are rounded up to multiples of this, so that files do not depend on the order of additions."""
-ROWS_AT_ONCE = 1 << 14
+ROWS_AT_ONCE = 1 << 12
 """Rows of one float32 product."""
 CODES_AT_ONCE = 1 << 16
 """Rows of one pass over codes."""
@@ -48,7 +48,7 @@ EXACT_AT_ONCE = 1 << 12
 MAX_CODED_QUERIES = 4
 """For more queries a float32 product is faster: it reads the rows once for all."""
 MAX_THREADS = 8
-CODES_FROM = 50_000
+CODES_FROM = 5_000
 """For fewer rows a float32 product is fast enough, and needs no compiled code."""
 
 
@@ -87,16 +87,19 @@ def encode(vectors_ND: Floats) -> tuple[Codes, Floats]:
 
 
 @dataclass
-class _Best:
+class Best:
     """The candidates of one query."""
 
-    top: int
-    threshold: float = -np.inf
-    """The k-th largest lower bound so far."""
-    lowest: Floats = field(default_factory=lambda: np.empty(0, np.float32))
-    """The k largest lower bounds."""
+    lowest: Floats
+    """(K,): the k largest lower bounds so far, ascending; -inf at first."""
     rows: list[Indices] = field(default_factory=list)
     uppers: list[Floats] = field(default_factory=list)
+
+    @property
+    def threshold(self) -> np.float32:
+        """The k-th largest lower bound so far."""
+        threshold: np.float32 = self.lowest[0]
+        return threshold
 
     def add(self, rows: Indices, scores: Floats, errors: Floats | np.float32) -> None:
         """Rows with scores that are off by at most ``errors``."""
@@ -105,29 +108,25 @@ class _Best:
         if not len(passing):
             return
         lowers = scores[passing] - (errors[passing] if isinstance(errors, np.ndarray) else errors)
-        lowest = np.concatenate([self.lowest, lowers])
-        if len(lowest) > self.top:
-            lowest = np.partition(lowest, len(lowest) - self.top)[len(lowest) - self.top :]
-        if len(lowest) == self.top:
-            self.threshold = float(lowest.min())
-        self.lowest = lowest
+        self.lowest = np.sort(np.concatenate([self.lowest, lowers]))[len(lowers) :]
         uppers = uppers[passing]
         kept = uppers >= self.threshold
         self.rows.append(rows[passing[kept]])
         self.uppers.append(uppers[kept])
 
     def candidates(self) -> Indices:
+        """Ascending."""
         if not self.rows:
             return np.empty(0, np.intp)
-        return np.concatenate(self.rows)[np.concatenate(self.uppers) >= self.threshold]
+        return np.sort(np.concatenate(self.rows)[np.concatenate(self.uppers) >= self.threshold])
 
 
 def find_candidates(
     blocks: Callable[[], Iterable[Block]],
     units_QD: Floats,
     top: int,
+    num_rows: int,
     chosen: Indices | None = None,
-    num_rows: int | None = None,
 ) -> list[Indices]:
     """For each query, rows among which the best ``top`` are.
 
@@ -135,15 +134,15 @@ def find_candidates(
         blocks: gives all rows, in the order of ``start``.
         units_QD: queries of length 1.
         top: K, at least 1.
+        num_rows: the number of rows in all blocks: codes are read only in a large gallery.
         chosen: only these rows, ascending; None: all.
-        num_rows: the number of rows in all blocks, if known: codes are read only in a large gallery.
     """
-    best = [_Best(top) for _ in units_QD]
-    large = num_rows is None or num_rows >= CODES_FROM
-    by_codes = large and len(units_QD) <= MAX_CODED_QUERIES
+    nothing = np.full(max(1, min(top, num_rows)), -np.inf, np.float32)
+    best = [Best(nothing) for _ in units_QD]
+    by_codes = num_rows >= CODES_FROM and len(units_QD) <= MAX_CODED_QUERIES
     if by_codes:
         for unit, one in zip(units_QD, best, strict=True):
-            for numbers, scores, errors in scan_codes(_choose(blocks(), chosen), unit):
+            for numbers, scores, errors in scan_codes(_choose(blocks(), chosen), unit, one):
                 one.add(numbers, scores, errors)
     else:
         for block, rows in _choose(blocks(), chosen):
@@ -162,7 +161,7 @@ def _choose(blocks: Iterable[Block], chosen: Indices | None) -> Iterator[tuple[B
             yield block, None if last - first == len(block.vectors) else chosen[first:last] - block.start
 
 
-def _multiply(block: Block, rows: Indices | None, units_QD: Floats, best: list[_Best]) -> None:
+def _multiply(block: Block, rows: Indices | None, units_QD: Floats, best: list[Best]) -> None:
     """Bounds from a float32 product."""
     error = np.float32(bound_rounding(units_QD.shape[1]) * LENGTH * LENGTH + SLACK)
     count = len(block.vectors) if rows is None else len(rows)
@@ -186,13 +185,14 @@ def score_exactly(vectors_ND: Floats, unit_D: Floats) -> NDArray[np.float64]:
 
 
 def scan_codes(
-    blocks: Iterable[tuple[Block, Indices | None]], unit_D: Floats
+    blocks: Iterable[tuple[Block, Indices | None]], unit_D: Floats, best: Best
 ) -> Iterator[tuple[Indices, Floats, Floats]]:
     """Numbers of rows, their scores, and bounds on the errors of these, from the codes. Threads share the rows.
 
     Args:
         blocks: blocks, and which of their rows are wanted (None: all). Without codes, vectors are used.
         unit_D: the query.
+        best: rows whose upper bounds are below its threshold may be left out.
     """
     kernel = _kernel()
     largest = max(float(np.abs(unit_D).max()), 1e-30)
@@ -205,9 +205,10 @@ def scan_codes(
         if block.codes is None or block.scales is None:
             error = np.float32(bound_rounding(len(unit_D)) * LENGTH * LENGTH + SLACK)
             return rows + block.start, block.vectors[rows] @ unit_D, np.full(len(rows), error)
-        scores, errors = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-        kernel(block.codes, block.scales, rows, query, scale, LENGTH + missed, missed * LENGTH + SLACK, scores, errors)
-        return rows + block.start, scores, errors
+        passing, scores, errors = (np.empty(len(rows), kind) for kind in (np.int64, np.float32, np.float32))
+        bounds = scale, LENGTH + missed, missed * LENGTH + SLACK, best.lowest.copy()
+        found = kernel(block.codes, block.scales, rows, query, *bounds, passing, scores, errors)
+        return passing[:found] + block.start, scores[:found], errors[:found]
 
     def parts() -> Iterator[tuple[Block, Indices]]:
         for block, rows in blocks:
@@ -239,6 +240,6 @@ def bound_rounding(size: int) -> float:
 @cache
 def _kernel() -> Any:
     """The loop over codes. numba compiles it at the first use (a second or two) and keeps it."""
-    from osnet.gallery.code_kernel import score_codes
+    from osnet.gallery.code_kernel import find_passing
 
-    return score_codes
+    return find_passing
