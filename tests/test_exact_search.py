@@ -9,7 +9,7 @@ import osnet.gallery.exact_search as exact
 import osnet.gallery.snapshot as snapshot
 from osnet.errors import GalleryError
 from osnet.gallery import Gallery, Where
-from osnet.gallery.exact_search import Best, Block, encode, find_candidates, scan_codes, score_exactly
+from osnet.gallery.exact_search import Block, encode, find_candidates, scan_codes, score_exactly
 from osnet.gallery.stored_rows import unit_rows
 from osnet.types import Item
 
@@ -47,9 +47,11 @@ def slow(vectors: np.ndarray, unit: np.ndarray, top: int, chosen: np.ndarray) ->
 
 
 @pytest.mark.parametrize("name", list(hostile()))
-@pytest.mark.parametrize("coded", [True, False])
-def test_no_hit_is_lost(name: str, coded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "CODES_FROM", 0 if coded else 10**9)
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_no_hit_is_lost(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By codes, with one thread or several; or (0) by a float32 product."""
+    monkeypatch.setattr(exact, "CODES_FROM", 0 if threads else 10**9)
+    monkeypatch.setattr(exact, "count_cores", lambda: threads)
     monkeypatch.setattr(exact, "ROWS_AT_ONCE", 256)
     monkeypatch.setattr(exact, "CODES_AT_ONCE", 200)
     vectors = unit_rows(hostile()[name], SIZE, name)
@@ -78,10 +80,9 @@ def test_the_bounds_hold_and_the_candidates_are_few(monkeypatch: pytest.MonkeyPa
     assert scales[:, 1].max() < 0.02
     unit = unit_rows(people(1, 8), SIZE, "")[0]
     truth = score_exactly(vectors, unit)
-    for rows, scores, errors in scan_codes(
-        [(Block(0, vectors, codes, scales), None)], unit, Best(np.full(10, -np.inf, np.float32))
-    ):
-        assert (np.abs(scores.astype(np.float64) - truth[rows]) <= errors).all()
+    rows, scores, errors = scan_codes([(Block(0, vectors, codes, scales), None)], unit, len(vectors))
+    assert sorted(rows) == list(range(len(vectors)))
+    assert (np.abs(scores.astype(np.float64) - truth[rows]) <= errors).all()
     for codes_from in (0, 10**9):
         monkeypatch.setattr(exact, "CODES_FROM", codes_from)
         (rows,) = find_candidates(lambda: [Block(0, vectors, codes, scales)], unit[None], 10, len(vectors))
@@ -89,9 +90,7 @@ def test_the_bounds_hold_and_the_candidates_are_few(monkeypatch: pytest.MonkeyPa
     extremes = np.full((2, 512), 1, np.float32)
     extremes[1] *= -1
     extremes = unit_rows(extremes, 512, "")
-    ((_, scores, _),) = scan_codes(
-        [(Block(0, extremes, *encode(extremes)), None)], extremes[0], Best(np.full(2, -np.inf, np.float32))
-    )
+    _, scores, _ = scan_codes([(Block(0, extremes, *encode(extremes)), None)], extremes[0], 2)
     assert scores == pytest.approx([1, -1], abs=1e-3)
 
 

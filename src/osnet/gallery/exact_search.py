@@ -87,7 +87,7 @@ def encode(vectors_ND: Floats) -> tuple[Codes, Floats]:
 
 
 @dataclass
-class Best:
+class _Best:
     """The candidates of one query."""
 
     lowest: Floats
@@ -115,10 +115,9 @@ class Best:
         self.uppers.append(uppers[kept])
 
     def candidates(self) -> Indices:
-        """Ascending."""
         if not self.rows:
             return np.empty(0, np.intp)
-        return np.sort(np.concatenate(self.rows)[np.concatenate(self.uppers) >= self.threshold])
+        return np.concatenate(self.rows)[np.concatenate(self.uppers) >= self.threshold]
 
 
 def find_candidates(
@@ -137,17 +136,20 @@ def find_candidates(
         num_rows: the number of rows in all blocks: codes are read only in a large gallery.
         chosen: only these rows, ascending; None: all.
     """
-    nothing = np.full(max(1, min(top, num_rows)), -np.inf, np.float32)
-    best = [Best(nothing) for _ in units_QD]
-    by_codes = num_rows >= CODES_FROM and len(units_QD) <= MAX_CODED_QUERIES
-    if by_codes:
-        for unit, one in zip(units_QD, best, strict=True):
-            for numbers, scores, errors in scan_codes(_choose(blocks(), chosen), unit, one):
-                one.add(numbers, scores, errors)
-    else:
-        for block, rows in _choose(blocks(), chosen):
-            _multiply(block, rows, units_QD, best)
+    top = max(1, min(top, num_rows))
+    if num_rows >= CODES_FROM and len(units_QD) <= MAX_CODED_QUERIES:
+        return [_keep(*scan_codes(_choose(blocks(), chosen), unit, top), top) for unit in units_QD]
+    best = [_Best(np.full(top, -np.inf, np.float32)) for _ in units_QD]
+    for block, rows in _choose(blocks(), chosen):
+        _multiply(block, rows, units_QD, best)
     return [one.candidates() for one in best]
+
+
+def _keep(rows: Indices, scores: Floats, errors: Floats, top: int) -> Indices:
+    """Those of ``rows`` whose upper bounds reach the k-th largest lower bound, ascending."""
+    lowers = scores - errors
+    threshold = np.partition(lowers, len(lowers) - top)[len(lowers) - top] if len(lowers) > top else -np.inf
+    return np.sort(rows[scores + errors >= threshold])
 
 
 def _choose(blocks: Iterable[Block], chosen: Indices | None) -> Iterator[tuple[Block, Indices | None]]:
@@ -161,7 +163,7 @@ def _choose(blocks: Iterable[Block], chosen: Indices | None) -> Iterator[tuple[B
             yield block, None if last - first == len(block.vectors) else chosen[first:last] - block.start
 
 
-def _multiply(block: Block, rows: Indices | None, units_QD: Floats, best: list[Best]) -> None:
+def _multiply(block: Block, rows: Indices | None, units_QD: Floats, best: list[_Best]) -> None:
     """Bounds from a float32 product."""
     error = np.float32(bound_rounding(units_QD.shape[1]) * LENGTH * LENGTH + SLACK)
     count = len(block.vectors) if rows is None else len(rows)
@@ -185,14 +187,16 @@ def score_exactly(vectors_ND: Floats, unit_D: Floats) -> NDArray[np.float64]:
 
 
 def scan_codes(
-    blocks: Iterable[tuple[Block, Indices | None]], unit_D: Floats, best: Best
-) -> Iterator[tuple[Indices, Floats, Floats]]:
+    blocks: Iterable[tuple[Block, Indices | None]], unit_D: Floats, top: int
+) -> tuple[Indices, Floats, Floats]:
     """Numbers of rows, their scores, and bounds on the errors of these, from the codes. Threads share the rows.
+
+    Rows that cannot be among the best ``top`` may be missing.
 
     Args:
         blocks: blocks, and which of their rows are wanted (None: all). Without codes, vectors are used.
         unit_D: the query.
-        best: rows whose upper bounds are below its threshold may be left out.
+        top: K, at least 1.
     """
     kernel = _kernel()
     largest = max(float(np.abs(unit_D).max()), 1e-30)
@@ -200,15 +204,19 @@ def scan_codes(
     scale, exact = largest / most, unit_D.astype(np.float64)
     query = np.clip(np.rint(exact / scale), -most, most).astype(np.int16)
     missed = float(np.linalg.norm(exact - query * scale)) * (1 + 1e-9) + 1e-12
+    bounds = scale, LENGTH + missed, missed * LENGTH + SLACK
+    threads = min(MAX_THREADS, count_cores())
+    heaps = [np.full(top, -np.inf, np.float32) for _ in range(threads)]  # lower bounds: one for each thread
 
     def score(block: Block, rows: Indices) -> tuple[Indices, Floats, Floats]:
         if block.codes is None or block.scales is None:
             error = np.float32(bound_rounding(len(unit_D)) * LENGTH * LENGTH + SLACK)
             return rows + block.start, block.vectors[rows] @ unit_D, np.full(len(rows), error)
         passing, scores, errors = (np.empty(len(rows), kind) for kind in (np.int64, np.float32, np.float32))
-        bounds = scale, LENGTH + missed, missed * LENGTH + SLACK, best.lowest.copy()
-        found = kernel(block.codes, block.scales, rows, query, *bounds, passing, scores, errors)
-        return passing[:found] + block.start, scores[:found], errors[:found]
+        heap = heaps.pop()
+        found = kernel(block.codes, block.scales, rows, query, *bounds, heap, passing, scores, errors)
+        heaps.append(heap)
+        return passing[:found] + block.start, scores[:found].copy(), errors[:found].copy()
 
     def parts() -> Iterator[tuple[Block, Indices]]:
         for block, rows in blocks:
@@ -217,19 +225,19 @@ def scan_codes(
                 stop = min(count, start + CODES_AT_ONCE)
                 yield block, np.arange(start, stop) if rows is None else rows[start:stop]
 
-    threads = min(MAX_THREADS, count_cores())
+    found = [(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))]
     if threads == 1:
-        for block, rows in parts():
-            yield score(block, rows)
-        return
-    waiting: deque[Future[tuple[Indices, Floats, Floats]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for block, rows in parts():
-            waiting.append(pool.submit(score, block, rows))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        for one in waiting:
-            yield one.result()
+        found += [score(*part) for part in parts()]
+    else:
+        waiting: deque[Future[tuple[Indices, Floats, Floats]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for part in parts():  # a few at a time: each may keep a file open
+                waiting.append(pool.submit(score, *part))
+                if len(waiting) > 2 * threads:
+                    found.append(waiting.popleft().result())
+            found += [one.result() for one in waiting]
+    numbers, scores, errors = (np.concatenate(each) for each in zip(*found, strict=True))
+    return numbers, scores, errors
 
 
 def bound_rounding(size: int) -> float:
