@@ -85,5 +85,5 @@ def files_in(folder: Any) -> list[Any]:
     """The files directly in a folder. An object store has no empty folders."""
     try:
         return list(folder.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []

@@ -84,19 +84,19 @@ class WorkList:
         Raises:
             OutputError: the folder holds something else, or cannot be written.
         """
-        folder = open_place(folder)
-        make_place(folder)
+        place = open_place(folder)
+        make_place(place)
         known = {"work.json", "results", "tries", ".lock"}
         if strange := sorted(
             path.name
-            for path in files_in(folder)
+            for path in files_in(place)
             if path.name not in known and not path.name.startswith(TEMPORARY_PREFIX)
         ):
-            raise OutputError(f"{folder} is needed for a list of work but holds {strange[0]}; move it away")
+            raise OutputError(f"{place} is needed for a list of work but holds {strange[0]}; move it away")
         content = {"format": FORMAT, "task": task, "settings": dict(settings), "items": [dict(item) for item in items]}
-        put_json(folder / "work.json", content)
-        work = cls(folder)
-        for path in [*files_in(folder / "results"), *files_in(folder / "tries")]:
+        put_json(place / "work.json", content)
+        work = cls(place)
+        for path in [*files_in(place / "results"), *files_in(place / "tries")]:
             if path.stem not in work.items or path.name.startswith(TEMPORARY_PREFIX):
                 path.unlink(missing_ok=True)
         return work
