@@ -212,7 +212,8 @@ def scan_codes(
         if block.codes is None or block.scales is None:
             error = np.float32(bound_rounding(len(unit_D)) * LENGTH * LENGTH + SLACK)
             return rows + block.start, block.vectors[rows] @ unit_D, np.full(len(rows), error)
-        passing, scores, errors = (np.empty(len(rows), kind) for kind in (np.int64, np.float32, np.float32))
+        passing = np.empty(len(rows), np.int64)
+        scores, errors = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
         heap = heaps.pop()
         found = kernel(block.codes, block.scales, rows, query, *bounds, heap, passing, scores, errors)
         heaps.append(heap)
@@ -236,8 +237,11 @@ def scan_codes(
                 if len(waiting) > 2 * threads:
                     found.append(waiting.popleft().result())
             found += [one.result() for one in waiting]
-    numbers, scores, errors = (np.concatenate(each) for each in zip(*found, strict=True))
-    return numbers, scores, errors
+    return (
+        np.concatenate([rows for rows, _, _ in found]),
+        np.concatenate([scores for _, scores, _ in found]),
+        np.concatenate([errors for _, _, errors in found]),
+    )
 
 
 def bound_rounding(size: int) -> float:
