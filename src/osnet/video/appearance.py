@@ -46,11 +46,11 @@ class Appearance:
     exit_penalty: float = 2.0
     """In nats, for each end of a join at the border of the frame: the person has probably left, or has just come."""
     interior_bonus: float = 1.5
-    """In nats, for each end of a join inside the frame: people do not appear or disappear there, they are lost. It does
-    not count for consecutive pieces of one track, which have ``tracker_bonus``."""
+    """In nats, for each end of a join inside the frame: people do not appear or disappear there, they are lost. For
+    consecutive pieces of one track it is added to ``tracker_bonus``."""
     max_evidence: float = 4.5
     """In nats: limit of the term for embeddings, on both sides."""
-    fill_s: float = 4.0
+    fill_s: float = 6.0
     """Gaps up to this many seconds are filled with interpolated boxes."""
     use_vectors: bool = True
     """False: use motion and size only."""
@@ -370,7 +370,7 @@ def _assign(
                 total += min(settings.max_evidence, max(-settings.max_evidence, evidence))
             consecutive = first.track.id == second.track.id and first.track.numbers[-1] < second.track.numbers[0]
             if consecutive:
-                total += settings.tracker_bonus * math.exp(-max(0.0, gap))
+                total += (settings.tracker_bonus + 2 * settings.interior_bonus) * math.exp(-max(0.0, gap))
             else:
                 for at_border in (leaves, _at_border(second.track.boxes[0], size_wh)):
                     total += -settings.exit_penalty if at_border else settings.interior_bonus

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osnet import Embedder
+from osnet.video.detectors import iou
 from osnet.video.protocols import NO_ID, Boxes, Floats, Ints, Track, VideoFrame
 
 GOOD_HEIGHT = 160
@@ -113,7 +114,9 @@ class Collector:
             self._release(self._kept[key])
             del self._open[key]
         places = np.flatnonzero(ids != NO_ID)
-        covered, meets = cover(boxes.xyxy), highest_iou(boxes.xyxy[places]) >= CROSSING_IOU
+        covered, overlaps = cover(boxes.xyxy), iou(boxes.xyxy[places], boxes.xyxy[places])
+        np.fill_diagonal(overlaps, 0)
+        meets = (overlaps >= CROSSING_IOU).any(1)
         for place, meeting in zip(places.tolist(), meets.tolist(), strict=True):
             key, box = int(ids[place]), tuple(boxes.xyxy[place].tolist())
             kept = self._kept.setdefault(key, _Kept(Track(key)))
@@ -236,19 +239,6 @@ def cover(xyxy: Floats) -> Floats:
     before = xyxy[None, :, 3] > xyxy[:, None, 3]
     result: Floats = np.where(before, inside / area[:, None], 0).max(1).astype(np.float32)
     return result
-
-
-def highest_iou(xyxy: Floats) -> Floats:
-    """Returns (N,): the highest IoU of each box with another box, 0 if there is none."""
-    if len(xyxy) < 2:
-        return np.zeros(len(xyxy), np.float32)
-    top_left = np.maximum(xyxy[:, None, :2], xyxy[None, :, :2])
-    bottom_right = np.minimum(xyxy[:, None, 2:], xyxy[None, :, 2:])
-    inside = np.clip(bottom_right - top_left, 0, None).prod(2)
-    area = (xyxy[:, 2:] - xyxy[:, :2]).prod(1)
-    result: Floats = inside / np.maximum(area[:, None] + area[None] - inside, 1e-6)
-    np.fill_diagonal(result, 0)
-    return result.max(1)
 
 
 def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -35,7 +35,7 @@ class IndexSettings:
     fps: float | None = None
     """Highest number of frames per second; None: all."""
     sample_s: float = 1.0
-    """One crop per track is embedded in each interval of this many seconds."""
+    """The best crop in each interval of this many seconds may be embedded; see ``crops.py`` for the choice."""
     crops: int = 6
     """Largest number of crops that are stored of a tracklet."""
     min_frames: int = 3
