@@ -127,13 +127,20 @@ def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, floa
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Milliseconds per frame of each stage."""
+    """Milliseconds per frame of each stage, and the memory of a long run."""
     stages = report["ms per frame"]
     share = sum(stages[name] for name in OTHERS) / stages["detect"]
     rows = [["stage", "ms of processor time per frame"], ["---", "---"]]
     rows += [[name, f"{stages[name]:.2f}"] for name in ("detect", *OTHERS)]
     rows.append(["all but the detector, as a share of the detector's time", f"{100 * share:.0f} %"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    shown = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    if memory := report.get("resident MB by frame"):
+        grown = report["growth after 2,000 frames, MB"]
+        shown += (
+            f"\n\nIn a run over {max(map(int, memory)):,} frames, with the boxes of YOLOX-Nano known, the process had at "
+            f"most {max(memory.values()):.0f} MB. After the first 2,000 frames it grew by {grown:.1f} MB."
+        )
+    return shown
 
 
 def main() -> None:

@@ -6,12 +6,12 @@
 Sequences: PETS09-S2L1 (OpenCV's vtest.avi), TUD-Campus and TUD-Stadtmitte. Boxes: YOLOX-Nano's at 0.2; the truth's own
 ("truth"); and the truth's without random passages of 1 to 5 s, one for every 100 frames of a person ("holes").
 
-The settings of `osnet.video.appearance` and the trackers' buffer were chosen on the two TUD sequences and on painted
-footage, so the rows of TUD are not a test. PETS is the test. It was evaluated four times during development: with a
-first version; with trackers alone, for several buffers and thresholds, to find out why a prototype scored higher; with
-this version; and with both versions on the same tracks. No setting was chosen by its scores. One that had been,
-``max_evidence``, was chosen again on TUD. The first version scored higher on PETS (IDF1 73.4 with C-BIoU, here 70.5)
-and lower on TUD and on painted footage, so this one was kept.
+The settings of `osnet.video.appearance`, of the choice of crops and of the trackers' buffer were chosen on the two TUD
+sequences, on painted footage, and on simulated walks with embeddings of Market-1501, so the rows of TUD are not a test.
+PETS is the test. It was evaluated seven times during development: with a first version; with trackers alone, for
+several buffers and thresholds, to find out why a prototype scored higher; with a second version; with both versions on
+the same tracks; with the second version, the prototype, and tracks that were joined and split by the truth, to find out
+what is missing; and with two stages of this version. No setting was chosen by its scores.
 
 Detections and BoxMOT's tracks are kept in --work, so a second run is quick. `--trackeval` and `--boxmot` are the
 Pythons of environments that have these packages; see tracking_peers.py.

@@ -45,10 +45,10 @@ class Appearance:
     """In nats, for consecutive pieces of one track. Times ``exp(-gap_s)``: over a gap the tracker knows only motion."""
     exit_penalty: float = 2.0
     """In nats, for each end of a join at the border of the frame: the person has probably left, or has just come."""
-    interior_bonus: float = 1.5
+    interior_bonus: float = 2.0
     """In nats, for each end of a join inside the frame: people do not appear or disappear there, they are lost. For
     consecutive pieces of one track it is added to ``tracker_bonus``."""
-    max_evidence: float = 4.5
+    max_evidence: float = 7.0
     """In nats: limit of the term for embeddings, on both sides."""
     fill_s: float = 6.0
     """Gaps up to this many seconds are filled with interpolated boxes."""

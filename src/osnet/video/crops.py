@@ -116,8 +116,7 @@ class Collector:
         places = np.flatnonzero(ids != NO_ID)
         covered, overlaps = cover(boxes.xyxy), iou(boxes.xyxy[places], boxes.xyxy[places])
         np.fill_diagonal(overlaps, 0)
-        meets = (overlaps >= CROSSING_IOU).any(1)
-        for place, meeting in zip(places.tolist(), meets.tolist(), strict=True):
+        for row, place in enumerate(places.tolist()):
             key, box = int(ids[place]), tuple(boxes.xyxy[place].tolist())
             kept = self._kept.setdefault(key, _Kept(Track(key)))
             if key in seen:
@@ -125,7 +124,7 @@ class Collector:
             seen.add(key)
             kept.track.append(frame.number, frame.time_s, box, float(boxes.scores[place]))
             crossing = kept.crossed is not None and self._frames - kept.crossed <= CROSSING_FRAMES
-            if meeting:
+            if (overlaps[row] >= CROSSING_IOU).any():
                 if not crossing:
                     self._release(kept)
                 kept.crossed, crossing = self._frames, True
