@@ -122,6 +122,7 @@ def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, tupl
             )  # fmt: skip
             name = segment_name("gate", start / footage.fps)
             write_segment(Path(folder), name, finished, {}, embedder.embedding_size)
+            del finished
             print(start, memory[max(memory)] if memory else None, flush=True)
     return memory
 

@@ -142,6 +142,7 @@ def index_footage(
                 write_segment(store.folder, one.name, finished, about, embedder.embedding_size)
                 report.segments_added += 1
                 report.tracklets_added += len(finished)
+                del finished  # else it stays in memory during the next segment
                 report.frames += frames
                 report.troubles += [f"{one.footage.path} {trouble}" for trouble in troubles]
             else:
