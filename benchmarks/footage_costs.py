@@ -90,28 +90,28 @@ class Replay:
         return self._found.get((frame.number - 1) % self._period + 1, Boxes())
 
 
-def resident_mb() -> float:
-    """Resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return round(pages * 4096 / 1e6, 1)
+def memory_mb() -> tuple[float, float]:
+    """Resident memory of this process, and the anonymous part of it: without files, whose pages come and go."""
+    pages, shared = (int(number) for number in Path("/proc/self/statm").read_text().split()[1:3])
+    return round(pages * 4096 / 1e6, 1), round((pages - shared) * 4096 / 1e6, 1)
 
 
-def repeat(footage: Footage, period: int, frames: int, memory: dict[int, float]) -> Iterator[VideoFrame]:
+def repeat(footage: Footage, period: int, frames: int, memory: dict[int, tuple[float, float]]) -> Iterator[VideoFrame]:
     """Repeat the first ``period`` frames; records the memory every 500 frames."""
     number = 0
     while number < frames:
         for frame in read_frames(footage, stop_s=float(footage.times_s[period - 1]) + 1e-3):
             number += 1
             if number % 500 == 0:
-                memory[number] = resident_mb()
+                memory[number] = memory_mb()
             yield VideoFrame(frame.image, round(number / footage.fps, 6), number)
 
 
-def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, float]:
-    """Number of frames -> resident memory in MB."""
+def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, tuple[float, float]]:
+    """Resident and anonymous memory in MB by the number of frames."""
     footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu")
     settings, tracker, detector = IndexSettings(), make_tracker(), Replay(found, len(found))
-    memory: dict[int, float] = {}
+    memory: dict[int, tuple[float, float]] = {}
     stream = repeat(footage, len(found), frames, memory)
     per_segment = round(settings.segment_s * footage.fps)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,18 +122,29 @@ def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, floa
             )  # fmt: skip
             name = segment_name("gate", start / footage.fps)
             write_segment(Path(folder), name, finished, {}, embedder.embedding_size)
+            del finished
             print(start, memory[max(memory)] if memory else None, flush=True)
     return memory
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Milliseconds per frame of each stage."""
+    """Milliseconds per frame of each stage, and the memory of a long run."""
     stages = report["ms per frame"]
     share = sum(stages[name] for name in OTHERS) / stages["detect"]
     rows = [["stage", "ms of processor time per frame"], ["---", "---"]]
     rows += [[name, f"{stages[name]:.2f}"] for name in ("detect", *OTHERS)]
     rows.append(["all but the detector, as a share of the detector's time", f"{100 * share:.0f} %"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    shown = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    if memory := report.get("resident MB by frame"):
+        shown += (
+            f"\n\nIn a run over {max(map(int, memory)):,} frames, with the boxes of YOLOX-Nano known, the process had "
+            f"at most {max(memory.values()):.0f} MB. After the first 2,000 frames it grew by "
+        )
+        shown += f"{report['growth of resident memory after 2,000 frames, MB']:.1f} MB"
+        if (grown := report.get("growth of anonymous memory after 2,000 frames, MB")) is not None:
+            shown += f"; without the pages of files, which the system drops and reads again, by {grown:.1f} MB"
+        shown += "."
+    return shown
 
 
 def main() -> None:
@@ -152,8 +163,11 @@ def main() -> None:
     print(json.dumps(report), flush=True)
     if given.long:
         memory = long_run(given.data, found, given.long)
-        report["resident MB by frame"] = memory
-        report["growth after 2,000 frames, MB"] = round(max(m for n, m in memory.items() if n > 2000) - memory[2000], 1)
+        for place, kind in enumerate(("resident", "anonymous")):
+            values = {number: both[place] for number, both in memory.items()}
+            report[f"{kind} MB by frame"] = values
+            grown = max(value for number, value in values.items() if number > 2000) - values[2000]
+            report[f"growth of {kind} memory after 2,000 frames, MB"] = round(grown, 1)
         print(json.dumps(report), flush=True)
     write_json(given.out, report)
 

@@ -71,7 +71,7 @@ def digest_of(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_everybody_is_in_it_with_times_boxes_and_crops(archive: Path, embedder: Embedder) -> None:
+def test_an_archive_holds_times_boxes_and_crops_of_each_person(archive: Path, embedder: Embedder) -> None:
     store = Archive.open(archive)
     assert [s["name"] for s in store.segments] == [f"2026-11-28/gate/0800{s:02d}.000" for s in (0, 10, 20)]
     assert store.cameras == ["gate"]
@@ -250,7 +250,7 @@ def test_a_damaged_segment_is_named(footage: Path, embedder: Embedder, tmp_path:
         Archive.open(tmp_path / "a")
 
 
-def test_what_is_no_archive(tmp_path: Path, embedder: Embedder, footage: Path) -> None:
+def test_a_folder_that_is_not_an_archive_is_refused(tmp_path: Path, embedder: Embedder, footage: Path) -> None:
     with pytest.raises(GalleryError, match="no archive"):
         Archive.open(tmp_path)
     (tmp_path / "mine.txt").touch()
@@ -277,7 +277,7 @@ def test_a_killed_run_ends_with_the_same_bytes(footage: Path, tiny_weights: Path
     assert not list((tmp_path / "killed").rglob(".writing-*"))
 
 
-def test_leftovers_of_a_killed_run_do_not_count_and_are_swept(
+def test_leftovers_of_a_killed_run_are_ignored_and_removed(
     footage: Path, embedder: Embedder, tmp_path: Path, archive: Path
 ) -> None:
     leftover = tmp_path / "a" / "2026-11-28" / "gate" / ".writing-1-abcd-080000.000"

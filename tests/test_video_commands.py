@@ -50,7 +50,7 @@ def archive(gate: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFac
     return out
 
 
-def test_index_goes_on_where_it_was(archive: Path, gate: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index_resumes(archive: Path, gate: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = ("index", gate, "--camera", "gate", "--starts", STARTS, "--out", archive, "--segment-s", 15)
     status, out, _ = run(capsys, *again, "--detector", gate.with_name("det.txt"))  # the archive has the weights
     assert status == 0
@@ -161,7 +161,7 @@ def test_faults_in_footage_are_listed_and_the_exit_code_is_1(
         (("--detector", "motion", "--fps", "0"), "fps"),
     ],
 )
-def test_what_is_wrong_is_named_before_anything_is_written(
+def test_errors_are_reported_before_anything_is_written(
     args: tuple[str, ...],
     named: str,
     gate: Path,

@@ -72,7 +72,7 @@ def pairs(links: list[Link]) -> set[tuple[str, str]]:
             for link in links}  # fmt: skip
 
 
-def test_the_same_person_is_proposed_and_nobody_else(two_cameras: Archive) -> None:
+def test_only_links_of_the_same_person_are_proposed(two_cameras: Archive) -> None:
     links = propose_links(two_cameras, settings=LOOSE)
     # Person A at the gate until 10, in the hall from 30 to 35, at the gate again from 40.
     assert pairs(links) == {("gate1", "hall1"), ("gate2", "hall2"), ("hall1", "gate3")}
@@ -81,7 +81,7 @@ def test_the_same_person_is_proposed_and_nobody_else(two_cameras: Archive) -> No
     assert first.score == pytest.approx(1)
 
 
-def test_nobody_walks_faster_than_the_way_takes(two_cameras: Archive) -> None:
+def test_links_respect_travel_times(two_cameras: Archive) -> None:
     way = frozenset(("gate", "hall"))
     assert pairs(propose_links(two_cameras, {way: Travel(10, 30)}, LOOSE)) == {("gate1", "hall1"), ("gate2", "hall2")}
     assert pairs(propose_links(two_cameras, {way: Travel(0, 8)}, LOOSE)) == {("hall1", "gate3")}
@@ -89,21 +89,21 @@ def test_nobody_walks_faster_than_the_way_takes(two_cameras: Archive) -> None:
         Travel(9, 8)
 
 
-def test_nobody_is_in_two_disjoint_views_at_once(tmp_path: Path) -> None:
+def test_no_link_joins_two_views_at_one_time(tmp_path: Path) -> None:
     store = make_archive(tmp_path / "a", {("gate", 0.0): [(0, 10, A, 0)], ("hall", 0.0): [(8, 18, A, 0)]})
     assert propose_links(store, settings=LOOSE) == []
     overlapping = {frozenset(("gate", "hall")): Travel(-5, 60)}
     assert len(propose_links(store, overlapping, LOOSE)) == 1
 
 
-def test_a_doubtful_best_is_not_proposed(tmp_path: Path) -> None:
+def test_an_ambiguous_best_match_is_not_proposed(tmp_path: Path) -> None:
     twins = [(20, 25, A, 0), (21, 26, [1, 0.05, 0, 0.1], 100)]
     store = make_archive(tmp_path / "a", {("gate", 0.0): [(0, 10, A, 0)], ("hall", 0.0): twins})
     assert propose_links(store, settings=LOOSE) == []
     assert len(propose_links(store, settings=LinkSettings(min_score=0.5, margin=0.0))) == 1
 
 
-def test_decisions_are_kept_and_can_be_taken_back(two_cameras: Archive) -> None:
+def test_decisions_are_kept_and_can_be_undone(two_cameras: Archive) -> None:
     one, other = f"{GATE}/1", f"{HALL}/1"
     write_links(two_cameras, propose_links(two_cameras, settings=LOOSE))
     decide(two_cameras, other, one, "confirmed", "ann", datetime(2026, 11, 28, 8, tzinfo=UTC))
@@ -119,7 +119,7 @@ def test_decisions_are_kept_and_can_be_taken_back(two_cameras: Archive) -> None:
     assert history(two_cameras)[0]["at"] == "2026-11-28T08:00:00+00:00"
 
 
-def test_what_was_confirmed_stays_though_it_is_not_proposed(two_cameras: Archive) -> None:
+def test_a_confirmed_link_stays_when_it_is_no_longer_proposed(two_cameras: Archive) -> None:
     decide(two_cameras, f"{GATE}/2", f"{HALL}/3", "confirmed", "ann")
     links = propose_links(two_cameras, settings=LOOSE)
     assert [li.decision for li in links if li.b == f"{HALL}/3" or li.a == f"{HALL}/3"] == ["confirmed"]
@@ -133,7 +133,7 @@ def test_bad_decisions_are_refused(two_cameras: Archive) -> None:
     assert not (two_cameras.folder / DECISIONS_FILE).exists()
 
 
-def test_a_decision_that_a_crash_cut_off_does_not_count(two_cameras: Archive) -> None:
+def test_a_truncated_decision_is_ignored(two_cameras: Archive) -> None:
     decide(two_cameras, f"{GATE}/1", f"{HALL}/1", "confirmed", "ann")
     path = two_cameras.folder / DECISIONS_FILE
     with path.open("ab") as file:
@@ -157,7 +157,7 @@ def test_travel_times_are_learnt_from_three_confirmed_links(tmp_path: Path) -> N
     assert learn_travel(store, read_decisions(store)) == {frozenset(("gate", "hall")): Travel(10, 40)}
 
 
-def test_the_rate_of_strangers_is_counted_on_people_seen_at_once(tmp_path: Path) -> None:
+def test_the_rate_of_different_people_is_counted_on_people_visible_at_once(tmp_path: Path) -> None:
     dice = np.random.default_rng(0)
     crowd = [(0, 10, dice.normal(size=4), 60 * n) for n in range(9)]  # 36 pairs
     store = make_archive(tmp_path / "a", {("gate", 0.0): crowd, ("hall", 0.0): [(20, 30, crowd[4][2], 0)]})

@@ -22,7 +22,7 @@ from osnet.video.source import read_frames
 SMALL = FootageSettings(people=6, cameras=2, seconds=24, fps=5, seed=3)
 
 
-def test_nobody_is_in_two_views_at_once() -> None:
+def test_no_person_is_in_two_views_at_once() -> None:
     for seed in range(5):
         by_person: dict[int, list[tuple[float, float]]] = {}
         for visit in plan_visits(FootageSettings(seed=seed)):
@@ -33,7 +33,7 @@ def test_nobody_is_in_two_views_at_once() -> None:
         assert sum(len(spans) > 1 for spans in by_person.values()) >= 6
 
 
-def test_the_boxes_hold_all_that_is_no_ground() -> None:
+def test_the_boxes_contain_all_painted_people() -> None:
     camera = PaintedCamera(SMALL, 1)
     left, right, _ = camera._post
     checked = 0

@@ -59,7 +59,7 @@ def test_frames_are_sampled_by_time_at_a_varying_frame_rate(tmp_path: Path) -> N
     assert [f.number for f in read_frames(footage, fps=2)] == [1, 5, 6, 8]
 
 
-def test_a_telephones_rotation_is_applied(tmp_path: Path) -> None:
+def test_the_rotation_of_phones_is_applied(tmp_path: Path) -> None:
     image = grey(100)
     image[:, :20] = (250, 0, 0)  # red on the left
     path = write_video(tmp_path / "turned.mp4", [image] * 3)
@@ -98,7 +98,7 @@ def test_unusual_codecs_and_sizes_are_read(
     assert frames[0].image.shape == (size_wh[1], size_wh[0], 3)
 
 
-def test_a_clock_that_jumps_back_goes_on(tmp_path: Path) -> None:
+def test_times_continue_when_the_clock_jumps_back(tmp_path: Path) -> None:
     one = write_video(tmp_path / "1.ts", numbered(20)).read_bytes()
     two = write_video(tmp_path / "2.ts", numbered(40)[20:]).read_bytes()
     both = tmp_path / "both.ts"
@@ -125,7 +125,7 @@ def test_a_truncated_file_is_read_to_its_end(tmp_path: Path) -> None:
     assert troubles[-1].time_s == pytest.approx(len(frames) / 10, abs=0.35)
 
 
-def test_damage_in_the_middle_costs_what_is_damaged(tmp_path: Path) -> None:
+def test_damage_in_the_middle_loses_only_the_damaged_frames(tmp_path: Path) -> None:
     path = write_video(tmp_path / "damaged.mkv", numbered(100), codec="mjpeg", pix_fmt="yuvj420p")
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -156,7 +156,7 @@ def test_packets_that_cannot_be_decoded_are_counted(tmp_path: Path) -> None:
     assert troubles == [Trouble((missing[0] - 1) / 10, f"{len(missing)} frames that cannot be decoded")]
 
 
-def test_files_that_are_no_videos_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_videos_are_named(tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("no video at all" * 100)
     with pytest.raises(FootageError, match=r"notes\.mp4"):
@@ -177,7 +177,7 @@ def test_files_that_are_no_videos_are_named(tmp_path: Path) -> None:
             open_footage(path, 0.0)
 
 
-def test_sound_alone_has_no_video_stream(tmp_path: Path) -> None:
+def test_an_audio_file_has_no_video_stream(tmp_path: Path) -> None:
     import av
 
     path = tmp_path / "sound.mkv"

@@ -77,7 +77,7 @@ def clip(folder: Path, name: str, frames: int, size_wh: tuple[int, int] = SIZE_W
     return write_video(folder / name, numbered(frames, size_wh)).read_bytes()
 
 
-def test_a_stream_that_breaks_off_comes_back(server: Server, tmp_path: Path) -> None:
+def test_a_broken_stream_is_opened_again(server: Server, tmp_path: Path) -> None:
     one, two = clip(tmp_path, "1.ts", 20), clip(tmp_path, "2.ts", 15, (96, 64))
     server.scripts = [[one], [two]]  # then 404 for ever
     stream = LiveStream(address(server), QUICK)
@@ -117,7 +117,7 @@ def test_a_stream_with_a_wrong_frame_rate_is_timed_by_arrival(server: Server, tm
     assert [number_of(f.image) for f in frames] == sorted(number_of(f.image) for f in frames)
 
 
-def test_whole_frames_are_dropped_and_counted_when_nobody_takes_them(server: Server, tmp_path: Path) -> None:
+def test_whole_frames_are_dropped_and_counted_when_the_queue_is_full(server: Server, tmp_path: Path) -> None:
     server.scripts = [[clip(tmp_path, "1.ts", 60)]]
     settings = StreamSettings(
         open_timeout_s=30, read_timeout_s=30, queue_frames=3, fps=None, max_tries=1, first_pause_s=0.01
@@ -134,7 +134,7 @@ def test_whole_frames_are_dropped_and_counted_when_nobody_takes_them(server: Ser
     assert stream.counts.taken + stream.counts.dropped == 60
 
 
-def test_the_reader_ends_when_it_is_told(server: Server, tmp_path: Path) -> None:
+def test_the_reader_stops_on_request(server: Server, tmp_path: Path) -> None:
     server.scripts = [[clip(tmp_path, "1.ts", 30), None]]
     stream = LiveStream(address(server), QUICK)
     events = stream.events()
@@ -147,12 +147,12 @@ def test_the_reader_ends_when_it_is_told(server: Server, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["file:///etc/passwd", "/dev/video0", "concat:a|b", "rtsp://", "ftp://host/x", ""])
-def test_what_is_no_stream_is_refused(text: str) -> None:
+def test_an_address_that_is_not_a_stream_is_refused(text: str) -> None:
     with pytest.raises(FootageError, match="address of a stream"):
         LiveStream(text)
 
 
-def test_names_and_passwords_are_stored_nowhere() -> None:
+def test_user_names_and_passwords_are_not_stored() -> None:
     assert public_address("rtsp://ann:secret@10.0.0.7:554/ch1?token=abc") == "rtsp://10.0.0.7:554/ch1"
     with pytest.raises(FootageError) as caught:
         LiveStream("ftp://ann:secret@host/x")

@@ -13,7 +13,7 @@ pytest.importorskip("trackers")
 from conftest import shared_data
 from osnet.video import Boxes, FootageError, VideoFrame, make_detector, make_tracker, open_footage
 from osnet.video.appearance import Appearance, Likelihoods, refine
-from osnet.video.crops import Sample, choose_samples, cover, crop_quality, sharpness
+from osnet.video.crops import Collector, Sample, choose_samples, cover, crop_quality, sharpness
 from osnet.video.detectors import MotionDetector, iou, suppress, torchvision_detector
 from osnet.video.motfile import MotFile, write_mot
 from osnet.video.protocols import NO_ID, Track
@@ -231,6 +231,66 @@ def test_chosen_crops_are_good_and_differ() -> None:
     assert [s.number for s in choose_samples(some, 20)] == list(range(9))
 
 
+class Counting:
+    """An embedder whose vectors are the crops' mean colours; it counts the crops."""
+
+    batch_size, normalize = 4, False
+
+    def __init__(self) -> None:
+        self.crops = 0
+
+    def embed(self, crops: list[np.ndarray]) -> np.ndarray:
+        self.crops += len(crops)
+        assert len(crops) <= self.batch_size
+        return np.array([crop.reshape(-1, 3).mean(0) for crop in crops], np.float32)
+
+
+def collect(people: dict[int, list[tuple[int, tuple[float, float, float, float]]]], fps: float) -> tuple[dict, int]:
+    """Samples by id, and the number of embedded crops, from boxes by id and frame number."""
+    embedder = Counting()
+    collector = Collector(embedder)  # type: ignore[arg-type]
+    image = np.random.RandomState(0).randint(0, 255, (120, 200, 3)).astype(np.uint8)
+    last = max(n for rows in people.values() for n, _ in rows)
+    for n in range(1, last + 1):
+        here = [(key, box) for key, rows in people.items() for number, box in rows if number == n]
+        ids = np.array([key for key, _ in here], np.int64)
+        collector.add(VideoFrame(image, 1000 + (n - 1) / fps, n), boxes(*(box for _, box in here)), ids)
+    return collector.finish()[1], embedder.crops
+
+
+def test_crops_come_from_both_ends_of_a_run_and_a_few_from_between() -> None:
+    """Seen for 20 s, lost for a second, seen for 10 s with a short miss: two runs; all that is embedded is kept."""
+    box = (50.0, 20.0, 70.0, 80.0)
+    numbers = [n for n in range(1, 311) if not 200 < n <= 210 and not 250 < n <= 253]
+    samples, crops = collect({5: [(n, box) for n in numbers]}, 10.0)
+    assert crops == len(samples[5])
+    seconds = [int(s.time_s - 1000) for s in samples[5]]
+    first, second = [s for s in seconds if s < 20.5], [s for s in seconds if s > 20.5]
+    assert first[:2] == [0, 1]
+    assert first[-2:] == [18, 19]
+    assert [s // 5 for s in first[2:-2]] == [0, 1, 2, 3]
+    assert second[:2] == [21, 22]
+    assert second[-2:] == [29, 30]
+    assert [(s - 21) // 5 for s in second[2:-2]] == [0, 1]
+
+
+def test_crops_of_a_crossing_are_embedded_only_if_there_are_no_others() -> None:
+    still, passing = (90.0, 20.0, 110.0, 80.0), lambda n: (30.0 + 2 * n, 25.0, 50.0 + 2 * n, 85.0)
+    pair = [(n, passing(n)) for n in range(1, 61)]
+    samples, _ = collect({1: [(n, still) for n in range(1, 61)], 2: pair}, 10.0)
+    overlapping = [n for n, box in pair if float(iou(np.array([still]), np.array([box]))[0, 0]) >= 0.35]
+    assert len(overlapping) > 5
+    for key in (1, 2):
+        numbers = [s.number for s in samples[key]]
+        assert min(numbers) < overlapping[0]
+        assert max(numbers) > overlapping[-1]
+        assert not set(numbers) & set(overlapping)
+    together, _ = collect(
+        {1: [(n, still) for n in range(1, 31)], 2: [(n, (92.0, 20, 112, 80)) for n in range(1, 31)]}, 10.0
+    )
+    assert [len(together[key]) for key in (1, 2)] == [1, 1]
+
+
 # ---- appearance after tracking
 
 
@@ -263,7 +323,7 @@ def test_a_broken_track_is_joined_and_the_gap_filled() -> None:
     assert len(samples[joined.id]) == len(given[1]) + len(given[2])
 
 
-def test_who_left_and_who_came_elsewhere_stay_two() -> None:
+def test_two_people_are_not_joined() -> None:
     left, came = moving(1, 0, 40, 0), moving(2, 50, 90, 250, 2, 200)
     tracks, _ = refine([left, came], {1: samples_of(left, RED), 2: samples_of(came, BLUE)}, Appearance(), (400, 300))
     assert [len(t) for t in tracks] == [40, 40]
@@ -295,7 +355,29 @@ def test_ids_swapped_at_a_crossing_are_corrected() -> None:
     assert sorted(t.pieces for t in plain) == [[(1, 1, 100)], [(2, 1, 100)]]
 
 
-def test_nobody_gives_nobody() -> None:
+def test_a_track_of_one_frame_per_second_is_not_cut() -> None:
+    track = Track(
+        1, list(range(1, 11)), [float(n) for n in range(10)], [(20.0 * n, 100, 20.0 * n + 20, 160) for n in range(10)]
+    )
+    track.scores = [0.9] * 10
+    tracks, _ = refine([track], {1: samples_of(track, RED)}, Appearance(), (400, 300))
+    assert [t.pieces for t in tracks] == [[(1, 1, 10)]]
+    samples, crops = collect({1: [(n, (50.0, 20.0, 70.0, 80.0)) for n in range(1, 21)]}, 1.0)
+    assert crops == len(samples[1]) == 8  # two at each end, and one for each five seconds
+
+
+def test_people_are_lost_inside_the_frame_and_leave_at_its_border() -> None:
+    """The same two pieces, by motion only: joined in the middle of a large frame, not at its right border."""
+    before, after = moving(1, 0, 40, 100, 5), moving(2, 50, 90, 180, 5)
+    settings = Appearance(use_vectors=False)
+    end = before.boxes[-1][2]
+    inside, _ = refine([before, after], {}, settings, (1200, 300))
+    assert len(inside) == 1
+    at_border, _ = refine([before, after], {}, settings, (int(end) + 1, 300))
+    assert len(at_border) == 2
+
+
+def test_no_tracks_give_no_tracks() -> None:
     assert refine([], {}, Appearance(), (400, 300)) == ([], {})
 
 

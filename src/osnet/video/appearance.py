@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osnet.errors import require_extra
-from osnet.video.crops import Sample
+from osnet.video.crops import CROSSING_IOU, LOST_S, Sample
 from osnet.video.protocols import Floats, Track
 
 Doubles = NDArray[np.float64]
@@ -35,19 +35,22 @@ class Appearance:
     """Longest time in seconds between two pieces that are joined."""
     max_overlap_s: float = 0.3
     """A piece may begin this many seconds before the first ends, because the last boxes of a lost track drift."""
-    lost_s: float = 0.45
+    lost_s: float = LOST_S
     """A track is cut where it has no box for this many seconds."""
-    crossing_iou: float = 0.35
+    crossing_iou: float = CROSSING_IOU
     """A track is also cut where the IoU with another box is highest, if it is at least this."""
     min_piece_s: float = 0.5
     """Cuts at overlaps leave pieces of at least this many seconds."""
     tracker_bonus: float = 3.0
     """In nats, for consecutive pieces of one track. Times ``exp(-gap_s)``: over a gap the tracker knows only motion."""
     exit_penalty: float = 2.0
-    """In nats, against joining a piece that ends at the border of the frame: the person has probably left."""
-    max_evidence: float = 4.5
+    """In nats, for each end of a join at the border of the frame: the person has probably left, or has just come."""
+    interior_bonus: float = 2.0
+    """In nats, for each end of a join inside the frame: people do not appear or disappear there, they are lost. For
+    consecutive pieces of one track it is added to ``tracker_bonus``."""
+    max_evidence: float = 7.0
     """In nats: limit of the term for embeddings, on both sides."""
-    fill_s: float = 4.0
+    fill_s: float = 6.0
     """Gaps up to this many seconds are filled with interpolated boxes."""
     use_vectors: bool = True
     """False: use motion and size only."""
@@ -142,7 +145,8 @@ def refine(
         says what it was joined from.
     """
     frame_s = _frame_length(tracks)
-    pieces = [p for track in tracks for p in _cut(track, samples.get(track.id, []), tracks, settings)]
+    lost_s = max(settings.lost_s, 1.5 * frame_s)
+    pieces = [p for track in tracks for p in _cut(track, samples.get(track.id, []), tracks, settings, lost_s)]
     if not pieces:
         return [], {}
     known = learn(pieces)
@@ -162,14 +166,16 @@ def _frame_length(tracks: Sequence[Track]) -> float:
     return float(np.median(steps)) if steps else 0.1
 
 
-def _cut(track: Track, samples: list[Sample], tracks: Sequence[Track], settings: Appearance) -> list[_Piece]:
+def _cut(
+    track: Track, samples: list[Sample], tracks: Sequence[Track], settings: Appearance, lost_s: float
+) -> list[_Piece]:
     """Cut a track into pieces."""
     times, count = track.times_s, len(track)
-    places = [i for i in range(1, count) if times[i] - times[i - 1] > settings.lost_s]
+    places = [i for i in range(1, count) if times[i] - times[i - 1] > lost_s]
     places += _crossings(track, tracks, settings)
     bounds, last = [0], 0
     for place in sorted(set(places) - {0}):
-        lost = times[place] - times[place - 1] > settings.lost_s
+        lost = times[place] - times[place - 1] > lost_s
         long_enough = min(times[place - 1] - times[last], times[-1] - times[place]) >= settings.min_piece_s
         if lost or long_enough:
             bounds.append(place)
@@ -347,7 +353,7 @@ def _assign(
             (starts >= first.end - settings.max_overlap_s) & (starts <= first.end + settings.max_gap_s)
         )
         prior = -math.log(1 + len(window))
-        leaving = settings.exit_penalty if _at_border(first, size_wh) else 0.0
+        leaves = _at_border(first.track.boxes[-1], size_wh)
         for j in window.tolist():
             second = pieces[j]
             if i == j or second.end <= first.end:
@@ -363,14 +369,18 @@ def _assign(
                 evidence = known.appearance(float(tail.vector @ head.vector), tail.count, head.count)
                 total += min(settings.max_evidence, max(-settings.max_evidence, evidence))
             consecutive = first.track.id == second.track.id and first.track.numbers[-1] < second.track.numbers[0]
-            total += settings.tracker_bonus * math.exp(-max(0.0, gap)) if consecutive else -leaving
+            if consecutive:
+                total += (settings.tracker_bonus + 2 * settings.interior_bonus) * math.exp(-max(0.0, gap))
+            else:
+                for at_border in (leaves, _at_border(second.track.boxes[0], size_wh)):
+                    total += -settings.exit_penalty if at_border else settings.interior_bonus
             gain[i, j] = total
     rows, columns = optimize.linear_sum_assignment(-np.concatenate([gain, np.zeros((count, count))], axis=1))
     return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if j < count and gain[i, j] > 0}
 
 
-def _at_border(piece: _Piece, size_wh: tuple[int, int]) -> bool:
-    left, top, right, bottom = piece.track.boxes[-1]
+def _at_border(box: tuple[float, float, float, float], size_wh: tuple[int, int]) -> bool:
+    left, top, right, bottom = box
     margin = 0.01 * max(size_wh)
     return left < margin or top < margin or right > size_wh[0] - margin or bottom > size_wh[1] - margin
 

@@ -1,8 +1,11 @@
 """From boxes with ids to tracks and their best crops.
 
-Of each second of a track, the best crop by ``crop_quality`` is a sample. Samples are embedded in batches; only the
-embedding and a JPEG stay in memory. At the end ``choose_samples`` picks the samples of a track to store: good ones that
-differ in time and appearance, so that front and back views are both kept.
+Of each second of a track, the best crop by ``crop_quality`` is a candidate. A run is a part of a track in which the
+person is not lost and begins to overlap with nobody. When a run ends, only the candidates at its two ends and one for
+each ``MIDDLE_S`` seconds between them become samples: joining and splitting compare the ends, and embeddings cost more
+than all else after the detector. Samples are embedded in batches; only the embedding and a JPEG stay in memory. At the
+end ``choose_samples`` picks the samples of a track to store: good ones that differ in time and appearance, so that
+front and back views are both kept.
 """
 
 import io
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osnet import Embedder
+from osnet.video.detectors import iou
 from osnet.video.protocols import NO_ID, Boxes, Floats, Ints, Track, VideoFrame
 
 GOOD_HEIGHT = 160
@@ -23,6 +27,16 @@ BORDER = 2
 SHARP = 60.0
 """A sixteenth of the mean squared Laplacian at which ``sharpness`` is 0.5."""
 JPEG_QUALITY = 90
+ENDS = 2
+"""Samples at each end of a run."""
+MIDDLE_S = 5.0
+"""Between its ends, a run has one sample for each interval of this many seconds."""
+LOST_S = 0.45
+"""A run ends when its track has no box for this many seconds, but not between two consecutive frames."""
+CROSSING_IOU = 0.35
+"""A box that overlaps with another person's by at least this IoU may show either of them."""
+CROSSING_FRAMES = 5
+"""A crossing has ended after this many frames without such an overlap."""
 MAX_SAMPLES = 64
 """Per track. Beyond this, only the better sample of each two neighbours is kept."""
 
@@ -42,25 +56,36 @@ class Sample:
     jpeg: bytes
 
 
-@dataclass
+@dataclass(eq=False)
 class _Candidate:
-    """The best crop of a track in the current second."""
+    """The best crop of a track in one interval of ``sample_s``."""
 
     slot: int
     number: int
     time_s: float
     box: tuple[float, float, float, float]
+    clean: bool
+    """The track is not in a crossing."""
     quality: float
     pixels: NDArray[np.uint8]
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        return self.clean, self.quality
 
 
 @dataclass
 class _Kept:
-    """A track, its samples, and its candidate of the current second."""
+    """A track, its samples, and the candidates of its current run."""
 
     track: Track
     samples: list[Sample] = field(default_factory=list)
-    candidate: _Candidate | None = None
+    run: list[_Candidate] = field(default_factory=list)
+    """In the order of time, at most one for each interval."""
+    begin_s: float = 0.0
+    """When the run began; intervals count from here."""
+    crossed: int | None = None
+    """Counter of the last frame that overlapped with another person."""
 
 
 class Collector:
@@ -68,33 +93,43 @@ class Collector:
 
     Args:
         embedder: computes the embeddings.
-        sample_s: length in seconds of the intervals from which one sample is taken.
+        sample_s: length in seconds of the intervals of which one crop is a candidate.
     """
 
     def __init__(self, embedder: Embedder, sample_s: float = 1.0) -> None:
         self._embedder, self._sample_s = embedder, sample_s
         self._kept: dict[int, _Kept] = {}
         self._waiting: list[tuple[_Kept, _Candidate]] = []
-        self._previous: set[int] = set()
+        self._open: dict[int, float] = {}
+        """Time of the last box, of the tracks whose run has not ended."""
+        self._frames = 0
+        self._time_s = -float("inf")
 
     def add(self, frame: VideoFrame, boxes: Boxes, ids: Ints) -> None:
         """Add the next frame."""
         seen: set[int] = set()
-        covered = cover(boxes.xyxy)
-        slot = int(frame.time_s // self._sample_s)
-        for place in np.flatnonzero(ids != NO_ID):
+        self._frames += 1
+        before_s, self._time_s = self._time_s, frame.time_s
+        for key in [k for k, last_s in self._open.items() if last_s < before_s and frame.time_s - last_s > LOST_S]:
+            self._release(self._kept[key])
+            del self._open[key]
+        places = np.flatnonzero(ids != NO_ID)
+        covered, overlaps = cover(boxes.xyxy), iou(boxes.xyxy[places], boxes.xyxy[places])
+        np.fill_diagonal(overlaps, 0)
+        for row, place in enumerate(places.tolist()):
             key, box = int(ids[place]), tuple(boxes.xyxy[place].tolist())
             kept = self._kept.setdefault(key, _Kept(Track(key)))
             if key in seen:
                 continue  # if a tracker assigns an id twice in a frame, the first box counts
             seen.add(key)
             kept.track.append(frame.number, frame.time_s, box, float(boxes.scores[place]))
-            if kept.candidate is not None and kept.candidate.slot != slot:
-                self._release(kept)
-            self._consider(kept, frame, box, float(boxes.scores[place]), float(covered[place]), slot)
-        for key in self._previous - seen:  # a lost track may never return, so its candidate is released now
-            self._release(self._kept[key])
-        self._previous = seen
+            crossing = kept.crossed is not None and self._frames - kept.crossed <= CROSSING_FRAMES
+            if (overlaps[row] >= CROSSING_IOU).any():
+                if not crossing:
+                    self._release(kept)
+                kept.crossed, crossing = self._frames, True
+            self._consider(kept, frame, box, float(boxes.scores[place]), float(covered[place]), not crossing)
+            self._open[key] = frame.time_s
 
     def _consider(
         self,
@@ -103,43 +138,55 @@ class Collector:
         box: tuple[float, float, float, float],
         score: float,
         covered: float,
-        slot: int,
+        clean: bool,
     ) -> None:
         height, width = frame.image.shape[:2]
         left, top, right, bottom = (int(v) for v in box)
         left, top, right, bottom = max(0, left), max(0, top), min(width, right), min(height, bottom)
         if right - left < 2 or bottom - top < 4:
             return
+        if not kept.run:
+            kept.begin_s = frame.time_s
+        slot = int((frame.time_s - kept.begin_s + 1e-6) // self._sample_s)
         cut = min(left, top) < BORDER or right > width - BORDER or bottom > height - BORDER
-        best = kept.candidate.quality if kept.candidate is not None else 0.0
-        if crop_quality(score, bottom - top, covered, cut, 1.0) <= best:
+        same_slot = bool(kept.run) and kept.run[-1].slot == slot
+        best = kept.run[-1].rank if same_slot else (False, 0.0)
+        if (clean, crop_quality(score, bottom - top, covered, cut, 1.0)) <= best:
             return
         pixels = frame.image[top:bottom, left:right]
         quality = crop_quality(score, bottom - top, covered, cut, sharpness(pixels))
-        if quality > best:
-            kept.candidate = _Candidate(slot, frame.number, frame.time_s, box, quality, pixels.copy())
+        if (clean, quality) <= best:
+            return
+        if same_slot:
+            kept.run.pop()
+        kept.run.append(_Candidate(slot, frame.number, frame.time_s, box, clean, quality, pixels.copy()))
+        if len(kept.run) > 2 * ENDS + 1:  # at least two between the ends
+            earlier, later = kept.run[-ENDS - 2], kept.run[-ENDS - 1]
+            if (earlier.time_s - kept.begin_s) // MIDDLE_S == (later.time_s - kept.begin_s) // MIDDLE_S:
+                kept.run.remove(earlier if later.rank > earlier.rank else later)
 
     def _release(self, kept: _Kept) -> None:
-        """Queue the candidate of a track for embedding, because its second has ended."""
-        if kept.candidate is not None:
-            self._waiting.append((kept, kept.candidate))
-            kept.candidate = None
-        if len(self._waiting) >= self._embedder.batch_size:
+        """Queue the samples of a track's run for embedding, because the run has ended."""
+        chosen = [c for c in kept.run if c.clean] or sorted(kept.run, key=lambda c: -c.quality)[:1]
+        self._waiting += [(kept, candidate) for candidate in chosen]
+        kept.run = []
+        while len(self._waiting) >= self._embedder.batch_size:
             self._embed()
 
     def _embed(self) -> None:
-        if not self._waiting:
+        batch = self._waiting[: self._embedder.batch_size]
+        if not batch:
             return
-        vectors = self._embedder.embed([candidate.pixels for _, candidate in self._waiting])
+        vectors = self._embedder.embed([candidate.pixels for _, candidate in batch])
         if not self._embedder.normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        for (kept, c), vector in zip(self._waiting, vectors, strict=True):
+        for (kept, c), vector in zip(batch, vectors, strict=True):
             sample = Sample(c.number, c.time_s, c.box, round(c.quality, 4), vector, encode_jpeg(c.pixels))
             kept.samples.append(sample)
             if len(kept.samples) > MAX_SAMPLES:
                 pairs = [kept.samples[i : i + 2] for i in range(0, len(kept.samples), 2)]
                 kept.samples = [max(pair, key=lambda s: s.quality) for pair in pairs]
-        self._waiting.clear()
+        del self._waiting[: len(batch)]
 
     def finish(self) -> tuple[list[Track], dict[int, list[Sample]]]:
         """The tracks in the order of their ids, and by id the samples of each in the order of time."""

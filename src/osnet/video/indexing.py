@@ -35,7 +35,7 @@ class IndexSettings:
     fps: float | None = None
     """Highest number of frames per second; None: all."""
     sample_s: float = 1.0
-    """One crop per track is embedded in each interval of this many seconds."""
+    """The best crop in each interval of this many seconds may be embedded; see ``crops.py`` for the choice."""
     crops: int = 6
     """Largest number of crops that are stored of a tracklet."""
     min_frames: int = 3
@@ -142,6 +142,7 @@ def index_footage(
                 write_segment(store.folder, one.name, finished, about, embedder.embedding_size)
                 report.segments_added += 1
                 report.tracklets_added += len(finished)
+                del finished  # else it stays in memory during the next segment
                 report.frames += frames
                 report.troubles += [f"{one.footage.path} {trouble}" for trouble in troubles]
             else:

@@ -270,6 +270,7 @@ def index_stream(
                 write_segment(store.folder, segment_name(camera, start_s), finished, about, embedder.embedding_size)
                 report.segments_added += 1
                 report.tracklets_added += len(finished)
+                del finished  # else it stays in memory during the next segment
                 if on_segment is not None:
                     on_segment(report)
         finally:
