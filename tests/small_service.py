@@ -63,7 +63,9 @@ class Site:
         self.clock = Clock()
         self.archive = archive
         self.service = Service(
-            ServiceOptions(archives=(archive,), state=folder / "state", device="cpu", **options), self.clock, CHEAP
+            ServiceOptions(**{"archives": (archive,), "state": folder / "state", "device": "cpu", **options}),
+            self.clock,
+            CHEAP,
         )
         self.app = make_app(self.service)
         self.service.accounts.add("root", PASSWORD, "administrator", by="test")

@@ -21,7 +21,8 @@ from osnet.client import Client, ServiceError
 from osnet.errors import DataError
 from osnet.models.heads import AttributeHead
 from osnet.service import audit
-from osnet.service.library import Filters, local_offsets, refine_query
+from osnet.service.columns import Filters, local_offsets
+from osnet.service.queries import refine_query
 from osnet.service.scores import CalibratedPoint, ScoreScale
 from osnet.video import Archive
 from osnet.video.links import read_links
@@ -133,7 +134,7 @@ def test_weekdays_and_hours_by_a_slow_loop(site: Site) -> None:
         }
     )
     for days, first, last in (((0, 4), None, None), (None, 22.0, 6.0), ((6,), 8.5, 12.0), (None, 9.0, 9.0)):
-        got = library.passing(Filters(weekdays=days, from_hour=first, to_hour=last), lambda _: True, changed)
+        got = changed.passing(Filters(weekdays=days, from_hour=first, to_hour=last), lambda _: True)
         want = []
         for begin, end in zip(begins, ends, strict=True):
             start = datetime.fromtimestamp(begin, zone).replace(tzinfo=None)

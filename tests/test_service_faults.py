@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from osnet.service import audit, cases
+from osnet.service.columns import Filters
 from osnet.service.database import Database
-from osnet.service.library import Filters
 from small_service import Site, copy_archive, crop_file
 
 API = "/api/v1"

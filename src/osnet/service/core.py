@@ -24,7 +24,7 @@ from osnet.service.cases import Cases
 from osnet.service.database import STATE_FILE, Database, Row, StateError
 from osnet.service.erasure import Erasure
 from osnet.service.jobs import Jobs
-from osnet.service.library import Library, split_public_id
+from osnet.service.library import Library
 from osnet.service.live import Sources
 from osnet.service.retention import Retention, Settings
 from osnet.service.searches import Searches
@@ -47,6 +47,7 @@ class ServiceOptions:
     """How a service is started."""
 
     archives: tuple[Path, ...]
+    """Folders of archives and galleries."""
     state: Path
     """The folder of its state."""
     host: str = "127.0.0.1"
@@ -162,7 +163,8 @@ class Service:
                 log.exception("beside requests")
 
     def _erase(self, row: Row, plan: dict[str, Any]) -> dict[str, Any]:
-        cameras = {split_public_id(public)[1].split("/")[1] for public in plan["tracklets"]}
+        ids = filter(None, map(self.library.columns.archive_id, plan["tracklets"]))
+        cameras = {tracklet_id.split("/")[1] for _, tracklet_id in ids}
         with self.sources.paused(cameras):
             return self.erasure.run(row["account"], row["reason"], plan, row["id"])
 

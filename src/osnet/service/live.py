@@ -68,9 +68,12 @@ class Sources:
             AddressError: an address that the service does not connect to.
         """
         segment_name(camera, 0.0)
-        archive = archive or next(iter(self._library.folders))
-        if archive not in self._library.folders:
-            raise DataError(f"there is no archive {archive[:100]!r}; there are {', '.join(self._library.folders)}")
+        archives = self._library.archives
+        if not archives:
+            raise DataError("no archive is served, and a gallery takes no footage; serve an archive too")
+        archive = archive or next(iter(archives))
+        if archive not in archives:
+            raise DataError(f"there is no archive {archive[:100]!r}; there are {', '.join(archives)}")
         check_public(address, SCHEMES, self._options.allow_private_sources)
         source = secrets.token_urlsafe(9)
         with self._database.write() as tx:

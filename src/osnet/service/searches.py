@@ -20,8 +20,9 @@ from osnet.data.loading import decode_image
 from osnet.errors import DataError, GalleryError
 from osnet.service.accounts import AccessError, Actor
 from osnet.service.audit import record
+from osnet.service.columns import Filters
 from osnet.service.database import Database, Row, Transaction
-from osnet.service.library import Filters, Library, ScoredTracklet, refine_query
+from osnet.service.library import Library, ScoredTracklet
 from osnet.service.queries import (
     Query,
     clean_label,
@@ -30,10 +31,12 @@ from osnet.service.queries import (
     filters_from,
     mean_of,
     queries_vector,
+    refine_query,
     small_jpeg,
 )
 from osnet.service.scores import DESCRIBED, Meaning
 from osnet.video.archive import Tracklet
+from osnet.video.protocols import FootageError
 
 Floats = NDArray[np.float32]
 Answer = Literal["yes", "no"]
@@ -101,9 +104,13 @@ class Searches:
     def read_tracklet(self, actor: Actor, public: str) -> Query:
         """A query from a tracklet: its mean. Raises MissingError if the asker may not see it."""
         tracklet = self.see_tracklet(actor, public)
-        return Query(
-            str(tracklet), small_jpeg(tracklet.best_crop.path.read_bytes()), self._library.mean(public), public
-        )
+        return Query(str(tracklet), self._small_picture(tracklet), self._library.mean(public), public)
+
+    def _small_picture(self, tracklet: Tracklet) -> bytes:
+        try:
+            return small_jpeg(self._library.picture(tracklet))
+        except FootageError:  # a gallery's crop whose picture is not there can still be searched by
+            return encode_small(Image.new("RGB", (64, 128), (128, 128, 128)))
 
     def see_tracklet(self, actor: Actor, public: str) -> Tracklet:
         """A tracklet that the asker may see. Raises MissingError else."""

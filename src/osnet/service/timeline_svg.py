@@ -1,17 +1,19 @@
 """The timeline as SVG without styles in it: a line per camera, a bar per appearance, its link, its way to the next."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from html import escape
 
 from osnet.service.timelines import Appearance
-from osnet.video.archive import format_time
+from osnet.service.times import show_clock, show_moment
 
 WIDTH, LEFT, ROW, BAR, TOP = 960, 120, 44, 18, 26
 
 
 def draw_timeline(shown: Sequence[Appearance], search: str) -> str:
-    """SVG markup; empty without appearances. Classes are coloured by the page's style sheet."""
+    """SVG markup of the appearances whose time is known; empty without any. The page's style sheet colours classes."""
+    shown = [one for one in shown if not math.isnan(one.begin_s)]
     if not shown:
         return ""
     begin, end = min(one.begin_s for one in shown), max(one.end_s for one in shown)
@@ -27,7 +29,7 @@ def draw_timeline(shown: Sequence[Appearance], search: str) -> str:
     for camera, number in row.items():
         y = TOP + ROW * number + ROW / 2
         parts.append(f'<line class="lane" x1="{LEFT}" x2="{WIDTH - 16}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="lane-name" x="8" y="{y + 4}">{escape(camera[:16])}</text>')
+        parts.append(f'<text class="lane-name" x="8" y="{y + 4}">{escape(camera[:16] or "unknown")}</text>')
     confirmed = [one for one in shown if one.confirmed]
     for a, b in itertools.pairwise(confirmed):
         y1, y2 = (TOP + ROW * row[one.camera] + ROW / 2 for one in (a, b))
@@ -36,7 +38,7 @@ def draw_timeline(shown: Sequence[Appearance], search: str) -> str:
         y = TOP + ROW * row[one.camera] + (ROW - BAR) / 2
         wide = max(6.0, x(one.end_s) - x(one.begin_s))
         kind = "confirmed" if one.confirmed else "proposed"
-        title = f"{one.camera}, {format_time(one.begin_s)} to {format_time(one.end_s)}, {kind}"
+        title = f"{one.camera or 'camera unknown'}, {show_moment(one.begin_s)} to {show_clock(one.end_s)}, {kind}"
         parts.append(
             f'<a href="/tracklets/{escape(one.id)}?search={escape(search)}" aria-label="{escape(title)}">'
             f'<rect class="{kind}" x="{x(one.begin_s):.1f}" y="{y}" width="{wide:.1f}" height="{BAR}" rx="3">'
@@ -47,6 +49,6 @@ def draw_timeline(shown: Sequence[Appearance], search: str) -> str:
         anchor = ("start", "middle", "end")[round(share * 2)]
         parts.append(
             f'<text class="tick" x="{x(time_s):.1f}" y="{height - 8}" text-anchor="{anchor}">'
-            f"{format_time(time_s)[5:19].replace('T', ' ')}</text>"
+            f"{show_moment(time_s)[-14:]}</text>"
         )
     return "".join(parts) + "</svg>"
