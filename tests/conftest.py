@@ -225,6 +225,16 @@ def described_run(described_people: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def state_server() -> Iterator[str]:
+    """The address of a PostgreSQL server for the service's state; each test takes a schema of its own."""
+    pytest.importorskip("psycopg")
+    from store_servers import postgres_server
+
+    with postgres_server() as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="session")
 def painted_archive(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of painted footage: camera-1 and camera-2, three segments each; the footage lies beside it."""
     pytest.importorskip("av")

@@ -133,30 +133,39 @@ def copy_archive(archive: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def serving(archive: Path, state: Path, *more: str) -> Iterator[tuple[str, str | None, subprocess.Popen[str]]]:
-    """``osnet serve`` as a process: its address, the key of the one-time link, the process."""
+def serving(
+    folder: Path, place: Path, *more: str, state: str | None = None
+) -> Iterator[tuple[str, str | None, subprocess.Popen[str]]]:
+    """``osnet serve`` as a process: its address, the key of the one-time link, the process.
+
+    Args:
+        folder: an archive or a gallery.
+        place: the folder of the state; the log is beside it.
+        more: further arguments.
+        state: an address of Postgres that has accounts already, instead of the folder.
+    """
     command = [
         sys.executable,
         "-m",
         "osnet.cli",
         "serve",
-        str(archive),
+        str(folder),
         "--state",
-        str(state),
+        state or str(place),
         "--port",
         "0",
         "--device",
         "cpu",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    log = (state.parent / f"{state.name}.log").open("a")
+    log = (place.parent / f"{place.name}.log").open("a")
     with subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             first = process.stdout.readline()
             assert " at http" in first, f"{first!r}; {Path(log.name).read_text()[-2000:]}"
             address, key = first.split(" at ")[1].strip(), None
-            if not (state / "made").exists():
+            if state is None and not (place / "made").exists():
                 key = process.stdout.readline().partition("key=")[2].strip()
             yield address, key, process
         finally:

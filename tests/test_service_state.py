@@ -1,8 +1,14 @@
-"""The service's state: migrations, transactions, deleted bytes; the audit chain; accounts, sessions, tokens."""
+"""The service's state, in SQLite and in Postgres: migrations, transactions, deleted bytes; the audit chain; accounts,
+sessions, tokens.
+"""
 
 import json
+import secrets
 import sqlite3
-import threading
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,7 @@ import pytest
 pytest.importorskip("argon2")
 
 from osnet.cli import main
+from osnet.errors import DataError
 from osnet.service import audit
 from osnet.service.accounts import (
     IDLE_S,
@@ -24,13 +31,36 @@ from osnet.service.accounts import (
     LoginError,
     TooManyFailuresError,
 )
-from osnet.service.database import Database, StateBusyError, StateError, read_migrations, split_statements
+from osnet.service.database import (
+    Database,
+    StateBusyError,
+    StateError,
+    open_database,
+    read_migrations,
+    split_statements,
+)
+from osnet.service.database_postgres import PostgresDatabase
+from osnet.service.database_sqlite import SqliteDatabase
 from small_service import CHEAP, PASSWORD, Clock
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new state is: the folder of SQLite's file, or a schema of its own in Postgres."""
+    if request.param == "sqlite":
+        return str(tmp_path / "state")
+    return f"{request.getfixturevalue('state_server')}&schema=s{secrets.token_hex(6)}"
+
+
+def open_state(address: str) -> Database:
+    return open_database(address if address.startswith("postgresql:") else Path(address) / "state.sqlite")
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database(tmp_path / "state" / "state.sqlite")
+def database(address: str) -> Iterator[Database]:
+    opened = open_state(address)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -54,7 +84,7 @@ def actor(accounts: Accounts, name: str = "root", kind: str = "administrator") -
 def test_migrations_lead_from_nothing_and_from_each_number_to_the_newest(tmp_path: Path) -> None:
     numbers = [number for number, _ in read_migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
-    fresh = Database(tmp_path / "fresh.sqlite")
+    fresh = SqliteDatabase(tmp_path / "fresh.sqlite")
     want = schema(tmp_path / "fresh.sqlite")
     for stop in numbers:  # as a state that was written by the version with this number
         path = tmp_path / f"from-{stop}.sqlite"
@@ -67,7 +97,7 @@ def test_migrations_lead_from_nothing_and_from_each_number_to_the_newest(tmp_pat
         connection.execute("INSERT INTO settings VALUES ('kept', '1')")
         connection.commit()
         connection.close()
-        old = Database(path)
+        old = SqliteDatabase(path)
         assert schema(path) == want
         assert old.one("SELECT value FROM settings WHERE name = 'kept'") == {"value": "1"}
         old.close()
@@ -82,17 +112,150 @@ def schema(path: Path) -> set[str]:
     return found
 
 
-def test_a_newer_state_is_refused_and_kept(tmp_path: Path) -> None:
-    Database(tmp_path / "s.sqlite").close()
-    connection = sqlite3.connect(tmp_path / "s.sqlite")
-    connection.execute("INSERT INTO migrations VALUES (99, 0)")
-    connection.commit()
-    connection.close()
+def test_migrations_on_postgres_lead_from_each_number_to_the_same_schema(state_server: str) -> None:
+    import psycopg
+
+    found = []
+    for stop in range(len(read_migrations()) + 1):
+        name = f"from{stop}_{secrets.token_hex(4)}"
+        with psycopg.connect(state_server, autocommit=True) as connection:
+            if stop:  # as a state that was written by the version with this number
+                connection.execute(f"CREATE SCHEMA {name}")
+                connection.execute(f"SET search_path = {name}")
+                connection.execute("CREATE TABLE migrations (number INTEGER PRIMARY KEY, applied_s DOUBLE PRECISION)")
+                for number, sql in read_migrations()[:stop]:
+                    for statement in split_statements(sql.replace(" BYTES", " BYTEA")):
+                        connection.execute(statement)
+                    connection.execute("INSERT INTO migrations VALUES (%s, 0)", (number,))
+            state = PostgresDatabase(f"{state_server}&schema={name}")
+            state.close()
+            PostgresDatabase(f"{state_server}&schema={name}").close()  # a second start changes nothing
+            found.append(
+                connection.execute(
+                    "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns "
+                    "WHERE table_schema = %s ORDER BY 1, 2",
+                    (name,),
+                ).fetchall()
+            )
+    assert len(found[0]) > 100
+    assert all(columns == found[0] for columns in found)
+
+
+def test_a_newer_state_is_refused_and_kept(database: Database, address: str) -> None:
+    with database.write() as tx:
+        tx.run("INSERT INTO migrations VALUES (99, 0)")
     with pytest.raises(StateError, match="99"):
-        Database(tmp_path / "s.sqlite")
+        open_state(address)
+    assert database.one("SELECT number FROM migrations WHERE number = 99") == {"number": 99}
 
 
-def test_pragmas_and_modes(database: Database) -> None:
+def test_a_server_that_is_not_there_and_an_odd_schema_are_named(state_server: str) -> None:
+    with pytest.raises(StateError, match=r"127\.0\.0\.1") as failed:
+        open_database("postgresql://osnet:geheim@127.0.0.1:9/none")
+    assert "geheim" not in str(failed.value)
+    with pytest.raises(DataError, match="Robert"):
+        open_database(f"{state_server}&schema=Robert'); DROP TABLE x")
+
+
+def test_statistics_hold_no_copies_of_texts_and_bytes(state_server: str) -> None:
+    """ANALYZE would copy values of the tables into pg_statistic, which no erasure rewrites."""
+    database = PostgresDatabase(f"{state_server}&schema=s{secrets.token_hex(6)}")
+    with database.write() as tx:
+        tx.run_many("INSERT INTO settings VALUES (?, ?)", [(f"n{n}", "a-person") for n in range(100)])
+        tx.run_many("INSERT INTO retention VALUES (?, 7)", [(f"c{n}",) for n in range(100)])
+    for table in ("settings", "retention"):
+        database.all(f"ANALYZE {table}")
+    rows = database.all("SELECT attname FROM pg_stats WHERE schemaname = ?", database.schema)
+    assert [row["attname"] for row in rows] == ["days"]
+    database.close()
+
+
+def test_connections_are_used_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads come and go; the number of connections stays."""
+    made = []
+    connect = database._connect
+    monkeypatch.setattr(database, "_connect", lambda: made.append(1) or connect())  # type: ignore[func-returns-value]
+    for _ in range(30):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(database.all, "SELECT name FROM settings").result()
+            pool.submit(fill, database, 1).result()
+    assert len(made) <= 1
+
+
+def test_texts_that_no_database_stores(database: Database) -> None:
+    """Zero bytes and halves of surrogate pairs come from names and reasons; the chain stays whole."""
+    odd = "a\0b\ud800c \U0001f600"
+    with database.write() as tx:
+        audit.record(tx, odd, "view", {"name": odd.replace("\ud800", "")}, odd)
+        tx.run("INSERT INTO settings VALUES (?, '1')", odd)
+    assert database.all("SELECT name FROM settings") == [{"name": "a\ufffdb\ufffdc \U0001f600"}]
+    assert audit.verify(database).is_whole
+
+
+def test_only_one_service_runs_on_a_state(database: Database, address: str) -> None:
+    database.claim()
+    second = open_state(address)
+    with pytest.raises(StateBusyError, match="another service"):
+        second.claim()
+    database.unclaim()
+    second.claim()
+    second.unclaim()
+    second.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from osnet.service import audit
+from osnet.service.database import open_database
+address = sys.argv[1]
+database = open_database(address if address.startswith("postgresql:") else Path(address) / "state.sqlite")
+for number in range(10):
+    with database.write() as tx:
+        audit.record(tx, sys.argv[2], "view", {"n": number})
+        tx.run("INSERT INTO settings VALUES (?, '1')", f"{sys.argv[2]} {number}")
+"""
+
+
+def test_the_chain_is_whole_under_writers_in_threads_and_processes(database: Database, address: str) -> None:
+    others = [subprocess.Popen([sys.executable, "-c", WRITER, address, f"process {n}"]) for n in range(2)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: fill(database, 3), range(4)))
+    assert [other.wait(120) for other in others] == [0, 0]
+    found = audit.verify(database)
+    assert found.is_whole, found.faults
+    assert found.entries == 2 * 10 + 4 * 3
+    assert len(database.all("SELECT name FROM settings")) == 2 * 10
+    seqs = [row["seq"] for row in database.all("SELECT seq FROM audit ORDER BY seq")]
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+def test_a_connection_that_the_server_ended_is_made_anew(state_server: str) -> None:
+    import psycopg
+
+    database = PostgresDatabase(f"{state_server}&schema=s{secrets.token_hex(6)}")
+    fill(database, 1)
+    with psycopg.connect(state_server, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+            "AND application_name = 'osnet serve'"
+        )
+    fill(database, 1)
+    assert audit.verify(database).entries == 2
+    with pytest.raises(StateError), database.write() as tx:  # in the middle of a transaction: nothing of it stays
+        audit.record(tx, "anna", "view")
+        with psycopg.connect(state_server, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                "AND application_name = 'osnet serve'"
+            )
+        audit.record(tx, "anna", "view")
+    assert audit.verify(database).entries == 2
+    database.close()
+
+
+def test_pragmas_and_modes(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "state" / "state.sqlite")
     for pragma, want in (("secure_delete", 1), ("foreign_keys", 1), ("journal_mode", "wal"), ("synchronous", 2)):
         assert next(iter(database.one(f"PRAGMA {pragma}").values())) == want, pragma  # type: ignore[union-attr]
     assert database.path.stat().st_mode & 0o077 == 0
@@ -112,7 +275,7 @@ def test_deleted_bytes_are_in_no_file_after_forget(database: Database) -> None:
     secret = b"PIECE-OF-A-VECTOR-0123456789"
     with database.write() as tx:
         for number in range(50):
-            tx.run("INSERT INTO settings VALUES (?, ?)", f"s{number}", secret.decode() * 200)
+            tx.run("INSERT INTO settings VALUES (?, ?)", f"s{number}", secret.decode() + secrets.token_hex(600))
     assert any(secret in path.read_bytes() for path in database.files())  # the control: it would be found
     with database.write() as tx:
         tx.run("DELETE FROM settings")
@@ -120,23 +283,25 @@ def test_deleted_bytes_are_in_no_file_after_forget(database: Database) -> None:
     assert not any(secret in path.read_bytes() for path in database.files())
 
 
-def test_a_state_that_another_process_holds_is_busy(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_another_process_holds_is_busy(
+    database: Database, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("osnet.service.database.BUSY_TIMEOUT_S", 0.05)
-    other = sqlite3.connect(database.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    second = object.__new__(Database)
-    second.__dict__.update(database.__dict__)
-    second._local = threading.local()
-    with pytest.raises(StateBusyError, match="locked"), second.write() as tx:
+    second = open_state(address)
+    with database.write():
+        with pytest.raises(StateBusyError, match="locked"), second.write() as tx:
+            tx.run("DELETE FROM settings")
+        assert second.all("SELECT * FROM settings") == []  # reading still works
+    with second.write() as tx:
         tx.run("DELETE FROM settings")
-    other.execute("ROLLBACK")
+    second.close()
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     path.write_bytes(b"this is no database" * 100)
     with pytest.raises(StateError, match=r"s\.sqlite"):
-        Database(path)
+        SqliteDatabase(path)
 
 
 # Audit
@@ -190,19 +355,19 @@ def test_details_are_erased_and_the_chain_stays_whole(database: Database) -> Non
     assert entries[7].what == {"entries": [2, 5]}
 
 
-def test_audit_verify_command(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_verify_command(database: Database, address: str, capsys: pytest.CaptureFixture[str]) -> None:
     fill(database)
     last = audit.verify(database).last_hash
     with database.write() as tx:
         audit.record(tx, "anna", "view")
-    main(["audit", "verify", str(database.path.parent), "--last-hash", last])
+    main(["audit", "verify", address, "--last-hash", last])
     assert "7 entries" in capsys.readouterr().out
     with database.write() as tx:  # cut at the end: whole by itself, but not with a hash that was noted
         for table in ("audit_details", "audit"):
             tx.run(f"DELETE FROM {table} WHERE seq >= 6")
-    main(["audit", "verify", str(database.path.parent)])
+    main(["audit", "verify", address])
     with pytest.raises(SystemExit) as ended:
-        main(["audit", "verify", str(database.path.parent), "--last-hash", last])
+        main(["audit", "verify", address, "--last-hash", last])
     assert ended.value.code == 1
     assert last in capsys.readouterr().out
 
@@ -313,7 +478,7 @@ def test_the_last_administrator_stays(accounts: Accounts) -> None:
     root = actor(accounts)
     for change in ({"disabled": True}, {"role": "viewer"}):
         with pytest.raises(AccountError, match="administrator"):
-            accounts.change(root.account, root, **change)  # type: ignore[arg-type]
+            accounts.change(root.account, root, **change)
     actor(accounts, "second")
     accounts.change(root.account, root, disabled=True)
 

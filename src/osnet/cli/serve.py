@@ -21,7 +21,7 @@ def serve(
     port: int = 8750,
     public_name: tuple[str, ...] = (),
     tls: bool = False,
-    state: Path | None = None,
+    state: str | None = None,
     calibration: tuple[Path, ...] = (),
     footage: tuple[Path, ...] = (),
     attributes: str | None = None,
@@ -42,7 +42,8 @@ def serve(
         port: the port; 0 takes a free one.
         public_name: further host names that requests may be for, as behind a proxy.
         tls: a proxy in front speaks HTTPS; cookies are then sent by HTTPS only.
-        state: the folder of accounts, audit log, cases and jobs; default: the first archive's name with .service.
+        state: the folder of accounts, audit log, cases and jobs, or postgresql://user@host/database (then the folder
+            holds files of a moment only); default: a folder with the first archive's name and .service.
         calibration: files of `osnet calibrate --fpr RATE --out FILE`, which say what a score means.
         footage: folders where footage, and pictures of galleries, are looked for if they were moved since.
         attributes: weights that predict attributes, for searches by description.
@@ -58,11 +59,15 @@ def serve(
 
     from osnet.service.app import make_app
     from osnet.service.core import Service, ServiceOptions
+    from osnet.service.database import POSTGRES
 
     first = archives[0].resolve() if archives else Path()
+    on_postgres = state is not None and state.startswith(POSTGRES)
+    folder = first.with_name(first.name + ".service") if state is None or on_postgres else Path(state)
     options = ServiceOptions(
         archives=archives,
-        state=state or first.with_name(first.name + ".service"),
+        state=folder,
+        database=state if on_postgres else None,
         host=host,
         port=port,
         public_name=public_name,

@@ -21,7 +21,7 @@ from osnet.files import make_folder
 from osnet.service.accounts import Accounts, Actor
 from osnet.service.audit import record
 from osnet.service.cases import Cases
-from osnet.service.database import STATE_FILE, Database, Row, StateError
+from osnet.service.database import STATE_FILE, Row, StateError, open_database
 from osnet.service.erasure import Erasure
 from osnet.service.jobs import Jobs
 from osnet.service.library import Library
@@ -49,7 +49,9 @@ class ServiceOptions:
     archives: tuple[Path, ...]
     """Folders of archives and galleries."""
     state: Path
-    """The folder of its state."""
+    """The folder of its state, and of files that it makes for a moment."""
+    database: str | None = None
+    """Address of the state in Postgres; None: SQLite in the folder."""
     host: str = "127.0.0.1"
     port: int = 8750
     public_name: tuple[str, ...] = ()
@@ -95,7 +97,7 @@ class Service:
         self.library = Library(
             options.archives, options.calibration, options.footage, attributes, read_zone(options.zone), options.device
         )
-        self.database = Database(options.state / STATE_FILE)
+        self.database = open_database(options.database or options.state / STATE_FILE)
         self.accounts = Accounts(self.database, clock, hasher)
         self.settings = Settings(self.database)
         self.searches = Searches(self.database, self.library, clock)
@@ -128,7 +130,12 @@ class Service:
             )
 
     def start(self) -> None:
-        """Begin the work beside requests: jobs, retention, live sources, the watch list."""
+        """Begin the work beside requests: jobs, retention, live sources, the watch list.
+
+        Raises:
+            StateBusyError: another service runs on the same state.
+        """
+        self.database.claim()
         self.jobs.start()
         self.sources.start()
         self._thread = threading.Thread(target=self._tick, name="osnet-service", daemon=True)
@@ -142,6 +149,7 @@ class Service:
         self.sources.stop()
         self.jobs.stop()
         shutil.rmtree(self.temporary, ignore_errors=True)
+        self.database.unclaim()
         self.database.close()
 
     def _tick(self) -> None:

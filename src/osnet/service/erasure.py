@@ -223,7 +223,7 @@ class Erasure:
                 "removed": removed,
                 "rows": rows,
                 "audit_entries_without_details": entries,
-                "out_of_reach": plan["contents"]["out_of_reach"],
+                "out_of_reach": {**plan["contents"]["out_of_reach"], "state": self._database.out_of_reach()},
             }
             unchecked = {**report, "check": "interrupted before the files were looked through"}
             tx.run("UPDATE jobs SET input = '{}', report = ? WHERE id = ?", json.dumps(unchecked), job)
@@ -274,6 +274,7 @@ class Erasure:
         self, probes: dict[str, list[bytes]], tracklets: set[str], touched: Sequence[str]
     ) -> tuple[list[str], list[Path]]:
         places = [path for path in self._folder.rglob("*") if path.is_file()]
+        places += [path for path in self._database.files() if not path.is_relative_to(self._folder)]
         for name in self._library.archives:
             folder = self._library.folders[name]
             places += [path for path in folder.iterdir() if path.is_file()]
