@@ -43,7 +43,7 @@ def draw_archive(folder: Path, weights: Path, tracklets: int) -> Path:
     """So many tracklets of one crop, over four cameras."""
     rng = np.random.default_rng(0)
     embedder = Embedder(weights, device="cpu")
-    Archive.for_embedder(folder, embedder)
+    Archive.open(folder, embedder)
     jpeg = encode_jpeg(rng.integers(0, 255, (128, 64, 3), dtype=np.uint8))
     start = 1_767_600_000.0
     for first in range(0, tracklets, PER_SEGMENT):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -123,15 +124,13 @@ def test_weekdays_and_hours_by_a_slow_loop(site: Site) -> None:
     zone = ZoneInfo("Europe/Berlin")
     begins = rng.uniform(1.7e9, 1.73e9, 400)  # over both changes of the clock
     ends = begins + rng.uniform(1, 4000, 400)
-    changed = type(columns)(
-        **{
-            **vars(columns),
-            "ids": tuple(map(str, range(400))),
-            "cameras": np.array(["gate"] * 400),
-            "begins": begins,
-            "ends": ends,
-            "local_begins": begins + local_offsets(begins, zone),
-        }
+    changed = replace(
+        columns,
+        ids=tuple(map(str, range(400))),
+        cameras=np.array(["gate"] * 400),
+        begins=begins,
+        ends=ends,
+        local_begins=begins + local_offsets(begins, zone),
     )
     for days, first, last in (((0, 4), None, None), (None, 22.0, 6.0), ((6,), 8.5, 12.0), (None, 9.0, 9.0)):
         got = changed.passing(Filters(weekdays=days, from_hour=first, to_hour=last), lambda _: True)

@@ -12,10 +12,9 @@ from starlette.background import BackgroundTask
 
 from osnet.errors import DataError
 from osnet.service.accounts import Actor
-from osnet.service.api_footage import check_camera, describe_seen, has_picture
+from osnet.service.api_footage import check_camera, describe_seen
 from osnet.service.columns import Filters
 from osnet.service.core import Service
-from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.media import read_frame
 from osnet.service.queries import filters_from
 from osnet.service.schemas import (
@@ -88,7 +87,8 @@ def search(service: ServiceDep, actor: Searcher, given: SearchIn) -> SearchOut:
         check_camera(service, actor, box.camera)
         frame, time_s, _ = read_frame(service.library, box.camera, box.time_s)
         queries.append(service.searches.read_box(actor, box.camera, time_s, box.box, frame))
-    new = service.searches.create(
+    shown: list[SearchOut] = []
+    service.searches.create(
         actor,
         queries,
         to_filters(given.filters),
@@ -96,8 +96,9 @@ def search(service: ServiceDep, actor: Searcher, given: SearchIn) -> SearchOut:
         lacking=given.lacking,
         reason=reason,
         case_id=given.case,
+        then=lambda new: shown.append(show_search(service, actor, new)),
     )
-    return show_search(service, actor, new)
+    return shown[0]
 
 
 @router.post("/searches/photos", status_code=201, tags=["search"])
@@ -121,8 +122,16 @@ def search_photos(
         service.searches.read_photo(photo.file.read(), photo.filename or "photo", box)
         for photo, box in zip(photos, boxes, strict=True)
     ]
-    new = service.searches.create(actor, queries, to_filters(said.filters), reason=reason, case_id=said.case)
-    return show_search(service, actor, new)
+    shown: list[SearchOut] = []
+    service.searches.create(
+        actor,
+        queries,
+        to_filters(said.filters),
+        reason=reason,
+        case_id=said.case,
+        then=lambda new: shown.append(show_search(service, actor, new)),
+    )
+    return shown[0]
 
 
 @router.get("/searches", tags=["search"])
@@ -289,7 +298,7 @@ def show_hits(
 
 def show_hit(service: Service, actor: Actor, one: Found) -> HitOut:
     """A hit as the API gives it."""
-    address, seen = f"/api/v1/tracklets/{one.id}", one.tracklet
+    address, seen = f"/api/v1/tracklets/{one.id}", one.seen
     return HitOut(
         place=one.place,
         tracklet=one.id,
@@ -299,8 +308,8 @@ def show_hit(service: Service, actor: Actor, one: Found) -> HitOut:
         meaning=MeaningOut(strangers=one.meaning.strangers, text=one.meaning.text),
         answer=one.answer,
         answered_by=one.answered_by,
-        thumbnail=f"{address}/crops/0.jpg?logged={service.sign_view(actor, one.id)}" if has_picture(seen) else None,
-        clip=None if isinstance(seen, GalleryCrop) else f"{address}/clip.mp4",
+        thumbnail=f"{address}/crops/0.jpg?logged={service.sign_view(actor, one.id)}" if seen.has_picture else None,
+        clip=None if seen.crop else f"{address}/clip.mp4",
     )
 
 

@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
 from osnet.service.accounts import Actor
+from osnet.service.columns import Glance
 from osnet.service.core import Service
 from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.media import draw_why, made_clip, read_frame
@@ -30,7 +31,7 @@ def get_tracklet(
     address = f"/api/v1/tracklets/{tracklet}"
     return TrackletOut(
         id=tracklet,
-        **describe_seen(seen),
+        **describe_seen(service.library.glance(tracklet)),
         num_frames=len(seen.numbers),
         clip=None if isinstance(seen, GalleryCrop) else f"{address}/clip.mp4",
         crops=[
@@ -139,9 +140,9 @@ def boxes_at(service: Service, camera: str, time_s: float) -> list[tuple[str, li
     return shown
 
 
-def describe_seen(seen: Tracklet) -> dict[str, Any]:
+def describe_seen(seen: Glance) -> dict[str, Any]:
     """What hits and tracklets say of themselves in the API."""
-    crop = seen if isinstance(seen, GalleryCrop) else None
+    crop = seen.crop
     return {
         "kind": "crop" if crop else "tracklet",
         "camera": seen.camera,

@@ -171,7 +171,7 @@ class Cases:
         return digest
 
     def _add_hit(self, add: Callable[..., None], name: str, hit: Found, folder: Path) -> dict[str, Any]:
-        seen = hit.tracklet
+        seen = self._library.tracklet(hit.id)
         about: dict[str, Any] = {
             "tracklet": hit.id,
             "camera": seen.camera or "unknown",

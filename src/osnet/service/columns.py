@@ -8,13 +8,15 @@ Shapes: T tracklets and crops, D embedding.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from osnet.errors import DataError
-from osnet.service.gallery_crops import ServedGallery
-from osnet.service.times import CLOCK_FROM_S
+from osnet.gallery.exact_search import CODES_FROM, Block, encode, find_candidates
+from osnet.service.gallery_crops import GalleryCrop, ServedGallery
+from osnet.service.times import CLOCK_FROM_S, show_moment
 from osnet.video.archive import Archive
 
 Floats = NDArray[np.float32]
@@ -47,6 +49,25 @@ class Filters:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """What lists show of a tracklet, or of a gallery's crop; nothing is read from an archive for it."""
+
+    camera: str
+    begin_s: float
+    end_s: float
+    num_crops: int
+    crop: GalleryCrop | None = None
+
+    @property
+    def has_picture(self) -> bool:
+        """False for a gallery's crop whose picture is not there."""
+        return self.crop is None or self.crop.picture is not None
+
+    def __str__(self) -> str:
+        return f"{self.camera or 'camera unknown'}, {show_moment(self.begin_s)}"
+
+
+@dataclass(frozen=True)
 class Columns:
     """All tracklets and crops at one moment."""
 
@@ -67,12 +88,62 @@ class Columns:
     states: dict[str, tuple[str, ...]]
     """Name of an archive or gallery -> what it consisted of, to see changes."""
 
+    @cached_property
+    def _camera_codes(self) -> tuple[NDArray[np.intp], list[str]]:
+        names, codes = np.unique(self.cameras, return_inverse=True)
+        return codes.reshape(-1), names.tolist()
+
+    @cached_property
+    def block(self) -> Block:
+        """The means for the first pass of a search; with 8-bit codes from so many rows on that they are faster."""
+        codes, scales = encode(self.means) if len(self.ids) >= CODES_FROM else (None, None)
+        return Block(0, self.means, codes, scales)
+
+    @cached_property
+    def _crops(self) -> tuple[list[Floats], NDArray[np.int64]]:
+        """Arrays of the crops' vectors, and for each row (T, 3): which array, and its first and last crop there."""
+        tables: list[Floats] = []
+        parts = [np.empty((0, 3), np.int64)]
+        for name in self.states:
+            if name in self.galleries:
+                tables.append(self.galleries[name].vectors)
+                firsts = np.arange(len(tables[-1]))
+                parts.append(np.stack([np.full(len(firsts), len(tables) - 1), firsts, firsts + 1], axis=1))
+                continue
+            for vectors, firsts in self.archives[name].crop_tables():
+                parts.append(np.stack([np.full(len(firsts) - 1, len(tables)), firsts[:-1], firsts[1:]], axis=1))
+                tables.append(vectors)
+        return tables, np.concatenate(parts)
+
+    def crops(self, rows: NDArray[np.intp]) -> list[Floats]:
+        """For each of some rows the vectors (C, D) of its crops."""
+        tables, places = self._crops
+        return [tables[table][first:last] for table, first, last in places[rows].tolist()]
+
+    def warm(self) -> None:
+        """Compute now what the first search would."""
+        _ = self._camera_codes, self._crops
+        if self.block.codes is not None:  # compiles the loop, if nobody has
+            find_candidates(lambda: [self.block], self.means[:1], top=1, num_rows=len(self.ids))
+
+    def nearest(self, query_D: Floats, rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+        """Those of ``rows`` (ascending) whose means have the ``most`` largest cosines with a query, best first."""
+        chosen = None if len(rows) == len(self.ids) else rows
+        near = rows
+        if len(rows) > most:
+            candidates = find_candidates(
+                lambda: [self.block], query_D[None], top=most, num_rows=len(self.ids), chosen=chosen
+            )
+            near = np.sort(candidates[0])
+        scores = self.means[near] @ query_D
+        result: NDArray[np.intp] = near[np.argsort(-scores, kind="stable")][:most]
+        return result
+
     def passing(self, filters: Filters, sees: Callable[[str], bool]) -> Mask:
         """(T,): what the filters and the asker's role let through. An unknown time passes no filter of times."""
-        allowed = [camera for camera in set(self.cameras.tolist()) if sees(camera)]
-        if filters.cameras is not None:
-            allowed = [camera for camera in allowed if camera in filters.cameras]
-        mask: Mask = np.isin(self.cameras, allowed) if allowed else np.zeros(len(self.ids), bool)
+        codes, names = self._camera_codes
+        wanted = [sees(name) and (filters.cameras is None or name in filters.cameras) for name in names]
+        mask: Mask = np.array(wanted, bool)[codes] if not all(wanted) else np.ones(len(self.ids), bool)
         if filters.after_s is not None:
             mask &= self.ends >= filters.after_s
         if filters.before_s is not None:
@@ -91,6 +162,19 @@ class Columns:
             inside = (of_day - begin_s) % DAY_S < ((end_s - begin_s) % DAY_S or DAY_S)
             mask &= inside | ((begin_s - of_day) % DAY_S <= lasted)
         return mask
+
+    def glance(self, place: int) -> Glance:
+        """What lists show of a row."""
+        _, first, last = self._crops[1][place].tolist()
+        public = self.ids[place]
+        gallery = self.galleries.get(split_public_id(public)[0]) if self.galleries else None
+        return Glance(
+            str(self.cameras[place]),
+            float(self.begins[place]),
+            float(self.ends[place]),
+            last - first,
+            None if gallery is None else gallery.crop(public),
+        )
 
     def archive_id(self, public: str) -> tuple[str, str] | None:
         """Archive and the tracklet's id in it; None for a gallery's crop. It need not exist any more."""

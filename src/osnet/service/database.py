@@ -110,7 +110,12 @@ class Transaction(ABC):
 
 
 def _storable(values: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(storable(value) if isinstance(value, str) else value for value in values)
+    return tuple(
+        [
+            storable(value) if type(value) is str and ("\0" in value or not value.isascii()) else value
+            for value in values
+        ]
+    )
 
 
 class Database(ABC):

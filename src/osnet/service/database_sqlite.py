@@ -63,6 +63,7 @@ class SqliteDatabase(Database):
         for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("PRAGMA cache_size=-1000")  # kB for each connection; one for each thread at work
         return connection
 
     def _migrate(self) -> None:

@@ -20,7 +20,7 @@ from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, GalleryError
 from osnet.files import is_plain_name
 from osnet.gallery import Gallery
-from osnet.service.columns import Columns, Filters, Floats, local_offsets, public_id, split_public_id
+from osnet.service.columns import Columns, Filters, Floats, Glance, local_offsets, public_id, split_public_id
 from osnet.service.gallery_crops import MANIFEST, GalleryCrop, ServedGallery, gallery_state
 from osnet.service.scores import ScoreScale
 from osnet.video.archive import ARCHIVE_FILE, RESCORED, WEIGHTS, Archive, Tracklet
@@ -97,6 +97,7 @@ class Library:
         self.embedder = Embedder(weights, device)
         first.check_weights(self.embedder.sha256())
         self.weights_sha256, self.weights_name = first.weights_sha256, first.weights_name
+        self._columns.warm()
         self.scale = ScoreScale.read(tuple(calibrations), self.weights_sha256)
         self._probabilities: dict[str, list[float]] = {}
 
@@ -108,7 +109,9 @@ class Library:
             now = {name: _state_of(folder) for name, folder in self.folders.items()}
             if now == self._columns.states and not force:
                 return False
-            self._columns = self._read()
+            columns = self._read()
+            columns.warm()
+            self._columns = columns
             known = self._columns.place
             self._probabilities = {public: row for public, row in self._probabilities.items() if public in known}
             return True
@@ -213,6 +216,11 @@ class Library:
         tracklet = columns.archives[name].tracklet(tracklet_id)
         return replace(tracklet, footage=self._locate(tracklet.footage))
 
+    def glance(self, public: str) -> Glance:
+        """What lists show of a tracklet or crop. Raises GalleryError if there is none of that id."""
+        columns, place = self._place_of(public)
+        return columns.glance(place)
+
     def picture(self, seen: Tracklet, number: int = 0) -> bytes:
         """A crop's picture as JPEG; number 0 is the best one. The caller has checked the number.
 
@@ -236,7 +244,8 @@ class Library:
 
     def vectors(self, public: str) -> Floats:
         """(C, D): of its crops."""
-        return self._crops(*self._place_of(public))
+        columns, place = self._place_of(public)
+        return np.array(columns.crops(np.array([place]))[0])
 
     def mean(self, public: str) -> Floats:
         """(D,): its mean."""
@@ -319,37 +328,22 @@ class Library:
         rows = np.flatnonzero(c.passing(filters, sees))
         if not len(rows):
             return []
-        most = max(top, RESCORED)
-        by_mean = (c.means if len(rows) == len(c.ids) else c.means[rows]) @ ranked_by
-        if len(rows) > most:
-            border = np.partition(by_mean, len(rows) - most)[len(rows) - most]
-            near = np.flatnonzero(by_mean >= border)
-        else:
-            near = np.arange(len(rows))
-        near = near[np.argsort(-by_mean[near], kind="stable")][:most]
-        parts = [self._crops(c, int(rows[place])) for place in near]
+        near = c.nearest(ranked_by, rows, max(top, RESCORED))
+        parts = c.crops(near)
         starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
         crops = np.concatenate(parts)
         best = np.maximum.reduceat(crops @ query_D, starts)
-        best_key = np.maximum.reduceat(crops @ ranked_by, starts)
-        means = c.means[rows[near]] @ query_D
-        found = [
-            (
-                (float(by_mean[place]) + float(key)) / 2,
-                int(rows[place]),
-                ScoredTracklet(
-                    c.ids[int(rows[place])], min(1.0, (float(mean) + float(crop)) / 2), min(1.0, float(crop))
-                ),
-            )
-            for place, key, mean, crop in zip(near, best_key, means, best, strict=True)
+        means = c.means[near] @ query_D
+        if ranked_by is query_D:
+            keys = (means + best) / 2
+        else:
+            keys = (c.means[near] @ ranked_by + np.maximum.reduceat(crops @ ranked_by, starts)) / 2
+        scores = np.minimum(1.0, (means + best) / 2)
+        order = np.lexsort((near, -keys))[:top]
+        return [
+            ScoredTracklet(c.ids[near[place]], float(scores[place]), min(1.0, float(best[place])))
+            for place in order.tolist()
         ]
-        found.sort(key=lambda f: (-f[0], f[1]))
-        return [scored for _, _, scored in found[:top]]
-
-    @staticmethod
-    def _crops(c: Columns, row: int) -> Floats:
-        name, tracklet_id = split_public_id(c.ids[row])
-        return c.archives[name].vectors(tracklet_id) if name in c.archives else c.means[row : row + 1]
 
     # Attributes
 

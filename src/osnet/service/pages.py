@@ -206,7 +206,7 @@ def timeline_page(request: Request, service: ServiceDep, search_id: str) -> HTML
         search=row,
         drawing=draw_timeline(shown, search_id),
         appearances=[
-            (one, has_picture(service.library.tracklet(one.id)), service.sign_view(actor, one.id)) for one in shown
+            (one, service.library.glance(one.id).has_picture, service.sign_view(actor, one.id)) for one in shown
         ],
         ways=[(way, cameras[way.start], cameras[way.stop]) for way in ways],
     )
@@ -294,7 +294,6 @@ def case_page(request: Request, service: ServiceDep, case_id: str) -> HTMLRespon
         title=case["title"],
         case=case,
         parts=parts,
-        has_picture=has_picture,
         sign=lambda public: service.sign_view(actor, public),
         need_reason=service.settings.get("require_reason"),
     )

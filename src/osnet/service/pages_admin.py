@@ -10,7 +10,6 @@ from osnet.errors import DataError
 from osnet.service import audit
 from osnet.service.accounts import KINDS, Actor
 from osnet.service.api_admin import start_erasure
-from osnet.service.api_footage import has_picture
 from osnet.service.core import Service
 from osnet.service.forms import Csrf, Field, Fields, enter, go, read_number, seen_cameras, submit
 from osnet.service.retention import SETTINGS
@@ -45,7 +44,6 @@ def erase_page(
         hits=hits,
         plan=None,
         sign=lambda public: service.sign_view(actor, public),
-        has_picture=has_picture,
         recent=service.searches.list_own(actor, limit=20),
     )
 

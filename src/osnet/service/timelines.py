@@ -64,7 +64,7 @@ class Timelines:
     def draw(self, actor: Actor, search: str) -> tuple[list[Appearance], list[Way]]:
         """Confirmed and proposed appearances in the order of time, and the ways between the confirmed ones."""
         shown = [
-            Appearance(f.id, f.tracklet.camera, f.tracklet.begin_s, f.tracklet.end_s, True, f.score)
+            Appearance(f.id, f.seen.camera, f.seen.begin_s, f.seen.end_s, True, f.score)
             for f in self._searches.confirmed(actor, search)
         ]
         said, there = self._searches.answers(search), {one.id for one in shown}
@@ -72,14 +72,12 @@ class Timelines:
             if len(shown) - len(there) >= PROPOSED:
                 break
             if one.id not in said:
-                shown.append(
-                    Appearance(one.id, one.tracklet.camera, one.tracklet.begin_s, one.tracklet.end_s, False, one.score)
-                )
+                shown.append(Appearance(one.id, one.seen.camera, one.seen.begin_s, one.seen.end_s, False, one.score))
         listed = {one.id for one in shown}
         for public in self._linked(there):
             if public not in listed and public not in said and self._searches.may_see(actor, public):
-                tracklet = self._library.tracklet(public)
-                shown.append(Appearance(public, tracklet.camera, tracklet.begin_s, tracklet.end_s, False, None))
+                seen = self._library.glance(public)
+                shown.append(Appearance(public, seen.camera, seen.begin_s, seen.end_s, False, None))
         shown.sort(key=lambda one: (np.isnan(one.begin_s), one.begin_s, one.id))
         return shown, self._ways([one for one in shown if one.confirmed and one.begin_s >= CLOCK_FROM_S])
 
