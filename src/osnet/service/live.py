@@ -160,6 +160,7 @@ class Sources:
             "detector": row["detector"],
             "archive": str(self._library.folders[row["archive"]].absolute()),
             "device": self._options.device,
+            "allow_private": self._options.allow_private_sources,
         }
         with self._lock:
             self._runners[source] = _Runner(given)
