@@ -225,6 +225,20 @@ def described_run(described_people: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `osnet demo` writes, with less footage than its --quick. Tests do not change it."""
+    pytest.importorskip("av")
+    pytest.importorskip("trackers")
+    from osnet.demo import run_demo
+    from osnet.progress import no_progress
+    from osnet.synthetic.footage import FootageSettings
+
+    out = tmp_path_factory.mktemp("demo") / "out"
+    run_demo(out, FootageSettings(people=3, cameras=2, seconds=14, fps=5, seed=3), no_progress)
+    return out
+
+
+@pytest.fixture(scope="session")
 def state_server() -> Iterator[str]:
     """The address of a PostgreSQL server for the service's state; each test takes a schema of its own."""
     pytest.importorskip("psycopg")
