@@ -1,6 +1,7 @@
 """Shared fixtures. Real weights and images lie outside the project; tests that need them skip without."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,25 @@ def state_server() -> Iterator[str]:
 
     with postgres_server() as (address, _):
         yield address
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def state_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new state is: the folder of SQLite's file, or a schema of its own in Postgres."""
+    if request.param == "sqlite":
+        return str(tmp_path / "state")
+    return f"{request.getfixturevalue('state_server')}&schema=s{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def database(state_address: str) -> Iterator[Any]:
+    """The state of a service, in SQLite and in Postgres."""
+    pytest.importorskip("argon2")
+    from small_service import open_state
+
+    opened = open_state(state_address)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

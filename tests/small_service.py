@@ -15,9 +15,10 @@ import argon2
 from starlette.testclient import TestClient
 
 from osnet import Embedder
-from osnet.service.accounts import Actor
 from osnet.service.app import make_app
 from osnet.service.core import Service, ServiceOptions
+from osnet.service.database import Database, open_database
+from osnet.service.roles import Actor
 from osnet.synthetic.footage import FootageSettings
 from osnet.video import IndexSettings, index_footage
 from osnet.video.painted import write_painted_footage
@@ -76,7 +77,7 @@ class Site:
             "SELECT a.id, r.kind FROM accounts a JOIN roles r ON r.name = a.role WHERE a.name = ?", name
         )
         assert row is not None
-        from osnet.service.accounts import KINDS
+        from osnet.service.roles import KINDS
 
         roles = {r["name"]: r for r in self.service.accounts.list_roles()}
         role = next(a["role"] for a in self.service.accounts.list_accounts() if a["name"] == name)
@@ -115,6 +116,20 @@ class Site:
     def wait_for_jobs(self) -> None:
         while self.service.jobs.run_next():
             pass
+
+
+def guarded_site(folder: Path, archive: Path) -> Site:
+    """Accounts of each kind, two of them for one camera; small uploads only."""
+    site = Site(folder, archive, max_upload_bytes=1 << 20)
+    site.service.accounts.set_role("gate", "operator", ["camera-1"], site.actor())
+    site.service.accounts.set_role("gate viewer", "viewer", ["camera-1"], site.actor())
+    for name, role in (("olga", "operator"), ("vera", "viewer"), ("greta", "gate"), ("gustav", "gate viewer")):
+        site.add(name, role)
+    return site
+
+
+def open_state(address: str) -> Database:
+    return open_database(address if address.startswith("postgresql:") else Path(address) / "state.sqlite")
 
 
 def form_field(page: str, name: str) -> str:

@@ -7,10 +7,8 @@ import secrets
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,18 +17,6 @@ pytest.importorskip("argon2")
 from osnet.cli import main
 from osnet.errors import DataError
 from osnet.service import audit
-from osnet.service.accounts import (
-    IDLE_S,
-    KINDS,
-    MAX_FAILURES,
-    SESSION_S,
-    AccessError,
-    AccountError,
-    Accounts,
-    Actor,
-    LoginError,
-    TooManyFailuresError,
-)
 from osnet.service.database import (
     Database,
     StateBusyError,
@@ -41,42 +27,7 @@ from osnet.service.database import (
 )
 from osnet.service.database_postgres import PostgresDatabase
 from osnet.service.database_sqlite import SqliteDatabase
-from small_service import CHEAP, PASSWORD, Clock
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a new state is: the folder of SQLite's file, or a schema of its own in Postgres."""
-    if request.param == "sqlite":
-        return str(tmp_path / "state")
-    return f"{request.getfixturevalue('state_server')}&schema=s{secrets.token_hex(6)}"
-
-
-def open_state(address: str) -> Database:
-    return open_database(address if address.startswith("postgresql:") else Path(address) / "state.sqlite")
-
-
-@pytest.fixture
-def database(address: str) -> Iterator[Database]:
-    opened = open_state(address)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def accounts(database: Database, clock: Clock) -> Accounts:
-    return Accounts(database, clock, CHEAP)
-
-
-def actor(accounts: Accounts, name: str = "root", kind: str = "administrator") -> Actor:
-    account = accounts.add(name, PASSWORD, kind, by="test")
-    return Actor(account, name, kind, None, KINDS[kind])
-
+from small_service import open_state
 
 # Database
 
@@ -141,11 +92,11 @@ def test_migrations_on_postgres_lead_from_each_number_to_the_same_schema(state_s
     assert all(columns == found[0] for columns in found)
 
 
-def test_a_newer_state_is_refused_and_kept(database: Database, address: str) -> None:
+def test_a_newer_state_is_refused_and_kept(database: Database, state_address: str) -> None:
     with database.write() as tx:
         tx.run("INSERT INTO migrations VALUES (99, 0)")
     with pytest.raises(StateError, match="99"):
-        open_state(address)
+        open_state(state_address)
     assert database.one("SELECT number FROM migrations WHERE number = 99") == {"number": 99}
 
 
@@ -192,9 +143,9 @@ def test_texts_that_no_database_stores(database: Database) -> None:
     assert audit.verify(database).is_whole
 
 
-def test_only_one_service_runs_on_a_state(database: Database, address: str) -> None:
+def test_only_one_service_runs_on_a_state(database: Database, state_address: str) -> None:
     database.claim()
-    second = open_state(address)
+    second = open_state(state_address)
     with pytest.raises(StateBusyError, match="another service"):
         second.claim()
     database.unclaim()
@@ -217,8 +168,8 @@ for number in range(10):
 """
 
 
-def test_the_chain_is_whole_under_writers_in_threads_and_processes(database: Database, address: str) -> None:
-    others = [subprocess.Popen([sys.executable, "-c", WRITER, address, f"process {n}"]) for n in range(2)]
+def test_the_chain_is_whole_under_writers_in_threads_and_processes(database: Database, state_address: str) -> None:
+    others = [subprocess.Popen([sys.executable, "-c", WRITER, state_address, f"process {n}"]) for n in range(2)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: fill(database, 3), range(4)))
     assert [other.wait(120) for other in others] == [0, 0]
@@ -284,10 +235,10 @@ def test_deleted_bytes_are_in_no_file_after_forget(database: Database) -> None:
 
 
 def test_a_state_that_another_process_holds_is_busy(
-    database: Database, address: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, state_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("osnet.service.database.BUSY_TIMEOUT_S", 0.05)
-    second = open_state(address)
+    second = open_state(state_address)
     with database.write():
         with pytest.raises(StateBusyError, match="locked"), second.write() as tx:
             tx.run("DELETE FROM settings")
@@ -355,164 +306,21 @@ def test_details_are_erased_and_the_chain_stays_whole(database: Database) -> Non
     assert entries[7].what == {"entries": [2, 5]}
 
 
-def test_audit_verify_command(database: Database, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_verify_command(database: Database, state_address: str, capsys: pytest.CaptureFixture[str]) -> None:
     fill(database)
     last = audit.verify(database).last_hash
     with database.write() as tx:
         audit.record(tx, "anna", "view")
-    main(["audit", "verify", address, "--last-hash", last])
+    main(["audit", "verify", state_address, "--last-hash", last])
     assert "7 entries" in capsys.readouterr().out
     with database.write() as tx:  # cut at the end: whole by itself, but not with a hash that was noted
         for table in ("audit_details", "audit"):
             tx.run(f"DELETE FROM {table} WHERE seq >= 6")
-    main(["audit", "verify", address])
+    main(["audit", "verify", state_address])
     with pytest.raises(SystemExit) as ended:
-        main(["audit", "verify", address, "--last-hash", last])
+        main(["audit", "verify", state_address, "--last-hash", last])
     assert ended.value.code == 1
     assert last in capsys.readouterr().out
-
-
-# Accounts
-
-
-def test_login_sessions_and_their_ends(accounts: Accounts, clock: Clock) -> None:
-    actor(accounts)
-    with pytest.raises(LoginError):
-        accounts.log_in("root", PASSWORD + "x", "1.2.3.4")
-    with pytest.raises(LoginError):
-        accounts.log_in("nobody", PASSWORD, "1.2.3.4")
-    secret = accounts.log_in("root", PASSWORD, "1.2.3.4")
-    found = accounts.by_session(secret)
-    assert found is not None
-    assert (found.name, found.kind, found.cameras) == ("root", "administrator", None)
-    assert accounts.by_session(secret + "x") is None
-    clock.ahead = IDLE_S - 10
-    assert accounts.by_session(secret) is not None  # it was used, so the pause begins anew
-    clock.ahead = 2 * IDLE_S - 20
-    assert accounts.by_session(secret) is not None
-    clock.ahead = 3 * IDLE_S
-    assert accounts.by_session(secret) is None
-    clock.ahead = 0
-    clock.ahead = -3600  # the clock was set back
-    assert accounts.by_session(secret) is None
-    assert SESSION_S > IDLE_S
-
-
-def test_nothing_secret_is_stored_in_plain(accounts: Accounts, database: Database) -> None:
-    root = actor(accounts)
-    session = accounts.log_in("root", PASSWORD, "1.2.3.4")
-    _, token = accounts.make_token(root, "t", ["view"], 1)
-    database.forget()
-    content = b"".join(path.read_bytes() for path in database.files())
-    for secret in (PASSWORD, session, token, token.rpartition("_")[2]):
-        assert secret.encode() not in content
-    assert b"$argon2id$" in content
-
-
-def test_failed_logins_are_limited_by_name_and_by_address(accounts: Accounts, clock: Clock) -> None:
-    actor(accounts)
-    for _ in range(MAX_FAILURES["both"]):
-        with pytest.raises(LoginError):
-            accounts.log_in("root", "wrong password!", "1.1.1.1")
-    with pytest.raises(TooManyFailuresError) as limited:
-        accounts.log_in("root", PASSWORD, "1.1.1.1")
-    assert 0 < limited.value.retry_s <= 900
-    accounts.log_in("root", PASSWORD, "2.2.2.2")  # another address is not locked out
-    clock.ahead = 901
-    accounts.log_in("root", PASSWORD, "1.1.1.1")
-    for number in range(MAX_FAILURES["address"]):
-        with pytest.raises(LoginError):
-            accounts.log_in(f"name{number}", "wrong password!", "3.3.3.3")
-    with pytest.raises(TooManyFailuresError):
-        accounts.log_in("root", PASSWORD, "3.3.3.3")
-
-
-def test_an_unknown_name_verifies_a_password_too(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Timing: both ways call the slow hash once, and nothing else that takes time."""
-    actor(accounts)
-    calls: list[str] = []
-
-    def verify(hashed: str, password: str) -> bool:
-        calls.append(hashed)
-        return False
-
-    monkeypatch.setattr(accounts, "_hasher", type("H", (), {"verify": staticmethod(verify)})())
-    for name in ("root", "nobody"):
-        with pytest.raises(LoginError):
-            accounts.log_in(name, "wrong password!", "1.2.3.4")
-    assert len(calls) == 2
-    assert all(hashed.startswith("$argon2id$") for hashed in calls)
-    assert calls[0].split("$")[3] == calls[1].split("$")[3]  # the same cost
-
-
-@pytest.mark.parametrize("password", ["short", "aaaaaaaaaaaaaaaa", "xxroot1234567890", "y" * 1001])
-def test_weak_passwords_are_refused(accounts: Accounts, password: str) -> None:
-    with pytest.raises(AccountError, match="password"):
-        accounts.add("root", password, "viewer", by="test")
-
-
-@pytest.mark.parametrize("name", ["", " a", "a\nb", "x" * 101, "a\x00"])
-def test_odd_names_are_refused(accounts: Accounts, name: str) -> None:
-    with pytest.raises(AccountError, match="name"):
-        accounts.add(name, PASSWORD, "viewer", by="test")
-
-
-def test_the_first_administrator_is_made_once(accounts: Accounts, clock: Clock) -> None:
-    first = accounts.make_setup_link()
-    second = accounts.make_setup_link()
-    assert first is not None
-    assert second is not None
-    assert not accounts.setup_is_open(first)  # the newer one counts
-    clock.ahead = 25 * 3600
-    with pytest.raises(AccessError):
-        accounts.set_up(second, "anna", PASSWORD)
-    clock.ahead = 0
-    accounts.set_up(second, "anna", PASSWORD)
-    with pytest.raises(AccessError):
-        accounts.set_up(second, "bert", PASSWORD)
-    assert accounts.make_setup_link() is None
-    assert [row["name"] for row in accounts.list_accounts()] == ["anna"]
-
-
-def test_the_last_administrator_stays(accounts: Accounts) -> None:
-    root = actor(accounts)
-    for change in ({"disabled": True}, {"role": "viewer"}):
-        with pytest.raises(AccountError, match="administrator"):
-            accounts.change(root.account, root, **change)
-    actor(accounts, "second")
-    accounts.change(root.account, root, disabled=True)
-
-
-def test_tokens_have_scopes_an_end_and_can_be_revoked(accounts: Accounts, clock: Clock) -> None:
-    root, viewer = actor(accounts), actor(accounts, "vera", "viewer")
-    with pytest.raises(AccountError, match="search"):
-        accounts.make_token(viewer, "t", ["search"], 1)
-    token_id, token = accounts.make_token(root, "t", ["view"], 1)
-    found = accounts.by_token(token)
-    assert found is not None
-    assert found.capabilities == {"view"}
-    assert accounts.by_token(token[:-1] + ("A" if token[-1] != "A" else "B")) is None
-    for wrong in ("", "osnet_", "osnet__", f"other{token[5:]}", token + "x", "\ud800"):
-        assert accounts.by_token(wrong) is None
-    clock.ahead = 86_401
-    assert accounts.by_token(token) is None
-    clock.ahead = 0
-    accounts.revoke_token(token_id, root)
-    assert accounts.by_token(token) is None
-    _, other = accounts.make_token(viewer, "t", ["view"], 1)
-    accounts.change(viewer.account, root, disabled=True)
-    assert accounts.by_token(other) is None
-
-
-def test_a_demoted_account_takes_its_tokens_with_it(accounts: Accounts) -> None:
-    root, other = actor(accounts), actor(accounts, "otto", "operator")
-    _, token = accounts.make_token(other, "t", ["view", "search"], 1)
-    accounts.set_role("gate only", "viewer", ["gate"], root)
-    accounts.change(other.account, root, role="gate only")
-    found: Any = accounts.by_token(token)
-    assert found.capabilities == {"view"}
-    assert found.sees("gate")
-    assert not found.sees("hall")
 
 
 def test_details_of_the_log_are_json_with_sorted_keys() -> None:

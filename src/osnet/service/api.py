@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from starlette.background import BackgroundTask
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
 from osnet.service.api_footage import check_camera, describe_seen
 from osnet.service.columns import Filters
 from osnet.service.core import Service
 from osnet.service.media import read_frame
 from osnet.service.queries import filters_from
+from osnet.service.roles import Actor
 from osnet.service.schemas import (
     AnswerIn,
     AttachIn,

@@ -8,11 +8,11 @@ from prometheus_client import generate_latest
 
 from osnet.errors import DataError
 from osnet.service import audit
-from osnet.service.accounts import AccessError
 from osnet.service.api import Cursor, Limit
 from osnet.service.core import Service
 from osnet.service.middleware import Metrics
 from osnet.service.retention import SETTINGS
+from osnet.service.roles import AccessError
 from osnet.service.schemas import (
     AccountChangeIn,
     AccountIn,

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
-from osnet.service.accounts import Actor
 from osnet.service.columns import Glance
 from osnet.service.core import Service
 from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.media import draw_why, made_clip, read_frame
+from osnet.service.roles import Actor
 from osnet.service.schemas import TrackletOut
 from osnet.service.searches import MissingError
 from osnet.service.times import known, show_time

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from osnet.errors import DataError
-from osnet.service.accounts import AccessError, Actor
 from osnet.service.audit import record
 from osnet.service.database import Database, Row
 from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.library import Library
 from osnet.service.media import made_clip
+from osnet.service.roles import AccessError, Actor
 from osnet.service.searches import Found, MissingError, Searches
 from osnet.service.times import show_time
 from osnet.video.archive import format_time

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.errors import DataError, OsnetError
 from osnet.files import make_folder
-from osnet.service.accounts import Accounts, Actor
+from osnet.service.accounts import Accounts
 from osnet.service.audit import record
 from osnet.service.cases import Cases
 from osnet.service.database import STATE_FILE, Row, StateError, open_database
@@ -27,6 +27,7 @@ from osnet.service.jobs import Jobs
 from osnet.service.library import Library
 from osnet.service.live import Sources
 from osnet.service.retention import Retention, Settings
+from osnet.service.roles import Actor
 from osnet.service.searches import Searches
 from osnet.service.timelines import Timelines
 from osnet.service.watch import WatchList

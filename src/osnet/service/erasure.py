@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
 from osnet.service.audit import erase_details, record
 from osnet.service.columns import public_id, split_public_id
 from osnet.service.database import Database
 from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.library import Library
 from osnet.service.retention import forget_tracklets
+from osnet.service.roles import Actor
 from osnet.service.searches import Searches
 from osnet.service.times import show_time
 from osnet.video.archive import format_time

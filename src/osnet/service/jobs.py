@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from osnet.errors import OsnetError
-from osnet.service.accounts import Actor
 from osnet.service.database import Database, Row
+from osnet.service.roles import Actor
 from osnet.service.searches import MissingError
 
 log = logging.getLogger("osnet.service")

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
 from osnet.service.addresses import check_public
 from osnet.service.audit import record
 from osnet.service.database import Database, Row
 from osnet.service.library import Library
+from osnet.service.roles import Actor
 from osnet.service.searches import MissingError
 from osnet.video.archive import segment_name
 from osnet.video.streams import SCHEMES, public_address

@@ -8,7 +8,6 @@ from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
 from osnet.service.api import make_export, show_hits
 from osnet.service.api_footage import boxes_at, check_camera, has_picture, see_frame, view_reason
 from osnet.service.columns import Filters
@@ -16,6 +15,7 @@ from osnet.service.core import Service
 from osnet.service.forms import Csrf, Field, Fields, enter, go, read_number, seen_cameras, submit
 from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.media import read_frame
+from osnet.service.roles import Actor
 from osnet.service.timeline_svg import draw_timeline
 from osnet.service.times import show_moment
 from osnet.service.web import ServiceDep, decode_cursor, render, safe_next

@@ -8,11 +8,11 @@ from fastapi.responses import HTMLResponse, Response
 
 from osnet.errors import DataError
 from osnet.service import audit
-from osnet.service.accounts import KINDS, Actor
 from osnet.service.api_admin import start_erasure
 from osnet.service.core import Service
 from osnet.service.forms import Csrf, Field, Fields, enter, go, read_number, seen_cameras, submit
 from osnet.service.retention import SETTINGS
+from osnet.service.roles import KINDS, Actor
 from osnet.service.web import (
     ServiceDep,
     decode_cursor,

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Cookie, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from osnet.errors import DataError
-from osnet.service.accounts import AccessError
 from osnet.service.forms import Csrf, Field, go, submit
+from osnet.service.roles import AccessError
 from osnet.service.web import COOKIE, LOGIN_COOKIE, ServiceDep, render, safe_next, service_of
 
 router = APIRouter(include_in_schema=False)

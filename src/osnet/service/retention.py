@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from osnet.errors import DataError
-from osnet.service.accounts import CLOCK_SLACK_S, Actor
+from osnet.service.accounts import CLOCK_SLACK_S
 from osnet.service.audit import record
 from osnet.service.columns import public_id, split_public_id
 from osnet.service.database import Database, Transaction
 from osnet.service.library import Library
+from osnet.service.roles import Actor
 from osnet.service.times import CLOCK_FROM_S
 from osnet.video.erasing import remove_segments
 

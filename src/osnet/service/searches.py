@@ -18,7 +18,6 @@ from PIL import Image
 
 from osnet.data.loading import decode_image
 from osnet.errors import DataError, GalleryError
-from osnet.service.accounts import AccessError, Actor
 from osnet.service.audit import record
 from osnet.service.columns import Filters, Glance
 from osnet.service.database import Database, Row, Transaction
@@ -34,6 +33,7 @@ from osnet.service.queries import (
     refine_query,
     small_jpeg,
 )
+from osnet.service.roles import AccessError, Actor
 from osnet.service.scores import DESCRIBED, Meaning
 from osnet.video.archive import Tracklet
 from osnet.video.protocols import FootageError

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from osnet.service.accounts import Actor
 from osnet.service.columns import public_id, split_public_id
 from osnet.service.database import Database
 from osnet.service.library import Library
+from osnet.service.roles import Actor
 from osnet.service.searches import TOP, Searches
 from osnet.service.times import CLOCK_FROM_S
 from osnet.video.links import Travel, learn_travel, read_links

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
 from osnet.service.addresses import AddressError, check_public
 from osnet.service.audit import record
 from osnet.service.columns import Filters
@@ -25,6 +24,7 @@ from osnet.service.database import Database, Row
 from osnet.service.library import Library
 from osnet.service.queries import mean_of
 from osnet.service.retention import Settings
+from osnet.service.roles import Actor
 from osnet.service.searches import MissingError, Searches
 from osnet.service.times import CLOCK_FROM_S, show_time
 

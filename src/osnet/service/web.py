@@ -16,9 +16,9 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException as StarletteError
 
 from osnet.errors import DataError, GalleryError, ImageError, MissingExtraError, ModelError, OsnetError, OutputError
-from osnet.service.accounts import AccessError, AccountError, Actor, LoginError, TooManyFailuresError
 from osnet.service.core import ReasonNeededError, Service
 from osnet.service.database import StateBusyError, StateError, StateFullError
+from osnet.service.roles import AccessError, AccountError, Actor, LoginError, TooManyFailuresError
 from osnet.service.searches import MissingError
 from osnet.video.protocols import FootageError
 
