@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from osnet import Embedder
-from osnet.service.timeline_svg import draw_timeline
+from osnet.service.timeline_svg import draw_timeline, stack
 from osnet.service.timelines import Appearance
 from osnet.video import Archive
 from small_service import PASSWORD, Site, copy_archive, crop_file, serving
@@ -49,6 +50,14 @@ def test_a_timeline_draws_bars_by_camera_and_ways_between_confirmed_ones() -> No
     assert 'x="120.0"' in svg  # the first begins at the left end; its way ends where the second begins
     assert f'x2="{120 + 0.4 * (960 - 120 - 16):.1f}"' in svg
     assert draw_timeline([], "s") == ""
+
+
+def test_bars_of_one_camera_that_overlap_lie_below_each_other() -> None:
+    bars = [("a", 0.0, 10.0), ("b", 5.0, 10.0), ("c", 10.0, 2.0), ("d", 11.0, 9.0), ("e", 30.0, 1.0)]
+    assert stack(bars) == {"a": 0, "b": 1, "c": 0, "d": 2, "e": 0}
+    shown = [Appearance(f"a~{n}", "gate", float(n), n + 5.0, False, 0.5) for n in range(3)]
+    tops = re.findall(r'<rect class="proposed" x="[^"]*" y="([^"]*)"', draw_timeline(shown, "s"))
+    assert len(set(tops)) == 3
 
 
 def test_a_viewer_sees_no_buttons_that_do_nothing(painted_archive: Path, tmp_path: Path) -> None:
