@@ -1,7 +1,7 @@
-"""Search by description: of the first ten hits, how many are labelled so in every part, beside ten random crops.
+"""Search by attributes: how many of the first ten hits have all of them by label, compared with random crops.
 
-The test part of a data set is indexed with its labels kept aside, then searched in the order of the scores, as `osnet
-search GALLERY --with ... --min-probability 0` does. Names of attributes are PA-100K's, which generated people have too.
+The test part of a data set is indexed without its labels and searched as with `osnet search GALLERY --with ...
+--min-probability 0`. Attribute names are PA-100K's, which generated people have too.
 
     python benchmarks/attribute_search.py --data pa100k --weights RUN/best --out found.json
 """
@@ -34,12 +34,12 @@ DESCRIPTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("UpperLogo", "Trousers"), ()),
     (("Female", "LongSleeve"), ("HandBag",)),
 )
-"""What is asked for: attributes that hold, and attributes that do not. Those that no image fits are passed over."""
+"""Wanted and unwanted attributes. Combinations that no image has are skipped."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to search, and how it was described."""
+    """Data set with attributes, weights with an attribute head, and the result file."""
 
     data: Path
     weights: Path
@@ -50,8 +50,8 @@ def index_test(predictor: AttributePredictor, test: AttributeSplit, folder: Path
     gallery = Gallery.open(folder, predictor)
     seen = predictor.embed_named(test.paths)
     items = [Item(name) for name in seen.names]
-    said = attribute_probabilities(predictor, seen.probabilities)
-    gallery.add_embeddings(seen.vectors, items, weights_sha256=predictor.sha256(), attributes=said)
+    probabilities = attribute_probabilities(predictor, seen.probabilities)
+    gallery.add_embeddings(seen.vectors, items, weights_sha256=predictor.sha256(), attributes=probabilities)
     return gallery
 
 

@@ -1,8 +1,8 @@
-"""Attributes on real images: networks of like size, trained alike with several seeds, beside the majority answer.
+"""Attributes on real images: networks of similar size, one recipe, several seeds, and a constant baseline.
 
 Made for the 2,000-image sample of PA-100K (the sample's mismatches are left out and listed). The best epoch and the
 thresholds are chosen on validation; the test part is scored once per finished run, for the best epoch and the last one.
-Runs that are finished are skipped and one that was cut off goes on, so call it again until it says that all is done:
+Finished runs are skipped and an interrupted one resumes, so repeat the command until it prints that all is done:
 
     python benchmarks/attributes.py --data pa100k --work out/attributes --out benchmarks/results/attributes.json
 
@@ -26,7 +26,7 @@ from osnet.cli.common import draw_progress
 from osnet.data.attributes.dataset import AttributeDataset
 from osnet.data.attributes.reader import read_attributes
 from osnet.embedding.attribute_predictor import AttributePredictor
-from osnet.figures.attribute_sheet import Described, save_attribute_sheet
+from osnet.figures.attribute_sheet import SheetCrop, save_attribute_sheet
 from osnet.files import make_folder, write_json
 from osnet.metrics.attribute_metrics import AttributeScores, Criterion, choose_thresholds, score_attributes
 from osnet.recipes.attributes_pa100k import pa100k_osnet_x1_0
@@ -34,7 +34,7 @@ from osnet.tasks.attribute_task import AttributeRecipe, labelled, score_split
 from osnet.training.trainer import RunOptions, Trainer
 
 LEAST_POSITIVES = 10
-"""mA is reported over the attributes with at least so many positives in test."""
+"""mA is the mean over attributes with at least this many positives in the test part."""
 SHOWN = 16
 SCORES = "scores.json"
 NARROW = {"osnet_t1_x0_25": ("osnet_t1", 0.25), "mobilenetv2_x0_25": ("mobilenetv2_x1_0", 0.25)}
@@ -46,16 +46,16 @@ WAYS = ("at 0.5", "at validation's best mA", "at validation's best F1")
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run; the defaults are the small experiment, for a CPU."""
+    """The defaults are a small experiment for a CPU."""
 
     data: Path
     work: Path
-    """Runs; one that is there goes on."""
+    """Folder of the runs; existing ones resume."""
     out: Path
     entrants: tuple[str, ...] = ("osnet_x0_25", "osnet_t1_x0_25", "mobilenetv2_x0_25", "osnet_x0_25_finetuned")
-    """Names of networks; of ``NARROW`` ones too, and ``_finetuned`` starts from ``pretrained``."""
+    """Names of networks or of ``NARROW``; with ``_finetuned``, training starts from ``pretrained``."""
     pretrained: str = "osnet_x0_25_msmt17"
-    """What ``_finetuned`` starts from: a path, or ``MODEL_DATASET``."""
+    """Weights for ``_finetuned``: a path, or ``MODEL_DATASET``."""
     seeds: tuple[int, ...] = (1, 2, 3)
     epochs: int = 30
     size_hw: tuple[int, int] = (128, 64)
@@ -64,15 +64,15 @@ class Settings:
     finetuning_lr: float = 0.0065
     """A tenth of the rate from scratch."""
     max_runs: int = 1000
-    """Stop after so many runs that were trained in this call."""
+    """Stop after training this many runs."""
     cpu: bool = False
     workers: int | None = None
     sheet: Path | None = None
-    """Draw 16 test images with their predicted and true attributes into this PNG, from the first run of the first."""
+    """Draw 16 test images with predicted and true attributes into this PNG, from the first entrant's first run."""
 
 
 def make_recipe(settings: Settings, entrant: str, seed: int) -> AttributeRecipe:
-    """The supplement's recipe, shortened in proportion; fine-tuning keeps the backbone's average pooling."""
+    """The supplement's recipe with proportionally fewer epochs; fine-tuning keeps the backbone's average pooling."""
     paper = pa100k_osnet_x1_0()
     recipe = replace(
         paper, name=f"{entrant}-seed{seed}", seed=seed, epochs=settings.epochs, size_hw=settings.size_hw,
@@ -102,7 +102,7 @@ def summarize(scores: AttributeScores, counted: list[str]) -> dict[str, Any]:
 def run_one(
     settings: Settings, dataset: AttributeDataset, entrant: str, seed: int, counted: list[str]
 ) -> tuple[dict[str, Any], bool]:
-    """Scores of a run, and whether anything was trained for them."""
+    """Scores of a run, and whether it was trained in this call."""
     recipe = make_recipe(settings, entrant, seed)
     folder = settings.work / recipe.name
     result = folder / SCORES
@@ -127,14 +127,14 @@ def run_one(
 
 
 def majority(dataset: AttributeDataset, counted: list[str]) -> dict[str, Any]:
-    """The answer that does not look: each attribute as most training images have it."""
+    """Scores of a constant prediction: each attribute as in most training images."""
     test = labelled(dataset.test)
     answer = np.tile((dataset.positive_ratios() >= 0.5).astype(float), (len(test), 1))
     return summarize(score_attributes(answer, test.labels, dataset.attributes), counted)
 
 
 def over_seeds(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Mean, least and greatest over the seeds, for every way of scoring."""
+    """Mean, minimum and maximum over the seeds, for all thresholds."""
     table: dict[str, Any] = {"seeds": sorted(runs)}
     for epoch in ("best epoch", "last epoch"):
         for way in WAYS:
@@ -154,7 +154,7 @@ def draw_sheet(settings: Settings, dataset: AttributeDataset) -> None:
     rows = list(range(0, len(test), max(1, len(test) // SHOWN)))[:SHOWN]
     seen = predictor.predict([test.paths[i] for i in rows])
     shown = [
-        Described(
+        SheetCrop(
             test.paths[i], tuple(seen.positive(place)),
             tuple(n for n, v in zip(dataset.attributes, test.labels[i], strict=True) if v == 1),
         )
@@ -162,7 +162,7 @@ def draw_sheet(settings: Settings, dataset: AttributeDataset) -> None:
     ]  # fmt: skip
     assert settings.sheet is not None
     save_attribute_sheet(
-        shown, settings.sheet, "= right, + said wrongly, - missed; thresholds of the best F1 on validation"
+        shown, settings.sheet, "= right, + false positive, - missed; thresholds of the best F1 on validation"
     )
 
 
@@ -185,7 +185,7 @@ def main(settings: Settings) -> None:
         "runs": {}, "over_seeds": {}, "complete": False,
     }  # fmt: skip
     trained, runs = 0, {entrant: {} for entrant in settings.entrants}
-    for seed in settings.seeds:  # by seed, so that what is cut off is a seed, not a network
+    for seed in settings.seeds:  # seed by seed, so that an interruption leaves all networks with equally many seeds
         for entrant in settings.entrants:
             finished = settings.work / make_recipe(settings, entrant, seed).name / SCORES
             if trained >= settings.max_runs and not finished.exists():

@@ -1,8 +1,8 @@
-"""OSNet beside its ablations and other networks on CIFAR-10's real images: same recipe, same budget, several seeds.
+"""OSNet, ablations and other networks on CIFAR-10: one recipe, one budget, several seeds.
 
-Only the learning rate is chosen, for each network by itself, in short runs that are scored on 5,000 held-out training
-images. Each final run is scored once on the 10,000 test images. Runs that are finished are skipped and one that was cut
-off goes on, so call it again until it says that all is done. The result is written after every run.
+The learning rate is chosen for each network in short runs, scored on 5,000 held-out training images. Each final run is
+scored once on the 10,000 test images. Finished runs are skipped and an interrupted one resumes, so repeat the command
+until it prints that all is done. The result is written after every run.
 
     python benchmarks/cifar.py --plan cpu --data cifar10-jpeg.tar.xz --work out/cifar --out cifar-cpu.json
     python benchmarks/cifar.py --plan gpu --data cifar10-jpeg.tar.xz --work out/cifar-gpu --out cifar-gpu.json
@@ -53,14 +53,14 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class Budget:
-    """What is run."""
+    """Networks, seeds and length of the runs."""
 
     entrants: tuple[str, ...]
     seeds: tuple[int, ...]
     epochs: int
     batch_size: int
     num_train: int | None
-    """Training images; None: all. The short runs then leave out those held out, the final ones do not."""
+    """Number of training images. None: all; then only the short runs leave out the held-out images."""
     rates: tuple[float, ...]
     sweep_epochs: int
     precision: Literal["fp32", "bf16"]
@@ -76,25 +76,25 @@ PLANS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run it."""
+    """Data, folders, plan and changes to the plan."""
 
     data: Path
     work: Path
-    """Runs, and the decoded images; what is there goes on."""
+    """Folder of the runs and decoded images; existing runs resume."""
     out: Path
     plan: Literal["cpu", "gpu"] = "cpu"
     device: Literal["auto", "cpu"] = "auto"
     limit: int | None = None
-    """For trying: so many images of each kind, and one epoch unless ``epochs`` says more."""
+    """For a quick try: number of images of each kind, with one epoch unless ``epochs`` is given."""
     max_minutes: float | None = None
-    """Stop then, in mid-run if need be; 7.5 for the plan gpu."""
+    """Stop after this time, also within a run; 7.5 for the plan gpu."""
     entrants: tuple[str, ...] = ()
     """Instead of the plan's."""
     epochs: int | None = None
-    """Instead of the plan's; so are the next ones."""
+    """Instead of the plan's, like ``seeds``."""
     seeds: tuple[int, ...] = ()
     sweep: bool = True
-    """Choose the rate; without, it is 0.1."""
+    """Choose the learning rate; without, it is 0.1."""
 
 
 def read_tar(path: Path) -> dict[str, PhotoBytes]:
@@ -109,7 +109,7 @@ def read_tar(path: Path) -> dict[str, PhotoBytes]:
                 found[parts[-3]].append((parts[-2], parts[-1], decode_pixels(content.read(), member.name)))
     splits = {}
     for split, rows in found.items():
-        rows.sort(key=lambda row: row[:2])  # whatever the order in the file
+        rows.sort(key=lambda row: row[:2])  # independent of the order in the file
         classes = tuple(sorted({row[0] for row in rows}))
         labels = torch.tensor([classes.index(row[0]) for row in rows])
         splits[split] = PhotoBytes(f"CIFAR-10 (JPEG copy) {split}", torch.stack([r[2] for r in rows]), labels, classes)
@@ -117,7 +117,7 @@ def read_tar(path: Path) -> dict[str, PhotoBytes]:
 
 
 def read_data(settings: Settings) -> dict[str, PhotoBytes]:
-    """Train and test; decoded once into the work folder."""
+    """Train and test images, decoded once into the work folder."""
     cache = settings.work / "images.npz"
     if not cache.exists():
         if ".tar" in settings.data.name and not settings.data.name.endswith("-binary.tar.gz"):
@@ -130,17 +130,17 @@ def read_data(settings: Settings) -> dict[str, PhotoBytes]:
                 f"{s}_{kind}": getattr(p, kind).numpy() for s, p in splits.items() for kind in ("pixels", "labels")
             }
             np.savez(file, classes=np.array(splits["train"].classes), name=splits["train"].name, **arrays)
-    with np.load(cache, allow_pickle=False) as kept:
-        classes, name = tuple(map(str, kept["classes"])), str(kept["name"]).removesuffix(" train")
+    with np.load(cache, allow_pickle=False) as stored:
+        classes, name = tuple(map(str, stored["classes"])), str(stored["name"]).removesuffix(" train")
         splits = {}
         for split in ("train", "test"):
-            pixels, labels = (torch.from_numpy(kept[f"{split}_{kind}"]) for kind in ("pixels", "labels"))
+            pixels, labels = (torch.from_numpy(stored[f"{split}_{kind}"]) for kind in ("pixels", "labels"))
             splits[split] = PhotoBytes(f"{name} {split}", pixels, labels.long(), classes)
         return splits
 
 
 def split_data(splits: dict[str, PhotoBytes], budget: Budget, limit: int | None) -> tuple[PhotoDataset, PhotoDataset]:
-    """What the short runs use, and what the final ones do."""
+    """The data of the short runs and of the final runs."""
     train, test = splits["train"], splits["test"]
     if limit is not None:
         train = train.select(hold_out_photos(train.labels.tolist(), 2 * limit, 1)[1])
@@ -168,7 +168,7 @@ def make_recipe(budget: Budget, entrant: str, seed: int, lr: float, epochs: int)
 
 
 def run_one(settings: Settings, dataset: PhotoDataset, recipe: ClassificationRecipe, final: bool) -> dict[str, Any]:
-    """A run's scores; trained, or gone on with, if they are not there yet."""
+    """A run's scores; trains or resumes the run if they do not exist yet."""
     folder = settings.work / ("final" if final else "short") / recipe.name
     result = folder / SCORES
     if result.exists():
@@ -205,7 +205,7 @@ def run_one(settings: Settings, dataset: PhotoDataset, recipe: ClassificationRec
 def choose_rate(
     settings: Settings, budget: Budget, dataset: PhotoDataset, entrant: str
 ) -> tuple[float, dict[str, float]]:
-    """The rate whose short run is best on the held-out images (ties: the lower), and what each of them got."""
+    """The rate with the best short run on held-out images (of equal ones the lowest), and the score of each rate."""
     if not settings.sweep:
         return 0.1, {}
     found = {}
@@ -229,12 +229,12 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def start_clock(minutes: float | None) -> None:
-    """After so long, stop as Ctrl-C would: between batches, with everything saved."""
+    """Stop after ``minutes`` as with Ctrl-C: between batches, with everything saved."""
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)  # while a run trains, its trainer takes the signal instead
+    signal.signal(signal.SIGTERM, stop)  # during training, the trainer handles the signal
     if minutes is not None:
         clock = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
         clock.daemon = True
@@ -254,38 +254,38 @@ def main(settings: Settings) -> None:
     try:
         run_all(settings, budget)
     except KeyboardInterrupt:
-        print("stopped; all is saved: the same command goes on")
+        print("stopped; everything is saved, resume with the same command")
         raise SystemExit(3) from None
 
 
 def run_all(settings: Settings, budget: Budget) -> None:
-    """Every run of the budget, but for those that are finished."""
+    """Run everything in the budget that is not finished."""
     make_folder(settings.work)
-    short, whole = split_data(read_data(settings), budget, settings.limit)
+    short, full = split_data(read_data(settings), budget, settings.limit)
     assert short.train is not None
     assert short.val is not None
-    assert whole.train is not None
-    assert whole.test is not None
+    assert full.train is not None
+    assert full.test is not None
     on_cpu = settings.plan == "cpu" or settings.device == "cpu"
     report: dict[str, Any] = {
-        "caution": f"{whole.name} with short training: neither ImageNet nor the published CIFAR figures",
+        "caution": f"{full.name} with short training: neither ImageNet nor the published CIFAR figures",
         "plan": settings.plan,
         "budget": {"epochs": budget.epochs, "batch_size": budget.batch_size, "seeds": list(budget.seeds),
                    "rates": list(budget.rates), "short_epochs": budget.sweep_epochs, "precision": budget.precision,
                    "schedule": "one epoch of warm-up, cosine", "weight_decay": 5e-4, "momentum": 0.9},
-        "images": {"train": len(whole.train), "train_of_short_runs": len(short.train), "held_out": len(short.val),
-                   "test": len(whole.test)},
+        "images": {"train": len(full.train), "train_of_short_runs": len(short.train), "held_out": len(short.val),
+                   "test": len(full.test)},
         "machine": {"python": platform.python_version(), "torch": torch.__version__,
                     "device": f"{platform.machine()}, {torch.get_num_threads()} threads" if on_cpu
                     else torch.cuda.get_device_name()},
         "networks": {entrant: cost_of(entrant) for entrant in budget.entrants}, "complete": False,
     }  # fmt: skip
     runs: dict[str, list[dict[str, Any]]] = {entrant: [] for entrant in budget.entrants}
-    for seed in budget.seeds:  # by seed, so that what is cut off is a seed, not a network
+    for seed in budget.seeds:  # seed by seed, so that an interruption leaves all networks with equally many seeds
         for entrant in budget.entrants:
             rate, found = choose_rate(settings, budget, short, entrant)
             recipe = make_recipe(budget, entrant, seed, rate, budget.epochs)
-            runs[entrant].append(run_one(settings, whole, recipe, True))
+            runs[entrant].append(run_one(settings, full, recipe, True))
             report["networks"][entrant] |= {
                 "lr": rate, "held_out_top1_by_lr": found, "test_top1": over_seeds(runs[entrant]), "runs": runs[entrant],
             }  # fmt: skip

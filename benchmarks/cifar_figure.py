@@ -24,12 +24,12 @@ LABELS = {
     "mobilenetv1_x1_0": ("MobileNetV1", "x1.0"), "shufflenet_x1_0_g3": ("ShuffleNet, 3 groups", "x1.0"),
     "squeezenet1_0": ("SqueezeNet", "1.0"),
 }  # fmt: skip
-"""A network's family, and what tells it apart in it."""
+"""Network -> family and label within the family."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to draw."""
+    """Results to draw, and the output file."""
 
     results: Path | None = None
     """A JSON file of cifar.py."""

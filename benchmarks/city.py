@@ -1,12 +1,12 @@
-"""A day of 1,000 cameras, simulated: how many workers it takes, how late results are, what is lost, how large it gets.
+"""Simulate a day of 1,000 cameras: needed workers, delay of results, lost work, and sizes of the stored data.
 
     python benchmarks/city.py --out benchmarks/results/city-1000-cameras.json
 
-Each camera writes a segment every five minutes, which joins one queue; a free worker takes the oldest. What a segment
-costs comes from measured times of one core (decoding, YOLOX-Nano and C-BIoU per frame of 768 x 576; embedding a crop),
-given as options: measure your own and put them in. People are few at night and many in the rush hours. Workers die and
-come back, a rack is gone for half an hour in the morning, some segments take five times as long, some always fail and
-are set aside after three tries. A worker that dies loses its segment, which goes back to the queue.
+Each camera writes a segment every five minutes into one queue; a free worker takes the oldest. The cost of a segment
+comes from measured times on one core (decoding, YOLOX-Nano and C-BIoU per frame of 768 x 576; embedding a crop). Set
+your own measurements with the options. There are few people at night and many in the rush hours. Workers die and
+restart, a rack is down for half an hour in the morning, some segments take five times as long, and some always fail and
+are set aside after three tries. The segment of a worker that dies goes back to the queue.
 """
 
 import argparse
@@ -24,7 +24,7 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True)
 class City:
-    """What is simulated."""
+    """The cameras, costs and failures to simulate."""
 
     cameras: int = 1000
     segment_s: float = 300.0
@@ -33,7 +33,7 @@ class City:
     detect_ms: float = 61.0
     track_ms: float = 1.5
     embed_ms: float = 2.9
-    """Of one crop, on one core."""
+    """Per crop, on one core."""
     people_peak: float = 8.0
     """People in view at the rush hours; a tenth of it at night."""
     stay_s: float = 20.0
@@ -48,7 +48,7 @@ class City:
     """Mean time between a worker's deaths."""
     worker_back_s: float = 60.0
     rack_share: float = 0.1
-    """Share of workers that are gone for half an hour from 08:00 on."""
+    """Share of workers that are down for half an hour from 08:00."""
     seed: int = 1
 
 
@@ -72,7 +72,7 @@ def simulate(city: City, workers: int) -> dict[str, Any]:
     seen = people(city, ends - city.segment_s / 2)
     frames = city.segment_s * city.fps
     frame_s = (city.decode_ms + city.detect_ms + city.track_ms) / 1000
-    cost = frames * frame_s + seen * city.segment_s * city.embed_ms / 1000  # one crop a second and person
+    cost = frames * frame_s + seen * city.segment_s * city.embed_ms / 1000  # one crop per second and person
     cost *= draw.lognormal(-(city.spread**2) / 2, city.spread, len(cost))
     cost[draw.random(len(cost)) < city.stragglers] *= 5
     fails = draw.random(len(cost)) < city.always_fail
@@ -84,7 +84,7 @@ def simulate(city: City, workers: int) -> dict[str, Any]:
     died: set[int] = set()
     events: list[tuple[float, int, str, int, int]] = []
     number = 0
-    epoch = [0] * workers  # an event of an earlier life of a worker does not count
+    epoch = [0] * workers  # events from before a worker's restart are ignored
 
     def at(time_s: float, kind: str, which: int, life: int = 0) -> None:
         nonlocal number
@@ -151,7 +151,7 @@ def simulate(city: City, workers: int) -> dict[str, Any]:
             busy[worker] = (segment, time_s)
             at(time_s + float(cost[segment]), "done", worker, epoch[worker])
     done = ~np.isnan(finished)
-    assert done.sum() + aside == len(ends), "nothing is lost, and nothing is done twice"
+    assert done.sum() + aside == len(ends), "every segment must be done once or set aside"
     assert aside == fails.sum()
     late = (finished - ends)[done]
     return {
@@ -165,7 +165,7 @@ def simulate(city: City, workers: int) -> dict[str, Any]:
 
 
 def sizes(city: City) -> dict[str, Any]:
-    """What a day adds up to."""
+    """Segments, tracklets, storage and core hours of a day."""
     hours = np.arange(0, DAY_S, 60.0)
     seconds = float(people(city, hours).mean() * DAY_S * city.cameras)
     tracklets = seconds / city.stay_s

@@ -1,10 +1,10 @@
-"""Train the weights of `osnet demo`, src/osnet/demo/weights, on generated people. They are good for nothing else.
+"""Train the weights of `osnet demo`, src/osnet/demo/weights, on generated people. They have no other use.
 
     python benchmarks/demo_weights.py --work /tmp/demo-weights --out src/osnet/demo/weights
 
-The people have another seed than those of the demo, so the demo's network has never seen them. Takes some minutes on
-two cores. The recipe is `demo-osnet-x0-25` at 64 x 32 pixels. Nothing was selected: the last of 12 epochs is kept. The
-weights in the repository are those of the 9th, at which their run was stopped for lack of time.
+The people have another seed than the demo's, so the network is not trained on the demo's people. Takes some minutes on
+two cores. The recipe is `demo-osnet-x0-25` at 64 x 32 pixels. The last of 12 epochs is saved, without selection. The
+weights in the repository are from the 9th epoch, where their run was stopped for lack of time.
 """
 
 import argparse

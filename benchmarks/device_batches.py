@@ -1,8 +1,8 @@
-"""Training images in a GPU's memory: whole batches are cropped, mirrored and patched there.
+"""Training images in GPU memory: batches are cropped, flipped and patched valid.
 
-The draws are the library's (``Augmentation.draw``), so a sample is the one that it makes, but for rounding: Pillow
-rounds to whole levels after each resizing, which is not done here. That holds where images are not made smaller; images
-larger than the network's input are made smaller once, before anything else.
+Random choices come from the library (``Augmentation.draw``), so samples equal the library's except for rounding: Pillow
+rounds to integers after each resizing. This holds for images that are not reduced; images larger than the network's
+input are reduced once, before the augmentation.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,13 +23,13 @@ from osnet.types import Preprocessing
 
 
 class DeviceEpochs:
-    """As ``training.epochs.SampledEpochs``, made on a device.
+    """Like ``training.epochs.SampledEpochs``, with batches made on a device.
 
     Args:
-        samples: what to train on. Its augmentation has no jitter and no erasing.
+        samples: training samples, whose augmentation has no jitter and no erasing.
         sampler: which samples make up a batch.
-        device: where images lie and batches are made.
-        threads: that read the files.
+        device: the device that stores the images and makes the batches.
+        threads: number of threads that read the files.
     """
 
     tied = False
@@ -41,22 +41,22 @@ class DeviceEpochs:
         self.labels = torch.tensor(samples.labels, device=device)
         size_hw = samples.preprocessing.size_hw
         with ThreadPoolExecutor(threads) as pool:
-            pictures = list(pool.map(lambda crop: _keep(crop.path, size_hw), samples.crops))
+            pictures = list(pool.map(lambda crop: _read(crop.path, size_hw), samples.crops))
         if len({picture.shape for picture in pictures}) != 1:
             raise ValueError("images differ in size; these batches are for data sets of crops of one size")
         self.images = torch.stack(pictures).to(device)
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
-        """As ``training.epochs.Epochs`` says; no process is needed."""
+        """See ``training.epochs.Epochs``; ``workers`` is not used."""
         keys = EpochKeys(self.sampler, epoch, first_batch)
         return self._make(keys), len(keys)
 
     def name_batch(self, epoch: int, batch: int) -> list[str]:
-        """As ``training.epochs.Epochs`` says."""
+        """See ``training.epochs.Epochs``."""
         return [self.samples.name_of(index) for _, _, index in next(iter(EpochKeys(self.sampler, epoch, batch)))]
 
     def _make(self, keys: EpochKeys) -> Iterator[Batch]:
-        """The next batch's numbers are drawn while the device works on this one."""
+        """Yield batches; the random choices of the next one are made while the device works on this one."""
         with ThreadPoolExecutor(1) as pool:
             waiting = None
             for batch in keys:
@@ -81,7 +81,7 @@ class DeviceEpochs:
         return {"image": images, "label": self.labels[indices]}
 
 
-def _keep(path, size_hw: tuple[int, int]) -> Tensor:  # type: ignore[no-untyped-def]
+def _read(path, size_hw: tuple[int, int]) -> Tensor:  # type: ignore[no-untyped-def]
     picture = to_tensor(read_image(path))
     if picture.shape[1] <= size_hw[0] and picture.shape[2] <= size_hw[1]:
         return picture
@@ -89,13 +89,13 @@ def _keep(path, size_hw: tuple[int, int]) -> Tensor:  # type: ignore[no-untyped-
 
 
 def make_batch(images: Tensor, indices: Tensor, draws: list[Draws], preprocessing: Preprocessing) -> Tensor:
-    """Some of ``images`` (N, 3, h, w) uint8, augmented: (B, 3, H, W) float32, normalised, channels last.
+    """A batch of augmented images (B, 3, H, W): float32, normalised, channels last.
 
     Args:
-        images: all of them; patches come from any.
-        indices: (B,), where ``images`` lie.
-        draws: of each of the B.
-        preprocessing: of the network.
+        images: (N, 3, h, w) uint8, all training images; patches come from any of them.
+        indices: (B,), the batch's indices in ``images``.
+        draws: the random choices of each of the B samples.
+        preprocessing: the network's preprocessing.
     """
     height, width = preprocessing.size_hw
     rows, columns = (torch.arange(side, device=images.device, dtype=torch.float32) for side in (height, width))
@@ -117,15 +117,15 @@ def make_batch(images: Tensor, indices: Tensor, draws: list[Draws], preprocessin
         values = torch.tensor(numbers, device=images.device, dtype=torch.float32).view(-1, 9, 1, 1).unbind(1)
         top, left, h, w, from_top, from_left, flip, cos, sin = values
         inside = (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
-        # Turned about the centre of the patch by the nearest pixel, as Pillow does it.
+        # Rotated about the centre of the patch with the nearest pixel, as in Pillow.
         across, down = x - left + 0.5 - w / 2, y - top + 0.5 - h / 2
         column, row = (cos * across - sin * down + w / 2).floor(), (sin * across + cos * down + h / 2).floor()
-        there = (column >= 0) & (column < w) & (row >= 0) & (row < h)
+        valid = (column >= 0) & (column < w) & (row >= 0) & (row < h)
         column = torch.where(flip > 0, w - 1 - column, column)
         donors = torch.tensor([patch.donor for _, patch in patched], device=images.device)
         framings = [patch.framing for _, patch in patched]
         patches = _sample(images, donors, framings, from_top + row, from_left + column, (height, width))
-        patches = torch.where(there[:, None], patches, 0)
+        patches = torch.where(valid[:, None], patches, 0)
         pixels[where] = torch.where(inside[:, None], patches, pixels[where])
     return normalize(pixels / 255, preprocessing).contiguous(memory_format=torch.channels_last)
 
@@ -133,7 +133,7 @@ def make_batch(images: Tensor, indices: Tensor, draws: list[Draws], preprocessin
 def _sample(
     images: Tensor, indices: Tensor, framings: list[Framing], y: Tensor, x: Tensor, size_hw: tuple[int, int]
 ) -> Tensor:
-    """The pixels (B, 3, H, W), in levels, that lie at (y, x) of the framed images; each (B or 1, H, W)."""
+    """Pixels (B, 3, H, W) from 0 to 255, sampled at ``y`` and ``x``, each (B or 1, H, W), of the framed images."""
     height, width = size_hw
     numbers = []
     for framing in framings:

@@ -1,7 +1,7 @@
-"""How fast embedding is here: ``Embedder`` against the plainest correct loop, the two in turn.
+"""How fast embedding is on this machine: ``Embedder`` and a plain loop, measured in turn.
 
-The plain loop is what people write: for each file, Pillow, resize, tensor, normalise, network, one at a time.
-Files are generated (they show speed, not quality). The ratio is what to quote; times are this machine's, now.
+The plain loop handles one file at a time: Pillow, resize, tensor, normalise, network. Files are generated, because
+quality does not matter. Quote the ratio; times depend on the machine and its load.
 
     python benchmarks/embedding.py [--model osnet_x1_0] [--files 96] [--rounds 10] [--out FILE]
 """
@@ -26,10 +26,10 @@ SIZES_WH = ((64, 128), (128, 256), (200, 500))
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Network, files and rounds of the measurement."""
 
     model: str = "osnet_x0_25"
-    """A network of the table, with random weights: the speed is the same."""
+    """A named network with random weights, which have the same speed."""
     files: int = 96
     """JPEGs in each round."""
     rounds: int = 10

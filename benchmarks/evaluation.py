@@ -1,14 +1,14 @@
-"""Scoring beside torchreid's, in turn in one run: time, memory, and that both find the same.
+"""Scoring compared with torchreid's, measured in turn: time, memory, and equal scores.
 
-Vectors are drawn: a point per person, and noise around it. Each measurement is a process of its own that loads them, is
-warmed up on a few (ours compiles then), and is timed from vectors to scores, distances included, on both sides. Memory
-is the process's peak beyond what it held when libraries and vectors were loaded; its curve is kept, too. Seconds mean
-something on a machine that does nothing else (ours uses every core, torchreid's ranking one); beside them stand the
-processors' seconds, which other work touches less, and the machine's load.
+Vectors are random: a point per person, with noise. Each measurement runs in a new process, which loads the vectors,
+warms up on a few (ours compiles then), and measures the time from vectors to scores, with distances, on both sides.
+Memory is the process's peak above its use after loading; its curve is stored too. Wall-clock seconds need an idle
+machine (ours uses every core, torchreid's ranking one). The report also has processor seconds, which other work affects
+less, and the machine's load.
 
-torchreid lives in an environment of its own; give its Python, or only ours is measured. How such an environment is
-made stands in tests/fixtures/make_torchreid_outputs.py; torchreid's Cython module is not in PyPI's 0.2.5, but in the
-authors' repository (torchreid/metrics/rank_cylib), from where it can be built into torchreid.reid.metrics.rank_cylib.
+torchreid needs an environment of its own (see tests/fixtures/make_torchreid_outputs.py); without its Python, only ours
+is measured. torchreid's Cython module is not in PyPI's 0.2.5, but in the authors' repository
+(torchreid/metrics/rank_cylib), from which it can be built as torchreid.reid.metrics.rank_cylib.
 
     python benchmarks/evaluation.py --peer peer/bin/python --out benchmarks/results/evaluation-cpu.json
 """
@@ -33,20 +33,20 @@ import numpy as np
 SIZES = {"market1501": (3368, 15913, 750), "msmt17": (11659, 82161, 3060), "million": (3368, 1_000_000, 50_000)}
 """Queries, gallery, people."""
 PEER_FITS = ("market1501",)
-"""At MSMT17's size torchreid needs some 27 GB: two whole matrices of indices and matches in 64 bits."""
+"""At MSMT17's size torchreid needs about 27 GB, for two complete matrices in 64 bits."""
 NUM_CAMERAS = 6
 NOISE = 2.2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Sizes, rounds and the environment with torchreid."""
 
     peer: Path | None = None
     """The Python of an environment with torchreid 0.2.5."""
     sizes: tuple[str, ...] = ("market1501", "msmt17", "million")
     rounds: int = 3
-    """Of ours and of the Cython path; the Python path runs once, in the first."""
+    """Rounds of ours and of torchreid's Cython path; its Python path runs only in the first."""
     dimensions: int = 512
     distance: str = "cosine"
     out: Path | None = None
@@ -69,7 +69,7 @@ def draw(folder: Path, size: str, dimensions: int) -> None:
         np.save(folder / f"{part}-camids.npy", rng.integers(1, NUM_CAMERAS + 1, count))
 
 
-# What runs in a process of its own: imports only what it measures.
+# The measurement of one side, in a new process that imports only what it measures.
 
 
 def ours(distance: str) -> Callable[..., dict[str, float]]:
@@ -104,7 +104,7 @@ def resident_bytes() -> int:
 
 
 class MemoryCurve:
-    """The process's resident memory while something runs."""
+    """Records the process's resident memory in the background."""
 
     def __enter__(self) -> "MemoryCurve":
         self.start, self.over = time.perf_counter(), threading.Event()
@@ -122,7 +122,7 @@ class MemoryCurve:
             self.points.append((round(time.perf_counter() - self.start, 2), round(resident_bytes() / 1e9, 4)))
 
     def thinned(self) -> list[tuple[float, float]]:
-        """At most 40 points: seconds, GB."""
+        """At most 40 points (seconds, GB)."""
         return self.points[:: len(self.points) // 40 + 1]
 
 
@@ -184,7 +184,7 @@ def main(settings: Settings) -> None:
     if settings.peer is None:
         print("no --peer: torchreid is not measured")
     report: dict[str, Any] = {
-        "what": "seconds from vectors to CMC and mAP; drawn vectors", "dimensions": settings.dimensions,
+        "what": "seconds from vectors to CMC and mAP; random vectors", "dimensions": settings.dimensions,
         "distance": settings.distance,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
                     "numpy": np.__version__},

@@ -1,12 +1,12 @@
-"""How fast files become vectors: ``Embedder`` against torchreid's FeatureExtractor; and how much memory a stream takes.
+"""Time from image files to embeddings, compared with torchreid's FeatureExtractor; and memory use of a long stream.
 
     python benchmarks/extraction.py --weights osnet_x0_25_msmt17.pth --peer-python peer/bin/python
     python benchmarks/extraction.py --weights osnet_x0_25_msmt17.pth --stream 100000
 
-The first writes generated JPEG crops, 256 a block, and times both in turn, one process each; FeatureExtractor is called
-with 32 paths at a time, as it does not batch by itself. Before that, the vectors are compared with Pillow's road under
-plain PyTorch. The second embeds the same 512 files again and again, writes the vectors to disk, and prints the
-process's memory after the first 2,000 and at the end. ``ratio``: see inference.py.
+The first writes generated JPEG crops, 256 per block, and measures both in turn, each in its own process.
+FeatureExtractor gets 32 paths at a time, because it does not batch. Before that, the vectors are compared with those of
+Pillow and plain PyTorch. The second embeds the same 512 files repeatedly, writes the vectors to disk, and prints the
+process's memory after the first 2,000 crops and at the end. For ``ratio`` see inference.py.
 """
 
 import os
@@ -26,25 +26,25 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Weights, crops and rounds of the measurement."""
 
     weights: Path | None = None
-    """Without: random ones of ``model``, which take the same time."""
+    """None: random weights of ``model``, which take the same time."""
     sizes: tuple[str, ...] = ("128x64", "256x128", "500x200")
     """Height x width of the crops."""
     rounds: int = 10
     threads: int = 2
     backends: tuple[str, ...] = ("onnxruntime", "openvino")
     peer_python: Path | None = None
-    """Python of an environment with torchreid 0.2.5. Without it, a plain loop of Pillow and PyTorch stands first."""
+    """Python of an environment with torchreid 0.2.5. Without it, the baseline is a plain loop of Pillow and PyTorch."""
     model: str = "osnet_x0_25"
     stream: int = 0
-    """Instead: stream so many crops and watch the memory."""
+    """If above 0, stream this many crops and record the memory instead."""
     out: Path | None = None
 
 
 def make_crops(folder: Path, size_hw: tuple[int, int], number: int) -> list[str]:
-    """JPEG files of quality 90 with structure and grain."""
+    """JPEG files of quality 90, of coloured blocks with noise."""
     import numpy as np
     from PIL import Image
 
@@ -83,7 +83,7 @@ _networks: dict[str, Any] = {}
 
 
 def plain_vectors(weights: str, paths: list[str]) -> Any:
-    """The definition: Pillow, float32, PyTorch, 32 at a time."""
+    """Embeddings by Pillow, NumPy and PyTorch, 32 at a time."""
     import numpy as np
     import torch
     from PIL import Image
@@ -107,13 +107,13 @@ def plain_vectors(weights: str, paths: list[str]) -> Any:
 
 
 def memory_mb() -> float:
-    """Resident memory of this process now."""
+    """Current resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def highest_mb() -> float:
-    """The most resident memory this process ever had, loading the weights included."""
+    """Largest resident memory of this process so far, including loading the weights."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM"))
 

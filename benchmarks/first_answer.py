@@ -1,10 +1,10 @@
-"""How long until the first answer: new processes, in turn, in seconds of processor time beyond ``import torch``.
+"""Start-up time: processor seconds of new processes beyond those of ``import torch``, measured in turn.
 
     python benchmarks/first_answer.py --weights osnet_x0_25_msmt17.pth --old ../before/src
 
-``new weights``: nothing is remembered of them; ``known weights``: a process before this one made an embedder. Byte code
-lies in a folder of its own, as an installed package has it. ``old``: the ``src`` of another version, beside this one.
-Processor time counts all threads; on a busy machine it still grows, by half or so, so compare within a round.
+``new weights`` are not in the cache of inference graphs; ``known weights`` were cached by an earlier process. Byte code
+is cached, as for an installed package. ``--old`` adds the ``src`` of another version to the comparison. Processor time
+counts all threads. On a busy machine it can grow by half, so compare within a round.
 """
 
 import os
@@ -28,7 +28,7 @@ EMBED = "import sys, torch; from osnet import Embedder; Embedder(sys.argv[1]).em
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Weights and rounds of the measurement, and another version to compare with."""
 
     weights: Path
     rounds: int = 5
@@ -75,14 +75,14 @@ def main(settings: Settings) -> None:
                     shutil.rmtree(folder / "emptied", ignore_errors=True)
                     command = [str(folder / f"{mark}gallery") if word == "GALLERY" else word for word in command]
                     seconds = spent(command, source, folder, cache)
-                    if number:  # the first round writes byte code and what is remembered
+                    if number:  # the first round fills the caches
                         times.setdefault(mark + what, []).append(seconds)
             if number:
                 write(settings, number, times)
 
 
 def write(settings: Settings, rounds: int, times: dict[str, list[float]]) -> None:
-    """Print and write what was measured so far."""
+    """Print and write the results so far."""
     torch_s = times["import torch"]
     rows = {}
     for what, found in times.items():

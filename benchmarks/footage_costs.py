@@ -1,11 +1,11 @@
-"""What indexing footage costs: processor time of each stage per frame, and memory over a long run.
+"""Costs of indexing footage: processor time of each stage per frame, and memory over a long run.
 
     python benchmarks/footage_costs.py --data ../shared/data --out benchmarks/results/footage-costs.json \\
         [--frames 200] [--long 20000]
 
-Stages are measured on OpenCV's vtest.avi with YOLOX-Nano, C-BIoU and OSNet x0.25, in one process, in processor time of
-all threads, so a busy machine changes little. ``--long`` repeats the footage, with the boxes of
-YOLOX-Nano found once, and indexes it in segments of five minutes; the resident memory is read every 500 frames.
+Stages are measured on OpenCV's vtest.avi with YOLOX-Nano, C-BIoU and OSNet x0.25, in one process. Processor time of all
+threads depends little on the machine's load. ``--long`` repeats the footage with its detected boxes and indexes it in
+segments of five minutes; the resident memory is recorded every 500 frames.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def measure(data: Path, frames: int) -> tuple[dict[str, float], dict[int, Boxes]
     tracker.reset(footage.fps)
     stages, found = Stages(), {}
     reader = read_frames(footage)
-    warm = next(reader)  # compiles, starts threads
+    warm = next(reader)  # warm up: compiles and starts threads
     embedder.embed([warm.image[:200, :100]] * embedder.batch_size)
     detector.detect(warm)
     for _ in range(frames):
@@ -76,7 +76,7 @@ def measure(data: Path, frames: int) -> tuple[dict[str, float], dict[int, Boxes]
 
 
 class Replay:
-    """A detector that knows the boxes of the repeated frames."""
+    """A detector that returns known boxes of repeated frames."""
 
     warmup_s = 0.0
 
@@ -97,7 +97,7 @@ def resident_mb() -> float:
 
 
 def repeat(footage: Footage, period: int, frames: int, memory: dict[int, float]) -> Iterator[VideoFrame]:
-    """The first ``period`` frames again and again; reads the memory on the way."""
+    """Repeat the first ``period`` frames; records the memory every 500 frames."""
     number = 0
     while number < frames:
         for frame in read_frames(footage, stop_s=float(footage.times_s[period - 1]) + 1e-3):
@@ -108,7 +108,7 @@ def repeat(footage: Footage, period: int, frames: int, memory: dict[int, float])
 
 
 def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, float]:
-    """Resident memory in MB by the number of frames."""
+    """Number of frames -> resident memory in MB."""
     footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu")
     settings, tracker, detector = IndexSettings(), make_tracker(), Replay(found, len(found))
     memory: dict[int, float] = {}

@@ -1,14 +1,13 @@
-"""What a GPU gains step by step, in under nine minutes: plain float32, half precision, folded, graphs, compiled, fused.
+"""Speed-ups on a GPU step by step, in under nine minutes: half precision, folding, CUDA graphs, compile, fusing.
 
     python benchmarks/gpu_ladder.py --out ladder.json
     python benchmarks/gpu_ladder.py --device cpu --models osnet_x0_25 --batches 1 3 --size 64x32 --files 6 --rounds 2
 
-Three stages, each for ``osnet_x0_25`` and ``osnet_x1_0``. ``network``: the ways of in_pytorch.py, and the backends of
-``osnet.runtime.gpu``, which begin with pixels on the host; vectors are compared before anything is timed. ``files``:
-JPEG files to vectors, read by the library, and decoded by the GPU (nvJPEG; its pixels differ a little). ``training``:
-steps of the re-identification task. Contenders of a cell take turns. The result is written after each cell, and what
-no longer fits into ``minutes`` is left out, so that an interrupted run has written what it measured. No GPU has run
-it yet; on a CPU the ways that exist there prove the script (``tests/test_gpu_backends.py``).
+Three stages, each for ``osnet_x0_25`` and ``osnet_x1_0``. ``network``: the variants of in_pytorch.py, and the backends
+of ``osnet.runtime.gpu``, which start with pixels on the host; vectors are compared before measuring. ``files``: from
+JPEG files to vectors, decoded by the library or by the GPU (nvJPEG; its pixels differ slightly). ``training``: steps
+of the re-identification task. The variants of a cell are measured in turn. The result is written after each cell, and
+cells beyond ``minutes`` are left out. It has not run on a GPU yet; ``tests/test_gpu_backends.py`` runs it on a CPU.
 """
 
 import statistics
@@ -33,13 +32,13 @@ GPU_BACKENDS = ("cuda-bf16", "cuda-fp16", "onnxruntime-cuda", "onnxruntime-tenso
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Device, networks, batches and time of the measurement."""
 
     device: str = "cuda"
     models: tuple[str, ...] = ("osnet_x0_25", "osnet_x1_0")
     batches: tuple[int, ...] = (1, 8, 64, 512)
     compiled: tuple[int, ...] = (64,)
-    """Batches at which ``torch.compile`` is tried, which takes a minute each; with none it is left out."""
+    """Batch sizes for ``torch.compile``, which takes a minute each; empty: none."""
     size: str = "256x128"
     rounds: int = 5
     block_s: float = 0.2
@@ -50,7 +49,7 @@ class Settings:
 
 
 class Ladder:
-    """Measures cells and writes them down."""
+    """Measures cells (stage, network, batch size) and records them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.device = settings, torch.device(settings.device)
@@ -67,7 +66,7 @@ class Ladder:
             torch.cuda.synchronize(self.device)
 
     def cell(self, stage: str, model: str, batch: int, makers: dict[str, Callable[[], Callable[[], Any]]]) -> None:
-        """Make each contender, then time them in turn; ``batch`` images a call. Errors are written down too."""
+        """Make each variant, then measure them in turn with ``batch`` images per call. Errors are recorded too."""
         made: dict[str, Callable[[], Any]] = {}
         for way, make in makers.items():
             if time.monotonic() > self.end:
@@ -75,7 +74,7 @@ class Ladder:
             try:
                 made[way] = make()
                 made[way]()
-            except (Exception, SystemExit) as error:  # a way that does not exist here must not end the others
+            except (Exception, SystemExit) as error:  # a variant that does not run here must not stop the others
                 made.pop(way, None)
                 message = f"{type(error).__name__}: {error}"[:300]
                 self.rows.append({"stage": stage, "model": model, "batch": batch, "way": way, "error": message})
@@ -104,7 +103,7 @@ class Ladder:
         in_turn.write(self.settings.out, self.result)
 
     def network(self, model: str, batch: int) -> None:
-        """The network alone, in PyTorch, and the backends, which copy the pixels from the host."""
+        """The network alone in PyTorch, and the backends, which also copy the pixels from the host."""
         ways = in_pytorch.ways_on(self.settings.device)
         if batch not in self.settings.compiled or self.device.type != "cuda":
             ways = [way for way in ways if "compiled" not in way]
@@ -156,7 +155,7 @@ class Ladder:
         self.cell("files", model, len(paths), makers)
 
     def nvjpeg(self, model: str, paths: list[str]) -> Callable[[], Any]:
-        """Decoded and resized on the GPU, then the folded network in bfloat16."""
+        """Decode and resize on the GPU, then run the folded network in bfloat16."""
         from torchvision.io import ImageReadMode, decode_jpeg, read_file
         from torchvision.transforms.v2.functional import resize
 
@@ -181,7 +180,7 @@ class Ladder:
         return run
 
     def training(self, model: str) -> None:
-        """Steps of the task, with batches that lie on the device."""
+        """Steps of the task, with batches on the device."""
         ways = ["float32", "float32 channels_last", "bf16 channels_last"]
         if self.device.type == "cuda" and self.settings.compiled:
             ways.append("bf16 channels_last compiled")
@@ -227,7 +226,7 @@ def main(settings: Settings) -> None:
         for model in settings.models:
             ladder.files(model, Path(folder))
     left = ladder.end - time.monotonic()
-    print("done" if left > 0 else "the time was up: the rest was left out")
+    print("done" if left > 0 else "time is up; the other cells were left out")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Ways to run a network in PyTorch itself, on a GPU or a CPU, for inference.py: each beside plain float32.
+"""Variants of running a network in PyTorch, on a GPU or a CPU, for inference.py.
 
-A way that does not give plain float32's vectors does not start: cosines are at least 0.9999, with bfloat16 0.99.
+A variant must give the vectors of plain float32: cosines of at least 0.9999, or 0.99 with bfloat16 and float16.
 """
 
 from collections.abc import Callable
@@ -16,23 +16,23 @@ WAYS = (
     "bf16 compiled", "bf16 CUDA graph", "bf16 ours", "bf16 ours, CUDA graph", "bf16 Lite fused",
     "bf16 Lite fused, CUDA graph", "fp16 ours", "fp16 ours, CUDA graph",
 )  # fmt: skip
-"""Precision, then what is done; ``ours`` is ``osnet.runtime.folding.optimize``, from uint8 pixels; ``Lite fused``
+"""Precision, then the optimisation. ``ours`` is ``osnet.runtime.folding.optimize``, from uint8 pixels; ``Lite fused``
 is the folded network with the kernel of lite_triton.py."""
 
 
 def ways_on(device: str) -> list[str]:
-    """All of them on a GPU; CUDA graphs and Triton are nowhere else."""
+    """The variants that a device supports; CUDA graphs and Triton need a GPU."""
     return [way for way in WAYS if device.startswith("cuda") or not ("CUDA" in way or "Lite" in way)]
 
 
 def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device: str) -> Run:
-    """One batch through the network, waited for.
+    """A function that runs one batch and waits for the result.
 
     Args:
         way: one of ``WAYS``.
         model: a name of ``create_model``.
-        batch: images.
-        size_hw: of the images.
+        batch: number of images.
+        size_hw: height and width of the images.
         device: ``cuda`` or ``cpu``.
     """
     from osnet import create_model
@@ -79,7 +79,7 @@ def make_way(way: str, model: str, batch: int, size_hw: tuple[int, int], device:
 
 
 def _captured(run: nn.Module, given: Tensor) -> Run:
-    """The same steps as one CUDA graph, replayed: nothing is left for Python to do between them."""
+    """Capture ``run`` as one CUDA graph, which is replayed without Python between its kernels."""
     with torch.inference_mode():
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

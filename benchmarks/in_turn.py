@@ -1,6 +1,6 @@
-"""One process per contender, run in turn (A B A B ...): thread pools of two runtimes in one process fight for cores.
+"""Measure contenders in turn (A B A B ...), each in its own process, so that their thread pools do not compete.
 
-A worker script calls ``serve(work)``; the benchmark starts workers and asks them, round by round, for one block each.
+A worker script calls ``serve(work)``. The benchmark starts the workers and requests one block from each per round.
 """
 
 import json
@@ -16,10 +16,10 @@ from typing import Any
 
 
 def serve(work: Callable[[], Any]) -> None:
-    """In a worker: warm up, say so, then for every line on standard input, a number of seconds, work that long.
+    """In a worker: warm up, print ``ready``, then for each number of seconds read from stdin, work that long.
 
-    ``work`` is called until the time has passed, and at least once. If it is much shorter, a call that is not timed
-    comes first: while the other contenders had their turn, the caches were theirs.
+    ``work`` is called until the time has passed, and at least once. If a call is much shorter, an untimed call comes
+    first, because the other contenders have replaced the processor's caches.
     """
     work()
     work()
@@ -42,7 +42,7 @@ def serve(work: Callable[[], Any]) -> None:
 
 
 def pin(threads: int) -> None:
-    """First in a worker: so many cores, the same ones for every contender; all runtimes count these."""
+    """Call first in a worker: restricts it to this many cores, the same ones for every contender."""
     sys.stdout = sys.stderr  # some libraries print while they load
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
@@ -77,10 +77,10 @@ class Worker:
 
 
 def compare(workers: list[Worker], rounds: int, block_s: float) -> dict[str, dict[str, Any]]:
-    """Rounds of one block each, of so many seconds (0: one call); the others are compared with the first worker.
+    """Rounds of one block per worker, of ``block_s`` seconds (0: one call), compared with the first worker.
 
-    ``cpu_ratio`` compares processor time, all threads added: on a machine that others use too, and with one thread,
-    it is the ratio that they disturb least (waiting for a core is not counted, busy waiting is).
+    ``cpu_ratio`` compares processor time of all threads. On a busy machine, with one thread, it is disturbed least:
+    waiting for a core is not counted, busy waiting is.
     """
     for _ in range(rounds):
         for worker in workers:
@@ -102,7 +102,7 @@ def compare(workers: list[Worker], rounds: int, block_s: float) -> dict[str, dic
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What it ran on, and the load that others put on it."""
+    """The machine and its load."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return {
         "cpu": model[0].split(":")[1].strip() if model else platform.processor(),

@@ -1,12 +1,13 @@
-"""How fast the network is: each backend against PyPI's torchreid 0.2.5, one process each, in turn.
+"""Speed of the network: each backend compared with torchreid 0.2.5, in turn, each in its own process.
 
     python benchmarks/inference.py --peer-python peer/bin/python --boxmot-python boxmot-env/bin/python
-    python benchmarks/inference.py --device cuda     # ways to run it in PyTorch on a GPU: see in_pytorch.py
+    python benchmarks/inference.py --device cuda     # variants in PyTorch on a GPU: see in_pytorch.py
 
-Without peers, the network as PyTorch runs it (torchreid's is the same layers) stands first. ``ratio`` is the smaller
-of two: the median over rounds of the ratio within a round, and best to best. Beside each time stands the share of the
-machine's own matrix-product peak, counting two operations per multiply-add. The networks have random weights; they do
-not change the time. How to make the peers' environments: see make_torchreid_outputs.py in tests/fixtures.
+Without ``--peer-python``, the baseline is the network in plain PyTorch (torchreid's has the same layers). ``ratio`` is
+the smaller of two: the median over rounds of the ratio within a round, and best to best. Each time also has its share
+of the machine's measured matrix-product peak, counting two operations per multiply-add. The networks have random
+weights, which take the same time. For the environments see make_torchreid_outputs.py and make_boxmot_outputs.py in
+tests/fixtures.
 """
 
 import sys
@@ -29,23 +30,23 @@ GFLOP = {"osnet_x1_0": 1.957, "osnet_x0_75": 1.143, "osnet_x0_5": 0.546, "osnet_
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Networks, batches, backends and rounds of the measurement."""
 
     models: tuple[str, ...] = ("osnet_x0_25", "osnet_x1_0")
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 12
     block_s: float = 0.4
-    """Each contender's turn takes so long, or one batch if that takes longer."""
+    """Length of each contender's turn, or one batch if that takes longer."""
     threads: int = 2
     backends: tuple[str, ...] = ("torch", "onnxruntime", "openvino")
     peer_python: Path | None = None
     """Python of an environment with torchreid 0.2.5."""
     boxmot_python: Path | None = None
-    """Python of an environment with boxmot; it runs our exported file."""
+    """Python of an environment with boxmot, which runs the exported file."""
     device: str | None = None
-    """Instead: PyTorch alone on this device (cuda, cpu), plain float32 beside bfloat16, compiled, captured and ours."""
+    """If given (cuda, cpu), compare only variants in PyTorch on this device: precisions, compile, CUDA graphs, ours."""
     size: str = "256x128"
-    """With a device: height x width of the images."""
+    """With ``device``: height x width of the images."""
     out: Path | None = None
 
 
@@ -93,7 +94,7 @@ def worker(kind: str, model: str, batch: int, threads: int, folder: str) -> None
 
 
 def peak_gflops(threads: int) -> float:
-    """The best of many matrix products in float32, by PyTorch's library and by NumPy's, at three sizes."""
+    """Fastest float32 matrix product of PyTorch and NumPy, at three sizes."""
     import torch
 
     torch.set_num_threads(threads)
@@ -134,7 +135,7 @@ def main(settings: Settings) -> None:
 
 
 def measure_device(settings: Settings, device: str, result: dict[str, Any]) -> None:
-    """Images per second of each way to run a network in PyTorch."""
+    """Images per second of each variant in PyTorch."""
     import torch
 
     if device.startswith("cuda"):
@@ -166,7 +167,7 @@ def _measure(
         except SystemExit as error:
             if settings.device is None or not workers:
                 raise
-            print(f"left out: {error}")  # the other ways can be measured without it
+            print(f"left out: {error}")  # the other variants can be measured without it
     return in_turn.compare(workers, settings.rounds, settings.block_s)
 
 

@@ -1,10 +1,11 @@
-"""An experiment: the Lite 3x3 as one Triton kernel, pointwise, depthwise, norm and ReLU in one pass over memory.
+"""An experiment: the Lite 3x3 layer as one Triton kernel: pointwise, depthwise, norm and ReLU in one pass over memory.
 
-A program walks down a strip of a map. Of each input row it computes the pointwise convolution three times, as seen from
-the columns left, here and right, since registers cannot be read across; each adds to three output rows, of which the
-uppermost is then finished. Nothing in between is ever written to memory. Folded layers only: norms are in the weights.
+A program processes a strip of a feature map from top to bottom. For each input row it computes the pointwise
+convolution three times, shifted by one column left, not shifted and right, because threads cannot read each other's
+registers. Each result is added to three output rows, of which the top one is then complete. Intermediate results stay
+in registers. It needs folded layers, whose norms are in the weights.
 
-No GPU has run this yet; ``inference.py --device cuda`` measures it. Triton's interpreter runs it on a CPU, for a test.
+It has not been run on a GPU yet; ``inference.py --device cuda`` measures it. A test runs it in Triton's interpreter.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 COLUMNS, ROWS = 16, 16
-"""Of the strip that a program takes."""
+"""Size of a program's strip."""
 
 
 @triton.jit
@@ -27,11 +28,11 @@ def lite_kernel(  # type: ignore[no-untyped-def]
     first_row = tl.program_id(1) * ROWS
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     channels = tl.arange(0, PADDED)
-    known = channels < C
+    in_channels = channels < C
     picture = tl.program_id(2) * height * width * C
-    square = known[:, None] & known[None, :]
+    square = in_channels[:, None] & in_channels[None, :]
     weight = tl.load(pointwise + channels[:, None] * C + channels[None, :], mask=square, other=0.0)
-    start = tl.zeros((COLUMNS, PADDED), tl.float32) + tl.load(bias + channels, mask=known, other=0.0)[None, :]
+    start = tl.zeros((COLUMNS, PADDED), tl.float32) + tl.load(bias + channels, mask=in_channels, other=0.0)[None, :]
     upper = start
     middle = start
     for step in range(ROWS + 2):
@@ -39,16 +40,16 @@ def lite_kernel(  # type: ignore[no-untyped-def]
         lower = start
         for dx in tl.static_range(3):
             seen = columns + dx - 1
-            there = (seen >= 0) & (seen < width) & (row >= 0) & (row < height)
+            inside = (seen >= 0) & (seen < width) & (row >= 0) & (row < height)
             places = picture + (row * width + seen)[:, None] * C + channels[None, :]
-            values = tl.load(x + places, mask=there[:, None] & known[None, :], other=0.0)
+            values = tl.load(x + places, mask=inside[:, None] & in_channels[None, :], other=0.0)
             mixed = tl.dot(values, weight, input_precision="ieee")
-            upper += mixed * tl.load(depthwise + (6 + dx) * C + channels, mask=known, other=0.0)[None, :]
-            middle += mixed * tl.load(depthwise + (3 + dx) * C + channels, mask=known, other=0.0)[None, :]
-            lower += mixed * tl.load(depthwise + dx * C + channels, mask=known, other=0.0)[None, :]
+            upper += mixed * tl.load(depthwise + (6 + dx) * C + channels, mask=in_channels, other=0.0)[None, :]
+            middle += mixed * tl.load(depthwise + (3 + dx) * C + channels, mask=in_channels, other=0.0)[None, :]
+            lower += mixed * tl.load(depthwise + dx * C + channels, mask=in_channels, other=0.0)[None, :]
         done = row - 1
         places = picture + (done * width + columns)[:, None] * C + channels[None, :]
-        valid = (columns < width)[:, None] & known[None, :] & (done >= first_row) & (done < height)
+        valid = (columns < width)[:, None] & in_channels[None, :] & (done >= first_row) & (done < height)
         tl.store(out + places, tl.maximum(upper, 0.0).to(out.dtype.element_ty), mask=valid)
         upper = middle
         middle = lower

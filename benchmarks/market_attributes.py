@@ -1,14 +1,14 @@
-"""Attributes of real people: one network for identities and the 27 attributes of Market-1501, trained and searched.
+"""Attributes of real people: a network for identities and the 27 attributes of Market-1501 is trained and searched.
 
-OSNet learns who people are and what they look like (``both-osnet``) on the training identities, every tenth of which
-validates; on the 750 test people it is scored (mA, F1), and searched by description, beside chance and beside a search
-by photograph. The labels are of identities: all images of a person have the same ones, seen or not.
+OSNet is trained on identities and attributes (``both-osnet``) of the training people; every tenth person is used for
+validation. On the 750 test people it is scored (mA, F1), and searched by attributes, compared with chance and with a
+search by image. Labels are per identity: all images of a person have the same ones, visible or not.
 
     python benchmarks/market_attributes.py --data MARKET1501 --labels market_attribute.mat --work STATE \\
         --out benchmarks/results/market-attributes-cpu.json
     python benchmarks/market_attributes.py ... --model osnet_x1_0 --size-hw 256 128 --precision bf16 --no-cpu    # a GPU
 
-A run that was cut off goes on. STATE holds weights and vectors: it must lie outside the repository.
+An interrupted run resumes. STATE contains weights and vectors and must be outside the repository.
 """
 
 import json
@@ -42,19 +42,19 @@ DESCRIPTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("hat",), ()),
     (("handbag", "long hair"), ()),
 )
-"""With and without. Names that the data lacks are left out."""
+"""Wanted and unwanted attributes. Combinations with attributes that the data lack are left out."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run."""
+    """Data, network and length of the run."""
 
     data: Path
     """Market-1501's folder."""
     labels: Path
     """``market_attribute.mat``."""
     work: Path
-    """State. Outside the repository."""
+    """Folder of the run, outside the repository."""
     out: Path
     model: str = "osnet_x0_25"
     size_hw: tuple[int, int] = (128, 64)
@@ -82,7 +82,7 @@ def main(settings: Settings) -> None:
     test = dataset.select(names).test
     seen = predictor.predict(list(test.paths))
     report: dict[str, Any] = {
-        "what": "identities and attributes of Market-1501, trained here; the test people are others",
+        "what": "identities and attributes of Market-1501, trained here; the test people are not in the training set",
         "run": {"model": settings.model, "size_hw": settings.size_hw, "epochs": settings.epochs, "seed": settings.seed},
         "people": {split.name: len({crop.pid for crop in split.crops}) for split in dataset.splits},
         "best_epoch": trainer.progress.best_epoch, "cost of this call": cost,
@@ -95,16 +95,16 @@ def main(settings: Settings) -> None:
 
 
 def score(probabilities: Any, test: AttributeSplit, names: list[str]) -> dict[str, float | None]:
-    """mA over the attributes that have both labels, and F1 of mean precision and recall."""
+    """mA over the attributes with positives and negatives, and F1 of mean precision and recall."""
     scores = score_attributes(probabilities, test.labels, names)
     return {"mA": scores.mean_accuracy, "F1": scores.f1, "accuracy": scores.accuracy}
 
 
 def search(vectors: Any, probabilities: Any, test: AttributeSplit, names: list[str]) -> list[dict[str, Any]]:
-    """Of the first ten images for each description: how many fit; by chance; and by a photo of somebody who fits.
+    """How many of the first ten images match each combination: by attributes, by chance, and by image.
 
-    The photo is of each fitting person in turn (their first image); images of that person are left out, since they fit
-    by definition. What is then found is right as far as alike people are described alike.
+    Search by image uses the first image of each matching person in turn and leaves out that person's images, which
+    match by definition. So it measures whether people who look alike have equal labels.
     """
     pids, rows = np.array([crop.pid for crop in test.crops]), []
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,22 +1,22 @@
-"""Does OSNet beat its single-scale baseline (paper, Table 5)? Both trained from scratch on Market-1501.
+"""OSNet and its single-scale baseline (paper, Table 5), trained from scratch on Market-1501.
 
-Each run is one network with one seed. It trains by the paper's recipe (random flip, crop and patch; SGD; rate 0.065),
-whose 350 epochs and steps are scaled to the epochs there are. A tenth of the training people is held out. The weights
-that did best on these people are scored on the test, once. Distances are Euclidean, as in the paper.
+Each run is one network with one seed, trained with the paper's recipe (random flip, crop and patch; SGD; rate 0.065),
+whose 350 epochs and milestones are scaled to fewer epochs. A tenth of the training people is held out. The weights with
+the best score on these people are scored once on the test set. Distances are Euclidean, as in the paper.
 
 A plan is a list of runs, most important first. Each process takes the first run that is neither done nor taken, so
-several processes share a plan, and the same command goes on where one was cut off:
+several processes can share a plan. The same command resumes an interrupted plan:
 
     python benchmarks/omni_scale.py --data MARKET1501 --work STATE --plan cpu
-    python benchmarks/omni_scale.py --data MARKET1501 --work STATE --plan gpu --minutes 8.5    # again until "all done"
+    python benchmarks/omni_scale.py --data MARKET1501 --work STATE --plan gpu --minutes 8.5    # repeat until "all done"
     python benchmarks/omni_scale.py --work STATE --plan cpu --report benchmarks/results/omni-scale-cpu.json
 
-``--data`` is the folder of Market-1501 or its archive (tar.xz), which is unpacked into STATE. STATE holds images,
-weights and vectors: it must lie outside the repository, or in a folder that git ignores. A report needs no data and can
-be made at any time.
+``--data`` is the folder of Market-1501 or its archive (tar.xz), which is unpacked into STATE. STATE contains images,
+weights and vectors, so it must be outside the repository, or in a folder that git ignores. A report needs no data and
+can be made at any time.
 
-On a CPU: runs of 30 epochs (20 at 256 x 128). A whole schedule of few epochs, with all its steps of the rate, says more
-than the first part of a longer one. On a GPU: 60 epochs, bfloat16, images in its memory, batches made there.
+On a CPU: runs of 30 epochs (20 at 256 x 128). A complete short schedule, with all its rate steps, tells more than the
+first part of a longer one. On a GPU: 60 epochs in bfloat16, with images and batches in its memory.
 """
 
 import json
@@ -63,13 +63,13 @@ PlanName = Literal["cpu", "gpu", "tiny"]
 HELD_OUT = 0.1
 SCORE = "validation_mAP"
 WIDENED = "osnet_t1_widened"
-"""The single-scale baseline, as wide as it takes to have the parameters of the OSNet beside it."""
+"""The single-scale baseline, widened to the number of parameters of OSNet."""
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training."""
+    """One training run."""
 
     model: str
     """A name of ``osnet models``, or ``osnet_t1_widened``."""
@@ -81,17 +81,17 @@ class Run:
 
     @property
     def group(self) -> str:
-        """Runs that differ in the network and the seed only."""
+        """Name of the group of runs that differ only in network and seed."""
         return f"x{self.width:g}-{self.size_hw[0]}x{self.size_hw[1]}-{self.epochs}epochs"
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the run's folder."""
         return f"{self.group}-{self.model}-seed{self.seed}"
 
 
 def make_cpu_plan() -> list[Run]:
-    """x0.5 at 128 x 64, then at 256 x 128. Whole schedules of few epochs, rather than a part of a longer one."""
+    """x0.5 at 128 x 64, then at 256 x 128, with short but complete schedules."""
 
     def small(model: str, seed: int) -> Run:
         return Run(model, 0.5, (128, 64), 30, seed)
@@ -119,7 +119,7 @@ def make_gpu_plan() -> list[Run]:
 
 
 def make_tiny_plan() -> list[Run]:
-    """The GPU's plan at a size that a test can run."""
+    """The GPU plan at a size for tests."""
     tiny = Run("osnet_x1_0", 0.25, (32, 16), 2, 1, batch_size=8)
     return [tiny, replace(tiny, model="osnet_t1"), replace(tiny, model=WIDENED), replace(tiny, seed=2)]
 
@@ -129,7 +129,7 @@ PLANS = {"cpu": make_cpu_plan, "gpu": make_gpu_plan, "tiny": make_tiny_plan}
 
 @cache
 def network_settings(model: str, width: float) -> tuple[str, float]:
-    """A model of ``osnet models`` and its width; of the widened baseline, the width with OSNet's parameters."""
+    """A model of ``osnet models`` and its width; the widened baseline has as many parameters as OSNet."""
     if model != WIDENED:
         return model, width
     wanted = count_parameters("osnet_x1_0", width)
@@ -139,7 +139,7 @@ def network_settings(model: str, width: float) -> tuple[str, float]:
 
 
 def count_parameters(model: str, width: float) -> int:
-    """Without a classifier."""
+    """Number of parameters, without a classifier."""
     with torch.device("meta"):
         return sum(p.numel() for p in create_model(model, width=width).parameters())
 
@@ -153,12 +153,12 @@ def count_run(run: Run) -> dict[str, float]:
 
 
 class KeptInMemory(TrainingSet):
-    """Each image is decoded once and then kept as bytes: 24 KB of 128 x 64 pixels."""
+    """Decodes each image once and keeps its pixels in memory (24 KB for 128 x 64)."""
 
     pictures: dict[int, NDArray[np.uint8]]
 
     def read(self, index: int) -> Image.Image:
-        """As the base class."""
+        """See the base class."""
         if index not in self.pictures:
             self.pictures[index] = np.asarray(read_image(self.crops[index].path))
         return Image.fromarray(self.pictures[index])
@@ -166,10 +166,10 @@ class KeptInMemory(TrainingSet):
 
 @dataclass(frozen=True)
 class KeptRecipe(ReidRecipe):
-    """The library's recipe, its images in memory."""
+    """The library's recipe, with images in memory."""
 
     def plan(self, dataset: ReidDataset) -> Plan:
-        """As the base class."""
+        """See the base class."""
         plan = ReidPlan(self, dataset)
         samples = plan.samples
         plan.samples = KeptInMemory(samples.crops, samples.augmentation, samples.preprocessing, samples.seed)
@@ -178,24 +178,24 @@ class KeptRecipe(ReidRecipe):
 
 
 class DevicePlan(ReidPlan):
-    """Images in the device's memory."""
+    """The library's plan, with images in the device's memory."""
 
     def make_epochs(self, rank: int, num_ranks: int, device: torch.device) -> Epochs:
-        """As the base class."""
+        """See the base class."""
         return DeviceEpochs(self.samples, self.make_sampler(rank, num_ranks), device, min(8, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
 class DeviceRecipe(ReidRecipe):
-    """The library's recipe, its images in the device's memory and batches made there."""
+    """The library's recipe, with images and batches in the device's memory."""
 
     def plan(self, dataset: ReidDataset) -> Plan:
-        """As the base class."""
+        """See the base class."""
         return DevicePlan(self, dataset)
 
 
 def make_recipe(run: Run, plan: PlanName) -> ReidRecipe:
-    """The paper's recipe from scratch, its epochs and steps shortened alike."""
+    """The paper's recipe from scratch, with proportionally fewer epochs and earlier milestones."""
     precision: Literal["fp32", "bf16"] = "fp32" if plan == "cpu" else "bf16"
     paper = market1501_osnet_x1_0_scratch()
     model, width = network_settings(run.model, run.width)
@@ -209,21 +209,21 @@ def make_recipe(run: Run, plan: PlanName) -> ReidRecipe:
 
 @dataclass
 class Clock:
-    """Writes down how long each epoch took, in parts if it was interrupted; asks the trainer to stop in time."""
+    """Records the time of each epoch, in parts if it is interrupted, and stops the trainer at the deadline."""
 
     path: Path
     deadline: float
-    """On the monotonic clock."""
+    """In seconds of ``time.monotonic``."""
     stopped: bool = field(default=False, init=False)
     _epoch: Iterator[Any] | None = field(default=None, init=False)
 
     def draw(self, batches: Iterable[Any], total: int, label: str) -> Iterator[Any]:
-        """For ``Trainer.run``: once an epoch."""
+        """Progress function for ``Trainer.run``, called once per epoch."""
         self._epoch = self._time(batches, int(label.split()[1].split("/")[0]))
         return self._epoch
 
     def close(self) -> None:
-        """Write down an epoch that was interrupted."""
+        """Record an interrupted epoch."""
         if isinstance(self._epoch, Generator):
             self._epoch.close()
 
@@ -235,7 +235,7 @@ class Clock:
                 yield batch
                 if time.monotonic() > self.deadline and not self.stopped:
                     self.stopped = True
-                    signal.raise_signal(signal.SIGTERM)  # the trainer saves and leaves between two batches
+                    signal.raise_signal(signal.SIGTERM)  # the trainer saves and stops between two batches
         finally:
             row = {"epoch": epoch, "batches": done,
                    "wall_s": time.monotonic() - wall, "cpu_s": time.process_time() - cpu}  # fmt: skip
@@ -245,19 +245,19 @@ class Clock:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run."""
+    """Plan, data, folders and limits."""
 
     work: Path
-    """State: unpacked data, runs, vectors. Outside the repository."""
+    """Folder for unpacked data, runs and vectors, outside the repository."""
     plan: PlanName
     data: Path | None = None
-    """Market-1501: its folder, or its archive."""
+    """Folder or archive of Market-1501."""
     report: Path | None = None
-    """Write this file from what there is in ``work``, and leave."""
+    """Only write a report of the runs in ``work`` to this file."""
     minutes: float = 1e6
-    """Stop after so long, saved; the same command goes on."""
+    """Save and stop after this time; the same command resumes."""
     threads: int = 1
-    """Of torch, on a CPU."""
+    """Threads of torch, on a CPU."""
     device: Literal["cpu", "cuda"] | None = None
     """By default the plan's."""
 
@@ -265,10 +265,10 @@ class Settings:
         if self.work.resolve().is_relative_to(REPOSITORY) and not self.work.resolve().is_relative_to(
             REPOSITORY / "out"
         ):
-            raise SystemExit(f"--work {self.work} lies in the repository, and will hold images of people; choose a "
+            raise SystemExit(f"--work {self.work} is in the repository, and will contain images of people; choose a "
                              "folder outside, or one below out/, which git ignores")  # fmt: skip
         if self.report is None and self.data is None:
-            raise SystemExit("--data: say where Market-1501 lies (only a report needs none)")
+            raise SystemExit("--data is missing: the folder or archive of Market-1501 (only a report needs none)")
 
     @property
     def on_cpu(self) -> bool:
@@ -277,7 +277,7 @@ class Settings:
 
 
 def read_market(data: Path, work: Path) -> ReidDataset:
-    """The data set; an archive is unpacked once."""
+    """Read the data set; an archive is unpacked once."""
     if data.is_dir():
         return read_source(data)
     with FileLock(work / "unpacking.lock"):
@@ -291,7 +291,7 @@ def read_market(data: Path, work: Path) -> ReidDataset:
 
 
 def run_one(run: Run, settings: Settings, dataset: ReidDataset, deadline: float) -> None:
-    """Train, or go on; then score the test, once."""
+    """Train or resume, then score once on the test set."""
     folder = make_folder(settings.work / run.name)
     recipe = make_recipe(run, settings.plan)
     trainer = Trainer(recipe, dataset, folder / "run", RunOptions(workers=0, cpu=settings.on_cpu))
@@ -321,14 +321,14 @@ def run_one(run: Run, settings: Settings, dataset: ReidDataset, deadline: float)
 
 
 def describe_machine(settings: Settings) -> dict[str, Any]:
-    """What it ran on."""
+    """The machine of the run."""
     return {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count(),
             "threads": settings.threads, "nice": os.nice(0),
             "device": platform.machine() if settings.on_cpu else torch.cuda.get_device_name()}  # fmt: skip
 
 
 def run_plan(settings: Settings, runs: Sequence[Run]) -> bool:
-    """Whatever is open, in order. False if time ran out or other processes still have some."""
+    """Run all open runs in order. False if the time is up or other processes are still running some."""
     deadline = time.monotonic() + 60 * settings.minutes
     dataset = read_market(settings.data or Path(), make_folder(settings.work))
     for run in runs:
@@ -342,19 +342,19 @@ def run_plan(settings: Settings, runs: Sequence[Run]) -> bool:
         except Timeout:
             continue
         except KeyboardInterrupt:
-            print(f"{run.name}: stopped, all saved; the same command goes on", flush=True)
+            print(f"{run.name}: stopped and saved; resume with the same command", flush=True)
             return False
     return all((settings.work / run.name / "result.json").exists() for run in runs)
 
 
 def describe_progress(folder: Path) -> str:
-    """For the log."""
+    """Text for the log."""
     rows = read_rows(folder / "run" / "metrics.jsonl")
-    return f"goes on after epoch {rows[-1]['epoch']}" if rows else "begins"
+    return f"resumes after epoch {rows[-1]['epoch']}" if rows else "starts"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Of a file of JSON lines; a line that was cut off is left out."""
+    """Rows of a JSON lines file, without an incomplete last line."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
@@ -364,49 +364,49 @@ CONTRASTS = (
     ("osnet_x1_0", "osnet_t1", 9), ("osnet_x1_0", WIDENED, None), ("osnet_x1_0", "osnet_t2", 10),
     ("osnet_x1_0", "osnet_add", 5), ("osnet_x1_0", "osnet_concat", 4), ("osnet_x1_0", "osnet_separate_gates", 6),
 )  # fmt: skip
-"""Two networks, and the row of Table 5 that the second is; OSNet is row 1."""
+"""Two networks, and the second's row in Table 5; OSNet is row 1."""
 
 
 def make_report(settings: Settings, runs: Sequence[Run]) -> dict[str, Any]:
-    """Everything that is known so far, finished or not."""
-    kept = {run: read_result(settings.work / run.name) for run in runs}
+    """The results so far, of finished and unfinished runs."""
+    results = {run: read_result(settings.work / run.name) for run in runs}
     report: dict[str, Any] = {"plan": settings.plan, "runs": {}, "contrasts": []}
     for run in runs:
-        folder, result = settings.work / run.name, kept[run]
+        folder, result = settings.work / run.name, results[run]
         curve = read_curve(folder)
-        told = (
+        summary = (
             {key: result[key] for key in ("scores", "best_epoch", "held_out_mAP", "testing", "machine")}
             if result
             else {}
         )
         report["runs"][run.name] = {
             "run": asdict(run), "cost": count_run(run), "epochs_done": sum("loss" in row for row in curve),
-            "finished": bool(result), "held_out_distance": read_distance(folder), **told, "curve": curve,
+            "finished": bool(result), "held_out_distance": read_distance(folder), **summary, "curve": curve,
         }  # fmt: skip
     for group in dict.fromkeys(run.group for run in runs):
         for first, second, row in CONTRASTS:
             pairs = [(a, b) for a in runs for b in runs if (a.model, b.model) == (first, second)
                      and a.group == b.group == group and a.seed == b.seed]  # fmt: skip
             if pairs:
-                report["contrasts"].append(contrast(settings.work, pairs, kept) | {"table_5_row": row})
+                report["contrasts"].append(contrast(settings.work, pairs, results) | {"table_5_row": row})
     return report
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Of a finished run."""
+    """The result of a run, or None if it is not finished."""
     path = folder / "result.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def read_distance(folder: Path) -> str:
-    """By which the held-out people were scored; runs that began before recipes had a distance used the cosine."""
+    """Distance used on the held-out people; runs from before recipes had a distance used cosine."""
     path = folder / "run" / "recipe.json"
     recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"] if path.exists() else {}
     return str(recipe.get("distance", "cosine"))
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
-    """Per epoch: loss, seconds of training until its end, held-out mAP where it was taken."""
+    """Per epoch: loss, seconds of training until its end, and held-out mAP if it was computed."""
     epochs: dict[int, dict[str, float]] = {}
     for row in read_rows(folder / "run" / "metrics.jsonl"):
         epochs.setdefault(row["epoch"], {"epoch": row["epoch"]}).update(
@@ -421,15 +421,15 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
     return [epochs[number] for number in sorted(epochs)]
 
 
-def contrast(work: Path, pairs: list[tuple[Run, Run]], kept: dict[Run, dict[str, Any] | None]) -> dict[str, Any]:
-    """The first network minus the second: on the test where both are done; on held-out people, epoch by epoch."""
+def contrast(work: Path, pairs: list[tuple[Run, Run]], results: dict[Run, dict[str, Any] | None]) -> dict[str, Any]:
+    """First network minus second: on the test set if both are done, and on held-out people per epoch."""
     first, second = pairs[0]
     found: dict[str, Any] = {"group": first.group, "first": first.model, "second": second.model, "seeds": {}}
     differences = []
     for a, b in pairs:
         curves = [read_curve(work / run.name) for run in (a, b)]
         entry: dict[str, Any] = {"held_out": compare_curves(*curves)}
-        one, other = kept[a], kept[b]
+        one, other = results[a], results[b]
         if one and other:
             differences.append((np.array(one["ap_per_query"]) - np.array(other["ap_per_query"]), one["pids"]))
             entry["test_mAP"] = asdict(cluster_interval(*differences[-1]))
@@ -442,7 +442,7 @@ def contrast(work: Path, pairs: list[tuple[Run, Run]], kept: dict[Run, dict[str,
 
 
 def compare_curves(a: list[dict[str, float]], b: list[dict[str, float]]) -> dict[str, Any]:
-    """Held-out mAP of both at equal epochs, and the first's at the time that the second took."""
+    """Held-out mAP of both at equal epochs, and of the first at the second's training time."""
     scores = [{row["epoch"]: row for row in curve if SCORE in row} for curve in (a, b)]
     rows = []
     for epoch in sorted(scores[1]):
@@ -455,7 +455,7 @@ def compare_curves(a: list[dict[str, float]], b: list[dict[str, float]]) -> dict
 
 
 def interval_over_seeds(differences_SQ: Any, pids: Sequence[int], num_resamples: int = 2000) -> dict[str, Any]:
-    """Mean difference; seeds and people are both drawn with replacement. With one seed it is over people alone."""
+    """Mean difference with a bootstrap interval over seeds and people; with one seed, over people only."""
     names, index = np.unique(pids, return_inverse=True)
     counts = np.bincount(index)
     sums = np.stack([np.bincount(index, weights=row) for row in differences_SQ])
@@ -471,7 +471,7 @@ def interval_over_seeds(differences_SQ: Any, pids: Sequence[int], num_resamples:
 
 
 def judge(found: dict[str, Any]) -> str:
-    """The paper says that the first is better. One training proves nothing: two seeds are the least."""
+    """Whether the paper's claim, that the first is better, is confirmed; needs at least two seeds."""
     over = found.get("test_mAP_over_seeds")
     if over is None or over["num_seeds"] < 2:
         return "open"

@@ -1,13 +1,13 @@
-"""Intel's OSNets beside the published x0.25, as `osnet weights` lists them: how well they search, how fast they are.
+"""Scores and speed of Intel's OSNets and the published x0.25 weights, as listed by `osnet weights`.
 
     python benchmarks/permissive_weights.py --market Market-1501-v15.09.15 --mars mini_mars --out OUT.json
     python benchmarks/permissive_weights.py --speed --out OUT.json     # adds the speed to the same file
 
-Scores are `osnet evaluate`'s, by cosine and Market-1501's rule: of the complete Market-1501, and of single images of
-MARS, of which every image of a query tracklet is a query and every image of a gallery tracklet stands in the gallery.
-Each pair of weights and data set is scored once; with --features a run that was cut off goes on within it. Speed is
-processor time with one thread, one process per network, in turn, with the backend that `auto` chooses; the networks
-have random weights.
+Scores are those of `osnet evaluate` with cosine distance and Market-1501's rule: on the complete Market-1501, and on
+single images of MARS, where every image of a query tracklet is a query and every image of a gallery tracklet belongs to
+the gallery. Each pair of weights and data set is scored once; with --features an interrupted pair resumes. Speed is
+processor time with one thread and the backend that `auto` chooses, measured in turn, each network in its own process
+with random weights.
 """
 
 import json
@@ -35,7 +35,7 @@ BATCH, SIZE_HW = 32, (256, 128)
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Data, weights and rounds of the measurement."""
 
     out: Path
     market: Path | None = None
@@ -43,18 +43,18 @@ class Settings:
     mars: Path | None = None
     """A folder with MARS's images, ``query.json`` and ``gallery.json``, somewhere below it."""
     weights: tuple[Path, ...] = ()
-    """Folders with the weights, looked into in this order; by default $OSNET_WEIGHTS, or they are downloaded."""
+    """Folders with the weights, searched in this order; by default $OSNET_WEIGHTS, else a download."""
     names: tuple[str, ...] = WEIGHTS
     features: Path | None = None
-    """A folder that keeps the vectors."""
+    """A folder in which the vectors are saved."""
     speed: bool = False
-    """Measure the speed instead."""
+    """Measure the speed instead of the scores."""
     rounds: int = 12
     block_s: float = 0.5
 
 
 def read_mars(root: Path) -> Any:
-    """Single images as a data set."""
+    """MARS's single images as a data set."""
     from osnet.types import Crop, ReidDataset, Split, as_tuple
 
     lists = {split: next(root.rglob(f"{split}.json")) for split in ("query", "gallery")}
@@ -67,7 +67,7 @@ def read_mars(root: Path) -> Any:
 
 
 def find(name: str, folders: tuple[Path, ...]) -> str:
-    """A file of that name in one of the folders, or the name itself."""
+    """The weights' file in one of the folders, or the name itself."""
     for folder in folders:
         for pattern in (f"{name}.xml", f"*/{name}.xml", f"{name}.pth"):
             if found := sorted(folder.glob(pattern)):

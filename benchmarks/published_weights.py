@@ -1,14 +1,14 @@
-"""The authors' released weights on the whole of Market-1501: every score that the library gives, beside torchreid's.
+"""The authors' released weights on the complete Market-1501: all scores of the library, compared with torchreid's.
 
-Each step is a process of its own and writes its part into the folder ``--work`` (outside the repository): vectors are
-made once, and a step that is there is skipped. So the same command goes on, and adds what is missing.
+Each step runs in its own process and writes its result into the folder ``--work`` (outside the repository). Finished
+steps are skipped, so the same command resumes and adds missing steps.
 
     python benchmarks/published_weights.py --data MARKET1501 --work STATE --weights A.pth B.pth \\
         --peer peer/bin/python --out benchmarks/results/published-weights-cpu.json
 
-``--peer`` is the Python of an environment with torchreid 0.2.5 (tests/fixtures/make_torchreid_outputs.py says how to
-make one). Seconds are of one thread; beside them stand the processor's, which other work on the machine touches less.
-Intervals are 95 %, over people: they say how other people might score under the same weights.
+``--peer`` is the Python of an environment with torchreid 0.2.5 (see tests/fixtures/make_torchreid_outputs.py). Seconds
+are of one thread; the report also has processor seconds, which other work on the machine affects less. Intervals are
+95 % bootstrap intervals over people: they estimate scores of the same weights on other people.
 """
 
 import json
@@ -29,19 +29,19 @@ RERANKING = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 EXPANSION = {"num_nearest": 5, "alpha": 3.0}
 RATES = (0.0001, 0.001, 0.01, 0.1)
 FPRS, FPIRS = (0.001, 0.01), (0.05, 0.1)
-"""Rates that thresholds are calibrated for on half of the people; half of the queries must allow 30 errors."""
+"""Rates for which thresholds are calibrated on half of the people; half of the queries must allow 30 errors."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Data, weights and folders."""
 
     data: Path
-    """The folder of Market-1501 that holds query, bounding_box_test and bounding_box_train."""
+    """The folder of Market-1501 with query, bounding_box_test and bounding_box_train."""
     work: Path
-    """Vectors and what each step found. Outside the repository."""
+    """Folder for vectors and the result of each step, outside the repository."""
     weights: tuple[Path, ...]
-    """Torchreid's files."""
+    """Weights in Torchreid's format."""
     peer: Path | None = None
     """The Python of an environment with torchreid 0.2.5."""
     out: Path | None = None
@@ -69,25 +69,25 @@ def main(settings: Settings) -> None:
 
 
 def run_step(settings: Settings, weights: Path, name: str, python: str) -> dict[str, Any]:
-    """What a process of its own found, or found earlier."""
+    """The result of a step, from a new process or an earlier call."""
     folder = settings.work / weights.stem
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{name}.json"
-    if not kept.exists():
+    saved = folder / f"{name}.json"
+    if not saved.exists():
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         start = time.monotonic()
         command = [python, __file__, "--step", name, str(settings.data.resolve()), str(folder), str(weights.resolve())]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **one})
         if done.returncode:
             raise SystemExit(f"{weights.stem}, {name}: failed")
-        kept.write_text(done.stdout.splitlines()[-1] + "\n", encoding="utf-8")
+        saved.write_text(done.stdout.splitlines()[-1] + "\n", encoding="utf-8")
         print(f"{weights.stem}, {name}: {time.monotonic() - start:.0f} s", flush=True)
-    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(saved.read_text(encoding="utf-8"))
     return found
 
 
 def step(name: str, data: Path, folder: Path, weights: Path) -> None:
-    """In the process: do it, print what was found and what it cost."""
+    """In the step's process: run it, print its result and costs."""
     start, cpu = time.perf_counter(), time.process_time()
     found = STEPS[name](data, folder, weights)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -96,17 +96,17 @@ def step(name: str, data: Path, folder: Path, weights: Path) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """The result, and what it took."""
+    """The result of ``work``, and its time."""
     start, cpu = time.perf_counter(), time.process_time()
     result = work()
     return result, {"seconds": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
 
 
-# Ours. Each step imports what it measures.
+# Our steps. Each imports what it measures.
 
 
 def embed(data: Path, folder: Path, weights: Path, flip: bool = False) -> dict[str, Any]:
-    """Files to vectors."""
+    """Embed all images."""
     from osnet.data.folder import read_dataset
     from osnet.embedding.embedder import Embedder
     from osnet.evaluation.split_embeddings import embed_dataset
@@ -146,12 +146,12 @@ def describe(scores: Any, pids: Any) -> dict[str, Any]:
 
 
 def unit(rows: Any) -> Any:
-    """Of length 1."""
+    """Rows scaled to length 1."""
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def score(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
-    """Ranks: both distances, mirroring, both average precisions, CUHK03's rule, query expansion."""
+    """Ranking scores: both distances, flip, both average precisions, CUHK03's rule, query expansion."""
     from osnet.metrics.query_expansion import expand_queries
     from osnet.metrics.ranking import rank_scores
 
@@ -161,10 +161,10 @@ def score(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
         scores, cost = timed(lambda: rank_scores(*arrays, **how))
         found[name] = {**describe(scores, arrays[2]), **cost}
         if how.get("rule") == "cuhk03":
-            del found[name]["intervals"]["rank-1"]  # its CMC is over draws of one image of each person
+            del found[name]["intervals"]["rank-1"]  # its CMC is over random single images of each person
 
     plain = load(folder, "plain")
-    rank_scores(*(array[:100] for array in plain))  # compiles
+    rank_scores(*(array[:100] for array in plain))  # warm up: compiles
     for kind, label in (("plain", ""), ("flip", ", flip")):
         arrays = load(folder, kind)
         for distance in ("euclidean", "cosine"):
@@ -179,7 +179,7 @@ def score(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
 
 
 def rerank(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
-    """k-reciprocal re-ranking of the vectors as they come, and of vectors of length 1; without and with mirroring."""
+    """k-reciprocal re-ranking of raw and of normalised vectors, without and with flip."""
     from osnet.metrics.distance_blocks import rank_scores_from_blocks
     from osnet.metrics.k_reciprocal import encode
 
@@ -198,7 +198,7 @@ def rerank(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
 
 
 def open_set(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
-    """Pairs and searches for unknown people; thresholds of one half of the people, applied to the other."""
+    """Verification and identification; thresholds calibrated on one half of the people and applied to the other."""
     from osnet.metrics.bootstrap import ratio_interval
     from osnet.metrics.thresholds import count_decisions, identification_scores, verification_scores
 
@@ -231,7 +231,7 @@ def open_set(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
 
 
 def halve(arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """By people, drawn; distractors are dealt out to both."""
+    """Split people at random into halves; distractors are divided at random."""
     query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = arrays
     rng = np.random.default_rng(0)
     people = rng.permutation(np.unique(query_pids))
@@ -247,11 +247,11 @@ def halve(arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     return halves[0], halves[1]
 
 
-# Torchreid's.
+# Torchreid's steps.
 
 
 def peer_embed(data: Path, folder: Path, weights: Path) -> dict[str, Any]:
-    """Torchreid's own reader, transforms and network, as its engine's test puts them together."""
+    """Embed with torchreid's reader, transforms and network, as in its engine's test."""
     import torch
     import torchreid
 
@@ -261,7 +261,7 @@ def peer_embed(data: Path, folder: Path, weights: Path) -> dict[str, Any]:
     link = root / "market1501" / "Market-1501-v15.09.15"
     if not link.exists():
         link.symlink_to(data)
-    sys.stdout = sys.stderr  # it prints
+    sys.stdout = sys.stderr  # torchreid prints
     manager = torchreid.reid.data.ImageDataManager(
         root=str(root), sources="market1501", height=256, width=128, batch_size_test=64, workers=0,
         use_gpu=False, transforms=["random_flip"],
@@ -293,7 +293,7 @@ def peer_embed(data: Path, folder: Path, weights: Path) -> dict[str, Any]:
 
 
 def peer_score(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
-    """Torchreid's distances and ranks (its Python path: its compiled module is not in PyPI's package)."""
+    """Torchreid's distances and ranks, in Python (PyPI's package lacks its compiled module)."""
     import torch
     from torchreid.reid.metrics import compute_distance_matrix, evaluate_rank
 

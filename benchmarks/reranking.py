@@ -1,17 +1,17 @@
-"""Re-ranking against torchreid's, in turn, each run in a process of its own: time, memory, and every distance.
+"""Re-ranking compared with torchreid's, in turn, each run in its own process: time, memory, and all distances.
 
-The features are drawn (512 numbers, groups that overlap), so they show speed and agreement, not what re-ranking is
-worth. The time is of one call, distances included, after imports and after one small call (which compiles what
-numba compiles, or loads it); memory is the process's largest resident set, imports included. Torchreid needs an
-environment of its own (see tests/fixtures/make_torchreid_outputs.py):
+Features are random (512 components, overlapping clusters), so they show speed and agreement, not the benefit of
+re-ranking. Time is of one call, with distances, after imports and a small call for numba's compilation. Memory is the
+process's largest resident set, with imports. torchreid needs an environment of its own (see
+tests/fixtures/make_torchreid_outputs.py):
 
     python benchmarks/reranking.py --peer-python peer/bin/python --out benchmarks/results/reranking-market1501.json
     python benchmarks/reranking.py --num-queries 11659 --num-gallery 82161 --num-people 3060 --pairs 0
 
-Neighbours that float32 cannot tell apart may be taken in another order by another product. So three things are
-counted: items whose neighbours differ from those of torchreid's own matrix, with the largest gap in float64 between
-what was exchanged; distances that then differ by more than 1e-6; and those that differ by more than 1e-6 when we are
-given torchreid's neighbours, of which there must be none.
+Matrix products can order neighbours differently that float32 cannot distinguish. So three things are counted: items
+whose neighbours differ from torchreid's, with the largest float64 gap between exchanged neighbours; distances that
+therefore differ by more than 1e-6; and distances that differ by more than 1e-6 if ours gets torchreid's neighbours,
+which must be none.
 """
 
 import json
@@ -36,25 +36,25 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure; the defaults are Market-1501's size."""
+    """Sizes and environments; the defaults are Market-1501's size."""
 
     num_queries: int = 3368
     num_gallery: int = 15913
     num_people: int = 751
     noise: float = 3.0
-    """Spread within a group, in units of the spread of the groups' centres."""
+    """Spread within a cluster, in units of the spread of the clusters' centres."""
     pairs: int = 3
-    """Runs of torchreid, each followed by one of ours; 0: ours alone, once, streaming the best 50."""
+    """Runs of torchreid, each followed by one of ours; 0: only ours, once, for the best 50 per query."""
     threads: int | None = None
-    """Threads for both; by default as many as there are cores. 1 says most where others use the machine, too."""
+    """Threads for both; by default one per core. On a busy machine use 1."""
     peer_python: Path | None = None
-    """The Python that has torchreid."""
+    """The Python of an environment with torchreid."""
     out: Path | None = None
     """Write the result here as JSON."""
 
 
 def make_features(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Unit rows; centres lie in 64 of the 512 dimensions, so that groups come close to each other."""
+    """Rows of length 1; centres are in 64 of the 512 dimensions, so that clusters overlap."""
     rng = np.random.default_rng(0)
     number = settings.num_queries + settings.num_gallery
     basis = np.linalg.qr(rng.standard_normal((512, 64)))[0].T
@@ -70,7 +70,7 @@ def make_features(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def euclidean(one: torch.Tensor, other: torch.Tensor) -> np.ndarray:
-    """Torchreid squares what it is given, and its own function squares already: the root, so that it is done once."""
+    """Distances that are not squared, because torchreid's re-ranking squares its input."""
     from torchreid.reid.metrics.distance import euclidean_squared_distance
 
     return euclidean_squared_distance(one, other).clamp_(min=0).sqrt_().numpy()
@@ -91,7 +91,7 @@ def run_peer(folder: Path) -> dict[str, float]:
 
 
 def run_peer_neighbours(folder: Path) -> dict[str, float]:
-    """Torchreid's order of neighbours: the same steps on the same matrix, but only what is read is kept."""
+    """Torchreid's order of neighbours: its steps on its matrix, storing only the used neighbours."""
     query, gallery = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("query", "gallery"))
     across = euclidean(query, gallery)
     lower = euclidean(gallery, gallery)
@@ -120,7 +120,7 @@ def run_ours(folder: Path) -> dict[str, float]:
 
 
 def run_ours_best(folder: Path) -> dict[str, float]:
-    """Without the matrix: the best 50 for each query."""
+    """The best 50 for each query, without the complete matrix."""
     from osnet.metrics.k_reciprocal import encode, rerank_best
     from osnet.metrics.nearest_neighbors import find_nearest
 
@@ -138,7 +138,7 @@ def run_ours_best(folder: Path) -> dict[str, float]:
 
 
 class Clock:
-    """Seconds on the wall, and of all cores together, which other work on the machine disturbs less."""
+    """Wall-clock seconds, and processor seconds of all cores, which other work affects less."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
@@ -152,7 +152,7 @@ def peak_gib() -> float:
 
 
 def compare(folder: Path) -> dict[str, Any]:
-    """Our distances and neighbours beside torchreid's."""
+    """Compare our distances and neighbours with torchreid's."""
     from osnet.metrics.k_reciprocal import encode_neighbours
     from osnet.metrics.nearest_neighbors import find_nearest
 
@@ -206,7 +206,7 @@ def child(python: Path, run: Any, folder: Path, threads: int | None) -> dict[str
 
 def main(settings: Settings) -> None:
     report: dict[str, Any] = {
-        "caution": "drawn features: speed and agreement, not what re-ranking is worth",
+        "caution": "random features: speed and agreement, not the benefit of re-ranking",
         "settings": json.loads(json.dumps(asdict(settings) | {"out": None, "peer_python": None})),
         "machine": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
                     "threads": settings.threads or torch.get_num_threads(), "cores": os.cpu_count(),
@@ -221,7 +221,9 @@ def main(settings: Settings) -> None:
             report["ours"] = child(this, run_ours_best, folder, settings.threads)
         else:
             if settings.peer_python is None:
-                raise SystemExit("say --peer-python, the Python that has torchreid, or --pairs 0")
+                raise SystemExit(
+                    "--peer-python is missing: the Python of an environment with torchreid; or use --pairs 0"
+                )
             runs = [
                 (
                     child(settings.peer_python, run_peer, folder, settings.threads),

@@ -1,9 +1,9 @@
-"""Write docs/results.md and its pictures from the files in benchmarks/results. Run it after one of these has changed.
+"""Write docs/results.md and its figures from the files in benchmarks/results. Run it after one of these has changed.
 
     python benchmarks/results_page.py
 
-The text between two marks of the page (<!-- NAME --> and <!-- end of NAME -->) is replaced; the rest is by hand. A cell
-whose value was not measured says so.
+The text between two comments of the page (<!-- NAME --> and <!-- end of NAME -->) is replaced; the rest is edited by
+hand. Missing values are marked "not measured yet".
 """
 
 import json
@@ -30,7 +30,7 @@ SCORE = "validation_mAP"
 
 
 def read(name: str) -> dict[str, Any]:
-    """A result; empty if there is none."""
+    """A result file's content; empty if there is none."""
     path = RESULTS / name
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -45,13 +45,13 @@ def pair(scores: dict[str, Any] | None) -> str:
 
 
 def released_scores(weights: str) -> dict[str, Any]:
-    """By kind, of one checkpoint: ranks and re-ranking."""
+    """Scores of one checkpoint by kind: ranking and re-ranking."""
     steps = read(RELEASED).get("weights", {}).get(weights, {})
     return {**steps.get("score", {}).get("scores", {}), **steps.get("re-rank", {}).get("scores", {})}
 
 
 def make_first_table() -> str:
-    """A row for each published score: ours, and the command for it."""
+    """A row per published score, with ours and its command."""
     market, msmt = released_scores(MARKET), released_scores(MSMT)
     evaluate = "`osnet evaluate --weights {}.pth --data Market-1501-v15.09.15`"
     rows = [
@@ -67,7 +67,7 @@ def make_first_table() -> str:
 
 
 def make_claim_rows() -> list[tuple[str, str, str, str]]:
-    """OSNet minus each of Table 5's rows that is in a plan: the difference in mAP."""
+    """Rows with the mAP difference between OSNet and each network of Table 5 that is in a plan."""
     rows = []
     for plan in ("gpu", "cpu"):
         command = f"`python benchmarks/omni_scale.py --data MARKET1501 --work STATE --plan {plan}`"
@@ -127,7 +127,7 @@ def make_cost_table() -> str:
 
 
 def make_threshold_table() -> str:
-    """Misses of open sets; thresholds that were calibrated on half of the people, and their error rates on the rest."""
+    """Open-set miss rates; thresholds calibrated on half of the people, and their error rates on the other half."""
     lines = []
     for weights in (MARKET, MSMT):
         found = read(RELEASED).get("weights", {}).get(weights, {}).get("open-set")
@@ -158,7 +158,7 @@ def make_threshold_table() -> str:
 
 
 def make_runs_table() -> str:
-    """A row for each training run, finished or not."""
+    """A row per training run, finished or not."""
     lines = [
         "| run | parameters | multiply-adds | epochs | processor minutes | last held-out mAP | test rank-1 / mAP |",
         "|---|---|---|---|---|---|---|",
@@ -179,7 +179,7 @@ def make_runs_table() -> str:
 
 
 def make_attribute_table() -> str:
-    """Scores and searches by the attributes of real people."""
+    """Attribute scores of real people, and searches by attributes."""
     found = read(ATTRIBUTES)
     if not found:
         return f"{NOT_YET[0].upper()}{NOT_YET[1:]}."
@@ -204,7 +204,7 @@ BLOCKS = {
 
 
 def fill(page: str) -> str:
-    """The page with its blocks made anew."""
+    """The page with its blocks replaced."""
     for name, make in BLOCKS.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         if page.count(begin) != 1 or page.count(end) != 1:
@@ -268,7 +268,7 @@ def get_width(suffix: str) -> float:
 
 
 def draw_curves(path: Path) -> bool:
-    """Held-out mAP by epoch and by time, of every run that has any. False if none has."""
+    """Draw held-out mAP by epoch and by time for every run that has it. False if there is none."""
     runs = {n: r for plan in ("gpu", "cpu") for n, r in read(OMNI.format(plan)).get("runs", {}).items()
             if any(SCORE in row for row in r["curve"])}  # fmt: skip
     if not runs:

@@ -1,4 +1,4 @@
-"""What a runner costs: items that only wait, on 1, 2 and 4 workers. Waiting needs no core.
+"""Overhead of a runner: work items that only wait, on 1, 2 and 4 workers. Waiting needs no core.
 
 python benchmarks/runners.py --out benchmarks/results/runners.json
 """
@@ -21,14 +21,14 @@ def measure(runner: Runner, workers: int, count: int, seconds: float) -> dict[st
         ends: list[float] = []
         began = time.perf_counter()
         run_work(work, runner, workers=workers, on_done=lambda: ends.append(time.perf_counter()))
-        whole = time.perf_counter() - began
+        total = time.perf_counter() - began
     ideal = count * seconds / workers
     steady = (ends[-1] - ends[workers - 1]) / (len(ends) - workers) * workers / seconds
     return {
         "workers": workers,
-        "items_per_s": round(count / whole, 2),
+        "items_per_s": round(count / total, 2),
         "ideal_items_per_s": round(count / ideal, 2),
-        "lost_share_with_start": round(1 - ideal / whole, 3),
+        "lost_share_with_start": round(1 - ideal / total, 3),
         "lost_share_after_start": round(max(0.0, 1 - 1 / steady), 3),
     }
 

@@ -1,9 +1,9 @@
-"""Load on ``osnet serve`` over loopback, bounded in counts: alone and at once, large uploads, slow clients, memory.
+"""Load on ``osnet serve`` on this machine: single and concurrent requests, large uploads, slow clients, memory.
 
     python benchmarks/service_load.py --tracklets 100000 --out results.json
 
-The archive is drawn: vectors are random, non-negative and sparse as OSNet's are, and every crop is one small picture.
-So it measures the service, never how good a search is. The plain comparison is ``Archive.search`` in this process.
+The archive is random: vectors are non-negative and sparse like OSNet's, and all crops are one small image. So it
+measures the service and not the quality of a search. The baseline is a search of the archive in this process.
 """
 
 import argparse
@@ -41,7 +41,7 @@ PASSWORD = "load test 1234 5678"
 
 
 def draw_archive(folder: Path, weights: Path, tracklets: int) -> Path:
-    """So many tracklets of one crop, over four cameras."""
+    """An archive of random tracklets with one crop each, in four cameras."""
     rng = np.random.default_rng(0)
     embedder = Embedder(weights, device="cpu")
     Archive.open(folder, embedder)
@@ -73,7 +73,7 @@ def draw_archive(folder: Path, weights: Path, tracklets: int) -> Path:
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50, p99 and the largest, in milliseconds."""
+    """p50, p99 and maximum in milliseconds."""
     ordered = sorted(seconds)
     return {
         "n": len(ordered),
@@ -211,11 +211,11 @@ def together(call: Callable[[], float], clients: int, seconds: float, most: int)
 def beside_slow_clients(
     address: str, token: str, call: Callable[[], httpx.Response], errors: list[str], args: argparse.Namespace
 ) -> dict[str, float]:
-    """Latencies while so many clients send one byte of a body each tenth of a second."""
+    """Latencies while slow clients send one byte of a body every 0.1 s."""
     host, port = address.removeprefix("http://").split(":")
     stop = threading.Event()
 
-    def dawdle() -> None:
+    def send_slowly() -> None:
         with socket.create_connection((host, int(port))) as connection:
             head = (
                 f"POST /api/v1/searches/photos HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
@@ -225,7 +225,7 @@ def beside_slow_clients(
             while not stop.wait(0.1):
                 connection.sendall(b"-")
 
-    threads = [threading.Thread(target=dawdle, daemon=True) for _ in range(args.slow)]
+    threads = [threading.Thread(target=send_slowly, daemon=True) for _ in range(args.slow)]
     for thread in threads:
         thread.start()
     time.sleep(0.5)
@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--uploads", type=int, default=5)
     parser.add_argument("--slow", type=int, default=20)
     parser.add_argument("--weights", type=Path, help="default: OSNet x0.25 with random weights")
-    parser.add_argument("--folder", type=Path, help="keep the archive here, and use it again")
+    parser.add_argument("--folder", type=Path, help="keep the archive in this folder and reuse it")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -275,7 +275,7 @@ def main() -> None:
 
 
 def log_in(address: str, key: str) -> str:
-    """The first administrator's token."""
+    """Create the first administrator and return an API token."""
     with httpx.Client(base_url=address, follow_redirects=True, timeout=60) as browser:
         browser.post("/setup", data={"key": key, "name": "bench", "password": PASSWORD, "again": PASSWORD})
         match = re.search(r'name="csrf" value="([^"]+)"', browser.get("/accounts").text)

@@ -1,11 +1,11 @@
-"""Search, filter, add, erase: the folder gallery beside NumPy's product, FAISS Flat and Qdrant Edge, in turn.
+"""Search, filter, add, erase: the folder gallery compared with NumPy, FAISS Flat and Qdrant Edge, in turn.
 
     python benchmarks/stores.py --rows 20000 --out benchmarks/results/stores-20000.json
     python benchmarks/stores.py --rows 1000000 --out benchmarks/results/stores-1000000.json
 
-Vectors are drawn: 512 numbers, not negative, 41 % zeros, as OSNet's are, of 20 cameras and 7 days. FAISS and Qdrant
+Vectors are random: 512 components, not negative, 41 % zeros, like OSNet's, of 20 cameras and 7 days. FAISS and Qdrant
 Edge are measured if they are installed (``pip install faiss-cpu qdrant-edge-py``, in an environment of their own).
-Each number is the smallest of several, in turn; ``cpu`` is processor time of the process, ``wall`` what passed.
+Each value is the smallest of several, measured in turn; ``cpu`` is the process's processor time, ``wall`` elapsed time.
 """
 
 import argparse
@@ -30,12 +30,12 @@ SIZE, CAMERAS, DAYS, TOP = 512, 20, 7, 10
 SHA = "a" * 64
 START_S = 1_790_000_000 // 86_400 * 86_400
 PERSON = 22
-"""Rows of the person who is erased."""
+"""Number of rows of the person to erase."""
 BLOCK = 100_000
 
 
 def draw(count: int, seed: int) -> np.ndarray:
-    """Vectors of length 1, a block at a time."""
+    """Random vectors of length 1, block by block."""
     out = np.empty((count, SIZE), np.float32)
     for start in range(0, count, BLOCK):
         part = out[start : start + BLOCK]
@@ -47,7 +47,7 @@ def draw(count: int, seed: int) -> np.ndarray:
 
 
 def make_items(count: int, first: int = 0) -> list[Item]:
-    """Cameras and times in turn; one person in one camera and day."""
+    """Items with cameras and days in turn; one person, in one camera and day."""
     return [
         Item(
             f"/footage/camera{n % CAMERAS:02d}/{n:09d}.jpg",
@@ -60,7 +60,7 @@ def make_items(count: int, first: int = 0) -> list[Item]:
 
 
 def measure(action: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Milliseconds: the smallest of ``repeats``."""
+    """Smallest milliseconds of ``repeats`` calls."""
     found = []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -70,18 +70,18 @@ def measure(action: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 
 def size_mb(folder: Path) -> float:
-    """Of all files."""
+    """Size of all files."""
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20, 1)
 
 
 def memory_mb(field: str = "VmRSS") -> float:
-    """Of this process."""
+    """Memory of this process."""
     status = Path("/proc/self/status").read_text().splitlines()
     return round(next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024, 1)
 
 
 def gallery_only(folder: Path, queries: np.ndarray, repeats: int, where: Where) -> dict[str, Any]:
-    """The folder gallery, as it was filled."""
+    """Open and search the folder gallery."""
     result: dict[str, Any] = {"open": measure(lambda: Gallery.open(folder), repeats)}
     before = memory_mb("RssAnon")
     gallery = Gallery.open(folder)
@@ -97,7 +97,7 @@ def gallery_only(folder: Path, queries: np.ndarray, repeats: int, where: Where) 
 
 
 def write_and_erase(folder: Path, rows: int) -> dict[str, Any]:
-    """Adding 1,000 and erasing one person; changes the gallery."""
+    """Add 1,000 rows and erase one person; changes the gallery."""
     more, items = draw(1000, 5), make_items(1000, rows)
     gallery = Gallery.open(folder)
     result = {"add_1000": measure(lambda: gallery.add_embeddings(more, items, weights_sha256=SHA), 1)}
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def run(work: Path, rows: int, repeats: int) -> dict[str, Any]:
-    """All measurements."""
+    """Fill the gallery and run all measurements."""
     where = Where(cameras=frozenset({"camera00", "camera01"}), after_s=START_S, before_s=START_S + 86_399)
     queries = draw(64, 99)
     gallery = Gallery.create(work / "gallery", weights_sha256=SHA, embedding_size=SIZE)
@@ -171,12 +171,12 @@ def run(work: Path, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def draw_block(start: int, count: int) -> np.ndarray:
-    """Rows ``start`` to ``start + count`` of a set that is too large to be drawn at once."""
+    """Random rows ``start`` to ``start + count`` of a set that is too large for memory."""
     return draw(count, 1000 + start // BLOCK)
 
 
 def compare(opened: Gallery, store: np.ndarray, queries: np.ndarray, repeats: int, where: Where) -> dict[str, Any]:
-    """NumPy, FAISS and the gallery, in turn; and the gallery's hits against float64."""
+    """Measure NumPy, FAISS and the gallery in turn; compare the gallery's hits with float64."""
 
     def product(queries_QD: np.ndarray) -> np.ndarray:
         scores = queries_QD @ store.T
@@ -225,7 +225,7 @@ def compare(opened: Gallery, store: np.ndarray, queries: np.ndarray, repeats: in
 
 
 def qdrant_edge(folder: Path, store: np.ndarray, queries: np.ndarray, repeats: int) -> dict[str, Any] | None:
-    """Qdrant's engine in this process, before and after its graph is built."""
+    """Qdrant's engine in this process."""
     try:
         import qdrant_edge as edge  # type: ignore[import-not-found]
     except ImportError:

@@ -1,11 +1,11 @@
-"""A tracker's call: the boxes of one 1080p BGR frame to embeddings, ours beside BoxMOT and Torchreid.
+"""Speed of embedding the boxes of one 1080p BGR frame, as a tracker does, compared with BoxMOT and Torchreid.
 
     python benchmarks/tracker.py --weights W.pth --peer-python peer/bin/python --boxmot-python boxmot/bin/python
 
-Each contender runs in a process of its own, in turn. ``run`` is the backend alone, on crops that are ready: what
-``embed`` takes beyond it is cutting, resizing and Python. ``prepare`` is cutting and resizing alone. BoxMOT's
-``get_features`` gets the frame; Torchreid's FeatureExtractor gets crops that were cut from it, RGB. People are 80 to
-400 pixels high, so half of the crops shrink. ``ratio`` and the peers' environments: see inference.py.
+The contenders are measured in turn, each in its own process. ``run`` is the backend alone, on prepared crops, and
+``prepare`` is cropping and resizing alone; ``embed`` is both, with the Python between them. BoxMOT's ``get_features``
+takes the frame; Torchreid's FeatureExtractor takes RGB crops cut from it. People are 80 to 400 pixels high, so half of
+the crops are scaled down. ``ratio`` and the peers' environments: see inference.py.
 """
 
 import sys
@@ -23,10 +23,10 @@ import in_turn  # noqa: E402
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurement."""
 
     weights: Path | None = None
-    """Without: random ones of ``model``, which take the same time."""
+    """Default: random weights of ``model``, which take the same time."""
     model: str = "osnet_x0_25"
     boxes: tuple[int, ...] = (1, 5, 20, 60)
     rounds: int = 12
@@ -38,7 +38,7 @@ class Settings:
     boxmot_python: Path | None = None
     """Python of an environment with boxmot 25."""
     old: Path | None = None
-    """``src`` of another version of this package, measured too."""
+    """The ``src`` folder of another version of this package, to measure as well."""
     out: Path | None = None
 
 
@@ -66,8 +66,8 @@ def worker(kind: str, folder: str, model: str, number: int, threads: int) -> Non
         extractor = FeatureExtractor(model_name=model, model_path=str(weights), device="cpu", verbose=False)
 
         def by_torchreid() -> None:
-            whole = boxes.astype(int)
-            extractor([np.ascontiguousarray(frame[t:b, left:r, ::-1]) for left, t, r, b in whole])
+            pixel_boxes = boxes.astype(int)
+            extractor([np.ascontiguousarray(frame[t:b, left:r, ::-1]) for left, t, r, b in pixel_boxes])
 
         return in_turn.serve(by_torchreid)
     if what == "boxmot":
@@ -92,7 +92,7 @@ def worker(kind: str, folder: str, model: str, number: int, threads: int) -> Non
 
 
 def write_weights(settings: Settings, folder: Path) -> None:
-    """Under the names by which BoxMOT knows the network: Torchreid's tensors, and our exported file."""
+    """Write the weights in Torchreid's format and as ONNX, under file names from which BoxMOT infers the network."""
     from osnet import create_model, export, load_weights, save_weights
     from osnet.weights.checkpoint import convert, read_checkpoint
 

@@ -1,20 +1,21 @@
-"""Tracks compared with the truth: HOTA, IDF1, MOTA, with and without appearance, of several trackers and boxes.
+"""HOTA, IDF1 and MOTA of several trackers on several kinds of boxes, with and without appearance.
 
     python benchmarks/tracking.py --data ../shared/data --work /tmp/tracking --out benchmarks/results/tracking.json \\
         --trackeval /tmp/peer/bin/python --boxmot /tmp/boxmot/bin/python
 
-Sequences: PETS09-S2L1 (OpenCV's vtest.avi), TUD-Campus and TUD-Stadtmitte. Boxes: YOLOX-Nano's at 0.2; the truth's own
-("truth"); and the truth's without random passages of 1 to 5 s, one for every 100 frames of a person ("holes").
+Sequences: PETS09-S2L1 (OpenCV's vtest.avi), TUD-Campus and TUD-Stadtmitte. Boxes: YOLOX-Nano's at 0.2; the
+ground truth ("truth"); and the ground truth without random passages of 1 to 5 s, one for every 100 frames of a person
+("holes").
 
-The settings of `osnet.video.appearance` and the trackers' buffer were chosen on the two TUD sequences and on painted
-footage, so the rows of TUD are not a test. PETS is the test. It was evaluated four times during development: with a
-first version; with trackers alone, for several buffers and thresholds, to find out why a prototype scored higher; with
-this version; and with both versions on the same tracks. No setting was chosen by its scores. One that had been,
-``max_evidence``, was chosen again on TUD. The first version scored higher on PETS (IDF1 73.4 with C-BIoU, here 70.5)
-and lower on TUD and on painted footage, so this one was kept.
+The settings of `osnet.video.appearance` and the trackers' buffer were chosen on the two TUD sequences and on generated
+footage, so PETS is the only test. It was evaluated four times during development: with a first version; with trackers
+alone, for several buffers and thresholds, to find out why a prototype scored higher; with this version; and with both
+versions on the same tracks. No setting was chosen by its scores on PETS, except ``max_evidence`` at first, which was
+then chosen again on TUD. The first version scored higher on PETS (IDF1 73.4 with C-BIoU, here 70.5) and lower on TUD
+and on generated footage, so this version replaced it.
 
-Detections and BoxMOT's tracks are kept in --work, so a second run is quick. `--trackeval` and `--boxmot` are the
-Pythons of environments that have these packages; see tracking_peers.py.
+Detections and BoxMOT's tracks are cached in --work, so a second run is quick. `--trackeval` and `--boxmot` name the
+Python of an environment with that package; see tracking_peers.py.
 """
 
 import argparse
@@ -57,7 +58,7 @@ VARIANTS = {
 
 
 def detect(footage: Footage, model: Path, out: Path) -> Path:
-    """YOLOX's boxes as MOTChallenge text."""
+    """Write YOLOX's boxes as MOTChallenge text."""
     if not out.exists():
         detector = YoloxDetector(model, THRESHOLD)
         lines = []
@@ -71,8 +72,8 @@ def detect(footage: Footage, model: Path, out: Path) -> Path:
 
 
 def true_boxes(truth: MotFile, fps: float, out: Path, holes: bool, seed: int = 0) -> Path:
-    """The truth's boxes without ids, with or without holes."""
-    dice = np.random.default_rng(seed)
+    """Write the ground-truth boxes without ids; ``holes`` leaves out random passages."""
+    rng = np.random.default_rng(seed)
     by_person: dict[int, dict[int, list[float]]] = {}
     for number in range(1, truth.num_frames + 1):
         boxes, ids = truth.at(number)
@@ -82,8 +83,8 @@ def true_boxes(truth: MotFile, fps: float, out: Path, holes: bool, seed: int = 0
     for frames in by_person.values():
         numbers = sorted(frames)
         for _ in range(max(1, round(len(numbers) / 100)) if holes else 0):
-            first = int(dice.choice(numbers))
-            for number in range(first, first + int(dice.uniform(1, 5) * fps)):
+            first = int(rng.choice(numbers))
+            for number in range(first, first + int(rng.uniform(1, 5) * fps)):
                 frames.pop(number, None)
         for number, (left, top, right, bottom) in frames.items():
             lines.append(f"{number},-1,{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f},0.9\n")
@@ -97,14 +98,14 @@ PEERS = Path(__file__).with_name("tracking_peers.py")
 
 
 def plain_truth(truth: Path, out: Path) -> Path:
-    """The truth with seven columns and class 1: MOT15 has world coordinates where later years have the class."""
+    """Write the ground truth with class 1 in column 8, where MOT15 has a world coordinate instead."""
     rows = [line.split(",")[:7] for line in truth.read_text().splitlines() if line.strip()]
     out.write_text("".join(",".join([*row, "1", "1"]) + "\n" for row in rows))
     return out
 
 
 def score(truth: Path, result: Path) -> dict[str, float]:
-    """HOTA, IDF1, MOTA in percent, and the number of switches, by ``trackers.eval``."""
+    """HOTA, IDF1 and MOTA in percent and the number of identity switches, by ``trackers.eval``."""
     evaluate = require_extra("trackers.eval.evaluate", "video").evaluate_mot_sequence
     found = evaluate(truth, result, ["CLEAR", "HOTA", "Identity"])
     return {
@@ -114,7 +115,7 @@ def score(truth: Path, result: Path) -> dict[str, float]:
 
 
 def peer(python: Path, *args: object) -> str:
-    """What the peers' script prints."""
+    """Run tracking_peers.py; its output."""
     command = [str(part) for part in (python, PEERS, *args)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -151,10 +152,10 @@ def rows_of(given: argparse.Namespace, name: str, embedder: Embedder) -> Iterato
                 rows.append({"sequence": name, "boxes": boxes_from, "tracker": tracker, "variant": variant})
         for kind in given.peers if given.boxmot else ():
             if kind == "BotSort" and boxes_from != "YOLOX-Nano":
-                continue  # it embeds every box in every frame: minutes for each source
+                continue  # it embeds every box of every frame, which takes minutes
             files.append(work / f"{name}.{boxes_from}.boxmot-{kind}.result.txt")
             if not files[-1].exists():
-                weights = work / Path(WEIGHTS).with_suffix(".pt").name  # BoxMOT knows formats by the extension
+                weights = work / Path(WEIGHTS).with_suffix(".pt").name  # BoxMOT infers the format from the extension
                 shutil.copyfile(data / WEIGHTS, weights)
                 peer(given.boxmot, "boxmot", kind, source, data / video, weights, files[-1])
             rows.append(

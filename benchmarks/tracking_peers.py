@@ -1,10 +1,10 @@
-"""Peers of ``tracking.py``: TrackEval and BoxMOT, run by a Python of their own, which need not have osnet.
+"""TrackEval and BoxMOT for ``tracking.py``; each runs in its own environment, which does not need osnet.
 
     PEER/bin/python benchmarks/tracking_peers.py trackeval truth.txt result.txt ...
     PEER/bin/python benchmarks/tracking_peers.py boxmot ByteTrack boxes.txt video.avi weights.pth out.txt
 
-``trackeval`` prints a JSON list of scores, one for each result. ``boxmot`` tracks given boxes with BoxMOT's defaults
-and writes MOTChallenge text; BotSort uses the weights. BoxMOT is AGPL-3.0.
+``trackeval`` prints a JSON list with the scores of each result. ``boxmot`` tracks the given boxes with BoxMOT's
+defaults and writes MOTChallenge text; only BotSort uses the weights. BoxMOT is AGPL-3.0.
 """
 
 import json
@@ -19,7 +19,7 @@ METRICS = {"HOTA": "HOTA", "IDF1": "IDF1", "MOTA": "MOTA", "IDSW": "IDSW"}
 
 
 def read(path: str) -> dict[int, list[list[float]]]:
-    """Frame -> rows of id, left, top, width, height, confidence. Boxes with confidence 0 are left out."""
+    """Frame -> rows of id, left, top, width, height, confidence. Skips boxes with confidence 0."""
     found: dict[int, list[list[float]]] = defaultdict(list)
     for line in Path(path).read_text().splitlines():
         if line.strip():
@@ -30,7 +30,7 @@ def read(path: str) -> dict[int, list[list[float]]]:
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M), of boxes as left, top, width, height."""
+    """(N, M) intersection over union of boxes given as left, top, width, height."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, :2] + a[:, None, 2:4], b[None, :, :2] + b[None, :, 2:4])
     inside = np.clip(high - low, 0, None).prod(2)
@@ -38,13 +38,13 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def trackeval_scores(truth_file: str, result_file: str) -> dict[str, float]:
-    """HOTA, IDF1, MOTA in percent and the number of switches, by TrackEval's metrics."""
+    """HOTA, IDF1 and MOTA in percent and the number of identity switches, by TrackEval."""
     import trackeval
 
     truth, result = read(truth_file), read(result_file)
     frames = range(1, max([*truth, *result]) + 1)
     names = [
-        {key: place for place, key in enumerate(sorted({int(row[0]) for rows in side.values() for row in rows}))}
+        {key: index for index, key in enumerate(sorted({int(row[0]) for rows in side.values() for row in rows}))}
         for side in (truth, result)
     ]
     data: dict[str, Any] = {"gt_ids": [], "tracker_ids": [], "similarity_scores": [], "num_timesteps": len(frames)}
@@ -68,7 +68,7 @@ def track_by_boxmot(name: str, boxes_file: str, video: str, weights: str, out: s
     import av
     import boxmot
 
-    # The cameras do not move, so BotSort need not compensate camera motion, which costs more than all the rest.
+    # The cameras do not move. Compensating camera motion would take BotSort longer than everything else.
     options = {"BotSort": {"reid_weights": weights, "device": "cpu", "use_cmc": False}}.get(name, {})
     tracker = getattr(boxmot, name)(**options)
     boxes, lines = read(boxes_file), []

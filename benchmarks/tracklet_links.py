@@ -1,10 +1,11 @@
-"""Tracklets of MARS's mini set (64 to test, 6 cameras): search by mean, best crop, both, single crops; links.
+"""Search and links between cameras on the 64 test tracklets (6 cameras) of a small part of MARS.
 
     python benchmarks/tracklet_links.py --data ../shared/data --work /tmp/mars --out tracklet_links.json
 
-Search: each tracklet for the others of its person in other cameras; rank-1 and mAP by Market-1501's rule. Single crops:
-the middle crop of a tracklet for the middle crops of the others. Links: proposals are mutual nearest neighbours of two
-cameras, without any times; a true pair is two tracklets of one person in two cameras.
+Search: each tracklet is a query for the tracklets of the same identity in other cameras; rank-1 and mAP by
+Market-1501's rule. Tracklets are compared by their mean embedding, their best crop, both, or their middle crop alone
+("single crop"). Links: proposals are mutual nearest neighbours of two cameras, without any times; a true pair is two
+tracklets of one identity in two cameras.
 """
 
 import argparse
@@ -22,11 +23,11 @@ from osnet.video.links import mutual_best
 
 NAME = re.compile(r"(\d{4})C(\d)T(\d{4})F(\d{3})\.jpg")
 CROPS = 6
-"""Of each tracklet, evenly spread."""
+"""Crops per tracklet, evenly spaced."""
 
 
 def read_tracklets(root: Path) -> dict[tuple[int, int, int], list[Path]]:
-    """Person, camera, number -> images, of the test."""
+    """(identity, camera, tracklet) -> images, of the test part."""
     found: dict[tuple[int, int, int], list[Path]] = {}
     for path in sorted(root.rglob("*.jpg")):
         match = NAME.fullmatch(path.name)
@@ -36,15 +37,15 @@ def read_tracklets(root: Path) -> dict[tuple[int, int, int], list[Path]]:
 
 
 def scores_of(similarity: np.ndarray, pids: np.ndarray, cams: np.ndarray) -> dict[str, float]:
-    """Rank-1 and mAP of each row for the others, those of its own camera left out."""
+    """Rank-1 and mAP with each row as a query; its matches in the same camera do not count."""
     firsts, precisions = [], []
     for row in range(len(pids)):
         others = np.flatnonzero(~((pids == pids[row]) & (cams == cams[row])))
         right = pids[others[np.argsort(-similarity[row, others], kind="stable")]] == pids[row]
         if right.any():
-            places = np.flatnonzero(right)
-            firsts.append(places[0] == 0)
-            precisions.append(np.mean((np.arange(len(places)) + 1) / (places + 1)))
+            ranks = np.flatnonzero(right)
+            firsts.append(ranks[0] == 0)
+            precisions.append(np.mean((np.arange(len(ranks)) + 1) / (ranks + 1)))
     return {"rank-1": round(100 * float(np.mean(firsts)), 1), "mAP": round(100 * float(np.mean(precisions)), 1)}
 
 
@@ -54,7 +55,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def links_table(report: dict[str, Any]) -> str:
-    """Precision and recall of proposals over thresholds."""
+    """Precision and recall of proposals at each threshold."""
     rows = [["least cosine", "proposals", "right", "precision", "recall", "the same with a margin of 0.02"]]
     strict = {link["threshold"]: link for link in report["links"] if link["margin"] == 0.02}
     for link in report["links"]:
@@ -68,7 +69,7 @@ def links_table(report: dict[str, Any]) -> str:
 
 
 def search_table(report: dict[str, Any]) -> str:
-    """Search by tracklets against single crops."""
+    """Scores of search by tracklets and by single crops."""
     rows = [["", "rank-1", "mAP"]]
     rows += [[name, f"{row['rank-1']:.1f} %", f"{row['mAP']:.1f} %"] for name, row in report["search"].items()]
     return _table(rows)
@@ -110,11 +111,11 @@ def main() -> None:
     for margin in (0.0, 0.02):
         pairs = {(max(i, j), min(i, j)) for i, j in mutual_best([str(c) for c in cams], possible, margin)}
         for threshold in (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85):
-            kept = {(i, j) for i, j in pairs if by_mean[i, j] >= threshold}
-            right = len(kept & true)
+            proposed = {(i, j) for i, j in pairs if by_mean[i, j] >= threshold}
+            right = len(proposed & true)
             links.append({
-                "margin": margin, "threshold": threshold, "proposals": len(kept), "right": right,
-                "precision": round(100 * right / max(1, len(kept)), 1), "recall": round(100 * right / len(true), 1),
+                "margin": margin, "threshold": threshold, "proposals": len(proposed), "right": right,
+                "precision": round(100 * right / max(1, len(proposed)), 1), "recall": round(100 * right / len(true), 1),
             })  # fmt: skip
             print(links[-1], flush=True)
     print(search)

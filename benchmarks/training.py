@@ -1,9 +1,9 @@
-"""How fast training is here: the trainer against the plainest correct loop, in blocks of 10 steps, in turn.
+"""Speed of the trainer compared with a plain training loop, in turn, in blocks of 10 steps.
 
-The plain loop is what people write: torchvision's transforms, a DataLoader, Adam as it comes, the default memory
-format. Network, loss, batch, augmentation and images are the same; the images are generated (they show speed, not
-quality). By default both decode in the loop, so that neither reads ahead while the other's clock runs. The ratio of
-the two within a pair is what to quote; times are this machine's, now.
+The plain loop is what most people write: torchvision's transforms, a DataLoader, default Adam and the default memory
+format. Network, loss, batch size, augmentation and the generated images are the same. By default both decode in the
+loop, so that neither reads ahead while the other is timed. Quote the ratio within pairs; the times depend on the
+machine and its load.
 
     python benchmarks/training.py --model osnet_x0_25 --pairs 12 --out benchmarks/results/training-x0-25.json
 """
@@ -37,17 +37,17 @@ from osnet.types import Crop, Preprocessing
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurement."""
 
     model: str = "osnet_x0_25"
     pairs: int = 12
-    """Pairs of blocks that count; one more pair warms up."""
+    """Pairs of timed blocks, after one pair to warm up."""
     steps: int = 10
-    """Per block."""
+    """Steps per block."""
     batch_size: int = 32
     size_hw: tuple[int, int] = (256, 128)
     workers: int = 0
-    """Processes that decode, on both sides; with some, each side reads ahead during the other's block."""
+    """Worker processes of each loader. With any, each side reads ahead during the other's block."""
     precision: str = "fp32"
     cpu: bool = True
     out: Path | None = None
@@ -96,7 +96,7 @@ class DoneError(Exception):
 
 
 class InTurn:
-    """Stands where the progress bar does: hands batches to the trainer, and runs the plain loop between blocks."""
+    """Passed as the trainer's progress bar: yields batches to the trainer and runs the plain loop between blocks."""
 
     def __init__(self, plain: Iterator[None], settings: Settings) -> None:
         self.plain, self.settings = plain, settings
@@ -111,7 +111,7 @@ class InTurn:
                     batch = next(batches)
                 except StopIteration:
                     return
-                yield batch  # the trainer's step happens before the generator goes on
+                yield batch  # the trainer makes its step before the generator resumes
             self.seconds["ours"].append(time.perf_counter() - start)
             start = time.perf_counter()
             for _ in range(steps):

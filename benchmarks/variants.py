@@ -29,7 +29,7 @@ EXTENTS = ("all", "block", "lite")
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurement."""
 
     widths: tuple[Literal["x1_0", "x0_75", "x0_5"], ...] = ("x1_0",)
     """Widths to measure, each without groups and with the groups in ``GROUPS``."""
@@ -48,7 +48,7 @@ class Settings:
 
 
 def without_shuffles(network: nn.Module) -> nn.Module:
-    """The network with its shuffles taken out, in place."""
+    """Remove the network's shuffles, in place."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, ChannelShuffle):
@@ -109,7 +109,7 @@ def main(settings: Settings) -> None:
         for number in range(settings.rounds + 1):
             for name, network in networks.items():
                 elapsed = time_s(network, images, clock)
-                if number:  # the first warms up
+                if number:  # the first round warms up
                     times[name].append(elapsed)
     results = {}
     print(

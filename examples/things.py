@@ -1,15 +1,15 @@
-"""Things instead of people, from photographs to search: every step is a command of `osnet`.
+"""Train on photographs of things instead of people, and search for them: every step is an `osnet` command.
 
     python examples/things.py PHOTOS --out OUT
 
-PHOTOS is a folder of photographs of different things (any sub-folders). Each photograph is one thing. Two pretended
-cameras take views of it: other windows, sizes, light and colour. Half of the things train a small network, the others
-are searched for, so the network has never seen them. What is written to OUT:
+PHOTOS is a folder of photographs, with any sub-folders; each shows a different thing. Two simulated cameras take views
+of each photograph, with different windows, scales, light and colour. A small network trains on half of the things. The
+other half, which the network has never seen, is searched. OUT then contains:
 
     OUT/views      the views, in Market-1501's layout: 0001_c1s1_000000_00.jpg is thing 1 seen by camera 1
     OUT/run        the training run
     OUT/gallery    the views of camera 2 of things that were not trained on
-    OUT/hits.png   what was found for one view of camera 1
+    OUT/hits.png   the best matches of one query, a view of camera 1
 """
 
 import json
@@ -26,17 +26,17 @@ from osnet.data.loading import list_images, read_image
 
 SIZE = 64
 VIEWS = 3
-"""Of each thing, by each camera."""
+"""Views of each thing per camera."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run."""
+    """Arguments of the command line."""
 
     photos: Positional[Path]
     out: Path
     things: int = 200
-    """At most so many."""
+    """Maximum number of things to use."""
     epochs: int = 40
 
 
@@ -54,7 +54,7 @@ def take_view(photo: Image.Image, camera: int, rng: np.random.Generator) -> Imag
 
 
 def make_views(photos: list[Path], root: Path) -> None:
-    """The first half trains; of the others camera 1's first view is the query, all the rest the gallery."""
+    """Train on the first half; in the second, camera 1's first view of each thing is a query, the rest the gallery."""
     for folder in ("bounding_box_train", "query", "bounding_box_test"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for thing, path in enumerate(photos, start=1):
@@ -62,14 +62,14 @@ def make_views(photos: list[Path], root: Path) -> None:
         for camera in (1, 2):
             for number in range(VIEWS):
                 query = camera == 1 and number == 0
-                held = "query" if query else "bounding_box_test"
-                folder = "bounding_box_train" if 2 * thing <= len(photos) else held
+                test_folder = "query" if query else "bounding_box_test"
+                folder = "bounding_box_train" if 2 * thing <= len(photos) else test_folder
                 name = f"{thing:04d}_c{camera}s1_{number:06d}_00.jpg"
                 take_view(photo, camera, rng).save(root / folder / name, quality=90)
 
 
 def run(settings: Settings) -> None:
-    """Every command, printed before it runs."""
+    """Print and run every command."""
     out = settings.out
     photos = [path for path, _ in zip(list_images(settings.photos), range(settings.things), strict=False)]
     make_views(photos, out / "views")
@@ -91,7 +91,7 @@ def run(settings: Settings) -> None:
         try:
             osnet(words)
         except SystemExit as stop:
-            if stop.code not in (None, 0, 1):  # 1: done, and something was found
+            if stop.code not in (None, 0, 1):  # `data check` exits with 1 if it finds a fault
                 raise
     print("\n", json.dumps({"things": len(photos), "views": len(photos) * 2 * VIEWS}))
 

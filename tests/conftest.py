@@ -1,4 +1,4 @@
-"""Shared fixtures. Real weights and images lie outside the project; tests that need them skip without."""
+"""Shared fixtures. Real weights and images lie outside the repository; tests that need them are skipped without."""
 
 import os
 import secrets
@@ -22,21 +22,21 @@ from osnet.weights.factory import create_model
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
 LONGEST = ("test_readme", "test_demo", "test_training", "test_streaming", "test_attribute_training", "test_browser")
-"""Files that take longest, in this order: begun last, they would leave the other processors without work."""
+"""The slowest files, run first in this order: started last, they would leave the other workers idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; the others in their order."""
+    """Run the slowest files first; keep the order of the others."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def shared_data(relative: str) -> Path:
-    """A file or folder of the real data, or a skip that says where it was looked for."""
+    """The path of a real file or folder; skips the test, naming the path, if it is missing."""
     folder = Path(os.environ.get("OSNET_TEST_DATA", ROOT.parent / "shared" / "data"))
     path = folder / relative
     if not path.exists():
-        pytest.skip(f"real data not here: {path} (set OSNET_TEST_DATA)")
+        pytest.skip(f"no real data at {path}; set OSNET_TEST_DATA")
     return path
 
 
@@ -63,10 +63,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def drawn_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for ``$OSNET_WEIGHTS`` with a stand-in of ``osnet_x0_25_msmt17``: its file format, drawn tensors."""
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``$OSNET_WEIGHTS`` with a stand-in for ``osnet_x0_25_msmt17``: same file format, random tensors."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("drawn")
+    folder = tmp_path_factory.mktemp("random")
     save_weights(create_model("osnet_x0_25"), folder / "network", classifier=torch.nn.Linear(512, 1041).state_dict())
     convert(folder / "network", folder / "osnet_x0_25_msmt17.pth")
     return folder
@@ -81,7 +81,7 @@ def _no_weights_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_picture(seed: int, size_wh: tuple[int, int] = (64, 128)) -> Image.Image:
-    """A picture with structure: coloured blocks, different for each seed."""
+    """An image of coloured blocks, different for each seed."""
     blocks = np.random.RandomState(seed).randint(0, 256, (8, 4, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize(size_wh, Image.Resampling.BICUBIC)
 
@@ -102,7 +102,7 @@ def create_small(name: str, **overrides: Any) -> Network:
 
 @pytest.fixture(scope="session")
 def tiny_network() -> OSNet:
-    """A small OSNet with random weights whose BatchNorms have seen something."""
+    """A small OSNet with random weights and one update of its BatchNorm statistics."""
     torch.manual_seed(0)
     network = OSNet(OSNetConfig(width=0.25))
     with torch.no_grad():
@@ -136,7 +136,7 @@ def market(tmp_path: Path) -> Path:
 
 
 def texts_outside(figure: Any) -> list[str]:
-    """What of a matplotlib figure's text does not lie on its page."""
+    """The visible texts of a matplotlib figure that do not fit on its page."""
     from matplotlib.text import Text
 
     figure.draw_without_rendering()
@@ -148,7 +148,7 @@ def texts_outside(figure: Any) -> list[str]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Bit for bit holds for a fixed number of threads."""
+    """PyTorch on one thread: results are equal bit for bit only for a fixed number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -157,7 +157,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def zoo(tmp_path: Path) -> Path:
-    """Photographs of two classes. train: cat 3 (one nested), dog 2; val: cat 1."""
+    """Photographs of two classes. train: 3 cats (one in a subfolder), 2 dogs; val: 1 cat."""
     for n, name in enumerate(("cat/1.jpg", "cat/2.JPEG", "cat/deep/3.png", "dog/a.jpg", "dog/b.jpg")):
         write_picture(tmp_path / "zoo" / "train" / name, n, (40, 30))
     write_picture(tmp_path / "zoo" / "val" / "cat" / "9.jpg", 9, (40, 30))
@@ -167,7 +167,7 @@ def zoo(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs of three classes: 24 to train on, 9 to test."""
+    """Images of three classes: 24 for training, 9 for testing."""
     from small_runs import write_colours
 
     root = tmp_path_factory.mktemp("c") / "colours"
@@ -178,7 +178,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def packed_colours(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, the training part in six tar files."""
+    """``colours`` as packed files, the training part in six of them."""
     from osnet.photos.image_folder import read_photo_folder
     from osnet.photos.shards import write_packed
 
@@ -190,7 +190,7 @@ def packed_colours(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def colour_run(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that tells the colours apart."""
+    """A trained classifier of the three colours."""
     from small_runs import train_colours
 
     return train_colours(colours, tmp_path_factory.mktemp("r") / "run")
@@ -205,23 +205,23 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def described_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 training images of 4 people, 16 for validation, 32 for test; with attributes."""
+def people_with_attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 training images of 4 people, 16 for validation, 32 for test; all with attributes."""
     from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 
     return generate_dataset(tmp_path_factory.mktemp("t") / "people", GeneratedSettings(16, 2, 2, 9))
 
 
 @pytest.fixture(scope="session")
-def described_run(described_people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both heads, trained for a moment."""
+def joint_run(people_with_attributes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training run with an identity head and an attribute head."""
     from osnet.data.attributes.identities import read_generated_attributes
     from osnet.data.attributes.samples import join_labels
     from osnet.training.trainer import Trainer
     from small_runs import BOTH, INLINE
 
     out = tmp_path_factory.mktemp("r") / "run"
-    Trainer(BOTH, join_labels([read_generated_attributes(described_people)]), out, INLINE).run()
+    Trainer(BOTH, join_labels([read_generated_attributes(people_with_attributes)]), out, INLINE).run()
     return out
 
 
@@ -270,7 +270,7 @@ def database(state_address: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def painted_archive(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of painted footage: camera-1 and camera-2, three segments each; the footage lies beside it."""
+    """An archive of painted footage: camera-1 and camera-2, three segments each; the footage lies in the parent."""
     pytest.importorskip("av")
     pytest.importorskip("argon2")
     from small_service import write_archive

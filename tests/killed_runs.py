@@ -1,8 +1,8 @@
-"""Index footage in a child process that is killed again and again. Run by ``test_video_archive.py`` as a script:
+"""Index footage in child processes that are killed at random. ``test_video_archive.py`` runs this as a script:
 
     python tests/killed_runs.py gate.mp4 det.txt WEIGHTS OUT KILLS SEED
 
-The interpreter starts once; each attempt is a fork of it. Prints how many kills met the child alive.
+The interpreter starts once; each attempt is a fork of it. Prints how many kills hit a running child.
 """
 
 import os
@@ -56,7 +56,7 @@ def attempt(arguments: list[str], num_frames: int | None, delay_s: float = 0.0) 
     if num_frames is None:
         _, status = os.waitpid(child, 0)
         if status:
-            raise SystemExit(f"the last, unbroken attempt failed with status {status}")
+            raise SystemExit(f"the last attempt, without a kill, failed with status {status}")
         return False
     time.sleep(delay_s)
     alive = os.waitpid(child, os.WNOHANG) == (0, 0)
@@ -72,7 +72,7 @@ def main() -> None:
     dice = np.random.default_rng(int(seed))
     met = 0
     for _ in range(int(kills)):
-        # Counted in frames, so that a busy machine changes nothing; the delay meets the writing of a segment too.
+        # Counted in frames, so that the load of the machine does not matter. With the delay, some kills hit a write.
         met += attempt(arguments, int(dice.integers(1, MOST_FRAMES)), float(dice.uniform(0, 0.05)))
     attempt(arguments, None)
     sys.stdout.write(str(met))

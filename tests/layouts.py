@@ -1,4 +1,4 @@
-"""Small copies of the benchmarks' layouts, made from nothing. Images are 8 x 16 pixels, each of its own colours."""
+"""Small data sets in the benchmarks' layouts. Images are 8 x 16 pixels of random colours, no two alike."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:  # the peer that reads these layouts has an environment without us
+if TYPE_CHECKING:  # Torchreid reads these layouts in an environment without osnet
     from osnet.types import Split
 
 GRID_PEOPLE = 6
@@ -18,7 +18,7 @@ CUHK03_PAIRS = (5, 3)
 
 
 def pixels_of(name: str) -> np.ndarray:
-    """(16, 8, 3): a picture that only this name has."""
+    """(16, 8, 3): random pixels, seeded by the name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     return np.random.RandomState(seed).randint(0, 256, (16, 8, 3), dtype=np.uint8)
 
@@ -31,7 +31,7 @@ def write_images(folder: Path, names: list[str]) -> None:
 
 
 def make_market(root: Path, duke: bool = False) -> Path:
-    """Train 2, 7; test 1, 3 in cameras 1, 2 and 6; a distractor and junk; further distractors."""
+    """Training identities 2, 7; test identities 1, 3 in cameras 1, 2 and 6; a distractor and junk; 500k distractors."""
     outer = "dukemtmc-reid/DukeMTMC-reID" if duke else "market1501/Market-1501-v15.09.15"
     tail = "f0046182.jpg" if duke else "s1_000451_03.jpg"
     link = "_" if duke else ""
@@ -48,7 +48,7 @@ def make_market(root: Path, duke: bool = False) -> Path:
 
 
 def make_msmt17(root: Path, version: str = "v1") -> Path:
-    """Numbers from 0 in both halves; person 1 of train is also in val; cameras up to 15."""
+    """Identities start at 0 in train and in test; identity 1 of train is also in val; cameras up to 15."""
     outer, train, test = {
         "v1": ("MSMT17_V1", "train", "test"),
         "v2": ("MSMT17_V2", "mask_train_v2", "mask_test_v2"),
@@ -69,7 +69,7 @@ def make_msmt17(root: Path, version: str = "v1") -> Path:
 
 
 def make_viper(root: Path, num_people: int = 7) -> Path:
-    """People 000, 003, ...: the first number is 0, which means nobody elsewhere."""
+    """Identities 000, 003, ...: in VIPeR 0 is a person, while other benchmarks use 0 for distractors."""
     folder = root / "viper" / "VIPeR"
     write_images(folder, [f"cam_a/{3 * i:03d}_{45 * (i % 3)}.bmp" for i in range(num_people)])
     write_images(folder, [f"cam_b/{3 * i:03d}_{45 * (i % 3) + 90}.bmp" for i in range(num_people)])
@@ -83,7 +83,7 @@ def make_cuhk01(root: Path, num_people: int = 5) -> Path:
 
 
 def make_cuhk02(root: Path) -> Path:
-    """The same name in every pair: five different people each time."""
+    """Each pair of cameras numbers its people from 1, so equal names are different people."""
     folder = root / "cuhk02" / "Dataset"
     for pair, people in (("P1", 3), ("P2", 2), ("P3", 1), ("P4", 1), ("P5", 2)):
         for camera in ("cam1", "cam2"):
@@ -92,7 +92,7 @@ def make_cuhk02(root: Path) -> Path:
 
 
 def make_prid(root: Path) -> Path:
-    """Four people in both cameras; 201 and 202 of camera A are not camera B's."""
+    """Four people are in both cameras; 201 and 202 are different people in camera A and camera B."""
     folder = root / "prid2011" / "prid_2011" / "single_shot"
     write_images(folder, [f"cam_a/person_{p:04d}.png" for p in (1, 2, 3, 4, 201, 202)])
     write_images(folder, [f"cam_b/person_{p:04d}.png" for p in (1, 2, 3, 4, 201, 202, 203)])
@@ -100,7 +100,7 @@ def make_prid(root: Path) -> Path:
 
 
 def make_ilids(root: Path) -> Path:
-    """Five people of two to six images."""
+    """Five people with two to six images each."""
     folder = root / "ilids" / "i-LIDS_Pedestrian"
     write_images(folder, [f"Persons/{p:04d}{i:03d}.jpg" for p in range(1, 6) for i in range(1, p + 2)])
     return folder
@@ -120,7 +120,7 @@ def make_cuhksysu(root: Path) -> Path:
 
 
 def make_grid(root: Path, num_people: int = GRID_PEOPLE, num_others: int = 3, num_partitions: int = 10) -> Path:
-    """Pairs 1 to ``num_people`` in the cameras 1 and 5, others of number 0, and the partitions in the MATLAB file."""
+    """Pairs 1 to ``num_people`` in cameras 1 and 5, distractors with number 0, and the partitions in a MATLAB file."""
     from scipy.io import savemat
 
     folder = root / "grid" / "underground_reid"
@@ -136,12 +136,12 @@ def make_grid(root: Path, num_people: int = GRID_PEOPLE, num_others: int = 3, nu
 
 
 def grid_partition(number: int, num_people: int = GRID_PEOPLE) -> list[int]:
-    """Half of the people, another half for each partition."""
+    """Half of the people; another half for each partition."""
     return sorted(1 + (number + i) % num_people for i in range(num_people // 2))
 
 
 def make_cuhk03(root: Path) -> Path:
-    """Two pairs of cameras with 5 and 3 people, the images that ``cuhk03_names`` lists, both protocols."""
+    """Two pairs of cameras with 5 and 3 people, the images of ``cuhk03_names``, and both protocols."""
     import h5py
     from scipy.io import savemat
 
@@ -152,7 +152,7 @@ def make_cuhk03(root: Path) -> Path:
         reference = h5py.special_dtype(ref=h5py.Reference)
 
         def put(values: np.ndarray, **attributes: object) -> object:
-            """MATLAB's order: columns first."""
+            """Write an array in MATLAB's order, columns first."""
             dataset = hidden.create_dataset(f"x{len(hidden)}", data=values.T)
             dataset.attrs.update(attributes)
             return dataset.ref
@@ -192,8 +192,9 @@ def make_cuhk03(root: Path) -> Path:
 
 
 def cuhk03_names(boxes: str) -> list[str]:
-    """Two images in each camera (places 1, 2 and 6, 7). Person 1_003 is in camera 1 only; 2_002 has a tenth image; the
-    labelled boxes lack one detected image.
+    """Two images in each camera (places 1, 2 and 6, 7). Person 1_003 is in camera 1 only; 2_002 has a tenth image.
+
+    One detected image is missing among the labelled ones.
     """
     names = []
     for pair, people in enumerate(CUHK03_PAIRS, start=1):
@@ -206,18 +207,18 @@ def cuhk03_names(boxes: str) -> list[str]:
 
 
 def cuhk03_pixels(boxes: str, name: str) -> np.ndarray:
-    """(13, 7, 3), so that rows and columns cannot be mistaken."""
+    """(13, 7, 3): height and width differ, so that swapped axes are noticed."""
     return pixels_of(f"{boxes}/{name}")[:13, :7]
 
 
 def cuhk03_testset(number: int) -> list[tuple[int, int]]:
-    """(pair, person) of two test people; another two for each of the 20."""
+    """(pair, person) of two test people; another two for each of the 20 test sets."""
     people = [(pair, p) for pair, count in enumerate(CUHK03_PAIRS, start=1) for p in range(1, count + 1)]
     return [people[number % len(people)], people[(number + 3) % len(people)]]
 
 
 def cuhk03_new_split(boxes: str) -> dict[str, list[str]]:
-    """Pair 1's people 1, 2, 4 and 2_001 train; of the rest the first image of each camera is a query."""
+    """Train: 1_001, 1_002, 1_004 and 2_001. Of the others, the first image in each camera is a query."""
     names = cuhk03_names(boxes)
     train = [name for name in names if name[:5] in ("1_001", "1_002", "1_004", "2_001")]
     test = [name for name in names if name not in train and name[:5] != "1_003"]
@@ -247,12 +248,12 @@ def names(split: "Split") -> list[str]:
 
 
 def people(split: "Split") -> set[int]:
-    """Who is on them."""
+    """The identities of the split."""
     return set(split.pids)
 
 
 def damage(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a JSON file."""
+    """Rewrite a JSON file after ``change(content)``."""
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))

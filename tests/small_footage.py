@@ -1,4 +1,4 @@
-"""Small videos for tests: coloured people walk over a grey ground, and who is where is known."""
+"""Small videos for tests: coloured people walk over a grey ground on known paths."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -47,7 +47,7 @@ def grey(level: int, size_wh: tuple[int, int] = SIZE_WH) -> np.ndarray:
 
 
 def numbered(count: int, size_wh: tuple[int, int] = SIZE_WH) -> list[np.ndarray]:
-    """Frames whose grey tells their number: tens in the left half, units in the right one."""
+    """Frames whose grey levels encode their number: tens in the left half, units in the right half."""
     images = []
     for n in range(count):
         image = grey(20 + 22 * (n // 10), size_wh)
@@ -57,23 +57,23 @@ def numbered(count: int, size_wh: tuple[int, int] = SIZE_WH) -> list[np.ndarray]
 
 
 def number_of(image: np.ndarray) -> int:
-    """Which of ``numbered`` it is."""
+    """The number of a frame from ``numbered``."""
     middle = image.shape[1] // 2
     tens, units = (round((float(part.mean()) - 20) / 22) for part in (image[:, : middle - 4], image[:, middle + 4 :]))
     return 10 * tens + units
 
 
 Path4 = Callable[[int], tuple[float, float] | None]
-"""Frame from 0 -> left and top of a person; None: not there."""
+"""Frame number from 0 -> left and top of a person, or None if the person is not in view."""
 
 
 def walk(start_x: float, y: float, speed: float, first: int = 0, last: int = 10**6) -> Path4:
-    """Along a line, seen from frame ``first`` to before ``last``."""
+    """A walk along a line, in view from frame ``first`` until before frame ``last``."""
     return lambda n: (start_x + speed * n, y) if first <= n < last else None
 
 
 def paint_walkers(paths: Sequence[Path4], frames: int, seed: int = 0) -> list[np.ndarray]:
-    """People of 16 x 40 pixels, each of two colours, before a ground with a texture."""
+    """People of 16 x 40 pixels, each in two colours, on a textured ground."""
     ground = np.random.RandomState(seed).randint(90, 130, (SIZE_WH[1], SIZE_WH[0], 3)).astype(np.uint8)
     images = []
     for n in range(frames):
@@ -93,7 +93,7 @@ def paint_walkers(paths: Sequence[Path4], frames: int, seed: int = 0) -> list[np
 def write_truth(
     path: Path, paths: Sequence[Path4], frames: int, ids: bool = True, missing: set[int] = frozenset()
 ) -> Path:  # type: ignore[assignment]
-    """Their boxes as MOTChallenge text; frames in ``missing`` (from 1) are left out."""
+    """Write the boxes as MOTChallenge text, without the frames in ``missing`` (counted from 1)."""
     lines = []
     for n in range(frames):
         for person, walker in enumerate(paths, 1):

@@ -1,4 +1,4 @@
-"""What the tests of training share: tiny recipes, runs in pieces, runs compared, two processes."""
+"""Helpers for tests of training: tiny recipes, interrupted runs, comparing runs, two processes."""
 
 import os
 import socket
@@ -40,7 +40,7 @@ NEVER = 10_000
 
 
 def write_colours(folder: Path, each: int, seed: int, size: int = 8) -> Path:
-    """Noisy squares of one colour in a folder of its name."""
+    """Noisy squares of one colour, in a folder named after the colour."""
     rng = np.random.default_rng(seed)
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
@@ -57,7 +57,7 @@ def train_colours(colours: Path, out: Path) -> Path:
 
 
 def state_of(out: Path) -> dict[str, torch.Tensor]:
-    """All tensors that a run goes on with."""
+    """All tensors from which a run resumes."""
     state = torch.load(out / "state.pt", weights_only=True)
     flat = {f"task.{k}": v for k, v in state["task"].items()}
     for number, slots in state["optimizer"]["state"].items():
@@ -66,7 +66,7 @@ def state_of(out: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_runs(a: Path, b: Path) -> None:
-    """Bit for bit: weights, optimiser, average, and what was logged."""
+    """Weights, optimiser state, averages and logs are equal bit for bit."""
     x, y = state_of(a), state_of(b)
     assert x.keys() == y.keys()
     assert [key for key in x if not torch.equal(x[key], y[key])] == []
@@ -74,7 +74,7 @@ def assert_equal_runs(a: Path, b: Path) -> None:
 
 
 def run_in_pieces(recipe: Recipe, data: Any, out: Path, stops: tuple[int, ...], finish: bool = True) -> None:
-    """Stopped after these steps, then to the end."""
+    """Train with a stop after each of these steps, resuming each time; then to the end if ``finish``."""
     for stop_at in (*stops, *([NEVER] if finish else [])):
         trainer = Trainer(recipe, data, out, INLINE)
         step = trainer._step
@@ -95,7 +95,7 @@ def run_in_pieces(recipe: Recipe, data: Any, out: Path, stops: tuple[int, ...], 
 def assert_same_gradients(
     got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], within: float = 1e-5
 ) -> None:
-    """Within so much of the largest component of all."""
+    """Gradients differ by at most ``within`` times the largest component of all."""
     assert got.keys() == expected.keys()
     largest = max(float(value.abs().max()) for value in expected.values())
     assert largest > 1e-3
@@ -116,20 +116,20 @@ def spawn(one_of_two: Callable[..., None], folder: Path, *args: object) -> None:
 
 
 def spawn_two(one_of_two: Callable[..., None], folder: Path, *args: object) -> dict[str, torch.Tensor]:
-    """``spawn``, and the gradients that the first process keeps."""
+    """``spawn``; returns the gradients that ``save_gradients`` wrote."""
     spawn(one_of_two, folder, *args)
     return torch.load(folder / "grads.pt", weights_only=True)
 
 
-def become_one_of_two(rank: int, folder: str) -> None:
-    """What a launcher tells each of two processes."""
+def join_as_rank(rank: int, folder: str) -> None:
+    """Set the environment that a launcher gives to each of two processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
     torch.set_num_threads(1)
 
 
-def keep_gradients(rank: int, folder: str, task: torch.nn.Module) -> None:
-    """The first process writes them; then both leave."""
+def save_gradients(rank: int, folder: str, task: torch.nn.Module) -> None:
+    """Rank 0 writes the gradients; then both processes leave the group."""
     if rank == 0:
         grads = {k.removeprefix("module."): p.grad for k, p in task.named_parameters() if p.grad is not None}
         torch.save(grads, Path(folder) / "grads.pt")

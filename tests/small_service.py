@@ -1,4 +1,4 @@
-"""A service over a small painted archive, for tests: two cameras, a few painted people, a cheap password hash."""
+"""A service over a small painted archive: two cameras, six painted people, a cheap password hash."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def write_archive(folder: Path, weights: Path) -> Path:
 
 
 class Clock:
-    """A clock that tests set."""
+    """A clock that tests can move ahead."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -72,7 +72,7 @@ class Site:
         self.service.accounts.add("root", PASSWORD, "administrator", by="test")
 
     def actor(self, name: str = "root") -> Actor:
-        """An account as the parts below the web see it."""
+        """The account as the service's core sees it."""
         row = self.service.database.one(
             "SELECT a.id, r.kind FROM accounts a JOIN roles r ON r.name = a.role WHERE a.name = ?", name
         )
@@ -92,14 +92,14 @@ class Site:
         return self.service.accounts.make_token(actor, "t", scopes or sorted(actor.capabilities), days)[1]
 
     def client(self, name: str | None = "root", scopes: list[str] | None = None) -> TestClient:
-        """A program: with a token, or without for None."""
+        """An API client with the token of ``name``, or without a token for None."""
         client = TestClient(self.app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         if name is not None:
             client.headers["Authorization"] = f"Bearer {self.token(name, scopes)}"
         return client
 
     def browser(self, name: str = "root") -> TestClient:
-        """A browser that has logged in; ``client.csrf`` is what its forms hold."""
+        """A browser that has logged in; ``client.csrf`` is the token of its forms."""
         client = TestClient(
             self.app, base_url="http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False
         )

@@ -1,6 +1,6 @@
-"""A public stand-in for the real weights: drawn ones in Torchreid's form. (Generated people: ``people`` in conftest.)
+"""A stand-in for the real weights: random ones in Torchreid's format. (Generated people: ``people`` in conftest.)
 
-It shows that something runs and agrees with a plain computation; what real weights see on real people it cannot.
+With it, tests show that code runs and agrees with a plain computation. They show nothing about accuracy.
 """
 
 from pathlib import Path
@@ -14,14 +14,14 @@ from osnet.weights.torchreid import torchreid_names
 MSMT17_CLASSES = 1041
 
 
-def write_drawn_weights(file: Path, seed: int = 0) -> Path:
-    """OSNet x0.25 under Torchreid's names, as the zoo's files are: 567 tensors, with a classifier."""
+def write_random_weights(file: Path, seed: int = 0) -> Path:
+    """OSNet x0.25 under Torchreid's names, like the files of its model zoo: 567 tensors, with a classifier."""
     config = VARIANTS["osnet_x0_25"].config
     torch.manual_seed(seed)
     network = OSNet(config).train()
     with torch.no_grad():
         for _ in range(3):
-            network(torch.rand(8, 3, 64, 32))  # so that BatchNorms have seen something
+            network(torch.rand(8, 3, 64, 32))  # updates the BatchNorm statistics
     names, state = torchreid_names(config), network.state_dict()
     tensors = {names[key]: state[key] for key in names}
     tensors |= {"classifier.weight": 0.01 * torch.randn(MSMT17_CLASSES, 512)}

@@ -1,4 +1,4 @@
-"""Engines for the tests of stores, started and stopped by them."""
+"""Database servers that the tests of vector stores start and stop."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Files of arrays that are damaged or something else: one kind of error that names the file, at every door."""
+"""Damaged .npz and .npy files: every reader raises ``DataError`` with the file's name."""
 
 import io
 import json
@@ -21,22 +21,22 @@ from osnet.files import sha256_file
 from test_cli import Run, run  # noqa: F401 a fixture
 
 
-def packed(**arrays: np.ndarray) -> bytes:
+def npz_bytes(**arrays: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
-def lone_array() -> bytes:
+def npy_bytes() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.ones((3, 4), np.float32))
     return buffer.getvalue()
 
 
-def flipped(whole: bytes) -> bytes:
-    """The bytes of the first member, where they are compressed, turned over: zlib cannot read them."""
-    start = 30 + int.from_bytes(whole[26:28], "little") + int.from_bytes(whole[28:30], "little")
-    return whole[:start] + bytes(255 - byte for byte in whole[start : start + 40]) + whole[start + 40 :]
+def flipped(content: bytes) -> bytes:
+    """An .npz with 40 inverted bytes in its first compressed member, which zlib cannot read."""
+    start = 30 + int.from_bytes(content[26:28], "little") + int.from_bytes(content[28:30], "little")
+    return content[:start] + bytes(255 - byte for byte in content[start : start + 40]) + content[start + 40 :]
 
 
 def with_member(name: str, content: bytes) -> bytes:
@@ -47,48 +47,48 @@ def with_member(name: str, content: bytes) -> bytes:
 
 
 ARRAYS = {name: np.ones((3, 4), np.float32) for name in ("vectors", "query", "gallery")}
-WHOLE = packed(**ARRAYS)
+VALID = npz_bytes(**ARRAYS)
 BAD = {
     "empty": (b"", "it is empty"),
-    "truncated": (WHOLE[: len(WHOLE) // 2], "is not an .npz"),
-    "cut at the end": (WHOLE[:-5], "is not an .npz"),
-    "npy": (lone_array(), "it is a single array (.npy)"),
-    "flipped": (flipped(WHOLE), "is not an .npz"),
-    "objects": (packed(**{name: np.array([{}, None]) for name in ARRAYS}), "Object arrays cannot be loaded"),
+    "truncated": (VALID[: len(VALID) // 2], "is not an .npz"),
+    "cut at the end": (VALID[:-5], "is not an .npz"),
+    "npy": (npy_bytes(), "it is a single array (.npy)"),
+    "flipped": (flipped(VALID), "is not an .npz"),
+    "objects": (npz_bytes(**{name: np.array([{}, None]) for name in ARRAYS}), "Object arrays cannot be loaded"),
     "text": (b"path,identity\na.jpg,1\n", "b'path,i'"),
     "another zip": (with_member("vectors", b"no array"), "vectors is not an array"),
-    "half a header": (with_member("vectors.npy", lone_array()[:20]), "is not an .npz"),
+    "half a header": (with_member("vectors.npy", npy_bytes()[:20]), "is not an .npz"),
 }
-DOORS: dict[str, Callable[[Path], object]] = {
+READERS: dict[str, Callable[[Path], object]] = {
     "read_arrays": read_arrays,
     "evaluate": lambda path: read_labelled([path]),
     "evaluate, two files": lambda path: read_labelled([path, path]),
     "rerank": lambda path: read_features((path,)),
     "rerank, two files": lambda path: read_features((path, path)),
-    "kept vectors": read_vectors,
+    "saved vectors": read_vectors,
     "changed images": find_changed,
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", BAD)
-def test_every_door_names_a_bad_file(kind: str, door: str, tmp_path: Path) -> None:
+def test_every_reader_names_a_bad_file(kind: str, reader: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.npz"
     path.write_bytes(BAD[kind][0])
     with pytest.raises(DataError) as caught:
-        DOORS[door](path)
+        READERS[reader](path)
     assert str(caught.value).startswith(f"{path} is not an .npz of plain arrays")
     assert BAD[kind][1] in str(caught.value)
     assert "load it unsafely" not in str(caught.value)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_no_such_file(door: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_names_a_missing_file(reader: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file: .*gone\.npz"):
-        DOORS[door](tmp_path / "gone.npz")
+        READERS[reader](tmp_path / "gone.npz")
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(DataError, match=r"folder\.npz is not an \.npz"):
-        DOORS[door](tmp_path / "folder.npz")
+        READERS[reader](tmp_path / "folder.npz")
 
 
 def test_a_pickle_is_not_run(tmp_path: Path) -> None:
@@ -97,18 +97,18 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "sprung",))
 
     np.savez(tmp_path / "v.npz", vectors=np.array([Trap()], dtype=object))
-    for door in DOORS.values():
+    for reader in READERS.values():
         with pytest.raises(DataError):
-            door(tmp_path / "v.npz")
+            reader(tmp_path / "v.npz")
     assert not (tmp_path / "sprung").exists()
 
 
-def test_any_flipped_byte_is_either_harmless_or_named(tmp_path: Path) -> None:
-    """Every byte of a small file in turn: nothing else than ``DataError`` comes out, and no wrong number."""
-    whole, path = packed(a=np.arange(6.0), b=np.array(["x", "y"])), tmp_path / "v.npz"
+def test_flipped_bytes_raise_or_change_nothing(tmp_path: Path) -> None:
+    """Inverts each byte of a small file in turn: the reader raises ``DataError`` or returns the right values."""
+    content, path = npz_bytes(a=np.arange(6.0), b=np.array(["x", "y"])), tmp_path / "v.npz"
     num_refused = 0
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
         try:
             arrays = read_arrays(path)
         except DataError:
@@ -116,24 +116,24 @@ def test_any_flipped_byte_is_either_harmless_or_named(tmp_path: Path) -> None:
             continue
         for value in arrays.values():
             assert value.tolist() in ([0, 1, 2, 3, 4, 5], ["x", "y"])
-    assert num_refused > len(whole) / 2
+    assert num_refused > len(content) / 2
 
 
 @pytest.mark.parametrize("kind", ["empty", "npy", "flipped", "objects", "text"])
-def test_commands_say_so(kind: str, run: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_commands_name_a_bad_file_without_a_traceback(kind: str, run: Run, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "bad.npz").write_bytes(BAD[kind][0])
     for command in (["evaluate-features"], ["rerank", "--out", tmp_path / "o.npz"]):
         status, _, err = run(*command, tmp_path / "bad.npz")
         assert (status, "Traceback" in err, "bad.npz is not an .npz" in err) == (EXIT_ERROR, False, True)
 
 
-def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
+def test_only_the_requested_arrays_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", a=np.ones(2), b=np.array([{}]))
     assert read_arrays(tmp_path / "v.npz", ("a", "c")).keys() == {"a"}
     assert list_arrays(tmp_path / "v.npz") == ["a", "b"]
 
 
-def test_files_of_vectors_that_lack_something(tmp_path: Path) -> None:
+def test_saved_vectors_with_missing_or_wrong_arrays(tmp_path: Path) -> None:
     path = tmp_path / "v.npz"
     save_vectors(path, Embeddings(np.ones((2, 3), np.float32), ["a", "b"], []), "sha")
     arrays = read_arrays(path)
@@ -154,13 +154,13 @@ def test_files_of_vectors_that_lack_something(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["empty", "npz", "objects", "text", "cut"])
 def test_a_gallery_names_a_bad_file(kind: str, tmp_path: Path) -> None:
-    """Its list has the right digest, as that of a stranger's gallery would."""
+    """gallery.json holds the bad file's digest, so that only the content is wrong."""
     folder, sha = tmp_path / "g", "a" * 64
     store = Gallery.create(folder, weights_sha256=sha, embedding_size=4)
     store.add_embeddings(np.ones((2, 4)), [Item("one"), Item("two")], weights_sha256=sha)
     (vectors,) = folder.glob("undated_*")
     np.save(tmp_path / "objects.npy", np.array([{}]))
-    contents = {"empty": b"", "npz": WHOLE, "objects": (tmp_path / "objects.npy").read_bytes(), "text": b"1,2,3",
+    contents = {"empty": b"", "npz": VALID, "objects": (tmp_path / "objects.npy").read_bytes(), "text": b"1,2,3",
                 "cut": vectors.read_bytes()[:-3]}  # fmt: skip
     vectors.write_bytes(contents[kind])
     listing = folder / "gallery.json"
@@ -198,7 +198,7 @@ def test_half_precision_is_exact_and_double_is_rounded() -> None:
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_what_float32_cannot_hold_is_refused(values: np.ndarray, words: str) -> None:
+def test_values_outside_float32_are_refused(values: np.ndarray, words: str) -> None:
     with pytest.raises(DataError) as caught:
         as_vectors(values, "x")
     assert words in str(caught.value)

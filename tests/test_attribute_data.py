@@ -1,4 +1,4 @@
-"""Data sets of attributes: every layout, and what does not match named one by one."""
+"""Data sets of attributes: reading each layout, and errors that list every mismatch."""
 
 import shutil
 from pathlib import Path
@@ -71,14 +71,14 @@ def test_pa100k_in_both_layouts(inner: str, images: str, tmp_path: Path) -> None
     assert {crop.pid for crop in dataset.train.crops} == {NO_IDENTITY}
 
 
-def test_the_order_of_pa100k_is_the_papers() -> None:
+def test_pa100k_attributes_are_in_the_papers_order() -> None:
     assert len(ATTRIBUTES) == 26
     assert [ATTRIBUTES.index(name) for name in ("Female", "Hat", "Backpack", "LongSleeve", "Skirt&Dress", "boots")] == [
         0, 7, 11, 14, 24, 25,
     ]  # fmt: skip
 
 
-def test_what_does_not_match_is_named_one_by_one(tmp_path: Path) -> None:
+def test_every_mismatch_is_named(tmp_path: Path) -> None:
     root = write_pa100k(tmp_path, test_images_name=cells(["", "000001.jpg"]), text_images_name=cells(["000006.jpg"]))
     (root / "data" / "000005.jpg").unlink()
     with pytest.raises(DataError) as caught:
@@ -95,7 +95,7 @@ def test_what_does_not_match_is_named_one_by_one(tmp_path: Path) -> None:
     assert len(dataset.problems) == 7
 
 
-def test_pa100k_that_is_another(tmp_path: Path) -> None:
+def test_pa100k_refuses_other_attributes_labels_and_paths(tmp_path: Path) -> None:
     swapped = [ATTRIBUTES[1], ATTRIBUTES[0], *ATTRIBUTES[2:]]
     with pytest.raises(DataError, match="has the attributes AgeOver60, Female"):
         read_pa100k(write_pa100k(tmp_path / "a", attributes=cells(swapped)))
@@ -114,7 +114,7 @@ def test_pa100k_that_is_another(tmp_path: Path) -> None:
         read_attributes(write_picture(tmp_path / "e" / "x.jpg").parent)
 
 
-def test_the_real_sample() -> None:
+def test_the_real_pa100k_sample() -> None:
     root = shared_data("pa100k")
     with pytest.raises(DataError, match="test row 1: the image name is empty"):
         read_attributes(root)
@@ -129,7 +129,7 @@ def test_the_real_sample() -> None:
 
 
 def peta_like(root: Path) -> Path:
-    """6 images of 40 attributes, in PETA's nesting: peta[0][0][3][k][0][0][0][0][:, 0] numbers training images."""
+    """6 images of 40 attributes, in PETA's nesting: peta[0][0][3][k][0][0][0][0][:, 0] are training image numbers."""
     labels = np.arange(6 * 44).reshape(6, 44) % 2
     split = {"train": np.array([[1], [4]]), "val": np.array([[2]]), "test": np.array([[3], [5]])}
     other = {"train": np.array([[6], [2]]), "val": np.array([[1]]), "test": np.array([[3], [4]])}
@@ -225,9 +225,9 @@ def test_market_labels_are_joined_to_its_images(market: Path) -> None:
     assert dataset.attributes[-4:] == AGES
     assert [len(split) for split in dataset.splits] == [12, 0, 9]  # distractor and junk are left out
     row = next(i for i, crop in enumerate(dataset.train.crops) if crop.pid == 7)
-    said = dict(zip(dataset.attributes, dataset.train.labels[row], strict=True))
-    assert (said["young"], said["teenager"], said["adult"], said["old"]) == (0, 0, 0, 1)  # 1 + 7 % 4 = 4
-    assert (said["female"], said["up1"]) == (1, 0)  # gender: 1 + (7 + 20) % 2 = 2; up1: 1 + 8 % 2 = 1
+    labels = dict(zip(dataset.attributes, dataset.train.labels[row], strict=True))
+    assert (labels["young"], labels["teenager"], labels["adult"], labels["old"]) == (0, 0, 0, 1)  # 1 + 7 % 4 = 4
+    assert (labels["female"], labels["up1"]) == (1, 0)  # gender: 1 + (7 + 20) % 2 = 2; up1: 1 + 8 % 2 = 1
     market_mat(market / "market_attribute.mat", [2, 7, 12], [1, 3, 5])
     with pytest.raises(DataError, match=r"(?s)identity 0011 of train: images without.*identity 0012 of train: labels"):
         read_attributes(market)
@@ -243,15 +243,15 @@ def test_the_real_market_labels() -> None:
     assert not set(of_split["train"]) & set(of_split["test"])
 
 
-def test_generated_people(described_people: Path) -> None:
-    dataset = read_attributes(described_people)
+def test_generated_people(people_with_attributes: Path) -> None:
+    dataset = read_attributes(people_with_attributes)
     assert [len(split) for split in dataset.splits] == [16, 16, 32]
     parts = [{crop.pid for crop in split.crops} for split in dataset.splits]
     assert not parts[0] & parts[1] | parts[1] & parts[2] | parts[0] & parts[2]
-    notes = read_annotations(described_people)
+    notes = read_annotations(people_with_attributes)
     for split in dataset.splits:
         for crop, row in zip(split.crops, split.labels, strict=True):
-            note = notes[crop.path.relative_to(described_people).as_posix()]
+            note = notes[crop.path.relative_to(people_with_attributes).as_posix()]
             assert tuple(n for n, v in zip(ATTRIBUTES, row, strict=True) if v) == note.attributes
             assert (crop.pid, crop.camid) == (note.pid, note.camid)
 
@@ -279,17 +279,17 @@ def test_csv(tmp_path: Path) -> None:
         read_csv(table)
 
 
-def test_data_sets_of_both_kinds_are_joined(described_people: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(described_people, tmp_path / "other")
+def test_joining_data_sets_with_and_without_attributes(people_with_attributes: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(people_with_attributes, tmp_path / "other")
     for name in ("annotations.jsonl", "generated.json"):
         (other / name).unlink()
-    assert knows_attributes(described_people)
+    assert knows_attributes(people_with_attributes)
     assert not knows_attributes(other)
     for name in ("x.jpg", "y.jpg"):
         write_picture(tmp_path / "words" / name)
     (tmp_path / "words" / "attributes.csv").write_text("path,Hat,scarf\nx.jpg,1,1\ny.jpg,0,\n")
     joined = join_labels(
-        [read_generated_attributes(described_people), read_any(other), read_attributes(tmp_path / "words")]
+        [read_generated_attributes(people_with_attributes), read_any(other), read_attributes(tmp_path / "words")]
     )
     assert joined.attributes == (*ATTRIBUTES, "scarf")
     assert [len(split) for split in joined.splits] == [16 + 32 + 2, 16, 32]
@@ -297,7 +297,7 @@ def test_data_sets_of_both_kinds_are_joined(described_people: Path, tmp_path: Pa
     assert [len({c.pid for c in part}) for part in by_source] == [4, 8, 1]
     assert not {c.pid for c in by_source[0]} & {c.pid for c in by_source[1]}
     assert {c.pid for c in by_source[2]} == {NO_IDENTITY}
-    assert np.isnan(joined.train.labels[16:48]).all()  # re-identification says no attributes
+    assert np.isnan(joined.train.labels[16:48]).all()  # re-ID data sets have no attribute labels
     np.testing.assert_array_equal(joined.train.labels[48, [7, 26]], [1, 1])
     assert np.isnan(joined.train.labels[48, 0])
     samples = AttributeSamples(joined.train, Augmentation(), Preprocessing(size_hw=(16, 8)), 1)

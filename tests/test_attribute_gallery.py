@@ -1,4 +1,4 @@
-"""Galleries that store attributes: search by photo, by description, by both; what is switched off is deleted."""
+"""Galleries that store attributes: search by image, by attributes, by both; switched-off attributes are deleted."""
 
 import json
 import math
@@ -31,8 +31,8 @@ ITEMS = [Item(name, camera=camera) for name, camera in zip("abcd", "1122", stric
 def store(tmp_path: Path) -> Gallery:
     gallery = Gallery.create(tmp_path / "g", weights_sha256="w", embedding_size=2, attributes=STORED)
     for rows in (slice(0, 3), slice(3, 4)):
-        said = AttributeProbabilities(STORED, PROBABILITIES[rows])
-        gallery.add_embeddings(VECTORS[rows], ITEMS[rows], weights_sha256="w", attributes=said)
+        probabilities = AttributeProbabilities(STORED, PROBABILITIES[rows])
+        gallery.add_embeddings(VECTORS[rows], ITEMS[rows], weights_sha256="w", attributes=probabilities)
     return gallery
 
 
@@ -40,8 +40,8 @@ def sources(hits: list) -> str:
     return "".join(hit.item.source for hit in hits)
 
 
-def test_by_description(store: Gallery) -> None:
-    """Score: the geometric mean of p for what holds and 1 - p for what does not."""
+def test_search_by_attributes(store: Gallery) -> None:
+    """The score is the geometric mean of p for wanted attributes and 1 - p for unwanted ones."""
     hits = store.search_attributes(["backpack"], ["hat"])
     expected = {"a": 0.8 * 0.9, "b": 0.9 * 0.6, "c": 0.4 * 0.71, "d": 0.95 * 0.1}
     assert sources(hits) == "abcd"
@@ -58,8 +58,8 @@ def test_by_description(store: Gallery) -> None:
             store.search_attributes(having, lacking)
 
 
-def test_by_photo_and_description(store: Gallery) -> None:
-    """A description filters, by each attribute's own threshold; the photo ranks."""
+def test_search_by_image_and_attributes(store: Gallery) -> None:
+    """Attributes filter, each by its own threshold; the image ranks."""
     everything = store.search_embedding([1.0, 0.0], weights_sha256="w")
     assert sources(everything) == "adcb"
     with_backpack = store.search_embedding([1.0, 0.0], weights_sha256="w", where=Where(having=frozenset({"backpack"})))
@@ -74,7 +74,7 @@ def test_by_photo_and_description(store: Gallery) -> None:
     assert Where(min_probability=0.1).is_empty
 
 
-def test_it_survives_closing_and_removing(store: Gallery) -> None:
+def test_attributes_survive_reopening_and_removing_items(store: Gallery) -> None:
     store.remove(Where(having=frozenset({"female"}), lacking=frozenset({"hat"})))  # a and c
     again = Gallery.open(store.folder)
     assert again.attributes == NAMES
@@ -88,7 +88,7 @@ def test_it_survives_closing_and_removing(store: Gallery) -> None:
         Gallery.open(store.folder)
 
 
-def test_forgetting_is_deleting(store: Gallery) -> None:
+def test_forget_attributes_deletes_them_from_disk(store: Gallery) -> None:
     store.forget_attributes(["Female", "never stored"])
     assert store.attributes == ("Hat", "Backpack")
     again = Gallery.open(store.folder)
@@ -105,7 +105,7 @@ def test_forgetting_is_deleting(store: Gallery) -> None:
     again.add_embeddings(
         [[0, 1]], [Item("e")], weights_sha256="w", attributes=AttributeProbabilities(STORED, [[0.9, 0.1, 0.2]])
     )
-    assert sources(again.search_attributes(["backpack"])) == "dbace"  # stored: its own columns only
+    assert sources(again.search_attributes(["backpack"])) == "dbace"  # only the remaining columns are stored
     again.forget_attributes(["Hat", "Backpack"])
     assert again.attributes == ()
     assert not any(b'"attributes"' in path.read_bytes() for path in store.folder.glob("undated_*"))
@@ -114,7 +114,7 @@ def test_forgetting_is_deleting(store: Gallery) -> None:
     assert len(Gallery.open(store.folder)) == 6
 
 
-def test_attributes_of_another_head_do_not_belong(store: Gallery) -> None:
+def test_attributes_of_another_head_are_refused(store: Gallery) -> None:
     with pytest.raises(GalleryError, match="Female, Hat, Backpack"):
         store.add_embeddings([[0, 1]], [Item("e")], weights_sha256="w")
     other = (*STORED[:2], StoredAttribute("Backpack", 0.5, "another head's"))
@@ -130,33 +130,33 @@ def test_attributes_of_another_head_do_not_belong(store: Gallery) -> None:
     assert len(store) == 4
 
 
-def test_many_additions_are_merged_with_their_attributes(tmp_path: Path) -> None:
+def test_merged_segments_keep_their_attributes(tmp_path: Path) -> None:
     gallery = Gallery.create(tmp_path / "g", weights_sha256="w", embedding_size=2, attributes=STORED)
     for i in range(40):
-        said = AttributeProbabilities(STORED, [[i / 40, 0.5, 0.5]])
-        gallery.add_embeddings([[1, i]], [Item(str(i))], weights_sha256="w", attributes=said)
+        probabilities = AttributeProbabilities(STORED, [[i / 40, 0.5, 0.5]])
+        gallery.add_embeddings([[1, i]], [Item(str(i))], weights_sha256="w", attributes=probabilities)
     again = Gallery.open(tmp_path / "g")
     assert [hit.item.source for hit in again.search_attributes(["female"], top=3)] == ["39", "38", "37"]
 
 
-def test_names_are_found_as_people_write_them() -> None:
+def test_attribute_names_match_loosely() -> None:
     names = ["LongSleeve", "Age18-60", "Skirt&Dress", "boots", "Glasses"]
     asked = ["long sleeves", "LONG-SLEEVE", "age 18-60", "skirt & dress", "boots", "glasses"]
     assert find_attributes(names, asked) == [0, 0, 1, 2, 3, 4]
     assert match_score(np.array([[0.0, 1.0]], np.float32), ["a", "b"], ["a", "b"], []).tolist() == [0.0]
 
 
-def test_a_gallery_from_before_attributes_goes_on(tiny_network, tmp_path: Path) -> None:
-    """Its files say nothing of attributes, and a network with a head may add to it as before."""
+def test_a_gallery_without_attributes_accepts_attribute_networks(tiny_network, tmp_path: Path) -> None:
+    """The gallery's files hold no attributes, before and after a network with an attribute head adds an item."""
     gallery = Gallery.open(tmp_path / "g", Embedder(tiny_network))
     content = json.loads((tmp_path / "g" / "gallery.json").read_text())
     assert "attributes" not in content
-    picture = np.random.default_rng(0).integers(0, 255, (64, 32, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (64, 32, 3), np.uint8)
     predictor = AttributePredictor(tiny_network, head=AttributeHead(512, ["hat"]))
-    seen = predictor.predict(picture)
+    seen = predictor.predict(image)
     gallery = Gallery.open(tmp_path / "g", predictor)
-    said = attribute_probabilities(predictor, seen.probabilities)
-    gallery.add_embeddings(seen.vectors, [Item("a")], weights_sha256=predictor.sha256(), attributes=said)
+    probabilities = attribute_probabilities(predictor, seen.probabilities)
+    gallery.add_embeddings(seen.vectors, [Item("a")], weights_sha256=predictor.sha256(), attributes=probabilities)
     assert gallery.attributes == ()
     assert gallery.search_embedding(seen.vectors[0], weights_sha256=predictor.sha256())[0].attributes is None
     assert "attributes" not in (tmp_path / "g" / "gallery.json").read_text()
@@ -169,7 +169,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory, tiny_network) -> Path:
-    """A head whose answers differ between pictures."""
+    """A head whose predictions differ between images."""
     from osnet.data.attributes.pa100k import ATTRIBUTES
 
     torch.manual_seed(5)
@@ -181,7 +181,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory, tiny_network) -> Path:
     return folder
 
 
-def test_the_commands(people: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index_and_search_commands_with_attributes(
+    people: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     crops, gallery = people / "bounding_box_test", tmp_path / "gallery"
     photo = str(next((people / "query").iterdir()))
     main(["index", str(crops), "--out", str(gallery), "--weights", str(weights)])
@@ -215,7 +217,7 @@ def test_the_commands(people: Path, weights: Path, tmp_path: Path, capsys: pytes
     assert "--with backpack" in capsys.readouterr().err
 
 
-def test_switching_off_at_the_gallerys_card(
+def test_switching_attributes_off_in_weights_and_gallery(
     people: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gallery = tmp_path / "gallery"
@@ -223,10 +225,10 @@ def test_switching_off_at_the_gallerys_card(
     switch_attributes([own], off=["AgeOver60"])
     main(["index", str(people / "query"), "--out", str(gallery), "--weights", str(own)])
     assert "AgeOver60" not in Gallery.open(gallery).attributes
-    assert "AgeOver60" not in (gallery / "weights" / "card.json").read_text()  # the copy cannot say it at all
+    assert "AgeOver60" not in (gallery / "weights" / "card.json").read_text()  # removed from the copied weights
     main(
         ["attributes", "switch", str(own), str(gallery), "--off", "Female", "AgeOver60"]
-    )  # weights and gallery at once
+    )  # weights and gallery in one command
     out = capsys.readouterr().out
     assert f"changed    {own / 'card.json'}: off: Female, AgeOver60" in out
     assert f"changed    {gallery / 'weights' / 'card.json'}: off: Female" in out
@@ -239,10 +241,10 @@ def test_switching_off_at_the_gallerys_card(
     with pytest.raises(SystemExit):
         main(["search", str(gallery), "--with", "female"])
     assert "unknown attribute 'female'" in capsys.readouterr().err
-    main(["index", str(people / "bounding_box_test"), "--out", str(gallery)])  # goes on, without it
+    main(["index", str(people / "bounding_box_test"), "--out", str(gallery)])  # without the switched-off attributes
     assert len(Gallery.open(gallery)) == len(list((people / "query").iterdir())) * 2
     card = json.loads((gallery / "weights" / "card.json").read_text())
-    card["attributes_off"] = ["Female", "Hat"]  # by hand
+    card["attributes_off"] = ["Female", "Hat"]  # edited by hand
     (gallery / "weights" / "card.json").write_text(json.dumps(card))
     with pytest.raises(SystemExit):
         main(["search", str(gallery), "--with", "hat"])
@@ -250,24 +252,27 @@ def test_switching_off_at_the_gallerys_card(
     assert "Hat" not in Gallery.open(gallery).attributes
 
 
-def test_predict_and_evaluate(people: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_and_evaluate_attributes(
+    people: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = sorted((people / "query").iterdir())
-    out = tmp_path / "said.csv"
+    out = tmp_path / "predicted.csv"
     main(["predict", "attributes", *map(str, paths[:2]), "--weights", str(weights), "--out", str(out), "--json"])
-    said = json.loads(capsys.readouterr().out)
+    predicted = json.loads(capsys.readouterr().out)
     seen = AttributePredictor(weights).predict(paths[:2])
-    assert list(said[1]["probabilities"].values()) == pytest.approx(seen.probabilities[1].tolist(), abs=1e-6)
-    assert said[1]["holds"] == seen.positive(1)
+    assert list(predicted[1]["probabilities"].values()) == pytest.approx(seen.probabilities[1].tolist(), abs=1e-6)
+    assert predicted[1]["holds"] == seen.positive(1)
     lines = out.read_text().splitlines()
     assert lines[0].startswith("path,Female,AgeOver60")
     assert [float(v) for v in lines[2].split(",")[1:]] == pytest.approx(seen.probabilities[1].tolist(), abs=1e-6)
-    main(["predict", "attributes", str(paths[0]), "--weights", str(weights), "--out", str(tmp_path / "said.json")])
+    main(["predict", "attributes", str(paths[0]), "--weights", str(weights), "--out", str(tmp_path / "predicted.json")])
     assert f"{seen.positive(0)[0]} " in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "said.json").read_text())["images"]) == 1
+    assert len(json.loads((tmp_path / "predicted.json").read_text())["images"]) == 1
     main(["attributes", "evaluate", "--weights", str(weights), "--data", str(people), "--json"])
     scores = json.loads(capsys.readouterr().out)
     data = read_generated_attributes(people)
-    truth, said_all = data.test.labels == 1, AttributePredictor(weights).predict(data.test.paths).probabilities >= 0.5
-    assert scores["recall"] == pytest.approx(np.mean((truth & said_all).sum(1) / truth.sum(1)))
+    truth = data.test.labels == 1
+    positive = AttributePredictor(weights).predict(data.test.paths).probabilities >= 0.5
+    assert scores["recall"] == pytest.approx(np.mean((truth & positive).sum(1) / truth.sum(1)))
     main(["attributes", "show", str(weights)])
     assert "Backpack                  from 0.50" in capsys.readouterr().out

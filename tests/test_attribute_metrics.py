@@ -1,4 +1,4 @@
-"""Losses and scores of attributes: by hand, and against slow loops from the definitions."""
+"""Losses and scores of attributes: against values worked by hand and slow loops from the definitions."""
 
 import math
 
@@ -14,8 +14,8 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize("form", ["A", "B"])
-def test_the_loss_is_the_formula(form: str) -> None:
-    """A slow loop over images and attributes, p written out."""
+def test_weighted_multi_label_matches_the_formula(form: str) -> None:
+    """Against a slow loop over images and attributes."""
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(7, 5)), (rng.random((7, 5)) < 0.4).astype(float)
     labels[2, 3] = labels[6, 0] = NAN
@@ -37,7 +37,7 @@ def test_the_loss_is_the_formula(form: str) -> None:
     assert int(known) == count == 33
 
 
-def test_weights_by_hand() -> None:
+def test_loss_weights_by_hand() -> None:
     ratios = torch.tensor([0.0, 0.5, 1.0])
     a, b = weigh_per_attribute(ratios), weigh_per_label(ratios)
     assert a[0].tolist() == a[1].tolist() == pytest.approx([1.0, 0.60653, 0.36788], abs=1e-5)
@@ -65,7 +65,7 @@ def test_unknown_labels_have_no_gradient() -> None:
 
 
 def test_scores_by_hand() -> None:
-    """Three images, three attributes; the third attribute never holds."""
+    """Three images, three attributes; the third attribute has no positives."""
     labels = [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
     probabilities = [[0.9, 0.6, 0.1], [0.2, 0.7, 0.5], [0.1, 0.2, 0.3]]
     scores = score_attributes(probabilities, labels, ["a", "b", "c"])
@@ -74,7 +74,7 @@ def test_scores_by_hand() -> None:
     assert (b.recall, b.specificity, b.mean_accuracy) == (1.0, 0.5, 0.75)
     assert (c.recall, c.specificity, c.mean_accuracy, c.average_precision) == (None, pytest.approx(2 / 3), None, None)
     assert (scores.mean_accuracy, scores.left_out) == (0.75, ("c",))
-    # image 1: true {a}, said {a, b}; image 2: true {a, b}, said {b, c}; image 3: neither true nor said
+    # image 1: true {a}, predicted {a, b}; image 2: true {a, b}, predicted {b, c}; image 3: both empty
     assert scores.accuracy == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
     assert scores.precision == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
     assert scores.recall == pytest.approx((1 + 1 / 2 + 1) / 3)
@@ -83,12 +83,12 @@ def test_scores_by_hand() -> None:
     assert "(no positives or no negatives): c" in str(scores)
 
 
-def test_zero_denominators() -> None:
-    said_nothing = score_attributes([[0.1, 0.1]], [[1, 0]], ["a", "b"])
-    assert (said_nothing.precision, said_nothing.recall, said_nothing.accuracy, said_nothing.f1) == (0, 0, 0, 0)
-    nothing_true = score_attributes([[0.9, 0.1]], [[0, 0]], ["a", "b"])
-    assert (nothing_true.precision, nothing_true.recall, nothing_true.accuracy) == (0, 0, 0)
-    assert nothing_true.mean_accuracy is None
+def test_scores_with_zero_denominators() -> None:
+    none_predicted = score_attributes([[0.1, 0.1]], [[1, 0]], ["a", "b"])
+    assert (none_predicted.precision, none_predicted.recall, none_predicted.accuracy, none_predicted.f1) == (0, 0, 0, 0)
+    none_true = score_attributes([[0.9, 0.1]], [[0, 0]], ["a", "b"])
+    assert (none_true.precision, none_true.recall, none_true.accuracy) == (0, 0, 0)
+    assert none_true.mean_accuracy is None
     for wrong in ([[1.5, 0.1]], [[NAN, 0.1]]):
         with pytest.raises(ValueError, match="from 0 to 1"):
             score_attributes(wrong, [[0, 0]], ["a", "b"])
@@ -123,9 +123,9 @@ def test_scores_against_a_slow_loop(seed: int) -> None:
     sums = np.zeros(3)
     for i in range(n):
         true = {a for a in range(k) if labels[i, a] == 1}
-        said = {a for a in range(k) if not math.isnan(labels[i, a]) and probabilities[i, a] >= 0.5}
-        for place, total in enumerate((true | said, said, true)):
-            sums[place] += len(true & said) / len(total) if total else float(not (true | said))
+        predicted = {a for a in range(k) if not math.isnan(labels[i, a]) and probabilities[i, a] >= 0.5}
+        for place, total in enumerate((true | predicted, predicted, true)):
+            sums[place] += len(true & predicted) / len(total) if total else float(not (true | predicted))
     assert [scores.accuracy, scores.precision, scores.recall] == pytest.approx((sums / n).tolist(), abs=1e-12)
 
 
@@ -134,7 +134,7 @@ def test_average_precision_by_hand() -> None:
     assert average_precision(np.array([0.5, 0.5]), np.array([True, False])) == 0.5  # a tie is one step
 
 
-def test_thresholds_are_the_best_there_are() -> None:
+def test_chosen_thresholds_are_the_best() -> None:
     rng = np.random.default_rng(1)
     labels = (rng.random((80, 3)) < 0.2).astype(float)
     labels[:, 2] = 0
@@ -154,13 +154,15 @@ def test_thresholds_are_the_best_there_are() -> None:
     by_f1 = choose_thresholds(probabilities, labels, names, "F1")
 
     def f1(a: int, threshold: float) -> float:
-        said, true = probabilities[:, a] >= threshold, labels[:, a] == 1
-        return 2 * (said & true).sum() / (said.sum() + true.sum()) if said.any() else 0.0
+        predicted, true = probabilities[:, a] >= threshold, labels[:, a] == 1
+        return 2 * (predicted & true).sum() / (predicted.sum() + true.sum()) if predicted.any() else 0.0
 
     for a in range(2):
         assert f1(a, by_f1[a]) == pytest.approx(max(f1(a, t) for t in [*probabilities[:, a], 0.5]), abs=1e-12)
     apart = [[0.2]] * 10 + [[0.9]] * 10
-    assert choose_thresholds(apart, [[0]] * 10 + [[1]] * 10, ["a"]).tolist() == [0.5]  # among equals the nearest
+    assert choose_thresholds(apart, [[0]] * 10 + [[1]] * 10, ["a"]).tolist() == [
+        0.5
+    ]  # the nearest to 0.5 of equally good ones
     low = [[0.1]] * 10 + [[0.3]] * 10
     assert choose_thresholds(low, [[0]] * 10 + [[1]] * 10, ["a"]).tolist() == [pytest.approx(0.2)]
     assert choose_thresholds(low, [[0]] * 11 + [[1]] * 9, ["a"]).tolist() == [0.5]  # too few positives to choose by

@@ -1,4 +1,4 @@
-"""What an attribute run leaves: both heads, thresholds, answers; and switching attributes off at its cards."""
+"""The results of an attribute training run, its heads and thresholds, and switching attributes off."""
 
 import json
 import shutil
@@ -27,33 +27,33 @@ pytest.importorskip("accelerate")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_run_leaves_both_heads_and_the_best_epoch_by_validation(described_run: Path, described_people: Path) -> None:
-    card = read_card(described_run / "weights")[0]
-    data = read_generated_attributes(described_people)
+def test_a_run_saves_both_heads_and_the_best_epoch_by_validation(joint_run: Path, people_with_attributes: Path) -> None:
+    card = read_card(joint_run / "weights")[0]
+    data = read_generated_attributes(people_with_attributes)
     assert (card.num_classes, card.attributes) == (4, data.attributes)
     assert len(card.attribute_thresholds) == 26
-    rows = [json.loads(line) for line in (described_run / "metrics.jsonl").open()]
+    rows = [json.loads(line) for line in (joint_run / "metrics.jsonl").open()]
     scores = {row["epoch"]: row["validation_mA"] for row in rows if "validation_mA" in row}
     assert set(scores) == {1, 2}
     best = max(scores, key=lambda epoch: (scores[epoch], -epoch))
-    predictor = AttributePredictor(described_run / "best")
+    predictor = AttributePredictor(joint_run / "best")
     found, probabilities = score_split(predictor, data.val, data.attributes)
     assert found.mean_accuracy == pytest.approx(scores[best])
     from osnet.metrics.attribute_metrics import choose_thresholds
 
     chosen = choose_thresholds(probabilities, data.val.labels, data.attributes)
     assert predictor.head.thresholds == pytest.approx(tuple(chosen), abs=1e-6)
-    facts = json.loads((described_run / "recipe.json").read_text())
+    facts = json.loads((joint_run / "recipe.json").read_text())
     assert facts["kind"] == "JointRecipe"
     assert (facts["data"]["images"], facts["data"]["identities"]) == (16, 4)
 
 
-def test_one_pass_gives_embedding_and_attributes(described_run: Path, described_people: Path, monkeypatch) -> None:
-    paths = [crop.path for crop in read_generated_attributes(described_people).test.crops[:5]]
-    predictor = AttributePredictor(described_run, batch_size=2)
+def test_one_pass_gives_embedding_and_attributes(joint_run: Path, people_with_attributes: Path, monkeypatch) -> None:
+    paths = [crop.path for crop in read_generated_attributes(people_with_attributes).test.crops[:5]]
+    predictor = AttributePredictor(joint_run, batch_size=2)
     seen = predictor.predict(paths)
-    np.testing.assert_array_equal(seen.vectors, Embedder(described_run / "weights", batch_size=2).embed(paths))
-    checkpoint = read_checkpoint(described_run)
+    np.testing.assert_array_equal(seen.vectors, Embedder(joint_run / "weights", batch_size=2).embed(paths))
+    checkpoint = read_checkpoint(joint_run)
     network, head = checkpoint.build(), checkpoint.build_attribute_head()
     assert head is not None
     raw = Embedder(network, normalize=False).embed(paths)
@@ -76,21 +76,21 @@ def test_one_pass_gives_embedding_and_attributes(described_run: Path, described_
     assert predictor.predict(array, channels="bgr").probabilities.shape == (1, 26)
 
 
-def test_what_is_switched_off_is_not_computed(described_run: Path, described_people: Path, tmp_path: Path) -> None:
-    weights = shutil.copytree(described_run / "weights", tmp_path / "weights")
-    path = read_generated_attributes(described_people).test.paths[0]
+def test_attributes_switched_off_are_absent(joint_run: Path, people_with_attributes: Path, tmp_path: Path) -> None:
+    weights = shutil.copytree(joint_run / "weights", tmp_path / "weights")
+    path = read_generated_attributes(people_with_attributes).test.paths[0]
     before = AttributePredictor(weights).predict(path)
     ((folder, (card, changed)),) = switch_attributes([weights], off=before.attributes[:4]).items()
     assert (folder, changed) == (weights, True)
     assert card.attributes_off == ("Female", "AgeOver60", "Age18-60", "AgeLess18")
     assert switch_attributes([weights], off=["Female"])[weights] == (card, False)
     predictor = AttributePredictor(weights)
-    assert predictor.head.linear.weight.shape == (22, 512)  # there is no row that could say it
+    assert predictor.head.linear.weight.shape == (22, 512)  # the rows of the others are removed
     after = predictor.predict(path)
     assert after.attributes == before.attributes[4:]
     np.testing.assert_allclose(after.probabilities, before.probabilities[:, 4:], atol=1e-6)
     assert len(switch_attributes([weights], on=["Female"])[weights][0].attributes_off) == 3
-    assert load_weights(weights).card is not None  # embedding goes on as ever
+    assert load_weights(weights).card is not None  # the weights still load for embedding
     with pytest.raises(WeightsError, match=r"unknown attribute Shoes; choose from Female, AgeOver60"):
         switch_attributes([weights], off=["Hat", "Shoes"])
     with pytest.raises(WeightsError, match="Hat are in both off and on"):
@@ -101,12 +101,12 @@ def test_what_is_switched_off_is_not_computed(described_run: Path, described_peo
         AttributePredictor(weights)
 
 
-def test_a_run_is_switched_as_a_whole(
-    described_run: Path, described_people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_switching_a_run_switches_all_its_weights(
+    joint_run: Path, people_with_attributes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All its weights, by one command; the run that goes on keeps to it, and one with a single card switched too."""
-    photo = read_generated_attributes(described_people).test.paths[0]
-    copy = shutil.copytree(described_run, tmp_path / "run")
+    """One command switches best and weights; after a switch of best alone, the command's output names weights."""
+    photo = read_generated_attributes(people_with_attributes).test.paths[0]
+    copy = shutil.copytree(joint_run, tmp_path / "run")
     main(["attributes", "switch", str(copy), "--off", "Female"])
     out = capsys.readouterr().out
     for name in ("best", "weights"):
@@ -122,17 +122,17 @@ def test_a_run_is_switched_as_a_whole(
     assert f"changed    {copy / 'weights' / 'card.json'}: off: Hat" in out
     with pytest.raises(WeightsError, match="not a checkpoint folder"):
         switch_attributes([tmp_path])
-    assert "Hat" in AttributePredictor(described_run).attributes  # the copies' cards were meant
+    assert "Hat" in AttributePredictor(joint_run).attributes  # the original run is unchanged
 
 
 @pytest.mark.parametrize("kind", ["attributes", "both"])
-def test_going_on_does_not_switch_on_again(kind: str, described_people: Path, tmp_path: Path) -> None:
-    """Stopped in the second epoch, switched off at one of its cards, and trained to the end."""
-    generated = read_generated_attributes(described_people)
+def test_resuming_keeps_attributes_switched_off(kind: str, people_with_attributes: Path, tmp_path: Path) -> None:
+    """Interrupt in the second epoch, switch attributes off in one checkpoint, and train to the end."""
+    generated = read_generated_attributes(people_with_attributes)
     recipe, data = (ATTRIBUTES, generated) if kind == "attributes" else (BOTH, join_labels([generated]))
     run_in_pieces(recipe, data, tmp_path / "run", (3,), finish=False)
     for old in (tmp_path / "run").glob("best*"):
-        shutil.rmtree(old)  # as if validation had not been due: best is written for the first time later
+        shutil.rmtree(old)  # so that best is written for the first time after resuming
     switch_attributes([tmp_path / "run" / "weights"], off=["Female", "Hat"])
     trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
     assert trainer.progress.epoch == 1
@@ -144,7 +144,7 @@ def test_going_on_does_not_switch_on_again(kind: str, described_people: Path, tm
         assert "Female" not in AttributePredictor(tmp_path / "run" / name).attributes
 
 
-def test_heads_in_checkpoints(tiny_network, tmp_path: Path) -> None:
+def test_checkpoints_hold_attribute_heads(tiny_network, tmp_path: Path) -> None:
     torch.manual_seed(1)
     head = AttributeHead(512, ["hat", "bag"], [0.3, 0.6])
     card = save_weights(tiny_network, tmp_path / "a", attributes=head)
@@ -155,7 +155,7 @@ def test_heads_in_checkpoints(tiny_network, tmp_path: Path) -> None:
     assert back.digests() == head.digests()
     assert back.without(["hat"]).digests() == head.digests()[1:]
     plain = save_weights(tiny_network, tmp_path / "b")
-    assert "attribute" not in (tmp_path / "b" / "card.json").read_text()  # as before there were heads
+    assert "attribute" not in (tmp_path / "b" / "card.json").read_text()  # cards without heads keep their old format
     assert plain.attributes == ()
     with pytest.raises(WeightsError, match="attributes"):
         AttributePredictor(tmp_path / "b")
@@ -174,7 +174,7 @@ def test_heads_in_checkpoints(tiny_network, tmp_path: Path) -> None:
             Card(tiny_network.config, **wrong)
 
 
-def test_the_sheet_tells_right_from_wrong(tmp_path: Path) -> None:
+def test_the_attribute_sheet_marks_right_and_wrong_predictions(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.jpg")
     shown = SheetCrop(path, ("hat", "bag"), ("bag", "boots"), heading="0.9")
     assert [line for line, _ in describe_lines(shown)] == ["0.9", "= bag", "+ hat", "- boots"]

@@ -30,9 +30,9 @@ from small_runs import (
     INLINE,
     assert_equal_runs,
     assert_same_gradients,
-    become_one_of_two,
-    keep_gradients,
+    join_as_rank,
     run_in_pieces,
+    save_gradients,
     spawn_two,
 )
 
@@ -60,8 +60,8 @@ def mixed_batch() -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-def test_a_mixed_batch_is_the_sum_of_its_parts() -> None:
-    """The loss against one written out over the images that have each label."""
+def test_joint_loss_on_a_mixed_batch_matches_a_slow_loop() -> None:
+    """The loop runs over the images that have each label."""
     task, batch = joint_task().eval(), mixed_batch()
     scalars = task(batch)
     with torch.no_grad():
@@ -78,20 +78,20 @@ def test_a_mixed_batch_is_the_sum_of_its_parts() -> None:
 
 
 @pytest.mark.parametrize("missing", ["label", "attributes"])
-def test_a_batch_without_one_kind_of_label_teaches_the_other_head_alone(missing: str) -> None:
+def test_missing_labels_leave_their_head_without_gradient(missing: str) -> None:
     task, batch = joint_task(), mixed_batch()
     batch[missing] = torch.full_like(batch[missing], -1 if missing == "label" else NAN)
     loss = task(batch)["loss"]
     assert torch.isfinite(loss)
     loss.backward()
-    silent, taught = (task.classifier, task.head.linear) if missing == "label" else (task.head.linear, task.classifier)
-    assert silent.weight.grad is not None  # zero, but there: several processes wait for it
-    assert float(silent.weight.grad.abs().max()) == 0
-    assert taught.weight.grad is not None
-    assert float(taught.weight.grad.abs().max()) > 0
+    idle, trained = (task.classifier, task.head.linear) if missing == "label" else (task.head.linear, task.classifier)
+    assert idle.weight.grad is not None  # zero, not None: DDP waits for every gradient
+    assert float(idle.weight.grad.abs().max()) == 0
+    assert trained.weight.grad is not None
+    assert float(trained.weight.grad.abs().max()) > 0
 
 
-def test_frozen_trains_the_heads_alone() -> None:
+def test_frozen_trains_only_the_heads() -> None:
     task = joint_task().train()
     before = {key: value.clone() for key, value in task.network.state_dict().items()}
     task(mixed_batch(), frozen=True)["loss"].backward()
@@ -103,17 +103,17 @@ def test_frozen_trains_the_heads_alone() -> None:
 def one_of_two(rank: int, folder: str) -> None:
     import accelerate
 
-    become_one_of_two(rank, folder)
+    join_as_rank(rank, folder)
     accelerator = accelerate.Accelerator(cpu=True)
     task = accelerator.prepare(joint_task()).eval()
     mine = slice(rank * 4, rank * 4 + 4)
     accelerator.backward(task({name: value[mine] for name, value in mixed_batch().items()})["loss"])
-    keep_gradients(rank, folder, task)
+    save_gradients(rank, folder, task)
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    """The halves have different numbers of labels of either kind, so means of means would be wrong."""
+    """The halves have different numbers of labels of each kind, so averaging the two means would be wrong."""
     got = spawn_two(one_of_two, tmp_path)
     task = joint_task().eval()
     task(mixed_batch())["loss"].backward()
@@ -121,39 +121,39 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["attributes", "both"])
-def test_stopped_anywhere_it_ends_bit_for_bit_the_same(kind: str, described_people: Path, tmp_path: Path) -> None:
-    generated = read_generated_attributes(described_people)
+def test_interrupted_runs_end_bit_for_bit_the_same(kind: str, people_with_attributes: Path, tmp_path: Path) -> None:
+    generated = read_generated_attributes(people_with_attributes)
     recipe, data = (ATTRIBUTES, generated) if kind == "attributes" else (BOTH, join_labels([generated]))
     Trainer(recipe, data, tmp_path / "whole", INLINE).run()
-    run_in_pieces(recipe, data, tmp_path / "broken", (1, 3))
-    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
-    cards = [read_card(tmp_path / name / "weights")[0] for name in ("whole", "broken")]
+    run_in_pieces(recipe, data, tmp_path / "resumed", (1, 3))
+    assert_equal_runs(tmp_path / "whole", tmp_path / "resumed")
+    cards = [read_card(tmp_path / name / "weights")[0] for name in ("whole", "resumed")]
     assert cards[0] == cards[1]
 
 
-def test_what_cannot_be_trained(described_people: Path, tmp_path: Path) -> None:
-    data = read_generated_attributes(described_people)
+def test_data_without_the_needed_labels_is_refused(people_with_attributes: Path, tmp_path: Path) -> None:
+    data = read_generated_attributes(people_with_attributes)
     with pytest.raises(DataError, match="no training images"):
         Trainer(ATTRIBUTES, replace(data, train=data.train.take([])), tmp_path / "a", INLINE)
     with pytest.raises(DataError, match="no training images"):
-        Trainer(BOTH, join_labels([read_any(described_people)]), tmp_path / "b", INLINE)
-    nobody = replace(data.train, crops=tuple(replace(crop, pid=-1) for crop in data.train.crops))
+        Trainer(BOTH, join_labels([read_any(people_with_attributes)]), tmp_path / "b", INLINE)
+    no_identities = replace(data.train, crops=tuple(replace(crop, pid=-1) for crop in data.train.crops))
     with pytest.raises(DataError, match=r"0 training identities.*pa100k-"):
-        Trainer(BOTH, replace(data, train=nobody), tmp_path / "c", INLINE)
+        Trainer(BOTH, replace(data, train=no_identities), tmp_path / "c", INLINE)
     with pytest.raises(DataError, match="one data set; got 2 folders"):
-        ATTRIBUTES.read([described_people, described_people])
-    unseen = replace(data.val, labels=np.zeros_like(data.val.labels))
-    trainer = Trainer(ATTRIBUTES, replace(data, val=unseen), tmp_path / "d", INLINE)
-    assert trainer.plan.validated_on is None  # nothing to choose by: the last epoch counts
+        ATTRIBUTES.read([people_with_attributes, people_with_attributes])
+    no_positives = replace(data.val, labels=np.zeros_like(data.val.labels))
+    trainer = Trainer(ATTRIBUTES, replace(data, val=no_positives), tmp_path / "d", INLINE)
+    assert trainer.plan.validated_on is None  # no positives to validate on: the last epoch is used
 
 
 @pytest.mark.slow
-def test_it_learns(described_people: Path, tmp_path: Path) -> None:
+def test_training_fits_the_attributes(people_with_attributes: Path, tmp_path: Path) -> None:
     recipe = replace(
         ATTRIBUTES, epochs=40, size_hw=(48, 24), optimizer="adamw", lr=0.005, schedule="cosine", evaluate_every=40,
         augmentation=Augmentation(flip=0), loss=AttributeLoss("per_label"),
     )  # fmt: skip
-    data = read_generated_attributes(described_people)
+    data = read_generated_attributes(people_with_attributes)
     out = Trainer(recipe, data, tmp_path / "run", INLINE).run()
     scores, _ = score_split(AttributePredictor(out), data.train, data.attributes)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
@@ -163,7 +163,7 @@ def test_it_learns(described_people: Path, tmp_path: Path) -> None:
     assert scores.mean_accuracy > 0.8
 
 
-def test_the_supplements_recipe() -> None:
+def test_recipe_matches_the_papers_supplement() -> None:
     recipe = pa100k_osnet_x1_0()
     assert (recipe.optimizer, recipe.momentum, recipe.lr, recipe.epochs) == ("sgd", 0.9, 0.065, 50)
     assert (recipe.schedule, recipe.milestones, recipe.decay) == ("multi_step", (30, 40), 0.1)
@@ -177,8 +177,8 @@ def test_the_supplements_recipe() -> None:
     assert task.label_weights.tolist() == [pytest.approx([np.exp(-0.5), 1.0])] * 2
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A CSV with one image too few: said, and no hindrance if the user chose so."""
+def test_train_command_reports_mismatches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CSV that lists a missing image is an error; with --skip-mismatches it is reported and training runs."""
     for i in range(10):
         write_picture(tmp_path / "crops" / f"{i}.jpg", i)
     rows = [f"{i}.jpg,{'val' if i > 7 else 'train'},{i % 2}" for i in range(11)]

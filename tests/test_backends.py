@@ -1,4 +1,4 @@
-"""Whatever runs the network, the vectors are the same."""
+"""Every backend gives the same embeddings as PyTorch."""
 
 import os
 import subprocess
@@ -36,26 +36,26 @@ def need(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", [*NAMED, "auto"])
-def test_same_vectors_for_every_input(backend: str, tiny_network: OSNet, tiny_weights: Path) -> None:
+def test_backends_agree_on_every_kind_of_input(backend: str, tiny_network: OSNet, tiny_weights: Path) -> None:
     need(backend if backend != "auto" else "torch")
-    pictures = [make_picture(n, (40 + 9 * n, 200 - 7 * n)) for n in range(9)]
+    images = [make_picture(n, (40 + 9 * n, 200 - 7 * n)) for n in range(9)]
     tensors = [torch.from_numpy(np.array(make_picture(n, (128, 256)))).permute(2, 0, 1) / 255 for n in range(3)]
-    plain = Embedder(tiny_network)  # a network as an object is run as it is
+    plain = Embedder(tiny_network)  # a network given as an object runs in plain PyTorch
     embedder = Embedder(tiny_weights, backend=backend)  # type: ignore[arg-type]
-    for inputs in (pictures, pictures[:1], pictures[:3], tensors, [pictures[0], tensors[0]], []):
+    for inputs in (images, images[:1], images[:3], tensors, [images[0], tensors[0]], []):
         expected = plain.embed(inputs)
         found = embedder.embed(inputs)
         assert found.shape == expected.shape
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    raw = Embedder(tiny_weights, backend=backend, normalize=False).embed(pictures)  # type: ignore[arg-type]
-    expected = Embedder(tiny_network, normalize=False).embed(pictures)
+    raw = Embedder(tiny_weights, backend=backend, normalize=False).embed(images)  # type: ignore[arg-type]
+    expected = Embedder(tiny_network, normalize=False).embed(images)
     np.testing.assert_allclose(raw, expected, atol=1e-4 * np.abs(expected).max())
-    assert embedder.sha256() == plain.sha256(), "galleries do not care what made their vectors"
+    assert embedder.sha256() == plain.sha256(), "the digest does not depend on the backend"
 
 
 @pytest.mark.parametrize("backend", NAMED)
-def test_the_cards_preprocessing_is_in_the_graph(backend: str, tiny_network: OSNet) -> None:
+def test_the_graph_contains_the_cards_preprocessing(backend: str, tiny_network: OSNet) -> None:
     need(backend)
     odd = Preprocessing(size_hw=(64, 96), mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
     pixels = generate_pixels(5, odd.size_hw, seed=3)
@@ -67,7 +67,7 @@ def test_the_cards_preprocessing_is_in_the_graph(backend: str, tiny_network: OSN
         np.testing.assert_allclose(found, expected[: len(given)], atol=1e-4 * float(expected.max()))
 
 
-def test_what_auto_means(tiny_network: OSNet, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_a_backend(tiny_network: OSNet, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Embedder(tiny_network).backend == "torch"
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
@@ -78,36 +78,34 @@ def test_what_auto_means(tiny_network: OSNet, tiny_weights: Path, monkeypatch: p
     assert make_backend("auto", tiny_network, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
 
 
-def test_a_network_in_training_is_run_as_it_is_and_a_named_backend_keeps_its_copy() -> None:
+def test_default_embedder_follows_weight_changes_a_named_backend_copies() -> None:
     torch.manual_seed(4)
     network = OSNet(OSNetConfig(width=0.25)).eval()
     live, copy = Embedder(network), Embedder(network, backend="torch")
-    picture = make_picture(1)
-    before = live.embed(picture)
+    image = make_picture(1)
+    before = live.embed(image)
     with torch.no_grad():
         network.conv5.conv.weight.mul_(torch.rand_like(network.conv5.conv.weight))
-    assert np.abs(live.embed(picture) - before).max() > 1e-3
-    np.testing.assert_allclose(copy.embed(picture), before, atol=1e-5)
+    assert np.abs(live.embed(image) - before).max() > 1e-3
+    np.testing.assert_allclose(copy.embed(image), before, atol=1e-5)
 
 
-class Liar(OnnxRuntimeBackend):
+class WrongBackend(OnnxRuntimeBackend):
     def run(self, pixels: Tensor) -> Tensor:
         return super().run(pixels).flip(1)
 
 
-def test_a_runtime_that_computes_something_else_is_not_used(
-    tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_runtime_with_wrong_outputs_is_not_used(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
     need("onnxruntime")
-    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", Liar)
+    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", WrongBackend)
     with pytest.warns(UserWarning, match=r"differ from the network's by"):
         assert isinstance(make_backend("auto", tiny_network, Preprocessing(), CPU), TorchBackend)
     with pytest.raises(ModelError, match=r"onnxruntime.*differ from the network's by"):
         make_backend("onnxruntime", tiny_network, Preprocessing(), CPU)
 
 
-def test_a_broken_runtime_is_said_and_passed_over(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installation that cannot be loaded, as on a Windows without the right redistributable."""
+def test_a_broken_runtime_is_skipped_with_a_warning(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation that cannot be loaded, as on Windows without the Visual C++ runtime."""
     need("onnxruntime")
 
     def broken(_module: str, _extra: str) -> None:
@@ -120,23 +118,23 @@ def test_a_broken_runtime_is_said_and_passed_over(tiny_network: OSNet, monkeypat
         make_backend("onnxruntime", tiny_network, Preprocessing(size_hw=(64, 32)), CPU)
 
 
-class WrongAlone(OnnxRuntimeBackend):
+class WrongForSingleImages(OnnxRuntimeBackend):
     def run(self, pixels: Tensor) -> Tensor:
         return super().run(pixels).flip(1) if len(pixels) == 1 else super().run(pixels)
 
 
-def test_a_single_image_is_compared_too(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads share it, so it goes another way than those of a batch."""
+def test_single_images_are_checked_too(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single image uses other code than a batch: the threads share it."""
     need("onnxruntime")
-    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", WrongAlone)
+    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", WrongForSingleImages)
     with pytest.raises(ModelError, match="differ from the network's by"):
         make_backend("onnxruntime", tiny_network, Preprocessing(size_hw=(64, 32)), CPU)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_after_a_fork(backend: str) -> None:
-    """The threads of the parent are not in the child, which must not wait for them."""
+def test_backends_do_not_hang_after_a_fork(backend: str) -> None:
+    """The child has none of the parent's threads and must not wait for them."""
     need(backend)
     code = f"""
 import os, signal, torch
@@ -151,7 +149,7 @@ pixels = generate_pixels(5, (64, 32))
 many, one = made.run(pixels), made.run(pixels[:1])
 child = os.fork()
 if child == 0:
-    signal.alarm(240)  # a hang, on any machine
+    signal.alarm(240)  # ends a child that hangs
     try:
         good = torch.equal(made.run(pixels), many) and torch.allclose(made.run(pixels[:1]), one, atol=1e-5)
     except ModelError as error:
@@ -163,8 +161,8 @@ print(os.waitpid(child, 0)[1])
     assert done.stdout.strip() == "0", done.stderr
 
 
-def test_signals_still_arrive_when_openvino_backends_come_and_go() -> None:
-    """In a process of its own, which a signal on a stack that is gone would end."""
+def test_signals_work_after_openvino_backends_are_deleted() -> None:
+    """In a separate process, because a signal on a freed stack would kill it."""
     need("openvino")
     code = """
 import gc, signal, torch
@@ -183,7 +181,7 @@ signal.raise_signal(signal.SIGALRM)
     assert (done.returncode, done.stdout.strip()) == (0, "caught"), done.stderr
 
 
-def test_settings_that_cannot_be(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_and_missing_backends_are_refused(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="tensorrt"):
         Embedder(tiny_network, backend="tensorrt")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="'openvino'"):

@@ -1,4 +1,4 @@
-"""What a score on a benchmark says beside its figures, and what it refuses."""
+"""Results on benchmarks: variants, notes, counts, splits, left-out images, and refused requests."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def trained_on(name: str) -> SimpleNamespace:
     return SimpleNamespace(card=SimpleNamespace(training_data=name))
 
 
-def test_the_result_says_which_form_it_is_and_what_differs(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
+def test_results_name_the_variant_and_differing_counts(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
     layouts.make_cuhk03(tmp_path)
     layouts.make_market(tmp_path, duke=True)
     words = ("evaluate", "--weights", tiny_weights, "--root", tmp_path, "--out", tmp_path / "o.json", "--data")
@@ -47,13 +47,13 @@ def test_the_result_says_which_form_it_is_and_what_differs(run: Run, tiny_weight
     assert (status, "cuhk03 (detected, 767/700) in" in out) == (0, True)
 
 
-def test_a_plain_folder_has_nothing_more_to_say(tiny_weights: Path, market: Path) -> None:
+def test_results_on_a_plain_folder_have_no_benchmark_facts(tiny_weights: Path, market: Path) -> None:
     result = evaluate(tiny_weights, read_dataset(market))
     assert (result.benchmark, "DIFFERS" in str(result)) == (None, False)
     assert "cameras: 3" in str(result) or "cameras: 2" in str(result)
 
 
-def test_splits_print_what_was_scored_left_out_and_asked(tiny_weights: Path, tmp_path: Path) -> None:
+def test_results_over_splits_print_counts_and_left_out_images(tiny_weights: Path, tmp_path: Path) -> None:
     folder = layouts.make_viper(tmp_path, num_people=9)
     broken = sorted((folder / "cam_a").iterdir())[0]
     benchmark = read_benchmark("viper", tmp_path)
@@ -74,7 +74,7 @@ def test_splits_print_what_was_scored_left_out_and_asked(tiny_weights: Path, tmp
     assert single.name == "viper-02"
 
 
-def test_left_out_images_are_not_counted_and_cost_the_exit_status(
+def test_left_out_images_are_not_counted_and_set_the_exit_status(
     run: Run, tiny_weights: Path, market: Path, tmp_path: Path
 ) -> None:
     for pid in range(10, 50):
@@ -96,7 +96,7 @@ def test_left_out_images_are_not_counted_and_cost_the_exit_status(
 @pytest.mark.parametrize(
     ("first", "second", "overlap"),
     [
-        ("viper-00", "viper-seed7-00", True),  # another draw mixes the halves
+        ("viper-00", "viper-seed7-00", True),  # another seed draws other halves
         ("viper-seed7-00", "viper-seed7-01", False),  # the same half in both directions
         ("viper-seed7-00", "viper-seed7-02", True),
         ("cuhk03", "cuhk03-05", True),  # 767/700 against the classic splits
@@ -107,18 +107,18 @@ def test_left_out_images_are_not_counted_and_cost_the_exit_status(
         ("mine-00", "mine-01", False),
     ],
 )
-def test_splits_of_other_draws_and_protocols_overlap(first: str, second: str, overlap: bool) -> None:
+def test_splits_of_other_seeds_and_protocols_overlap(first: str, second: str, overlap: bool) -> None:
     assert splits_overlap(first, second) == overlap
 
 
-def test_the_name_of_a_split() -> None:
+def test_split_names_round_trip() -> None:
     assert str(SplitName("viper", 0, 3)) == "viper-03"
     assert SplitName.parse("viper-seed12-03") == SplitName("viper", 12, 3)
     assert SplitName.parse(str(SplitName("cuhk03", 5, 19))) == SplitName("cuhk03", 5, 19)
     assert SplitName.parse("market1501") is None
 
 
-def test_weights_of_the_test_are_told_whatever_the_folder_is_called(tmp_path: Path) -> None:
+def test_weights_trained_on_the_test_images_are_refused_in_any_folder(tmp_path: Path) -> None:
     layouts.make_market(tmp_path)
     folder = (tmp_path / "market1501" / "Market-1501-v15.09.15").rename(tmp_path / "m15")
     dataset = read_named("market1501", folder).datasets[0]
@@ -126,7 +126,7 @@ def test_weights_of_the_test_are_told_whatever_the_folder_is_called(tmp_path: Pa
         check_leak(trained_on("market1501_combineall").card, dataset, force=False)  # type: ignore[arg-type]
 
 
-def test_another_draw_in_another_folder(tmp_path: Path) -> None:
+def test_splits_of_another_seed_are_written_to_work_dir(tmp_path: Path) -> None:
     layouts.make_viper(tmp_path, num_people=12)
     for folder in ("cam_a", "cam_b", "."):
         (tmp_path / "viper" / "VIPeR" / folder).chmod(0o555)
@@ -173,7 +173,7 @@ def test_work_dir_of_the_commands(
     assert (status, f"work_dir {work}" in err) == (2, True)
 
 
-def test_nobody_in_a_table_and_in_names(tmp_path: Path) -> None:
+def test_identities_0_and_minus_1_in_tables_and_names(tmp_path: Path) -> None:
     for name in ("a_1", "b_1", "-1_2", "0_2"):
         write_picture(tmp_path / "own" / f"{name}.jpg", 1)
     table = tmp_path / "own.csv"
@@ -184,11 +184,14 @@ def test_nobody_in_a_table_and_in_names(tmp_path: Path) -> None:
     assert {crop.path.stem: crop.pid for crop in crops} == {"-1_2": -1, "0_2": 0, "a_1": 1, "b_1": 2}
     for name in ("0", "1"):
         write_picture(tmp_path / "sub" / name / "x.jpg", 1)
-    assert [crop.pid for crop in read_folder(tmp_path / "sub")] == [1, 2]  # people, counted from 0
+    assert [crop.pid for crop in read_folder(tmp_path / "sub")] == [
+        1,
+        2,
+    ]  # subfolders 0 and 1 are people, not distractors
 
 
-def test_junk_in_a_table_is_ignored_as_the_protocol_says(tiny_weights: Path, tmp_path: Path) -> None:
-    """The same vectors score alike whether junk is said by number or by Market-1501's names."""
+def test_junk_in_a_table_is_ignored_like_junk_in_names(tiny_weights: Path, tmp_path: Path) -> None:
+    """The scores are equal whether a table or Market-1501's file names mark the junk."""
     rows = ["path,identity,camera,split"]
     for split, folder, camera in (("query", "query", 1), ("gallery", "bounding_box_test", 2)):
         for pid in (1, 2, 3):
@@ -230,12 +233,12 @@ def test_average_of_results(run: Run, tiny_weights: Path, tmp_path: Path) -> Non
     (tmp_path / "other.json").write_text(json.dumps(content | {"protocol": str(Scoring(ap="trapezoid"))}))
     with pytest.raises(DataError, match=r"other\.json.*protocol is"):
         average_results([files[0], tmp_path / "other.json"])
-    (tmp_path / "torn.json").write_text(files[1].read_text()[:40])
-    with pytest.raises(DataError, match=r"torn\.json cannot be read"):
-        average_results([files[0], tmp_path / "torn.json"])
+    (tmp_path / "truncated.json").write_text(files[1].read_text()[:40])
+    with pytest.raises(DataError, match=r"truncated\.json cannot be read"):
+        average_results([files[0], tmp_path / "truncated.json"])
 
 
-def test_messages(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+def test_options_that_do_not_fit_are_refused(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
     words = ("evaluate", "--weights", tiny_weights)
     status, _, err = run(*words, "--data", "market1501")
     assert (status, "for the benchmark market1501 add --root" in err) == (2, True)

@@ -1,4 +1,4 @@
-"""What holds for every benchmark: layouts, counts, numbers, several together. Layouts are built small."""
+"""Every benchmark: its layout, counts and identity numbers, and joining several. The data sets are small copies."""
 
 import re
 from pathlib import Path
@@ -20,15 +20,15 @@ def sortable(identity: str) -> str:
     return identity.zfill(9) if identity.isdecimal() else identity
 
 
-# All of them.
+# Each benchmark.
 
 
-def test_every_benchmark_of_the_list_has_a_layout_here() -> None:
+def test_every_benchmark_is_tested() -> None:
     assert set(MAKERS) == set(BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_folder_from_the_outermost_to_the_inner_one_will_do(name: str, tmp_path: Path) -> None:
+def test_any_folder_from_the_outermost_to_the_inner_one_is_accepted(name: str, tmp_path: Path) -> None:
     inner = MAKERS[name](tmp_path)
     from_outside = read_benchmark(name, tmp_path)
     folders = [inner, *(parent for parent in inner.parents if parent.is_relative_to(tmp_path))]
@@ -41,7 +41,7 @@ def test_every_folder_from_the_outermost_to_the_inner_one_will_do(name: str, tmp
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_missing_folder_says_where_it_looked(name: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_benchmark(name, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(caught.value)
@@ -49,7 +49,7 @@ def test_a_missing_folder_says_where_it_looked(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_queries_are_somebody_and_nobody_trains_and_is_tested(name: str, tmp_path: Path) -> None:
+def test_queries_have_identities_and_train_and_test_do_not_overlap(name: str, tmp_path: Path) -> None:
     MAKERS[name](tmp_path)
     for dataset in read_benchmark(name, tmp_path).datasets:
         assert all(pid >= 1 for pid in (*dataset.query.pids, *dataset.train.pids))
@@ -58,7 +58,7 @@ def test_queries_are_somebody_and_nobody_trains_and_is_tested(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_numbers_follow_the_sorted_names(name: str, tmp_path: Path) -> None:
+def test_pids_follow_the_sorted_identities(name: str, tmp_path: Path) -> None:
     MAKERS[name](tmp_path)
     dataset = read_benchmark(name, tmp_path).datasets[0]
     crops = [crop for split in (dataset.train, dataset.val) for crop in split.crops] or list(dataset.gallery.crops)
@@ -68,12 +68,12 @@ def test_numbers_follow_the_sorted_names(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_published_counts_are_compared_and_the_small_copy_differs(name: str, tmp_path: Path) -> None:
+def test_counts_that_differ_from_published_ones_are_listed(name: str, tmp_path: Path) -> None:
     MAKERS[name](tmp_path)
     benchmark = read_benchmark(name, tmp_path)
     differing = {(row.splits, row.kind) for row in benchmark.differences()}
     with_source = {(row.splits, row.kind) for row in benchmark.counts() if row.published is not None}
-    two_cameras = {"viper", "prid", "cuhk03", "cuhk02"}  # these small copies have all cameras of the original
+    two_cameras = {"viper", "prid", "cuhk03", "cuhk02"}  # the small copies have as many cameras as the originals
     assert differing == {(s, k) for s, k in with_source if not (k == "cameras" and name in two_cameras)}
     assert all(row.source for row in benchmark.counts() if row.published is not None)
     unpublished = [row for row in benchmark.counts() if row.published is None]
@@ -83,7 +83,7 @@ def test_published_counts_are_compared_and_the_small_copy_differs(name: str, tmp
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_the_reader_states_every_published_count_with_its_source(name: str) -> None:
+def test_docstrings_state_every_published_count_and_its_source(name: str) -> None:
     entry = BENCHMARKS[name]
     text = " ".join((entry.read.__doc__ or "").split())
     for rows in entry.published.values():
@@ -94,7 +94,7 @@ def test_the_reader_states_every_published_count_with_its_source(name: str) -> N
     assert "not published" in text or name in ("grid", "dukemtmcreid", "prid")
 
 
-def test_counts_that_agree_do_not_differ(tmp_path: Path) -> None:
+def test_only_differing_counts_are_listed(tmp_path: Path) -> None:
     layouts.make_market(tmp_path)
     dataset = read_benchmark("market1501", tmp_path).datasets[0]
     right = Published("train+query", 4, 6, 2, "counted by hand")
@@ -107,7 +107,7 @@ def test_counts_that_agree_do_not_differ(tmp_path: Path) -> None:
     assert "train+query images: 6; as published: 6 (counted by hand)" in str(benchmark)
 
 
-def test_a_count_is_looked_at_in_every_split(tmp_path: Path) -> None:
+def test_counts_are_compared_in_every_split(tmp_path: Path) -> None:
     layouts.make_market(tmp_path)
     dataset = read_benchmark("market1501", tmp_path).datasets[0]
     other = ReidDataset("y", tmp_path, dataset.train, Split("query", dataset.query.crops[:1]), dataset.gallery)
@@ -116,7 +116,7 @@ def test_a_count_is_looked_at_in_every_split(tmp_path: Path) -> None:
     assert "query images: 1 or 2; DIFFERS: 1 (s)" in str(row)
 
 
-def test_unknown_names_and_options_list_what_there_is(tmp_path: Path) -> None:
+def test_unknown_names_and_options_list_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unknown benchmark 'cuhk3'; choose from market1501, cuhk03, dukemtmcreid"):
         read_benchmark("cuhk3", tmp_path)
     with pytest.raises(DataError, match="viper has no option classic; its options: seed, work_dir"):
@@ -127,17 +127,17 @@ def test_unknown_names_and_options_list_what_there_is(tmp_path: Path) -> None:
     assert len(read_benchmark("viper", tmp_path, classic=False, seed=0, work_dir=None).datasets) == 20
 
 
-def test_an_image_that_is_not_named_like_the_others_is_named(tmp_path: Path) -> None:
+def test_images_with_unexpected_names_are_listed(tmp_path: Path) -> None:
     folder = layouts.make_cuhk01(tmp_path)
     layouts.write_images(folder, ["campus/someone.png"])
     with pytest.raises(DataError, match=r"1 image\(s\) in .*campus are not named like 0001001\.png: someone\.png"):
         read_benchmark("cuhk01", tmp_path)
 
 
-# Several together; train on some, test on others.
+# Joining several for training.
 
 
-def test_people_cameras_and_data_sets_of_several_stay_apart(tmp_path: Path) -> None:
+def test_joined_data_sets_keep_identities_and_cameras_apart(tmp_path: Path) -> None:
     for name in ("market1501", "msmt17", "cuhksysu", "ilids"):
         MAKERS[name](tmp_path)
     sources = [read_benchmark(name, tmp_path).datasets[0] for name in ("market1501", "msmt17", "cuhksysu", "ilids")]
@@ -154,7 +154,7 @@ def test_people_cameras_and_data_sets_of_several_stay_apart(tmp_path: Path) -> N
     assert {c.camera for c in joined.train.crops if c.dsetid == 1} == {"msmt17:1", "msmt17:2", "msmt17:15"}
 
 
-def test_combine_all_takes_an_image_that_is_query_and_gallery_once_and_no_distractors(tmp_path: Path) -> None:
+def test_combine_all_takes_each_image_once_and_no_distractors(tmp_path: Path) -> None:
     layouts.make_cuhk03(tmp_path)
     layouts.make_grid(tmp_path)
     classic = read_benchmark("cuhk03", tmp_path, classic=True).datasets[0]
@@ -165,7 +165,7 @@ def test_combine_all_takes_an_image_that_is_query_and_gallery_once_and_no_distra
     assert len(people(joined.train)) == 8 + layouts.GRID_PEOPLE
 
 
-def test_sources_are_benchmarks_by_name_or_plain_folders(tmp_path: Path) -> None:
+def test_a_source_is_a_named_benchmark_or_a_plain_folder(tmp_path: Path) -> None:
     layouts.make_msmt17(tmp_path)
     folder = layouts.make_market(tmp_path)
     assert read_source(f"msmt17={tmp_path}").name == "msmt17"
@@ -175,7 +175,7 @@ def test_sources_are_benchmarks_by_name_or_plain_folders(tmp_path: Path) -> None
         read_source(f"msmt={tmp_path}")
 
 
-def test_a_source_chooses_a_form_and_a_split(tmp_path: Path) -> None:
+def test_a_source_chooses_a_variant_and_a_split(tmp_path: Path) -> None:
     layouts.make_cuhk03(tmp_path)
     layouts.make_msmt17(tmp_path, "v2")
     layouts.make_msmt17(tmp_path, "v1")
@@ -190,14 +190,14 @@ def test_a_source_chooses_a_form_and_a_split(tmp_path: Path) -> None:
         read_source(f"msmt17:classic={tmp_path}")
 
 
-def test_combined_weights_name_the_benchmark_not_one_split_of_it(tmp_path: Path) -> None:
+def test_combine_all_names_the_benchmark_without_a_split(tmp_path: Path) -> None:
     layouts.make_viper(tmp_path)
     datasets = read_benchmark("viper", tmp_path).datasets
     assert join_training([datasets[4]], combine_all=True).name == "viper_combineall"
     assert join_training([datasets[4]]).name == "viper-04"
 
 
-def test_the_list_names_layouts_and_sources() -> None:
+def test_list_benchmarks_names_layouts_and_sources() -> None:
     text = "\n".join(map(str, list_benchmarks()))
     for piece in ("cuhk03_release/cuhk-03.mat", "MSMT17_V2", "12,936 images", "(Torchreid, grid.py)", "options: seed"):
         assert piece in text

@@ -18,7 +18,7 @@ from osnet.types import ReidDataset, Split
 
 
 @pytest.mark.parametrize("boxes", ["detected", "labeled"])
-def test_cuhk03_images_are_those_of_the_mat_file(boxes: str, tmp_path: Path) -> None:
+def test_cuhk03_extracts_the_images_of_the_mat_file(boxes: str, tmp_path: Path) -> None:
     folder = layouts.make_cuhk03(tmp_path)
     benchmark = read_benchmark("cuhk03", tmp_path, labelled=boxes == "labeled")
     images = sorted((folder / f"images_{boxes}").iterdir())
@@ -39,26 +39,26 @@ def test_cuhk03_detected_and_labelled_are_different_images(tmp_path: Path) -> No
     assert {row.published for row in labelled.counts() if (row.splits, row.kind) == ("train", "images")} == {7368}
 
 
-def test_cuhk03_the_new_protocol_lists_its_images(tmp_path: Path) -> None:
+def test_cuhk03_new_protocol_reads_its_image_lists(tmp_path: Path) -> None:
     layouts.make_cuhk03(tmp_path)
     benchmark = read_benchmark("cuhk03", tmp_path)
     assert benchmark.rule == "market1501"
     (dataset,) = benchmark.datasets
     expected = layouts.cuhk03_new_split("detected")
     assert {split.name: names(split) for split in dataset.splits} == {k: sorted(v) for k, v in expected.items()}
-    assert set(dataset.query.camids) == {1, 2}  # both cameras are searched from
+    assert set(dataset.query.camids) == {1, 2}  # queries come from both cameras
 
 
-def test_cuhk03_the_first_five_images_are_the_first_camera(tmp_path: Path) -> None:
+def test_cuhk03_images_1_to_5_are_from_the_first_camera(tmp_path: Path) -> None:
     layouts.make_cuhk03(tmp_path)
     crops = {crop.path.name: crop for crop in read_benchmark("cuhk03", tmp_path).crops}
     assert {name: crop.camid for name, crop in crops.items()} == {name: int(name[6]) for name in crops}
     assert [crops[f"2_002_{c}_{i:02d}.png"].camid for c, i in ((1, 1), (1, 2), (2, 6), (2, 10))] == [1, 1, 2, 2]
     assert crops["1_005_1_01.png"].pid == 5
-    assert crops["2_001_1_01.png"].pid == 6  # person 1 of the second pair is another one
+    assert crops["2_001_1_01.png"].pid == 6  # person 1 of the second pair is another person
 
 
-def test_cuhk03_classic_splits_search_all_images_of_the_test_people_by_cuhk03s_rule(tmp_path: Path) -> None:
+def test_cuhk03_classic_splits_use_all_images_of_the_test_people(tmp_path: Path) -> None:
     layouts.make_cuhk03(tmp_path)
     benchmark = read_benchmark("cuhk03", tmp_path, classic=True)
     assert benchmark.rule == "cuhk03"
@@ -70,10 +70,10 @@ def test_cuhk03_classic_splits_search_all_images_of_the_test_people_by_cuhk03s_r
         assert len(dataset.train) + len(dataset.query) == len(layouts.cuhk03_names("detected"))
     assert benchmark.variant == "detected, classic"
     whole = next(row for row in benchmark.counts() if row.splits == "train+query+gallery")
-    assert whole.found == (len(layouts.cuhk03_names("detected")),)  # an image that is query and gallery counts once
+    assert whole.found == (len(layouts.cuhk03_names("detected")),)  # an image in both query and gallery counts once
 
 
-def test_cuhk03_one_file_as_query_and_gallery_is_no_trouble_but_in_train_it_is(tmp_path: Path) -> None:
+def test_cuhk03_a_file_in_train_and_test_is_a_problem(tmp_path: Path) -> None:
     layouts.make_cuhk03(tmp_path)
     dataset = read_benchmark("cuhk03", tmp_path, classic=True).datasets[0]
     assert "same file" not in {problem.kind for problem in check_dataset(dataset).problems}
@@ -88,7 +88,7 @@ def test_cuhk03_one_file_as_query_and_gallery_is_no_trouble_but_in_train_it_is(t
     assert "same file" in {problem.kind for problem in check_dataset(copied).problems}
 
 
-def test_cuhk03_is_extracted_once_and_then_needs_no_mat_file(tmp_path: Path) -> None:
+def test_cuhk03_is_extracted_once(tmp_path: Path) -> None:
     folder = layouts.make_cuhk03(tmp_path)
     before = read_benchmark("cuhk03", tmp_path, classic=True)
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
@@ -101,40 +101,40 @@ def test_cuhk03_is_extracted_once_and_then_needs_no_mat_file(tmp_path: Path) -> 
         read_benchmark("cuhk03", tmp_path, labelled=True)
 
 
-def test_cuhk03_an_extraction_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuhk03_resumes_an_interrupted_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = layouts.make_cuhk03(tmp_path)
     write, written = cuhk03_images._write_image, []
 
-    def cut_off(path: Path, pixels: np.ndarray) -> int:
+    def interrupt(path: Path, pixels: np.ndarray) -> int:
         if len(written) == 7:
             raise KeyboardInterrupt
         written.append(path)
         return write(path, pixels)
 
-    monkeypatch.setattr(cuhk03_images, "_write_image", cut_off)
+    monkeypatch.setattr(cuhk03_images, "_write_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         read_benchmark("cuhk03", tmp_path)
     monkeypatch.undo()
     assert len(list((folder / "images_detected").iterdir())) == 7
-    assert not (folder / "images_detected.json").exists()  # so nothing would be read
+    assert not (folder / "images_detected.json").exists()  # so the images would not be read
     times = {path: path.stat().st_mtime_ns for path in written}
     written[3].write_bytes(b"half an image")
     read_benchmark("cuhk03", tmp_path)
-    kept = [path for path in written if path != written[3]]
-    assert {path: path.stat().st_mtime_ns for path in kept} == {path: times[path] for path in kept}
+    intact = [path for path in written if path != written[3]]
+    assert {path: path.stat().st_mtime_ns for path in intact} == {path: times[path] for path in intact}
     assert np.array_equal(np.asarray(Image.open(written[3])), layouts.cuhk03_pixels("detected", written[3].name))
 
 
-def test_cuhk03_another_image_of_that_name_is_not_written_over(tmp_path: Path) -> None:
+def test_cuhk03_does_not_overwrite_other_images(tmp_path: Path) -> None:
     folder = layouts.make_cuhk03(tmp_path)
-    mine = folder / "images_detected" / "1_002_1_01.png"
-    mine.parent.mkdir()
-    Image.new("RGB", (7, 13)).save(mine)
+    other = folder / "images_detected" / "1_002_1_01.png"
+    other.parent.mkdir()
+    Image.new("RGB", (7, 13)).save(other)
     with pytest.raises(DataError, match=r"1_002_1_01\.png .*cuhk-03\.mat"):
         read_benchmark("cuhk03", tmp_path)
     assert len(read_benchmark("cuhk03", tmp_path, work_dir=tmp_path / "work").datasets) == 1
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["images_detected", "images_detected.json"]
-    assert np.asarray(Image.open(mine)).max() == 0
+    assert np.asarray(Image.open(other)).max() == 0
 
 
 def test_cuhk03_extracted_images_are_checked_when_read(tmp_path: Path) -> None:
@@ -157,19 +157,19 @@ def test_cuhk03_extracted_images_are_checked_when_read(tmp_path: Path) -> None:
 def test_cuhk03_damaged_files_are_named(tmp_path: Path) -> None:
     folder = layouts.make_cuhk03(tmp_path)
     mat = folder / "cuhk03_release" / "cuhk-03.mat"
-    whole = mat.read_bytes()
-    for damaged in (b"MATLAB 5.0 MAT-file", whole[: len(whole) // 2]):
+    content = mat.read_bytes()
+    for damaged in (b"MATLAB 5.0 MAT-file", content[: len(content) // 2]):
         mat.write_bytes(damaged)
         with pytest.raises(DataError, match=r"cuhk-03\.mat cannot be read as"):
             read_benchmark("cuhk03", tmp_path)
-    mat.write_bytes(whole)
+    mat.write_bytes(content)
     (folder / "cuhk03_new_protocol_config_detected.mat").unlink()
     with pytest.raises(DataError, match=r"767/700.*config_detected"):
         read_benchmark("cuhk03", tmp_path)
-    assert len(read_benchmark("cuhk03", tmp_path, classic=True).datasets) == 20  # which does not need it
+    assert len(read_benchmark("cuhk03", tmp_path, classic=True).datasets) == 20  # the classic splits do not need it
 
 
-def test_cuhk03_a_mat_file_that_would_open_other_files_is_refused(tmp_path: Path) -> None:
+def test_cuhk03_a_mat_file_with_links_to_other_files_is_refused(tmp_path: Path) -> None:
     import h5py
 
     folder = layouts.make_cuhk03(tmp_path)
@@ -197,7 +197,9 @@ def test_cuhk03_a_mat_file_that_would_open_other_files_is_refused(tmp_path: Path
         (lambda v: v.pop("gallery_idx"), "gallery_idx"),
     ],
 )
-def test_cuhk03_a_configuration_that_does_not_fit(change: Callable[[dict], object], words: str, tmp_path: Path) -> None:
+def test_cuhk03_inconsistent_protocol_files_are_refused(
+    change: Callable[[dict], object], words: str, tmp_path: Path
+) -> None:
     from scipy.io import loadmat, savemat
 
     folder = layouts.make_cuhk03(tmp_path)

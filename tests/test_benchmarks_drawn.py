@@ -1,4 +1,4 @@
-"""Splits drawn from a seed: VIPeR, CUHK01, PRID, i-LIDS."""
+"""Benchmarks whose splits are drawn at random from a seed: VIPeR, CUHK01, PRID, i-LIDS."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from layouts import MAKERS, damage, names, people
 from osnet.data.reid.catalog import read_benchmark
 from osnet.errors import DataError, OutputError
 
-DRAWN = ("viper", "prid", "ilids", "cuhk01")
+RANDOM_SPLITS = ("viper", "prid", "ilids", "cuhk01")
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_drawn_splits_are_kept_once_and_mean_the_same_elsewhere(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", RANDOM_SPLITS)
+def test_random_splits_are_saved_once_and_can_be_moved(name: str, tmp_path: Path) -> None:
     MAKERS[name](tmp_path / "one")
     first = read_benchmark(name, tmp_path / "one")
     assert first.splits_file is not None
@@ -39,8 +39,8 @@ def test_drawn_splits_are_kept_once_and_mean_the_same_elsewhere(name: str, tmp_p
     assert json.loads(text)["seed"] == 0
 
 
-def test_seed_0_means_these_people_forever(tmp_path: Path) -> None:
-    """RandomState(0).permutation([1..7]) and on: NumPy promises this stream."""
+def test_seed_0_always_draws_the_same_people(tmp_path: Path) -> None:
+    """The draws are those of RandomState(0).permutation, which NumPy guarantees not to change."""
     layouts.make_viper(tmp_path)
     rng = np.random.RandomState(0)
     expected = [sorted(rng.permutation([1, 2, 3, 4, 5, 6, 7])[:3].tolist()) for _ in range(10)]
@@ -49,8 +49,8 @@ def test_seed_0_means_these_people_forever(tmp_path: Path) -> None:
     assert expected[0] == [2, 3, 7]
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_kept_splits_go_to_another_folder_where_the_data_is_read_only(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", RANDOM_SPLITS)
+def test_splits_are_saved_in_work_dir(name: str, tmp_path: Path) -> None:
     folder = MAKERS[name](tmp_path / "data")
     before = sorted(folder.rglob("*"))
     benchmark = read_benchmark(name, tmp_path / "data", work_dir=tmp_path / "work")
@@ -60,7 +60,7 @@ def test_kept_splits_go_to_another_folder_where_the_data_is_read_only(name: str,
     assert benchmark.datasets[0].train.paths[0].is_relative_to(folder)
 
 
-def test_data_that_cannot_be_written_to_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_data_needs_work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layouts.make_viper(tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError, match=r"no permission to write in .*work_dir"):
@@ -78,35 +78,35 @@ def test_data_that_cannot_be_written_to_says_what_to_do(tmp_path: Path, monkeypa
         (lambda c: c.pop("splits"), "damaged"),
     ],
 )
-def test_kept_splits_are_checked_when_read(change: Callable[[dict], object], words: str, tmp_path: Path) -> None:
+def test_damaged_or_edited_splits_are_refused(change: Callable[[dict], object], words: str, tmp_path: Path) -> None:
     layouts.make_viper(tmp_path)
-    kept = read_benchmark("viper", tmp_path).splits_file
-    assert kept is not None
-    damage(kept, change)
+    saved = read_benchmark("viper", tmp_path).splits_file
+    assert saved is not None
+    damage(saved, change)
     with pytest.raises(DataError, match=words):
         read_benchmark("viper", tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\x00"])
-def test_kept_splits_that_are_no_json(text: str, tmp_path: Path) -> None:
+def test_splits_that_are_not_json_are_refused(text: str, tmp_path: Path) -> None:
     layouts.make_viper(tmp_path)
-    kept = read_benchmark("viper", tmp_path).splits_file
-    assert kept is not None
-    kept.write_text(text)
+    saved = read_benchmark("viper", tmp_path).splits_file
+    assert saved is not None
+    saved.write_text(text)
     with pytest.raises(DataError, match="delete the file"):
         read_benchmark("viper", tmp_path)
 
 
-def test_kept_splits_cannot_lead_out_or_mix_train_and_test(tmp_path: Path) -> None:
-    """Even with a fitting digest: only images that were found are taken, and people are looked at."""
+def test_edited_splits_cannot_leave_the_folder_or_mix_train_and_test(tmp_path: Path) -> None:
+    """Even if their digest is right."""
     from osnet.data.reid.random_splits import _digest
 
     layouts.make_viper(tmp_path)
-    kept = read_benchmark("viper", tmp_path).splits_file
-    assert kept is not None
-    good = kept.read_text()
+    saved = read_benchmark("viper", tmp_path).splits_file
+    assert saved is not None
+    good = saved.read_text()
 
-    def lead_out(content: dict) -> None:
+    def leave_the_folder(content: dict) -> None:
         content["splits"][0]["query"][0] = "../../../etc/passwd"
         content["splits_sha256"] = _digest(content["splits"])
 
@@ -114,16 +114,16 @@ def test_kept_splits_cannot_lead_out_or_mix_train_and_test(tmp_path: Path) -> No
         content["splits"][3]["train"].append(content["splits"][3]["query"][0])
         content["splits_sha256"] = _digest(content["splits"])
 
-    damage(kept, lead_out)
+    damage(saved, leave_the_folder)
     with pytest.raises(DataError, match=r" 1 image\(s\) .*: \.\./"):
         read_benchmark("viper", tmp_path)
-    kept.write_text(good)
-    damage(kept, mix)
+    saved.write_text(good)
+    damage(saved, mix)
     with pytest.raises(DataError, match=r"split 3: identities \[\d\]"):
         read_benchmark("viper", tmp_path)
 
 
-def test_kept_splits_of_other_images_are_refused(tmp_path: Path) -> None:
+def test_splits_of_other_images_are_refused(tmp_path: Path) -> None:
     folder = layouts.make_cuhk01(tmp_path)
     read_benchmark("cuhk01", tmp_path)
     layouts.write_images(folder, [f"campus/0009{i:03d}.png" for i in (1, 2, 3, 4)])
@@ -136,31 +136,31 @@ def test_kept_splits_of_other_images_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_out_of_range(seed: int, tmp_path: Path) -> None:
+def test_a_seed_out_of_range_is_refused(seed: int, tmp_path: Path) -> None:
     layouts.make_viper(tmp_path)
     with pytest.raises(DataError, match=f"seed {seed} is outside 0 to 4294967295"):
         read_benchmark("viper", tmp_path, seed=seed)
 
 
 @pytest.mark.parametrize(("name", "num_people"), [("viper", 7), ("cuhk01", 5)])
-def test_ten_halves_in_both_directions(name: str, num_people: int, tmp_path: Path) -> None:
+def test_each_random_half_is_tested_in_both_directions(name: str, num_people: int, tmp_path: Path) -> None:
     MAKERS[name](tmp_path)
     datasets = read_benchmark(name, tmp_path).datasets
     assert len(datasets) == 20
     assert len({tuple(sorted(people(d.train))) for d in datasets}) > 3
-    for forth, back in zip(datasets[::2], datasets[1::2], strict=True):
-        assert forth.train == back.train
-        assert len(people(forth.train)) == num_people // 2
-        assert people(forth.train) | people(forth.query) == set(range(1, num_people + 1))
-        assert (set(forth.query.camids), set(forth.gallery.camids)) == ({1}, {2})
-        assert set(forth.train.camids) == {1, 2}
-        assert forth.query.paths == back.gallery.paths
-        assert forth.gallery.paths == back.query.paths
-        assert people(forth.query) == people(forth.gallery)
+    for forward, backward in zip(datasets[::2], datasets[1::2], strict=True):
+        assert forward.train == backward.train
+        assert len(people(forward.train)) == num_people // 2
+        assert people(forward.train) | people(forward.query) == set(range(1, num_people + 1))
+        assert (set(forward.query.camids), set(forward.gallery.camids)) == ({1}, {2})
+        assert set(forward.train.camids) == {1, 2}
+        assert forward.query.paths == backward.gallery.paths
+        assert forward.gallery.paths == backward.query.paths
+        assert people(forward.query) == people(forward.gallery)
     assert datasets[7].name == f"{name}-07"
 
 
-def test_viper_person_000_is_somebody_and_people_must_be_in_both_cameras(tmp_path: Path) -> None:
+def test_viper_000_is_a_person_and_both_cameras_are_required(tmp_path: Path) -> None:
     folder = layouts.make_viper(tmp_path)
     crops = read_benchmark("viper", tmp_path).crops
     assert {crop.identity: crop.pid for crop in crops}["000"] == 1
@@ -169,7 +169,7 @@ def test_viper_person_000_is_somebody_and_people_must_be_in_both_cameras(tmp_pat
         read_benchmark("viper", tmp_path)
 
 
-def test_cuhk01_images_1_and_2_are_one_view_3_and_4_the_other(tmp_path: Path) -> None:
+def test_cuhk01_images_1_and_2_are_camera_1_images_3_and_4_camera_2(tmp_path: Path) -> None:
     folder = layouts.make_cuhk01(tmp_path)
     crops = {crop.path.name: (crop.pid, crop.camid) for crop in read_benchmark("cuhk01", tmp_path).crops}
     assert [crops[f"0002{i:03d}.png"] for i in (1, 2, 3, 4)] == [(2, 1), (2, 1), (2, 2), (2, 2)]
@@ -205,7 +205,7 @@ def test_cuhk01_a_broken_zip_leaves_nothing_behind(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"CUHK01.zip", ".writing-campus.lock"}
 
 
-def test_prid_numbers_above_200_are_other_people_in_each_camera(tmp_path: Path) -> None:
+def test_prid_numbers_above_200_are_different_people_in_each_camera(tmp_path: Path) -> None:
     layouts.make_prid(tmp_path)
     benchmark = read_benchmark("prid", tmp_path)
     assert len({crop.pid for crop in benchmark.crops}) == 4 + 2 + 3
@@ -219,14 +219,14 @@ def test_prid_numbers_above_200_are_other_people_in_each_camera(tmp_path: Path) 
         assert set(dataset.gallery.camids) == {2}
 
 
-def test_prid_everyone_of_the_first_200_is_in_both_cameras(tmp_path: Path) -> None:
+def test_prid_numbers_to_200_must_be_in_both_cameras(tmp_path: Path) -> None:
     folder = layouts.make_prid(tmp_path)
     (folder / "cam_a" / "person_0003.png").unlink()
     with pytest.raises(DataError, match="one camera only: person_0003"):
         read_benchmark("prid", tmp_path)
 
 
-def test_ilids_one_query_and_one_gallery_image_of_each_tested_person(tmp_path: Path) -> None:
+def test_ilids_has_one_query_and_one_gallery_image_per_test_person(tmp_path: Path) -> None:
     folder = layouts.make_ilids(tmp_path)
     benchmark = read_benchmark("ilids", tmp_path)
     assert len(benchmark.datasets) == 10
@@ -245,7 +245,7 @@ def test_ilids_one_query_and_one_gallery_image_of_each_tested_person(tmp_path: P
         read_benchmark("ilids", tmp_path)
 
 
-def test_ilids_and_cuhksysu_unknown_cameras_are_all_different(tmp_path: Path) -> None:
+def test_ilids_and_cuhksysu_give_each_image_its_own_unknown_camera(tmp_path: Path) -> None:
     layouts.make_ilids(tmp_path)
     layouts.make_cuhksysu(tmp_path)
     for name in ("ilids", "cuhksysu"):
@@ -255,7 +255,7 @@ def test_ilids_and_cuhksysu_unknown_cameras_are_all_different(tmp_path: Path) ->
         assert len({crop.camid for crop in crops}) == len(crops)
 
 
-def test_ilids_persons_itself_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ilids_accepts_the_inner_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = layouts.make_ilids(tmp_path)
     assert read_benchmark("ilids", folder / "Persons").root == folder
     monkeypatch.chdir(folder / "Persons")

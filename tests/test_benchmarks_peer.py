@@ -1,4 +1,4 @@
-"""The same small layouts, read by PyPI's torchreid 0.2.5 (fixtures/make_torchreid_splits.py) and by us."""
+"""Small benchmark layouts read by osnet and by torchreid 0.2.5 (fixtures/make_torchreid_splits.py)."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Row = tuple[str, int, int]
 
 
 def read(case: str, root: Path) -> ReidDataset:
-    """Our reading of a case of the fixture."""
+    """Read a case of the fixture with osnet."""
     name, *words = case.split()
     if name == "msmt17":
         for version in ("v2", "v1") if "v1" in words else ("v2",):
@@ -40,7 +40,7 @@ def read(case: str, root: Path) -> ReidDataset:
 
 
 def partition(rows: Sequence[Row], label: int) -> set[frozenset[str]]:
-    """Images grouped by a label, whatever the labels are called."""
+    """Images grouped by a label; the label values do not matter."""
     groups: dict[int, set[str]] = {}
     for row in rows:
         groups.setdefault(row[label], set()).add(row[0])
@@ -48,7 +48,7 @@ def partition(rows: Sequence[Row], label: int) -> set[frozenset[str]]:
 
 
 @pytest.mark.parametrize("case", PEER)
-def test_the_same_images_people_and_cameras_in_every_split(case: str, tmp_path: Path) -> None:
+def test_splits_have_torchreids_images_identities_and_cameras(case: str, tmp_path: Path) -> None:
     dataset = read(case, tmp_path)
 
     def ours(crops: Sequence[Crop]) -> list[Row]:
@@ -61,19 +61,19 @@ def test_the_same_images_people_and_cameras_in_every_split(case: str, tmp_path: 
     for together in (("train",), ("query", "gallery")):
         mixed, peer = ([row for s in together if s in theirs for row in part[s]] for part in (mine, theirs))
         assert partition(mixed, 1) == partition(peer, 1)
-        if "cuhksysu" not in case:  # theirs is one camera for all; ours are unknown
+        if "cuhksysu" not in case:  # torchreid has one camera for all; here they are unknown
             assert partition(mixed, 2) == partition(peer, 2)
 
 
 @pytest.mark.parametrize("case", ["market1501", "market1501 distractors", "grid 0"])
-def test_the_same_images_are_distractors(case: str, tmp_path: Path) -> None:
+def test_distractors_are_torchreids(case: str, tmp_path: Path) -> None:
     mine = {c.path.name for c in read(case, tmp_path).gallery.crops if c.pid == 0}
     assert mine == {Path(path).name for path, pid, _ in PEER[case]["gallery"] if pid == 0}
     assert mine
 
 
-def test_sorted_labels_where_theirs_depend_on_a_hash(tmp_path: Path) -> None:
-    """CUHK-SYSU's and CUHK02's names go through a set there; ours are numbered in sorted order."""
+def test_cuhksysu_labels_are_in_sorted_order(tmp_path: Path) -> None:
+    """torchreid's labels for CUHK-SYSU depend on the hash order of a set."""
     crops = read("cuhksysu", tmp_path).train.crops
     by_name = dict(sorted((crop.identity, crop.pid) for crop in crops))
     assert list(by_name.values()) == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""The benchmarks' fine print, set by set: Market-1501, DukeMTMC-reID, MSMT17, GRID, CUHK02, CUHK-SYSU, SenseReID."""
+"""Rules of single benchmarks: Market-1501, DukeMTMC-reID, MSMT17, GRID, CUHK02, CUHK-SYSU, SenseReID."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_market1501_junk_is_left_out_and_distractors_stay(tmp_path: Path) -> Non
     assert [Path(name).name for name in dataset.other_files] == ["Thumbs.db"]
 
 
-def test_market1501_takes_the_further_distractors_only_when_asked(tmp_path: Path) -> None:
+def test_market1501_500k_distractors_are_optional(tmp_path: Path) -> None:
     folder = layouts.make_market(tmp_path)
     benchmark = read_benchmark("market1501", tmp_path, distractors=True)
     (dataset,) = benchmark.datasets
@@ -66,7 +66,7 @@ def test_msmt17_camera_is_the_third_number_of_the_name(tmp_path: Path) -> None:
     assert dataset.gallery.camids == [2, 5, 15]
 
 
-def test_msmt17_val_trains_only_with_combine_all(tmp_path: Path) -> None:
+def test_msmt17_uses_val_for_training_only_with_combine_all(tmp_path: Path) -> None:
     layouts.make_msmt17(tmp_path)
     (dataset,) = read_benchmark("msmt17", tmp_path).datasets
     assert len(join_training([dataset]).train) == 3
@@ -78,7 +78,7 @@ def test_msmt17_val_trains_only_with_combine_all(tmp_path: Path) -> None:
     assert row.found == (4,)
 
 
-def test_msmt17_v1_comes_before_v2(tmp_path: Path) -> None:
+def test_msmt17_prefers_v1_to_v2(tmp_path: Path) -> None:
     layouts.make_msmt17(tmp_path, "v2")
     assert read_benchmark("msmt17", tmp_path).variant == "V2"
     assert read_benchmark("msmt17", tmp_path).datasets[0].train.paths[0].parts[-3] == "mask_train_v2"
@@ -161,7 +161,7 @@ def test_grid_partitions_must_fit_the_images(tmp_path: Path) -> None:
 # CUHK02, CUHK-SYSU, SenseReID.
 
 
-def test_cuhk02_the_same_name_in_another_pair_is_another_person(tmp_path: Path) -> None:
+def test_cuhk02_numbers_people_per_pair_of_cameras(tmp_path: Path) -> None:
     layouts.make_cuhk02(tmp_path)
     (dataset,) = read_benchmark("cuhk02", tmp_path).datasets
     assert len(people(dataset.train)) == 3 + 2 + 1 + 1
@@ -171,7 +171,7 @@ def test_cuhk02_the_same_name_in_another_pair_is_another_person(tmp_path: Path) 
     assert {crop.identity for crop in dataset.query.crops} == {"P5/001", "P5/002"}
 
 
-def test_cuhksysu_only_trains_and_sorts_names_as_text(tmp_path: Path) -> None:
+def test_cuhksysu_has_only_train_and_sorts_names_as_text(tmp_path: Path) -> None:
     layouts.make_cuhksysu(tmp_path)
     benchmark = read_benchmark("cuhksysu", tmp_path)
     (dataset,) = benchmark.datasets
@@ -180,7 +180,7 @@ def test_cuhksysu_only_trains_and_sorts_names_as_text(tmp_path: Path) -> None:
     assert {row.splits for row in benchmark.counts()} == {"train"}
 
 
-def test_sensereid_only_tests_and_shares_numbers_between_query_and_gallery(tmp_path: Path) -> None:
+def test_sensereid_has_only_query_and_gallery_with_shared_identities(tmp_path: Path) -> None:
     layouts.make_sensereid(tmp_path)
     (dataset,) = read_benchmark("sensereid", tmp_path).datasets
     assert len(dataset.train) == 0

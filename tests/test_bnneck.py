@@ -1,4 +1,4 @@
-"""BNNeck: what is trained with, saved, searched with and exported is one and the same."""
+"""BNNeck: training, checkpoints, search and export use the same embeddings."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ RECIPE = replace(
 
 @pytest.fixture(scope="module")
 def trained(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ReidTask, Path]:
-    """The task at the end of a run, as it was saved, and the run's folder."""
+    """The trained task with its saved (averaged) weights, and the run's folder."""
     out = tmp_path_factory.mktemp("neck") / "run"
     trainer = Trainer(RECIPE, read_dataset(people), out, INLINE)
     trainer.run()
@@ -44,7 +44,7 @@ def trained(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rei
 
 
 def by_definition(task: ReidTask, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings after the neck, and logits, from the parts that were trained."""
+    """Embeddings after the neck, and logits, computed from the trained parameters."""
     images = normalize(to_fractions(pixels), Preprocessing(size_hw=REID.size_hw))
     with torch.inference_mode():
         before, neck = task.network(images), task.neck
@@ -53,7 +53,7 @@ def by_definition(task: ReidTask, pixels: torch.Tensor) -> tuple[torch.Tensor, t
         return after, after @ task.classifier.weight.T
 
 
-def test_exported_logits_are_the_trained_ones(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
+def test_exported_logits_match_the_trained_task(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     task, out = trained
@@ -71,20 +71,20 @@ def test_exported_logits_are_the_trained_ones(trained: tuple[ReidTask, Path], tm
             np.testing.assert_allclose(found["embeddings"], embeddings, atol=1e-4 * float(embeddings.abs().max()))
 
 
-def test_the_search_sees_what_comes_after_the_neck(trained: tuple[ReidTask, Path]) -> None:
-    """Luo et al., CVPRW 2019: cosine between features behind the BatchNorm. Validation scores them too."""
+def test_search_uses_embeddings_after_the_neck(trained: tuple[ReidTask, Path]) -> None:
+    """Luo et al., CVPRW 2019: cosine between features after the BatchNorm. Validation scores the same features."""
     task, out = trained
     pixels = generate_pixels(6, REID.size_hw, seed=6)
     embeddings, _ = by_definition(task, pixels)
     expected = nn.functional.normalize(embeddings)
-    assert (expected < 0).any(), "behind the neck components are negative too"
+    assert (expected < 0).any(), "after the neck, components can be negative"
     found = Embedder(out, num_workers=1).embed(pixels)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     scored = Embedder(task.search_network(), preprocessing=Preprocessing(size_hw=REID.size_hw))
     np.testing.assert_allclose(scored.embed(pixels), expected, atol=1e-4)
 
 
-def test_the_triplet_loss_sees_what_comes_before_it() -> None:
+def test_triplet_loss_uses_embeddings_before_the_neck() -> None:
     torch.manual_seed(0)
     task = ReidTask(OSNet(OSNetConfig(width=0.25)), 3, ReidLoss(triplet=1.0, bnneck=True)).eval()
     nn.init.uniform_(task.neck.running_mean, -1, 1)  # type: ignore[arg-type]
@@ -103,22 +103,22 @@ def test_the_triplet_loss_sees_what_comes_before_it() -> None:
     assert float(batch_hard_triplet(after, labels, task.loss.margin)) != pytest.approx(float(triplet), rel=1e-2)
 
 
-def test_torchreid_has_no_such_network(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
+def test_conversion_to_torchreid_is_refused(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="neck=True"):
         convert(trained[1], tmp_path / "x.pth")
     assert not list(tmp_path.iterdir())
 
 
-def test_training_from_it_begins_before_the_neck(trained: tuple[ReidTask, Path]) -> None:
+def test_pretrained_weights_are_loaded_without_the_neck(trained: tuple[ReidTask, Path]) -> None:
     task, out = trained
-    begun = build_for(replace(RECIPE, pretrained=str(out)))
-    assert not begun.config.neck
+    loaded = build_for(replace(RECIPE, pretrained=str(out)))
+    assert not loaded.config.neck
     state = task.network.state_dict()
-    assert begun.state_dict().keys() == state.keys()
-    assert all(torch.equal(value, state[key]) for key, value in begun.state_dict().items())
-    assert create_model("osnet_x0_25", pretrained=out).config.neck, "searched with as it was trained"
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    assert create_model("osnet_x0_25", pretrained=out).config.neck, "a network for search keeps its neck"
     with pytest.raises(WeightsError, match="neck False instead of True"):
-        create_model("osnet_x0_25", pretrained=save_plain(begun, out.parent / "plain"), neck=True)
+        create_model("osnet_x0_25", pretrained=save_plain(loaded, out.parent / "plain"), neck=True)
     with pytest.raises(ModelError, match="without_neck"):
         ReidTask(load_weights(out), 3, ReidLoss(bnneck=True))
 
@@ -128,7 +128,7 @@ def save_plain(network: Network, folder: Path) -> Path:
     return folder
 
 
-def test_what_it_is_on_disk(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
+def test_the_card_and_digest_record_the_neck(trained: tuple[ReidTask, Path], tmp_path: Path) -> None:
     _, out = trained
     card = json.loads((out / "weights" / "card.json").read_text())
     assert card["architecture"]["neck"] is True
@@ -147,7 +147,7 @@ def test_what_it_is_on_disk(trained: tuple[ReidTask, Path], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "config", [OSNetConfig(width=0.25, neck=True), BackboneConfig("mobilenetv1", width=0.25, neck=True)]
 )
-def test_every_backend_knows_it(backend: str, config: NetworkConfig) -> None:
+def test_backends_compute_the_neck(backend: str, config: NetworkConfig) -> None:
     if backend in ("onnxruntime", "openvino"):
         pytest.importorskip(backend)
     torch.manual_seed(3)
@@ -169,8 +169,8 @@ def test_every_backend_knows_it(backend: str, config: NetworkConfig) -> None:
     assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
-def test_runs_of_older_versions_lack_it(tiny_network: OSNet, tmp_path: Path) -> None:
-    """Their classifier, without a bias, stands on a neck that was not saved: no logits, rather than wrong ones."""
+def test_old_checkpoints_without_the_neck_export_no_logits(tiny_network: OSNet, tmp_path: Path) -> None:
+    """Old runs did not save the neck. Their classifier (without a bias) needs it, so logits would be wrong."""
     pytest.importorskip("onnx")
     shape = Preprocessing(size_hw=(64, 32))
     card = Card(tiny_network.config, preprocessing=shape, source="recipe market1501-osnet-x1-0-strong")

@@ -1,4 +1,4 @@
-"""The report in a real browser: it renders, its parts open, it fits, it asks for nothing and runs no script.
+"""The report in a real browser: it renders, its parts open, it fits the window, and it loads and runs nothing else.
 
 Needs Debian's chromium and chromium-driver and Selenium. ``OSNET_BROWSER_TESTS=required`` (as CI sets it) turns the
 skip into a failure.
@@ -56,7 +56,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, tiny_network: OSNet) -> Path:
-    """A thousand queries of 250 people in four cameras; vectors that are often wrong; photos as heavy as real ones."""
+    """A report on 1000 queries of 250 people in four cameras, with noisy embeddings and JPEGs of a realistic size."""
     folder = tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(0)
     crops: dict[str, list[Crop]] = {"query": [], "gallery": []}
@@ -83,12 +83,12 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_network: OSNet) -> Path:
         )
         return EvaluatedNetwork(Entrant(name, query, gallery), embedder)
 
-    studied = [make("one", 0.5), make("another", 0.7)]
-    comparison = compare(data, [s.entrant for s in studied], [("one", "another")])
+    networks = [make("one", 0.5), make("another", 0.7)]
+    comparison = compare(data, [n.entrant for n in networks], [("one", "another")])
     report = Report(
         title="<b>A thousand</b> queries", caution="careful", findings=["a finding"], comparison=comparison,
         losses={"one": Line([1, 2, 3], [3.0, 2.0, 1.0])}, sheet=choose_sheet(data), facts={"name": "value"},
-        recipes={"one": {"lr": "0.1"}}, **describe_networks(data, studied, comparison),
+        recipes={"one": {"lr": "0.1"}}, **describe_networks(data, networks, comparison),
     )  # fmt: skip
     write_report(report, folder / "report.html")
     return folder / "report.html"
@@ -110,12 +110,12 @@ def show(browser: Any, page: Path, size: tuple[int, int]) -> None:
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
     )
-    browser.get("about:blank")  # else the same address may count as no new page
+    browser.get("about:blank")  # otherwise the browser may not reload the same address
     browser.get(page.as_uri())
 
 
-def wait_for_drawing(browser: Any) -> None:
-    """Until all pictures of the page are there and two frames have been drawn since."""
+def wait_for_rendering(browser: Any) -> None:
+    """Wait until all images of the page are loaded and two more frames are drawn."""
     browser.execute_async_script(
         "const done = arguments[0]; for (const image of document.images) image.loading = 'eager';"
         "Promise.all([...document.images].map(i => i.complete || new Promise(r => i.onload = i.onerror = r)))"
@@ -123,31 +123,31 @@ def wait_for_drawing(browser: Any) -> None:
     )
 
 
-def test_it_is_small_and_opens_at_once(browser: Any, page: Path) -> None:
-    """What opening costs is counted, not timed: bytes, elements, and pictures that are decoded before one looks."""
+def test_the_page_is_small(browser: Any, page: Path) -> None:
+    """Counts what makes a page slow to open: bytes, elements, scripts."""
     assert page.stat().st_size < 10_000_000
     show(browser, page, DESKTOP)
-    wait_for_drawing(browser)
+    wait_for_rendering(browser)
     assert browser.execute_script("return document.readyState") == "complete"
     assert browser.execute_script("return document.querySelectorAll('*').length") < 30_000
     assert browser.execute_script("return document.querySelectorAll('script, iframe, object').length") == 0
 
 
-def test_it_renders(opened: Any) -> None:
+def test_the_page_renders(opened: Any) -> None:
     assert opened.title == "<b>A thousand</b> queries"
     assert opened.find_element("css selector", "h1").text == "<b>A thousand</b> queries"
     headings = [h.text for h in opened.find_elements("css selector", "h2")]
     for wanted in ("Scores", "Curves", "Ranked lists", "What went wrong", "Map of the embeddings", "How this was made"):
         assert wanted in headings
-    lost = opened.execute_script(
+    dangling = opened.execute_script(
         "return [...document.querySelectorAll('use')].filter(u => !document.querySelector(u.href.baseVal)).length"
     )
-    assert lost == 0, "thumbnails that lead nowhere"
+    assert dangling == 0, "thumbnails that refer to no image"
     assert len(opened.find_elements("css selector", "use")) > len(opened.find_elements("css selector", "image")) > 100
     cells = opened.find_elements("css selector", "#lists .cell svg")
     assert all(cell.size == {"width": 64, "height": 128} for cell in cells[:20])
     shot = Image.open(io.BytesIO(cells[0].screenshot_as_png)).convert("RGB")
-    assert np.asarray(shot).std() > 20, "the thumbnail is drawn, not only there"
+    assert np.asarray(shot).std() > 20, "the thumbnail is drawn, not blank"
     overlapping = opened.execute_script(
         "const t = [...document.querySelectorAll('figure svg')].map(s => [...s.querySelectorAll('text')].map(x => "
         "x.getBoundingClientRect()).filter(r => r.width)); return t.map(rs => rs.filter((a, i) => rs.some((b, j) => "
@@ -155,18 +155,18 @@ def test_it_renders(opened: Any) -> None:
         ")).length)"
     )
     assert len(overlapping) >= 6
-    assert not any(overlapping), f"labels that lie over each other, by figure: {overlapping}"
+    assert not any(overlapping), f"number of overlapping labels per figure: {overlapping}"
 
 
-def test_nothing_is_asked_for_and_nothing_goes_wrong(opened: Any, page: Path) -> None:
+def test_the_page_requests_nothing_and_logs_no_errors(opened: Any, page: Path) -> None:
     for details in opened.find_elements("css selector", "details"):
         opened.execute_script("arguments[0].open = true", details)
     opened.execute_script("window.scrollTo(0, document.body.scrollHeight)")
-    wait_for_drawing(opened)
+    wait_for_rendering(opened)
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
-    assert page.as_uri() in asked
-    assert all(url == page.as_uri() or url.startswith("data:image/jpeg") for url in asked)
+    requested = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert page.as_uri() in requested
+    assert all(url == page.as_uri() or url.startswith("data:image/jpeg") for url in requested)
     assert opened.get_log("browser") == []
     assert opened.find_elements("css selector", "script, link, iframe, object") == []
 
@@ -188,7 +188,7 @@ def test_lists_open_to_show_maps_by_mouse_and_by_keyboard(opened: Any) -> None:
     )  # fmt: skip
     assert set(widths) == {64}
     summary = second.find_element("css selector", "summary")
-    for _ in range(300):  # by Tab alone, from the top of the page
+    for _ in range(300):  # only with Tab, from the top of the page
         opened.switch_to.active_element.send_keys(Keys.TAB)
         if opened.switch_to.active_element == summary:
             break
@@ -212,10 +212,10 @@ def test_failures_are_grouped(opened: Any) -> None:
     alike.find_element("css selector", "summary").click()
     rows = alike.find_elements("css selector", ":scope > section > .row")
     assert rows
-    assert all("✗ other" in row.text for row in rows[::2]), "the first network's list begins with somebody else"
+    assert all("✗ other" in row.text for row in rows[::2]), "the first network ranks another person first"
 
 
-def test_links_lead_somewhere(opened: Any) -> None:
+def test_navigation_links_scroll_to_their_sections(opened: Any) -> None:
     for link in opened.find_elements("css selector", "nav a"):
         link.click()
         target = link.get_attribute("href").rpartition("#")[2]
@@ -224,12 +224,12 @@ def test_links_lead_somewhere(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])
-def test_it_fits(browser: Any, page: Path, size: tuple[int, int]) -> None:
+def test_the_page_fits_the_window(browser: Any, page: Path, size: tuple[int, int]) -> None:
     show(browser, page, size)
     for details in browser.find_elements("css selector", "details"):
         browser.execute_script("arguments[0].open = true", details)
     assert browser.execute_script("return document.scrollingElement.scrollWidth") <= size[0]
-    # What is wider than the page scrolls inside its own frame.
+    # Wider parts scroll inside their own frame.
     small = browser.execute_script(
         "return [...document.querySelectorAll('p, dd, td, summary')].filter(e => e.offsetParent && "
         "parseFloat(getComputedStyle(e).fontSize) < 11).length"
@@ -243,7 +243,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark(opened: Any, scheme: str) -> None:
+def test_light_and_dark_have_enough_contrast(opened: Any, scheme: str) -> None:
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     ground = luminance(opened.execute_script("return getComputedStyle(document.body).backgroundColor"))
@@ -252,10 +252,10 @@ def test_light_and_dark(opened: Any, scheme: str) -> None:
         of = "fill" if selector.endswith("text") else "color"
         found = opened.execute_script(f"return getComputedStyle(document.querySelector(arguments[0])).{of}", selector)
         light, dark = sorted((luminance(found), ground), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{selector} in {scheme}: contrast too weak"
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{selector} in {scheme}: contrast too low"
 
 
-def test_print_shows_what_is_closed(opened: Any) -> None:
+def test_print_shows_closed_parts_on_white(opened: Any) -> None:
     closed = opened.find_elements("css selector", "details:not([open])")
     assert closed
     assert not any(opened.execute_script("return arguments[0].checkVisibility()", d.find_elements("css selector", "p, dl, .inner, table")[0]) for d in closed[:5])  # fmt: skip  # noqa: E501
@@ -267,5 +267,5 @@ def test_print_shows_what_is_closed(opened: Any) -> None:
     )  # fmt: skip
     assert all(shown)
     ground = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert luminance(ground) > 0.9, "paper is white, whatever the screen"
+    assert luminance(ground) > 0.9, "print has a white background in dark mode too"
     assert opened.execute_script("return document.scrollingElement.scrollWidth") <= DESKTOP[0]

@@ -1,4 +1,4 @@
-"""People without camera labels: validation works, and the check says what depends on cameras."""
+"""Data sets without camera labels: validation works, and ``data check`` reports what needs cameras."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,15 +37,15 @@ def test_one_image_of_each_held_out_person_is_the_query() -> None:
         assert first in query.crops
 
 
-def test_labels_are_used_where_there_are_some() -> None:
-    """Person 1: two cameras and an unlabelled image; 2: one image alone; 3: unlabelled."""
+def test_camera_labels_are_used_where_present() -> None:
+    """Person 1: two cameras and an image without a camera; 2: a single image; 3: no camera."""
     people = split_of((1, 1), (1, 1), (1, 2), (1, -1), (2, -1), (3, -1), (3, -1))
     _, query, gallery = hold_out(people, 1.0, seed=0)
     assert names(query) == ["0", "2", "5"]
     assert names(gallery) == ["1", "3", "4", "6"]
 
 
-def test_labelled_people_are_held_out_as_before() -> None:
+def test_people_with_camera_labels_give_one_query_per_camera() -> None:
     people = split_of(*[(pid, camid) for pid in (1, 2, 3, 4) for camid in (1, 2) for _ in range(2)])
     _, query, gallery = hold_out(people, 0.5, seed=0)
     assert len(query) == len(gallery) == 4
@@ -53,13 +53,13 @@ def test_labelled_people_are_held_out_as_before() -> None:
 
 
 @pytest.mark.parametrize("camid", [-1, 1])
-def test_what_can_never_work_does_not_ask_for_more(camid: int) -> None:
+def test_impossible_validation_does_not_suggest_holding_out_more(camid: int) -> None:
     """One image of each person; or one camera for all."""
     crops = [(pid, camid) for pid in range(1, 9) for _ in range(1 if camid < 0 else 3)]
     with pytest.raises(DataError, match="no identity has images in two cameras") as caught:
         hold_out(split_of(*crops), 0.5, seed=0)
     assert "hold out more" not in str(caught.value)
-    with pytest.raises(DataError, match="hold out more"):  # some have two cameras, but none that was chosen
+    with pytest.raises(DataError, match="hold out more"):  # one person has two cameras, but was not drawn
         hold_out(split_of(*[(pid, 1) for pid in range(1, 400)], (400, 1), (400, 2)), 0.01, seed=1)
 
 
@@ -79,7 +79,7 @@ def test_a_run_validates_without_cameras(unlabelled: Path, tmp_path: Path) -> No
     assert (tmp_path / "run" / "best").is_dir()
 
 
-def test_the_check_says_what_depends_on_cameras(unlabelled: Path, tmp_path: Path) -> None:
+def test_check_reports_missing_and_single_cameras(unlabelled: Path, tmp_path: Path) -> None:
     report = check_dataset(read_any(unlabelled), decode=False)
     (problem,) = (problem for problem in report.problems if problem.kind == "no camera")
     assert problem.severity == "mind"

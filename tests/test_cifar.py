@@ -1,4 +1,4 @@
-"""CIFAR's binary archives: read by their description, checked first; and CIFAR as JPEGs."""
+"""Reading CIFAR: the binary archives, checked before they are used, and a JPEG copy."""
 
 import io
 import tarfile
@@ -16,7 +16,7 @@ from osnet.photos.image_folder import decode_all, read_photo_folder
 
 
 def write_archive(path: Path, archive: Archive, change: dict[str, bytes | None] | None = None) -> dict[str, np.ndarray]:
-    """An archive in the published form with 5 records in each training file and 3 in the test file."""
+    """Write an archive in the published format with 5 records per training file and 3 in the test file."""
     rng = np.random.default_rng(0)
     records: dict[str, np.ndarray] = {}
     contents: dict[str, bytes] = {
@@ -41,7 +41,7 @@ def write_archive(path: Path, archive: Archive, change: dict[str, bytes | None] 
 
 
 def small(path: Path, archive: Archive) -> Archive:
-    """The same archive with the few records and the hash of ``path``."""
+    """The archive's description, changed to the few records and the hash of ``path``."""
     settings = archive.__dict__ | {"records_per_file": (5, 3), "sha256": sha256_file(path)}
     return Archive(**settings)
 
@@ -57,7 +57,7 @@ def test_cifar_archives(archive: Archive, tmp_path: Path, monkeypatch: pytest.Mo
         assert images.classes[:2] == ("class0", "class1")
         for place, record in enumerate(np.concatenate([records[n] for n in names])):
             assert int(images.labels[place]) == record[label_at]
-            # by the description: the red of row 2, column 7, then green and blue
+            # row 2, column 7, in the published order: red, then green, then blue
             for channel in range(3):
                 at = archive.num_label_bytes + channel * 1024 + 2 * 32 + 7
                 assert int(images.pixels[place, channel, 2, 7]) == record[at]
@@ -85,7 +85,7 @@ def test_cifar_archives_are_checked_first(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_cifar_as_jpegs(tmp_path: Path) -> None:
-    """The head of the JPEG copy: 32 x 32 photographs in class folders."""
+    """The first images of the JPEG copy: 32 x 32 photographs in class folders."""
     with tarfile.open(shared_data("cifar10-jpeg.tar.xz")) as tar:
         for member in tar:
             if member.isfile():

@@ -1,4 +1,4 @@
-"""What a classification run leaves: checkpoints, scores, classes, logits; and the recipes."""
+"""The results of a classification run: checkpoint, scores, classes, logits; and the recipes."""
 
 import json
 from dataclasses import replace
@@ -30,14 +30,14 @@ pytest.importorskip("accelerate")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_it_learns_and_its_checkpoint_says_so(colour_run: Path, colours: Path) -> None:
+def test_a_run_learns_and_its_checkpoint_predicts(colour_run: Path, colours: Path) -> None:
     rows = [json.loads(line) for line in (colour_run / "metrics.jsonl").open()]
     assert rows[-1]["loss"] < 0.6 < rows[0]["loss"]
     card, _ = read_card(colour_run / "weights")
     assert (card.classes, card.num_classes, card.training_data) == (("blue", "green", "red"), 3, "colours")
     predictor = ClassPredictor(colour_run)
     scores = score_photos(predictor, read_photos(colours).scored)
-    assert scores.top == {1: 1.0}  # of three classes there is no top-5
+    assert scores.top == {1: 1.0}  # no top-5 with three classes
     assert scores.by_class == (1.0, 1.0, 1.0)
     in_memory = read_photos(colours).in_memory().scored
     assert isinstance(in_memory, PhotoBytes)
@@ -59,8 +59,8 @@ def test_it_learns_and_its_checkpoint_says_so(colour_run: Path, colours: Path) -
     )
 
 
-def test_scores_count_by_hand(colour_run: Path, colours: Path, packed_colours: Path, tmp_path: Path) -> None:
-    """Two of nine in wrong folders: 7 right."""
+def test_scores_by_hand(colour_run: Path, colours: Path, packed_colours: Path, tmp_path: Path) -> None:
+    """Two of nine images are in wrong folders, so 7 are right."""
     predictor = ClassPredictor(colour_run, backend="torch")
     wrong = tmp_path / "wrong"
     write_colours(wrong, 3, 2)
@@ -82,7 +82,7 @@ def test_scores_count_by_hand(colour_run: Path, colours: Path, packed_colours: P
         predictor.classify_bytes(torch.zeros(1, 3, 9, 9, dtype=torch.uint8))
 
 
-def test_the_best_epoch_is_picked_on_held_out_images(colours: Path, tmp_path: Path) -> None:
+def test_the_best_epoch_is_chosen_on_held_out_images(colours: Path, tmp_path: Path) -> None:
     recipe = replace(CLASSES, validation=6, evaluate_every=1)
     trainer = Trainer(recipe, recipe.read([colours]), tmp_path / "run", INLINE)
     trainer.run()
@@ -95,7 +95,9 @@ def test_the_best_epoch_is_picked_on_held_out_images(colours: Path, tmp_path: Pa
     }  # fmt: skip
 
 
-def test_commands(colour_run: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_evaluate_and_predict_commands(
+    colour_run: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = ["--data", str(colours), "--out", str(tmp_path / "run"), "--cpu", "--epochs", "1", "--batch-size", "8"]
     main(["train", "cifar10-osnet-x0-25", *args, "--size-hw", "8", "8", "--warmup-epochs", "0"])
     assert "trained 1 epochs" in capsys.readouterr().out
@@ -114,16 +116,16 @@ def test_commands(colour_run: Path, colours: Path, tmp_path: Path, capsys: pytes
     assert json.loads((tmp_path / "scores.json").read_text())["top1"] == 1.0
     photo = str(colours / "test" / "red" / "1.png")
     main(["predict", "classes", photo, "--weights", str(colour_run), "--top", "2", "--out", str(tmp_path / "p.csv")])
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == photo
-    assert said[1].split()[-1] == "red"
-    assert len(said) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == photo
+    assert lines[1].split()[-1] == "red"
+    assert len(lines) == 3
     header, row = (tmp_path / "p.csv").read_text().splitlines()
     assert header == "path,blue,green,red"
     assert row.startswith(photo)
     main(["predict", "classes", photo, "--weights", str(colour_run), "--json", "--out", str(tmp_path / "p.json")])
-    (told,) = json.loads(capsys.readouterr().out)
-    assert next(iter(told["probabilities"])) == "red"
+    (predicted,) = json.loads(capsys.readouterr().out)
+    assert next(iter(predicted["probabilities"])) == "red"
     assert json.loads((tmp_path / "p.json").read_text())["classes"] == ["blue", "green", "red"]
     with pytest.raises(SystemExit) as caught:
         main(["evaluate", "--weights", str(colour_run), "--data", str(colours)])
@@ -145,7 +147,7 @@ def test_a_trained_checkpoint_is_exported_with_its_logits(colour_run: Path, colo
     assert set(find_heads(read_checkpoint(colour_run))) == {"logits"}
 
 
-def test_weights_that_name_no_classes(tmp_path: Path, colour_run: Path) -> None:
+def test_weights_without_class_names(tmp_path: Path, colour_run: Path) -> None:
     network = create_model("osnet_x0_25")
     save_weights(network, tmp_path / "bare")
     with pytest.raises(WeightsError, match="classifier"):
@@ -160,11 +162,11 @@ def test_weights_that_name_no_classes(tmp_path: Path, colour_run: Path) -> None:
         ClassPredictor(tmp_path / "numbers", classes=["a", "b"])
     with pytest.raises(ValueError, match=r"2 .*3 classes"):
         replace(read_card(colour_run / "weights")[0], classes=("a", "b"))
-    save_weights(load_weights(colour_run), tmp_path / "cut")  # without the classifier, the names go too
-    assert read_card(tmp_path / "cut")[0].classes == ()
+    save_weights(load_weights(colour_run), tmp_path / "no-classifier")  # no classifier, so no class names
+    assert read_card(tmp_path / "no-classifier")[0].classes == ()
 
 
-def test_imagenet_recipes_are_the_supplements() -> None:
+def test_imagenet_recipes_match_the_papers_supplement() -> None:
     for row in TABLE_A:
         recipe = RECIPES[f"imagenet-{row.model.replace('_', '-')}"]()
         assert isinstance(recipe, ClassificationRecipe)

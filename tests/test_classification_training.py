@@ -1,4 +1,4 @@
-"""Training classification: the loss, gradients of parts and processes, batches in memory and packed, resuming."""
+"""Training classifiers: loss, gradient accumulation, several processes, batches in memory and packed, resuming."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +25,9 @@ from small_runs import (
     INLINE,
     assert_equal_runs,
     assert_same_gradients,
-    become_one_of_two,
-    keep_gradients,
+    join_as_rank,
     run_in_pieces,
+    save_gradients,
     spawn_two,
     state_of,
     write_colours,
@@ -55,19 +55,19 @@ def test_the_loss_is_the_cross_entropy_of_normalised_bytes() -> None:
     assert float(normalised["loss"].detach()) == pytest.approx(float(scalars["loss"].detach()), rel=1e-5)
 
 
-def drawn_photos() -> PhotoDataset:
-    """1024 images of 8 x 8 in memory, of three classes."""
+def random_photos() -> PhotoDataset:
+    """1024 random images of 8 x 8 in memory, of three classes."""
     torch.manual_seed(5)
-    labels = torch.randint(0, 6, (1024,)).clamp(max=2)  # most are of the last class
+    labels = torch.randint(0, 6, (1024,)).clamp(max=2)  # most have the last class
     pixels = torch.randint(0, 128, (1024, 3, 8, 8), dtype=torch.uint8) + 60 * labels.byte()[:, None, None, None]
     photos = PhotoBytes("drawn", pixels, labels, ("a", "b", "c"))
     return PhotoDataset("drawn", photos.classes, photos, None, photos)
 
 
 def step_once(out: Path, accumulation: int, rank: int = 0) -> Trainer:
-    """After one step of the real trainer, with BatchNorm frozen, on a batch of all 1024 images."""
+    """The trainer after one step with frozen BatchNorm on a batch of all 1024 images."""
     recipe = replace(CLASSES, batch_size=1024, accumulation=accumulation)
-    trainer = Trainer(recipe, drawn_photos(), out / str(rank), INLINE)
+    trainer = Trainer(recipe, random_photos(), out / str(rank), INLINE)
     batches, number = trainer.epochs.load(0, 0, 0)
     assert number == 1
     trainer.task.eval()
@@ -81,25 +81,25 @@ def gradients_of_one_batch(out: Path, accumulation: int) -> dict[str, torch.Tens
 
 
 @pytest.mark.parametrize("accumulation", [2, 8])
-def test_parts_of_a_batch_of_1024_give_the_gradients_of_the_whole(accumulation: int, tmp_path: Path) -> None:
+def test_gradient_accumulation_gives_the_gradients_of_the_batch(accumulation: int, tmp_path: Path) -> None:
     whole = gradients_of_one_batch(tmp_path / "whole", 1)
     assert_same_gradients(gradients_of_one_batch(tmp_path / "parts", accumulation), whole)
 
 
 def one_of_two(rank: int, folder: str, accumulation: int) -> None:
-    become_one_of_two(rank, folder)
-    keep_gradients(rank, folder, step_once(Path(folder), accumulation, rank).task)
+    join_as_rank(rank, folder)
+    save_gradients(rank, folder, step_once(Path(folder), accumulation, rank).task)
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_batch_of_1024(tmp_path: Path) -> None:
-    """As the docs say: 2 processes with 4 parts of 128 images each."""
+def test_two_processes_give_the_gradients_of_the_batch(tmp_path: Path) -> None:
+    """Two processes with 4 parts of 128 images each, as the documentation describes."""
     got = spawn_two(one_of_two, tmp_path, 4)
     assert_same_gradients(got, gradients_of_one_batch(tmp_path / "whole", 1))
 
 
-def test_live_batchnorm_sees_the_parts(colours: Path, tmp_path: Path) -> None:
-    """What the docs say: only with BatchNorm frozen are the gradients the same."""
+def test_batchnorm_is_updated_once_per_part(colours: Path, tmp_path: Path) -> None:
+    """So gradients are the same only with frozen BatchNorm, as the documentation says."""
     runs = []
     for accumulation in (1, 8):
         recipe = replace(CLASSES, batch_size=24, epochs=1, accumulation=accumulation)
@@ -128,7 +128,7 @@ def test_bytes_in_memory_do_not_depend_on_the_number_of_processes() -> None:
     for batch, a, b in zip(whole, left, right, strict=True):
         assert torch.equal(batch["image"], torch.cat([a["image"], b["image"]]))
         assert torch.equal(batch["label"], torch.cat([a["label"], b["label"]]))
-    assert torch.equal(load(0, 1, 2)[0]["image"], whole[2]["image"])  # going on in mid-epoch
+    assert torch.equal(load(0, 1, 2)[0]["image"], whole[2]["image"])  # resuming within the epoch
     order = RandomBatches(range(12), 4, 7).batches(3)
     assert [batch["label"].tolist() for batch in whole] == [[i % 3 for i in row] for row in order]
     rng = np.random.default_rng([7, 3, 1, 81])
@@ -136,7 +136,7 @@ def test_bytes_in_memory_do_not_depend_on_the_number_of_processes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "files", "packed"])
-def test_stopped_anywhere_it_ends_bit_for_bit_the_same(
+def test_interrupted_runs_end_bit_for_bit_the_same(
     kind: str, colours: Path, packed_colours: Path, tmp_path: Path
 ) -> None:
     recipe, source = replace(CLASSES, ema=0.9 if kind == "memory" else 0.0, dropout=0.3), colours
@@ -147,15 +147,15 @@ def test_stopped_anywhere_it_ends_bit_for_bit_the_same(
         pytest.importorskip("webdataset")
         recipe, source = replace(recipe, packed_readers=0, batch_size=4), packed_colours
     Trainer(recipe, recipe.read([source]), tmp_path / "whole", INLINE).run()
-    run_in_pieces(recipe, recipe.read([source]), tmp_path / "broken", (1, 5))
-    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+    run_in_pieces(recipe, recipe.read([source]), tmp_path / "resumed", (1, 5))
+    assert_equal_runs(tmp_path / "whole", tmp_path / "resumed")
     assert (tmp_path / "whole" / "metrics.jsonl").read_text().count("\n") == 2
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 2, 3])
-def test_packed_files_go_on_in_mid_epoch(workers: int, packed_colours: Path) -> None:
-    """With unequal shares of the workers, so that rounds at the end lack some."""
+def test_packed_files_resume_within_an_epoch(workers: int, packed_colours: Path) -> None:
+    """The workers have unequal shares, so that the last rounds miss some workers."""
     pytest.importorskip("webdataset")
     index = read_packed_index(packed_colours / "train")
     settings = {"augmentation": PhotoAugmentation(), "preprocessing": Preprocessing((8, 8)), "seed": 1, "epoch": 4}
@@ -172,7 +172,7 @@ def test_packed_files_go_on_in_mid_epoch(workers: int, packed_colours: Path) -> 
         assert all(torch.equal(a, b) for a, b in zip(rest, whole[first:], strict=True))
 
 
-def test_packed_files_go_on_with_as_many_processes_only(packed_colours: Path, tmp_path: Path) -> None:
+def test_packed_files_resume_only_with_the_same_number_of_processes(packed_colours: Path, tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     recipe = replace(CLASSES, in_memory=False, augmentation=PhotoAugmentation(), packed_readers=0, batch_size=4)
     trainer = Trainer(recipe, recipe.read([packed_colours]), tmp_path / "run", INLINE)
@@ -182,7 +182,7 @@ def test_packed_files_go_on_with_as_many_processes_only(packed_colours: Path, tm
         Trainer(recipe, recipe.read([packed_colours]), tmp_path / "run", INLINE)
 
 
-def test_what_is_read(colours: Path, packed_colours: Path, tmp_path: Path) -> None:
+def test_reading_photos_and_what_is_refused(colours: Path, packed_colours: Path, tmp_path: Path) -> None:
     data = read_photos(colours)
     assert (data.name, data.classes) == ("colours", ("blue", "green", "red"))
     assert data.train is not None
@@ -192,7 +192,7 @@ def test_what_is_read(colours: Path, packed_colours: Path, tmp_path: Path) -> No
     assert held.val is not None
     assert (len(held.train), sorted(held.val.labels)) == (18, [0, 0, 1, 1, 2, 2])
     assert not set(held.train.paths) & set(held.val.paths)
-    assert len(read_photos(colours / "test").scored) == 9  # a folder of classes alone is to be scored
+    assert len(read_photos(colours / "test").scored) == 9  # a folder of classes without train is for scoring
     assert len(read_photos(packed_colours).scored) == 9
     with pytest.raises(DataError, match="packed"):
         read_photos(packed_colours).hold_out(3)
@@ -201,7 +201,7 @@ def test_what_is_read(colours: Path, packed_colours: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"has 3 classes .* 2 expected"):
         read_photos(packed_colours, ("blue", "green"))
     with pytest.raises(DataError, match="packed"):
-        read_photos(Path("http://127.0.0.1:9/nothing"))  # as the command line gives it: one slash
+        read_photos(Path("http://127.0.0.1:9/nothing"))  # Path drops a slash, as on the command line
     write_colours(tmp_path / "odd", 1, 0, size=7)
     with pytest.raises(DataError, match=r"odd has images of size \(7, 7\)"):
         Trainer(replace(CLASSES, batch_size=3), CLASSES.read([tmp_path / "odd"]), tmp_path / "run", INLINE)

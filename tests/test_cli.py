@@ -19,7 +19,7 @@ from osnet.weights.checkpoint import save_weights
 
 
 class Run:
-    """Runs a command in this process; keeps status, output and errors."""
+    """Runs a command in this process; returns its exit status, stdout and stderr."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
@@ -40,7 +40,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return Run(capsys)
 
 
-def test_models_prints_counts_beside_what_was_published(run: Run) -> None:
+def test_models_prints_counted_and_published_sizes(run: Run) -> None:
     status, out, _ = run("models", "osnet_x*")
     assert status == 0
     row = next(line for line in out.splitlines() if line.startswith("osnet_x1_0 "))
@@ -58,7 +58,7 @@ def test_models_prints_counts_beside_what_was_published(run: Run) -> None:
     assert run("models", "resnet*")[0] == EXIT_ERROR
 
 
-def test_weights_lists_what_can_be_named(run: Run) -> None:
+def test_weights_lists_names_and_licences(run: Run) -> None:
     status, out, _ = run("weights")
     assert status == 0
     assert "osnet_x0_25_msmt17 " in out
@@ -102,13 +102,13 @@ def test_index_and_search(run: Run, tiny_weights: Path, market: Path, tmp_path: 
     assert (status, "person-reidentification-retail-0287" in err) == (
         EXIT_ERROR,
         True,
-    )  # the default, not to be had here
+    )  # the default weights, which are not available here
     assert not gallery.exists()
     status, out, _ = run("index", crops, "--out", gallery, "--weights", tiny_weights)
     assert status == 0
-    assert out.startswith("8 crops added")  # junk and distractors are crops too, of people unknown
+    assert out.startswith("8 crops added")  # with junk and distractors, whose identity is unknown
     assert sorted({item.identity or "?" for item in Gallery.open(gallery).items}) == ["1", "3", "5", "?"]
-    # The gallery carries its weights: neither indexing more nor searching needs them named.
+    # The gallery stores its weights, so adding and searching need no --weights.
     more = write_picture(tmp_path / "more" / "someone.png", 77)
     status, out, _ = run("index", tmp_path / "more", "--out", gallery)
     assert (status, out.startswith("1 crops added")) == (0, True)
@@ -140,7 +140,7 @@ def test_a_gallery_refuses_other_weights(run: Run, tiny_weights: Path, market: P
     assert len(Gallery.open(tmp_path / "g")) == 3
 
 
-def test_index_keeps_what_went_well(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
+def test_index_keeps_the_crops_before_an_error(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
     paths = [write_picture(tmp_path / "p" / f"{n}.png", n) for n in range(6)]
     paths[4].write_bytes(b"broken")
     command = ("index", tmp_path / "p", "--out", tmp_path / "g", "--weights", tiny_weights)
@@ -154,7 +154,7 @@ def test_index_keeps_what_went_well(run: Run, tiny_weights: Path, tmp_path: Path
     assert len(Gallery.open(tmp_path / "g")) == 5
 
 
-def test_index_with_times_and_remove(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
+def test_index_with_times_then_remove_an_identity(run: Run, tiny_weights: Path, tmp_path: Path) -> None:
     for n, name in enumerate(["ada_c1_100.png", "bob_c2_200.png", "ada_c2_300.png"]):
         write_picture(tmp_path / "p" / name, n)
     pattern = r"(?P<identity>[a-z]+)_c(?P<camera>\d)_(?P<time>\d+)"
@@ -192,7 +192,7 @@ def test_data_check(run: Run, market: Path) -> None:
 
 
 def test_generate_train_and_evaluate(run: Run, tmp_path: Path) -> None:
-    """From nothing to scores, by commands alone."""
+    """Generate a data set, train on it and evaluate, with commands only."""
     people, out = tmp_path / "people", tmp_path / "run"
     status, text, _ = run("data", "generate", "--out", people, "--identities", 8, "--cameras", 2, "--images", 2)
     assert (status, text.startswith("32 images of 8 generated people")) == (0, True)
@@ -214,7 +214,7 @@ def test_generate_train_and_evaluate(run: Run, tmp_path: Path) -> None:
 
 
 def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:
-    for _ in range(2):  # again over its own results
+    for _ in range(2):  # the second time over existing results
         status, out, _ = run("demo", "--data", market, "--weights", tiny_weights, "--out", tmp_path / "demo")
         assert status == 0
     assert "mAP" in out
@@ -237,7 +237,9 @@ def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> Non
         (("models", "--size", "3", "3"), "at least 16 x 16"),
     ],
 )
-def test_mistakes_get_one_line(run: Run, args: tuple, words: str, tmp_path: Path, monkeypatch) -> None:
+def test_user_errors_print_one_line_and_write_nothing(
+    run: Run, args: tuple, words: str, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     status, _, err = run(*args)
     assert status == EXIT_ERROR
@@ -281,9 +283,9 @@ def test_mistakes_get_one_line(run: Run, args: tuple, words: str, tmp_path: Path
         (("weights",), False),
     ],
 )
-def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], resumes: bool) -> None:
-    """A command says that it can be resumed only if it can."""
-
+def test_interrupted_commands_say_whether_they_resume(
+    run: Run, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], resumes: bool
+) -> None:
     def interrupted(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
@@ -295,7 +297,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, args: tuple[str,
     assert err == f"osnet: Interrupted.{resume if resumes else ''}\n"
 
 
-def test_commands_that_resume_exist(run: Run) -> None:
+def test_resumable_commands_and_flags_exist(run: Run) -> None:
     for command, flags in RESUMABLE.items():
         words = command.split() + (["market1501-osnet-x0-25"] if command == "train" else [])
         status, out, _ = run(*words, "--help")
@@ -303,7 +305,7 @@ def test_commands_that_resume_exist(run: Run) -> None:
         assert all(flag in out for flag in flags)
 
 
-def test_as_a_program() -> None:
+def test_help_of_the_program() -> None:
     out = subprocess.run([sys.executable, "-m", "osnet.cli", "--help"], capture_output=True, text=True, check=True)
     for command in ("models", "convert", "embed", "index", "search", "evaluate", "data", "gallery", "demo"):
         assert command in out.stdout
@@ -321,13 +323,13 @@ def test_help_lists_every_command_and_loads_none() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_is_defined_where_the_table_says(run: Run, name: str) -> None:
+def test_every_command_has_help(run: Run, name: str) -> None:
     status, out, _ = run(name, "--help")
     assert status == 0
     assert f"osnet {name}" in out
 
 
-def test_the_table_has_every_command() -> None:
+def test_the_command_table_has_every_module() -> None:
     for name in COMMANDS:
         load_command(name)
     others = {"__init__", "__main__", "common", "video_search"}
@@ -357,6 +359,6 @@ def test_help_joins_the_lines_of_an_argument() -> None:
             two: fourth.
         """
 
-    told = join_lines(command.__doc__ or "")
-    assert told == "Do.\n\nMore,\non two lines.\n\nArgs:\n    one: first, second third.\n    two: fourth."
-    assert join_lines(told) == told
+    joined = join_lines(command.__doc__ or "")
+    assert joined == "Do.\n\nMore,\non two lines.\n\nArgs:\n    one: first, second third.\n    two: fourth."
+    assert join_lines(joined) == joined

@@ -1,4 +1,4 @@
-"""osnet data benchmarks, data check --benchmark, train on a benchmark, as users run them."""
+"""The commands ``data benchmarks``, ``data check --benchmark`` and ``train`` on benchmarks."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return Run(capsys)
 
 
-def test_data_check_of_a_benchmark_shows_which_counts_differ(run: Run, tmp_path: Path) -> None:
+def test_data_check_shows_which_counts_differ(run: Run, tmp_path: Path) -> None:
     layouts.make_viper(tmp_path)
     status, out, err = run("data", "check", str(tmp_path), "--benchmark", "viper")
     assert status == 1
@@ -39,7 +39,7 @@ def test_data_check_of_a_benchmark_shows_which_counts_differ(run: Run, tmp_path:
     assert (status, "leave out --" in err) == (2, True)
 
 
-def test_data_check_finds_broken_images_that_the_first_split_does_not_use(run: Run, tmp_path: Path) -> None:
+def test_data_check_finds_broken_images_of_every_split(run: Run, tmp_path: Path) -> None:
     folder = layouts.make_ilids(tmp_path)
     first = read_benchmark("ilids", tmp_path).datasets[0]
     used = {path for split in first.splits for path in split.paths}
@@ -62,7 +62,7 @@ def test_data_benchmarks(run: Run) -> None:
 
 @pytest.mark.slow
 def test_train_on_one_benchmark_and_test_on_another(run: Run, tmp_path: Path) -> None:
-    """Cross-domain: nothing of the other benchmark is learnt, and its cameras and people are its own."""
+    """Cross-domain: train on two benchmarks, evaluate on a third."""
     layouts.make_viper(tmp_path, num_people=16)
     layouts.make_cuhk01(tmp_path, num_people=8)
     folder = layouts.make_market(tmp_path)

@@ -1,4 +1,4 @@
-"""Comparisons: worked by hand on a handful of vectors, and intervals against what they must be."""
+"""Comparisons of networks, and confidence intervals: cases worked by hand."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_interval_of_a_constant_is_a_point() -> None:
 
 
 def test_interval_draws_whole_clusters() -> None:
-    """Two people, +1 and -1, a hundred queries each: a mean of 0 that may be anything from -1 to 1."""
+    """Two people with values +1 and -1 in a hundred queries each: the interval of the mean is -1 to 1."""
     values, clusters = [1.0] * 100 + [-1.0] * 100, [1] * 100 + [2] * 100
     people = cluster_interval(values, clusters)
     assert (people.low, people.high) == (-1, 1)
@@ -30,15 +30,15 @@ def test_interval_draws_whole_clusters() -> None:
 
 
 def test_interval_against_the_formula_of_the_mean() -> None:
-    """With many clusters of one value each it is the mean plus and minus 1.96 standard errors."""
+    """With many clusters of one value each, the interval is the mean plus and minus 1.96 standard errors."""
     values = np.random.default_rng(5).normal(0.3, 1, 400)
     interval = cluster_interval(values, np.arange(400), num_resamples=20_000)
     error = 1.96 * values.std() / 20
     np.testing.assert_allclose([interval.low, interval.high], values.mean() + np.array([-error, error]), atol=0.01)
-    assert interval == cluster_interval(values, np.arange(400), num_resamples=20_000), "the same draws every time"
+    assert interval == cluster_interval(values, np.arange(400), num_resamples=20_000), "the seed is fixed"
 
 
-def test_interval_leaves_out_nan_and_refuses_too_little() -> None:
+def test_interval_ignores_nan_and_needs_two_clusters() -> None:
     assert cluster_interval([1, 3, np.nan], [1, 2, 3]).mean == 2
     for values, clusters in (([1, 2], [7, 7]), ([1, 2], [1]), ([np.nan, 1], [1, 2])):
         with pytest.raises(ValueError):
@@ -50,8 +50,8 @@ def as_split(name: str, people: list[int], cameras: list[int]) -> Split:
     return Split(name, tuple(crops))
 
 
-def turned(*degrees: float) -> np.ndarray:
-    """Unit vectors in the plane."""
+def unit_vectors(*degrees: float) -> np.ndarray:
+    """Unit vectors in the plane at these angles."""
     angles = np.deg2rad(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
@@ -62,8 +62,8 @@ def small() -> tuple[ReidDataset, list[Entrant]]:
     data = ReidDataset(
         "small", Path(), query=as_split("query", [1, 2], [1, 1]), gallery=as_split("gallery", [1, 2, 1, 2], [2] * 4)
     )
-    good = Entrant("good", turned(0, 90), turned(1, 89, 2, 88))  # both find their own first
-    half = Entrant("half", turned(0, 90), turned(1, 2, 80, 3))  # person 1: ranks 1, 4; person 2: ranks 2, 3
+    good = Entrant("good", unit_vectors(0, 90), unit_vectors(1, 89, 2, 88))  # both queries find their own person first
+    half = Entrant("half", unit_vectors(0, 90), unit_vectors(1, 2, 80, 3))  # person 1: ranks 1, 4; person 2: ranks 2, 3
     return data, [good, half]
 
 
@@ -88,7 +88,7 @@ def test_scores_by_hand(small: tuple[ReidDataset, list[Entrant]]) -> None:
         result.difference("half", "good")
 
 
-def test_a_group_is_searched_among_its_part(small: tuple[ReidDataset, list[Entrant]]) -> None:
+def test_a_group_is_searched_only_among_its_gallery_part(small: tuple[ReidDataset, list[Entrant]]) -> None:
     data, entrants = small
     first, last_two = np.array([0]), np.array([2, 3])
     group = Group("some", "the first query among the last two", ((first, last_two),))
@@ -98,8 +98,7 @@ def test_a_group_is_searched_among_its_part(small: tuple[ReidDataset, list[Entra
     assert scores.scores["good"]["mAP"] == 1
 
 
-def test_clusters_of_parts(small: tuple[ReidDataset, list[Entrant]]) -> None:
-    """Two queries of one cluster give no interval; two of two clusters do."""
+def test_a_group_needs_two_clusters_for_an_interval(small: tuple[ReidDataset, list[Entrant]]) -> None:
     data, entrants = small
     everything = np.arange(4)
     parts = ((np.array([0]), everything), (np.array([1]), everything))
@@ -110,12 +109,12 @@ def test_clusters_of_parts(small: tuple[ReidDataset, list[Entrant]]) -> None:
     assert result.groups[2].differences[0].interval.num_clusters == 2
 
 
-def test_what_does_not_fit_is_refused(small: tuple[ReidDataset, list[Entrant]]) -> None:
+def test_inconsistent_entrants_and_groups_are_refused(small: tuple[ReidDataset, list[Entrant]]) -> None:
     data, (good, half) = small
     with pytest.raises(DataError, match="different names"):
         compare(data, [good, good])
-    with pytest.raises(DataError, match=r"nobody.*good"):
-        compare(data, [good], [("good", "nobody")])
+    with pytest.raises(DataError, match=r"missing.*good"):
+        compare(data, [good], [("good", "missing")])
     with pytest.raises(DataError, match="1, 4"):
         compare(data, [Entrant("short", half.query[:1], half.gallery)])
     alone = Group("alone", "", ((np.array([0]), np.array([1])),))
@@ -154,7 +153,7 @@ def test_groups_of_generated_people(generated: ReidDataset) -> None:
             assert low <= notes[f"query/{query.crops[q].path.name}"].hidden < high
 
 
-def test_a_perfect_entrant_is_perfect_everywhere(generated: ReidDataset) -> None:
+def test_a_perfect_entrant_scores_1_in_every_group(generated: ReidDataset) -> None:
     def ideal(split: Split) -> np.ndarray:
         vectors = np.zeros((len(split), 20), np.float32)
         vectors[np.arange(len(split)), split.pids] = 1

@@ -1,4 +1,4 @@
-"""Every count that the paper, its supplement and the authors' code give, against the built networks."""
+"""Parameters and multiply-adds of the built networks, against the paper, its supplement and the authors' code."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_table_6_to_every_printed_digit(name: str, column: int, size_hw: tuple[i
     ("width", "params", "plain", "printed"),
     [(1.0, 2_682_508, "1499.26", 1511), (0.75, 1_798_754, "875.90", 885), (0.5, 1_143_034, "418.32", 424)],
 )
-def test_table_a(width: float, params: int, plain: str, printed: int) -> None:
+def test_table_a_of_the_supplement(width: float, params: int, plain: str, printed: int) -> None:
     with_classifier = cost((224, 224), 1000, width=width)
     assert with_classifier.params == params
     assert f"{with_classifier.madds / 1e6:.2f}" == plain
@@ -50,7 +50,7 @@ def test_table_a(width: float, params: int, plain: str, printed: int) -> None:
     assert round((without.madds + without.norm_ops) / 1e6) == printed
 
 
-# Parameters and multiply-adds as the authors' code gives them, its double counting of gates removed.
+# Parameters and multiply-adds from the authors' code, without its double counting of gates.
 @pytest.mark.parametrize(
     ("settings", "params", "madds"),
     [
@@ -67,7 +67,7 @@ def test_exact_counts(settings: dict, params: int, madds: int) -> None:
     assert (counted.params, counted.madds) == (params, madds)
 
 
-# Paper, Table 5, recounted: millions, as printed in the facts. Rows 3, 4, 7 and 8 are our interpretation.
+# Paper, Table 5, in millions, as counted here. Rows 3, 4, 7 and 8 are our interpretation.
 ABLATIONS = {
     "osnet_x1_0": ("2.170", "978.9"),
     "osnet_full_conv": ("6.869", "3376.2"),
@@ -92,13 +92,13 @@ def test_ablations(name: str) -> None:
     assert (f"{counted.params / 1e6:.3f}", f"{counted.madds / 1e6:.1f}") == ABLATIONS[name]
 
 
-def test_rows_that_are_one_reading_say_so() -> None:
+def test_interpreted_ablations_are_marked() -> None:
     marked = {name for name, variant in VARIANTS.items() if "our interpretation" in variant.about}
     assert marked == {"osnet_same_depth", "osnet_concat", "osnet_streamwise_gate", "osnet_static_gates"}
 
 
-# Supplement, section C's proposal: 224x224, 1000 classes, params / multiply-adds in millions. Exactly 679.46 and
-# 239.49 where some lists print 680 and 240, rounded twice.
+# Supplement, section C: 224x224, 1000 classes, parameters and multiply-adds in millions. 679 and 239 are 679.46 and
+# 239.49; some lists print 680 and 240, which are rounded twice.
 GROUPED = {
     ("x1_0", 2): ((2.386, 1266), (2.013, 1022), (1.775, 836)),
     ("x1_0", 4): ((2.237, 1150), (1.678, 784), (1.322, 505)),
@@ -136,7 +136,7 @@ def test_32x32_images() -> None:
 @pytest.mark.parametrize(
     ("name", "groups"), [("osnet_x1_0", 1), ("osnet_x0_75", 3), ("osnet_full_conv", 1), ("osnet_concat", 1)]
 )
-def test_multiply_adds_agree_with_torchs_own_counter(name: str, groups: int) -> None:
+def test_multiply_adds_agree_with_torchs_flop_counter(name: str, groups: int) -> None:
     """torch counts two operations per multiply-add and none for a bias."""
     network = create_model(name, groups=groups).eval()
     counter = FlopCounterMode(display=False)
@@ -150,7 +150,7 @@ def test_multiply_adds_agree_with_torchs_own_counter(name: str, groups: int) -> 
     assert count_cost(network, (64, 32)).madds == counter.get_total_flops() // 2 + biases
 
 
-def test_counting_leaves_the_network_as_it_was() -> None:
+def test_counting_does_not_change_the_network() -> None:
     network = OSNet(OSNetConfig(width=0.25)).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     count_cost(network, (64, 32))

@@ -1,4 +1,4 @@
-"""JPEGs that are damaged inside but decode: seen, named, and told apart from encoders' harmless leftovers."""
+"""JPEGs that decode although they are damaged are detected; harmless extra bytes of encoders are not."""
 
 import io
 import warnings
@@ -20,8 +20,8 @@ from osnet.errors import ImageWarning
 
 
 @pytest.fixture(autouse=True)
-def _no_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run the network in PyTorch: making code for it takes longer than all the rest."""
+def _plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run networks in plain PyTorch, because compiling a backend takes longer than the tests."""
     monkeypatch.setattr("osnet.embedding.embedder.make_backend", lambda *_args: None)
 
 
@@ -32,7 +32,7 @@ SETTINGS = (
 
 
 def jpeg(seed: int, size_wh: tuple[int, int] = (128, 256), mode: str = "RGB", **options: object) -> bytes:
-    """With grain, so that there is much to decode."""
+    """A JPEG with noise, so that it has many coefficients to decode."""
     grain = np.random.RandomState(seed).randint(-30, 31, (size_wh[1], size_wh[0], 3))
     pixels = np.clip(np.asarray(make_picture(seed, size_wh), np.int16) + grain, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -55,13 +55,13 @@ def readable(content: bytes) -> bool:
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_zeroed_bytes_are_seen_wherever_they_are(settings: dict, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zeroed_bytes_are_detected_at_any_position(settings: dict, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if fast:
         pytest.importorskip("simplejpeg")
     else:
         monkeypatch.setattr(loading, "_simplejpeg", None)
         if "progressive" in settings:
-            pytest.skip("in part only the decoder sees it")
+            pytest.skip("without simplejpeg some damage is not detected")
     for seed in range(4):
         content = jpeg(seed, **settings)
         assert describe_damage(content) is None
@@ -73,7 +73,7 @@ def test_zeroed_bytes_are_seen_wherever_they_are(settings: dict, fast: bool, mon
 
 @pytest.mark.parametrize("marker", [b"\xff\xd9", b"\xff\xdb", b"\xff\xda"])
 @pytest.mark.parametrize("extra", [bytes(4), bytes(200), b"\x20" * 90, bytes(range(1, 17))])
-def test_what_encoders_leave_is_no_damage(marker: bytes, extra: bytes, tmp_path: Path) -> None:
+def test_extra_bytes_before_a_marker_are_not_damage(marker: bytes, extra: bytes, tmp_path: Path) -> None:
     content = jpeg(1)
     at = content.rindex(marker)
     path = tmp_path / "a.jpg"
@@ -85,7 +85,7 @@ def test_what_encoders_leave_is_no_damage(marker: bytes, extra: bytes, tmp_path:
     assert describe_damage(path.read_bytes()) is None
 
 
-def test_what_follows_the_end_is_no_damage() -> None:
+def test_bytes_after_the_end_are_not_damage() -> None:
     content = jpeg(1)
     assert describe_damage(content + bytes(500)) is None
     assert describe_damage(content + b"trailer" * 90) is None
@@ -93,8 +93,8 @@ def test_what_follows_the_end_is_no_damage() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("optimize", [True, False])
-def test_flat_pictures_are_not_taken_for_damage(mode: str, optimize: bool) -> None:
-    """Their codes may be runs of zeros by right."""
+def test_flat_images_are_not_damage(mode: str, optimize: bool) -> None:
+    """Their compressed data can contain runs of zeros."""
     for colour in ("white", "black", "grey"):
         buffer = io.BytesIO()
         picture = Image.new("RGB", (640, 480), colour)
@@ -103,17 +103,17 @@ def test_flat_pictures_are_not_taken_for_damage(mode: str, optimize: bool) -> No
         assert describe_damage(buffer.getvalue()) is None, colour
 
 
-def test_other_files_and_stumps_say_nothing() -> None:
+def test_other_formats_and_truncated_files_are_not_checked() -> None:
     buffer = io.BytesIO()
     make_picture(1).save(buffer, "BMP")
     assert describe_damage(buffer.getvalue()) is None
     content = zeroed(jpeg(1))
-    for length in range(0, len(content), 97):  # whatever the bytes are, the look at them ends
+    for length in range(0, len(content), 97):  # must end for any bytes
         find_damage(content[:length], "Corrupt JPEG data: 999 extraneous bytes before marker 0xd9")
 
 
-def test_a_truncated_jpeg_with_an_end() -> None:
-    """Its lower part is grey; Pillow does not mind."""
+def test_a_truncated_jpeg_with_an_end_marker_is_damaged() -> None:
+    """Pillow decodes it without an error; the lower part is grey."""
     pytest.importorskip("simplejpeg")
     content = jpeg(2)
     assert describe_damage(content[: len(content) * 2 // 3] + b"\xff\xd9")
@@ -145,7 +145,7 @@ def damaged(tmp_path: Path) -> Path:
     return root
 
 
-def test_data_check_names_it(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_names_damaged_images(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = read_any(damaged)
     report = check_dataset(dataset)
     (problem,) = (problem for problem in report.problems if problem.kind == "damaged")
@@ -159,14 +159,14 @@ def test_data_check_names_it(damaged: Path, capsys: pytest.CaptureFixture[str]) 
     assert "bad.jpg" in capsys.readouterr().out
 
 
-def test_data_check_says_that_it_cannot_see_all(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_check_without_simplejpeg_reports_less_checking(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_simplejpeg", None)
     kinds = {problem.kind for problem in check_dataset(read_any(damaged)).problems}
     assert {"not checked", "damaged"} <= kinds
 
 
 @pytest.mark.parametrize("command", ["embed", "index"])
-def test_commands_warn_once_and_go_on(
+def test_commands_warn_once_about_a_damaged_image(
     command: str, damaged: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / ("v.npz" if command == "embed" else "g")
@@ -177,7 +177,9 @@ def test_commands_warn_once_and_go_on(
     assert out.exists()
 
 
-def test_a_flood_of_warnings_is_cut(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_limit_the_number_of_warnings(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "p").mkdir()
     for n in range(14):
         (tmp_path / "p" / f"{n}.jpg").write_bytes(zeroed(jpeg(7)))
@@ -187,7 +189,7 @@ def test_a_flood_of_warnings_is_cut(tiny_weights: Path, tmp_path: Path, capsys: 
     assert "4 more" in err
 
 
-def test_python_warns_too(tiny_weights: Path, tmp_path: Path) -> None:
+def test_embedding_a_damaged_image_warns(tiny_weights: Path, tmp_path: Path) -> None:
     embedder = Embedder(tiny_weights)
     path = tmp_path / "bad.jpg"
     path.write_bytes(zeroed(jpeg(7)))

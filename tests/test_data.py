@@ -1,4 +1,4 @@
-"""Readers and the check of a data set."""
+"""Reading data sets from folders and tables, and ``check_dataset``."""
 
 import shutil
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_market1501_is_found_from_folders_around_it(market: Path) -> None:
     assert read_market1501(outer).root == outer / "market1501" / market.name
 
 
-def test_market1501_refuses_what_it_cannot_name(market: Path, tmp_path: Path) -> None:
+def test_market1501_refuses_unexpected_names(market: Path, tmp_path: Path) -> None:
     write_picture(market / "query" / "someone.jpg")
     with pytest.raises(DataError, match=r"1 image\(s\) in .*query are not named like .*: someone\.jpg"):
         read_market1501(market)
@@ -84,7 +84,7 @@ def test_pattern(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("pattern", "words"), [("(", "regular expression"), (r"(\d+)", "no group")])
-def test_patterns_that_cannot_be(pattern: str, words: str) -> None:
+def test_invalid_patterns_are_refused(pattern: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         FolderLayout(pattern=pattern)
 
@@ -113,7 +113,7 @@ def test_csv(tmp_path: Path) -> None:
         ("path,identity,time\na.png,x,noon\n", "'noon'"),
     ],
 )
-def test_csvs_that_cannot_be_trusted(tmp_path: Path, rows: str, words: str) -> None:
+def test_invalid_tables_are_refused(tmp_path: Path, rows: str, words: str) -> None:
     root = crops(tmp_path / "crops", ["a.png"])
     write_picture(tmp_path / "secret.png")
     (tmp_path / "t.csv").write_text(rows)
@@ -122,7 +122,7 @@ def test_csvs_that_cannot_be_trusted(tmp_path: Path, rows: str, words: str) -> N
     assert words in str(caught.value)
 
 
-def test_query_and_gallery_folders_share_their_numbers(tmp_path: Path) -> None:
+def test_query_and_gallery_folders_share_identity_numbers(tmp_path: Path) -> None:
     crops(tmp_path, ["query/zoe/in/1.png", "gallery/anna/in/2.png", "gallery/zoe/out/3.png"])
     dataset = read_dataset(tmp_path)
     assert dataset.query.pids == [2]
@@ -143,7 +143,7 @@ def test_a_csv_with_splits(tmp_path: Path) -> None:
         read_dataset(tmp_path, FolderLayout(csv=table))
 
 
-def test_a_folder_that_cannot_be_scored(tmp_path: Path) -> None:
+def test_a_folder_without_query_and_gallery_is_refused(tmp_path: Path) -> None:
     crops(tmp_path, ["a/1.png"])
     with pytest.raises(DataError, match="Market-1501"):
         read_dataset(tmp_path)
@@ -172,11 +172,11 @@ def test_check_counts(market: Path) -> None:
     assert "Thumbs.db" in str(report)
 
 
-def test_check_names_what_would_break(market: Path) -> None:
+def test_check_lists_every_problem(market: Path) -> None:
     train, query, gallery = (market / name for name in ("bounding_box_train", "query", "bounding_box_test"))
-    write_picture(query / "0009_c1s1_000000_00.jpg", 900)  # nobody like it in the gallery
+    write_picture(query / "0009_c1s1_000000_00.jpg", 900)  # no match in the gallery
     write_picture(gallery / "0013_c1s1_000000_00.jpg", 1300)
-    write_picture(query / "0013_c1s1_000001_00.jpg", 1301)  # only in its own camera
+    write_picture(query / "0013_c1s1_000001_00.jpg", 1301)  # its only match is from the same camera
     write_picture(train / "0004_c1s1_000000_00.jpg", 400)  # one image
     write_picture(train / "0003_c1s1_000005_00.jpg", 350)  # person 3 is in the test splits
     (train / "0002_c1s1_000000_00.jpg").write_bytes(b"broken")
@@ -203,8 +203,8 @@ def test_check_when_no_query_can_be_scored(tmp_path: Path) -> None:
     assert problems(tmp_path)["query without match"] == ("breaks", 1)
 
 
-def test_auto_means_the_same_in_all_splits(tmp_path: Path) -> None:
-    """Queries with Market-1501's names and a gallery by sub-folders: names of one kind, numbers of one kind."""
+def test_identities_are_read_alike_in_query_and_gallery(tmp_path: Path) -> None:
+    """Queries with Market-1501's names in a gallery of subfolders: both take the identity from the subfolder."""
     write_picture(tmp_path / "query" / "0007" / "0007_c1s1_000001_00.jpg")
     write_picture(tmp_path / "gallery" / "0007" / "x.jpg")
     write_picture(tmp_path / "gallery" / "0003" / "y.jpg")
@@ -216,7 +216,7 @@ def test_auto_means_the_same_in_all_splits(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_links_are_followed_without_cycles(tmp_path: Path) -> None:
     write_picture(tmp_path / "elsewhere" / "bob" / "1.png")
     write_picture(tmp_path / "crops" / "ada" / "1.png")
     (tmp_path / "crops" / "bob").symlink_to(tmp_path / "elsewhere" / "bob")
@@ -225,7 +225,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert found == ["ada/1.png", "bob/1.png"]
 
 
-def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_subfolder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     write_picture(tmp_path / "ada" / "1.png")

@@ -1,4 +1,4 @@
-"""Thresholds and what they cost: hand-worked cases, slow loops with ties, refusals."""
+"""Decision thresholds and their error rates: cases worked by hand, slow loops with ties, refused inputs."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ RATES = (0.0, 0.01, 0.05, 0.3, 1.0)
 
 
 def scores_of(query: np.ndarray, gallery: np.ndarray, distance: str) -> np.ndarray:
-    """All exact, as the vectors are of signs."""
+    """All pairs' scores, exact because the vectors consist of signs."""
     if distance == "cosine":
         return query @ gallery.T / 16
     return -((query[:, None] - gallery[None]) ** 2).sum(2)
 
 
 def slow_point(positives: list[float], negatives: list[float], rate: float) -> tuple[float, float]:
-    """(false positive rate, miss rate) at the lowest threshold that keeps to the rate: try one after the other."""
+    """(false positive rate, miss rate) at the lowest threshold that keeps to the rate, found by trying all."""
     values = sorted({*negatives, *positives})
     thresholds = [-np.inf, *[np.nextafter(np.float32(v), np.float32(np.inf)) for v in values]]
     for threshold in thresholds:
@@ -66,9 +66,9 @@ def test_identification_against_the_slow_loop(distance: str, monkeypatch: pytest
     monkeypatch.setattr(rank_counting, "CHUNK_ITEMS", 61)
     rng = np.random.default_rng(3)
     query, gallery, labels = signs(rng, 40), signs(rng, 90), draw_labels(rng, 40, 90, people=30)
-    gallery[::3] = query[np.arange(30)]  # so that some are found
+    gallery[::3] = query[np.arange(30)]  # so that some queries have a match
     labels[1][::3] = labels[0][:30]
-    labels[0][35:] = 500  # nobody in the gallery
+    labels[0][35:] = 500  # not in the gallery
     unknown, mated = [], []
     for q in range(40):
         row = scores_of(query[[q]], gallery, distance)[0]
@@ -90,14 +90,16 @@ def test_identification_against_the_slow_loop(distance: str, monkeypatch: pytest
         assert counts.num_false.sum() / 40 == pytest.approx(expected[0])
 
 
-def test_by_hand() -> None:
-    """Cosines with the gallery: the man himself 0.8 in another camera, strangers 0.6 and 0; 1 is ignored."""
+def test_decision_scores_by_hand() -> None:
+    """Cosines: 0.8 for the match in another camera, 0.6 and 0 for others; 1 in the same camera is ignored."""
     gallery = [[0.8, 0.6], [0.6, 0.8], [0, 1], [1, 0]]
     labels = ([1], [1, 2, 3, 1], [1], [2, 2, 2, 1])
     point = verification_scores([[1, 0]], gallery, *labels, (0.0,)).at(0.0)
     assert 0.6 < point.threshold < 0.6001
     assert (point.false_positive_rate, point.miss_rate, point.supported) == (0, 0, False)
-    half = verification_scores([[1, 0]], gallery, *labels, (0.5,)).at(0.5)  # one stranger may pass: the nearer one
+    half = verification_scores([[1, 0]], gallery, *labels, (0.5,)).at(
+        0.5
+    )  # one false positive is allowed: the closer one
     assert 0 < half.threshold < 0.001
     assert half.false_positive_rate == 0.5
     identified = identification_scores([[1, 0]], gallery, *labels, (0.0, 1.0))
@@ -106,7 +108,7 @@ def test_by_hand() -> None:
         identified.at(0.25)
 
 
-def test_refusals() -> None:
+def test_too_few_pairs_and_wrong_rates_are_refused() -> None:
     vectors, labels = np.eye(2), ([1, 2], [1, 2], [1, 1], [1, 1])
     with pytest.raises(ValueError, match="0 pairs of the same person and 2 of"):
         verification_scores(vectors, vectors, *labels)
@@ -117,7 +119,7 @@ def test_refusals() -> None:
 
 
 def test_ratio_interval() -> None:
-    """A ratio of sums, not a mean of ratios; with equal wholes, the mean that the other interval gives."""
+    """A ratio of sums, not a mean of ratios; with equal denominators it equals cluster_interval."""
     assert ratio_interval([1, 0], [1, 9], [1, 2]).mean == pytest.approx(0.1)
     values, clusters = np.random.default_rng(0).random(40), np.arange(40) // 4
     a, b = ratio_interval(values, np.ones(40), clusters), cluster_interval(values, clusters)
@@ -148,10 +150,10 @@ def test_calibrate_finds_the_threshold_of_its_vectors(embedder: Embedder, people
     labels = (data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids)
     point = verification_scores(query, gallery, *labels, (0.05,)).at(0.05)
     cosines = query @ gallery.T
-    strangers, same = cosines[~np.eye(32, dtype=bool)], np.diag(cosines)
+    different, same = cosines[~np.eye(32, dtype=bool)], np.diag(cosines)
     assert found.threshold == pytest.approx(point.threshold, abs=1e-6)
-    assert (strangers >= found.threshold).mean() == pytest.approx(found.false_positives.mean, abs=0.002)
-    assert found.false_positives.mean <= 0.05 < (strangers >= found.threshold - 0.002).mean() + 0.01
+    assert (different >= found.threshold).mean() == pytest.approx(found.false_positives.mean, abs=0.002)
+    assert found.false_positives.mean <= 0.05 < (different >= found.threshold - 0.002).mean() + 0.01
     assert (same < found.threshold).mean() == pytest.approx(found.misses.mean, abs=0.04)
     assert found.misses.low <= found.misses.mean <= found.misses.high
     assert (found.num_negatives, found.num_positives) == (32 * 31, 32)
@@ -180,7 +182,7 @@ def test_calibrate_for_identification(embedder: Embedder, people: Path) -> None:
         ({"fpr": 1.5}, "rate 1.5 must be"),
     ],
 )
-def test_what_cannot_be_calibrated_is_said_before_anything_is_embedded(
+def test_impossible_rates_are_refused_before_embedding(
     embedder: Embedder, people: Path, rates: dict, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Embedder, "stream", None)
@@ -199,7 +201,7 @@ def test_few_matches_are_refused(embedder: Embedder, people: Path, tmp_path: Pat
         calibrate(embedder, tmp_path, fpr=0.5)
 
 
-def test_support_is_the_rule_of_30() -> None:
+def test_a_rate_is_supported_from_30_expected_errors() -> None:
     rng = np.random.default_rng(0)
     query, gallery = rng.normal(size=(10, 8)), rng.normal(size=(301, 8))
     labels = (np.ones(10, int), np.r_[1, np.full(300, 2)], np.ones(10, int), np.full(301, 2))

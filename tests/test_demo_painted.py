@@ -1,4 +1,4 @@
-"""The demo: painted footage, indexed, searched and judged by the truth."""
+"""The demo: painted footage is indexed, searched and compared with the ground truth."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_page_says_what_the_files_say(demo: Path) -> None:
+def test_the_page_agrees_with_the_files(demo: Path) -> None:
     page = Page((demo / "index.html").read_text())
     found = json.loads((demo / "demo.json").read_text())
     assert all(a.startswith(("data:image/jpeg;base64,", "clip.mp4")) for a in page.addresses)
@@ -49,8 +49,8 @@ def test_the_page_says_what_the_files_say(demo: Path) -> None:
     assert page.words.count("✓ same") + page.words.count("✗ other") == page.words.count("camera-") - 4  # frames, table
 
 
-def test_the_found_people_crossed_the_view_at_that_time(demo: Path) -> None:
-    """By the plan of the footage, not by the boxes from which the demo itself takes the truth."""
+def test_found_people_were_in_view_at_that_time(demo: Path) -> None:
+    """By the footage's plan of visits; the demo itself uses the true boxes."""
     archive = Archive.open(demo / "archive", Embedder(weights_folder(), device="cpu"))
     visits = json.loads((demo / "footage" / "footage.json").read_text())["visits"]
     start = archive.segments[0]["start_s"]
@@ -69,16 +69,16 @@ def test_the_found_people_crossed_the_view_at_that_time(demo: Path) -> None:
 
 
 def test_a_second_run_adds_nothing_and_other_footage_is_refused(demo: Path) -> None:
-    kept = {path: path.stat().st_mtime_ns for path in demo.glob("footage/*")}
+    before_s = {path: path.stat().st_mtime_ns for path in demo.glob("footage/*")}
     before = digest_of(demo / "archive")
     run_demo(demo, SMALL, no_progress)
-    assert {path: path.stat().st_mtime_ns for path in demo.glob("footage/*")} == kept
+    assert {path: path.stat().st_mtime_ns for path in demo.glob("footage/*")} == before_s
     assert digest_of(demo / "archive") == before
     with pytest.raises(OutputError, match="footage"):
         run_demo(demo, replace(SMALL, seed=4), no_progress)
 
 
-def test_the_frames_of_the_answer_say_whether_it_is_right(demo: Path) -> None:
+def test_answer_frames_are_green_if_right_and_red_if_wrong(demo: Path) -> None:
     tracklet = next(Archive.open(demo / "archive").tracklets())
     frame = Image.new("RGB", (512, 288), "blue")
     hits = [ShownHit(1, 0.9, tracklet, 7, frame), ShownHit(2, 0.8, tracklet, 8, frame)]
@@ -86,10 +86,10 @@ def test_the_frames_of_the_answer_say_whether_it_is_right(demo: Path) -> None:
     green, red = ((np.abs(drawn - colour).sum(2) < 30).nonzero()[1] for colour in ((26, 127, 55), (198, 40, 40)))
     assert len(green) > 500
     assert len(red) > 500
-    assert green.max() < red.min(), "the first hit stands left of the second"
+    assert green.max() < red.min(), "the first hit must be left of the second"
 
 
-def test_the_weights_are_small_and_say_what_they_are() -> None:
+def test_demo_weights_are_small_and_have_a_card() -> None:
     assert sum(path.stat().st_size for path in weights_folder().iterdir()) < 1_000_000
     card = Embedder(weights_folder(), device="cpu").network.card
     assert card is not None
@@ -98,12 +98,12 @@ def test_the_weights_are_small_and_say_what_they_are() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_quick_demo_as_a_newcomer_runs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_demo_command_and_the_commands_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     cli.main(["demo", "--quick", "--out", str(out)])
-    said = capsys.readouterr().out
-    assert str(out / "index.html") in said
-    command = next(line for line in said.splitlines() if line.startswith("osnet search"))
+    printed = capsys.readouterr().out
+    assert str(out / "index.html") in printed
+    command = next(line for line in printed.splitlines() if line.startswith("osnet search"))
     cli.main([*command.split()[1:4], "--json"])
     hits = json.loads(capsys.readouterr().out)["hits"]
     assert hits[0]["score"] > hits[1]["score"]

@@ -1,4 +1,4 @@
-"""Tables in the documentation are those of benchmarks/results and of the counted networks."""
+"""Tables in the documentation agree with benchmarks/results and with the counted networks."""
 
 import importlib.util
 import json
@@ -29,8 +29,8 @@ def results(name: str) -> dict[str, Any]:
     return found
 
 
-def test_tables_are_those_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
-    """If this fails: ``python docs/tables.py``."""
+def test_tables_agree_with_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    """If this fails, run ``python docs/tables.py``."""
     assert TABLES.main(["--check"]) == 0, capsys.readouterr().out
 
 
@@ -49,7 +49,7 @@ def test_missing_comments_are_named() -> None:
         TABLES.fill("attributes.md", page.replace("<!-- end of thresholds -->", ""))
 
 
-def test_means_over_seeds_are_those_of_the_runs() -> None:
+def test_attribute_means_agree_with_their_runs() -> None:
     report = results("attributes.json")
     assert report["complete"]
     for entrant in TABLES.ENTRANTS:
@@ -63,7 +63,7 @@ def test_means_over_seeds_are_those_of_the_runs() -> None:
     assert run["at 0.5"]["mA"] == pytest.approx(sum(row["mean_accuracy"] for row in rows) / len(rows))
 
 
-def test_cifar_means_and_rates() -> None:
+def test_cifar_means_and_learning_rates_agree_with_their_runs() -> None:
     report = results("cifar-cpu.json")
     assert report["complete"]
     assert [len(row["runs"]) for row in report["networks"].values()] == [3, 3, 3, 3]
@@ -76,7 +76,7 @@ def test_cifar_means_and_rates() -> None:
 GROUPS = {"x1_0": (2, 4, 8), "x0_75": (2, 3, 4, 8), "x0_5": (2, 4, 8)}
 
 
-def test_grouped_networks_are_counted_as_they_are_built() -> None:
+def test_grouped_results_agree_with_counted_networks() -> None:
     found = results("grouped-cpu.json")["results"]
     names = {f"osnet_{width}" for width in GROUPS} | {
         f"osnet_{width}_g{groups}_{extent}"

@@ -1,4 +1,4 @@
-"""The embedder: every kind of input, bad ones too, order, bounds, and agreement with an independent export."""
+"""The embedder: kinds of input, bad input, order, batching, settings, and agreement with an independent export."""
 
 import itertools
 import threading
@@ -31,7 +31,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_picture(folder / f"{n:02d}.png", n) for n in range(10)]
 
 
-def by_hand(network: OSNet, picture: Image.Image) -> np.ndarray:
+def embed_by_hand(network: OSNet, picture: Image.Image) -> np.ndarray:
     """The definition: Pillow's bilinear resize, fractions, ImageNet mean and std, the network."""
     array = np.asarray(picture.convert("RGB").resize((128, 256), Image.Resampling.BILINEAR), dtype=np.float32) / 255
     array = (array - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
@@ -40,7 +40,7 @@ def by_hand(network: OSNet, picture: Image.Image) -> np.ndarray:
 
 
 def test_one_photo_by_hand(embedder: Embedder, photos: list[Path], tiny_network: OSNet) -> None:
-    expected = by_hand(tiny_network, Image.open(photos[3]))
+    expected = embed_by_hand(tiny_network, Image.open(photos[3]))
     raw = Embedder(tiny_network, normalize=False).embed(photos[3])
     np.testing.assert_allclose(raw[0], expected, atol=1e-4)
     unit = embedder.embed(photos[3])
@@ -55,7 +55,7 @@ def test_all_kinds_of_input_give_the_same_vectors(embedder: Embedder, photos: li
     pictures = [read_image(path) for path in photos]
     arrays = [np.array(picture) for picture in pictures]
     tensors = [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
-    whole = [Frame(array, [[0, 0, 64, 128]]) for array in arrays]
+    frames = [Frame(array, [[0, 0, 64, 128]]) for array in arrays]
     kinds = {
         "strings": [str(path) for path in photos],
         "folder": photos[0].parent,
@@ -66,8 +66,8 @@ def test_all_kinds_of_input_give_the_same_vectors(embedder: Embedder, photos: li
         "tensors": tensors,
         "one tensor": torch.stack(tensors),
         "generator": (path for path in photos),
-        "frames": whole,
-        "mixed": [photos[0], pictures[1], arrays[2], tensors[3], whole[4], *map(str, photos[5:])],
+        "frames": frames,
+        "mixed": [photos[0], pictures[1], arrays[2], tensors[3], frames[4], *map(str, photos[5:])],
     }
     for kind, inputs in kinds.items():
         np.testing.assert_allclose(embedder.embed(inputs), expected, atol=1e-5, err_msg=kind)
@@ -79,7 +79,7 @@ def test_all_kinds_of_input_give_the_same_vectors(embedder: Embedder, photos: li
 
 
 def test_float_tensors_are_fractions(embedder: Embedder, photos: list[Path]) -> None:
-    """Resized like Pillow but without its rounding to 1/255, so nearly the same; at full size, the same."""
+    """Float tensors are resized without Pillow's rounding to 1/255, so nearly equal; without resizing, equal."""
     array = np.array(read_image(photos[0]))
     fractions = torch.from_numpy(array).permute(2, 0, 1) / 255
     assert float(embedder.embed(fractions)[0] @ embedder.embed(photos[0])[0]) > 0.9999
@@ -121,21 +121,21 @@ def test_names_and_empty_input(embedder: Embedder, photos: list[Path]) -> None:
     assert list(embedder.stream([])) == []
 
 
-def test_stream_reads_ahead_only_so_far(embedder: Embedder) -> None:
-    """An endless input: when batch k comes out, no more than two further batches have been asked for."""
-    asked = 0
+def test_stream_reads_at_most_two_batches_ahead(embedder: Embedder) -> None:
+    """Of an endless input, at most k + 2 batches are requested when batch k is returned."""
+    requested = 0
 
     def endless() -> Iterator[np.ndarray]:
-        nonlocal asked
+        nonlocal requested
         for _ in itertools.count():
-            asked += 1
-            yield np.full((8, 4, 3), asked % 256, np.uint8)
+            requested += 1
+            yield np.full((8, 4, 3), requested % 256, np.uint8)
 
     stream = embedder.stream(endless())
     for k in range(1, 6):
         batch = next(stream)
         assert len(batch) == 4
-        assert asked <= 4 * (k + 2)
+        assert requested <= 4 * (k + 2)
     stream.close()
 
 
@@ -158,8 +158,8 @@ def test_threads_are_started_once_and_only_for_many_crops(tiny_weights: Path) ->
     assert len(readers()) <= 2
 
 
-def test_a_caller_may_reuse_its_buffer(embedder: Embedder) -> None:
-    """As video readers do: the array that was given is overwritten for the next frame."""
+def test_input_arrays_may_be_overwritten_after_they_are_yielded(embedder: Embedder) -> None:
+    """Video readers reuse one array for all frames."""
     pictures = [np.array(make_picture(n)) for n in range(6)]
     fractions = [torch.from_numpy(p).permute(2, 0, 1) / 255 for p in pictures]
 
@@ -173,7 +173,7 @@ def test_a_caller_may_reuse_its_buffer(embedder: Embedder) -> None:
     np.testing.assert_array_equal(embedder.embed(reusing(fractions)), embedder.embed(fractions))
 
 
-def test_a_caller_may_close_or_reuse_its_pillow_image(embedder: Embedder, photos: list[Path]) -> None:
+def test_pillow_images_may_be_closed_or_reused_after_they_are_yielded(embedder: Embedder, photos: list[Path]) -> None:
     def closing() -> Iterator[Image.Image]:
         for path in photos:
             with Image.open(path) as picture:
@@ -206,11 +206,11 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
-def hostile_files(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Bad files, each with what its error must say."""
+def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Bad files, each with words of its error."""
     good = write_picture(folder / "good.jpg", 1, (200, 300))
     folder.joinpath("truncated.jpg").write_bytes(good.read_bytes()[:-3000])
-    folder.joinpath("text.jpg").write_text("I am no image")
+    folder.joinpath("text.jpg").write_text("not an image")
     folder.joinpath("empty.png").write_bytes(b"")
     header = b"BM" + bytes([0] * 8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
     header += (50_000).to_bytes(4, "little") * 2 + (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
@@ -221,20 +221,20 @@ def hostile_files(folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "other.pcx").rename(folder / "pcx.jpg")
     return {
         "truncated": (folder / "truncated.jpg", "truncated"),
-        "no image": (folder / "text.jpg", "not an image"),
+        "text": (folder / "text.jpg", "not an image"),
         "empty": (folder / "empty.png", "not an image"),
         "2.5 billion pixels, BMP": (folder / "bomb.bmp", "pixels allowed"),
         "2.5 billion pixels, PNG": (folder / "bomb.png", "pixels allowed"),
         "16 bits": (folder / "deep.png", "8 bits per channel"),
-        "a format that is not admitted": (folder / "pcx.jpg", "not an image"),
+        "a format that is not allowed": (folder / "pcx.jpg", "not an image"),
         "missing": (folder / "gone.jpg", "no such file"),
         "a device": (Path("/dev/zero"), "not a regular file"),
     }
 
 
-def test_hostile_files_are_named_and_the_rest_is_kept(embedder: Embedder, photos: list[Path], tmp_path: Path) -> None:
+def test_bad_files_are_named_and_the_others_embedded(embedder: Embedder, photos: list[Path], tmp_path: Path) -> None:
     expected = embedder.embed(photos[:6])
-    for kind, (bad, words) in hostile_files(tmp_path).items():
+    for kind, (bad, words) in bad_files(tmp_path).items():
         inputs = [*photos[:5], bad, photos[5]]
         with pytest.raises(EmbeddingError) as caught:
             embedder.embed(inputs)
@@ -275,7 +275,7 @@ ARRAY = np.zeros((40, 30, 3), np.uint8)
         ({"a": 1}, "dict"),
     ],
 )
-def test_things_that_are_no_crops(embedder: Embedder, bad: object, words: str) -> None:
+def test_bad_inputs_are_named_and_the_others_embedded(embedder: Embedder, bad: object, words: str) -> None:
     good = np.full((40, 30, 3), 90, np.uint8)
     with pytest.raises(EmbeddingError) as caught:
         embedder.embed([good, bad])
@@ -285,7 +285,7 @@ def test_things_that_are_no_crops(embedder: Embedder, bad: object, words: str) -
     assert len(embedder.embed_named([good, bad, good], on_error="skip")) == 2
 
 
-def test_only_the_bad_box_of_a_frame_is_lost(embedder: Embedder) -> None:
+def test_only_the_bad_box_of_a_frame_is_skipped(embedder: Embedder) -> None:
     frame = Frame(np.array(make_picture(1)), [[0, 0, 20, 40], [9, 9, 9, 9], [5, 5, 60, 90]], name="f")
     result = embedder.embed_named(frame, on_error="skip")
     assert result.names == ["f box 0", "f box 2"]
@@ -303,7 +303,7 @@ def test_folders(embedder: Embedder, tmp_path: Path) -> None:
     assert embedder.embed_named(tmp_path).names == [str(tmp_path / "a.png"), str(tmp_path / "b" / "2.png")]
 
 
-def test_an_input_that_raises_loses_nothing_before_it(embedder: Embedder, photos: list[Path]) -> None:
+def test_inputs_before_an_exception_are_embedded(embedder: Embedder, photos: list[Path]) -> None:
     def breaking() -> Iterator[Path]:
         yield from photos[:6]
         raise ConnectionError("camera gone")
@@ -315,7 +315,7 @@ def test_an_input_that_raises_loses_nothing_before_it(embedder: Embedder, photos
     assert names == [str(path) for path in photos[:6]]
 
 
-def test_a_network_that_says_nothing_is_reported(photos: list[Path]) -> None:
+def test_zero_embeddings_are_an_error(photos: list[Path]) -> None:
     network = OSNet(OSNetConfig(width=0.25))
     torch.nn.init.constant_(network.embedding.norm.bias, -100)  # the last ReLU then gives zeros
     with pytest.raises(EmbeddingError, match="zero or not finite"):
@@ -325,7 +325,7 @@ def test_a_network_that_says_nothing_is_reported(photos: list[Path]) -> None:
 # Settings
 
 
-def test_the_network_keeps_its_modes_and_its_tensors(photos: list[Path]) -> None:
+def test_embedding_does_not_change_the_network(photos: list[Path]) -> None:
     network = OSNet(OSNetConfig(width=0.25)).train()
     network.conv2.eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -357,12 +357,12 @@ def test_preprocessing_comes_from_the_card(tiny_network: OSNet, photos: list[Pat
         ({"device": "cuda:77"}, "'cuda:77'"),
     ],
 )
-def test_settings_that_cannot_be(tiny_network: OSNet, arguments: dict, words: str) -> None:
+def test_invalid_settings_are_refused(tiny_network: OSNet, arguments: dict, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         Embedder(tiny_network, **arguments)
 
 
-def test_calls_that_cannot_be(embedder: Embedder, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(embedder: Embedder, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="'ignore'"):
         embedder.embed([], on_error="ignore")
     with pytest.raises(ModelError, match="'hsv'"):
@@ -371,11 +371,11 @@ def test_calls_that_cannot_be(embedder: Embedder, tmp_path: Path) -> None:
         Embedder(tmp_path / "gone.pth")
 
 
-def test_pictures_as_a_viewer_shows_them(tmp_path: Path) -> None:
+def test_images_are_read_as_a_viewer_shows_them(tmp_path: Path) -> None:
     """EXIF orientation, transparency, grey and palette."""
     picture = make_picture(2, (20, 40))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     picture.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(np.array(read_image(tmp_path / "turned.png")), np.array(picture))
     for mode in ("RGBA", "L", "P", "CMYK"):
@@ -384,7 +384,7 @@ def test_pictures_as_a_viewer_shows_them(tmp_path: Path) -> None:
         assert read_image(tmp_path / f"{mode}.{suffix}").mode == "RGB"
 
 
-def test_the_limit_of_pixels_is_exact(tmp_path: Path) -> None:
+def test_the_pixel_limit_is_exact(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", 1, (50, 40))
     assert read_image(path, max_pixels=2000).size == (50, 40)
     with pytest.raises(ImageError, match="50 x 40 is more than the 1,999"):
@@ -394,11 +394,11 @@ def test_the_limit_of_pixels_is_exact(tmp_path: Path) -> None:
         list(__import__("osnet.data.loading", fromlist=["list_files"]).list_files(tmp_path / "gone"))
 
 
-# The real weights, against a third party's export of them
+# Real weights, against a third party's export
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_the_same_vectors_as_an_independent_export(
+def test_real_weights_agree_with_an_independent_export(
     msmt17_pth: Path, msmt17_onnx: Path, people_mini: Path, batch_size: int, record_property
 ) -> None:
     """All 396 crops, from the JPEG file to the vector before normalisation, within 1e-4."""

@@ -1,4 +1,4 @@
-"""The exception tree, and what a missing optional part says."""
+"""The exception tree, errors for missing extras, and the public names."""
 
 import builtins
 
@@ -9,14 +9,14 @@ from osnet import errors
 from osnet.errors import MissingExtraError, OsnetError, require_extra
 
 
-def test_every_error_is_an_osnet_error_and_stands_in_the_tree() -> None:
+def test_every_error_is_an_osnet_error_and_is_documented() -> None:
     for name, value in vars(errors).items():
         if isinstance(value, type) and issubclass(value, Exception):
             assert issubclass(value, OsnetError)
             assert name in (errors.__doc__ or "")
 
 
-def test_a_missing_extra_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert require_extra("json", "train").__name__ == "json"
     with pytest.raises(MissingExtraError, match=r"no_such_library is not installed.*pip install 'osnet\[train\]'"):
         require_extra("no_such_library", "train")
@@ -33,7 +33,7 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(monkeypatch: p
         require_extra("accelerate", "train")
 
 
-def test_a_part_that_is_there_but_broken_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_extra_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_name: str) -> None:
         raise ModuleNotFoundError("No module named 'other'", name="other")
 

@@ -1,4 +1,4 @@
-"""Weights + data set -> scores; and vectors on disk that survive being cut off."""
+"""Evaluating weights on a data set, and embedding files that resume after an interruption."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def embedder(tiny_weights: Path) -> Embedder:
     return Embedder(tiny_weights, batch_size=4)
 
 
-def test_scores_are_those_of_the_embeddings(embedder: Embedder, market: Path) -> None:
+def test_evaluate_matches_rank_scores(embedder: Embedder, market: Path) -> None:
     result = evaluate(embedder, market)
     data = read_dataset(market)
     direct = rank_scores(
@@ -38,7 +38,7 @@ def test_scores_are_those_of_the_embeddings(embedder: Embedder, market: Path) ->
     )
     assert result.scores["mAP"] == pytest.approx(direct.mean_ap)
     assert result.scores["rank-1"] == pytest.approx(direct.rank(1))
-    assert result.scores["rank-20"] == 1.0  # beyond the gallery of 7
+    assert result.scores["rank-20"] == 1.0  # the gallery has only 7 items
     assert (result.num_queries, result.num_scored) == (3, 3)
     printed = str(result)
     assert f"{100 * direct.mean_ap:.2f} %" in printed
@@ -46,14 +46,14 @@ def test_scores_are_those_of_the_embeddings(embedder: Embedder, market: Path) ->
     assert json.loads(json.dumps(result.to_json()))["weights"]["network_sha256"] == embedder.sha256()
 
 
-def test_decisions_stand_beside_the_ranks(embedder: Embedder, market: Path, tmp_path: Path) -> None:
-    plain, told = (
+def test_decisions_are_reported_with_the_ranks(embedder: Embedder, market: Path, tmp_path: Path) -> None:
+    plain, decided = (
         evaluate(embedder, market, scoring=Scoring(decisions=decisions), features=tmp_path)
         for decisions in (False, True)
     )
     assert plain.splits[0].decisions == ()
-    assert plain.scores == told.scores
-    roc, search = told.splits[0].decisions
+    assert plain.scores == decided.scores
+    roc, search = decided.splits[0].decisions
     query, gallery = embed_dataset(embedder, read_dataset(market), "raise", tmp_path, no_progress)
     scores_QG = query.vectors @ gallery.vectors.T
     pids = np.array([[q == g for g in gallery.split.pids] for q in query.split.pids])
@@ -64,14 +64,14 @@ def test_decisions_stand_beside_the_ranks(embedder: Embedder, market: Path, tmp_
     point = roc.at(0.1)
     assert np.sort(different)[-1 - len(different) // 10] == pytest.approx(point.threshold, abs=1e-6)
     assert point.miss_rate == pytest.approx(np.mean(same < point.threshold))
-    assert f"TPR {100 * (1 - point.miss_rate):6.2f} %" in str(told)
+    assert f"TPR {100 * (1 - point.miss_rate):6.2f} %" in str(decided)
     assert search.num_negatives == len(query.split)
-    assert "FNIR" in str(told)
-    assert told.to_json()["decisions"][0]["points"][-1]["asked"] == 0.1
+    assert "FNIR" in str(decided)
+    assert decided.to_json()["decisions"][0]["points"][-1]["asked"] == 0.1
 
 
-def test_the_real_weights_on_real_crops(msmt17_pth: Path, people_mini: Path) -> None:
-    """A smoke test at the ceiling (two halves of short clips): the data's own README gives 1.0000."""
+def test_real_weights_on_real_crops(msmt17_pth: Path, people_mini: Path) -> None:
+    """A smoke test: the data set is easy (two halves of short clips), and its README states 1.0000."""
     result = evaluate(msmt17_pth, people_mini)
     assert result.scores["mAP"] == pytest.approx(1.0, abs=1e-6)
     assert result.scores["rank-1"] == 1.0
@@ -79,21 +79,21 @@ def test_the_real_weights_on_real_crops(msmt17_pth: Path, people_mini: Path) -> 
 
 
 def test_queries_without_a_match_are_named(embedder: Embedder, market: Path) -> None:
-    lonely = write_picture(market / "query" / "0009_c1s1_000000_00.jpg", 900)
+    unmatched = write_picture(market / "query" / "0009_c1s1_000000_00.jpg", 900)
     result = evaluate(embedder, market)
-    assert result.unmatched == (str(lonely),)
+    assert result.unmatched == (str(unmatched),)
     assert "1 without a match in another camera" in str(result)
-    assert lonely.name in str(result)
+    assert unmatched.name in str(result)
 
 
-def test_when_no_query_has_a_match(embedder: Embedder, tmp_path: Path) -> None:
+def test_no_query_with_a_match_is_an_error(embedder: Embedder, tmp_path: Path) -> None:
     write_picture(tmp_path / "query" / "a" / "1" / "x.png", 1)
     write_picture(tmp_path / "gallery" / "b" / "1" / "y.png", 2)
     with pytest.raises(DataError, match="none of the 1 queries has a match"):
         evaluate(embedder, tmp_path)
 
 
-def test_unreadable_images(embedder: Embedder, market: Path) -> None:
+def test_unreadable_images_raise_or_are_left_out(embedder: Embedder, market: Path) -> None:
     broken = market / "bounding_box_test" / "0001_c2s1_000001_00.jpg"
     broken.write_bytes(b"broken")
     with pytest.raises(ImageError, match=broken.name):
@@ -105,7 +105,7 @@ def test_unreadable_images(embedder: Embedder, market: Path) -> None:
     assert f"1 left out: {broken}" in str(result)
 
 
-def test_weights_that_saw_the_test_images_are_refused(embedder: Embedder, market: Path, tmp_path: Path) -> None:
+def test_weights_trained_on_the_test_images_are_refused(embedder: Embedder, market: Path, tmp_path: Path) -> None:
     card = embedder.card
     assert card is not None
     target = tmp_path / "MSMT17_V1"
@@ -118,14 +118,14 @@ def test_weights_that_saw_the_test_images_are_refused(embedder: Embedder, market
         forced = evaluate(embedder, named, force=True)
         assert "trained on the test images of msmt17" in str(forced)
         assert isinstance(evaluate(embedder, market), Evaluation)  # another benchmark
-        assert evaluate(embedder, target).warnings == ()  # a folder's name says nothing of what is in it
+        assert evaluate(embedder, target).warnings == ()  # a folder's name does not identify its data set
         embedder.card = replace(card, training_data="msmt17")
         assert evaluate(embedder, named).warnings == ()
     finally:
         embedder.card = card
 
 
-def test_what_cannot_be_scored_is_said_first(embedder: Embedder, market: Path) -> None:
+def test_missing_and_junk_queries_are_refused(embedder: Embedder, market: Path) -> None:
     write_picture(market / "query" / "0000_c1s1_000000_00.jpg", 1)
     with pytest.raises(DataError, match=r"1 queries are labelled junk or distractor .0000_c1"):
         evaluate(embedder, market)
@@ -138,24 +138,24 @@ def test_what_cannot_be_scored_is_said_first(embedder: Embedder, market: Path) -
 # Vectors on disk
 
 
-def pictures(folder: Path, count: int = 10) -> list[Path]:
+def write_pictures(folder: Path, count: int = 10) -> list[Path]:
     return [write_picture(folder / f"{n}.png", n) for n in range(count)]
 
 
 def test_an_interrupted_run_resumes(embedder: Embedder, tmp_path: Path) -> None:
-    paths, out = pictures(tmp_path / "p", 24), tmp_path / "v.npz"
+    paths, out = write_pictures(tmp_path / "p", 24), tmp_path / "v.npz"
     expected = embedder.embed(paths)
 
-    def cut(iterable, _total, _label):
+    def interrupt(iterable, _total, _label):
         for n, path in enumerate(iterable):
             if n == 17:
                 raise KeyboardInterrupt
             yield path
 
     with pytest.raises(KeyboardInterrupt):
-        embed_files(embedder, paths, out, progress=cut)
+        embed_files(embedder, paths, out, progress=interrupt)
     assert not out.exists()
-    # A crash may leave half a row and half a line behind.
+    # A crash may leave an incomplete row and an incomplete line.
     with (tmp_path / "v.npz.partial" / "vectors.f32").open("ab") as file:
         file.write(b"12345")
     with (tmp_path / "v.npz.partial" / "names.jsonl").open("ab") as file:
@@ -179,8 +179,8 @@ def test_an_interrupted_run_resumes(embedder: Embedder, tmp_path: Path) -> None:
     assert (back.names, weights_sha256) == (result.names, embedder.sha256())
 
 
-def test_what_other_weights_left_behind_is_not_continued(embedder: Embedder, tmp_path: Path) -> None:
-    paths, out = pictures(tmp_path / "p", 3), tmp_path / "v.npz"
+def test_partial_results_of_other_weights_are_not_resumed(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = write_pictures(tmp_path / "p", 3), tmp_path / "v.npz"
     partial = tmp_path / "v.npz.partial"
     partial.mkdir()
     (partial / "head.json").write_text(json.dumps({"weights_sha256": "other", "normalize": True}))
@@ -189,8 +189,8 @@ def test_what_other_weights_left_behind_is_not_continued(embedder: Embedder, tmp
     np.testing.assert_allclose(embed_files(embedder, paths, out).vectors, embedder.embed(paths), atol=1e-6)
 
 
-def test_a_bad_image_keeps_what_went_well(embedder: Embedder, tmp_path: Path) -> None:
-    paths, out = pictures(tmp_path / "p"), tmp_path / "v.npz"
+def test_a_bad_image_keeps_the_embeddings_before_it(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = write_pictures(tmp_path / "p"), tmp_path / "v.npz"
     paths[6].write_bytes(b"broken")
     with pytest.raises(ImageError, match=r"6\.png"):
         embed_files(embedder, paths, out)
@@ -200,7 +200,7 @@ def test_a_bad_image_keeps_what_went_well(embedder: Embedder, tmp_path: Path) ->
     assert [failure.name for failure in read_vectors(out)[0].failures] == [str(paths[6])]
 
 
-def test_features_are_kept_and_used_again(embedder: Embedder, market: Path, tmp_path: Path, monkeypatch) -> None:
+def test_saved_features_are_reused(embedder: Embedder, market: Path, tmp_path: Path, monkeypatch) -> None:
     first = evaluate(embedder, market, features=tmp_path / "f")
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["gallery.npz", "query.npz"]
     monkeypatch.setattr(Embedder, "stream", None)  # a second embedding would fail
@@ -217,7 +217,7 @@ def test_vectors_are_written_without_pickles(tmp_path: Path) -> None:
     assert (back.names, sha, back.failures[0].reason) == (["ä b.jpg"], "sha", "why")
     with pytest.raises(OutputError, match=r"\.npz"):
         save_vectors(tmp_path / "v.txt", embeddings, "sha")
-    (tmp_path / "bad.npz").write_bytes(b"no zip")
+    (tmp_path / "bad.npz").write_bytes(b"not a zip")
     with pytest.raises(DataError, match=r"bad\.npz is not an \.npz of plain arrays"):
         read_vectors(tmp_path / "bad.npz")
     np.savez(tmp_path / "pickled.npz", vectors=np.array([{}]), names=np.array(["a"]), failures=[], weights_sha256="s")
@@ -232,11 +232,11 @@ def test_embedding_error_is_an_image_error(embedder: Embedder, tmp_path: Path) -
     assert len(caught.value.done) == 0
 
 
-def test_a_file_that_changed_meanwhile_is_embedded_again(embedder: Embedder, tmp_path: Path) -> None:
-    paths, out = pictures(tmp_path / "p", 12), tmp_path / "v.npz"
+def test_images_that_changed_before_resuming_are_embedded_again(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = write_pictures(tmp_path / "p", 12), tmp_path / "v.npz"
     paths[9].write_bytes(b"broken")
     with pytest.raises(ImageError):
-        embed_files(embedder, paths, out)  # eight rows are kept
+        embed_files(embedder, paths, out)  # eight rows are saved
     write_picture(paths[3], 77, (70, 140))
     write_picture(paths[9], 9)
     result = embed_files(embedder, paths, out)
@@ -247,17 +247,17 @@ def test_a_file_that_changed_meanwhile_is_embedded_again(embedder: Embedder, tmp
     assert find_changed(out) == [str(paths[5]), str(paths[6])]
 
 
-def test_kept_features_of_images_that_changed_are_refused(embedder: Embedder, market: Path, tmp_path: Path) -> None:
+def test_saved_features_of_changed_images_are_refused(embedder: Embedder, market: Path, tmp_path: Path) -> None:
     evaluate(embedder, market, features=tmp_path / "f")
     evaluate(embedder, market, features=tmp_path / "f")
-    victim = sorted((market / "query").glob("*.jpg"))[0]
-    write_picture(victim, 99, (70, 140))
-    with pytest.raises(DataError, match=f"1 images have changed since .*{victim.name}"):
+    changed = sorted((market / "query").glob("*.jpg"))[0]
+    write_picture(changed, 99, (70, 140))
+    with pytest.raises(DataError, match=f"1 images have changed since .*{changed.name}"):
         evaluate(embedder, market, features=tmp_path / "f")
 
 
-def test_two_runs_do_not_share_one_output(embedder: Embedder, tmp_path: Path) -> None:
-    paths, out = pictures(tmp_path / "p", 9), tmp_path / "v.npz"
+def test_two_runs_cannot_write_one_output(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = write_pictures(tmp_path / "p", 9), tmp_path / "v.npz"
 
     def second(iterable, _total, _label):
         with pytest.raises(OutputError, match="another run is writing"):
@@ -268,8 +268,8 @@ def test_two_runs_do_not_share_one_output(embedder: Embedder, tmp_path: Path) ->
     assert not (tmp_path / "v.npz.partial").exists()
 
 
-def test_somebodys_folder_is_not_taken_for_work_in_progress(embedder: Embedder, tmp_path: Path) -> None:
-    paths, out = pictures(tmp_path / "p", 2), tmp_path / "v.npz"
+def test_a_user_folder_named_like_partial_results_is_not_touched(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = write_pictures(tmp_path / "p", 2), tmp_path / "v.npz"
     (tmp_path / "v.npz.partial").mkdir()
     (tmp_path / "v.npz.partial" / "thesis.txt").write_text("precious")
     with pytest.raises(OutputError, match=r"thesis\.txt"):

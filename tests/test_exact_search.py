@@ -1,4 +1,4 @@
-"""The best k of a search are those of scoring every row in float64, for any data."""
+"""Search returns the same top k as scoring every row in float64, for any data."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ SHA, SIZE = "a" * 64, 64
 
 
 def people(count: int, seed: int, size: int = SIZE) -> np.ndarray:
-    """Vectors as OSNet's: not negative, 41 % zeros."""
+    """Vectors like OSNet's embeddings: not negative, 41 % zeros."""
     return np.maximum(np.random.default_rng(seed).normal(0.22, 1, (count, size)), 0).astype(np.float32)
 
 
-def hostile() -> dict[str, np.ndarray]:
+def difficult_vectors() -> dict[str, np.ndarray]:
     draw = np.random.default_rng(1)
     base = people(1, 2)[0]
     near = base + draw.normal(size=(700, SIZE)).astype(np.float32) * np.float32(3e-8)
@@ -32,7 +32,7 @@ def hostile() -> dict[str, np.ndarray]:
         "people": people(3000, 0),
         "equal": np.repeat(people(3, 4), 400, axis=0),
         "near ties": near,
-        "zeros but for one": spike,
+        "one nonzero component": spike,
         "huge and tiny lengths": spread,
         "signs": np.sign(draw.normal(size=(900, SIZE))).astype(np.float32),
         "one large value": np.concatenate([people(500, 5) * 1e-4, people(500, 6)])
@@ -46,18 +46,18 @@ def slow(vectors: np.ndarray, unit: np.ndarray, top: int, chosen: np.ndarray) ->
     return sorted(scores, key=lambda row: (-min(1.0, max(-1.0, scores[row])), row))[:top]
 
 
-@pytest.mark.parametrize("name", list(hostile()))
+@pytest.mark.parametrize("name", list(difficult_vectors()))
 @pytest.mark.parametrize("coded", [True, False])
-def test_no_hit_is_lost(name: str, coded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_contain_the_exact_top_k(name: str, coded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "CODES_FROM", 0 if coded else 10**9)
     monkeypatch.setattr(exact, "ROWS_AT_ONCE", 256)
     monkeypatch.setattr(exact, "CODES_AT_ONCE", 200)
-    vectors = unit_rows(hostile()[name], SIZE, name)
+    vectors = unit_rows(difficult_vectors()[name], SIZE, name)
     codes, scales = encode(vectors)
     cut = len(vectors) // 3
     parts = [(0, cut), (cut, cut), (cut, len(vectors))]
     blocks = [Block(a, vectors[a:b], codes[a:b], scales[a:b]) for a, b in parts]
-    queries = unit_rows(np.concatenate([hostile()[name][:2], people(2, 9)]), SIZE, name)
+    queries = unit_rows(np.concatenate([difficult_vectors()[name][:2], people(2, 9)]), SIZE, name)
     third = np.arange(0, len(vectors), 3)
     for top in (1, 7, 500):
         for chosen in (None, third, third[:0]):
@@ -70,7 +70,7 @@ def test_no_hit_is_lost(name: str, coded: bool, monkeypatch: pytest.MonkeyPatch)
                 assert best == slow(vectors, unit, top, allowed)
 
 
-def test_the_bounds_hold_and_the_candidates_are_few() -> None:
+def test_error_bounds_hold_and_candidates_are_few() -> None:
     vectors = unit_rows(people(20_000, 0), SIZE, "")
     codes, scales = encode(vectors)
     missed = np.linalg.norm(vectors.astype(np.float64) - codes * scales[:, :1].astype(np.float64), axis=1)
@@ -91,7 +91,7 @@ def test_the_bounds_hold_and_the_candidates_are_few() -> None:
 
 
 def test_large_and_small_galleries_search_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mapped file by file, or held in memory; one query, or many; with codes, or without: the same hits and scores."""
+    """Same hits and scores for memory-mapped or in-memory vectors, one or many queries, with or without codes."""
     rows = people(600, 1)
     rows[100:140] = rows[100]
     items = [Item(f"{n}", str(n % 40), f"c{n % 3}", n * 600.0 if n % 5 else None) for n in range(600)]
@@ -114,13 +114,15 @@ def test_large_and_small_galleries_search_alike(tmp_path: Path, monkeypatch: pyt
             found.append(each)
     assert found[0] == found[2] == found[4] == found[6]
     assert found[1] == found[3] == found[5] == found[7]
-    assert [hit.item.source for hit in found[0][0][:40]] == [str(n) for n in range(100, 140)], "ties: order of adding"
+    assert [hit.item.source for hit in found[0][0][:40]] == [str(n) for n in range(100, 140)], (
+        "ties must be in the order of adding"
+    )
     assert all(where.matches(hit.item) for hits in found[1] for hit in hits)
     pages = [again.search_embedding(queries[1], weights_sha256=SHA, top=15, skip=skip) for skip in (0, 15, 30)]
     assert [hit for page in pages for hit in page] == found[0][1]
 
 
-def test_lengths_that_leave_float32(tmp_path: Path) -> None:
+def test_vector_lengths_outside_float32(tmp_path: Path) -> None:
     store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=2)
     store.add_embeddings([[3e38, 3e38], [1e-40, 0], [0, 1]], [Item(c) for c in "abc"], weights_sha256=SHA)
     assert np.linalg.norm(store.embeddings(["a", "b", "c"]), axis=1) == pytest.approx([1, 1, 1], abs=1e-6)

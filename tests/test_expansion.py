@@ -1,4 +1,4 @@
-"""Query expansion: by hand, and a slow loop from the papers."""
+"""Query expansion: a case worked by hand, and a slow loop from the papers."""
 
 import math
 
@@ -11,7 +11,7 @@ from test_reranking import make_features
 
 
 def test_expansion_by_hand() -> None:
-    """cos(q, g) is 0.6 with the first, 0 with the second and -1 with the third."""
+    """The query's cosine is 0.6, 0 and -1 with the three gallery items."""
     query, gallery = [[2.0, 0.0]], [[3.0, 4.0], [0.0, 5.0], [-1.0, 0.0]]
 
     def unit(x: float, y: float) -> list[list[float]]:

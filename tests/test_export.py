@@ -1,4 +1,4 @@
-"""Exported files: what they take and give, what they say, and that a wrong one is never left behind."""
+"""Exported files: inputs, outputs and metadata; a file that fails its check is not left on disk."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ SMALL = Preprocessing(size_hw=(64, 32), channel_order="bgr", mean=(0.4, 0.5, 0.6
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_network: OSNet, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Small images, BGR, and a classifier of 7."""
+    """A checkpoint for small BGR images, with a classifier of 7 classes."""
     torch.manual_seed(2)
     head = torch.nn.Linear(512, 7)
     folder = tmp_path_factory.mktemp("export") / "weights"
@@ -42,7 +42,7 @@ def run(path: Path, images: np.ndarray) -> list[np.ndarray]:
 
 
 def expected_of(checkpoint: Checkpoint, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Normalised images, embeddings and logits by the definition."""
+    """Normalised images, embeddings and logits, computed from the definition."""
     images = normalize(to_fractions(pixels), SMALL)
     with torch.no_grad():
         embeddings = checkpoint.build()(images)
@@ -50,7 +50,7 @@ def expected_of(checkpoint: Checkpoint, pixels: torch.Tensor) -> tuple[np.ndarra
     return images.numpy(), embeddings.numpy(), logits.numpy()
 
 
-def test_both_files(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_onnx_files_for_floats_and_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     files = export(checkpoint, tmp_path, outputs=("logits",))
     assert [file.path.name for file in files] == ["osnet_x0_25_nothing.onnx", "osnet_x0_25_nothing_uint8.onnx"]
@@ -68,11 +68,11 @@ def test_both_files(checkpoint: Checkpoint, tmp_path: Path) -> None:
         about = {prop.key: prop.value for prop in onnx.load(file.path).metadata_props}
         assert about["network_sha256"] == network_sha256(checkpoint.build(), SMALL)
         assert about["weights_sha256"] == checkpoint.card.sha256
-        kept = json.loads(about["preprocessing"])
-        assert Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}) == SMALL
+        stored = json.loads(about["preprocessing"])
+        assert Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}) == SMALL
 
 
-def test_attributes_are_an_output_unless_switched_off(tiny_network: OSNet, tmp_path: Path) -> None:
+def test_attributes_that_are_switched_on_are_an_output(tiny_network: OSNet, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     torch.manual_seed(3)
     head = AttributeHead(512, ["hat", "bag", "age"])
@@ -84,10 +84,10 @@ def test_attributes_are_an_output_unless_switched_off(tiny_network: OSNet, tmp_p
     embeddings, found = run(file.path, pixels.numpy())
     with torch.no_grad():
         expected = torch.sigmoid(head(torch.from_numpy(embeddings)))[:, :2]
-    assert found.shape == (3, 2), "what the card switches off is not computed"
+    assert found.shape == (3, 2), "attributes switched off in the card must not be computed"
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    kept = export(read_checkpoint(tmp_path / "weights"), tmp_path / "plain", outputs=("embeddings",))
-    assert kept[0].outputs == ("embeddings",)
+    plain = export(read_checkpoint(tmp_path / "weights"), tmp_path / "plain", outputs=("embeddings",))
+    assert plain[0].outputs == ("embeddings",)
 
 
 def test_half_precision_is_half_the_size_and_close(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_openvino(checkpoint: Checkpoint, tmp_path: Path) -> None:
     pixels = generate_pixels(4, SMALL.size_hw, seed=9)
     images, embeddings, _ = expected_of(checkpoint, pixels)
     files = export(checkpoint, tmp_path, format="openvino")
-    assert len(list(tmp_path.iterdir())) == 4, "two .xml, two .bin, nothing else"
+    assert len(list(tmp_path.iterdir())) == 4, "only two .xml and two .bin"
     for file, given in zip(files, (images, pixels.numpy()), strict=True):
         model = openvino_core().read_model(file.path)
         assert model.get_rt_info(["osnet", "network_sha256"]).value == network_sha256(checkpoint.build(), SMALL)
@@ -128,7 +128,7 @@ def test_torch_export(checkpoint: Checkpoint, tmp_path: Path, precision: str) ->
     assert json.loads(extra["osnet.json"])["network_sha256"] == network_sha256(checkpoint.build(), SMALL)
 
 
-def test_a_wrong_file_is_not_left_behind(
+def test_a_file_with_wrong_outputs_is_not_written(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnx")
@@ -140,10 +140,10 @@ def test_a_wrong_file_is_not_left_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_of_no_numbers_is_not_exported(
+def test_outputs_that_are_not_finite_are_not_exported(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its outputs compare with nothing, whatever the file computes."""
+    """NaN outputs cannot be compared with the file's."""
     pytest.importorskip("onnx")
     head = find_heads(checkpoint)["logits"]
     with torch.no_grad():
@@ -164,35 +164,37 @@ def answer(checkpoint: Checkpoint, head: torch.nn.Module, images: np.ndarray) ->
         return [embeddings.numpy(), head(embeddings).numpy()]
 
 
-def test_openvinos_two_files_belong_together(
+def test_openvino_files_are_replaced_together(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("onnx")
-    numbers = tmp_path / "osnet_x0_25_nothing.bin"
-    numbers.write_bytes(b"mine")
+    weights = tmp_path / "osnet_x0_25_nothing.bin"
+    weights.write_bytes(b"mine")
     with pytest.raises(DataError, match=r"osnet_x0_25_nothing\.bin exists"):
         export(checkpoint, tmp_path, format="openvino")
-    assert numbers.read_bytes() == b"mine"
+    assert weights.read_bytes() == b"mine"
     layers = tmp_path / "osnet_x0_25_nothing.xml"
     layers.write_text("old layers")
     rename = Path.replace
 
-    def cut(self: Path, target: Path) -> Path:
-        """The process ends between the two renames."""
+    def interrupt(self: Path, target: Path) -> Path:
+        """Interrupt between the two renames."""
         if target == layers:
             raise KeyboardInterrupt
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "replace", cut)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(checkpoint, tmp_path, format="openvino", overwrite=True)
-    assert len(numbers.read_bytes()) > 1000
-    assert [path.name for path in tmp_path.iterdir()] == [numbers.name], "old layers would be run with new numbers"
+    assert len(weights.read_bytes()) > 1000
+    assert [path.name for path in tmp_path.iterdir()] == [weights.name], (
+        "the old .xml must not stay with the new weights"
+    )
 
 
 @pytest.mark.slow
-def test_networks_that_our_writer_does_not_know_go_through_pytorchs(
+def test_unknown_layers_are_exported_by_pytorch(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx = pytest.importorskip("onnx")
@@ -211,7 +213,7 @@ def test_networks_that_our_writer_does_not_know_go_through_pytorchs(
     assert "network_sha256" in {prop.key for prop in onnx.load(files[0].path).metadata_props}
 
 
-def test_requests_that_cannot_be(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_invalid_requests_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     assert list(find_heads(checkpoint)) == ["logits"]
     (tmp_path / "osnet_x0_25_nothing.onnx").write_text("mine")
     for arguments, error, words in (
@@ -226,7 +228,7 @@ def test_requests_that_cannot_be(checkpoint: Checkpoint, tmp_path: Path) -> None
     assert (tmp_path / "osnet_x0_25_nothing.onnx").read_text() == "mine"
 
 
-def test_the_command(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_command(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnx")
     for n in range(2):
         write_picture(tmp_path / "crops" / f"{n}.png", n)

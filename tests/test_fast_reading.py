@@ -1,4 +1,4 @@
-"""The fast road from a file to pixels gives Pillow's pixels, bit for bit, and Pillow's errors."""
+"""The fast reader (simplejpeg and our resize) gives Pillow's pixels bit for bit, and Pillow's errors."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from osnet.types import Preprocessing
 
 
 def noisy(seed: int, size_wh: tuple[int, int]) -> Image.Image:
-    """A picture with fine grain, which shows any difference between decoders and filters."""
+    """An image with pixel noise, which shows any difference between decoders and filters."""
     rng = np.random.RandomState(seed)
     grain = rng.randint(-40, 41, (size_wh[1], size_wh[0], 3))
     return Image.fromarray(np.clip(np.asarray(make_picture(seed, size_wh), np.int16) + grain, 0, 255).astype(np.uint8))
@@ -33,12 +33,12 @@ def test_jpeg_pixels_are_pillows(size_wh: tuple[int, int], subsampling: int, tmp
     for n, settings in enumerate(({"quality": 50}, {"quality": 95}, {"quality": 80, "progressive": True})):
         path = tmp_path / f"{n}.jpg"
         noisy(n, size_wh).save(path, subsampling=subsampling, **settings)
-        assert loading._decode_jpeg(path.read_bytes(), 10**6) is not None, "the fast road was taken"
+        assert loading._decode_jpeg(path.read_bytes(), 10**6) is not None, "the fast decoder must be used"
         np.testing.assert_array_equal(read_pixels(path), as_tensor(read_image(path)))
 
 
-def test_what_only_pillow_may_decide(tmp_path: Path) -> None:
-    """Turned, CMYK, truncated, another format under the name, too many pixels, nothing at all."""
+def test_files_that_are_left_to_pillow(tmp_path: Path) -> None:
+    """Rotated by EXIF, CMYK, grey, truncated, another format, too many pixels, missing."""
     pytest.importorskip("simplejpeg")
     picture = noisy(1, (60, 90))
     exif = Image.Exif()
@@ -54,9 +54,9 @@ def test_what_only_pillow_may_decide(tmp_path: Path) -> None:
     for name in ("turned", "xmp", "cmyk", "grey", "png"):
         path = tmp_path / f"{name}.jpg"
         np.testing.assert_array_equal(read_pixels(path), as_tensor(read_image(path)), err_msg=name)
-    whole = (tmp_path / "grey.jpg").read_bytes()
-    (tmp_path / "truncated.jpg").write_bytes(whole[:-300])
-    (tmp_path / "head.jpg").write_bytes(whole[:40])
+    content = (tmp_path / "grey.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(content[:-300])
+    (tmp_path / "head.jpg").write_bytes(content[:40])
     (tmp_path / "empty.jpg").write_bytes(b"")
     for name in ("truncated", "head", "empty", "missing"):
         path = tmp_path / f"{name}.jpg"
@@ -70,7 +70,7 @@ def test_what_only_pillow_may_decide(tmp_path: Path) -> None:
         read_pixels(tmp_path / "grey.jpg", max_pixels=5399)
 
 
-def test_without_simplejpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_without_simplejpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noisy(1, (30, 40)).save(tmp_path / "a.jpg")
     monkeypatch.setattr(loading, "_simplejpeg", None)
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.jpg"), as_tensor(read_image(tmp_path / "a.jpg")))
@@ -81,7 +81,7 @@ def test_without_simplejpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     "size_hw", [(128, 64), (256, 128), (77, 33), (255, 127), (1, 1), (500, 200), (256, 129), (300, 20), (20, 300)]
 )
 def test_resized_pixels_are_pillows(size_hw: tuple[int, int], interpolation: str) -> None:
-    """Both ways, one way, not at all: never a level apart."""
+    """Enlarged and reduced along both, one or no axis; no pixel differs by even one level."""
     preprocessing = Preprocessing(interpolation=interpolation)  # type: ignore[arg-type]
     picture = noisy(3, size_hw[::-1])
     expected = resize_image(picture, preprocessing)
@@ -91,7 +91,7 @@ def test_resized_pixels_are_pillows(size_hw: tuple[int, int], interpolation: str
 
 
 @pytest.mark.parametrize("target_hw", [(256, 128), (32, 512), (1, 2), (288, 144), (224, 224), (92, 101), (384, 128)])
-def test_resized_pixels_are_pillows_at_every_size_of_input(target_hw: tuple[int, int]) -> None:
+def test_resized_pixels_are_pillows_for_random_input_sizes(target_hw: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
         height, width = (int(rng.integers(1, side + 1)) for side in target_hw)
@@ -100,7 +100,7 @@ def test_resized_pixels_are_pillows_at_every_size_of_input(target_hw: tuple[int,
         np.testing.assert_array_equal(found, resize_image(picture, Preprocessing(size_hw=target_hw)))
 
 
-def test_real_crops() -> None:
+def test_real_crops_are_read_like_pillow() -> None:
     files = sorted(shared_data("people-mini").rglob("*.jpg"))
     for path in files[::4]:
         picture = read_image(path)

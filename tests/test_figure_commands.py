@@ -1,4 +1,4 @@
-"""The commands, end to end, on a few generated people; shares and maps of embeddings."""
+"""The ``figure`` and ``report`` commands on a few generated people; activation shares and embedding maps."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def run(*arguments: object) -> None:
 
 
 def fails_with(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What a command says that ends with an error of ours."""
+    """Run a command that must end with exit status 2; returns its stderr."""
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 2
@@ -85,8 +85,8 @@ def test_shares_against_a_slow_loop(people: Path, weights: dict[str, str]) -> No
         measure_shares(crops, {"one": embedders["one"]})
 
 
-def test_a_map_of_fixed_shape_has_no_share_beyond_its_controls(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One network is strong in the middle and the other everywhere, whatever they see; a third looks at the person."""
+def test_a_constant_map_has_no_share_above_its_controls(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constant maps: one strong in the middle, one flat. A third network's map follows the person."""
     crops = read_dataset(people).query.crops
     notes = read_annotations(people)
     middle = np.zeros((8, 4), np.float32)
@@ -113,7 +113,7 @@ def test_a_map_of_fixed_shape_has_no_share_beyond_its_controls(people: Path, mon
     }
     monkeypatch.setattr("osnet.figures.map_overlap.compute_maps", fake)
     found = measure_shares(crops, {"middle": "middle", "flat": "flat"})  # type: ignore[dict-item]
-    assert found.differences["all"].low > 0.1  # looks like looking
+    assert found.differences["all"].low > 0.1  # without controls, the middle looks like attention
     assert abs(found.corrected[NOISE]["all"].mean) < 1e-6
     assert abs(found.corrected[OTHER_IMAGE]["all"].mean) < 1e-6
     assert found.controls[NOISE]["flat"].mean == pytest.approx(found.uniform)
@@ -139,12 +139,12 @@ def test_maps_of_embeddings() -> None:
         np.testing.assert_allclose(places.max(0), 1, atol=1e-12)
         np.testing.assert_array_equal(places, project(vectors, method))  # type: ignore[arg-type]
         distance = np.linalg.norm(places[:, None] - places, axis=2) + np.eye(45) * 9
-        assert (distance.argmin(1) // 15 == np.arange(45) // 15).all(), "neighbours are of one group"
+        assert (distance.argmin(1) // 15 == np.arange(45) // 15).all(), "nearest neighbours must be of one group"
     with pytest.raises(DataError, match="at least three"):
         project(vectors[:2])
 
 
-def test_whole_people_are_chosen() -> None:
+def test_choose_crops_takes_all_crops_of_each_chosen_person() -> None:
     crops = [Crop(Path(f"{i}.jpg"), i % 10, 1) for i in range(50)]
     chosen = choose_crops(crops, 15)
     assert [crops[i].pid for i in chosen] == [0] * 5 + [3] * 5 + [6] * 5
@@ -152,15 +152,15 @@ def test_whole_people_are_chosen() -> None:
 
 
 @pytest.mark.slow
-def test_commands_draw(
+def test_figure_commands_write_images(
     people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = weights["one"], weights["two"]
     photos = sorted((people / "query").glob("*.jpg"))
     run("figure", "activation", *photos[:2], "--weights", one, "--compare", two, "--out", tmp_path / "a.png")
-    said = capsys.readouterr().out
-    assert "0009_c1s1_000001_00.jpg  two last: entropy " in said
-    assert "in box, uniform " in said
+    output = capsys.readouterr().out
+    assert "0009_c1s1_000001_00.jpg  two last: entropy " in output
+    assert "in box, uniform " in output
     run("figure", "match", *photos[:3], "--weights", one, "--out", tmp_path / "m.png")
     run("figure", "gates", people / "query", "--weights", one, "--out", tmp_path / "g.png", "--clusters", 2)
     run("figure", "shares", people, "--weights", one, "--compare", two, "--out", tmp_path / "s.png", "--json-out",
@@ -195,20 +195,20 @@ def test_gate_shares_of_chosen_images(
         6,
     )
     run(*rest, "--clusters", 2, "--examples", photos[0], *photos[-3:], outside)
-    said = (tmp_path / "g-shares.svg").read_text()
+    output = (tmp_path / "g-shares.svg").read_text()
     for number, name in enumerate([p.name.split("_")[0] for p in (photos[0], *photos[-3:])] + ["outside"], 1):
-        assert f">{number}. {name}" in said
-    assert said.count("<image") == 5, "five in two rows"
-    assert "10 images" in said, "those of the folder, the first among them, and four others"
+        assert f">{number}. {name}" in output
+    assert output.count("<image") == 5, "five images in two rows"
+    assert "10 images" in output, "the folder's images and four others"
     assert "no such file" in fails_with(capsys, *rest, "--examples", tmp_path / "gone.jpg")
 
 
 @pytest.mark.parametrize("kind", ["cmc", "precision-recall", "roc"])
 def test_curves_of_several(kind: str, people: Path, weights: dict[str, str], tmp_path: Path) -> None:
     run("figure", "curves", kind, "--data", people, "--weights", *weights.values(), "--out", tmp_path / "c.svg")
-    said = (tmp_path / "c.svg").read_text()
-    assert ">one<" in said
-    assert ">two<" in said
+    output = (tmp_path / "c.svg").read_text()
+    assert ">one<" in output
+    assert ">two<" in output
 
 
 def test_report_command(
@@ -218,20 +218,20 @@ def test_report_command(
     out = tmp_path / "report.html"
     run("report", weights["one"], "--data", people, "--compare", weights["two"], "--out", out, "--threshold",
         tmp_path / "t.json", "--features", tmp_path / "f")  # fmt: skip
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     text = out.read_text()
-    assert "one against two, mAP: " in said
+    assert "one against two, mAP: " in output
     assert "one against two, mAP: " in text
     assert "threshold 0.123" in text
-    assert "loss margin" in text, "the recipe"
-    assert "network sha256" in text, "the card"
+    assert "loss margin" in text, "must show the recipe"
+    assert "network sha256" in text, "must show the card"
     assert "The people are generated by a program" in text
     assert len(list((tmp_path / "f").iterdir())) == 2
 
 
 @pytest.fixture(scope="module")
 def listed(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same people in one folder, under names that say nothing, and a CSV that says who they are."""
+    """The same crops in one folder under neutral names, and a CSV with their identities, cameras and splits."""
     folder = tmp_path_factory.mktemp("listed") / people.name
     folder.mkdir()
     dataset = read_dataset(people)
@@ -241,18 +241,18 @@ def listed(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
             name = f"{split.name}{number:04d}.jpg"
             (folder / name).write_bytes(crop.path.read_bytes())
             rows.append(f"{name},{crop.pid:04d},{crop.camid},{split.name}")
-    table = folder.parent / "who.csv"
+    table = folder.parent / "labels.csv"
     table.write_text("\n".join(rows))
     return folder, table
 
 
 @pytest.mark.slow
-def test_a_csv_says_who_is_who(
+def test_labels_from_a_csv_give_the_same_figures(
     people: Path, listed: tuple[Path, Path], weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, table = listed
     one = weights["one"]
-    said = {}
+    output = {}
     for name, data, options in (("names", people, ()), ("csv", folder, ("--csv", table))):
         for kind in ("cmc", "scores"):
             run("figure", "curves", kind, "--data", data, "--weights", one, "--out", tmp_path / f"{kind}-{name}.svg",
@@ -263,15 +263,15 @@ def test_a_csv_says_who_is_who(
             tmp_path / name, *options)  # fmt: skip
         capsys.readouterr()
         run("report", one, "--data", data, "--out", tmp_path / f"{name}.html", "--features", tmp_path / name, *options)
-        said[name] = capsys.readouterr().out.splitlines()[:2]
+        output[name] = capsys.readouterr().out.splitlines()[:2]
     for figure in ("cmc", "scores", "e"):
         assert (tmp_path / f"{figure}-csv.svg").read_bytes() == (tmp_path / f"{figure}-names.svg").read_bytes(), figure
-    assert "mAP" in said["names"][0]
-    assert said["csv"] == said["names"]
+    assert "mAP" in output["names"][0]
+    assert output["csv"] == output["names"]
     assert Image.open(tmp_path / "r-csv.png").size == Image.open(tmp_path / "r-names.png").size
 
 
-def test_a_pattern_says_who_is_who_where_cameras_are_unknown(
+def test_report_with_a_pattern_and_unknown_cameras(
     people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = read_dataset(people)
@@ -285,13 +285,13 @@ def test_a_pattern_says_who_is_who_where_cameras_are_unknown(
     assert f"{len(dataset.query)} queries" in capsys.readouterr().out
     text = out.read_text()
     assert "unknown cameras" in text
-    assert "camera -" not in text, "a number that stands for no camera is no camera's name"
+    assert "camera -" not in text, "negative numbers of unknown cameras must not be shown"
     with pytest.raises(SystemExit):
         run("report", weights["one"], "--data", tmp_path / "d", "--pattern", "no group", "--out", out)
     assert "has no group (?P<identity>...)" in capsys.readouterr().err
 
 
-def test_mistakes_come_before_the_work(
+def test_bad_arguments_are_refused_before_the_work(
     people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*arguments: object) -> str:
@@ -317,16 +317,16 @@ def test_mistakes_come_before_the_work(
     check_figure_path(tmp_path / "fine.PNG")
 
 
-def test_counts_below_one_come_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither the data nor the weights are looked at."""
+def test_bad_counts_are_refused_before_reading_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The data and the weights do not exist, so nothing was read."""
     rest = ("no-data", "--weights", "no-weights", "--out", tmp_path / "a.png")
     for option in ("shown", "nearest", "clusters", "number"):
         for value in (0, -1):
-            said = fails_with(capsys, "figure", "gates", *rest, f"--{option}", value)
-            assert f"{option} {value} must be at least 1" in said
+            output = fails_with(capsys, "figure", "gates", *rest, f"--{option}", value)
+            assert f"{option} {value} must be at least 1" in output
     for number in (0, 2, -3):
-        said = fails_with(capsys, "figure", "embeddings", *rest, "--number", number)
-        assert f"number {number} must be at least 3" in said
+        output = fails_with(capsys, "figure", "embeddings", *rest, "--number", number)
+        assert f"number {number} must be at least 3" in output
     for figure in ("gates", "embeddings"):
         assert "seed -1 must be from 0 to 4294967295" in fails_with(capsys, "figure", figure, *rest, "--seed", -1)
     assert "top 0 must be at least 1" in fails_with(capsys, "figure", "ranks", *rest, "--top", 0)
@@ -334,13 +334,15 @@ def test_counts_below_one_come_before_the_work(tmp_path: Path, capsys: pytest.Ca
     assert not list(tmp_path.iterdir())
 
 
-def test_too_few_images_for_a_map(weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_embedding_map_needs_three_images(
+    weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for pid in (1, 2):
         write_picture(tmp_path / "d" / str(pid) / "x.png", pid)
-    said = fails_with(
+    output = fails_with(
         capsys, "figure", "embeddings", tmp_path / "d", "--weights", weights["one"], "--out", tmp_path / "e.png"
     )
-    assert "--number 400 selects 2 of 2 images; at least 3" in said
+    assert "--number 400 selects 2 of 2 images; at least 3" in output
 
 
 @pytest.mark.parametrize(
@@ -355,23 +357,23 @@ def test_too_few_images_for_a_map(weights: dict[str, str], tmp_path: Path, capsy
          "--features, --device, --identity-from, --pattern, --csv;"),
     ],
 )  # fmt: skip
-def test_options_without_a_use_are_refused(
+def test_options_that_do_not_apply_are_refused(
     kind: str, options: tuple[str, ...], unused: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = fails_with(capsys, "figure", "curves", kind, *options, "--out", tmp_path / "a.png")
-    assert f"{kind} does not take {unused}" in said
+    output = fails_with(capsys, "figure", "curves", kind, *options, "--out", tmp_path / "a.png")
+    assert f"{kind} does not take {unused}" in output
 
 
-def test_one_person_makes_no_different_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Said before the weights are looked at."""
+def test_curves_of_scores_need_two_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """This is checked before the weights are read."""
     for split, camera in (("query", 1), ("gallery", 2)):
         write_picture(tmp_path / "d" / split / f"0007_c{camera}s1_000001_00.jpg", camera)
-    write_picture(tmp_path / "d" / "gallery" / "-1_c2s1_000001_00.jpg", 3)  # junk is nobody
+    write_picture(tmp_path / "d" / "gallery" / "-1_c2s1_000001_00.jpg", 3)  # junk is not a person
     for kind in ("scores", "roc", "precision-recall"):
-        said = fails_with(
+        output = fails_with(
             capsys, "figure", "curves", kind, "--data", tmp_path / "d", "--weights", "no", "--out", tmp_path / "a.png"
         )
-        assert "only one person" in said
+        assert "only one person" in output
     assert "no such weights" in fails_with(
         capsys, "figure", "curves", "cmc", "--data", tmp_path / "d", "--weights", "no", "--out", tmp_path / "a.png"
     )
@@ -380,13 +382,13 @@ def test_one_person_makes_no_different_pairs(tmp_path: Path, capsys: pytest.Capt
 def test_a_report_needs_two_people(weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split, camera in (("query", 1), ("gallery", 2)):
         write_picture(tmp_path / "d" / split / f"0007_c{camera}s1_000001_00.jpg", camera)
-    said = fails_with(capsys, "report", weights["one"], "--data", tmp_path / "d", "--out", tmp_path / "r.html")
-    assert "only one person" in said
+    output = fails_with(capsys, "report", weights["one"], "--data", tmp_path / "d", "--out", tmp_path / "r.html")
+    assert "only one person" in output
 
 
 @pytest.mark.parametrize("command", ["scores", "report"])
-def test_thresholds_that_are_none(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before the data or the weights are looked at."""
+def test_invalid_thresholds_are_refused(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """This is checked before data and weights are read."""
 
     def fails(threshold: object) -> str:
         out = tmp_path / ("a.png" if command == "scores" else "a.html")
@@ -397,9 +399,9 @@ def test_thresholds_that_are_none(command: str, tmp_path: Path, capsys: pytest.C
         assert f"threshold {value} must be a cosine, a number from -1 to 1" in fails(value)
     assert "threshold 0,3 is neither a number" in fails("0,3")
     photo = write_picture(tmp_path / "photo.jpg")
-    said = fails(photo)
-    assert f"{photo} is not a file of `osnet calibrate --out`" in said
-    assert len(said) < 120 + len(str(photo)), "not the bytes of the photo"
+    output = fails(photo)
+    assert f"{photo} is not a file of `osnet calibrate --out`" in output
+    assert len(output) < 120 + len(str(photo)), "must not contain the bytes of the photo"
     assert "cannot read" in fails(tmp_path)
     table = tmp_path / "t.json"
     for content in ("{}", "[1]", "not JSON", "[" * 100_000, '{"threshold": true}', '{"threshold": "0.5"}'):
@@ -409,12 +411,12 @@ def test_thresholds_that_are_none(command: str, tmp_path: Path, capsys: pytest.C
         table.write_text(f'{{"threshold": {number}}}')
         assert "t.json must be a cosine, a number from -1 to 1" in fails(table), number
     table.write_text('{"kind": "identification", "threshold": 0.71234}')
-    assert "for searches (calibrate --fpir)" in (said := fails(table))
-    assert "--threshold 0.7123" in said
+    assert "for searches (calibrate --fpir)" in (output := fails(table))
+    assert "--threshold 0.7123" in output
 
 
 def test_a_threshold_is_drawn(people: Path, weights: dict[str, str], tmp_path: Path) -> None:
-    """As a number, which may be negative, and from the file of a calibration for these weights."""
+    """Given as a number, which may be negative, or as the file of a calibration for these weights."""
     table, out = tmp_path / "t.json", tmp_path / "c.svg"
     digest = Embedder(weights["one"]).sha256()
     table.write_text(json.dumps({"kind": "verification", "threshold": 0.875, "weights": {"network_sha256": digest}}))

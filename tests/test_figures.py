@@ -1,4 +1,4 @@
-"""Pictures: right and wrong must be told apart by more than colour."""
+"""Figures: ranked lists, interval plots, and cost plots."""
 
 import re
 from dataclasses import replace
@@ -26,12 +26,14 @@ def test_ranked_list(tmp_path: Path) -> None:
     right, wrong = Hit(1, 0.9, Item(a, "ada", "2")), Hit(2, 0.8, Item(b, "bob"))
     both = draw_ranked_lists([RankedList(Path(a), [right, wrong], "ada")], "title")
     assert both.size == (14 * 5 + 3 * 128, 44 + 256 + 54 + 14)
-    assert pixels_of(both, RIGHT) > 1.5 * pixels_of(both, WRONG) > 0  # the right one has two frames
+    assert (
+        pixels_of(both, RIGHT) > 1.5 * pixels_of(both, WRONG) > 0
+    )  # a right hit has two frames, so that colour is not the only mark
     unknown = draw_ranked_lists([RankedList(Path(a), [right, wrong])])
     assert pixels_of(unknown, RIGHT) == pixels_of(unknown, WRONG) == 0
 
 
-def test_a_file_that_is_gone_leaves_a_mark(tmp_path: Path) -> None:
+def test_a_missing_file_leaves_a_placeholder(tmp_path: Path) -> None:
     photo = write_picture(tmp_path / "a.png")
     sheet = draw_ranked_lists([RankedList(photo, [Hit(1, 0.5, Item(str(tmp_path / "gone.png")))])])
     assert sheet.size[0] > 2 * 128
@@ -58,7 +60,7 @@ def test_intervals_of_two_comparisons_share_no_ids() -> None:
     assert all("difference in mAP, points" in svg for svg in drawn)
 
 
-def test_the_figure_of_costs(tmp_path: Path) -> None:
+def test_cost_figure(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     points = [
         CostPoint("OSNet", "x0.5", 1.1e6, 424e6, 0.695), CostPoint("OSNet", "x1.0", 2.7e6, 1511e6, 0.755),
@@ -67,7 +69,7 @@ def test_the_figure_of_costs(tmp_path: Path) -> None:
     save_costs(points, tmp_path / "a.svg", "top-1", "not ImageNet")
     svg = (tmp_path / "a.svg").read_text()
     assert svg.count(">x0.5<") == 2
-    assert svg.count(">1.0<") == 1  # its multiply-adds are not known
+    assert svg.count(">1.0<") == 1  # not in the plot of multiply-adds, which are unknown
     assert svg.count(">OSNet<") == 1
     assert "not ImageNet" in svg
     assert "top-1 (%)" in svg

@@ -1,4 +1,4 @@
-"""Files that were given as weights and are something else: the error says what, and never that they could run code."""
+"""Files that are not weights: the error names the kind of file and does not warn about code."""
 
 import io
 import pickle
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from osnet import OSNet
-from test_opening import refused
-from test_weights import theirs
+from test_foreign_checkpoints import refusal_message
+from test_weights import torchreid_state
 
 
 def zipped(**members: bytes) -> bytes:
@@ -35,8 +35,8 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "annex": (b"/annex/objects/SHA256E-s933--4d7a.pth\n", "git annex get"),
     "page": (b"\n<!DOCTYPE html>\n<html><head><title>osnet at main</title>", "web page ('osnet at main')"),
     "page after a comment": (b"<!-- saved -->\n<HTML lang=en><body>Sign in", "web page"),
-    "page with a mark": (b"\xef\xbb\xbf<html>\xc3\xa9</html>", "web page"),
-    "error of a server": (b"Entry not found", "text that begins with 'Entry not found'"),
+    "page with a byte order mark": (b"\xef\xbb\xbf<html>\xc3\xa9</html>", "web page"),
+    "server error": (b"Entry not found", "text that begins with 'Entry not found'"),
     "json": (b'{"error": "Repository not found"}', "JSON that begins"),
     "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "XML"),
     "empty": (b"", "empty"),
@@ -46,7 +46,7 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "tar": (tarred(), "tar archive"),
     "zip": (zipped(readme=b"x", weights__osnet=b"y"), "zip archive that contains readme, weights/osnet"),
     "npz": (zipped(**{"a.npy": b"x"}), "NumPy"),
-    "cut zip": (zipped(**{"archive__data.pkl": b"x" * 500})[:300], "incomplete"),
+    "truncated zip": (zipped(**{"archive__data.pkl": b"x" * 500})[:300], "incomplete"),
     "torchscript": (zipped(**{"m__data.pkl": b"x", "m__constants.pkl": b"x", "m__code__a.py": b"x"}), "TorchScript"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
     "jpeg": (b"\xff\xd8\xff\xe0" + bytes(50), "JPEG"),
@@ -57,20 +57,20 @@ OTHERS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_a_file_is(tmp_path: Path, kind: str) -> None:
+def test_the_error_names_the_kind_of_file(tmp_path: Path, kind: str) -> None:
     content, words = OTHERS[kind]
     for name in ("osnet_x0_25_msmt17.pth", "weights.safetensors", "model.ckpt"):
         (tmp_path / name).write_bytes(content)
-        message = refused(tmp_path / name)
+        message = refusal_message(tmp_path / name)
         assert words in message
         assert "could run code" not in message
 
 
-def test_a_cut_off_download(tmp_path: Path, tiny_network: OSNet) -> None:
+def test_a_truncated_download_is_called_incomplete(tmp_path: Path, tiny_network: OSNet) -> None:
     for legacy in (False, True):
-        torch.save(theirs(tiny_network), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+        torch.save(torchreid_state(tiny_network), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
         content = (tmp_path / "x.pth").read_bytes()
         (tmp_path / "x.pth").write_bytes(content[: len(content) // 2])
-        message = refused(tmp_path / "x.pth")
+        message = refusal_message(tmp_path / "x.pth")
         assert "incomplete" in message
         assert "could run code" not in message

@@ -1,4 +1,4 @@
-"""An embedder in a process that was forked off: it works there, or says at once what to do. Nothing waits for ever."""
+"""An embedder in a forked process works or raises a clear error; it never hangs."""
 
 import os
 import subprocess
@@ -11,18 +11,18 @@ from conftest import write_picture
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 LIMIT_S = 240
-"""Long after a machine that is busy would be done; only what waits for ever meets it."""
+"""Far longer than even a busy machine needs, so that only a hang reaches it."""
 
 BEGIN = f"""
 import os, signal, sys
 import numpy as np
 import torch
-torch.set_num_threads(2)  # with one, nothing would be left behind in the parent
+torch.set_num_threads(2)  # one thread would start no pool that the child lacks
 
 def in_child(work, leave=os._exit):
     child = os.fork()
     if child == 0:
-        signal.alarm({LIMIT_S})  # ends it
+        signal.alarm({LIMIT_S})  # ends a child that hangs
         try:
             work()
         except BaseException as error:
@@ -34,7 +34,7 @@ def in_child(work, leave=os._exit):
 
 
 def run(code: str, *words: object) -> list[str]:
-    """The lines that a fresh Python printed."""
+    """Run code in a new Python process; returns the lines it prints."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + code, *map(str, words)], capture_output=True, text=True, env=environment
@@ -64,20 +64,20 @@ def embed_all(embedder):
 
 def embed_all_anew():
     global made
-    made = make()  # the parent's is dropped
+    made = make()  # deletes the parent's embedder
     embed_all(made)
 
 print(in_child(lambda: embed_all(made)))
 print(in_child(lambda: embed_all_anew()))
-if backend != "onnxruntime":  # a child cannot be taken down once its parent has so much as imported it
-    print(in_child(lambda: embed_all(made), leave=sys.exit))  # as a server's worker ends: everything is taken down
+if backend != "onnxruntime":  # a child cannot exit normally if its parent imported it
+    print(in_child(lambda: embed_all(made), leave=sys.exit))  # a normal exit, as of a server's worker
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["live", "torch", "onnxruntime", "openvino"])
-def test_every_input_with_every_backend(backend: str, tiny_weights: Path, tmp_path: Path) -> None:
-    """Made before the fork, made after it, and taken down after it."""
+def test_embedding_in_a_fork_works_or_raises(backend: str, tiny_weights: Path, tmp_path: Path) -> None:
+    """Embedders made before and after the fork, and deleted after it."""
     if backend in ("onnxruntime", "openvino"):
         pytest.importorskip(backend)
         pytest.importorskip("onnx")
@@ -95,9 +95,11 @@ def test_every_input_with_every_backend(backend: str, tiny_weights: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_what_else_computes(tiny_weights: Path) -> None:
-    """Scores, re-ranking, activation maps, class probabilities, a step of training: all would wait for PyTorch's
-    threads, or be ended by numba's."""
+def test_other_computations_work_in_a_fork(tiny_weights: Path) -> None:
+    """Scores, re-ranking, activation maps, class probabilities and a new network.
+
+    Without care, they would wait for PyTorch's threads or be aborted by numba's.
+    """
     code = """
 from PIL import Image
 from torch import nn

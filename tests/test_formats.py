@@ -1,4 +1,4 @@
-"""Files that users keep, and values that they publish, stay as they were: compared with files made by earlier code."""
+"""File formats, vectors and scores must not change: comparison with files made by earlier code."""
 
 import json
 from pathlib import Path
@@ -38,15 +38,15 @@ def test_a_gallery_is_written_byte_for_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gallery", "gallery-2"])
-def test_an_earlier_gallery_is_searched_alike(name: str, tmp_path: Path) -> None:
+def test_older_galleries_give_the_same_hits(name: str, tmp_path: Path) -> None:
     before = files_of(FIXTURES / "formats" / name)
     for file, content in before.items():
         (tmp_path / file).write_bytes(content)
     assert formats.search_gallery(tmp_path) == VALUES["search"]
-    assert files_of(tmp_path) == before, "reading writes nothing"
+    assert files_of(tmp_path) == before, "reading must not write"
 
 
-def test_the_first_write_brings_an_earlier_gallery_up_to_date(tmp_path: Path) -> None:
+def test_the_first_write_converts_an_older_gallery(tmp_path: Path) -> None:
     for file, content in files_of(FIXTURES / "formats" / "gallery").items():
         (tmp_path / file).write_bytes(content)
     before = Gallery.open(tmp_path).stored()
@@ -63,7 +63,7 @@ def test_the_first_write_brings_an_earlier_gallery_up_to_date(tmp_path: Path) ->
 def test_scores_are_equal() -> None:
     found = json.loads(json.dumps(formats.make_scores()))
     assert found.pop("reranked") == VALUES["scores"]["reranked"]
-    for name, result in found.items():  # later code may say more
+    for name, result in found.items():  # later code may add keys
         before = VALUES["scores"][name]
         assert {key: result[key] for key in before} == before
 

@@ -1,4 +1,4 @@
-"""The gallery: exact search, filters, atomic writes, deletion that deletes."""
+"""The gallery: exact search, filters, atomic writes, deletion from disk."""
 
 import json
 import threading
@@ -56,14 +56,14 @@ def test_equal_scores_keep_the_order_of_adding(tmp_path: Path) -> None:
     assert all(hit.score <= 1.0 for hit in found)
 
 
-def test_it_is_there_again_after_reopening(gallery: Gallery) -> None:
+def test_a_reopened_gallery_is_equal(gallery: Gallery) -> None:
     gallery.add_embeddings(vectors(3, 1), items(3, "late", identity="ada", camera="7", time_s=5.0), weights_sha256=SHA)
     again = Gallery.open(gallery.folder)
     assert again.items == gallery.items
     assert (len(again), again.weights_sha256, again.weights_name) == (53, SHA, "test")
     query = vectors(1, 5)[0]
     assert again.search_embedding(query, weights_sha256=SHA) == gallery.search_embedding(query, weights_sha256=SHA)
-    store: VectorStore = again  # the protocol is met; the type checker holds it too
+    store: VectorStore = again  # mypy checks that Gallery implements the protocol
     assert len(store) == 53
 
 
@@ -91,7 +91,7 @@ def test_filters(tmp_path: Path) -> None:
     assert found(identities=frozenset({"eve"})) == set()
 
 
-def test_a_filter_comes_before_the_best_are_chosen(gallery: Gallery) -> None:
+def test_filters_apply_before_the_top_k(gallery: Gallery) -> None:
     query = vectors(1, 9)[0]
     worst = gallery.search_embedding(query, weights_sha256=SHA, top=50)[-1].item.source
     assert [
@@ -126,7 +126,7 @@ def test_bad_rows_change_nothing(gallery: Gallery, rows: np.ndarray, names: list
     assert len(gallery) == len(Gallery.open(gallery.folder)) == 50
 
 
-def test_remove_takes_the_bytes_out_of_every_file(gallery: Gallery) -> None:
+def test_remove_deletes_the_bytes_from_every_file(gallery: Gallery) -> None:
     secret = np.full((1, 8), 0.123456789, np.float32)
     stored = (secret / np.linalg.norm(secret)).tobytes()
     gallery.add_embeddings(secret, [Item("secret-source-xyzzy", identity="doe")], weights_sha256=SHA)
@@ -135,7 +135,7 @@ def test_remove_takes_the_bytes_out_of_every_file(gallery: Gallery) -> None:
     assert stored in everything
     assert b"secret-source-xyzzy" in everything
     assert gallery.remove(Where(identities=frozenset({"doe"}))) == 1
-    for reopen in (False, True):  # gone before anybody opens it again
+    for reopen in (False, True):  # deleted even before the gallery is reopened
         where = Gallery.open(gallery.folder).folder if reopen else gallery.folder
         everything = b"".join(contents(where).values())
         assert stored not in everything
@@ -155,7 +155,7 @@ def test_everything_can_be_removed_and_added_again(gallery: Gallery) -> None:
 
 
 @pytest.mark.parametrize("action", ["add", "remove"])
-def test_killed_at_any_write_it_is_as_before_or_as_after(gallery: Gallery, action: str, monkeypatch) -> None:
+def test_a_kill_at_any_write_leaves_the_old_or_the_new_state(gallery: Gallery, action: str, monkeypatch) -> None:
     before = set(gallery.sources())
     after = before | {"late-0"} if action == "add" else before - {"crop-7"}
     real, outcomes = Path.replace, []
@@ -163,7 +163,7 @@ def test_killed_at_any_write_it_is_as_before_or_as_after(gallery: Gallery, actio
     for fail_at in (1, 2, 3, 4):
         calls = 0
 
-        def replace_or_die(self: Path, target: Path) -> Path:
+        def replace_or_interrupt(self: Path, target: Path) -> Path:
             nonlocal calls
             calls += 1
             if calls == fail_at:
@@ -172,7 +172,7 @@ def test_killed_at_any_write_it_is_as_before_or_as_after(gallery: Gallery, actio
 
         store = Gallery.open(gallery.folder)
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", replace_or_die)
+            patch.setattr(Path, "replace", replace_or_interrupt)
             try:
                 if action == "add":
                     store.add_embeddings(vectors(1, 4), items(1, "late"), weights_sha256=SHA)
@@ -186,11 +186,11 @@ def test_killed_at_any_write_it_is_as_before_or_as_after(gallery: Gallery, actio
         assert len(now.search_embedding(vectors(1)[0], weights_sha256=SHA, top=100)) == len(now)
         if outcomes[-1] == "done":
             break
-    assert outcomes == ["killed"] * 2 + ["done"]  # the segment, the list
+    assert outcomes == ["killed"] * 2 + ["done"]  # the segment and gallery.json are replaced
 
 
-def test_leftovers_of_a_crash_are_swept(gallery: Gallery) -> None:
-    """As after a kill between the new list and the deletion of the old segment, or in a half-written file."""
+def test_files_left_by_a_crash_are_deleted(gallery: Gallery) -> None:
+    """A kill may leave an old segment that gallery.json no longer lists, or a half-written file."""
     old = ("vectors-000099.npy", "items-000099.jsonl")
     for name in (*old, "2026-11-28_gate_000007.safetensors", "undated_000099.safetensors", ".writing-17-x.jsonl"):
         (gallery.folder / name).write_bytes(b"removed person")
@@ -198,7 +198,7 @@ def test_leftovers_of_a_crash_are_swept(gallery: Gallery) -> None:
     assert sorted(contents(gallery.folder)) == ["gallery.json", "undated_000001.safetensors"]
 
 
-def test_files_of_others_are_left_alone(gallery: Gallery) -> None:
+def test_other_files_in_the_folder_are_not_deleted(gallery: Gallery) -> None:
     names = ("items-export.jsonl", "vectors-backup.npy", "undated_mine.safetensors", "2026_gate_000001.safetensors")
     for name in names:
         (gallery.folder / name).write_text("mine")
@@ -218,8 +218,8 @@ def test_many_small_additions_are_merged(tmp_path: Path) -> None:
     assert again.search_embedding(vectors(1, 7)[0], weights_sha256=SHA, top=1)[0].item.source == "p7-0"
 
 
-def test_two_writers_take_turns(gallery: Gallery) -> None:
-    """Both opened it in the same state; neither loses what the other adds."""
+def test_concurrent_writers_lose_nothing(gallery: Gallery) -> None:
+    """Four writers open the same state; no addition is lost."""
     stores = [Gallery.open(gallery.folder) for _ in range(4)]
     threads = [
         threading.Thread(
@@ -234,7 +234,7 @@ def test_two_writers_take_turns(gallery: Gallery) -> None:
     assert len(Gallery.open(gallery.folder)) == 58
 
 
-def test_a_writer_that_does_not_let_go(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_not_released_is_an_error(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     from filelock import FileLock
 
     monkeypatch.setattr(rows_module, "LOCK_TIMEOUT_S", 0.1)
@@ -242,10 +242,10 @@ def test_a_writer_that_does_not_let_go(gallery: Gallery, monkeypatch: pytest.Mon
         gallery.add_embeddings(vectors(1), items(1, "x"), weights_sha256=SHA)
 
 
-def test_damage_is_named(gallery: Gallery) -> None:
+def test_damaged_and_missing_segments_are_named(gallery: Gallery) -> None:
     path = gallery.folder / "undated_000001.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(GalleryError, match=r"undated_000001\.safetensors is damaged"):
         Gallery.open(gallery.folder)
     path.unlink()
@@ -257,14 +257,14 @@ def test_damage_is_named(gallery: Gallery) -> None:
     "change",
     [{"format": "other"}, {"segments": [{"number": "../x"}]}, {"segments": 3}, {"surprise": 1}],
 )
-def test_a_hostile_list_is_refused(gallery: Gallery, change: dict) -> None:
+def test_an_invalid_gallery_json_is_refused(gallery: Gallery, change: dict) -> None:
     path = gallery.folder / "gallery.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(GalleryError, match=r"gallery\.json"):
         Gallery.open(gallery.folder)
 
 
-def test_folders_that_are_no_galleries(tmp_path: Path, gallery: Gallery) -> None:
+def test_missing_used_and_full_folders_are_refused(tmp_path: Path, gallery: Gallery) -> None:
     with pytest.raises(GalleryError, match="gone"):
         Gallery.open(tmp_path / "gone")
     with pytest.raises(GalleryError, match="holds a gallery already"):
@@ -286,12 +286,12 @@ def test_folders_that_are_no_galleries(tmp_path: Path, gallery: Gallery) -> None
         (vectors(1, size=4)[0], 1, r"\(1, 4\)"),
     ],
 )
-def test_searches_that_cannot_be(gallery: Gallery, vector: np.ndarray, top: int, words: str) -> None:
+def test_invalid_searches_are_refused(gallery: Gallery, vector: np.ndarray, top: int, words: str) -> None:
     with pytest.raises(GalleryError, match=words):
         gallery.search_embedding(vector, weights_sha256=SHA, top=top)
 
 
-def test_written_aside_leaves_the_old_file_if_it_fails(tmp_path: Path) -> None:
+def test_written_aside_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("old")
     with pytest.raises(RuntimeError), written_aside(path) as aside:
@@ -303,19 +303,19 @@ def test_written_aside_leaves_the_old_file_if_it_fails(tmp_path: Path) -> None:
         pass
 
 
-def test_items_keep_unknown_as_unknown(gallery: Gallery) -> None:
+def test_unknown_labels_stay_none(gallery: Gallery) -> None:
     assert gallery.items[0] == Item("crop-0")
     assert replace(gallery.items[0], camera="1").camera == "1"
 
 
 @pytest.mark.parametrize("key", ["weights_sha256", "weights_name", "embedding_size", "next_segment", "segments"])
 @pytest.mark.parametrize("value", [None, True, 1.5, "x", [1], [None], {"a": 1}, float("nan")])
-def test_a_manifest_of_other_types_is_damaged(tmp_path: Path, key: str, value: object) -> None:
+def test_wrong_types_in_gallery_json_are_refused(tmp_path: Path, key: str, value: object) -> None:
     Gallery.create(tmp_path / "g", weights_sha256="a" * 64, embedding_size=4)
     path = tmp_path / "g" / "gallery.json"
     content = json.loads(path.read_text())
     if key.startswith("weights") and value == "x":
-        return  # a text is what belongs there
+        return  # a string is valid for these keys
     path.write_text(json.dumps(content | {key: value}))
     with pytest.raises(GalleryError, match=r"gallery\.json is damaged"):
         Gallery.open(tmp_path / "g")

@@ -1,4 +1,4 @@
-"""A gallery and the files behind it: what changed, what is gone, what one source means, who writes when."""
+"""Indexing image files: changed and deleted images, sources and patterns, labels, concurrent writers."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def store_of(folder: Path, *sources: str) -> Gallery:
 
 @pytest.fixture(autouse=True)
 def _one_embedder(monkeypatch: pytest.MonkeyPatch, tiny_network: OSNet) -> None:
-    """The commands' own backends take seconds to make, and what is tested here is which vector is kept."""
+    """Share one embedder between commands, because making a backend takes seconds."""
     made = Embedder(tiny_network)
 
     def open_quickly(weights: Any, device: str, batch_size: int) -> Embedder:
@@ -47,7 +47,7 @@ def _one_embedder(monkeypatch: pytest.MonkeyPatch, tiny_network: OSNet) -> None:
     monkeypatch.setattr(gallery_command, "open_embedder", open_quickly)
 
 
-# One source, or a pattern
+# Sources and patterns
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def _one_embedder(monkeypatch: pytest.MonkeyPatch, tiny_network: OSNet) -> None:
         ("c/[a].jpg", ["c/a.jpg", "c/[[]a].jpg"]),
     ],
 )
-def test_a_text_that_equals_a_source_means_that_item(exact: str, others: list[str], tmp_path: Path) -> None:
+def test_a_pattern_equal_to_a_source_selects_only_that_item(exact: str, others: list[str], tmp_path: Path) -> None:
     store = store_of(tmp_path / "g", *others, exact)
     query = np.ones(4)
     hits = store.search_embedding(query, weights_sha256=SHA, where=Where(source=exact))
@@ -71,14 +71,14 @@ def test_a_text_that_equals_a_source_means_that_item(exact: str, others: list[st
     assert Gallery.open(store.folder).sources() == set(others)
 
 
-def test_without_an_equal_source_it_is_a_pattern(tmp_path: Path) -> None:
+def test_a_pattern_without_an_equal_source_is_matched(tmp_path: Path) -> None:
     store = store_of(tmp_path / "g", "c/cam1.jpg", "c/cam2.jpg", "d/cam1.jpg")
     assert store.remove(Where(source="c/cam[1].jpg")) == 1
     assert store.remove(Where(source="c/*")) == 1
     assert store.sources() == {"d/cam1.jpg"}
 
 
-def test_exact_sources_are_no_patterns(tmp_path: Path) -> None:
+def test_sources_are_not_patterns(tmp_path: Path) -> None:
     store = store_of(tmp_path / "g", "a1", "a[1]", "b")
     assert store.remove(Where(sources=frozenset({"a[1]", "*"}))) == 1
     assert store.sources() == {"a1", "b"}
@@ -98,7 +98,7 @@ def test_remove_by_source_and_dry_run(run: Run, tmp_path: Path) -> None:  # noqa
     assert Gallery.open(store.folder).sources() == {"c/cam1.jpg"}
 
 
-# Files that change and go
+# Changed and deleted files
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def index(run: Run, crops: Path, *more: object) -> tuple[str, str]:  # noqa: F81
 def test_a_crop_that_changed_is_embedded_again(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     index(run, crops, "--weights", tiny_weights)
     write_picture(crops / "1.png", 77)
-    os.utime(crops / "2.png", ns=(1, 1))  # another time, the same picture
+    os.utime(crops / "2.png", ns=(1, 1))  # another time, the same content
     (crops / "new.png").write_bytes((crops / "0.png").read_bytes())
     out, _ = index(run, crops)
     assert out.startswith("1 crops added")
@@ -138,7 +138,7 @@ def test_a_crop_that_changed_is_embedded_again(run: Run, tiny_weights: Path, cro
     assert "again" not in out
 
 
-def test_a_change_that_leaves_size_and_time_is_seen(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_change_with_equal_size_and_time_is_noticed(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
     path = write_picture(tmp_path / "crops" / "a.bmp", 1)
     status = path.stat()
     index(run, path.parent, "--weights", tiny_weights)
@@ -148,7 +148,7 @@ def test_a_change_that_leaves_size_and_time_is_seen(run: Run, tiny_weights: Path
     assert "1 had changed" in index(run, path.parent)[0]
 
 
-def test_what_is_gone_is_told_and_pruned(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
+def test_deleted_files_are_reported_and_pruned(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     elsewhere = write_picture(crops.parent / "other" / "x.png", 9)
     index(run, crops, "--weights", tiny_weights)
     index(run, elsewhere.parent, "--out", crops.parent / "g")
@@ -164,14 +164,14 @@ def test_what_is_gone_is_told_and_pruned(run: Run, tiny_weights: Path, crops: Pa
     assert Gallery.open(crops.parent / "g").sources() == {str(crops / "0.png"), str(crops / "2.png"), str(elsewhere)}
     everything = b"".join(path.read_bytes() for path in (crops.parent / "g").iterdir() if path.is_file())
     assert b"1.png" not in everything
-    for path in crops.iterdir():  # the last ones too: a folder without images may be all that is left
+    for path in crops.iterdir():  # also if no image is left in the folder
         path.unlink()
     assert "2 items below" in index(run, crops)[1]
     index(run, crops, "--prune")
     assert Gallery.open(crops.parent / "g").sources() == {str(elsewhere)}
 
 
-def test_a_changed_crop_that_cannot_be_read_is_told(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
+def test_a_changed_crop_that_cannot_be_read_is_reported(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     index(run, crops, "--weights", tiny_weights)
     (crops / "1.png").write_bytes(b"broken")
     status, out, err = run("index", crops, "--out", crops.parent / "g", "--on-error", "skip")
@@ -180,7 +180,7 @@ def test_a_changed_crop_that_cannot_be_read_is_told(run: Run, tiny_weights: Path
     assert "1 crops have changed and cannot be read" in err
 
 
-def test_labels_that_are_known_later_are_taken(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
+def test_labels_can_be_added_later(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     index(run, crops, "--weights", tiny_weights)
     table = crops.parent / "t.csv"
     table.write_text("path,identity,camera\n0.png,ada,1\n1.png,bob,\n2.png,ada,2\n")
@@ -188,11 +188,11 @@ def test_labels_that_are_known_later_are_taken(run: Run, tiny_weights: Path, cro
     assert "3 got other labels" in out
     labels = {(i.source[-5:], i.identity, i.camera) for i in Gallery.open(crops.parent / "g").items}
     assert labels == {("0.png", "ada", "1"), ("1.png", "bob", None), ("2.png", "ada", "2")}
-    assert "other labels" not in index(run, crops)[0]  # what is not said now does not undo it
+    assert "other labels" not in index(run, crops)[0]  # indexing without labels keeps the old ones
     assert {i.identity for i in Gallery.open(crops.parent / "g").items} == {"ada", "bob"}
 
 
-def test_a_gallery_from_before_stamps(run: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_a_gallery_without_file_stamps_can_be_extended(run: Run, tmp_path: Path) -> None:  # noqa: F811
     folder = shutil.copytree(FIXTURES / "gallery_before_stamps", tmp_path / "g")
     store = Gallery.open(folder)
     assert store.items == (
@@ -213,7 +213,7 @@ def test_a_gallery_from_before_stamps(run: Run, tmp_path: Path) -> None:  # noqa
     assert again.find_gone("/crops") == ["/crops/ada.png", "/crops/../crops/bob.png"]
 
 
-def test_an_old_gallery_is_brought_up_to_date(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
+def test_items_without_file_stamps_are_embedded_again(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     embedder = Embedder(tiny_weights, backend="torch")
     store = Gallery.open(crops.parent / "g", embedder)
     paths = sorted(crops.iterdir())
@@ -229,7 +229,7 @@ def test_an_old_gallery_is_brought_up_to_date(run: Run, tiny_weights: Path, crop
     assert "3 were there; 3 in all" in index(run, crops)[0]
 
 
-def test_put_replaces_and_leaves(tmp_path: Path) -> None:
+def test_put_replaces_changed_items_and_keeps_equal_ones(tmp_path: Path) -> None:
     store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=2)
     old, new = FileStamp(1, 1, 1, "1" * 64), FileStamp(1, 1, 1, "2" * 64)
     store.put_embeddings([[1, 0], [0, 1]], [Item("a"), Item("b")], weights_sha256=SHA, stamps=[old, old])
@@ -244,7 +244,7 @@ def test_put_replaces_and_leaves(tmp_path: Path) -> None:
     assert {s: (x.stamp and x.stamp.sha256[0]) for s, x in again.stored().items()} == first | {"c": None}
 
 
-def test_a_stamp_of_other_types_is_damage(tmp_path: Path) -> None:
+def test_file_stamps_of_wrong_types_are_refused(tmp_path: Path) -> None:
     folder = shutil.copytree(FIXTURES / "gallery_before_stamps", tmp_path / "g")
     file, lines = folder / "items-000001.jsonl", (folder / "items-000001.jsonl").read_text().splitlines(keepends=True)
     for content in ('"x"', "[]", '{"size": "1", "mtime_ns": 1, "ctime_ns": 1, "sha256": ""}', '{"size": 1}'):
@@ -256,21 +256,21 @@ def test_a_stamp_of_other_types_is_damage(tmp_path: Path) -> None:
             Gallery.open(folder)
 
 
-# One name for one file
+# One source per file
 
 
-def test_plain_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
     monkeypatch.chdir(tmp_path)
     assert plain_path("a/../b/./x.png") == tmp_path / "b" / "x.png"
     assert plain_path(f"/{tmp_path}/x.png") == tmp_path / "x.png"
-    assert plain_path("link/x.png") == tmp_path / "link" / "x.png"  # a link keeps its name
+    assert plain_path("link/x.png") == tmp_path / "link" / "x.png"  # links are not resolved
     assert plain_path("link/../x.png") == (tmp_path / "real" / "x.png").resolve()  # not tmp_path / x.png
     assert plain_path("/../../x") == Path("/x")
 
 
-def test_two_spellings_are_one_item(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
+def test_two_spellings_of_a_path_are_one_item(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     index(run, crops, "--weights", tiny_weights)
     out, _ = index(run, crops / ".." / "crops", "--out", crops.parent / "g")
     assert out.startswith("0 crops added")
@@ -280,10 +280,10 @@ def test_two_spellings_are_one_item(run: Run, tiny_weights: Path, crops: Path) -
     assert out.startswith("3 embeddings of 512")
 
 
-# What the names say
+# Labels from file names
 
 
-def test_one_odd_name_among_market_names(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_without_a_market_name_has_no_labels(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
     for pid in (1, 2):
         write_picture(tmp_path / "crops" / MARKET.format(pid, 3), pid)
     write_picture(tmp_path / "crops" / "odd one.png", 9)
@@ -299,7 +299,7 @@ def test_one_odd_name_among_market_names(run: Run, tiny_weights: Path, tmp_path:
     }
 
 
-def test_many_odd_names_are_counted(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_many_files_without_labels_are_counted(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
     for n in range(12):
         (tmp_path / "crops").mkdir(exist_ok=True)
         first = tmp_path / "crops" / "odd00.png"
@@ -319,7 +319,7 @@ def test_many_odd_names_are_counted(run: Run, tiny_weights: Path, tmp_path: Path
     assert "--identity-from" in err
 
 
-def test_a_table_that_lists_less_than_the_folder_holds(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
+def test_images_missing_from_the_table_are_named(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     (crops.parent / "t.csv").write_text("path,identity\n1.png,ada\n")
     out, err = index(run, crops, "--weights", tiny_weights, "--csv", crops.parent / "t.csv")
     assert out.startswith("1 crops added")
@@ -331,7 +331,7 @@ def test_a_table_that_lists_less_than_the_folder_holds(run: Run, tiny_weights: P
 
 
 def test_weights_are_checked_under_the_lock(tmp_path: Path) -> None:
-    """Opened for A; then the folder is made anew for B: A's vectors must not go in."""
+    """The gallery is deleted and created again for other weights: the old object must not write into it."""
     store = store_of(tmp_path / "g", "a")
     shutil.rmtree(tmp_path / "g")
     other = Gallery.create(tmp_path / "g", weights_sha256=OTHER, embedding_size=4)
@@ -352,7 +352,7 @@ def test_weights_are_checked_under_the_lock(tmp_path: Path) -> None:
     assert not (tmp_path / "g").exists()
 
 
-def test_forgetting_looks_at_the_newest_state(tmp_path: Path) -> None:
+def test_forget_attributes_uses_the_state_on_disk(tmp_path: Path) -> None:
     from osnet.gallery import AttributeProbabilities
     from osnet.gallery.segments import StoredAttribute
 
@@ -368,7 +368,7 @@ def test_forgetting_looks_at_the_newest_state(tmp_path: Path) -> None:
     assert b"hat" not in b"".join(path.read_bytes() for path in (tmp_path / "g").iterdir())
 
 
-def test_of_several_first_writers_all_add(tiny_network: OSNet, tmp_path: Path) -> None:
+def test_concurrent_first_writers_all_add(tiny_network: OSNet, tmp_path: Path) -> None:
     embedder = Embedder(tiny_network)
     errors: list[Exception] = []
     start = threading.Barrier(4)
@@ -391,8 +391,8 @@ def test_of_several_first_writers_all_add(tiny_network: OSNet, tmp_path: Path) -
     assert Embedder(tmp_path / "g" / "weights").sha256() == embedder.sha256()
 
 
-def test_a_first_writer_waits_for_another(tiny_network: OSNet, tmp_path: Path) -> None:
-    """The other holds the lock of a folder that is no gallery yet, and makes one of other weights."""
+def test_a_first_writer_waits_for_the_lock(tiny_network: OSNet, tmp_path: Path) -> None:
+    """Another process holds the lock of an empty folder and creates a gallery of other weights."""
     (tmp_path / "g").mkdir()
     embedder, found = Embedder(tiny_network), []
 
@@ -413,10 +413,10 @@ def test_a_first_writer_waits_for_another(tiny_network: OSNet, tmp_path: Path) -
     assert not (tmp_path / "g" / "weights").exists()
 
 
-def test_two_commands_at_once(
+def test_two_index_commands_at_once_add_each_crop_once(
     tiny_weights: Path, crops: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both find nothing there and embed everything; what the other has added meanwhile is left as it is."""
+    """Both find an empty gallery and embed everything; the second keeps the items of the first."""
     open_gallery, both = gallery_command.open_gallery, threading.Barrier(2)
 
     def opened_together(*args: Any) -> Any:
@@ -435,18 +435,18 @@ def test_two_commands_at_once(
         thread.start()
     for thread in threads:
         thread.join()
-    told = [line for line in capsys.readouterr().out.splitlines() if "crops added" in line]
-    assert sorted(line[0] for line in told) == ["0", "3"]
+    summaries = [line for line in capsys.readouterr().out.splitlines() if "crops added" in line]
+    assert sorted(line[0] for line in summaries) == ["0", "3"]
     assert len(Gallery.open(crops.parent / "g")) == 3
 
 
-def test_a_folder_that_a_crash_left_can_be_used(tmp_path: Path) -> None:
+def test_create_after_a_crash_in_create(tmp_path: Path) -> None:
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / ".writing-1-x-gallery.json").write_text("{")
     assert len(Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=4)) == 0
 
 
-def test_gone_is_what_was_a_file(tmp_path: Path) -> None:
+def test_only_sources_that_are_missing_files_are_gone(tmp_path: Path) -> None:
     store = store_of(tmp_path / "g", "crop-1", "video.mp4#3", str(tmp_path / "gone.png"), f"{tmp_path}/v.mp4#9")
     (tmp_path / "v.mp4").write_bytes(b"")
     assert [s.item.source for s in store.stored().values() if is_gone(s)] == [str(tmp_path / "gone.png")]
@@ -455,7 +455,7 @@ def test_gone_is_what_was_a_file(tmp_path: Path) -> None:
     assert len(Gallery.open(store.folder)) == 3
 
 
-def test_other_weights_do_not_change_what_is_there(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
+def test_other_weights_do_not_change_the_gallery(run: Run, tiny_weights: Path, crops: Path) -> None:  # noqa: F811
     index(run, crops, "--weights", tiny_weights)
     torch.manual_seed(5)
     save_weights(OSNet(OSNetConfig(width=0.25)), crops.parent / "other")

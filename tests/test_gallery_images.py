@@ -1,4 +1,4 @@
-"""A gallery that knows its embedder: images in, hits out; and the adapters for boxes of other libraries."""
+"""A gallery with an embedder: adding and searching images; adapters for boxes of other libraries."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,7 @@ def gallery(tmp_path: Path, crops: Path, embedder: Embedder) -> Gallery:
     return made
 
 
-def test_images_in_hits_out(gallery: Gallery, crops: Path, embedder: Embedder) -> None:
+def test_search_by_image_matches_search_by_embedding(gallery: Gallery, crops: Path, embedder: Embedder) -> None:
     assert gallery.sources() == {str(crops / f"{n}.png") for n in range(5)}
     rows = embedder.embed(crops)
     hits = gallery.search(crops / "3.png", top=5)
@@ -68,7 +68,7 @@ def test_only_new_and_changed_files_are_embedded(gallery: Gallery, crops: Path) 
     assert gallery.search(image(7), top=1)[0].item.source == str(crops / "1.png")
 
 
-def test_items_and_crops_bring_labels_and_paths_keep_them(gallery: Gallery, crops: Path) -> None:
+def test_items_and_crops_set_labels_and_paths_keep_them(gallery: Gallery, crops: Path) -> None:
     gallery.add([Item(str(crops / "0.png"), "ada", "north"), Crop(crops / "1.png", 7, 2, camera="2"), crops / "2.png"])
     gallery.add(Crop(crops / "3.png", 0, 1, "0"))  # a distractor
     gallery.add(crops)
@@ -76,23 +76,25 @@ def test_items_and_crops_bring_labels_and_paths_keep_them(gallery: Gallery, crop
     assert labels == {"0": ("ada", "north"), "1": ("7", "2"), "2": (None, None), "3": (None, None), "4": (None, None)}
 
 
-def test_an_image_that_cannot_be_read(gallery: Gallery, crops: Path) -> None:
-    (crops / "6.png").write_bytes(b"no image")
+def test_unreadable_images_raise_or_are_skipped(gallery: Gallery, crops: Path) -> None:
+    (crops / "6.png").write_bytes(b"not an image")
     Image.fromarray(image(9)).save(crops / "5.png")
     with pytest.raises(ImageError, match=r"6\.png"):
         gallery.add([crops / "5.png", crops / "6.png"])
-    assert len(gallery) == 6, "what was embedded before it is kept"
+    assert len(gallery) == 6, "images before the bad one must be added"
     done = gallery.add(crops, on_error="skip")
     assert [failure.name for failure in done.failures] == [str(crops / "6.png")]
 
 
-def test_many_at_once(gallery: Gallery, crops: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_many_matches_single_searches(
+    gallery: Gallery, crops: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     singly = [gallery.search(crops / f"{n}.png", top=3) for n in range(5)]
     for at_once in (search_module.QUERIES_AT_ONCE, 3, 1):
         monkeypatch.setattr(search_module, "QUERIES_AT_ONCE", at_once)
-        together = gallery.search_many(crops, top=3)
-        assert [[hit.item for hit in hits] for hits in together] == [[hit.item for hit in hits] for hits in singly]
-        for hits, others in zip(together, singly, strict=True):
+        joint = gallery.search_many(crops, top=3)
+        assert [[hit.item for hit in hits] for hits in joint] == [[hit.item for hit in hits] for hits in singly]
+        for hits, others in zip(joint, singly, strict=True):
             np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in others], atol=1e-6)
     frame = Frame(np.concatenate([image(2), image(4)], axis=1), [[0, 0, 32, 64], [32, 0, 64, 64]])
     found = gallery.search_many(frame, top=1)

@@ -1,4 +1,4 @@
-"""The files of a gallery: one for each day and camera, read by others' libraries, rewritten only where needed."""
+"""The files of a gallery: one per day and camera, readable by safetensors, rewritten only where needed."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ def make(folder: Path, items: list[Item]) -> Gallery:
 
 
 def files(store: Gallery) -> dict[str, int]:
-    """Names with the time of their last change, in nanoseconds."""
+    """File name -> modification time in nanoseconds."""
     return {path.name: path.stat().st_mtime_ns for path in store.folder.glob("*.safetensors")}
 
 
@@ -57,7 +57,7 @@ def test_a_file_for_each_day_and_camera(tmp_path: Path) -> None:
     assert Gallery.open(store.folder).items == store.items
 
 
-def test_retention_and_erasure_touch_only_their_files(tmp_path: Path) -> None:
+def test_expire_and_erase_change_only_affected_files(tmp_path: Path) -> None:
     items = [Item(f"{n}", f"p{n % 5}", f"c{n % 2}", (n % 3) * DAY_S + n) for n in range(30)]
     store = make(tmp_path / "g", items)
     before = files(store)
@@ -65,15 +65,15 @@ def test_retention_and_erasure_touch_only_their_files(tmp_path: Path) -> None:
     report = store.expire(DAY_S)
     assert (report.rows, report.rewritten, report.deleted) == (10, 0, 2)
     assert files(store) == {name: when for name, when in before.items() if not name.startswith("1970-01-01")}
-    left = files(store)
+    remaining = files(store)
     report = store.erase(Where(sources=frozenset({"7"})))
     assert (report.rows, report.rewritten, report.deleted, report.is_complete) == (1, 1, 0, True)
-    changed = set(left) - set(files(store))
-    assert changed == {name for name in left if name.startswith("1970-01-02_c1")}
-    assert all(files(store)[name] == when for name, when in left.items() if name not in changed)
+    changed = set(remaining) - set(files(store))
+    assert changed == {name for name in remaining if name.startswith("1970-01-02_c1")}
+    assert all(files(store)[name] == when for name, when in remaining.items() if name not in changed)
 
 
-def test_the_library_reads_the_files(tmp_path: Path) -> None:
+def test_safetensors_reads_the_files(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.numpy")
     store = make(
         tmp_path / "g", [Item("ä", "ada", "1", 5.0), Item("b\udcff", None, "1", 6.0), Item("c", "bob", "1", 7.0)]
@@ -88,7 +88,7 @@ def test_the_library_reads_the_files(tmp_path: Path) -> None:
     assert (np.linalg.norm(close - found["vectors"], axis=1) <= found["scales"][:, 1]).all()
 
 
-def test_names_of_removed_people_are_in_no_table(tmp_path: Path) -> None:
+def test_names_of_removed_people_are_deleted_from_the_files(tmp_path: Path) -> None:
     store = make(tmp_path / "g", [Item(f"{n}", f"person-{n}", f"camera-{n}") for n in range(4)])
     store.remove(Where(identities=frozenset({"person-2"})))
     everything = b"".join(path.read_bytes() for path in store.folder.iterdir())
@@ -97,7 +97,7 @@ def test_names_of_removed_people_are_in_no_table(tmp_path: Path) -> None:
     assert b"camera-2" not in everything
 
 
-def test_relabelling_moves_between_files_and_keeps_the_order(tmp_path: Path) -> None:
+def test_relabel_moves_rows_between_files_and_keeps_the_order(tmp_path: Path) -> None:
     store = make(tmp_path / "g", [Item(f"{n}", None, "c", DAY_S) for n in range(4)])
     stamp = FileStamp(1, 2, 3, "ab" * 32)
     store.relabel([Item("1", "ada", "d", 2 * DAY_S), Item("gone")], {"2": stamp})
@@ -114,8 +114,8 @@ def test_relabelling_moves_between_files_and_keeps_the_order(tmp_path: Path) -> 
     "damage",
     ["short", "header", "offsets", "camera code", "source end", "shape", "names"],
 )
-def test_a_hostile_file_is_named(damage: str, tmp_path: Path) -> None:
-    """Its digest is right, as a stranger's would be; nothing outside the arrays is read."""
+def test_malformed_segment_files_are_refused(damage: str, tmp_path: Path) -> None:
+    """Each file's digest in gallery.json is right, so only the content is wrong. Nothing outside it is read."""
     store = make(tmp_path / "g", [Item(f"{n}", "p", "c", 1.0) for n in range(3)])
     (name,) = files(store)
     path = store.folder / name
@@ -152,7 +152,7 @@ def test_a_hostile_file_is_named(damage: str, tmp_path: Path) -> None:
         Gallery.open(store.folder)
 
 
-def test_check_finds_what_opening_a_large_gallery_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_finds_damage_that_open_skips_in_large_galleries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(tmp_path / "g", [Item(f"{n}", "p", f"c{n % 2}", 1.0) for n in range(6)])
     monkeypatch.setattr(snapshot, "CHECKED_BYTES", 0)
     assert Gallery.open(store.folder).check() == []
@@ -164,8 +164,8 @@ def test_check_finds_what_opening_a_large_gallery_does_not(tmp_path: Path, monke
     assert path.name in fault
 
 
-def test_readers_while_files_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer replaces files that a reader has listed but not mapped. The reader then reads the newest ones."""
+def test_searching_while_a_writer_replaces_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer replaces files that a reader has listed but not mapped. The reader then uses the new ones."""
     monkeypatch.setattr(snapshot, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(snapshot, "MAX_MAPPED", 1)
     store = make(tmp_path / "g", [Item(f"{n}", f"p{n}", f"c{n % 4}", DAY_S) for n in range(40)])

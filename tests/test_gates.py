@@ -1,4 +1,4 @@
-"""Gates watched with hooks against gates computed by hand; clusters that are known."""
+"""Recorded gates against gates computed by hand; clusters with known members."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def make_embedder(**settings: object) -> Embedder:
 
 
 @pytest.mark.parametrize("aggregation", ["unified_gate", "separate_gates", "streamwise_gate"])
-def test_gates_are_those_of_the_last_block(paths: list[Path], aggregation: str) -> None:
+def test_recorded_gates_match_the_last_block(paths: list[Path], aggregation: str) -> None:
     embedder = make_embedder(aggregation=aggregation)
     record = record_gates(embedder, paths)
     assert record.blocks == ("conv2.0", "conv2.1", "conv3.0", "conv3.1", "conv4.0", "conv4.1")
@@ -63,7 +63,7 @@ def test_networks_without_gates_are_refused(paths: list[Path]) -> None:
 
 
 def make_record() -> tuple[GateRecord, np.ndarray]:
-    """30 images in three groups of 15, 10, 5; within a group the first lies nearest to the centre."""
+    """30 images in three groups of 15, 10, 5, with distances to the centre that grow in each group."""
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1, 2], [15, 10, 5])
     away = np.concatenate([np.arange(n) for n in (15, 10, 5)])[:, None] * 1e-3
@@ -89,28 +89,28 @@ def test_clusters_are_found_and_ordered_by_size() -> None:
         cluster_gates(record, 31)
 
 
-def test_figures(paths: list[Path], tmp_path: Path) -> None:
+def test_gate_figures(paths: list[Path], tmp_path: Path) -> None:
     record = record_gates(make_embedder(), paths)
     clusters = cluster_gates(record, 3)
     draw_clusters(record, clusters, paths, tmp_path / "clusters.svg", nearest=4)
-    said = (tmp_path / "clusters.svg").read_text()
-    assert f">cluster 1: {len(clusters.nearest[0])} of 40 images<" in said
-    assert ">3 x 3: " in said
+    svg = (tmp_path / "clusters.svg").read_text()
+    assert f">cluster 1: {len(clusters.nearest[0])} of 40 images<" in svg
+    assert ">3 x 3: " in svg
     for word in (">cluster 1: ", ">Mean share of each scale"):
-        assert word in said
-    assert said.count("<image") == sum(min(4, len(members)) for members in clusters.nearest)
+        assert word in svg
+    assert svg.count("<image") == sum(min(4, len(members)) for members in clusters.nearest)
     for shown, nearest in ((0, 4), (3, 0), (-1, 4)):
         with pytest.raises(DataError, match=f"shown {shown} and nearest {nearest} must be at least 1"):
             draw_clusters(record, clusters, paths, tmp_path / "none.svg", shown, nearest)
     assert not (tmp_path / "none.svg").exists()
     draw_shares(record, tmp_path / "shares.svg", {"one": (paths[0], 0)}, "people")
-    said = (tmp_path / "shares.svg").read_text()
-    assert "people: 40 images" in said
-    assert "conv4.1" in said
+    svg = (tmp_path / "shares.svg").read_text()
+    assert "people: 40 images" in svg
+    assert "conv4.1" in svg
 
 
 @pytest.mark.parametrize("nearest", [1, 15])
-def test_all_text_lies_on_the_page(nearest: int, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_text_fits_on_the_page(nearest: int, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr("osnet.figures.gates.save_figure", lambda figure, path: drawn.append(texts_outside(figure)))
     record = record_gates(make_embedder(), paths)

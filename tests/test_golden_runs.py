@@ -1,7 +1,7 @@
-"""Training against torchreid 0.2.5, number by number, and its parts against cases worked by hand.
+"""Training steps against torchreid 0.2.5, and the optimiser, average and loss against cases worked by hand.
 
-``fixtures/make_torchreid_training.py`` made the peer's side: three steps for each optimiser and each loss, with a lower
-rate for the network than for the classifier, strong weight decay, and a rate that falls before the third step.
+``fixtures/make_torchreid_training.py`` wrote torchreid's values: three steps for each optimiser and loss, with a lower
+rate for the network than for the classifier, strong weight decay, and a rate that drops before the third step.
 """
 
 import importlib.util
@@ -35,8 +35,8 @@ pytest.importorskip("accelerate")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def load_rules(name: str) -> Any:
-    """A script of fixtures/, which also holds the rules that both sides follow."""
+def load_script(name: str) -> Any:
+    """Import a script of fixtures/; it defines the weights, batches and settings of both sides."""
     spec = importlib.util.spec_from_file_location(name, FIXTURES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -46,8 +46,8 @@ def load_rules(name: str) -> Any:
     return module
 
 
-load_rules("make_torchreid_outputs")
-RULES = load_rules("make_torchreid_training")
+load_script("make_torchreid_outputs")
+SETUP = load_script("make_torchreid_training")
 PEER = json.loads((FIXTURES / "torchreid_training.json").read_text())
 WITHIN = {"softmax": 1e-5, "triplet": 1e-4}
 CONFIG = VARIANTS["osnet_x0_25"].config
@@ -56,12 +56,12 @@ TO_OURS |= {"classifier.weight": "classifier.weight", "classifier.bias": "classi
 
 
 class FixedBatches:
-    """One batch an epoch: the peer's steps."""
+    """One batch per epoch, the same as torchreid's."""
 
     tied = False
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
-        images, labels = RULES.batch(epoch)
+        images, labels = SETUP.batch(epoch)
         return [{"image": images, "label": labels}][first_batch:], 1 - first_batch
 
     def name_batch(self, epoch: int, batch: int) -> list[str]:
@@ -69,12 +69,12 @@ class FixedBatches:
 
 
 class GoldenPlan(ReidPlan):
-    """The peer's first weights and batches, in float64; keeps the weights of each epoch, as trained and as saved."""
+    """Starts from torchreid's weights, in float64; records the trained and the saved weights of each epoch."""
 
     def __init__(self, recipe: ReidRecipe, dataset: ReidDataset) -> None:
         super().__init__(recipe, dataset)
         state = self.task.state_dict()
-        first = RULES.start({theirs: state[ours] for theirs, ours in TO_OURS.items()})
+        first = SETUP.start({theirs: state[ours] for theirs, ours in TO_OURS.items()})
         self.task.load_state_dict({TO_OURS[theirs]: value for theirs, value in first.items()})
         self.task.double()
         self.trained = [{key: value.clone() for key, value in self.task.state_dict().items()}]
@@ -94,19 +94,19 @@ class GoldenRecipe(ReidRecipe):
 
 
 def train(optimizer: str, loss: ReidLoss, folder: Path, **settings: Any) -> tuple[GoldenPlan, list[float]]:
-    """Three steps. The plan, and the logged losses."""
+    """Train for three steps; returns the plan and the logged losses."""
     crops = tuple(
         Crop(write_picture(folder / f"{n}.png", n, (8, 16)), label + 1, 1, str(label))
-        for n, label in enumerate(RULES.LABELS)
+        for n, label in enumerate(SETUP.LABELS)
     )
     recipe = GoldenRecipe(
-        "golden", model="osnet_x0_25", size_hw=RULES.SIZE_HW, epochs=RULES.STEPS, batch_size=RULES.BATCH,
-        optimizer=optimizer, lr=RULES.LR[optimizer], weight_decay=RULES.WEIGHT_DECAY, momentum=RULES.MOMENTUM,
-        schedule="step", step_epochs=RULES.FALLS_AFTER, backbone_lr_factor=RULES.BACKBONE_FACTOR,
+        "golden", model="osnet_x0_25", size_hw=SETUP.SIZE_HW, epochs=SETUP.STEPS, batch_size=SETUP.BATCH,
+        optimizer=optimizer, lr=SETUP.LR[optimizer], weight_decay=SETUP.WEIGHT_DECAY, momentum=SETUP.MOMENTUM,
+        schedule="step", step_epochs=SETUP.FALLS_AFTER, backbone_lr_factor=SETUP.BACKBONE_FACTOR,
         augmentation=Augmentation(), sampler="identity", images_per_label=2, loss=loss, **settings,
     )  # fmt: skip
     trainer = Trainer(recipe, ReidDataset("golden", folder, train=Split("train", crops)), folder / "run", INLINE)
-    trainer.save = lambda: None  # type: ignore[method-assign]  # its file takes longer than the steps
+    trainer.save = lambda: None  # type: ignore[method-assign]  # writing its file takes longer than the steps
     trainer.run()
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     return trainer.plan, [row["loss"] for row in rows]
@@ -114,14 +114,17 @@ def train(optimizer: str, loss: ReidLoss, folder: Path, **settings: Any) -> tupl
 
 @pytest.mark.parametrize("loss", ["softmax", "triplet"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "amsgrad", "adamw"])
-def test_three_steps_are_the_peers(optimizer: str, loss: str, tmp_path: Path) -> None:
-    """Losses, and of each watched tensor its way and some values. The triplet computes distances in float32."""
+def test_three_steps_match_torchreid(optimizer: str, loss: str, tmp_path: Path) -> None:
+    """Compares losses and, of some tensors, the total change and a few values.
+
+    torchreid computes the triplet loss's distances in float32, hence its larger tolerance.
+    """
     plan, losses = train(optimizer, ReidLoss(triplet=float(loss == "triplet")), tmp_path)
     peer = PEER[f"{optimizer} {loss}"]
     within = WITHIN[loss]
     assert losses == pytest.approx(peer["losses"], rel=within)
     before, after = plan.trained[0], plan.trained[-1]
-    got = RULES.summarize(*({theirs: state[ours] for theirs, ours in TO_OURS.items()} for state in (before, after)))
+    got = SETUP.summarize(*({theirs: state[ours] for theirs, ours in TO_OURS.items()} for state in (before, after)))
     assert got.keys() == peer["tensors"].keys()
     for name, expected in peer["tensors"].items():
         assert expected["change"] > 1e-6
@@ -131,20 +134,20 @@ def test_three_steps_are_the_peers(optimizer: str, loss: str, tmp_path: Path) ->
         )
 
 
-def test_the_peers_runs_differ() -> None:
-    """By more than is forgiven: else the test above could not tell one optimiser or loss from another.
+def test_torchreid_runs_differ_by_more_than_the_tolerance() -> None:
+    """Otherwise the test above could not distinguish one optimiser or loss from another.
 
-    AMSGrad and Adam part too little in three steps; the optimiser's groups tell them apart below.
+    AMSGrad and Adam differ too little in three steps; ``test_parameter_groups`` distinguishes them.
     """
-    ways = {run: tensors["tensors"]["conv5.bn.weight"]["change"] for run, tensors in PEER.items()}
-    assert len(ways) == 8
-    for one, other in combinations(ways, 2):
+    changes = {run: tensors["tensors"]["conv5.bn.weight"]["change"] for run, tensors in PEER.items()}
+    assert len(changes) == 8
+    for one, other in combinations(changes, 2):
         if one.replace("amsgrad", "adam") != other.replace("amsgrad", "adam"):
-            assert abs(ways[one] / ways[other] - 1) > 10 * max(WITHIN.values()), (one, other)
+            assert abs(changes[one] / changes[other] - 1) > 10 * max(WITHIN.values()), (one, other)
 
 
 class TwoLayers(nn.Module):
-    """A network of two weights and a buffer that counts."""
+    """A task with two weights, a frozen parameter and an integer buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,8 +167,8 @@ def recipe(**settings: Any) -> ReidRecipe:
     return ReidRecipe("hand", model="osnet_x0_25", **settings)
 
 
-def test_the_optimizers_groups() -> None:
-    """The network takes the factor; all take rate and weight decay; what does not learn is in no group."""
+def test_parameter_groups() -> None:
+    """Only the network has the rate factor; all have rate and weight decay; frozen parameters are in no group."""
     task: Any = TwoLayers()
     for name, kind in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)):
         made = make_optimizer(recipe(optimizer=name, lr=0.3, weight_decay=0.02, backbone_lr_factor=0.25), task)
@@ -191,7 +194,7 @@ def test_a_step_of_sgd_by_hand() -> None:
 
 
 def test_an_average_by_hand() -> None:
-    """Memory 0.9: 0.9 * 1 + 0.1 * 5 = 1.4, then 0.9 * 1.4 + 0.1 * 0 = 1.26. What is no fraction is copied."""
+    """Decay 0.9: 0.9 * 1 + 0.1 * 5 = 1.4, then 0.9 * 1.4 + 0.1 * 0 = 1.26. Integer buffers are copied."""
     task: Any = TwoLayers()
     average = Average(task, 0.9)
     for network, count, expected in ((5.0, 7, 1.4), (0.0, 8, 1.26)):
@@ -203,13 +206,13 @@ def test_an_average_by_hand() -> None:
         assert averaged.classifier.weight.item() == pytest.approx(2.0)
         assert int(averaged.count) == count
         assert not averaged.training
-        assert task.network.weight.item() == network  # the task goes on with its own
+        assert task.network.weight.item() == network  # the task keeps its own weights
     nothing = Average(task, 0.0)
     nothing.update(task)
     assert nothing.apply_to(task).network.weight.item() == 0.0
 
 
-def test_what_is_saved_is_the_average(tmp_path: Path) -> None:
+def test_saved_weights_are_the_average(tmp_path: Path) -> None:
     plan, _ = train("sgd", ReidLoss(), tmp_path, ema=0.75)
     key = "classifier.weight"
     average = plan.trained[0][key]
@@ -220,7 +223,7 @@ def test_what_is_saved_is_the_average(tmp_path: Path) -> None:
 
 
 class Embeddings(nn.Module):
-    """A network that gives these, whatever it sees."""
+    """A network that returns these rows for any input."""
 
     def __init__(self, rows: list[list[float]]) -> None:
         super().__init__()
@@ -240,8 +243,8 @@ def softmax_loss(logits: np.ndarray, labels: list[int], smoothing: float) -> flo
     return total / len(logits)
 
 
-def test_the_neck_lies_between_embedding_and_classifier() -> None:
-    """By hand: the classifier sees embeddings minus the batch's mean, over its deviation; the triplet does not."""
+def test_bnneck_loss_by_hand() -> None:
+    """The classifier gets embeddings normalised by the batch's mean and deviation; the triplet loss does not."""
     rows, labels = [[0.0, 0.0], [3.0, 4.0], [3.0, 0.0], [4.0, 0.0]], [0, 0, 1, 1]
     task = ReidTask(Embeddings(rows), 2, ReidLoss(bnneck=True, triplet=1.0)).double()  # type: ignore[arg-type]
     assert isinstance(task.neck, nn.BatchNorm1d)
@@ -256,7 +259,7 @@ def test_the_neck_lies_between_embedding_and_classifier() -> None:
     normal = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * np.array([2.0, 0.5])
     expected = softmax_loss(normal @ np.array([[1.0, -0.5], [0.25, 2.0]]).T, labels, 0.1)
     assert float(scalars["cross_entropy"]) == pytest.approx(expected, rel=1e-6)
-    # For each anchor: the other image of the person, and the closest of another person.
+    # For each anchor: distance to the other image of the person minus distance to the closest other person.
     gaps = [5 - 3, 5 - 4, 1 - 3, 1 - 4]
     assert float(scalars["triplet"]) == pytest.approx(np.mean([max(0.0, gap + 0.3) for gap in gaps]), rel=1e-6)
     assert float(scalars["loss"]) == pytest.approx(float(scalars["cross_entropy"] + scalars["triplet"]))
@@ -265,7 +268,7 @@ def test_the_neck_lies_between_embedding_and_classifier() -> None:
     assert plain.classifier.bias is not None
 
 
-def test_the_papers_constants() -> None:
+def test_loss_constants_are_the_papers() -> None:
     """Label smoothing 0.1 (Torchreid's default and the paper's), margin 0.3 (Torchreid's default)."""
-    assert (LABEL_SMOOTHING, MARGIN) == (RULES.SMOOTHING, RULES.MARGIN) == (0.1, 0.3)
+    assert (LABEL_SMOOTHING, MARGIN) == (SETUP.SMOOTHING, SETUP.MARGIN) == (0.1, 0.3)
     assert (ReidLoss().smoothing, ReidLoss().margin, ReidLoss().cross_entropy, ReidLoss().triplet) == (0.1, 0.3, 1, 0)

@@ -1,4 +1,4 @@
-"""The backends for GPUs, as far as a CPU can run them: the same steps without a captured graph."""
+"""The GPU backends, as far as a CPU can run them: the same steps without a captured graph."""
 
 import json
 import subprocess
@@ -23,7 +23,9 @@ ODD = Preprocessing(size_hw=(64, 32), mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1),
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("norm", ["bn", "ain"])
-def test_half_precision_keeps_the_vectors(name: str, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_embeddings_stay_within_the_tolerance(
+    name: str, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpu, "LARGEST", 4)
     torch.manual_seed(0)
     network = OSNet(OSNetConfig(width=0.25, norm=norm)).eval()  # type: ignore[arg-type]
@@ -31,7 +33,13 @@ def test_half_precision_keeps_the_vectors(name: str, norm: str, monkeypatch: pyt
     pixels = generate_pixels(7, ODD.size_hw, seed=3)
     expected = torch.nn.functional.normalize(run_plainly(network, pixels, ODD))
     found = []
-    for given in (pixels[:3], pixels, pixels[:1], pixels[:2].float(), pixels[3:5]):  # 3 leaves rows to the next
+    for given in (
+        pixels[:3],
+        pixels,
+        pixels[:1],
+        pixels[:2].float(),
+        pixels[3:5],
+    ):  # the call after 3 rows reuses its buffer
         found.append(backend.run(given))
         first = 3 if len(found) == 5 else 0
         unit = torch.nn.functional.normalize(found[-1])
@@ -43,7 +51,9 @@ def test_half_precision_keeps_the_vectors(name: str, norm: str, monkeypatch: pyt
     assert next(network.parameters()).dtype == torch.float32
 
 
-def test_where_they_are_refused(tiny_weights: Path, tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_backends_are_refused_without_a_gpu(
+    tiny_weights: Path, tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("cuda-bf16", "onnxruntime-tensorrt"):
         with pytest.raises(ModelError, match=name):
             Embedder(tiny_weights, device="cpu", backend=name)  # type: ignore[arg-type]
@@ -54,8 +64,8 @@ def test_where_they_are_refused(tiny_weights: Path, tiny_network: OSNet, monkeyp
         with pytest.raises(ModelError, match="CUDAExecutionProvider"):
             OnnxRuntimeGpu(tiny_network, Preprocessing(), torch.device("cuda"), "onnxruntime-cuda")
 
-    class Fallen:
-        """What ONNX Runtime gives where a driver is missing."""
+    class FallbackSession:
+        """ONNX Runtime falls back to the CPU where a driver is missing."""
 
         def __init__(self, *_args: object, **_more: object) -> None: ...
 
@@ -65,7 +75,7 @@ def test_where_they_are_refused(tiny_weights: Path, tiny_network: OSNet, monkeyp
     fake = SimpleNamespace(
         get_available_providers=lambda: ["CUDAExecutionProvider"],
         SessionOptions=SimpleNamespace,
-        InferenceSession=Fallen,
+        InferenceSession=FallbackSession,
     )
     monkeypatch.setattr(gpu, "require_extra", lambda *_args: fake)
     with pytest.raises(ModelError, match="CUDAExecutionProvider"):
@@ -73,8 +83,8 @@ def test_where_they_are_refused(tiny_weights: Path, tiny_network: OSNet, monkeyp
 
 
 @pytest.mark.slow
-def test_the_ladder_runs_on_a_cpu(tmp_path: Path) -> None:
-    """Every stage that exists there, at a small size, written as it goes."""
+def test_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    """Runs every stage that a CPU can run, at a small size."""
     out = tmp_path / "ladder.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_ladder.py"), "--device", "cpu", "--out", str(out)]
     command += ["--models", "osnet_x0_25", "--batches", "3", "--size", "64x32", "--rounds", "1", "--block-s", "0"]

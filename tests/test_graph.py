@@ -1,4 +1,4 @@
-"""The inference graph and its ONNX form compute what the network computes, for every named variant."""
+"""The folded inference graph and its ONNX file compute the same as the network, for every named variant."""
 
 import threading
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from osnet.runtime.onnx_graph import UnknownStepError, _Writer, trace, write_onn
 from osnet.types import Preprocessing
 
 ODD = Preprocessing(mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
-"""Wrong anywhere if channels are mixed up."""
+"""Different values per channel, so that swapped channels are noticed."""
 
 
-def used(network: nn.Module) -> nn.Module:
-    """Norms that have seen something and learned something, so that folding them wrongly shows."""
+def randomize_norms(network: nn.Module) -> nn.Module:
+    """Give all norms random statistics and weights, so that wrong folding is noticed."""
     torch.manual_seed(1)
     with torch.no_grad():
         network.train()(torch.rand(4, 3, 64, 32))
@@ -43,8 +43,8 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, relative: float = 
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_every_variant_is_the_same_function(name: str) -> None:
-    network = used(create_small(name))
+def test_folded_variants_match_their_networks(name: str) -> None:
+    network = randomize_norms(create_small(name))
     pixels = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
     with torch.inference_mode():
         expected = network(normalize(to_fractions(pixels), ODD))
@@ -55,9 +55,9 @@ def test_every_variant_is_the_same_function(name: str) -> None:
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 16, 16), (3, 33, 47), (5, 64, 32), (2, 256, 128)])
-def test_shapes_and_batches(batch: int, height: int, width: int) -> None:
+def test_folded_networks_match_for_any_size_and_batch(batch: int, height: int, width: int) -> None:
     torch.manual_seed(batch)
-    network = used(OSNet(OSNetConfig(width=0.25)))
+    network = randomize_norms(OSNet(OSNetConfig(width=0.25)))
     images = torch.randn(batch, 3, height, width)
     with torch.inference_mode():
         for form in (fold, optimize):
@@ -67,8 +67,8 @@ def test_shapes_and_batches(batch: int, height: int, width: int) -> None:
             assert_close(form(network, ODD)(pixels), network(normalize(pixels / 255, ODD)))
 
 
-def test_the_network_stays_as_it_is() -> None:
-    network = used(OSNet(OSNetConfig(width=0.25))).train()
+def test_optimize_does_not_change_the_network() -> None:
+    network = randomize_norms(OSNet(OSNetConfig(width=0.25))).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     optimize(network, ODD)
     assert network.training
@@ -76,7 +76,7 @@ def test_the_network_stays_as_it_is() -> None:
     assert network.conv2[0].act.inplace is False
 
 
-def test_no_batch_norm_is_left() -> None:
+def test_folding_removes_all_batch_norms() -> None:
     def count(graph: nn.Module, kind: type[nn.Module]) -> int:
         return sum(isinstance(module, kind) for module in graph.modules())
 
@@ -87,7 +87,7 @@ def test_no_batch_norm_is_left() -> None:
 
 
 class PixelsAsLinear(nn.Module):
-    """A network whose first layer cannot take the normalisation in."""
+    """A network into whose first layer the input normalisation cannot be folded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class PixelsAsLinear(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Convolutions and norms in a plain Sequential, as torchvision's networks have them, and other steps."""
+    """Convolutions and norms in a plain Sequential, as in torchvision's networks, and further operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,8 +114,8 @@ class SqueezeExcite(nn.Module):
 
 
 @pytest.mark.parametrize("make", [PixelsAsLinear, SqueezeExcite])
-def test_other_networks(make: Callable[[], nn.Module]) -> None:
-    network = used(make())
+def test_networks_of_other_libraries_are_folded(make: Callable[[], nn.Module]) -> None:
+    network = randomize_norms(make())
     pixels = torch.randint(0, 256, (3, 3, 32, 16), dtype=torch.uint8)
     with torch.inference_mode():
         expected = network(normalize(to_fractions(pixels), ODD))
@@ -138,9 +138,9 @@ KINDS = [
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_onnx_is_the_same_function(name: str) -> None:
+def test_onnx_matches_the_network(name: str) -> None:
     pytest.importorskip("onnx")
-    network = used(create_small(name, width=0.25) if name.startswith("osnet") else create_model(name))
+    network = randomize_norms(create_small(name, width=0.25) if name.startswith("osnet") else create_model(name))
     pixels = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
     with torch.inference_mode():
         expected = network(normalize(to_fractions(pixels), ODD))
@@ -154,7 +154,7 @@ def test_onnx_is_the_same_function(name: str) -> None:
 
 
 class AllWindows(nn.Module):
-    """Layers whose sizes must be rounded, with and without ``ceil_mode``, padding, dilation and unequal sides."""
+    """Layers whose output sizes are rounded: with and without ``ceil_mode``, padding, dilation, unequal kernels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class AllWindows(nn.Module):
 
 @pytest.mark.parametrize("size_hw", [(64, 32), (61, 53), (60, 58), (47, 90)])
 @pytest.mark.parametrize("make", [AllWindows, SqueezeExcite, *[partial(create_small, name) for name in KINDS[:9]]])
-def test_shapes_are_those_of_the_network(make: Callable[[], nn.Module], size_hw: tuple[int, int]) -> None:
+def test_onnx_shapes_match_the_network(make: Callable[[], nn.Module], size_hw: tuple[int, int]) -> None:
     pytest.importorskip("onnx")
     graph = fold(make().eval())
     traced = GraphModule(graph, trace(graph))
@@ -182,7 +182,7 @@ def test_shapes_are_those_of_the_network(make: Callable[[], nn.Module], size_hw:
     assert {node.name: shape for node, shape in written.shapes.items()} == expected
 
 
-def test_two_outputs_and_what_is_said_of_them() -> None:
+def test_onnx_has_named_outputs_and_metadata() -> None:
     onnx = pytest.importorskip("onnx")
 
     class Two(nn.Module):
@@ -195,15 +195,15 @@ def test_two_outputs_and_what_is_said_of_them() -> None:
             embeddings = self.one(x)
             return embeddings, torch.sigmoid(self.two(embeddings))
 
-    content = write_onnx(Two().eval(), (64, 32), ["embeddings", "attributes"], metadata={"who": "me"})
+    content = write_onnx(Two().eval(), (64, 32), ["embeddings", "attributes"], metadata={"key": "value"})
     model = onnx.load_model_from_string(content)
     assert [out.name for out in model.graph.output] == ["embeddings", "attributes"]
     assert [d.dim_param or d.dim_value for d in model.graph.output[1].type.tensor_type.shape.dim] == ["batch", 7]
     assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", 3, 64, 32]
-    assert {prop.key: prop.value for prop in model.metadata_props} == {"who": "me"}
+    assert {prop.key: prop.value for prop in model.metadata_props} == {"key": "value"}
 
 
-def test_what_cannot_be_written_says_so() -> None:
+def test_unsupported_operations_are_named() -> None:
     pytest.importorskip("onnx")
 
     class Softmax(nn.Module):
@@ -227,10 +227,10 @@ def test_what_cannot_be_written_says_so() -> None:
             write_onnx(InferenceGraph(nn.Identity(), network).eval(), (32, 16), ["out"])
 
 
-def test_networks_run_and_are_written_in_other_threads_meanwhile() -> None:
-    """torch.fx takes over ``nn.Module`` while it traces: another thread's network must not notice."""
+def test_networks_run_while_other_threads_write_onnx() -> None:
+    """torch.fx patches ``nn.Module`` while it traces; networks in other threads must not be affected."""
     pytest.importorskip("onnx")
-    network, images = used(OSNet(OSNetConfig(width=0.25))), torch.rand(1, 3, 64, 32)
+    network, images = randomize_norms(OSNet(OSNetConfig(width=0.25))), torch.rand(1, 3, 64, 32)
     graphs = [fold(network, Preprocessing()) for _ in range(3)]
     call = nn.Module.__call__
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The colour histogram."""
+"""The colour histogram, a baseline without a network."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ def save(path: Path, top: str, bottom: str) -> Path:
     return path
 
 
-def test_two_colours_by_hand(tmp_path: Path) -> None:
-    """Pure red above pure blue: each stripe holds one bin with all of it."""
+def test_histogram_of_two_colours_by_hand(tmp_path: Path) -> None:
+    """Pure red above pure blue: each stripe has all its weight in one bin."""
     vector = embed_histogram(save(tmp_path / "a.png", "#ff0000", "#0000ff"))
     size = int(np.prod(BINS_HSV))
     red, blue = (0 * 4 + 3) * 4 + 3, (170 * 8 // 256 * 4 + 3) * 4 + 3  # hue 0 and 170 of 255; full saturation and value
@@ -28,13 +28,13 @@ def test_two_colours_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(vector, expected, atol=1e-6)
 
 
-def test_cosine_is_the_share_of_stripes_that_agree(tmp_path: Path) -> None:
+def test_cosine_is_the_share_of_equal_stripes(tmp_path: Path) -> None:
     a = embed_histogram(save(tmp_path / "a.png", "#ff0000", "#0000ff"))
     b = embed_histogram(save(tmp_path / "b.png", "#ff0000", "#00ff00"))
     assert np.isclose(a @ b, 0.5, atol=1e-6)
 
 
-def test_length_is_one_and_the_middle_counts_more(tmp_path: Path) -> None:
+def test_histograms_have_length_1_and_weight_the_middle(tmp_path: Path) -> None:
     vector = embed_histogram(write_picture(tmp_path / "c.png", seed=3))
     assert np.isclose(vector @ vector, 1, atol=1e-5)
     edge, middle = Image.new("RGB", (64, 128), "#ff0000"), Image.new("RGB", (64, 128), "#ff0000")

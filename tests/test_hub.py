@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face Hub: a folder and a server on the loopback stand in for it."""
+"""Checkpoints on the Hugging Face Hub, with a local folder and a local server in its place."""
 
 import hashlib
 import pickle
@@ -23,7 +23,7 @@ COMMITS = {"main": "1" * 40, "v1": "2" * 40}
 
 
 class Hub(ThreadingHTTPServer):
-    """Two revisions of one repository."""
+    """A server with two revisions of one repository."""
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str], bytes] = {}
@@ -88,7 +88,7 @@ def folder(tiny_weights: Path, tmp_path: Path) -> Path:
     return tmp_path / "repository"
 
 
-def test_a_folder_stands_in_for_a_repository(folder: Path, tiny_network: OSNet) -> None:
+def test_from_pretrained_reads_a_folder(folder: Path, tiny_network: OSNet) -> None:
     loaded = OSNet.from_pretrained(folder)
     assert same(loaded, tiny_network)
     assert not loaded.training
@@ -101,7 +101,7 @@ def test_a_folder_stands_in_for_a_repository(folder: Path, tiny_network: OSNet) 
     ]
 
 
-def test_the_page(folder: Path, tiny_network: OSNet) -> None:
+def test_the_model_page(folder: Path, tiny_network: OSNet) -> None:
     page = ModelCard.load(folder / "README.md")
     assert page.data.license == "mit"
     assert page.data.library_name == "osnet"
@@ -121,25 +121,25 @@ def test_the_page(folder: Path, tiny_network: OSNet) -> None:
         assert " ".join(word.split()) in " ".join(page.text.split()), word
 
 
-def test_an_unclear_licence_is_not_made_a_clear_one(tiny_network: OSNet, tmp_path: Path) -> None:
+def test_an_unknown_licence_is_called_other(tiny_network: OSNet, tmp_path: Path) -> None:
     tiny_network.save_pretrained(tmp_path)
     page = ModelCard.load(tmp_path / "README.md")
     assert page.data.license == "other"
     assert "who trained" in page.text
 
 
-def test_from_a_repository_then_offline(hub: Hub, folder: Path, tiny_network: OSNet) -> None:
+def test_from_pretrained_downloads_then_works_offline(hub: Hub, folder: Path, tiny_network: OSNet) -> None:
     hub.put(folder, "main")
-    hub.files[COMMITS["main"], "pytorch_model.bin"] = pickle.dumps("never asked for")
+    hub.files[COMMITS["main"], "pytorch_model.bin"] = pickle.dumps("never requested")
     assert same(OSNet.from_pretrained("org/name"), tiny_network)
     assert {path.rsplit("/", 1)[1] for path in hub.requests} == {"card.json", "model.safetensors"}
-    assert any(COMMITS["main"] in path for path in hub.requests if "safetensors" in path)  # of the card's own commit
+    assert any(COMMITS["main"] in path for path in hub.requests if "safetensors" in path)  # of the card's commit
     hub.requests.clear()
     assert same(OSNet.from_pretrained("org/name", local_files_only=True), tiny_network)
     assert hub.requests == []
 
 
-def test_by_the_names_that_other_calls_take(hub: Hub, folder: Path, tiny_network: OSNet) -> None:
+def test_create_model_and_load_model_take_hub_names(hub: Hub, folder: Path, tiny_network: OSNet) -> None:
     hub.put(folder, "main")
     for network in (create_model("hf-hub:org/name"), load_model("hf-hub:org/name")):
         assert same(network, tiny_network)
@@ -161,7 +161,7 @@ def test_a_revision_is_pinned(hub: Hub, folder: Path, tiny_network: OSNet, tmp_p
         OSNet.from_pretrained("org/name", revision="v9")
 
 
-def test_what_is_no_checkpoint_of_ours(hub: Hub, folder: Path) -> None:
+def test_repositories_without_a_valid_card_are_refused(hub: Hub, folder: Path) -> None:
     hub.files[COMMITS["main"], "pytorch_model.bin"] = b""
     with pytest.raises(WeightsError, match=r"card\.json"):
         OSNet.from_pretrained("org/name")
@@ -183,7 +183,7 @@ def test_damaged_tensors_and_other_classes_are_refused(folder: Path) -> None:
         OSNet.from_pretrained(folder)
 
 
-def test_offline_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_without_a_cached_copy_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match="org/name"):
@@ -192,8 +192,8 @@ def test_offline_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         OSNet.from_pretrained("a/b/c")
 
 
-def test_push(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is uploaded is what ``save_pretrained`` writes."""
+def test_push_to_hub(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads what ``save_pretrained`` writes."""
     seen: dict[str, Any] = {}
 
     class Api:
@@ -204,8 +204,8 @@ def test_push(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             seen["private"] = private
             return type("Url", (), {"repo_id": repo_id})()
 
-        def upload_folder(self, repo_id: str, folder_path: str, **told: Any) -> str:
-            seen.update(told, repo_id=repo_id, network=OSNet.from_pretrained(folder_path))
+        def upload_folder(self, repo_id: str, folder_path: str, **options: Any) -> str:
+            seen.update(options, repo_id=repo_id, network=OSNet.from_pretrained(folder_path))
             return "https://the.commit"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)

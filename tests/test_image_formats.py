@@ -1,4 +1,4 @@
-"""Which files count as images, what becomes of the others, and what transparency means."""
+"""Image formats: which files are images, how others are reported, transparency, and bad files."""
 
 import shutil
 import struct
@@ -36,8 +36,8 @@ KINDS = {
 
 
 @pytest.fixture(autouse=True)
-def _no_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run the network in PyTorch: making code for it takes longer than all the rest."""
+def _plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run networks in plain PyTorch, because compiling a backend takes longer than the tests."""
     monkeypatch.setattr("osnet.embedding.embedder.make_backend", lambda *_args: None)
 
 
@@ -55,13 +55,13 @@ def all_kinds(folder: Path) -> list[Path]:
     return sorted(folder / name for name in kinds)
 
 
-def write_rest(folder: Path) -> list[str]:
-    """Files that are no images, in the order in which they are listed."""
+def write_other_files(folder: Path) -> list[str]:
+    """Write files that are not images; returns them in the order in which they are listed."""
     (folder / "phone.heic").write_bytes(HEIC)
     (folder / "renamed").write_bytes(HEIC)
     (folder / "camera.nef").write_bytes(b"II*\0" + bytes(60))
     (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(60))
-    (folder / "notes.txt").write_text("BMP files and P5 are not meant here")
+    (folder / "notes.txt").write_text("BMP and P5 in a text, not a format")
     (folder / "labels.csv").write_text("path,identity\n")
     (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (folder / "empty").write_bytes(b"")
@@ -73,31 +73,31 @@ def write_rest(folder: Path) -> list[str]:
     return [str(folder / name) for name in names]
 
 
-def test_images_are_known_by_their_content(tmp_path: Path) -> None:
+def test_images_are_recognised_by_content(tmp_path: Path) -> None:
     expected = all_kinds(tmp_path / "p")
-    rest = write_rest(tmp_path / "p")
+    rest = write_other_files(tmp_path / "p")
     assert list(list_images(tmp_path / "p")) == expected
     assert list(list_other_files(tmp_path / "p")) == rest
     for path in expected:
         assert read_pixels(path).shape == (3, 128, 64), path.name
         assert read_image(path).mode == "RGB"
-    told = describe_others(rest)
-    assert told.startswith("10 file(s)")
+    text = describe_others(rest)
+    assert text.startswith("10 file(s)")
     for name in rest:
-        assert name in told
-    assert told.count("save it as JPEG") == 3  # HEIC, HEIC by content, raw
+        assert name in text
+    assert text.count("save it as JPEG") == 3  # HEIC, HEIC by content, raw
 
 
-def test_at_most_ten_are_named_and_pictures_come_first() -> None:
-    told = describe_others([f"{n:02}.txt" for n in range(30)] + ["z.heic"])
-    assert told.startswith("31 file(s)")
-    assert "z.heic (HEIC" in told
-    assert "08.txt" in told
-    assert "09.txt" not in told
-    assert "(21 more)" in told
+def test_at_most_ten_other_files_are_named_images_first() -> None:
+    text = describe_others([f"{n:02}.txt" for n in range(30)] + ["z.heic"])
+    assert text.startswith("31 file(s)")
+    assert "z.heic (HEIC" in text
+    assert "08.txt" in text
+    assert "09.txt" not in text
+    assert "(21 more)" in text
 
 
-def test_no_decoder_runs_a_program_or_hides_a_frame(tmp_path: Path) -> None:
+def test_decoders_are_safe_and_read_the_first_frame(tmp_path: Path) -> None:
     assert set(FORMATS) <= {"JPEG", "PNG", "BMP", "PPM", "TIFF", "GIF", "WEBP", "AVIF"}
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     with pytest.raises(ImageError) as caught:
@@ -112,7 +112,7 @@ def test_no_decoder_runs_a_program_or_hides_a_frame(tmp_path: Path) -> None:
         read_pixels(tmp_path / "b.jpg")
 
 
-def test_limits_hold_for_new_formats(tmp_path: Path) -> None:
+def test_limits_hold_for_every_format(tmp_path: Path) -> None:
     for name in ("a.tif", "a.gif", "a.pgm"):
         make_picture(1).convert("L").save(tmp_path / name)
         with pytest.raises(ImageError, match="64 x 128 is more than the 8,000"):
@@ -122,7 +122,7 @@ def test_limits_hold_for_new_formats(tmp_path: Path) -> None:
         read_pixels(tmp_path / "deep.tif")
 
 
-def test_a_turned_tiff_is_turned_once(tmp_path: Path) -> None:
+def test_tiff_orientation_is_applied_once(tmp_path: Path) -> None:
     picture = make_picture(2, (20, 40))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -130,11 +130,11 @@ def test_a_turned_tiff_is_turned_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(read_image(tmp_path / "turned.tif")), np.array(picture))
 
 
-def test_embed_and_index_say_what_they_leave_out(
+def test_embed_and_index_report_other_files(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = all_kinds(tmp_path / "p")
-    rest = write_rest(tmp_path / "p")
+    rest = write_other_files(tmp_path / "p")
     weights = ["--weights", str(tiny_weights)]
     main(["embed", str(tmp_path / "p"), "--out", str(tmp_path / "v.npz"), *weights])
     embedded = capsys.readouterr().err
@@ -160,7 +160,7 @@ def test_a_folder_without_images_names_the_formats(
         assert form in err
 
 
-def test_the_library_says_the_same(embedder: Embedder, tmp_path: Path) -> None:
+def test_the_library_reports_other_files(embedder: Embedder, tmp_path: Path) -> None:
     write_picture(tmp_path / "p" / "a.png")
     (tmp_path / "p" / "a.heic").write_bytes(HEIC)
     with pytest.warns(ImageWarning, match=r"1 file.*a\.heic"):
@@ -172,7 +172,7 @@ def test_the_library_says_the_same(embedder: Embedder, tmp_path: Path) -> None:
     assert len(read_photo_folder(tmp_path / "zoo")) == 1
 
 
-def test_data_sets_take_all_formats_and_name_the_rest(market: Path, tmp_path: Path) -> None:
+def test_data_sets_read_every_format_and_name_other_files(market: Path, tmp_path: Path) -> None:
     make_picture(1).save(market / "query" / "0001_c1s1_000077_00.tif")
     (market / "query" / ".hidden").write_bytes(b"")
     (market / "query" / "0001_c1s1_000078_00.heic").write_bytes(HEIC)
@@ -192,8 +192,8 @@ def test_data_sets_take_all_formats_and_name_the_rest(market: Path, tmp_path: Pa
     assert [Path(name).name for name in listed.other_files] == ["x.txt"]  # not the table itself
 
 
-def test_every_known_ending_is_of_a_known_format(tmp_path: Path) -> None:
-    """An ending that Pillow writes by another decoder would be listed and then refused."""
+def test_every_image_suffix_can_be_read(tmp_path: Path) -> None:
+    """A suffix that belongs to a format outside FORMATS would be listed and then refused."""
     for suffix in IMAGE_SUFFIXES:
         if suffix == ".avif" and not features.check("avif"):
             continue
@@ -206,13 +206,13 @@ def test_every_known_ending_is_of_a_known_format(tmp_path: Path) -> None:
 
 
 def cut_out(hidden: int, alpha: np.ndarray) -> Image.Image:
-    """A picture under ``alpha``, with other colours where it cannot be seen."""
+    """An image with this alpha channel, and a random colour where it is transparent."""
     pixels = np.array(make_picture(5))
     pixels[alpha == 0] = np.random.RandomState(hidden).randint(0, 256, 3)
     return Image.fromarray(np.dstack([pixels, alpha]))
 
 
-def test_colours_under_transparency_do_not_count(embedder: Embedder, tmp_path: Path) -> None:
+def test_colours_under_transparency_are_ignored(embedder: Embedder, tmp_path: Path) -> None:
     alpha = np.zeros((128, 64), np.uint8)
     alpha[20:100, 10:50] = 255
     alpha[100:110, 10:50] = 51
@@ -234,8 +234,8 @@ def test_colours_under_transparency_do_not_count(embedder: Embedder, tmp_path: P
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "L", "LA", "PA", "La", "RGBa", "1"])
-def test_every_way_to_be_transparent(mode: str, tmp_path: Path) -> None:
-    """The left half is transparent, over black; the right half is grey."""
+def test_transparent_pixels_become_white_in_every_mode(mode: str, tmp_path: Path) -> None:
+    """The left half is transparent black, the right half grey."""
     colour = np.full((8, 8, 4), [90, 90, 90, 255], np.uint8)
     colour[:, :4] = 0
     rgba = Image.fromarray(colour)
@@ -266,33 +266,33 @@ def test_an_opaque_picture_keeps_its_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(read_image(tmp_path / "a.png")), np.array(picture))
 
 
-# One bad file means the same everywhere
+# Bad files
 
 
 @pytest.fixture
-def spoilt(tmp_path: Path) -> Path:
-    """A scorable data set; below its gallery a broken link, an empty file, something that is no image."""
+def with_bad_files(tmp_path: Path) -> Path:
+    """A data set for evaluation, with a broken link, an empty file and a text file among its gallery images."""
     for pid in (1, 2):
         write_picture(tmp_path / "d" / "query" / str(pid) / "a" / "1.png", pid)
         write_picture(tmp_path / "d" / "gallery" / str(pid) / "b" / "2.png", 10 + pid)
     bad = tmp_path / "d" / "gallery" / "1" / "b"
     (bad / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (bad / "empty.png").write_bytes(b"")
-    (bad / "text.jpg").write_text("no image")
+    (bad / "text.jpg").write_text("not an image")
     return tmp_path / "d"
 
 
 BAD = ("broken.jpg", "empty.png", "text.jpg")
 
 
-def test_skipping_means_the_same_for_all_commands(
-    spoilt: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_commands_skip_bad_files_alike(
+    with_bad_files: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = ["--weights", str(tiny_weights)]
     commands = {
-        "embed": ["embed", str(spoilt), "--out", str(tmp_path / "v.npz"), *weights],
-        "index": ["index", str(spoilt), "--out", str(tmp_path / "g"), *weights],
-        "evaluate": ["evaluate", "--data", str(spoilt), "--out", str(tmp_path / "e.json"), *weights],
+        "embed": ["embed", str(with_bad_files), "--out", str(tmp_path / "v.npz"), *weights],
+        "index": ["index", str(with_bad_files), "--out", str(tmp_path / "g"), *weights],
+        "evaluate": ["evaluate", "--data", str(with_bad_files), "--out", str(tmp_path / "e.json"), *weights],
     }
     for name, words in commands.items():
         with pytest.raises(SystemExit) as stopped:
@@ -311,7 +311,7 @@ def test_skipping_means_the_same_for_all_commands(
     assert missing.value.code == 2
 
 
-def test_rows_and_inputs_stay_aligned(embedder: Embedder, tmp_path: Path) -> None:
+def test_skipped_inputs_keep_rows_aligned(embedder: Embedder, tmp_path: Path) -> None:
     paths = [write_picture(tmp_path / f"{n}.png", n) for n in range(11)]
     bad = {0, 4, 5, 10}
     for n in bad:
@@ -331,7 +331,7 @@ def test_rows_and_inputs_stay_aligned(embedder: Embedder, tmp_path: Path) -> Non
         assert embedder.embed(tmp_path / "gone.png", on_error="skip").shape == (1, 512)
 
 
-def test_boxes_of_a_frame_that_cannot_be_read_keep_their_rows(embedder: Embedder, tmp_path: Path) -> None:
+def test_boxes_of_an_unreadable_frame_keep_their_rows(embedder: Embedder, tmp_path: Path) -> None:
     array = np.array(make_picture(1))
     boxes = [[0, 0, 20, 40], [9, 9, 9, 9], [5, 5, 60, 90]]
     inputs = [Frame(array, boxes), Frame(tmp_path / "gone.png", boxes), Frame(array[..., :2], boxes), array]
@@ -357,7 +357,7 @@ def test_evaluating_without_any_match_is_an_error(
     write_picture(root / "gallery" / "cid" / "2" / "y.png", 4)
     words = ["evaluate", "--weights", str(tiny_weights), "--data", str(root), "--out", str(tmp_path / "e.json")]
     with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "stream", None)  # nothing is embedded before
+        patch.setattr(Embedder, "stream", None)  # embedding would fail
         with pytest.raises(SystemExit) as caught:
             main(words)
     assert caught.value.code == 2
@@ -365,14 +365,14 @@ def test_evaluating_without_any_match_is_an_error(
     assert "none of the 2 queries has a match" in err
     assert "1 queries show identities that are not in the gallery; 1 show identities" in err
     assert not (tmp_path / "e.json").exists()
-    # The only match cannot be read: seen after embedding.
+    # The only match cannot be read, which is known only after embedding.
     (root / "gallery" / "bob" / "2").mkdir(parents=True)
     (root / "gallery" / "bob" / "2" / "z.png").write_bytes(b"")
     with pytest.raises(SystemExit) as caught:
         main([*words, "--on-error", "skip"])
     assert caught.value.code == 2
     assert "none of the 2 queries has a match" in capsys.readouterr().err
-    # The same from vectors.
+    # The same from saved vectors.
     np.savez(
         tmp_path / "v.npz", query_vectors=np.eye(2, 4, dtype=np.float32), query_pids=[1, 2], query_camids=[1, 1],
         gallery_vectors=np.eye(2, 4, dtype=np.float32), gallery_pids=[1, 3], gallery_camids=[1, 2],

@@ -1,4 +1,4 @@
-"""What ``import osnet`` loads. Who may import whom is held by import-linter (``make check``)."""
+"""What ``import osnet`` loads. (``make check`` runs import-linter, which checks who may import whom.)"""
 
 import subprocess
 import sys

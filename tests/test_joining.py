@@ -1,4 +1,4 @@
-"""Several data sets as one training set."""
+"""Joining several data sets for training, and weights trained on test images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ A = make("a", [(7, 1), (7, 3), (2, 1)], [(4, 1), (4, 2), (0, 2)])
 B = make("b", [(7, 1), (9, 2)], [(1, 5), (1, 6), (-1, 1)])
 
 
-def test_people_cameras_and_data_sets_stay_apart() -> None:
+def test_joined_data_sets_keep_identities_and_cameras_apart() -> None:
     joined = join_training([A, B])
     assert joined.name == "a+b"
     assert (len(joined.query), len(joined.gallery)) == (0, 0)
@@ -38,7 +38,7 @@ def test_people_cameras_and_data_sets_stay_apart() -> None:
     ]  # fmt: skip
 
 
-def test_combining_all_takes_people_but_no_distractors_and_no_junk() -> None:
+def test_combine_all_leaves_out_distractors_and_junk() -> None:
     joined = join_training([A, B], combine_all=True)
     assert joined.name == "a+b_combineall"
     assert [c.identity for c in joined.train.crops] == [
@@ -48,7 +48,7 @@ def test_combining_all_takes_people_but_no_distractors_and_no_junk() -> None:
     assert min(c.pid for c in joined.train.crops) == 1
 
 
-def test_nobody_is_not_made_somebody() -> None:
+def test_junk_and_distractors_cannot_be_trained_on() -> None:
     from osnet.data.augmentation import Augmentation
     from osnet.types import Preprocessing
 
@@ -59,7 +59,7 @@ def test_nobody_is_not_made_somebody() -> None:
         TrainingSet(joined.train.crops, Augmentation(), Preprocessing(), 0)
 
 
-def test_the_same_one_twice_is_refused_and_names_are_told_apart() -> None:
+def test_duplicates_are_refused_and_equal_names_are_numbered() -> None:
     with pytest.raises(DataError, match="twice"):
         join_training([A, A])
     other = ReidDataset("a", Path("/elsewhere/a"), B.train)
@@ -72,7 +72,7 @@ def test_the_same_one_twice_is_refused_and_names_are_told_apart() -> None:
     ("trained_on", "refused"),
     [("a+b_combineall", True), ("b_combineall", True), ("a+b", False), ("a_combineall", False)],
 )
-def test_weights_that_saw_the_test_images(trained_on: str, refused: bool, tiny_network: OSNet) -> None:
+def test_weights_trained_on_the_test_images_are_refused(trained_on: str, refused: bool, tiny_network: OSNet) -> None:
     network = OSNet(tiny_network.config)
     network.card = Card(network.config, training_data=trained_on)
     if not refused:
@@ -87,16 +87,16 @@ def test_weights_that_saw_the_test_images(trained_on: str, refused: bool, tiny_n
     ("trained_on", "tested_on", "overlap"),
     [
         ("viper-00", "viper-00", False),
-        ("viper-00", "viper-01", False),  # the same half, the other way round
+        ("viper-00", "viper-01", False),  # the same half in the other direction
         ("viper-01", "viper-02", True),
-        ("grid-00", "grid-01", True),  # ten partitions of their own
+        ("grid-00", "grid-01", True),  # each split has its own partition
         ("viper-00", "grid-02", False),
         ("market1501", "viper-00", False),
-        ("street-01", "street-02", False),  # no benchmark: a folder of one's own
+        ("street-01", "street-02", False),  # no benchmark, only folder names
         ("market1501+viper-00", "viper-04", True),
     ],
 )
-def test_weights_of_another_split_saw_its_people(
+def test_weights_trained_on_another_split_are_refused(
     trained_on: str, tested_on: str, overlap: bool, tiny_network: OSNet
 ) -> None:
     network = OSNet(tiny_network.config)

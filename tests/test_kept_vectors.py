@@ -1,4 +1,4 @@
-"""Vectors that are kept on disk: of which state of an image, and what another run wrote meanwhile."""
+"""Saved embeddings: images that change while or after they are embedded, and files of concurrent runs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,8 +19,8 @@ def paths(tmp_path: Path) -> list[Path]:
     return [write_picture(tmp_path / "p" / f"{n}.png", n) for n in range(3)]
 
 
-def test_what_changes_while_it_is_embedded_shows_later(tiny_network: OSNet, paths: list[Path], tmp_path: Path) -> None:
-    """The last image has been read when the first changes, so its vector is of a picture that is gone."""
+def test_images_changed_while_embedding_are_reported(tiny_network: OSNet, paths: list[Path], tmp_path: Path) -> None:
+    """The first image changes after it was read, so its saved vector is outdated."""
 
     def change(every: Iterable[Any], _total: int, _label: str) -> Iterable[Any]:
         yield from every
@@ -30,7 +30,7 @@ def test_what_changes_while_it_is_embedded_shows_later(tiny_network: OSNet, path
     assert find_changed(tmp_path / "v.npz") == [str(paths[0])]
 
 
-def test_stamps_from_before(paths: list[Path], tmp_path: Path) -> None:
+def test_saved_file_stamps_are_compared(paths: list[Path], tmp_path: Path) -> None:
     names = [str(path) for path in paths]
     embeddings = Embeddings(np.eye(3, dtype=np.float32), names)
     before = {name: stamp_of(name) for name in names}
@@ -41,8 +41,8 @@ def test_stamps_from_before(paths: list[Path], tmp_path: Path) -> None:
     assert find_changed(tmp_path / "v.npz") == []
 
 
-def test_what_another_run_wrote_is_not_overwritten(tiny_network: OSNet, paths: list[Path], tmp_path: Path) -> None:
-    """It appears after the caller has looked, before the lock is taken."""
+def test_output_of_a_concurrent_run_is_not_overwritten(tiny_network: OSNet, paths: list[Path], tmp_path: Path) -> None:
+    """The file appears after the caller's check and before the lock is taken."""
     (tmp_path / "v.npz").write_bytes(b"of another run")
     with pytest.raises(OutputError, match=r"v\.npz exists"):
         embed_files(Embedder(tiny_network), paths, tmp_path / "v.npz", overwrite=False)

@@ -1,4 +1,4 @@
-"""The Triton kernel of the Lite 3x3, run by Triton's interpreter on the CPU, against PyTorch's layers."""
+"""The Triton kernel for Lite 3x3 layers, in Triton's interpreter on the CPU, against PyTorch's layers."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from osnet import OSNet, OSNetConfig
 from osnet.runtime.folding import fold
 from osnet.models.layers import LiteConv3x3
 torch.manual_seed(0)
-for channels, height, width in ((16, 18, 5), (24, 3, 18)):  # 24 is no power of 2
+for channels, height, width in ((16, 18, 5), (24, 3, 18)):  # 24 is not a power of 2
     layer = LiteConv3x3(channels).eval()
     layer.norm.running_mean.normal_()
     layer.norm.running_var.uniform_(0.5, 2)
@@ -40,8 +40,8 @@ print("equal")
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (it comes with PyTorch for CUDA)")
-def test_equal_to_the_layers() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}  # before triton is imported, so in a process of its own
+def test_triton_kernel_matches_the_layers() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}  # must be set before triton is imported, so in a new process
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(ROOT / "benchmarks")], env=environment, capture_output=True, text=True
     )

@@ -41,8 +41,8 @@ def test_batch_hard_triplet_against_the_slow_loop(margin: float | None, pids: li
     )
 
 
-def test_triplet_by_hand() -> None:
-    """On a line: person 1 at 0 and 1, person 2 at 3. Anchors 0 and 1: 1 - 3, 1 - 2; person 2 is no anchor."""
+def test_batch_hard_triplet_by_hand() -> None:
+    """On a line: person 1 at 0 and 1, person 2 at 3. Gaps of the anchors 0 and 1: 1 - 3 and 1 - 2."""
     x, pids = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([1, 1, 2])
     assert float(batch_hard_triplet(x, pids, margin=1.5)) == pytest.approx((0 + 0.5) / 2)
     assert float(batch_hard_triplet(x, pids, margin=None)) == pytest.approx(
@@ -50,12 +50,12 @@ def test_triplet_by_hand() -> None:
     )
 
 
-def test_gradients() -> None:
+def test_gradients_are_right_and_finite() -> None:
     torch.manual_seed(1)
     x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     assert torch.autograd.gradcheck(lambda v: smoothed_cross_entropy(v, labels), (x,))
-    # In float32, as it is computed; equal embeddings must not give NaN.
+    # Equal embeddings must not give NaN gradients.
     same = torch.zeros(4, 3, requires_grad=True)
     batch_hard_triplet(same, torch.tensor([1, 1, 2, 2])).backward()
     assert same.grad is not None
@@ -69,7 +69,7 @@ def test_batches_without_a_triplet_are_refused(pids: list[int]) -> None:
         batch_hard_triplet(torch.randn(3, 2), torch.tensor(pids))
 
 
-def test_labels_outside_the_classes_are_named() -> None:
+def test_labels_and_smoothing_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="from 1 to 5; with 5 classes"):
         smoothed_cross_entropy(torch.randn(2, 5), torch.tensor([1, 5]))
     with pytest.raises(ValueError, match="smoothing 1"):

@@ -1,4 +1,4 @@
-"""Activation maps: hand-worked values, slow loops, and that looking changes nothing."""
+"""Activation maps: values worked by hand, slow loops, figures, and an unchanged network."""
 
 import math
 import re
@@ -53,13 +53,13 @@ def test_entropy_by_hand() -> None:
     assert math.isnan(measure_entropy(np.zeros((2, 2), np.float32)))
 
 
-def test_share_against_a_count_of_pixels() -> None:
+def test_share_in_a_box_against_counted_pixels() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         strength = rng.random((8, 4), dtype=np.float32)
         left, top = rng.integers(-10, 40), rng.integers(-20, 80)
         box = (left, top, left + rng.integers(1, 60), top + rng.integers(1, 100))
-        fine = np.kron(strength, np.ones((16, 16)))  # a picture of 64 x 128: each cell is 16 x 16 pixels
+        fine = np.kron(strength, np.ones((16, 16)))  # an image of 64 x 128: each cell is 16 x 16 pixels
         inside = np.zeros((128, 64), bool)
         inside[max(0, box[1]) : max(0, box[3]), max(0, box[0]) : max(0, box[2])] = True
         share, uniform = measure_share(strength, tuple(map(float, box)), (64, 128))
@@ -67,8 +67,8 @@ def test_share_against_a_count_of_pixels() -> None:
         assert uniform == pytest.approx(inside.mean())
 
 
-def test_stretch_against_a_slow_loop() -> None:
-    """Bilinear with pixel centres at halves, as OpenCV's resize, which the authors use."""
+def test_stretch_map_against_a_slow_loop() -> None:
+    """Bilinear with pixel centres at halves, like OpenCV's resize, which the authors use."""
     rng = np.random.default_rng(1)
     strength = rng.random((4, 2), dtype=np.float32)
     slow = np.empty((16, 8))
@@ -82,10 +82,10 @@ def test_stretch_against_a_slow_loop() -> None:
             slow[y, x] = upper * (1 - (v - y0)) + lower * (v - y0)
     slow = (slow - slow.min()) / (slow.max() - slow.min())
     np.testing.assert_allclose(stretch_map(strength, (8, 16)), slow, atol=1e-6)
-    assert not stretch_map(np.ones((4, 2), np.float32), (8, 16)).any(), "an even map is not blown up to noise"
+    assert not stretch_map(np.ones((4, 2), np.float32), (8, 16)).any(), "a constant map must stay zero"
 
 
-def test_last_map_is_that_of_conv5(embedder: Embedder) -> None:
+def test_the_last_map_is_conv5(embedder: Embedder) -> None:
     pictures = [make_picture(i) for i in range(3)]
     maps = compute_maps(embedder, pictures, ["last", "conv5", "conv4.1.streams.2"])
     np.testing.assert_array_equal(maps["last"], maps["conv5"])
@@ -95,7 +95,7 @@ def test_last_map_is_that_of_conv5(embedder: Embedder) -> None:
     np.testing.assert_allclose(alone[0], maps["last"][1], atol=1e-5)
 
 
-def test_layers_by_name_word_and_pattern(tiny_network: OSNet) -> None:
+def test_layers_are_found_by_name_keyword_and_pattern(tiny_network: OSNet) -> None:
     assert find_layers(tiny_network, ["last", "conv3", "last"]) == ["last", "conv3"]
     assert find_layers(tiny_network, ["streams"]) == [f"conv4.1.streams.{i}" for i in range(4)]
     assert find_layers(tiny_network, ["conv?.0.streams.3"]) == [f"conv{i}.0.streams.3" for i in (2, 3, 4)]
@@ -107,14 +107,14 @@ def test_layers_by_name_word_and_pattern(tiny_network: OSNet) -> None:
         find_layers(tiny_network, ["conv9"])
 
 
-def test_what_is_no_single_map_is_refused(embedder: Embedder) -> None:
+def test_layers_without_a_single_map_are_refused(embedder: Embedder) -> None:
     with pytest.raises(ModelError, match="called 4 times"):
         compute_maps(embedder, [make_picture(0)], ["conv4.1.aggregate.gate"])
     with pytest.raises(ModelError, match="called 0 times"):
         compute_maps(embedder, [make_picture(0)], ["embedding"])
 
 
-def test_looking_leaves_no_trace(embedder: Embedder, tiny_network: OSNet) -> None:
+def test_computing_maps_does_not_change_the_network(embedder: Embedder, tiny_network: OSNet) -> None:
     before = {name: value.clone() for name, value in tiny_network.state_dict().items()}
     tiny_network.train()
     tiny_network.conv3.eval()
@@ -129,7 +129,7 @@ def test_looking_leaves_no_trace(embedder: Embedder, tiny_network: OSNet) -> Non
 
 
 class Plain(nn.Module):
-    """Any network with ``feature_map``: the map is the picture's own red channel, twice."""
+    """A minimal network with ``feature_map``: the map is the image's red channel, twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,10 +143,10 @@ class Plain(nn.Module):
         return self.feature_map(x).mean((2, 3))
 
 
-def test_any_network_with_a_feature_map() -> None:
+def test_maps_of_any_network_with_a_feature_map() -> None:
     picture = Image.new("RGB", (32, 64))
     picture.paste((255, 0, 0), (16, 0, 32, 32))
-    plain = Embedder.__new__(Embedder)  # whatever network an embedder will take: maps ask it for these three
+    plain = Embedder.__new__(Embedder)  # only the attributes that maps need
     plain._network, plain.device = Plain(), torch.device("cpu")  # type: ignore[assignment]
     plain.preprocessing = Preprocessing(size_hw=(64, 32), mean=(0, 0, 0), std=(1, 1, 1))
     ((seen,),) = collect_maps([BoxedImage("p", picture, (16, 0, 32, 32))], {"plain": plain})
@@ -166,7 +166,7 @@ def test_overlay_mixes_grey_and_colour() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
-def test_figure_files(tmp_path: Path, embedder: Embedder, suffix: str) -> None:
+def test_activation_figures_are_deterministic(tmp_path: Path, embedder: Embedder, suffix: str) -> None:
     photos = [
         BoxedImage("one_two_three", make_picture(0), (10, 20, 50, 100)),
         BoxedImage("b", make_picture(1, (90, 100))),
@@ -179,7 +179,7 @@ def test_figure_files(tmp_path: Path, embedder: Embedder, suffix: str) -> None:
     assert first == again
     assert first.startswith({"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[suffix])
     if suffix == "svg":
-        assert b"entropy" in first, "text stays text"
+        assert b"entropy" in first, "text must stay text, not paths"
 
 
 @pytest.mark.parametrize(
@@ -192,17 +192,17 @@ def test_figure_files(tmp_path: Path, embedder: Embedder, suffix: str) -> None:
         (["one"], ["conv3"], ["conv3"]),
     ],
 )  # fmt: skip
-def test_titles_tell_the_columns_apart(
+def test_column_titles_are_unambiguous(
     networks: list[str], layers: list[str], titles: list[str], tmp_path: Path, embedder: Embedder
 ) -> None:
     photos = [BoxedImage("p", make_picture(0))]
     draw_activation(photos, collect_maps(photos, dict.fromkeys(networks, embedder), layers), tmp_path / "t.svg")
-    said = re.findall(r">([^<>]+)</t(?:ext|span)>", (tmp_path / "t.svg").read_text())
-    start = said.index("image")
-    assert said[start + 1 : start + 2 + len(titles)] == [*titles, "p"], "then the first photo's name"
+    texts = re.findall(r">([^<>]+)</t(?:ext|span)>", (tmp_path / "t.svg").read_text())
+    start = texts.index("image")
+    assert texts[start + 1 : start + 2 + len(titles)] == [*titles, "p"], "the first row must follow with its name"
 
 
-def test_all_text_lies_on_the_page(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_text_fits_on_the_page(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(
         "osnet.figures.activation.save_figure", lambda figure, path: drawn.append(texts_outside(figure))
@@ -213,9 +213,11 @@ def test_all_text_lies_on_the_page(embedder: Embedder, monkeypatch: pytest.Monke
     assert drawn == [[]]
 
 
-def test_names_are_broken_at_their_parts() -> None:
+def test_long_names_are_wrapped_between_parts() -> None:
     assert wrap_name("0010_c1s2_000001_00.jpg") == "0010_c1s2_\n000001_00"
-    assert wrap_name("osnet_x0_25_msmt17", letters=14, lines=3) == "osnet_x0_\n25_msmt17", "lines of like length"
+    assert wrap_name("osnet_x0_25_msmt17", letters=14, lines=3) == "osnet_x0_\n25_msmt17", (
+        "lines must be of similar length"
+    )
     assert wrap_name("market1501-osnet-t1-x0-25", letters=14, lines=3) == "market1501-\nosnet-t1-x0-25"
     assert wrap_name("000001.jpg") == "000001"
     assert wrap_name("") == ""
@@ -223,7 +225,7 @@ def test_names_are_broken_at_their_parts() -> None:
     assert max(map(len, wrap_name("x" * 80).split("\n"))) <= 21
 
 
-def test_generated_people_bring_their_boxes(tmp_path: Path) -> None:
+def test_boxes_of_generated_people_are_read(tmp_path: Path) -> None:
     root = generate_dataset(tmp_path / "people", GeneratedSettings(8, 2, 1, 0))
     file, note = next(iter(read_annotations(root).items()))
     (photo,) = read_boxed_images([root / file])
@@ -242,7 +244,7 @@ def test_mot_crops_are_wider_than_the_box(tmp_path: Path) -> None:
         "2,5,1,1,50,100,1,1,1",
     ]
     (tmp_path / "gt" / "gt.txt").write_text("\n".join(rows) + "\n")
-    (photo,) = cut_mot_people(tmp_path, 5)  # 8 is too small, 9 hidden, 5 in a frame that is not there
+    (photo,) = cut_mot_people(tmp_path, 5)  # 8 is too small, 9 occluded, 5 in a missing frame
     assert photo.name.endswith("person 7")
     assert photo.image.size == (80, 160)  # 1.6 x (50, 100)
     assert photo.box == (15, 30, 65, 130)
@@ -253,8 +255,8 @@ def test_mot_crops_are_wider_than_the_box(tmp_path: Path) -> None:
         cut_mot_people(tmp_path / "nowhere", 5)
 
 
-def test_the_real_network_looks_at_people(msmt17_pth: Path) -> None:
-    """On crops 1.6 times as large as the person, its map lies in the box far more than a uniform one would."""
+def test_real_weights_have_their_activation_on_people(msmt17_pth: Path) -> None:
+    """On crops 1.6 times as large as the person, more of the activation is in the box than of a uniform map."""
     sequences = [shared_data(f"mot17-mini/train/MOT17-{number}-FRCNN") for number in ("04", "09")]
     photos = [photo for sequence in sequences for photo in cut_mot_people(sequence, 8)]
     seen = [maps[0] for maps in collect_maps(photos, {"": Embedder(msmt17_pth)})]

@@ -1,4 +1,4 @@
-"""The networks: what they compute, and what they refuse."""
+"""Networks and their layers: outputs, settings, and refused settings."""
 
 import copy
 import re
@@ -19,7 +19,7 @@ from osnet.weights.checkpoint import network_sha256
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_every_named_network_turns_images_into_embeddings(name: str) -> None:
+def test_every_named_network_embeds_images(name: str) -> None:
     network = create_small(name).eval()
     with torch.no_grad():
         out = network(torch.rand(2, 3, 64, 32))
@@ -30,7 +30,7 @@ def test_every_named_network_turns_images_into_embeddings(name: str) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_output_does_not_depend_on_the_mode(training: bool) -> None:
+def test_output_shape_is_equal_in_train_and_eval_mode(training: bool) -> None:
     assert create_model("osnet_x0_25").train(training)(torch.rand(4, 3, 64, 32)).shape == (4, 512)
 
 
@@ -103,10 +103,10 @@ def test_gate_by_hand() -> None:
 
 
 def test_linear_context_gate_by_hand() -> None:
-    """Two groups of two channels: averages 1, 3 and 5, 5 become -1, 1 and 0, 0 (but for eps)."""
+    """Two groups of two channels: averages 1, 3 and 5, 5 are normalised to -1, 1 and 0, 0 (up to eps)."""
     gate = LinearContextGate(4, groups=2)
     x = torch.tensor([1.0, 3.0, 5.0, 5.0]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
-    torch.testing.assert_close(gate(x).flatten(), torch.sigmoid(torch.ones(4)))  # as the paper begins
+    torch.testing.assert_close(gate(x).flatten(), torch.sigmoid(torch.ones(4)))  # the paper's initialisation
     with torch.no_grad():
         gate.weight.copy_(torch.tensor([2.0, 3.0, 4.0, 5.0]))
         gate.bias.copy_(torch.tensor([0.0, 0.5, 1.0, 1.5]))
@@ -119,15 +119,15 @@ def test_linear_context_gate_is_a_group_norm_of_averages(channels: int, groups: 
     torch.manual_seed(0)
     gate, norm = LinearContextGate(channels), nn.GroupNorm(groups, channels)
     assert gate.groups == groups
-    for own in (gate.weight, gate.bias):
-        nn.init.normal_(own)
+    for param in (gate.weight, gate.bias):
+        nn.init.normal_(param)
     norm.load_state_dict(gate.state_dict())
     x = torch.rand(3, channels, 5, 4)
     torch.testing.assert_close(gate(x), norm(x.mean(dim=(2, 3), keepdim=True)).sigmoid())
     assert LinearContextGate(16)(torch.rand(1, 16, 2, 2)).shape == (1, 16, 1, 1)  # one image, one channel in a group
 
 
-def test_depthwise_pooling_takes_one_size() -> None:
+def test_depthwise_pooling_needs_a_fixed_size() -> None:
     network = create_small("osnet_lct_x0_25").eval()
     assert network.config.fixed_size_hw == (64, 32)
     features = network.feature_map(x := torch.rand(2, 3, 64, 32))
@@ -137,14 +137,14 @@ def test_depthwise_pooling_takes_one_size() -> None:
         network(torch.rand(2, 3, 128, 64))
 
 
-def test_unified_gate_weighs_every_stream_by_the_same_network() -> None:
+def test_unified_gate_shares_one_gate_between_streams() -> None:
     gate = ChannelGate(16)
     streams = [torch.rand(2, 16, 3, 3) for _ in range(4)]
     expected = sum(gate(s) * s for s in streams)
     torch.testing.assert_close(UnifiedGate(gate)(streams), expected)
     assert Concatenation()(streams).shape == (2, 64, 3, 3)
     gates = [ChannelGate(16) for _ in range(4)]
-    each = sum(own(s) * s for own, s in zip(gates, streams, strict=True))
+    each = sum(param(s) * s for param, s in zip(gates, streams, strict=True))
     torch.testing.assert_close(SeparateGates(gates)(streams), each)
 
 
@@ -168,8 +168,8 @@ def test_channel_shuffle_keeps_the_memory_format(memory_format: torch.memory_for
         assert gradient[0, :, 0, 0].tolist() == [i * 4 + group for group in range(4) for i in range(3)]
 
 
-def test_groups_see_each_other_between_lite_layers() -> None:
-    """Without a shuffle, the second layer's output in group 1 would depend on group 1 alone."""
+def test_channel_shuffle_mixes_groups_between_lite_layers() -> None:
+    """Without a shuffle, group 1 of the second layer would depend only on group 1 of the input."""
     x = torch.rand(1, 8, 9, 9, requires_grad=True)
     layers = nn.Sequential(LiteConv3x3(8, groups=2), LiteConv3x3(8, groups=2)).eval()
     for module in layers.modules():
@@ -195,7 +195,7 @@ def test_list_models() -> None:
 
 
 @pytest.mark.parametrize("name", ["osnet_x0_25", "squeezenet1_0"])
-def test_a_classifier_on_request(name: str, tmp_path: Path) -> None:
+def test_create_model_adds_a_classifier(name: str, tmp_path: Path) -> None:
     network = create_model(name, num_classes=3)
     images = torch.rand(2, 3, 64, 32)
     embeddings = network.eval()(images)
@@ -218,12 +218,12 @@ def without_classifier(network: Network) -> Network:
 
 
 @pytest.mark.parametrize("value", [-1, 2.5, True, "10", None])
-def test_a_number_of_classes_that_cannot_be(value: object) -> None:
+def test_invalid_num_classes_are_refused(value: object) -> None:
     with pytest.raises(ModelError, match=re.escape(f"num_classes {value!r}")):
         create_model("osnet_x0_25", num_classes=value)  # type: ignore[arg-type]
 
 
-def test_grouped_networks_are_settings_and_not_names() -> None:
+def test_grouped_networks_are_made_by_settings() -> None:
     assert not list_models("osnet*_g*_*")
     network = create_model("osnet_x0_5", groups=4, group_extent="lite")
     assert network.config == OSNetConfig(width=0.5, groups=4, group_extent="lite")
@@ -232,7 +232,7 @@ def test_grouped_networks_are_settings_and_not_names() -> None:
         create_model("osnet_x0_5_g5_all")
 
 
-def test_overrides() -> None:
+def test_create_model_overrides_settings() -> None:
     network = create_model("osnet_t1", width=0.25)
     assert network.config == OSNetConfig(width=0.25, streams=1, aggregation="addition")
 
@@ -253,7 +253,7 @@ def test_overrides() -> None:
         (lambda: OSNetConfig(stem="resnet"), ["'resnet'", "imagenet, cifar"]),
     ],
 )
-def test_refusals_name_the_value_and_what_would_work(call, words: list[str]) -> None:
+def test_errors_name_the_value_and_what_would_work(call, words: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
         call()
     for word in words:

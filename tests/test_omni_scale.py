@@ -1,4 +1,4 @@
-"""The experiment on Table 5: batches made on a device, runs that stop and go on, what the report computes."""
+"""The experiment on the paper's Table 5 (benchmarks/omni_scale.py): device batches, resuming, and its report."""
 
 import sys
 from dataclasses import replace
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("size_hw", [(64, 32), (128, 64), (100, 50)])
-def test_a_batch_on_the_device_is_the_librarys(size_hw: tuple[int, int]) -> None:
-    """To two levels of 255; a pixel of a turned patch that lies on the border of two may fall to the other one."""
+def test_device_batches_match_the_librarys_augmentation(size_hw: tuple[int, int]) -> None:
+    """Within two of 255 levels, except for a few pixels on the border of a rotated patch."""
     rng = np.random.default_rng(3)
     pictures = [Image.fromarray(rng.integers(0, 256, (64, 32, 3), dtype=np.uint8)) for _ in range(20)]
     images = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
@@ -45,8 +45,8 @@ def test_a_batch_on_the_device_is_the_librarys(size_hw: tuple[int, int]) -> None
 
 
 @pytest.mark.slow
-def test_a_stopped_plan_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's plan, tiny, on the CPU. One run is stopped twice in mid-epoch; the report knows all of it."""
+def test_a_resumed_plan_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny plan on the CPU. One run is stopped twice within an epoch; the report covers all its parts."""
     people = tmp_path / "people"
     generate_dataset(people, GeneratedSettings(32, 2, 3, 0))
     run = omni_scale.Run("osnet_x1_0", 0.25, (32, 16), 2, 1, batch_size=16)
@@ -70,8 +70,8 @@ def test_a_stopped_plan_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch:
     mean_ap = [report["runs"][name]["scores"]["euclidean"]["mAP"] for name in report["runs"]]
     assert found["test_mAP_over_seeds"]["mean"] == pytest.approx(mean_ap[0] - mean_ap[1], abs=1e-6)
     assert len(found["seeds"][1]["held_out"]["by_epoch"]) == 2
-    half_way = omni_scale.make_report(parts, omni_scale.PLANS["tiny"]())
-    assert [entry["finished"] for entry in half_way["runs"].values()] == [True, False]
+    partial = omni_scale.make_report(parts, omni_scale.PLANS["tiny"]())
+    assert [entry["finished"] for entry in partial["runs"].values()] == [True, False]
 
 
 def test_the_widened_baseline_has_osnets_parameters() -> None:
@@ -81,7 +81,7 @@ def test_the_widened_baseline_has_osnets_parameters() -> None:
         assert omni_scale.count_run(run)["parameters"] == pytest.approx(wanted, rel=0.02)
 
 
-def test_curves_at_equal_epochs_and_at_equal_time() -> None:
+def test_curves_are_compared_by_epoch_and_by_time() -> None:
     slow = [{"epoch": e, "cpu_s": 10.0 * e, omni_scale.SCORE: 0.1 * e} for e in (1, 2, 3)]
     fast = [{"epoch": e, "cpu_s": 4.0 * e, omni_scale.SCORE: 0.05 * e} for e in (1, 2, 3, 5)]
     rows = omni_scale.compare_curves(slow, fast)["by_epoch"]
@@ -89,20 +89,20 @@ def test_curves_at_equal_epochs_and_at_equal_time() -> None:
     assert [row["first_at_equal_time"] for row in rows] == [None, None, 0.1, 0.2]
 
 
-def test_the_interval_is_over_seeds_too() -> None:
-    """People who all differ alike: over people alone the interval is a point; seeds that differ widen it."""
+def test_intervals_resample_people_and_seeds() -> None:
+    """If all people have equal differences, the interval over people is a point; differing seeds widen it."""
     pids = np.repeat(np.arange(20), 3)
     alike = omni_scale.interval_over_seeds(np.full((1, 60), 0.1), pids)
     assert (alike["low"], alike["high"]) == (pytest.approx(0.1), pytest.approx(0.1))
-    apart = omni_scale.interval_over_seeds(np.stack([np.full(60, 0.3), np.full(60, -0.1)]), pids)
-    assert (apart["mean"], apart["low"], apart["high"]) == pytest.approx((0.1, -0.1, 0.3))
-    assert omni_scale.judge({"test_mAP_over_seeds": apart}) == "open"
+    differing = omni_scale.interval_over_seeds(np.stack([np.full(60, 0.3), np.full(60, -0.1)]), pids)
+    assert (differing["mean"], differing["low"], differing["high"]) == pytest.approx((0.1, -0.1, 0.3))
+    assert omni_scale.judge({"test_mAP_over_seeds": differing}) == "open"
     for low, high, verdict in ((0.01, 0.2, "confirmed"), (-0.2, -0.01, "refuted")):
         over = {"num_seeds": 2, "low": low, "high": high}
         assert omni_scale.judge({"test_mAP_over_seeds": over}) == verdict
 
 
-def test_state_may_not_lie_in_the_repository() -> None:
+def test_state_in_tracked_folders_is_refused() -> None:
     with pytest.raises(SystemExit, match="docs"):
         omni_scale.Settings(ROOT / "docs" / "state", "cpu", Path("data"))
     omni_scale.Settings(ROOT / "out" / "state", "cpu", Path("data"))

@@ -1,4 +1,4 @@
-"""Intel's files: found in a folder, downloaded from a server on the loopback, refused where they differ."""
+"""Intel's weights: found in a folder, downloaded from a local server, refused if their hashes differ."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ ENTRY = IntelWeights(NAME, "osnet_lct_x0_5", "FP32", digest(".xml"), digest(".bi
 
 
 class Storage(ThreadingHTTPServer):
-    """OpenVINO's storage, as far as a download needs it."""
+    """A local server in place of OpenVINO's storage."""
 
     def __init__(self) -> None:
         self.files = dict(CONTENTS)
@@ -87,7 +87,7 @@ def test_download_once_then_from_the_cache(storage: Storage, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("content", [b"\0\1\2\4", b"\0\1\2\3 and more", b""])
-def test_a_file_with_another_hash_is_refused_and_not_kept(storage: Storage, tmp_path: Path, content: bytes) -> None:
+def test_a_download_with_a_wrong_hash_is_refused_and_deleted(storage: Storage, tmp_path: Path, content: bytes) -> None:
     storage.files[".bin"] = content
     with pytest.raises(WeightsError) as caught:
         find_intel(ENTRY)
@@ -99,14 +99,14 @@ def test_a_file_with_another_hash_is_refused_and_not_kept(storage: Storage, tmp_
 
 def test_a_damaged_cache_is_refused(storage: Storage) -> None:
     path = find_intel(ENTRY)
-    path.with_suffix(".bin").write_bytes(b"else")
+    path.with_suffix(".bin").write_bytes(b"other")
     with pytest.raises(WeightsError, match="Delete it") as caught:
         find_intel(ENTRY)
     assert str(path.with_suffix(".bin")) in str(caught.value)
 
 
 @pytest.mark.parametrize("gone", ["file", "server"])
-def test_what_cannot_be_fetched_says_which_files_to_put_where(
+def test_a_failed_download_names_the_files_and_folder(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
     if gone == "file":
@@ -120,7 +120,7 @@ def test_what_cannot_be_fetched_says_which_files_to_put_where(
     assert not list((tmp_path / "cache").rglob("*.xml"))
 
 
-def test_other_kinds_of_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_urls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OSNET_OMZ_URL", f"file://{tmp_path}")
     with pytest.raises(WeightsError, match="file:"):
@@ -141,7 +141,7 @@ def test_a_local_file_comes_first(
     assert find_intel(ENTRY).is_relative_to(tmp_path / "cache")
 
 
-def test_names() -> None:
+def test_names_of_intels_weights() -> None:
     assert [w.model for w in INTEL_WEIGHTS] == [f"osnet_lct_{width}" for width in ("x1_0", "x0_75", "x0_5", "x0_25")]
     for name in (NAME, f"{NAME}.xml", "osnet_lct_x0_5_intel"):
         entry = get_intel(name)
@@ -154,7 +154,7 @@ def test_names() -> None:
         load_model(f"{NAME[:-1]}6_")
 
 
-def test_by_any_name_it_is_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_name_loads_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSNET_WEIGHTS", str(shared_data("omz")))
     one, other = load_model("person-reidentification-retail-0288"), create_model("osnet_lct_x0_25", pretrained="intel")
     assert one.card == other.card
@@ -163,8 +163,8 @@ def test_by_any_name_it_is_the_same_network(monkeypatch: pytest.MonkeyPatch) -> 
         create_model("osnet_lct_x0_25", pretrained="intel", embedding_size=128)
 
 
-def test_the_known_files_are_those_of_the_zoo() -> None:
-    """Sizes and SHA-256 of the files as they were when they were read; here they are counted again."""
+def test_known_hashes_match_the_real_files() -> None:
+    """Sizes and SHA-256 in the table against those of the files."""
     for entry in INTEL_WEIGHTS:
         folder = shared_data(f"omz/{entry.name[-4:]}")
         for name, (sha256, num_bytes) in entry.files.items():
@@ -173,7 +173,7 @@ def test_the_known_files_are_those_of_the_zoo() -> None:
     assert zoo.STORAGE.startswith("https://storage.openvinotoolkit.org/")
 
 
-def test_the_list_has_licence_costs_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_lists_licence_costs_and_scores(capsys: pytest.CaptureFixture[str]) -> None:
     main(["weights"])
     out = capsys.readouterr().out
     for word in ("Apache-2.0", "595,968", "272.9M", "92.9 / 76.6", "osnet_lct_x0_5_intel", "osnet_x0_25_msmt17"):
@@ -185,7 +185,7 @@ def test_the_list_has_licence_costs_and_figures(capsys: pytest.CaptureFixture[st
     assert row["figures"]["rank1_published"] == 92.9
 
 
-def test_networks_of_one_size_are_left_out_at_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_leaves_out_networks_of_another_fixed_size(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models", "osnet_*x0_25", "--size", "192", "96"])
     out = capsys.readouterr().out
     assert "osnet_x0_25 " in out
@@ -195,7 +195,7 @@ def test_networks_of_one_size_are_left_out_at_others(capsys: pytest.CaptureFixtu
     assert "osnet_lct_x0_25" in capsys.readouterr().err
 
 
-def test_a_new_gallery_takes_them_where_none_are_named(
+def test_index_uses_them_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OSNET_WEIGHTS", str(shared_data("omz")))
@@ -204,12 +204,14 @@ def test_a_new_gallery_takes_them_where_none_are_named(
     assert NAME in capsys.readouterr().err
     card, _ = read_card(tmp_path / "gallery" / "weights")
     assert (card.name, card.licence) == ("osnet_lct_x0_5", "Apache-2.0")
-    main(["search", str(tmp_path / "gallery"), str(tmp_path / "crops" / "1.png")])  # by the gallery's own copy
+    main(
+        ["search", str(tmp_path / "gallery"), str(tmp_path / "crops" / "1.png")]
+    )  # with the gallery's copy of the weights
     assert "1.000" in capsys.readouterr().out
 
 
-def test_training_starts_from_them(people: Path, tmp_path: Path) -> None:
-    """BatchNorms get the statistics of training images; the run's weights are of the same network."""
+def test_training_starts_from_intels_weights(people: Path, tmp_path: Path) -> None:
+    """BatchNorms get statistics of training images, and the embeddings stay the same."""
     recipe = replace(REID, model="osnet_lct_x0_25", pretrained=str(smallest()), size_hw=(256, 128), epochs=1)
     with pytest.raises(ModelError, match=r"\(32, 16\).*\(256, 128\)"):
         replace(recipe, size_hw=(32, 16)).plan(recipe.read([people]))

@@ -1,4 +1,4 @@
-"""Intel's OSNets from OpenVINO's files: the same vectors as OpenVINO gives, and refusals of everything else."""
+"""Loading Intel's OSNets from OpenVINO files: vectors equal to OpenVINO's, and other files refused."""
 
 import shutil
 from pathlib import Path
@@ -35,7 +35,7 @@ def crops(number: int) -> list[Path]:
 
 
 def run_openvino(xml: Path, paths: list[Path]) -> NDArray[np.float32]:
-    """What the file's own runtime says of crops resized by Pillow: BGR in 0 to 255, one at a time."""
+    """OpenVINO's vectors of crops resized by Pillow: BGR from 0 to 255, one at a time."""
     compiled = openvino_core().compile_model(str(xml), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     pixels = [resize_image(read_image(path), Preprocessing()).flip(0)[None].float().numpy() for path in paths]
     return np.concatenate([next(iter(compiled(one).values())).copy() for one in pixels])
@@ -55,7 +55,7 @@ def test_every_backend_gives_openvinos_vectors_on_200_crops(number: str) -> None
         assert np.abs(found - expected).max() < 1e-4, backend
 
 
-def test_auto_takes_a_runtime() -> None:
+def test_auto_backend_gives_the_networks_vectors() -> None:
     xml, paths = find_xml("0288"), crops(3)
     embedder = Embedder(xml)
     assert embedder.backend in ("onnxruntime", "torch")
@@ -63,7 +63,7 @@ def test_auto_takes_a_runtime() -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_card(number: str) -> None:
+def test_the_card_of_intels_weights(number: str) -> None:
     checkpoint = read_checkpoint(find_xml(number))
     card, config = checkpoint.card, checkpoint.card.architecture
     entry = next(w for w in INTEL_WEIGHTS if w.name.endswith(number))
@@ -77,8 +77,8 @@ def test_the_card(number: str) -> None:
         assert card.preprocessing == Preprocessing()
 
 
-def test_folder_of_ours_and_back(tmp_path: Path) -> None:
-    """A copy as a checkpoint folder is the same network, and says so by its digest."""
+def test_convert_keeps_vectors_and_digest(tmp_path: Path) -> None:
+    """A converted checkpoint folder has the same digest and gives the same vectors."""
     xml, paths = find_xml("0288"), crops(4)
     convert(xml, tmp_path / "ours")
     one, other = Embedder(xml, backend="torch"), Embedder(tmp_path / "ours", backend="torch")
@@ -90,26 +90,28 @@ def test_folder_of_ours_and_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_onnx_export(tmp_path: Path, precision: Any) -> None:
-    """The exporter compares its files with the network; here that they hold what they should."""
+    """Exported files differ little from the network and have the expected size."""
     pytest.importorskip("onnxruntime")
     for file in export(read_checkpoint(find_xml("0288")), tmp_path, precision=precision):
         assert file.largest_difference < (1e-4 if precision == "fp32" else 0.05)
         assert file.path.stat().st_size < (1_000_000 if precision == "fp32" else 560_000)
 
 
-def test_training_moves_every_tensor() -> None:
+def test_gradients_reach_every_parameter() -> None:
     network = load_weights(find_xml("0288")).train()
     torch.manual_seed(0)
     network(torch.rand(4, 3, 256, 128)).square().sum().backward()
-    silent = [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
-    assert not silent
-    moved = [name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
-    # A group of one channel is 0 after normalisation, whatever its scale; a bias before a BatchNorm changes nothing.
-    assert len(moved) >= len(list(network.parameters())) - 2
+    without_gradient = [
+        name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()
+    ]
+    assert not without_gradient
+    with_gradient = [name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    # No gradient: the scale of a group of one channel, which normalises to 0, and a bias before a BatchNorm.
+    assert len(with_gradient) >= len(list(network.parameters())) - 2
 
 
-def test_norms_without_statistics_get_them() -> None:
-    """The same function afterwards in eval mode; in training mode nearly so, where it was another one before."""
+def test_estimate_norms_fills_missing_statistics() -> None:
+    """Outputs in eval mode stay equal; outputs in training mode become close to them."""
     network = load_weights(find_xml("0288"))
     assert lacks_statistics(network)
     assert not lacks_statistics(load_weights(shared_data("weights/osnet_x0_25_msmt17.pth")))
@@ -134,7 +136,7 @@ def test_norms_without_statistics_get_them() -> None:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """The smallest one, to be damaged."""
+    """A copy of the smallest network's files, for damaging."""
     xml = find_xml("0288")
     for suffix in (".xml", ".bin"):
         shutil.copyfile(xml.with_suffix(suffix), tmp_path / f"net{suffix}")
@@ -153,7 +155,7 @@ def copied(tmp_path: Path) -> Path:
         ('type="PReLU"', 'type="ReLU"', ["ReLU", "PReLU", "osnet card"]),
     ],
 )
-def test_files_that_hold_something_else(copied: Path, old: str, new: str, words: list[str]) -> None:
+def test_files_of_other_networks_are_refused(copied: Path, old: str, new: str, words: list[str]) -> None:
     text = copied.read_text(encoding="utf-8")
     assert old in text
     copied.write_text(text.replace(old, new), encoding="utf-8")
@@ -163,8 +165,8 @@ def test_files_that_hold_something_else(copied: Path, old: str, new: str, words:
         assert word in str(caught.value)
 
 
-def test_a_graph_that_goes_round_in_a_circle_is_refused(copied: Path) -> None:
-    """The first layer of a stream reads what its own end gives."""
+def test_a_cyclic_graph_is_refused(copied: Path) -> None:
+    """The first layer of a stream takes the output of its last layer."""
     text = copied.read_text(encoding="utf-8")
     edge = '<edge from-layer="28" from-port="1" to-layer="30" to-port="0" />'
     assert edge in text
@@ -173,9 +175,9 @@ def test_a_graph_that_goes_round_in_a_circle_is_refused(copied: Path) -> None:
         load_weights(copied)
 
 
-def test_damaged_constants(copied: Path) -> None:
+def test_damaged_constants_are_refused(copied: Path) -> None:
     content = copied.with_suffix(".bin").read_bytes()
-    copied.with_suffix(".bin").write_bytes(content[:728_000])  # what follows are two shapes and one slope
+    copied.with_suffix(".bin").write_bytes(content[:728_000])  # only two shapes and one slope follow
     with pytest.raises(WeightsError, match="bytes at"):
         load_weights(copied)
     copied.with_suffix(".bin").write_bytes(content[:100_000] + b"\xff" * 64 + content[100_064:])  # NaN
@@ -186,7 +188,7 @@ def test_damaged_constants(copied: Path) -> None:
         load_weights(copied)
 
 
-def test_a_changed_file_is_not_said_to_be_intels(copied: Path) -> None:
+def test_a_changed_file_does_not_get_intels_card(copied: Path) -> None:
     content = bytearray(copied.with_suffix(".bin").read_bytes())
     content[100_000:100_004] = np.float32(0.25).tobytes()
     copied.with_suffix(".bin").write_bytes(content)
@@ -195,8 +197,8 @@ def test_a_changed_file_is_not_said_to_be_intels(copied: Path) -> None:
     assert "Open Model Zoo" not in card.source
 
 
-def test_cards_of_plain_networks_are_as_before(tiny_weights: Path, tmp_path: Path) -> None:
-    """Dials that came later are named only where they are used."""
+def test_cards_store_gate_settings_only_if_used(tiny_weights: Path, tmp_path: Path) -> None:
+    """So that cards of plain networks keep their old format."""
     assert '"gate"' not in (tiny_weights / "card.json").read_text(encoding="utf-8")
     network = load_weights(tiny_weights)
     assert isinstance(network.config, OSNetConfig)

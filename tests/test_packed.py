@@ -1,4 +1,4 @@
-"""Photographs in tar files: every image once, whatever the readers; damage and strange addresses are refused."""
+"""Photographs packed in tar files: each image is read once; damaged files and unsafe addresses are refused."""
 
 import re
 import tarfile
@@ -23,7 +23,7 @@ from osnet.types import Preprocessing
 
 @pytest.fixture
 def many(tmp_path: Path) -> Photos:
-    """47 photographs of 3 classes; each picture is one colour, its red value its number."""
+    """47 images of 3 classes; each image has one colour, whose red value is the image's number."""
     for n in range(47):
         path = tmp_path / "many" / f"class{n % 3}" / f"{n:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def epoch(index: packed.PackedIndex, **settings: object) -> list[tuple[int, int]
     return [(int(i[0, 0, 0]), int(k)) for b in batches for i, k in zip(b["image"], b["label"], strict=True)]
 
 
-def test_packed_and_read_again(many: Photos, tmp_path: Path) -> None:
+def test_packed_images_are_read_once_in_a_reproducible_order(many: Photos, tmp_path: Path) -> None:
     index = write_packed(many, tmp_path / "packed", images_per_shard=10)
     assert [shard.num_images for shard in index.shards] == [10, 10, 10, 10, 7]
     assert read_packed_index(tmp_path / "packed") == index
@@ -55,10 +55,10 @@ def test_packed_and_read_again(many: Photos, tmp_path: Path) -> None:
     assert all(label == number % 3 for number, label in seen)
     assert seen == epoch(index, batch_size=1)
     assert seen != epoch(index, batch_size=1, epoch=1)
-    assert seen != epoch(index, batch_size=1, buffer=1)  # the buffer does shuffle
+    assert seen != epoch(index, batch_size=1, buffer=1)  # the buffer shuffles
 
 
-def test_pack_on_the_command_line(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_command(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "pack", str(zoo / "val"), "--out", str(tmp_path / "p"), "--classes-of", str(zoo / "train")])
     assert "1 images of 2 classes in 1 shards" in capsys.readouterr().out
     assert read_packed_index(tmp_path / "p").classes == ("cat", "dog")
@@ -69,7 +69,7 @@ def test_packing_is_deterministic_and_keeps_the_bytes(many: Photos, tmp_path: Pa
     assert [s.sha256 for s in write_packed(many, tmp_path / "b", images_per_shard=20).shards] == [
         s.sha256 for s in first.shards
     ]
-    with tarfile.open(tmp_path / "a" / "shard-000000.tar") as tar:  # a plain tar file, as WebDataset has it
+    with tarfile.open(tmp_path / "a" / "shard-000000.tar") as tar:  # a plain tar file in WebDataset's layout
         names = tar.getnames()
         assert names[:4] == ["000000000.cls", "000000000.png", "000000001.cls", "000000001.png"]
         content = tar.extractfile("000000000.png").read()  # type: ignore[union-attr]
@@ -79,7 +79,7 @@ def test_packing_is_deterministic_and_keeps_the_bytes(many: Photos, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("num_ranks", "num_workers"), [(1, 2), (2, 1), (2, 2), (3, 0)])
-def test_no_image_is_seen_twice_and_ranks_have_equally_many(
+def test_ranks_read_equally_many_images_without_duplicates(
     many: Photos, tmp_path: Path, num_ranks: int, num_workers: int
 ) -> None:
     index = write_packed(many, tmp_path / "packed", images_per_shard=5)
@@ -92,24 +92,24 @@ def test_no_image_is_seen_twice_and_ranks_have_equally_many(
     assert len(numbers) > 47 - 10 - 2 * num_ranks * max(1, num_workers)
 
 
-def test_a_packed_samples_augmentation_does_not_depend_on_the_reader(many: Photos, tmp_path: Path) -> None:
-    """Mirrored or not, a sample looks the same with one worker or two."""
+def test_augmentation_does_not_depend_on_the_number_of_workers(many: Photos, tmp_path: Path) -> None:
+    """Augmented samples are equal with no worker and with two."""
     for path in many.paths:
         make_picture(int(path.stem), (8, 8)).save(path)
     index = write_packed(many, tmp_path / "packed", images_per_shard=10)
-    looks = []
+    samples = []
     for num_workers in (0, 2):
         data = PackedPhotos(index, 1, PhotoAugmentation(), TINY, seed=1, num_workers=num_workers, as_bytes=True)
-        looks.append({batch["image"].numpy().tobytes() for batch in data.loader()})
-    assert looks[0] == looks[1]
-    assert len(looks[0]) == 47
+        samples.append({batch["image"].numpy().tobytes() for batch in data.loader()})
+    assert samples[0] == samples[1]
+    assert len(samples[0]) == 47
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_args: object) -> None: ...
 
 
-def test_from_an_address(many: Photos, tmp_path: Path) -> None:
+def test_packed_files_are_read_over_http(many: Photos, tmp_path: Path) -> None:
     write_packed(many, tmp_path / "packed", images_per_shard=20)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -120,12 +120,12 @@ def test_from_an_address(many: Photos, tmp_path: Path) -> None:
     assert seen == epoch(read_packed_index(tmp_path / "packed"), batch_size=1)
 
 
-def test_damage_is_named(many: Photos, tmp_path: Path) -> None:
+def test_damaged_and_missing_files_are_named(many: Photos, tmp_path: Path) -> None:
     folder = tmp_path / "packed"
     index = write_packed(many, folder, images_per_shard=20)
     shard = folder / "shard-000001.tar"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[: len(whole) // 2])
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"shard-000001.tar"):
         epoch(index, batch_size=1)
     with tarfile.open(shard, "w") as tar:
@@ -156,13 +156,13 @@ def test_damage_is_named(many: Photos, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_indexes_that_cannot_be_trusted(tmp_path: Path, text: str, words: str) -> None:
+def test_malformed_indexes_are_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "packed.json").write_text(text)
     with pytest.raises(DataError, match=words):
         read_packed_index(tmp_path)
 
 
-def test_addresses_that_run_commands_are_refused(tmp_path: Path, many: Photos) -> None:
+def test_unsafe_addresses_and_settings_are_refused(tmp_path: Path, many: Photos) -> None:
     for source in ("pipe:touch /tmp/x", "pipe://x", "file:///etc", "ftp://x"):
         with pytest.raises(DataError, match=re.escape(source)):
             read_packed_index(source)
@@ -177,8 +177,8 @@ def test_addresses_that_run_commands_are_refused(tmp_path: Path, many: Photos) -
         list(torch.utils.data.DataLoader(PackedPhotos(index, 1, PLAIN, TINY, 1), num_workers=1))
 
 
-def test_packing_stops_before_it_writes(many: Photos, tmp_path: Path) -> None:
-    many.paths[5].write_bytes(b"no image")
+def test_a_bad_image_is_named_before_packing_writes(many: Photos, tmp_path: Path) -> None:
+    many.paths[5].write_bytes(b"not an image")
     with pytest.raises(ImageError, match=many.paths[5].name):
         write_packed(many, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()

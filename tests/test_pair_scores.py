@@ -1,4 +1,4 @@
-"""Counted pairs, thresholds and precision by recall against slow loops."""
+"""Counted pairs, thresholds and precision by recall, against a slow loop and cases worked by hand."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,10 @@ def make_labels(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     pids = rng.integers(1, 6, 12), rng.integers(-1, 6, 40)
     camids = rng.integers(1, 4, 12), rng.integers(1, 4, 40)
     few = rng.normal(size=(15, 3)).astype(np.float32)
-    vectors = rng.normal(size=(12, 3)).astype(np.float32), few[rng.integers(0, 15, 40)]  # many equal ones: ties
+    vectors = (
+        rng.normal(size=(12, 3)).astype(np.float32),
+        few[rng.integers(0, 15, 40)],
+    )  # many equal vectors, so that scores tie
     return *vectors, *pids, *camids
 
 
@@ -39,14 +42,14 @@ def test_counts_and_precision_against_a_slow_loop() -> None:
     np.testing.assert_allclose(curves.precision, np.mean(precisions, 0), atol=1e-9)
 
 
-def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_do_not_depend_on_block_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = make_labels(np.random.default_rng(1))
-    whole = count_pairs(*labels)
+    single = count_pairs(*labels)
     monkeypatch.setattr(streaming, "CHUNK_ITEMS", 17)
     monkeypatch.setattr(streaming, "BLOCK_FLOATS", 60)  # three queries at a time
     parts = count_pairs(*labels)
-    np.testing.assert_array_equal(whole.counts.same, parts.counts.same)
-    np.testing.assert_allclose(whole.precision, parts.precision)
+    np.testing.assert_array_equal(single.counts.same, parts.counts.same)
+    np.testing.assert_allclose(single.precision, parts.precision)
 
 
 def test_rates_and_threshold_by_hand() -> None:
@@ -60,6 +63,6 @@ def test_rates_and_threshold_by_hand() -> None:
     assert np.isnan(PairCounts(np.zeros(4, np.int64), counts.different).rates()[1]).all()
 
 
-def test_labels_must_fit() -> None:
+def test_labels_of_the_wrong_length_are_refused() -> None:
     with pytest.raises(ValueError, match="query_pids must be 2 "):
         count_pairs(np.ones((2, 4)), np.ones((3, 4)), [1], [1, 2, 3], [1, 1], [2, 2, 2])

@@ -1,4 +1,4 @@
-"""Whose row is whose image: by the ends of paths, once only, and fast."""
+"""Matching images to rows of a table by the last parts of their paths: unambiguous, and in linear time."""
 
 import sys
 from collections.abc import Callable
@@ -24,18 +24,18 @@ def found(rows: PathTable, *names: str) -> list[str | None]:
     ("paths", "names", "expected"),
     [
         (["img/a.jpg"], ["own/img/a.jpg"], ["img/a.jpg"]),  # relative to the data
-        (["img/a.jpg"], ["/abs/own/img/a.jpg"] * 2, ["img/a.jpg"] * 2),  # one image, asked for twice
+        (["img/a.jpg"], ["/abs/own/img/a.jpg"] * 2, ["img/a.jpg"] * 2),  # one image, requested twice
         (["a.jpg"], ["own/img/a.jpg"], ["a.jpg"]),
-        (["/abs/own/img/a.jpg"], ["img/a.jpg"], ["/abs/own/img/a.jpg"]),  # the other way round
+        (["/abs/own/img/a.jpg"], ["img/a.jpg"], ["/abs/own/img/a.jpg"]),  # the row has the longer path
         (["./img//a.jpg"], ["own/./img/a.jpg"], ["./img//a.jpg"]),
         (["img\\a.jpg"], ["C:\\own\\img\\a.jpg"], ["img\\a.jpg"]),
-        (["mg/a.jpg", "g.jpg"], ["own/img/a.jpg", "img.jpg"], [None, None]),  # whole parts only
-        (["gallery/a.jpg"], ["own/query/a.jpg"], [None]),  # a common end is not enough
-        (["a.jpg", "own/a.jpg"], ["own/a.jpg"], ["own/a.jpg"]),  # the very same path comes first
+        (["mg/a.jpg", "g.jpg"], ["own/img/a.jpg", "img.jpg"], [None, None]),  # only whole path parts match
+        (["gallery/a.jpg"], ["own/query/a.jpg"], [None]),  # one path must be the end of the other
+        (["a.jpg", "own/a.jpg"], ["own/a.jpg"], ["own/a.jpg"]),  # an equal path has precedence
         (["c1/a.jpg", "c2/a.jpg"], ["d/c2/a.jpg", "d/c1/a.jpg", "d/c3/a.jpg"], ["c2/a.jpg", "c1/a.jpg", None]),
     ],
 )
-def test_rows_by_the_ends_of_paths(
+def test_rows_are_found_by_the_ends_of_paths(
     paths: list[str], names: list[str], expected: list[str | None], tmp_path: Path
 ) -> None:
     assert found(table(tmp_path, *paths), *names) == expected
@@ -51,7 +51,7 @@ def test_rows_by_the_ends_of_paths(
         (["img/a.jpg"], ["img/a.jpg", "own/img/a.jpg"], "row img/a.jpg matches img/a.jpg and own/img/a.jpg"),
     ],
 )
-def test_what_fits_twice_is_refused(paths: list[str], names: list[str], words: str, tmp_path: Path) -> None:
+def test_ambiguous_paths_are_refused(paths: list[str], names: list[str], words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         table(tmp_path, *paths).find(names)
     assert words in str(caught.value)
@@ -69,7 +69,7 @@ def test_what_fits_twice_is_refused(paths: list[str], names: list[str], words: s
         ("path,who\na.jpg,1\n", "needs a header"),
     ],
 )
-def test_tables_that_are_refused(text: str, words: str, tmp_path: Path) -> None:
+def test_malformed_tables_are_refused(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError) as caught:
         PathTable(tmp_path / "t.csv")
@@ -77,7 +77,7 @@ def test_tables_that_are_refused(text: str, words: str, tmp_path: Path) -> None:
 
 
 def count_instructions(call: Callable[[], object]) -> int:
-    """Of Python's byte code: the work, whatever else the machine does."""
+    """Executed byte-code instructions, a measure of work that does not depend on the machine's load."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: object) -> object:
@@ -94,16 +94,16 @@ def count_instructions(call: Callable[[], object]) -> int:
     return count
 
 
-@pytest.mark.parametrize("way", ["rows are ends", "names are ends"])
-def test_equal_file_names_do_not_make_it_slow(way: str, tmp_path: Path) -> None:
-    """A file name that all images share, as in ONE_FOLDER_EACH/image.jpg: all pairs would be 10^9."""
+@pytest.mark.parametrize("case", ["rows are ends", "names are ends"])
+def test_equal_file_names_take_linear_time(case: str, tmp_path: Path) -> None:
+    """All images share one file name, as in FOLDER_PER_IMAGE/image.jpg; comparing all pairs would be quadratic."""
     counts = []
     for number in (200, 400):
         short = [f"{i:05d}/image.jpg" for i in range(number)]
         long = [f"/data/own/{name}" for name in short]
-        rows, names = (short, long) if way == "rows are ends" else (long, short)
+        rows, names = (short, long) if case == "rows are ends" else (long, short)
         made = table(tmp_path, *rows)
         counts.append(count_instructions(lambda made=made, names=names: made.find(names)))
         assert found(made, *names) == rows
     assert counts[0] > 200
-    assert counts[1] < 2.5 * counts[0]  # all pairs: 4 times as many
+    assert counts[1] < 2.5 * counts[0]  # comparing all pairs would take 4 times as many

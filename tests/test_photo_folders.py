@@ -1,4 +1,4 @@
-"""Photographs in a folder for each class: what is read, held out, decoded, and refused."""
+"""Photographs in one folder per class: reading, holding out, decoding, and refused folders."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.types import Preprocessing
 
 
-def test_folders(zoo: Path) -> None:
+def test_photo_folders_are_read_with_their_classes(zoo: Path) -> None:
     train = read_photo_folder(zoo / "train")
     val = read_photo_folder(zoo / "val", train.classes)
     assert train.classes == ("cat", "dog") == val.classes
@@ -30,7 +30,7 @@ def test_folders(zoo: Path) -> None:
         "cat/1.jpg", "cat/2.JPEG", "cat/deep/3.png", "dog/a.jpg", "dog/b.jpg",
     ]  # fmt: skip
     assert train.labels == (0, 0, 0, 1, 1)
-    assert val.labels == (0,)  # dog has no image in val: no error
+    assert val.labels == (0,)  # a class without images in val is allowed
     assert train.select([3, 0]).labels == (1, 0)
 
 
@@ -43,7 +43,7 @@ def test_folders_agree_with_torchvisions_image_folder(zoo: Path) -> None:
     assert list(ours.classes) == theirs.classes
 
 
-def test_folders_that_cannot_be(zoo: Path, tmp_path: Path) -> None:
+def test_malformed_photo_folders_are_refused(zoo: Path, tmp_path: Path) -> None:
     write_picture(zoo / "val" / "emu" / "1.jpg")
     with pytest.raises(DataError, match="the 2 classes: emu"):
         read_photo_folder(zoo / "val", ("cat", "dog"))
@@ -65,7 +65,7 @@ def test_imagenet_samples() -> None:
     assert (len(photos), len(photos.classes), photos.classes[0]) == (200, 200, "n01440764")
 
 
-def test_hold_out() -> None:
+def test_hold_out_is_stratified_by_class() -> None:
     labels = [0] * 50 + [1] * 30 + [2] * 20
     rest, held = hold_out_photos(labels, 10, seed=1)
     assert sorted(rest + held) == list(range(100))
@@ -80,7 +80,7 @@ def test_hold_out() -> None:
         hold_out_photos([0, 1, 1, 1], 4, seed=0)
 
 
-def test_samples_are_functions_of_their_key(zoo: Path) -> None:
+def test_samples_depend_only_on_their_key(zoo: Path) -> None:
     photos = read_photo_folder(zoo / "train")
     settings = Preprocessing((16, 16))
     as_bytes = PhotoSamples(photos, PhotoAugmentation(), settings, seed=3, as_bytes=True)
@@ -115,8 +115,8 @@ def test_damaged_photographs_are_named(zoo: Path) -> None:
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_pixels_are_those_of_pillow(installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With simplejpeg and without: JPEGs of all kinds, grey and CMYK ones, one turned by EXIF, a PNG."""
+def test_pixels_match_pillow(installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without simplejpeg: JPEGs of all kinds, grey, CMYK, rotated by EXIF, and a PNG."""
     if not installed:
         monkeypatch.setattr("osnet.data.loading._simplejpeg", None)
     picture = make_picture(5, (50, 37))
@@ -145,6 +145,6 @@ def test_pixels_are_those_of_pillow(installed: bool, tmp_path: Path, monkeypatch
             read_pixels(tmp_path / name)
 
 
-def test_pixels_of_real_photographs() -> None:
+def test_pixels_of_real_photographs_match_pillow() -> None:
     for path in sorted(shared_data("imagenet-samples").rglob("*.JPEG"))[::5]:
         assert torch.equal(read_pixels(path), to_tensor(read_image(path)))

@@ -1,4 +1,4 @@
-"""The windows that training and testing cut out of photographs, against torchvision and by hand."""
+"""Crops of photographs for training and testing, against torchvision and cases worked by hand."""
 
 from pathlib import Path
 
@@ -16,27 +16,27 @@ from osnet.weights.card import Card, read_card
 from osnet.weights.checkpoint import network_sha256, save_weights
 
 
-def torchvisions(image: Image.Image, resize: object, crop: int) -> torch.Tensor:
+def crop_by_torchvision(image: Image.Image, resize: object, crop: int) -> torch.Tensor:
     from torchvision import transforms
 
     return to_tensor(transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(crop)])(image))
 
 
 @pytest.mark.parametrize("size_wh", [(500, 375), (375, 500), (256, 256), (301, 300), (640, 171), (97, 211)])
-def test_centre_crop_is_torchvisions(size_wh: tuple[int, int]) -> None:
+def test_centre_crop_matches_torchvision(size_wh: tuple[int, int]) -> None:
     image = make_picture(1, size_wh)
-    kept = Preprocessing((224, 224), crop_from=(256, 256), keep_aspect=True)
-    assert torch.equal(resize_image(image, kept), torchvisions(image, 256, 224))
+    aspect_kept = Preprocessing((224, 224), crop_from=(256, 256), keep_aspect=True)
+    assert torch.equal(resize_image(image, aspect_kept), crop_by_torchvision(image, 256, 224))
     squashed = Preprocessing((224, 224), crop_from=(256, 256))
-    assert torch.equal(resize_image(image, squashed), torchvisions(image, (256, 256), 224))
+    assert torch.equal(resize_image(image, squashed), crop_by_torchvision(image, (256, 256), 224))
     covering = Preprocessing((64, 64), keep_aspect=True)
-    assert torch.equal(resize_image(image, covering), torchvisions(image, 64, 64))
-    fractions = resize_fractions(to_tensor(image).float() / 255, kept)
+    assert torch.equal(resize_image(image, covering), crop_by_torchvision(image, 64, 64))
+    fractions = resize_fractions(to_tensor(image).float() / 255, aspect_kept)
     assert fractions.shape == (3, 224, 224)
-    assert (fractions * 255 - resize_image(image, kept)).abs().max() < 1.5
+    assert (fractions * 255 - resize_image(image, aspect_kept)).abs().max() < 1.5
 
 
-def test_preprocessing_with_a_crop_travels_in_the_card(tiny_network: OSNet, tmp_path: Path) -> None:
+def test_preprocessing_with_a_crop_is_stored_in_the_card(tiny_network: OSNet, tmp_path: Path) -> None:
     settings = Preprocessing((224, 224), crop_from=(256, 256), keep_aspect=True)
     save_weights(tiny_network, tmp_path / "w", Card(tiny_network.config, preprocessing=settings))
     assert read_card(tmp_path / "w")[0].preprocessing == settings
@@ -46,8 +46,8 @@ def test_preprocessing_with_a_crop_travels_in_the_card(tiny_network: OSNet, tmp_
         Preprocessing((224, 224), crop_from=(200, 256))
 
 
-def test_cut_windows_are_those_of_the_256_picture() -> None:
-    """The supplement's: every window lies in the 256 x 256 picture, all places and both sides come up."""
+def test_cut_windows_come_from_the_resized_image() -> None:
+    """As in the supplement. Every position, mirrored or not, is drawn about equally often."""
     image = make_picture(2, (300, 200))
     settings = Preprocessing((2, 2), crop_from=(4, 3))
     small = resize_bytes(to_tensor(image), (4, 3))
@@ -65,7 +65,7 @@ def test_cut_windows_are_those_of_the_256_picture() -> None:
 
 
 def test_padded_windows_by_hand() -> None:
-    """1 pixel of frame around 2 x 2: nine windows, black where they reach over."""
+    """2 x 2 pixels padded by 1: nine windows, black outside the image."""
     pixels = np.array([[[10] * 3, [20] * 3], [[30] * 3, [40] * 3]], np.uint8)
     image = Image.fromarray(pixels)
     framed = np.pad(pixels[..., 0], 1)
@@ -76,7 +76,7 @@ def test_padded_windows_by_hand() -> None:
     assert seen == expected
 
 
-def test_pad_and_cut_is_the_loop_over_images() -> None:
+def test_pad_and_cut_matches_a_loop_over_images() -> None:
     images = torch.randint(0, 256, (9, 3, 5, 7), dtype=torch.uint8)
     out = pad_and_cut(images, 2, 0.5, np.random.default_rng(4))
     rng = np.random.default_rng(4)
@@ -90,8 +90,8 @@ def test_pad_and_cut_is_the_loop_over_images() -> None:
         assert torch.equal(out[i], window.flip(2) if mirrored[i] else window)
 
 
-def test_random_resized_boxes_have_torchvisions_distribution() -> None:
-    """Means and spreads of 4,000 boxes of each within four standard errors, for a wide and a very wide picture."""
+def test_random_boxes_have_torchvisions_distribution() -> None:
+    """Means and deviations of 4,000 boxes agree within sampling error, for a wide and a very wide image."""
     from torchvision.transforms import RandomResizedCrop
 
     rng = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_random_resized_boxes_have_torchvisions_distribution() -> None:
         assert (ours[:, 3] <= size_wh[1]).all()
 
 
-def test_resized_windows_are_the_boxes_pixels() -> None:
+def test_random_windows_are_resized_crops_of_their_boxes() -> None:
     image = make_picture(3, (90, 60))
     augmentation = PhotoAugmentation(flip=0)
     pixels = augmentation.draw(image, Preprocessing((32, 32)), np.random.default_rng(5))
@@ -122,6 +122,6 @@ def test_resized_windows_are_the_boxes_pixels() -> None:
 @pytest.mark.parametrize(
     "settings", [{"window": "centre"}, {"flip": 2}, {"area": (0.5, 0.1)}, {"aspect": (0, 1)}, {"pad": -1}]
 )
-def test_augmentations_that_cannot_be(settings: dict) -> None:
+def test_invalid_augmentations_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         PhotoAugmentation(**settings)

@@ -1,4 +1,4 @@
-"""What only a PostgreSQL server shows: indices, recall, addresses, a standby that serves and forgets."""
+"""The PostgreSQL store on a real server: index and recall, partitions, addresses, a streaming standby."""
 
 import time
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def fill(address: str, data: Path, count: int) -> PostgresStore:
     return store
 
 
-def test_with_an_index_it_is_approximate_and_exact_under_narrow_filters(
+def test_index_search_has_high_recall_and_is_exact_for_narrow_filters(
     server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = fill(f"{server[0]}&schema=indexed", server[1], 3000)
@@ -75,13 +75,13 @@ def test_with_an_index_it_is_approximate_and_exact_under_narrow_filters(
     store.drop()
 
 
-def test_partitions_are_left_out_and_dropped(server: tuple[str, Path]) -> None:
+def test_partitions_are_pruned_and_dropped(server: tuple[str, Path]) -> None:
     store = fill(f"{server[0]}&schema=days", server[1], 40)
     query = (
         "SELECT relname FROM pg_class WHERE relname ~ '^osnet_items_(m?[0-9]+|undated)$' AND relkind = 'r' ORDER BY 1"
     )
     assert [row[0] for row in store._run(query)] == ["osnet_items_20000", "osnet_items_20001"]
-    store._run("ANALYZE")  # as the server does by itself: nothing of the items may be copied into its statistics
+    store._run("ANALYZE")  # autovacuum does this; no item may be copied into the statistics
     text, values = postgres_store._conditions(Where(after_s=20_001 * DAY_S))
     plan = "".join(row[0] for row in store._run(f"EXPLAIN SELECT 1 FROM days.osnet_items WHERE {text}", values))
     assert "osnet_items_20001" in plan
@@ -92,7 +92,7 @@ def test_partitions_are_left_out_and_dropped(server: tuple[str, Path]) -> None:
     store.drop()
 
 
-def test_addresses_and_servers_that_do_not_serve(server: tuple[str, Path], tmp_path: Path) -> None:
+def test_bad_addresses_and_closed_connections(server: tuple[str, Path], tmp_path: Path) -> None:
     address = f"{server[0]}&schema=s"
     with pytest.raises(GalleryError, match="no store in the schema 's'"):
         PostgresStore(address)
@@ -109,7 +109,7 @@ def test_addresses_and_servers_that_do_not_serve(server: tuple[str, Path], tmp_p
         fill(address, server[1], 10)
     other = PostgresStore(address)
     store._run("SELECT 1")
-    with other._connected() as connection:  # the server closes the connection: the next call makes another
+    with other._connected() as connection:  # the next call reconnects
         (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
     store._run("SELECT pg_terminate_backend(%s)", (pid,))
     with pytest.raises(GalleryError):
@@ -120,11 +120,11 @@ def test_addresses_and_servers_that_do_not_serve(server: tuple[str, Path], tmp_p
 
 
 @pytest.mark.slow
-def test_a_standby_serves_searches_and_erasure_reaches_it(server: tuple[str, Path]) -> None:
+def test_a_standby_serves_searches_and_receives_erasures(server: tuple[str, Path]) -> None:
     address, data = server
     store = fill(f"{address}&schema=shared", data, 200)
-    doomed = store.find(Where(identities=frozenset({"p3"})))
-    pieces = [piece for row in store.embeddings([i.source for i in doomed]) for piece in pieces_of(row)]
+    erased = store.find(Where(identities=frozenset({"p3"})))
+    pieces = [piece for row in store.embeddings([i.source for i in erased]) for piece in pieces_of(row)]
     with postgres_server(follows=server) as (standby_address, standby_data):
         standby = PostgresStore(f"{standby_address}&schema=shared", data_folder=standby_data)
 
@@ -159,7 +159,7 @@ def test_a_standby_serves_searches_and_erasure_reaches_it(server: tuple[str, Pat
             if standby._run("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (place,))[0][0]:
                 break
             time.sleep(0.1)
-        for _ in range(3):  # restart points: the standby's own log files go when the primary's next checkpoints arrive
+        for _ in range(3):  # the standby deletes its log at restart points after checkpoints
             with store._connected() as connection:
                 store._flush_log(connection)
             time.sleep(0.3)

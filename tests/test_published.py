@@ -1,4 +1,4 @@
-"""Finding and downloading weights: a folder, the cache, a server on the loopback."""
+"""Finding and downloading published weights: a local folder, the cache, a local server."""
 
 import hashlib
 import io
@@ -17,11 +17,11 @@ from osnet import OSNet, OSNetConfig, create_model
 from osnet.cli import main
 from osnet.errors import WeightsError
 from osnet.weights.hub import PUBLISHED, find_weights, load_model
-from test_weights import theirs
+from test_weights import torchreid_state
 
 
 class Hub(ThreadingHTTPServer):
-    """As much of a Hugging Face server as a download needs."""
+    """A local server in place of the Hugging Face Hub."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -78,12 +78,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def checkpoint(width: float = 0.25, classes: int = 1041, norm: str = "bn") -> tuple[OSNet, bytes]:
     network = OSNet(OSNetConfig(width=width, norm=norm)).eval()
     buffer = io.BytesIO()
-    torch.save(theirs(network, classes), buffer)
+    torch.save(torchreid_state(network, classes), buffer)
     return network, buffer.getvalue()
 
 
 def test_download_once_then_from_the_cache(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file whose hash nobody knows: x0_25 on Market-1501."""
+    """x0_25 on Market-1501, whose hash is not in the table."""
     network, content = checkpoint(classes=751)
     entry = PUBLISHED["osnet_x0_25", "market1501"]
     hub.files[entry.file] = content
@@ -103,7 +103,7 @@ def test_download_once_then_from_the_cache(hub: Hub, capsys: pytest.CaptureFixtu
     assert hub.requests == []
 
 
-def test_a_download_that_cannot_be_verified_says_so_every_time(
+def test_an_unverified_download_is_reported_every_time(
     hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     entry = PUBLISHED["osnet_x0_25", "market1501"]
@@ -112,19 +112,19 @@ def test_a_download_that_cannot_be_verified_says_so_every_time(
     digest = hashlib.sha256(content).hexdigest()
     for _ in range(3):
         load_model("osnet_x0_25_market1501")
-        said = capsys.readouterr().err
-        assert "not verified" in said
-        assert entry.file in said
-        assert digest in said
+        printed = capsys.readouterr().err
+        assert "not verified" in printed
+        assert entry.file in printed
+        assert digest in printed
     (record,) = (tmp_path / "hub-cache" / published.RECORDS).iterdir()
     assert json.loads(record.read_text())["sha256"] == digest
     assert json.loads(record.read_text())["revision"] == published.REVISION
 
 
-def test_another_file_than_the_first_download_is_refused(
+def test_a_file_that_differs_from_the_first_download_is_refused(
     hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The right digest is not known, but a file that changes under a pinned revision is not to be trusted."""
+    """Without a known hash, the first download's is recorded: a pinned file must not change."""
     entry = PUBLISHED["osnet_x0_25", "market1501"]
     (_, first), (_, second) = checkpoint(classes=751), checkpoint(classes=752)
     hub.files[entry.file] = first
@@ -142,13 +142,13 @@ def test_another_file_than_the_first_download_is_refused(
     assert hashlib.sha256(second).hexdigest() in record.read_text()
     record.unlink()
     record.parent.rmdir()
-    record.parent.write_text("in the way")  # no record can be kept: said, and no reason to stop
+    record.parent.write_text("in the way")  # the record cannot be written, which is only reported
     capsys.readouterr()
     assert find_weights("osnet_x0_25", "market1501") == path
     assert "not recorded" in capsys.readouterr().err
 
 
-def test_a_name_that_nobody_has_seen_is_marked(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unseen_file_names_are_marked(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     main(["weights"])
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("osnet_")}
     assert len(rows) == len(PUBLISHED)
@@ -170,7 +170,7 @@ def test_a_name_that_nobody_has_seen_is_marked(hub: Hub, capsys: pytest.CaptureF
 
 
 def test_pretrained_true_means_imagenet(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As users of timm and torchvision type it."""
+    """As in timm and torchvision."""
     network, content = checkpoint(classes=1000)
     hub.files["osnet_x0_25_imagenet.pth"] = content
     loaded = create_model("osnet_x0_25", pretrained=True)
@@ -192,12 +192,12 @@ def test_pretrained_true_of_a_network_without_published_weights(name: str) -> No
 
 
 @pytest.mark.parametrize("given", [3, 1.5, ["imagenet"], {}, b"imagenet", "a\0b", "x" * 5000])
-def test_pretrained_that_is_neither_a_name_nor_a_path(given: object) -> None:
+def test_invalid_pretrained_values_are_refused(given: object) -> None:
     with pytest.raises(WeightsError):
         create_model("osnet_x0_25", pretrained=given)  # type: ignore[arg-type]
 
 
-def test_a_download_with_another_hash_is_refused_and_both_are_shown(hub: Hub) -> None:
+def test_a_download_with_a_wrong_hash_is_refused_naming_both(hub: Hub) -> None:
     entry = PUBLISHED["osnet_x0_25", "msmt17"]
     _, content = checkpoint()
     hub.files[entry.file] = content
@@ -219,16 +219,16 @@ def test_a_download_with_the_known_hash_is_accepted(hub: Hub, monkeypatch: pytes
     assert create_model("osnet_x0_25", pretrained="msmt17").card.num_classes == 1041
 
 
-def test_a_name_that_the_server_does_not_know(hub: Hub) -> None:
+def test_a_file_missing_on_the_server_is_named(hub: Hub) -> None:
     with pytest.raises(WeightsError) as caught:
         create_model("osnet_x0_5", pretrained="market1501")
     message = str(caught.value)
     assert PUBLISHED["osnet_x0_5", "market1501"].file in message
     assert "never seen" in message
-    assert PUBLISHED["osnet_x1_0", "market1501"].file in message  # one that is known to exist
+    assert PUBLISHED["osnet_x1_0", "market1501"].file in message  # a file that is known to exist
 
 
-def test_offline_it_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_error_names_the_file_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError) as caught:
@@ -251,7 +251,7 @@ def test_a_local_file_comes_first(hub: Hub, tmp_path: Path, monkeypatch: pytest.
     assert hub.requests == []
 
 
-def test_boxmots_name_of_the_ain_weights_means_all_of_msmt17(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxmots_ain_weights_are_trained_on_all_of_msmt17(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, content = checkpoint(1.0, 4101, "ain")
     (tmp_path / "osnet_ain_x1_0_msmt17.pt").write_bytes(content)
     monkeypatch.setenv("OSNET_WEIGHTS", str(tmp_path))
@@ -264,7 +264,7 @@ def test_boxmots_name_of_the_ain_weights_means_all_of_msmt17(tmp_path: Path, mon
         assert (loaded.card.name, loaded.card.training_data) == ("osnet_ain_x1_0", "msmt17_combineall")
 
 
-def test_a_path_as_argument(tiny_weights: Path, tmp_path: Path) -> None:
+def test_pretrained_takes_a_path(tiny_weights: Path, tmp_path: Path) -> None:
     assert create_model("osnet_x0_25", pretrained=tiny_weights).card is not None
     assert create_model("osnet_x0_25", pretrained=str(tiny_weights)).card is not None
     with pytest.raises(WeightsError, match="not the requested network"):
@@ -280,14 +280,14 @@ def test_a_path_as_argument(tiny_weights: Path, tmp_path: Path) -> None:
         ("osnet_t1", "market1501", ["for osnet_t1: none", "on market1501: osnet_x1_0"]),
     ],
 )
-def test_a_pair_without_a_known_file_lists_those_that_exist(model: str, data: str, words: list[str]) -> None:
+def test_unknown_combinations_list_the_known_ones(model: str, data: str, words: list[str]) -> None:
     with pytest.raises(WeightsError) as caught:
         create_model(model, pretrained=data)
     for word in words:
         assert word in str(caught.value)
 
 
-def test_short_names_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_and_missing_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match="osnet_x0_25_msmt17"):
         load_model("osnet_x0_25")
     with pytest.raises(WeightsError, match=r"no file 'gone/weights\.pth'"):
@@ -297,8 +297,8 @@ def test_short_names_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         load_model("osnet_x0_25_msmt17")
 
 
-def test_the_table_has_the_names_that_were_read_somewhere() -> None:
-    """Quoted literally in public code; see the module's docstring for the rest."""
+def test_published_table_has_the_quoted_names() -> None:
+    """File names that public code quotes literally; the module's docstring explains the others."""
     files = {(w.model, w.dataset): w.file for w in PUBLISHED.values() if not w.by_pattern}
     tail = "_256x128_amsgrad_ep150_stp60_lr0.0015_b64_fb10_softmax_labelsmooth_flip.pth"
     for data, short in (("market1501", "market"), ("dukemtmcreid", "duke"), ("msmt17", "msmt17")):

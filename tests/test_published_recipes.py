@@ -1,6 +1,6 @@
-"""Every value of every published recipe against a table that was typed from the sources, not from the recipes.
+"""Every value of every published recipe against a table written from the sources, not from the recipes.
 
-The augmentation has tests of its own. Sources, as in the comments below:
+Other tests check the augmentation. Sources, as named in the comments below:
 
 - paper: Zhou et al., ICCV 2019. Label smoothing 0.1, 256 x 128, for all of its re-identification.
 - issue N: of KaiyangZhou/deep-person-reid, where the author answers. 217: from scratch SGD, rate 0.065, 350 epochs,
@@ -9,7 +9,7 @@ The augmentation has tests of its own. Sources, as in the comments below:
   5e-4, first beta 0.9; x0.5 and x0.25 with 0.003, 180, 80, 128; OSNet-AIN with 100 epochs and a cosine.
 - zoo: Torchreid's MODEL_ZOO.md: 50 epochs for several data sets together.
 - supplement: of the paper, sections B (PA-100K) and C (ImageNet).
-- train.sh: the authors' code for PA-100K: batch 32, weight decay 5e-4, maximum pooling, form A of the weights.
+- train.sh: the authors' code for PA-100K: batch 32, weight decay 5e-4, maximum pooling, weights of form A.
 - WRN: Zagoruyko & Komodakis, BMVC 2016, section 3.
 - ours: our own choice; the recipe's docstring says so.
 """
@@ -29,7 +29,7 @@ EVERY: Values = {
     "warmup_epochs": 0, "frozen_epochs": 0, "backbone_lr_factor": 1.0, "ema": 0.0, "momentum": 0.9,
     "precision": "fp32", "sync_batchnorm": False, "seed": 1, "evaluate_every": 10, "weight_decay": 5e-4,
 }  # fmt: skip
-"""Size: paper. Momentum, weight decay: Torchreid's defaults and configs. No warm-up, no average, one rate: configs."""
+"""Size: paper. Momentum, weight decay: Torchreid's defaults and configs. No warm-up, no EMA, one rate: configs."""
 SMOOTHED: Values = {
     "cross_entropy": 1.0, "smoothing": 0.1, "triplet": 0.0, "margin": 0.3, "soft_margin": False, "bnneck": False,
 }  # fmt: skip
@@ -37,7 +37,7 @@ SMOOTHED: Values = {
 REID: Values = EVERY | {"loss": SMOOTHED, "sampler": "random", "images_per_label": 4, "validation": 0.0,
     "distance": "euclidean",
 }  # fmt: skip
-"""Distance: Tables 3 to 6 and the zoo are by Euclidean distance."""
+"""Distance: Tables 3 to 6 and the zoo use Euclidean distance."""
 SCRATCH = REID | {
     "optimizer": "sgd", "lr": 0.065, "epochs": 350, "schedule": "multi_step", "milestones": (150, 225, 300),
     "batch_size": 64,
@@ -51,7 +51,7 @@ FINETUNED = REID | {
 SMALL = FINETUNED | {"lr": 0.003, "epochs": 180, "step_epochs": 80, "batch_size": 128}
 """Configs, for x0.5 and x0.25."""
 AIN = FINETUNED | {"epochs": 100, "schedule": "cosine", "distance": "cosine"}
-"""Configs, which search by cosine."""
+"""Configs, which use cosine distance."""
 SEVERAL = AIN | {"epochs": 50}
 """Zoo."""
 VIPER = FINETUNED | {"pretrained": "msmt17", "epochs": 60, "step_epochs": 20}
@@ -100,11 +100,11 @@ CIFAR = CLASSES | {
 """WRN; the stem: ours."""
 
 TABLE: dict[str, tuple[Values, str]] = {}
-"""Name -> values, and the network."""
+"""Name -> values and network."""
 
 
 def rows(values: Values, *names: str, **more: Any) -> None:
-    """``DATA-NETWORK...`` and what differs; ``osnet-x0-25`` is the network osnet_x0_25."""
+    """Add rows from texts ``RECIPE NETWORK``, with the values that differ in ``more``."""
     for text in names:
         name, _, network = text.partition(" ")
         TABLE[name] = (values | more, network)
@@ -117,11 +117,11 @@ for width in WIDTHS:
     rows(SCRATCH, f"market1501-osnet-{slug}-scratch {network}")
     for data in ("market1501", "dukemtmcreid", "msmt17"):
         rows(finetuned, f"{data}-osnet-{slug}-zoo {network}")
-        if data == "market1501" or width == "x1_0":  # the paper has the other widths on Market-1501 only
+        if data == "market1501" or width == "x1_0":  # the paper has the other widths only on Market-1501
             rows(finetuned, f"{data}-osnet-{slug} {network}")
     for size in ((192, 96), (128, 64), (64, 32)):
         rows(finetuned, f"market1501-osnet-{slug}-{size[0]}x{size[1]} {network}", size_hw=size)
-    # The released files' names hold rate, epochs and batch: 0.0015, 150 and 64 for every width.
+    # The released files' names state rate, epochs and batch size: 0.0015, 150 and 64 for every width.
     rows(FINETUNED, f"msmt17-combineall-osnet-{slug} {network}")
     rows(PA100K, f"pa100k-osnet-{slug} {network}")
     rows(IMAGENET, f"imagenet-osnet-{slug} {network}")
@@ -162,20 +162,20 @@ for data in ("cifar10", "cifar100"):
     rows(CIFAR, f"{data}-osnet-3-8-6 osnet_x1_0", depth=(3, 8, 6))
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_has_every_recipe() -> None:
     assert sorted(TABLE) == sorted(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_value_is_the_sources(name: str) -> None:
+def test_every_value_matches_its_source(name: str) -> None:
     values, model = TABLE[name]
     got = asdict(RECIPES[name]())
     got.pop("augmentation")
     assert got == values | {"name": name, "model": model}
 
 
-def test_a_recipe_of_ones_own_begins_as_the_released_weights() -> None:
-    """What ``ReidRecipe("mine")`` takes where it names nothing: the fine-tuning values."""
-    got = asdict(ReidRecipe("mine"))
+def test_reid_recipe_defaults_are_the_fine_tuning_values() -> None:
+    """Those of the released weights."""
+    got = asdict(ReidRecipe("custom"))
     got.pop("augmentation")
-    assert got == FINETUNED | {"name": "mine", "model": "osnet_x1_0", "pretrained": None, "frozen_epochs": 0}
+    assert got == FINETUNED | {"name": "custom", "model": "osnet_x1_0", "pretrained": None, "frozen_epochs": 0}

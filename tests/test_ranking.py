@@ -1,4 +1,4 @@
-"""Ranking scores: a case worked by hand, a slow loop from the definition, the rule's fine print."""
+"""Ranking scores: a case worked by hand, a slow loop from the definition, ties, and refused inputs."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from osnet.metrics import rank_counting as streaming
 from osnet.metrics.ranking import RankingScores, rank_scores, rank_scores_from_distances, summarize
 
 
-def test_by_hand() -> None:
-    """Two queries, seven gallery items, every rule once.
+def test_scores_by_hand() -> None:
+    """Two queries and seven gallery items, which cover junk, distractors and the same camera.
 
     Query 0 (person 1, camera 1). By distance: item 5 is junk (ignored), item 0 is the same person in the
-    same camera (ignored), then distractor 4 (rank 1), match 2 (rank 2), person 2 (rank 3), match 3 (rank 4),
+    same camera (ignored). Then distractor 4 (rank 1), match 2 (rank 2), person 2 (rank 3), match 3 (rank 4),
     person 2 (rank 5). AP = (1/2 + 2/4) / 2 = 0.5; INP = 2/4.
-    Query 1 (person 2, camera 1). Match 6 comes first (rank 1); match 1 last: before it lie 0, 2, 3, 4, so
+    Query 1 (person 2, camera 1). Match 6 is first (rank 1). Match 1 is last, after 0, 2, 3, 4, so it has
     rank 6. AP = (1/1 + 2/6) / 2 = 2/3; INP = 2/6.
     """
     gallery_pids = [1, 2, 1, 1, 0, -1, 2]
@@ -35,7 +35,7 @@ def test_by_hand() -> None:
 def slow_scores(distance_QG, query_pids, gallery_pids, query_camids, gallery_camids, max_rank, ap="precision"):
     """The definition, one query and one gallery item at a time; ties in gallery order.
 
-    The trapezoid is added up along the ranked list, as the official script of Market-1501 does it.
+    The trapezoid rule is summed along the ranked list, as in the official script of Market-1501.
     """
     cmc = np.zeros(max_rank)
     average_precisions, penalties, unmatched = [], [], []
@@ -74,7 +74,7 @@ def slow_scores(distance_QG, query_pids, gallery_pids, query_camids, gallery_cam
 @pytest.mark.parametrize("levels", [3, 20, 10**6])
 @pytest.mark.parametrize("seed", range(5))
 def test_against_the_slow_loop_with_ties(levels: int, seed: int) -> None:
-    """With 3 levels nearly everything is tied; with a million hardly anything is."""
+    """With 3 levels nearly all distances tie; with a million hardly any do."""
     rng = np.random.default_rng(seed)
     distances = (rng.integers(0, levels, (12, 60)) / levels).astype(np.float32)
     labels = [rng.integers(1, 9, 12), rng.integers(-1, 8, 60), rng.integers(1, 4, 12), rng.integers(1, 4, 60)]
@@ -86,20 +86,20 @@ def test_against_the_slow_loop_with_ties(levels: int, seed: int) -> None:
     assert scores.unmatched == unmatched
 
 
-def test_from_embeddings_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_from_embeddings_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     query, gallery = rng.normal(size=(11, 8)), rng.normal(size=(40, 8))
     labels = [rng.integers(1, 6, 11), rng.integers(-1, 6, 40), rng.integers(1, 3, 11), rng.integers(1, 3, 40)]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery)]
-    whole = rank_scores_from_distances(1 - unit[0] @ unit[1].T, *labels)
+    expected = rank_scores_from_distances(1 - unit[0] @ unit[1].T, *labels)
     monkeypatch.setattr(streaming, "BLOCK_FLOATS", 100)
     monkeypatch.setattr(streaming, "CHUNK_ITEMS", 17)
     blocks = rank_scores(query * 5, gallery, *labels)  # lengths do not matter
-    assert blocks.mean_ap == pytest.approx(whole.mean_ap, abs=1e-9)
-    np.testing.assert_allclose(blocks.cmc, whole.cmc)
+    assert blocks.mean_ap == pytest.approx(expected.mean_ap, abs=1e-9)
+    np.testing.assert_allclose(blocks.cmc, expected.cmc)
 
 
-def test_memory_is_one_block_not_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_by_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     import tracemalloc
 
     rng = np.random.default_rng(0)
@@ -114,20 +114,20 @@ def test_memory_is_one_block_not_the_matrix(monkeypatch: pytest.MonkeyPatch) -> 
     assert peak < 4 * 2000 * 5000 / 10
 
 
-def test_queries_without_a_match_are_counted_not_fatal() -> None:
+def test_queries_without_a_match_are_counted_and_left_out() -> None:
     scores = rank_scores_from_distances([[0.1, 0.2], [0.3, 0.1]], [1, 2], [1, 2], [1, 1], [1, 2])
-    assert scores.unmatched == (0,)  # its only match is in its own camera
+    assert scores.unmatched == (0,)  # its only match is from the same camera
     assert scores.num_scored == 1
     assert np.isnan(scores.ap_per_query[0])
     assert scores.mean_ap == 1.0
-    nobody = rank_scores_from_distances([[0.1]], [1], [5], [1], [1])
-    assert nobody.unmatched == (0,)
-    assert np.isnan(nobody.mean_ap)
-    assert summarize(nobody, (1, 5)) == {"mAP": None, "mINP": None, "rank-1": None, "rank-5": None}
+    no_match = rank_scores_from_distances([[0.1]], [1], [5], [1], [1])
+    assert no_match.unmatched == (0,)
+    assert np.isnan(no_match.mean_ap)
+    assert summarize(no_match, (1, 5)) == {"mAP": None, "mINP": None, "rank-1": None, "rank-5": None}
 
 
-def test_rank_k_beyond_a_small_gallery() -> None:
-    """Torchreid fails here, after the last epoch and before it saves."""
+def test_rank_k_beyond_the_gallery_size() -> None:
+    """Torchreid raises in this case, after the last epoch and before it saves."""
     scores = rank_scores_from_distances([[0.5, 0.1, 0.2]], [1], [1, 2, 3], [1], [2, 2, 2], max_rank=50)
     assert isinstance(scores, RankingScores)
     assert len(scores.cmc) == 3
@@ -158,7 +158,7 @@ def test_ties_rank_in_gallery_order() -> None:
         ({"max_rank": 0}, "max_rank 0"),
     ],
 )
-def test_refusals(change: dict, words: str) -> None:
+def test_invalid_inputs_are_refused(change: dict, words: str) -> None:
     good = {
         "distance_QG": [[0.1, 0.2]],
         "query_pids": [1],
@@ -171,7 +171,7 @@ def test_refusals(change: dict, words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_embeddings_that_do_not_go_together() -> None:
+def test_embeddings_of_different_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="8 components, gallery embeddings have 9"):
         rank_scores(np.ones((1, 8)), np.ones((1, 9)), [1], [1], [1], [2])
     with pytest.raises(ValueError, match="not finite"):

@@ -1,4 +1,4 @@
-"""Ranked lists, outcomes and failures on data whose answers are known."""
+"""Ranked lists, first hits, camera pairs and failure groups on a small example."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def crops(name: str, labels: list[tuple[int, int]]) -> Split:
 
 
 def at(*angles: float) -> np.ndarray:
-    """Unit vectors in a plane, so that a score is the cosine of a difference of angles."""
+    """Unit vectors in a plane at these angles; a score is the cosine of the angle between two of them."""
     radians = np.radians(angles)
     return np.stack([np.cos(radians), np.sin(radians)], 1)
 
@@ -31,29 +31,29 @@ def rankings() -> Rankings:
     return Rankings(data, at(0, 40, 80), at(1, 10, 55, 60, 30, 45))
 
 
-def test_lists_follow_the_rule(rankings: Rankings) -> None:
+def test_ranked_lists_leave_out_ignored_items(rankings: Rankings) -> None:
     ranked = rankings.list_hits(0, 3)
     assert [(hit.rank, hit.item.source) for hit in ranked.hits] == [(1, "g1.jpg"), (2, "g4.jpg"), (3, "g5.jpg")]
     assert ranked.hits[0].score == pytest.approx(np.cos(np.radians(10)))
-    assert ranked.hits[1].item.identity is None, "a distractor is nobody"
+    assert ranked.hits[1].item.identity is None, "a distractor has no identity"
     with_ignored = rankings.list_hits(0, 3, with_ignored=True)
     assert [(hit.rank, hit.item.source) for hit in with_ignored.hits] == [(0, "g0.jpg"), (1, "g1.jpg"), (2, "g4.jpg")]
     assert with_ignored.ignored == {"g0.jpg"}
 
 
-def test_outcomes(rankings: Rankings) -> None:
+def test_first_hits_best_matches_and_failures(rankings: Rankings) -> None:
     assert rankings.first_hit_Q.tolist() == [1, 5, 3]
     assert rankings.best_match_Q.tolist() == [1, 2, -1]
-    assert rankings.failed.tolist() == [1], "a query without a match does not fail"
+    assert rankings.failed.tolist() == [1], "a query without a match is not a failure"
     assert rankings.scores.first_rank_per_query[1] == 3
-    following = rankings.find_next_person(1)  # the first hit is person 3; next is the distractor, at 10 degrees
+    following = rankings.find_next_person(1)  # the first hit is person 3, the next the distractor
     assert following is not None
     assert following.item.source == "g4.jpg"
 
 
 def test_camera_pairs(rankings: Rankings) -> None:
-    # Of camera 1's queries: person 1 is in camera 2, found (10 before 30); person 2 is there, not found (45 before 55);
-    # in camera 3 only person 2 is.
+    # Queries of camera 1 in camera 2: person 1 is found (10 before 30 degrees), person 2 is not (45 before 55).
+    # In camera 3: only person 2, found.
     assert rankings.camera_pairs() == {(1, 2): (0.5, 2), (1, 3): (1.0, 1)}
 
 
@@ -63,7 +63,7 @@ def test_failures_by_cause(rankings: Rankings) -> None:
         assert sum(len(g.queries) for g in groups) == 1
         return next(g.name for g in groups if g.queries)
 
-    assert where() == "camera pair"  # 50 % in camera 2, where the best right match is, against 67 % overall
+    assert where() == "camera pair"  # its best match is in camera 2: 50 % found, 67 % overall
     assert where(hidden_Q=np.array([0, 0.25, 0])) == "occlusion"
     assert where(hidden_Q=np.array([1, 0.24, 1])) == "camera pair"
     rankings.camera_pairs = lambda: {(1, 2): (0.5, 2)}  # type: ignore[method-assign]
@@ -74,7 +74,7 @@ def test_failures_by_cause(rankings: Rankings) -> None:
     assert where(alike_at=0.999) == "other"
 
 
-def test_first_hits_agree_with_the_scores_and_the_lists() -> None:
+def test_first_hits_agree_with_scores_and_lists() -> None:
     rng = np.random.default_rng(0)
     data = ReidDataset(
         "d",
@@ -97,7 +97,7 @@ def test_first_hits_agree_with_the_scores_and_the_lists() -> None:
         assert following.item.source == others[0].item.source
 
 
-def test_which_queries_are_shown() -> None:
+def test_picking_and_sampling_queries() -> None:
     ap = np.array([0.5, np.nan, 0.9, 0.1, 0.7])
     assert pick_queries(ap, {"Best": 0.0, "Worst": 1.0}) == {"Best": 2, "Worst": 3}
     assert sample_queries(ap, 10, [2]) == [0, 3, 4]
@@ -106,6 +106,6 @@ def test_which_queries_are_shown() -> None:
         pick_queries(np.array([np.nan]), {"Best": 0.0})
 
 
-def test_rows_must_fit(rankings: Rankings) -> None:
+def test_embeddings_of_the_wrong_length_are_refused(rankings: Rankings) -> None:
     with pytest.raises(DataError, match="3 queries"):
         Rankings(rankings.dataset, at(0), at(1, 2, 3, 4, 5, 6))

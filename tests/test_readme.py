@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, in order, in an empty folder, without a network connection."""
+"""The README's examples run unchanged, in order, in an empty folder, without a network connection."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_commands_then_python(tmp_path: Path, drawn_weights: Path) -> None:
+def test_readme_commands_and_code_run(tmp_path: Path, random_weights: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     offline = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
     offline.pop("OSNET_WEIGHTS", None)
@@ -35,10 +35,10 @@ def test_commands_then_python(tmp_path: Path, drawn_weights: Path) -> None:
     assert (tmp_path / "demo" / "index.html").exists()
     for name in ("hits.png", "best.mp4", "when.png"):
         assert (tmp_path / name).stat().st_size > 5_000
-    named = {**offline, "OSNET_WEIGHTS": str(drawn_weights)}
+    named = {**offline, "OSNET_WEIGHTS": str(random_weights)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=named, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("[") == 7, "a matrix of six rows"
+    assert done.stdout.count("[") == 7, "must print a matrix of six rows"
 
 
 def named_commands() -> list[str]:
@@ -48,7 +48,7 @@ def named_commands() -> list[str]:
 
 @pytest.mark.parametrize("line", named_commands())
 def test_commands_and_options_exist(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The help of the command must exist, be of a command and not of a group, and list every option."""
+    """The command has a help text, is not a group of commands, and has every option."""
     words = shlex.split(line)[1:]
     with pytest.raises(SystemExit) as stopped:
         main([*takewhile(re.compile("[a-z][a-z0-9-]*").fullmatch, words[:2]), "--help"])
@@ -63,15 +63,15 @@ def test_commands_and_options_exist(line: str, capsys: pytest.CaptureFixture[str
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", help_text), option
 
 
-def test_links_lead_to_files() -> None:
-    """mkdocs checks the links of its own pages; nothing else checks the README's."""
+def test_links_of_the_readme_exist() -> None:
+    """mkdocs checks only the links of its own pages."""
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert len(links) > 10
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_no_page_waits_for_its_figures() -> None:
-    """A page may not be published with a mark such as @TABLE@ where its figures were to come."""
+def test_pages_have_no_placeholders() -> None:
+    """No page contains a placeholder such as @TABLE@."""
     assert len(PAGES) > 5
     marked = {page.name: found for page in PAGES if (found := re.findall(r"@+[A-Z0-9]+@+", page.read_text("utf-8")))}
     assert not marked

@@ -1,4 +1,4 @@
-"""Published runs: every row of the paper's tables is there, and the page that shows them is the registry's."""
+"""Published runs: every row of the paper's tables has one, and the documentation's page lists them."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_table_3_has_two_rows_for_each_of_four_benchmarks() -> None:
     )
 
 
-def test_table_5_has_eleven_rows_each_another_network_from_scratch() -> None:
+def test_table_5_has_eleven_networks_trained_from_scratch() -> None:
     table = rows("Table 5")
     assert sorted(int(p.where.split("row ")[1].split(",")[0]) for _, p in table) == list(range(1, 12))
     recipes = [run.make() for run, _ in table]
@@ -46,8 +46,8 @@ PAPER_FINETUNED = Augmentation(flip=0.5, erase=0.5)
 
 
 @pytest.mark.parametrize("table", ["Table 3", "Table 4", "Table 5", "Table 6"])
-def test_the_papers_augmentation(table: str) -> None:
-    """From scratch: random flip, crop and patch. From weights: random flip and erasing. Euclidean distance."""
+def test_recipes_have_the_papers_augmentation(table: str) -> None:
+    """From scratch: random flip, crop and patch. Fine-tuning: random flip and erasing. Euclidean distance."""
     for run, _ in rows(table):
         recipe = run.make()
         assert isinstance(recipe, ReidRecipe)
@@ -55,8 +55,8 @@ def test_the_papers_augmentation(table: str) -> None:
         assert recipe.distance == "euclidean"
 
 
-def test_the_zoos_augmentation() -> None:
-    """As the names of the released files say; AIN's config asks for cosine distance."""
+def test_recipes_have_the_model_zoos_augmentation() -> None:
+    """As in the names of the released files; AIN's config uses cosine distance."""
     for run, printed in rows("model zoo"):
         recipe = run.make()
         assert isinstance(recipe, ReidRecipe)
@@ -65,12 +65,12 @@ def test_the_zoos_augmentation() -> None:
         assert recipe.distance == ("cosine" if "ain" in recipe.model or len(run.train) == 3 else "euclidean"), run.name
 
 
-def test_the_zoo_is_whole() -> None:
+def test_runs_cover_the_model_zoo() -> None:
     zoo = rows("model zoo")
     same = [(run, p) for run, p in zoo if run.train == (p.test,)]
     assert len(same) == 12  # four widths on three benchmarks
     combined = [(run, p) for run, p in zoo if run.combine_all]
-    assert len(combined) == 12  # six networks, searched on two
+    assert len(combined) == 12  # six networks, two test sets
     several = [(run, p) for run, p in zoo if len(run.train) == 3]
     assert len(several) == 12  # three networks, four targets
     assert all(p.test not in run.train for run, p in several)
@@ -81,15 +81,15 @@ def test_the_zoo_is_whole() -> None:
     assert len(crossed) == 4
 
 
-def test_the_page_is_the_registrys() -> None:
-    """After a change: `osnet recipes --markdown`, below the mark in docs/benchmarks.md."""
+def test_the_page_lists_the_runs() -> None:
+    """If this fails, put the output of ``osnet recipes --markdown`` below the comment in docs/benchmarks.md."""
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert page.split("<!-- osnet recipes --markdown -->")[1].strip() == describe_runs(RUNS).strip()
     assert page.count("| not run |") == sum(max(1, len(run.printed)) for run in RUNS if not run.here)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_says_command_source_and_expectation(name: str) -> None:
+def test_every_recipe_documents_command_source_and_expectation(name: str) -> None:
     make = RECIPES[name]
     assert make().name == name
     text = make.__doc__ or ""
@@ -97,13 +97,13 @@ def test_every_recipe_says_command_source_and_expectation(name: str) -> None:
         assert word in text
 
 
-def test_names_are_unique_and_unconfirmed_figures_are_marked() -> None:
+def test_names_are_unique_and_unconfirmed_scores_are_marked() -> None:
     assert len({run.name for run in RUNS}) == len(RUNS)
     marked = [p for _, p in rows("Table 3") if "unconfirmed" in p.remark]
     assert {(p.test, p.rank1) for p in marked} == {("dukemtmcreid", 84.7), ("dukemtmcreid", 88.6), ("msmt17", 71.0)}
 
 
-def test_a_run_describes_itself() -> None:
+def test_a_run_has_a_command_docstring_and_row() -> None:
     recipe = ReidRecipe("mine", epochs=3)
     run = make_run(recipe, "Mine.", ["a", "b"], "me", [Printed("paper, Table 9, row 2", "c", 1.0, None, "odd")], True)
     assert run.command == "osnet train mine --data a=DATA b=DATA --combine-all --out RUN"

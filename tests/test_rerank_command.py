@@ -1,4 +1,4 @@
-"""osnet rerank: what it takes, what it writes, what it refuses."""
+"""``osnet rerank``: its input files, output files, and refused arguments."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def write_labelled(path: Path) -> tuple[np.ndarray, ...]:
     return query, gallery, query_pids, gallery_pids
 
 
-def test_command_on_labelled_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rerank_labelled_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     query, gallery, query_pids, gallery_pids = write_labelled(tmp_path / "f.npz")
     out, out_json = tmp_path / "ranked.npz", tmp_path / "ranked.json"
     main(["rerank", str(tmp_path / "f.npz"), "--out", str(out), "--out-json", str(out_json), "--top", "7"])
@@ -52,8 +52,8 @@ def test_command_on_labelled_features(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--overwrite" in capsys.readouterr().err
 
 
-def spell(arrays: dict[str, np.ndarray], kind: str, folder: Path) -> list[str]:
-    """The same vectors and labels in every way that `osnet evaluate-features` takes too."""
+def write_as(arrays: dict[str, np.ndarray], kind: str, folder: Path) -> list[str]:
+    """Write the vectors and labels in one of the forms that ``osnet evaluate-features`` reads; returns the files."""
     if kind == "two files":
         for part in ("query", "gallery"):
             own = {k.removeprefix(f"{part}_"): v for k, v in arrays.items() if k.startswith(part) and k != part}
@@ -63,17 +63,19 @@ def spell(arrays: dict[str, np.ndarray], kind: str, folder: Path) -> list[str]:
         arrays = {k: np.array([f"p{v:02}" for v in x]) if "pids" in k else x for k, x in arrays.items()}
     if kind != "query, gallery":
         arrays = {f"{k}_vectors" if "_" not in k else k: v for k, v in arrays.items()}
-    np.savez(folder / "spelt.npz", **arrays)
-    return [str(folder / "spelt.npz")]
+    np.savez(folder / "features.npz", **arrays)
+    return [str(folder / "features.npz")]
 
 
 @pytest.mark.parametrize("kind", ["query, gallery", "query_vectors, gallery_vectors", "names", "two files"])
-def test_both_commands_take_every_spelling(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rerank_and_evaluate_features_read_every_form(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     query, gallery, query_pids, gallery_pids = write_labelled(tmp_path / "f.npz")
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, gallery)]
     labels = [query_pids, gallery_pids, np.zeros(20, int), np.ones(150, int)]
     wanted = rank_scores_from_distances(1 - unit[0] @ unit[1].T, *labels).mean_ap
-    files = spell(dict(np.load(tmp_path / "f.npz")), kind, tmp_path)
+    files = write_as(dict(np.load(tmp_path / "f.npz")), kind, tmp_path)
     main(["rerank", *files, "--out", str(tmp_path / "r.npz"), "--out-json", str(tmp_path / "r.json")])
     main(["evaluate-features", *files, "--out", str(tmp_path / "e.json")])
     capsys.readouterr()
@@ -84,7 +86,7 @@ def test_both_commands_take_every_spelling(kind: str, tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize("expansion", ["average", "alpha"])
-def test_command_with_expansion_alone(expansion: str, tmp_path: Path) -> None:
+def test_query_expansion_without_reranking(expansion: str, tmp_path: Path) -> None:
     query, gallery, *_ = write_labelled(tmp_path / "f.npz")
     out = tmp_path / "ranked.npz"
     main(["rerank", str(tmp_path / "f.npz"), "--out", str(out), "--no-reranking", "--expansion", expansion])
@@ -95,7 +97,7 @@ def test_command_with_expansion_alone(expansion: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(content["distance"][:, 0], (2 - 2 * expanded @ unit.T).min(1), atol=1e-5)
 
 
-def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rerank_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     query, gallery, *_ = make_features(4, 30)
     for name, rows in (("q", query), ("g", gallery)):
         names = [f"{name}{i}.jpg" for i in range(len(rows))]
@@ -142,7 +144,7 @@ def test_command_on_two_files_of_embed(tmp_path: Path, capsys: pytest.CaptureFix
         ({"gallery": np.array([["a", "b"]])}, "gallery is <U1 (1, 2)"),
     ],
 )
-def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: Path) -> None:
+def test_invalid_features_are_refused(change: dict, words: str, tmp_path: Path) -> None:
 
     write_labelled(tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as content:
@@ -173,10 +175,10 @@ def test_features_that_the_command_refuses(change: dict, words: str, tmp_path: P
         (["--out-json", "f.npz", "--overwrite"], "f.npz is one of the input files"),
     ],
 )
-def test_flags_that_the_command_refuses_first(
+def test_invalid_options_are_refused_before_reading(
     flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # the file of features is not even there
+    monkeypatch.chdir(tmp_path)  # the features file does not exist, so it was not read
     (tmp_path / "x").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / "hard.npz").touch()

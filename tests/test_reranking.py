@@ -1,4 +1,4 @@
-"""Re-ranking: by hand, a slow loop from the paper, torchreid's own output; nearest neighbours; blocks of distances."""
+"""Re-ranking against a case by hand, a slow loop and torchreid; nearest neighbours; blocks of distances."""
 
 import math
 import subprocess
@@ -30,7 +30,7 @@ PEER_SETTINGS = [name for name in PEER.files if " " in name]
 
 
 def make_features(num_queries: int, num_gallery: int, seed: int = 0, num_people: int = 9) -> tuple[np.ndarray, ...]:
-    """Query, gallery, and whose they are, from 1."""
+    """Query and gallery features, and their identities, from 1."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(num_people, 8))
     people = rng.integers(0, num_people, num_queries + num_gallery)
@@ -39,8 +39,8 @@ def make_features(num_queries: int, num_gallery: int, seed: int = 0, num_people:
 
 
 @pytest.fixture(params=["tiles", "strips"])
-def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to the nearest neighbours, each in several pieces."""
+def _both_algorithms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test with both nearest-neighbour algorithms, each in several blocks."""
     if request.param == "tiles":
         monkeypatch.setattr(nearest, "TILE", 50)
     else:
@@ -52,7 +52,7 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def slow_rerank(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, lambda_value: float) -> np.ndarray:
-    """The paper's section 3 with Python's sets and whole matrices, in float64."""
+    """Section 3 of the paper with Python sets and complete matrices, in float64."""
     items = np.concatenate([query, gallery]).astype(np.float64)
     n = len(items)
     distance = np.array([[((a - b) ** 2).sum() for b in items] for a in items])
@@ -82,59 +82,59 @@ def slow_rerank(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, lambda
     return result
 
 
-def test_by_hand() -> None:
-    """One query at 0, a gallery at 1, 10 and 11; pairs (0, 1) and (10, 11) are each other's nearest.
+def test_reranking_by_hand() -> None:
+    """One query at 0, a gallery at 1, 10 and 11; (0, 1) and (10, 11) are reciprocal nearest neighbours.
 
-    k1 = 1: each code has two members, and half a neighbourhood (np.around(0.5) is 0) is the item itself. The
-    items furthest from 0 and 1 are 11 away and 10 away.
+    k1 = 1: each encoding has two members, and the half neighbourhood (np.around(0.5) is 0) is the item itself.
+    The largest distances from 0 and 1 are 11 and 10.
     """
-    a, b = math.exp(-1 / 121), math.exp(-1 / 100)  # of 1 in the code of 0; of 0 in the code of 1
+    a, b = math.exp(-1 / 121), math.exp(-1 / 100)  # weight of 1 in the encoding of 0, and of 0 in that of 1
     shared = min(1 / (1 + a), b / (1 + b)) + min(a / (1 + a), 1 / (1 + b))
     wanted = [0.75 * (1 - shared / (2 - shared)) + 0.25 / 121, 0.75 + 0.25 * 100 / 121, 1.0]
     got = rerank_all([[0.0]], [[1.0], [10.0], [11.0]], k1=1, k2=1, lambda_value=0.25)
     np.testing.assert_allclose(got, [wanted], atol=1e-6)
 
 
-@pytest.mark.usefixtures("_way")
+@pytest.mark.usefixtures("_both_algorithms")
 @pytest.mark.parametrize("settings", PEER_SETTINGS)
-def test_torchreid_on_the_same_features(settings: str) -> None:
+def test_reranking_matches_torchreid(settings: str) -> None:
     k1, k2, lambda_value = settings.split()
     got = rerank_all(PEER["query"], PEER["gallery"], int(k1), int(k2), float(lambda_value))
     np.testing.assert_allclose(got, PEER[settings], atol=1e-6)
 
 
-@pytest.mark.usefixtures("_way")
+@pytest.mark.usefixtures("_both_algorithms")
 @pytest.mark.parametrize(("k1", "k2", "lambda_value"), [(20, 6, 0.3), (5, 2, 0.0), (3, 9, 0.5), (500, 6, 0.3)])
-def test_against_the_slow_loop(k1: int, k2: int, lambda_value: float) -> None:
-    """k1 of 5 halves to 2, of 3 to 2 (half to even); k2 above k1 + 1; k1 above the number of items."""
+def test_reranking_against_the_slow_loop(k1: int, k2: int, lambda_value: float) -> None:
+    """Covers k1 / 2 rounded to even (5 to 2, 3 to 2), k2 above k1 + 1, and k1 above the number of items."""
     query, gallery, *_ = make_features(20, 110 if k1 < 100 else 30, seed=k1)
     got = rerank_all(query, gallery, k1, k2, lambda_value)
     np.testing.assert_allclose(got, slow_rerank(query, gallery, k1, k2, lambda_value), atol=1e-6)
 
 
-def test_two_thirds_in_whole_numbers() -> None:
-    """The published code compares with the float 2. / 3 * length; whole numbers decide the same."""
+def test_two_thirds_rule_in_integers() -> None:
+    """The published code compares with the float 2. / 3 * length; integers give the same result."""
     for length in range(1, 1500):
         edge = 2 * length // 3
         for shared in (edge - 1, edge, edge + 1):
             assert (shared > 2.0 / 3 * length) == (3 * shared > 2 * length)
 
 
-@pytest.mark.usefixtures("_way")
-def test_more_equal_items_than_neighbours() -> None:
-    """30 times the same vector with k1 = 5: everybody keeps a code, and equal items are near."""
+@pytest.mark.usefixtures("_both_algorithms")
+def test_more_duplicates_than_neighbours() -> None:
+    """30 equal vectors with k1 = 5: every item keeps an encoding, and equal items stay close."""
     same, other = np.ones((30, 4), np.float32), 90 + np.eye(4, dtype=np.float32)[[0, 1, 2]]
     got = rerank_all(same[:3], np.concatenate([same[3:], other]), k1=5, k2=2)
     assert np.isfinite(got).all()
     assert got.min() >= 0
     assert got[:, :27].min(1).max() < 0.7
-    assert got[:, 27:].min() > 0.99  # another group: nothing is shared, and it is the furthest
-    everything = rerank_all(same[:1], same)  # all distances are 0, and so is the largest
+    assert got[:, 27:].min() > 0.99  # another group: nothing is shared, and it is furthest
+    everything = rerank_all(same[:1], same)  # all distances are 0, including the largest
     assert np.isfinite(everything).all()
 
 
-@pytest.mark.usefixtures("_way")
-def test_nearest_against_a_sort() -> None:
+@pytest.mark.usefixtures("_both_algorithms")
+def test_find_nearest_against_a_sort() -> None:
     query, gallery, *_ = make_features(60, 123)
     items = np.concatenate([query, gallery])
     found = find_nearest(torch.from_numpy(items), 7)
@@ -144,27 +144,27 @@ def test_nearest_against_a_sort() -> None:
     np.testing.assert_allclose(found.furthest, distance.max(1), rtol=1e-6)
 
 
-def test_tied_neighbours_come_in_the_order_of_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small whole numbers: distances are exact and mostly tied."""
+def test_tied_neighbours_are_in_item_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small integers: distances are exact and mostly tied."""
     pytest.importorskip("numba")
     monkeypatch.setattr(nearest, "TILE", 32)
     items = np.random.default_rng(0).integers(0, 3, (150, 4)).astype(np.float32)
     distance = ((items[:, None] - items[None]) ** 2).sum(2)
-    distance[np.diag_indices(150)] = -1  # itself first
+    distance[np.diag_indices(150)] = -1  # each item is its own nearest
     found = find_nearest(torch.from_numpy(items), 20)
     np.testing.assert_array_equal(found.index, np.argsort(distance, 1, kind="stable")[:, :20])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_on_a_gpu() -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_reranking_on_a_gpu_matches_torchreid() -> None:
     for settings in PEER_SETTINGS:
         k1, k2, lambda_value = settings.split()
         got = rerank_all(PEER["query"], PEER["gallery"], int(k1), int(k2), float(lambda_value), device="cuda")
         np.testing.assert_allclose(got, PEER[settings], atol=1e-6)
 
 
-def test_sums_of_codes_are_exact() -> None:
-    """So they are the same in any order: what a GPU adds up as it comes, too."""
+def test_encodings_are_multiples_of_the_resolution() -> None:
+    """So that sums do not depend on the order, also on a GPU."""
     query, gallery, *_ = make_features(30, 200)
     value = encode(query, gallery).codes.value
     assert (value * rerank.RESOLUTION == (value * rerank.RESOLUTION).round()).all()
@@ -172,18 +172,18 @@ def test_sums_of_codes_are_exact() -> None:
     assert shuffled.cumsum(0)[-1] == value.cumsum(0)[-1]
 
 
-def test_blocks_are_the_matrix_and_never_larger_than_asked() -> None:
+def test_blocks_have_the_requested_size_and_form_the_matrix() -> None:
     query, gallery, *_ = make_features(23, 90)
     encoding = encode(query, gallery)
-    whole = np.concatenate([block.distance for block in encoding.blocks()])
+    complete = np.concatenate([block.distance for block in encoding.blocks()])
     pieces = list(encoding.blocks(num_rows=5))
     assert [block.start for block in pieces] == [0, 5, 10, 15, 20]
     assert {block.distance.shape for block in pieces} == {(5, 90), (3, 90)}
-    np.testing.assert_allclose(np.concatenate([block.distance for block in pieces]), whole, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([block.distance for block in pieces]), complete, atol=1e-6)
     assert blocks.block_starts(11659, 82161, None)[0][1] * 82161 <= blocks.BLOCK_DISTANCES
 
 
-def test_lambda_one_is_the_original_distance() -> None:
+def test_lambda_1_gives_the_original_distance() -> None:
     query, gallery, *_ = make_features(10, 50)
     distance = ((query[:, None] - gallery[None]) ** 2).sum(2)
     (block,) = euclidean_blocks(query, gallery)
@@ -191,8 +191,8 @@ def test_lambda_one_is_the_original_distance() -> None:
     np.testing.assert_array_equal(best_of_blocks(encode(query, gallery).blocks(1.0), 50).index, np.argsort(distance, 1))
 
 
-def test_it_finds_more() -> None:
-    """A smoke test with a wide margin: on overlapping groups re-ranking raises mAP by points."""
+def test_reranking_raises_map_on_clusters() -> None:
+    """A smoke test: on overlapping clusters, re-ranking raises mAP by more than 1 point."""
     query, gallery, query_pids, gallery_pids = make_features(60, 400, seed=3)
     labels = [query_pids, gallery_pids, np.zeros(60, int), np.ones(400, int)]
     before = rank_scores_from_blocks(euclidean_blocks(query, gallery), *labels).mean_ap
@@ -201,7 +201,7 @@ def test_it_finds_more() -> None:
     assert after > before + 0.01
 
 
-def test_best_of_a_block_keeps_the_gallery_order_of_ties() -> None:
+def test_best_of_block_ranks_ties_in_gallery_order() -> None:
     block = DistanceBlock(0, np.float32([[3, 1, 2, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1, 1]]))
     best = best_of_block(block, 4)
     assert best.index.tolist() == [[6, 1, 3, 2], [0, 1, 2, 3]]
@@ -209,30 +209,30 @@ def test_best_of_a_block_keeps_the_gallery_order_of_ties() -> None:
     assert best_of_block(block, 99).index.shape == (2, 7)
 
 
-def test_best_lists_are_the_sorted_matrix() -> None:
+def test_rerank_best_matches_the_sorted_matrix() -> None:
     query, gallery, *_ = make_features(15, 80)
-    whole = rerank_all(query, gallery, 8, 3, 0.2)
+    complete = rerank_all(query, gallery, 8, 3, 0.2)
     best = rerank_best(query, gallery, 12, 8, 3, 0.2)
-    np.testing.assert_array_equal(best.index, np.argsort(whole, 1, kind="stable")[:, :12])
+    np.testing.assert_array_equal(best.index, np.argsort(complete, 1, kind="stable")[:, :12])
 
 
-def test_scores_of_blocks_are_those_of_the_matrix() -> None:
+def test_scores_of_blocks_match_the_matrix() -> None:
     rng = np.random.default_rng(0)
     distance = rng.integers(0, 9, (23, 70)).astype(np.float32)
     labels = [rng.integers(1, 12, 23), rng.integers(-1, 8, 70), rng.integers(1, 4, 23), rng.integers(1, 4, 70)]
-    whole = rank_scores_from_distances(distance, *labels, max_rank=10)
+    complete = rank_scores_from_distances(distance, *labels, max_rank=10)
     pieces = [DistanceBlock(i, distance[i : i + 6]) for i in range(0, 23, 6)]
     scores = rank_scores_from_blocks(pieces, *labels, max_rank=10)
-    assert len(whole.unmatched) > 1  # they lie in several blocks
-    assert (scores.unmatched, scores.num_gallery, scores.mean_ap) == (whole.unmatched, 70, whole.mean_ap)
-    np.testing.assert_array_equal(scores.cmc, whole.cmc)
-    np.testing.assert_array_equal(scores.inp_per_query, whole.inp_per_query)
+    assert len(complete.unmatched) > 1  # in several blocks
+    assert (scores.unmatched, scores.num_gallery, scores.mean_ap) == (complete.unmatched, 70, complete.mean_ap)
+    np.testing.assert_array_equal(scores.cmc, complete.cmc)
+    np.testing.assert_array_equal(scores.inp_per_query, complete.inp_per_query)
     for wrong in (pieces[1:], pieces[:-1], pieces[::-1], []):
         with pytest.raises(ValueError, match="block"):
             rank_scores_from_blocks(wrong, *labels)
-    nobody = rank_scores_from_blocks(pieces[:1], labels[0][:6] + 99, labels[1], labels[2][:6], labels[3])
-    assert np.isnan(nobody.mean_ap)
-    assert nobody.unmatched == tuple(range(6))
+    no_match = rank_scores_from_blocks(pieces[:1], labels[0][:6] + 99, labels[1], labels[2][:6], labels[3])
+    assert np.isnan(no_match.mean_ap)
+    assert no_match.unmatched == tuple(range(6))
 
 
 @pytest.mark.parametrize(
@@ -250,13 +250,13 @@ def test_scores_of_blocks_are_those_of_the_matrix() -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
-def test_refusals(change: dict, words: str) -> None:
+def test_invalid_inputs_of_rerank_are_refused(change: dict, words: str) -> None:
     with pytest.raises(ValueError) as caught:
         rerank_all(**({"query_QD": np.ones((2, 4)), "gallery_GD": np.ones((3, 4))} | change))
     assert words in str(caught.value)
 
 
-def test_more_refusals() -> None:
+def test_invalid_arguments_of_helpers_are_refused() -> None:
     query, gallery, *_ = make_features(3, 9)
     for call, words in (
         (lambda: expand_queries(query, gallery, -1), "num_nearest -1"),
@@ -270,8 +270,8 @@ def test_more_refusals() -> None:
             call()
 
 
-def test_pytorchs_number_of_threads_stays() -> None:
-    """numba's OpenMP threads start at the first call, so it needs a process of its own."""
+def test_reranking_keeps_pytorchs_number_of_threads() -> None:
+    """In a new process, because numba's OpenMP threads start at the first call."""
     code = """
 import numpy as np, torch
 from osnet import rerank

@@ -1,4 +1,4 @@
-"""Batches: who is in them, who is not, the same ones for the same seed, and shared between processes."""
+"""Batch samplers (contents, seeds, several processes) and augmentation."""
 
 from collections import Counter
 
@@ -25,7 +25,7 @@ def test_random_batches_take_every_image_once() -> None:
 
 
 @pytest.mark.parametrize("per_label", [2, 4])
-def test_p_by_k(per_label: int) -> None:
+def test_grouped_batches_have_p_labels_with_k_images(per_label: int) -> None:
     sampler = GroupedBatches(LABELS, 16, per_label, seed=3)
     batches = sampler.batches(1)
     for batch in batches:
@@ -33,13 +33,15 @@ def test_p_by_k(per_label: int) -> None:
         assert set(people.values()) == {per_label}
         assert len(people) == 16 // per_label
         for label in people:
-            mine = [index for index in batch if LABELS[index] == label]
-            assert len(set(mine)) == min(per_label, LABELS.count(label))  # repeats only where there are too few
+            indices = [index for index in batch if LABELS[index] == label]
+            assert len(set(indices)) == min(
+                per_label, LABELS.count(label)
+            )  # repeats only if a label has too few images
     seen = Counter(index for batch in batches for index in batch)
     assert len(seen) > 0.7 * len(LABELS)
 
 
-def test_the_same_epoch_is_the_same_and_another_is_not() -> None:
+def test_batches_depend_on_seed_and_epoch() -> None:
     for make in (lambda seed: RandomBatches(LABELS, 8, seed), lambda seed: GroupedBatches(LABELS, 8, 2, seed)):
         assert make(1).batches(4) == make(1).batches(4)
         assert make(1).batches(4) != make(1).batches(5)
@@ -47,7 +49,7 @@ def test_the_same_epoch_is_the_same_and_another_is_not() -> None:
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_processes_share_each_batch_and_no_image(num_ranks: int) -> None:
+def test_processes_split_each_batch(num_ranks: int) -> None:
     for make in (
         lambda rank, n: RandomBatches(LABELS, 16, 7, rank, n),
         lambda rank, n: GroupedBatches(LABELS, 16, 4, 7, rank, n),
@@ -57,7 +59,7 @@ def test_processes_share_each_batch_and_no_image(num_ranks: int) -> None:
         for number, batch in enumerate(whole):
             assert [index for part in parts for index in part[number]] == batch
             assert not set(parts[0][number]) & set(parts[1][number]) or len(set(batch)) < 16
-    for part in parts:  # grouped: each process has whole labels, so triplets can be made within it
+    for part in parts:  # grouped: each process has all images of a label, for triplets
         for batch in part:
             assert set(Counter(LABELS[index] for index in batch).values()) == {4}
 
@@ -72,7 +74,7 @@ def test_processes_share_each_batch_and_no_image(num_ranks: int) -> None:
         (lambda: GroupedBatches([1] * 40, 8, 4), "1 labels are fewer than the 2"),
     ],
 )
-def test_refusals(make, words: str) -> None:
+def test_invalid_batch_sizes_and_ranks_are_refused(make, words: str) -> None:
     with pytest.raises(DataError, match=words):
         make()
 
@@ -94,13 +96,13 @@ def apply(augmentation: Augmentation, picture, seed: int = 0) -> np.ndarray:
     return augmentation.apply(picture, SMALL, np.random.default_rng(seed)).numpy()
 
 
-def test_without_any_step_it_is_the_serving_preprocessing(picture) -> None:
+def test_augmentation_without_steps_is_the_test_preprocessing(picture) -> None:
     expected = normalize(to_fractions(resize_image(picture, SMALL))[None], SMALL)[0].numpy()
     np.testing.assert_array_equal(apply(Augmentation(flip=0), picture), expected)
     np.testing.assert_array_equal(apply(Augmentation(flip=1), picture), expected[:, :, ::-1])
 
 
-def test_crop_is_a_window_of_the_larger_picture(picture) -> None:
+def test_crop_is_a_window_of_the_enlarged_image(picture) -> None:
     large = normalize(to_fractions(resize_image(picture, Preprocessing(size_hw=(72, 36))))[None], SMALL)[0].numpy()
     places = set()
     for seed in range(12):
@@ -111,7 +113,7 @@ def test_crop_is_a_window_of_the_larger_picture(picture) -> None:
     assert len(places) > 6
 
 
-def test_erasing_puts_the_mean_into_one_box(picture) -> None:
+def test_erasing_fills_one_box_with_the_mean(picture) -> None:
     before = apply(Augmentation(flip=0), picture)
     shares = []
     for seed in range(30):
@@ -125,8 +127,8 @@ def test_erasing_puts_the_mean_into_one_box(picture) -> None:
     assert 0.25 < max(shares) < 0.45
 
 
-def test_a_patch_is_a_window_of_the_donor_mirrored_or_turned() -> None:
-    """The donor's colours say where a pixel comes from: from them the patch's mirroring and angle are computed."""
+def test_a_patch_is_a_mirrored_or_rotated_window_of_the_donor() -> None:
+    """The donor's colours encode pixel positions, from which the patch's mirroring and angle are computed."""
     rows, columns = np.mgrid[:64, :32].astype(np.uint8)
     donor = Image.fromarray(np.stack([3 * rows, 7 * columns, np.full_like(rows, 255)], 2))
     picture = Image.new("RGB", (32, 64), (9, 9, 9))
@@ -153,7 +155,7 @@ def test_a_patch_is_a_window_of_the_donor_mirrored_or_turned() -> None:
     assert 0.3 < mirrored / len(angles) < 0.7
     assert -11 < min(angles) < -7
     assert 7 < max(angles) < 11
-    assert 0.35 < np.mean(np.abs(angles) < 0.3) < 0.75  # half are not turned, and a few by 0 degrees
+    assert 0.35 < np.mean(np.abs(angles) < 0.3) < 0.75  # half are not rotated, and a few by about 0 degrees
     assert 0.25 < black / 200 < 0.6
     assert 0.005 < min(shares) < 0.05
     assert 0.4 < max(shares) < 0.55
@@ -161,24 +163,24 @@ def test_a_patch_is_a_window_of_the_donor_mirrored_or_turned() -> None:
     np.testing.assert_array_equal(apply(Augmentation(flip=0, patch=1), picture), untouched)  # no donor, no patch
 
 
-def test_a_patch_comes_from_any_image_cropped_and_mirrored() -> None:
+def test_patches_are_drawn_from_every_image() -> None:
     augmentation = Augmentation(crop=0.5, flip=0.5, patch=1)
     rng = np.random.default_rng(0)
     patches = [augmentation.draw((64, 32), rng, 10).patch for _ in range(400)]
     assert {patch.donor for patch in patches if patch} == set(range(10))
     choices = [(p.framing.flip, p.framing.corner is None, p.flip, p.degrees == 0) for p in patches if p]
-    assert ((np.mean(choices, 0) > 0.4) & (np.mean(choices, 0) < 0.62)).all()  # 0 degrees are drawn, too
+    assert ((np.mean(choices, 0) > 0.4) & (np.mean(choices, 0) < 0.62)).all()  # 0 degrees can also be drawn
     corners = {patch.framing.corner for patch in patches if patch}
     assert {0, 8} <= {corner[0] for corner in corners if corner} <= set(range(9))  # 72 - 64
     assert {0, 4} <= {corner[1] for corner in corners if corner} <= set(range(5))
 
 
-def test_jitter_changes_light_only_a_little(picture) -> None:
+def test_jitter_changes_colours_slightly(picture) -> None:
     before, after = (apply(Augmentation(flip=0, jitter=j), picture, 5) for j in (0, 1))
     assert 0 < abs(after - before).mean() < 0.6
 
 
-def test_a_sample_depends_on_its_generator_alone(picture) -> None:
+def test_a_sample_depends_only_on_its_generator(picture) -> None:
     all_steps = Augmentation(crop=0.5, flip=0.5, jitter=0.5, erase=0.5)
     np.testing.assert_array_equal(apply(all_steps, picture, 3), apply(all_steps, picture, 3))
     assert any((apply(all_steps, picture, 3) != apply(all_steps, picture, seed)).any() for seed in (4, 5))

@@ -1,7 +1,7 @@
-"""What the tests on real data show, shown on public stand-ins too: without ``OSNET_TEST_DATA`` it would go unseen.
+"""Tests that otherwise need real data, here on generated people and random weights, so that they always run.
 
-Not here: what only real data can show (a published figure, an attention map on a person, a third party's export), and
-what other tests already show on small copies of the layouts (PA-100K, Market-1501 and its attributes, CIFAR).
+Not covered: what needs real data (published scores, maps on real people, a third party's export), and what other tests
+cover on small copies of the layouts (PA-100K, Market-1501 and its attributes, CIFAR).
 """
 
 import json
@@ -27,21 +27,21 @@ from osnet.recipes import RECIPES
 from osnet.types import Preprocessing
 from osnet.weights.checkpoint import convert, read_checkpoint
 from small_runs import INLINE, state_of
-from stand_ins import MSMT17_CLASSES, write_drawn_weights
+from stand_ins import MSMT17_CLASSES, write_random_weights
 
 
 @pytest.fixture(scope="module")
-def drawn_pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_drawn_weights(tmp_path_factory.mktemp("zoo") / "osnet_x0_25_msmt17.pth")
+def random_pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_weights(tmp_path_factory.mktemp("zoo") / "osnet_x0_25_msmt17.pth")
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
-def test_from_the_jpeg_to_the_vector_as_a_plain_loop(drawn_pth: Path, people: Path, batch_size: int) -> None:
-    """Pillow, NumPy and the bare network, which test_peer.py compares with torchreid's; within 1e-4 of the largest."""
+def test_embedding_jpegs_matches_a_plain_loop(random_pth: Path, people: Path, batch_size: int) -> None:
+    """The loop uses Pillow, NumPy and the network, which test_peer.py compares with torchreid's."""
     files = sorted(people.rglob("*.jpg"))[::6]
     assert len(files) > 10
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-    network, rows = load_weights(drawn_pth), []
+    network, rows = load_weights(random_pth), []
     for file in files:
         picture = Image.open(file).convert("RGB").resize((128, 256), Image.Resampling.BILINEAR)
         pixels = ((np.asarray(picture, dtype=np.float32) / 255 - mean) / std).transpose(2, 0, 1)
@@ -49,23 +49,23 @@ def test_from_the_jpeg_to_the_vector_as_a_plain_loop(drawn_pth: Path, people: Pa
             rows.append(network(torch.from_numpy(pixels)[None])[0].numpy())
     expected = np.stack(rows)
     within = 1e-4 * np.abs(expected).max()
-    assert np.ptp(expected, axis=0).max() > 100 * within  # the crops differ by far more than is forgiven
-    got = Embedder(drawn_pth, batch_size=batch_size, normalize=False).embed(files)
+    assert np.ptp(expected, axis=0).max() > 100 * within  # the crops differ by far more than the tolerance
+    got = Embedder(random_pth, batch_size=batch_size, normalize=False).embed(files)
     assert np.abs(got - expected).max() <= within
 
 
-def test_a_file_of_the_zoos_form_there_and_back(drawn_pth: Path, tmp_path: Path) -> None:
-    card = convert(drawn_pth, tmp_path / "ours")
+def test_converting_a_model_zoo_file_there_and_back(random_pth: Path, tmp_path: Path) -> None:
+    card = convert(random_pth, tmp_path / "ours")
     assert (card.name, card.num_classes, card.training_data) == ("osnet_x0_25", MSMT17_CLASSES, "msmt17")
     convert(tmp_path / "ours", tmp_path / "back.pth")
-    before, after = (torch.load(path, weights_only=True) for path in (drawn_pth, tmp_path / "back.pth"))
+    before, after = (torch.load(path, weights_only=True) for path in (random_pth, tmp_path / "back.pth"))
     assert len(before) == 567
     assert list(before) == list(after)
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_generated_crops_are_read_as_pillow_reads_them(people: Path) -> None:
-    """JPEGs as they come: the fast decoder and the resizing of bytes, against the slow ones."""
+def test_generated_crops_are_read_like_pillow(people: Path) -> None:
+    """The fast JPEG decoder and resize against Pillow's."""
     files = sorted(people.rglob("*.jpg"))[::8]
     assert len(files) > 5
     for path in files:
@@ -76,20 +76,20 @@ def test_generated_crops_are_read_as_pillow_reads_them(people: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_fine_tuning_from_a_file(drawn_pth: Path, people: Path, tmp_path: Path) -> None:
-    """The published recipe on drawn weights: the classifier alone first, then all; stopped in an epoch and resumed."""
+def test_fine_tuning_freezes_then_trains_and_resumes(random_pth: Path, people: Path, tmp_path: Path) -> None:
+    """The published recipe on random weights: first only the classifier, then all; interrupted and resumed."""
     pytest.importorskip("accelerate")
     from osnet.training.trainer import Trainer
 
     recipe = replace(
-        RECIPES["market1501-osnet-x0-25"](), name="fine-tuned", pretrained=str(drawn_pth), epochs=2, frozen_epochs=1,
+        RECIPES["market1501-osnet-x0-25"](), name="fine-tuned", pretrained=str(random_pth), epochs=2, frozen_epochs=1,
         backbone_lr_factor=0.02, batch_size=8, size_hw=(32, 16), schedule="cosine",
     )  # fmt: skip
-    data, start = read_any(people), read_checkpoint(drawn_pth).state
+    data, start = read_any(people), read_checkpoint(random_pth).state
 
     def stop(batches: Iterable[Any], _total: int, _label: str) -> Iterator[Any]:
         for number, batch in enumerate(batches):
-            if (trainer.progress.epoch, number) == (1, 0):  # the classifier's epoch is over
+            if (trainer.progress.epoch, number) == (1, 0):  # after the epoch of the classifier alone
                 for key, value in trainer.plan.task.network.state_dict().items():
                     assert torch.equal(value, start[key]), key
             if (trainer.progress.epoch, number) == (1, 2):
@@ -97,7 +97,7 @@ def test_fine_tuning_from_a_file(drawn_pth: Path, people: Path, tmp_path: Path) 
             yield batch
 
     trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
-    assert trainer.plan.task.classifier.out_features == 8  # not the file's
+    assert trainer.plan.task.classifier.out_features == 8  # not the file's number
     with pytest.raises(KeyboardInterrupt):
         trainer.run(stop)
     assert (trainer.progress.epoch, trainer.progress.batch) == (1, 3)
@@ -109,8 +109,8 @@ def test_fine_tuning_from_a_file(drawn_pth: Path, people: Path, tmp_path: Path) 
     assert [row["epoch"] for row in rows] == [1, 2]
 
 
-def test_imagenets_layout_trains_and_is_scored(tmp_path: Path) -> None:
-    """The ImageNet recipe, small, on a folder by WordNet ids with one generated photograph each."""
+def test_imagenet_recipe_trains_and_scores(tmp_path: Path) -> None:
+    """The ImageNet recipe at a small size, on WordNet-id folders with one image each."""
     pytest.importorskip("accelerate")
     from osnet.embedding.class_predictor import ClassPredictor
     from osnet.photos.reader import read_photos

@@ -1,4 +1,4 @@
-"""Ranks from streamed products: exact, whatever the blocks; against one matrix and the slow loops."""
+"""Ranks from score blocks: exact for any block size, against a complete matrix and slow loops."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from test_ranking import slow_scores
 
 
 def signs(rng: np.random.Generator, count: int, dimensions: int = 16) -> np.ndarray:
-    """Vectors of +1 and -1 with 16 (or 64) components: lengths 4 (or 8), so every cosine is exact in float32."""
+    """Vectors of +1 and -1. With 16 components their length is 4, so every cosine is exact in float32."""
     return rng.choice([-1.0, 1.0], (count, dimensions)).astype(np.float32)
 
 
@@ -29,12 +29,12 @@ def draw_labels(rng: np.random.Generator, num_queries: int, num_gallery: int, pe
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("ap", ["precision", "trapezoid"])
 @pytest.mark.parametrize("seed", range(3))
-def test_against_the_slow_loop_with_many_ties(distance: str, ap: str, seed: int) -> None:
-    """16 signs give 17 cosines, so that nearly everything is tied, exactly."""
+def test_scores_against_the_slow_loop_with_many_ties(distance: str, ap: str, seed: int) -> None:
+    """16 signs give only 17 different cosines, so nearly all scores tie exactly."""
     rng = np.random.default_rng(seed)
     query, gallery, labels = signs(rng, 15), signs(rng, 200), draw_labels(rng, 15, 200)
     if distance == "euclidean":
-        gallery *= rng.choice([1, 2], (200, 1))  # lengths differ, distances stay whole numbers
+        gallery *= rng.choice([1, 2], (200, 1))  # lengths differ, distances stay integers
         distances = ((query[:, None] - gallery[None]) ** 2).sum(2)
     else:
         distances = 1 - query @ gallery.T / 16
@@ -49,8 +49,10 @@ def test_against_the_slow_loop_with_many_ties(distance: str, ap: str, seed: int)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-def test_blocks_threads_and_shares_change_nothing(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal vectors stand all over the gallery, and nearly equal ones, which float32 products cannot tell apart."""
+def test_scores_do_not_depend_on_blocks_threads_and_query_subsets(
+    distance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gallery has equal vectors, and nearly equal ones that float32 products cannot distinguish."""
     rng = np.random.default_rng(1)
     some = rng.normal(size=(30, 37)).astype(np.float32)
     gallery = np.concatenate([some, some * np.float32(1 + 2**-22), some, np.nextafter(some, 9), some])
@@ -60,23 +62,23 @@ def test_blocks_threads_and_shares_change_nothing(distance: str, monkeypatch: py
         exact /= np.linalg.norm(gallery.astype(float), axis=1)
     else:
         exact -= (gallery.astype(float) ** 2).sum(1) / 2
-    whole = rank_scores(query, gallery, *labels, distance=distance)
-    # The equal ones are equal in any matrix, once it is rounded far below the float32 products' errors.
+    complete = rank_scores(query, gallery, *labels, distance=distance)
+    # Rounding to 12 digits makes equal vectors' scores equal; it is far below the errors of float32 products.
     reference = rank_scores_from_distances(-np.round(exact, 12), *labels)
     for field in ("ap_per_query", "inp_per_query", "first_rank_per_query"):
-        np.testing.assert_allclose(getattr(whole, field), getattr(reference, field), atol=1e-12)
+        np.testing.assert_allclose(getattr(complete, field), getattr(reference, field), atol=1e-12)
     for block, chunk, threads in ((40, 7, "1"), (1000, 64, "3"), (10**6, 149, "2")):
         monkeypatch.setattr(streaming, "BLOCK_FLOATS", block)
         monkeypatch.setattr(streaming, "CHUNK_ITEMS", chunk)
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         again = rank_scores(query, gallery, *labels, distance=distance)
-        np.testing.assert_array_equal(again.ap_per_query, whole.ap_per_query)
+        np.testing.assert_array_equal(again.ap_per_query, complete.ap_per_query)
     half = rank_scores(query[1::2], gallery, labels[0][1::2], labels[1], labels[2][1::2], labels[3], distance=distance)
-    np.testing.assert_array_equal(half.ap_per_query, whole.ap_per_query[1::2])
+    np.testing.assert_array_equal(half.ap_per_query, complete.ap_per_query[1::2])
 
 
-def test_the_margin_holds() -> None:
-    """Products of float32 are off by less than the margin: against fractions."""
+def test_float32_errors_are_below_the_margin() -> None:
+    """Float32 products against exact fractions."""
     rng = np.random.default_rng(2)
     for distance in ("cosine", "euclidean"):
         query, gallery = (np.abs(rng.normal(size=(n, 512)) ** 3).astype(np.float32) for n in (8, 300))
@@ -94,8 +96,8 @@ def test_the_margin_holds() -> None:
                 assert abs(float(block.closeness_RC[q, g]) - exact) < margin[q]
 
 
-def test_the_margin_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it, near ties go wrong: the test above would see a streaming that trusts float32."""
+def test_near_ties_go_wrong_without_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the tests above would notice an implementation that trusts float32."""
     rng = np.random.default_rng(3)
     some = rng.normal(size=(200, 512)).astype(np.float32)
     gallery = np.concatenate([some, np.nextafter(some, 9)])
@@ -107,7 +109,7 @@ def test_the_margin_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_collapsed_network_ranks_in_gallery_order() -> None:
-    """All vectors equal: everything is a tie, and a match's rank is its place in the gallery."""
+    """All vectors are equal: everything ties, and a match's rank is its gallery position."""
     query, gallery = np.ones((2, 40), np.float32), np.ones((500, 40), np.float32)
     pids = np.full(500, 9)
     pids[[99, 399]] = 1
@@ -116,7 +118,7 @@ def test_a_collapsed_network_ranks_in_gallery_order() -> None:
     assert scores.unmatched == (1,)
 
 
-def test_many_matches_are_counted_the_other_way() -> None:
+def test_the_algorithm_for_many_matches_agrees() -> None:
     rng = np.random.default_rng(4)
     query, (query_pids, pids, query_camids, camids) = signs(rng, 10), draw_labels(rng, 10, 400, people=4)
     gallery, pids, camids = (np.repeat(x, 20, 0) for x in (signs(rng, 400), pids, camids))
@@ -128,7 +130,7 @@ def test_many_matches_are_counted_the_other_way() -> None:
     np.testing.assert_allclose(many.inp_per_query, matrix.inp_per_query, atol=1e-12)
 
 
-def test_strange_lengths() -> None:
+def test_zero_tiny_and_huge_vectors() -> None:
     gallery = np.zeros((4, 8), np.float32)
     gallery[1], gallery[2], gallery[3] = 1e-30, 1e12, -1
     labels = [[1], [1, 2, 1, 3], [1], [2, 2, 2, 2]]
@@ -148,7 +150,7 @@ def test_strange_lengths() -> None:
 
 
 def test_trapezoid_by_hand() -> None:
-    """Matches at ranks 1 and 3 of 3: precisions 1, 2/3; before them 1 (by definition) and 1/2."""
+    """Matches at ranks 1 and 3 of 3: precisions 1 and 2/3; just before them 1 (by definition) and 1/2."""
     given = ([[0.1, 0.2, 0.3]], [1], [1, 2, 1], [1], [2, 2, 2])
     assert rank_scores_from_distances(*given, ap="trapezoid").mean_ap == pytest.approx((1 + (2 / 3 + 1 / 2) / 2) / 2)
     assert rank_scores_from_distances(*given).mean_ap == pytest.approx((1 + 2 / 3) / 2)
@@ -158,7 +160,7 @@ def test_trapezoid_by_hand() -> None:
 
 
 def slow_cuhk03(distances, labels, seed, max_rank):
-    """The definition: of each person one image stays; ties in gallery order. The draws are ours."""
+    """The definition, with our random draws: one image per person is kept; ties are in gallery order."""
     query_pids, gallery_pids, query_camids, gallery_camids = (x.tolist() for x in labels)
     checked = Labels.check(*labels, len(query_pids), len(gallery_pids))
     matches, _ = checked.same_person()
@@ -171,8 +173,8 @@ def slow_cuhk03(distances, labels, seed, max_rank):
             scored.add(q)
             assert gallery_pids[own[q]] == query_pids[q]
             assert gallery_camids[own[q]] != query_camids[q]
-            there = [g for g in drawn.tolist() if gallery_pids[g] != query_pids[q]] + [int(own[q])]
-            order = sorted(there, key=lambda g: (distances[q][g], g))
+            kept = [g for g in drawn.tolist() if gallery_pids[g] != query_pids[q]] + [int(own[q])]
+            order = sorted(kept, key=lambda g: (distances[q][g], g))
             rank = order.index(int(own[q])) + 1
             if rank <= max_rank:
                 cmc[rank - 1 :] += 1
@@ -191,17 +193,17 @@ def test_cuhk03_against_the_slow_loop_with_ties() -> None:
     assert (rank_scores(query, gallery, *labels, max_rank=8, rule="cuhk03", seed=8).cmc != expected).any()
 
 
-def test_cuhk03_draws_one_image_of_each_person_evenly() -> None:
+def test_cuhk03_draws_one_image_per_person_uniformly() -> None:
     labels = Labels.check([1], [1, 1, 2, 2, 2, 0, 0, -1], [1], [1, 2, 1, 2, 3, 1, 1, 1], 1, 8)
     matches, _ = labels.same_person()
     times = np.zeros(8)
     for repeat in range(600):
         gallery, own = draw_single_shot(labels, matches, 0, repeat)
         times[gallery] += 1
-        assert own.tolist() == [1]  # its other image is in its own camera
+        assert own.tolist() == [1]  # the other image of the person is from the query's camera
     assert times[[0, 1]].sum() == times[2:5].sum() == 600
     assert (np.abs(times[2:5] - 200) < 60).all()
-    assert times[5:].tolist() == [600, 600, 0]  # distractors stay, junk goes
+    assert times[5:].tolist() == [600, 600, 0]  # distractors are kept, junk is removed
 
 
 # Several processes
@@ -218,8 +220,8 @@ parts = [LabelledVectors(rng.normal(size=(n, 64)).astype(np.float32), rng.intege
          for n in (51, 400)]
 scores = [rank_shared(*parts, Scoring(rule=rule)) for rule in ("market1501", "cuhk03")]
 if join_processes()[0] == 0:
-    told = [[s.mean_ap, s.mean_inp, s.cmc.tolist(), s.ap_per_query.tolist()] for s in scores]
-    open(sys.argv[1], "w").write(json.dumps(told))
+    values = [[s.mean_ap, s.mean_inp, s.cmc.tolist(), s.ap_per_query.tolist()] for s in scores]
+    open(sys.argv[1], "w").write(json.dumps(values))
 leave_processes()
 """
 
@@ -235,14 +237,14 @@ def test_two_processes_give_equal_scores(tmp_path: Path) -> None:
         done = subprocess.run([*launch, str(script), str(out)], capture_output=True, text=True, env={**os.environ})
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(json.loads(out.read_text()))
-    assert found[0] == found[1]  # to the last bit
+    assert found[0] == found[1]  # bit for bit
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_whole_evaluation(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
-    """The command line under torchrun: images and queries are shared, and one process speaks."""
+def test_two_processes_share_an_evaluation(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+    """``osnet evaluate`` under torchrun: processes split images and queries, and one process prints."""
     found, printed = [], []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torchrun sets it too
     for processes in (1, 2):
         out = tmp_path / f"{processes}.json"
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -261,5 +263,5 @@ def test_two_processes_share_a_whole_evaluation(tiny_weights: Path, market: Path
     next((market / "bounding_box_test").glob("*.jpg")).write_bytes(b"broken")
     words[-3] = tmp_path / "new"
     done = subprocess.run([*launch, *map(str, words)], capture_output=True, text=True, env=environment)
-    assert done.returncode != 0  # both stop; neither waits for the other
+    assert done.returncode != 0  # both processes stop, neither waits for the other
     assert "not an image" in done.stderr

@@ -1,9 +1,10 @@
-"""Generated pedestrians: the same for ever, in Market-1501's layout, with labels that are true of the pixels."""
+"""Generated people: reproducible pixels, Market-1501's layout, and labels that agree with the pixels."""
 
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate_dataset(tmp_path_factory.mktemp("g") / "people", SETTINGS)
 
 
-# Pixels before encoding of 16 images: whole numbers only, so the same on every machine.
+# Digests of the pixels of 16 images, computed in integers, so equal on every machine.
 SHA256 = """
 87bae07b25919cc9 cbdb4bed4eab67cb 43b8ea9787e9cf3e e4366384eb4b77cb
 cd30bdd1c1308d3e 1218260b28fba9e4 a5e7a5a1f8808203 20671576215aa5f8
@@ -46,7 +47,7 @@ d6ac738c638734b4 6ffe059f8033238d 8931611634ae58cc 6f398501ba02a285
 """
 
 
-def test_the_same_pixels_for_ever() -> None:
+def test_pixels_do_not_change() -> None:
     digests = [
         hashlib.sha256(render_image(11, pid, camid, number).pixels.tobytes()).hexdigest()[:16]
         for pid, camid, number in [(1 + n, 1 + n % 5, n % 3) for n in range(16)]
@@ -55,14 +56,14 @@ def test_the_same_pixels_for_ever() -> None:
     assert digests == SHA256.split()
 
 
-def test_splitmix64_is_the_published_one() -> None:
+def test_dice_are_splitmix64() -> None:
     """Reference outputs of SplitMix64 from state 0 (Vigna's splitmix64.c)."""
     dice = Dice()
     drawn = [dice.roll(0, 2**64 - 1) for _ in range(3)]
     assert drawn == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
-def test_dice() -> None:
+def test_dice_are_uniform_and_seeded() -> None:
     assert Dice(1, 2).field((5, 3)).tolist() == Dice(1, 2).field((5, 3)).tolist()
     assert Dice(1, 2).roll(0, 10**9) != Dice(2, 1).roll(0, 10**9)
     many = Dice(3).field((40_000,))
@@ -73,14 +74,14 @@ def test_dice() -> None:
     assert min(rolls.values()) > 850
 
 
-def test_angles() -> None:
+def test_integer_sine_and_cosine() -> None:
     for degrees in range(-400, 800, 7):
         assert abs(sine(degrees) - 256 * np.sin(np.radians(degrees))) < 1.5
         assert abs(cosine(degrees) - 256 * np.cos(np.radians(degrees))) < 1.5
 
 
 def test_shapes_against_their_definitions() -> None:
-    """A tube is what lies within its radius of the segment; an ellipse, by its equation."""
+    """A limb covers all points within its radius of the segment; a disc satisfies the equation of an ellipse."""
     flat = np.full((40, 60), 128, np.int32)
     white = plain((255, 255, 255))
 
@@ -106,9 +107,9 @@ def test_shapes_against_their_definitions() -> None:
     assert not painted(lambda c: c.disc((-900, -900), 16, 16, white)).any()
 
 
-def test_what_the_lens_does_by_hand() -> None:
+def test_blur_halving_and_noise_by_hand() -> None:
     step = np.arange(4 * 6 * 1, dtype=np.int32).reshape(4, 6, 1)
-    assert halve(step)[:, :, 0].tolist() == [[4, 6, 8], [16, 18, 20]]  # means of 0 1 6 7 and so on, half up
+    assert halve(step)[:, :, 0].tolist() == [[4, 6, 8], [16, 18, 20]]  # means of 0, 1, 6, 7 and so on, rounded half up
     flat = np.full((8, 8, 3), 77, np.int32)
     for treated in (blur(flat, 3), coarsen(flat, 2)):
         assert (treated == 77).all()
@@ -120,7 +121,7 @@ def test_what_the_lens_does_by_hand() -> None:
     assert abs(np.diff(field.astype(int), axis=0)).max() <= 255 // 8 + 1
 
 
-def test_layout(generated: Path) -> None:
+def test_generated_layout(generated: Path) -> None:
     dataset = read_dataset(generated)
     assert [len(split) for split in dataset.splits] == [8 * 3 * 2, 8 * 3, 8 * 3]
     assert sorted(set(dataset.train.pids)) == list(range(1, 9))
@@ -131,7 +132,7 @@ def test_layout(generated: Path) -> None:
     assert check_dataset(dataset).problems == ()
 
 
-def test_annotations_cover_every_image_and_the_box_holds_the_person(generated: Path) -> None:
+def test_every_image_has_a_valid_annotation(generated: Path) -> None:
     notes = read_annotations(generated)
     assert set(notes) == {path.relative_to(generated).as_posix() for path in generated.rglob("*.jpg")}
     for note in notes.values():
@@ -147,8 +148,8 @@ def test_annotations_cover_every_image_and_the_box_holds_the_person(generated: P
     assert len({note.hidden for note in notes.values()}) > 10
 
 
-def test_the_box_is_where_the_person_is() -> None:
-    """Between two people in the same place, pixels change inside the box and not outside."""
+def test_boxes_contain_the_person() -> None:
+    """Images of two people at the same place differ inside the box and not outside."""
     camera = make_camera(3, 2)
     changed_in = changed_out = 0
     for n in range(6):
@@ -164,8 +165,8 @@ def test_the_box_is_where_the_person_is() -> None:
     assert changed_out == 0
 
 
-def test_hidden_share_against_the_pixels_it_speaks_of() -> None:
-    """Without an occluder nothing is covered; with one, the share that is said is the share that changed."""
+def test_occlusion_by_kind_and_share() -> None:
+    """At 0 percent nothing occludes the person; at 100 percent every kind of occluder occurs, small and large."""
     shares = []
     for n in range(40):
         free = shoot(make_person(3, 1), make_camera(3, 1), Dice(9, n), occlusion_percent=0)
@@ -176,7 +177,7 @@ def test_hidden_share_against_the_pixels_it_speaks_of() -> None:
     assert min(shot.hidden for shot in shares) < 100
 
 
-def test_twins_differ_in_what_is_said_and_in_nothing_else(generated: Path) -> None:
+def test_twins_differ_only_in_their_cue(generated: Path) -> None:
     cues = {"small cue": {"logo", "logo_colour"}, "overall look": {"upper", "lower"}}
     pairs = read_pairs(generated)
     assert [tuple(pair) for pair in list_pairs(16)] == pairs
@@ -193,7 +194,7 @@ def test_twins_differ_in_what_is_said_and_in_nothing_else(generated: Path) -> No
 
 
 def shot_of(pid: int) -> np.ndarray:
-    """Some image on which the person's logo can be seen."""
+    """An image that shows the person's logo."""
     for n in range(20):
         shot = shoot(make_person(5, pid), make_camera(5, 1), Dice(12, n), occlusion_percent=0)
         if "UpperLogo" in describe(make_person(5, 1), shot.view):
@@ -201,7 +202,7 @@ def shot_of(pid: int) -> np.ndarray:
     raise AssertionError("no such view")
 
 
-def test_nobody_is_in_two_splits_with_a_twin(generated: Path) -> None:
+def test_twins_are_in_the_same_split(generated: Path) -> None:
     for a, b, _ in read_pairs(generated):
         assert (a <= 8) == (b <= 8)
 
@@ -220,20 +221,20 @@ def test_attributes_follow_the_person_and_the_view() -> None:
     assert all(len(colour) == 3 for colour in CLOTH)
 
 
-def test_cut_off_it_goes_on_and_gives_the_same(generated: Path, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_generation_resumes_to_the_same_files(generated: Path, tmp_path: Path, monkeypatch) -> None:
     out = tmp_path / "again"
 
-    def cut(iterable, _total, _label):
+    def interrupt(iterable, _total, _label):
         for n, pid in enumerate(iterable):
             if n == 6:
                 raise KeyboardInterrupt
             yield pid
 
     with pytest.raises(KeyboardInterrupt):
-        generate_dataset(out, SETTINGS, cut)
+        generate_dataset(out, SETTINGS, interrupt)
     assert not out.exists()
     with (tmp_path / "again.partial" / "annotations.jsonl").open("a") as file:
-        file.write('{"pid": 7, "half a li')  # as a crash leaves it
+        file.write('{"pid": 7, "half a li')  # an incomplete line, as after a crash
     rendered = 0
     real = synthetic.shoot
 
@@ -250,7 +251,7 @@ def test_cut_off_it_goes_on_and_gives_the_same(generated: Path, tmp_path: Path, 
         assert path.read_bytes() == (out / path.relative_to(generated)).read_bytes()
 
 
-def test_with_one_image_per_camera_the_query_is_in_the_gallery_too(tmp_path: Path) -> None:
+def test_one_image_per_camera_is_query_and_gallery(tmp_path: Path) -> None:
     out = generate_dataset(tmp_path / "g", GeneratedSettings(8, 2, 1, 1))
     dataset = read_dataset(out)
     assert [len(split) for split in dataset.splits] == [8, 8, 8]
@@ -266,12 +267,12 @@ def test_with_one_image_per_camera_the_query_is_in_the_gallery_too(tmp_path: Pat
         ((8, 2, 1, -1), "seed -1"),
     ],
 )
-def test_settings_that_cannot_be(settings: tuple, words: str) -> None:
+def test_invalid_settings_are_refused(settings: tuple, words: str) -> None:
     with pytest.raises(DataError, match=words):
         GeneratedSettings(*settings)
 
 
-def test_places_that_cannot_be(generated: Path, tmp_path: Path) -> None:
+def test_invalid_folders_are_refused(generated: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists"):
         generate_dataset(generated, SETTINGS)
     with pytest.raises(OutputError, match="there is no folder"):
@@ -284,3 +285,26 @@ def test_places_that_cannot_be(generated: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'other'"):
         read_pairs(tmp_path)
     assert len(fields(GeneratedSettings)) == 4
+
+
+def test_boxes_of_parts_hold_the_pixels_of_these_parts() -> None:
+    """The same image without its logo, or without its bag, differs inside the part's box only, but for the blur."""
+    compared = Counter[str]()
+    for pid, camid, number in product(range(1, 33, 4), (1, 2), (0, 1)):
+        person, camera = make_person(5, pid), make_camera(5, camid)
+        shot = shoot(person, camera, Dice(5, 6, pid, camid, number), occlusion_percent=0)
+        bare = {"logo": replace(person, logo=0), "bag": replace(person, bag="none")}
+        for part, box in shot.parts.items():
+            left, top, right, bottom = box
+            assert 0 <= left < right <= SIZE_HW[1]
+            assert 0 <= top < bottom <= SIZE_HW[0]
+            if part == "shirt" or (part == "bag" and person.bag != "hand bag"):  # other bags have straps too
+                continue
+            without = shoot(bare[part], camera, Dice(5, 6, pid, camid, number), occlusion_percent=0)
+            assert part not in without.parts
+            changed = abs(shot.pixels.astype(int) - without.pixels).max(2) > 24
+            rows, columns = np.nonzero(changed)
+            assert ((rows >= top - 3) & (rows < bottom + 3)).all()
+            assert ((columns >= left - 3) & (columns < right + 3)).all()
+            compared[part] += bool(changed.any())
+    assert min(compared["logo"], compared["bag"]) >= 4

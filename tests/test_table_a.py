@@ -1,4 +1,4 @@
-"""Table A's networks: counts against the print, layers against timm and pytorchcv, one contract for all."""
+"""Networks of the supplement's Table A: counts, layers against timm and pytorchcv, saving, digests."""
 
 import importlib.util
 import json
@@ -29,11 +29,11 @@ from osnet.weights.torchreid import torchreid_names
 SPEC = importlib.util.spec_from_file_location("make_table_a_outputs", FIXTURES / "make_table_a_outputs.py")
 assert SPEC is not None
 assert SPEC.loader is not None
-RULES = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(RULES)
+SCRIPT = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(SCRIPT)
 PEER = np.load(FIXTURES / "table_a_outputs.npz", allow_pickle=False)
 
-# Exact parameters; multiply-adds in M with a dense classifier after the pooling; D.
+# Exact parameters; multiply-adds in M, with a linear classifier after the pooling; embedding size.
 COUNTS = {
     "squeezenet1_0": (1_248_424, "737.1", 512),
     "mobilenetv1_x0_5": (1_331_592, "149.5", 512),
@@ -51,7 +51,7 @@ OTHERS = [name for name in COUNTS if name != "osnet_t1"]
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_counts(name: str) -> None:
+def test_counts_of_every_network(name: str) -> None:
     params, madds, size = COUNTS[name]
     network = build_network(VARIANTS[name].config, "meta")
     counted = count_cost(network, (224, 224), 1000)
@@ -59,8 +59,8 @@ def test_counts(name: str) -> None:
     assert network.config.embedding_size == size
 
 
-# Where the print is the count in another rounding or another form, the difference is named; else it is the count.
-PRINTED_OTHERWISE = {
+# Printed figures that differ from the rounded count; TABLE_A names the reason of each.
+DIFFERING = {
     "shufflenet_x1_0_g8": "madds",
     "shufflenet_x2_0_g3": "params",
     "mobilenetv2_x1_0": "params madds",
@@ -72,7 +72,7 @@ PRINTED_OTHERWISE = {
 
 
 def test_table_a_row_by_row() -> None:
-    """Every printed figure is the count rounded, or the row says why not; and the other way round."""
+    """A printed figure is the rounded count exactly if the row names no difference."""
     assert [row.top1 for row in TABLE_A] == [
         57.5,
         63.7,
@@ -92,13 +92,13 @@ def test_table_a_row_by_row() -> None:
         if row.top1 is None:
             continue
         cost = count_cost(build_network(VARIANTS[row.model].config, "meta"), (224, 224), 1000)
-        differs = PRINTED_OTHERWISE.get(row.model, "")
+        differs = DIFFERING.get(row.model, "")
         assert (f"{cost.params / 1e6:.1f}M" != row.params) == ("params" in differs), row.model
         if row.madds is not None:
             assert (f"{cost.madds / 1e6:.0f}M" != row.madds) == ("madds" in differs), row.model
-        told = {"params": f"{row.params} " in row.difference or f"{cost.params / 1e6:.3f}M" in row.difference,
+        named = {"params": f"{row.params} " in row.difference or f"{cost.params / 1e6:.3f}M" in row.difference,
                 "madds": f"{row.madds} " in row.difference or "multiply-adds" in row.difference}  # fmt: skip
-        assert all(told[word] for word in differs.split()), row.model
+        assert all(named[word] for word in differs.split()), row.model
 
 
 def _sides(network: nn.Module) -> list[tuple[nn.Conv2d, int]]:
@@ -111,7 +111,7 @@ def _sides(network: nn.Module) -> list[tuple[nn.Conv2d, int]]:
     return seen
 
 
-def test_squeezenets_own_classifier_is_a_convolution_before_the_pooling() -> None:
+def test_squeezenet_with_its_convolutional_classifier() -> None:
     from torchvision.models import squeezenet1_0
 
     with torch.device("meta"):
@@ -119,13 +119,13 @@ def test_squeezenets_own_classifier_is_a_convolution_before_the_pooling() -> Non
     cost = count_cost(theirs, (224, 224))
     assert (cost.params, f"{cost.madds / 1e6:.1f}") == (1_248_424, "823.3")
     biases = sum(m.out_channels * n**2 for m, n in _sides(theirs))
-    assert f"{(cost.madds - biases) / 1e6:.1f}" == "818.9"  # as others count it, without biases
+    assert f"{(cost.madds - biases) / 1e6:.1f}" == "818.9"  # without biases, as other libraries count
     body = count_cost(build_network(BackboneConfig("squeezenet"), "meta"), (224, 224))
     assert cost.madds - body.madds == 513 * 1000 * 13 * 13
 
 
-def test_counts_of_other_libraries() -> None:
-    """The fixture holds what timm and pytorchcv count, classifiers of 1000 included."""
+def test_parameters_match_timm_and_pytorchcv() -> None:
+    """The fixture has the parameters that timm and pytorchcv count, with classifiers of 1000 classes."""
     for theirs, ours in (
         ("mobilenetv1_100", BackboneConfig("mobilenetv1")),
         ("mobilenetv2_100", BackboneConfig("mobilenetv2")),
@@ -137,37 +137,37 @@ def test_counts_of_other_libraries() -> None:
 
 
 @pytest.mark.parametrize(("name", "width"), [("mobilenetv1_100", 1.0), ("mobilenetv1_125", 1.25)])
-def test_mobilenetv1_gives_timms_features(name: str, width: float) -> None:
+def test_mobilenetv1_matches_timm(name: str, width: float) -> None:
     network = Backbone(BackboneConfig("mobilenetv1", width=width)).eval()
-    network.load_state_dict(RULES.fill(network.state_dict()))  # both list their layers from the image up
+    network.load_state_dict(SCRIPT.fill(network.state_dict()))  # both list their layers in forward order
     with torch.no_grad():
-        ours = network(RULES.image()).numpy()
+        ours = network(SCRIPT.image()).numpy()
     assert np.abs(ours - PEER[name]).max() <= 1e-4 * np.abs(PEER[name]).max()
 
 
-@pytest.mark.parametrize("name", RULES.UNITS)
-def test_shuffle_units_give_pytorchcvs_maps(name: str) -> None:
-    channels_in, channels_out, groups, halves, first = RULES.UNITS[name]
+@pytest.mark.parametrize("name", SCRIPT.UNITS)
+def test_shuffle_units_match_pytorchcv(name: str) -> None:
+    channels_in, channels_out, groups, halves, first = SCRIPT.UNITS[name]
     unit = ShuffleUnit(channels_in, channels_out, groups, 2 if halves else 1, 1 if first else groups).eval()
-    theirs = RULES.fill(unit.state_dict())
-    # Theirs shuffles after the first BatchNorm and ReLU, ours before: the same, with the scales in shuffled order.
+    theirs = SCRIPT.fill(unit.state_dict())
+    # pytorchcv shuffles after the first BatchNorm and ReLU, ours before: equal, with BatchNorm in shuffled order.
     mid = channels_out // 4
     order = ChannelShuffle(groups)(torch.arange(mid).view(1, mid, 1, 1)).flatten()
     for key in ("weight", "bias", "running_mean", "running_var"):
         theirs[f"reduce.norm.{key}"] = theirs[f"reduce.norm.{key}"][order]
-    if first:  # ours leaves the shuffle out where no group comes before it; so the weights' rows are in its order
+    if first:  # ours has no shuffle without groups before it, so reorder the weights
         theirs["reduce.conv.weight"] = theirs["reduce.conv.weight"][order]
     unit.load_state_dict(theirs)
     with torch.no_grad():
-        ours = unit(RULES.image(channels_in, 6))
-    if halves:  # ours has the pooled input in front, theirs behind
+        ours = unit(SCRIPT.image(channels_in, 6))
+    if halves:  # ours has the pooled input first, pytorchcv last
         ours = torch.cat([ours[:, channels_in:], ours[:, :channels_in]], dim=1)
     expected = PEER[f"unit {name}"]
     assert np.abs(ours.numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def grouped_cost(width: float, groups: int, extent: str) -> tuple[int, int]:
-    """Parameters and multiply-adds of OSNet at 224 x 224 with 1000 classes, by the paper's Table 1, by hand."""
+    """Parameters and multiply-adds of OSNet at 224 x 224 with 1000 classes, from the paper's Table 1."""
     stem, *stages = [round(c * width) for c in (64, 256, 384, 512)]
     lite = groups
     block = groups if extent in ("block", "all") else 1
@@ -193,7 +193,7 @@ def grouped_cost(width: float, groups: int, extent: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("width", [1.0, 0.75, 0.5])
 def test_every_group_count_and_extent_by_hand(width: float) -> None:
-    """All group counts that divide the channels, with all three extents; the others are refused."""
+    """Group counts that divide the channels, for all three extents; others are refused."""
     channels = OSNetConfig(width=width).channels
     for extent in ("lite", "block", "all"):
         grouped = [c // 4 for c in channels[1:]] + (list(channels) if extent != "lite" else [])
@@ -212,8 +212,8 @@ def test_every_group_count_and_extent_by_hand(width: float) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_32x32_stem_leaves_out_two_halvings(name: str) -> None:
-    """As OSNet's does: the last map of a 32 x 32 image is four times as large each way as it would be."""
+def test_cifar_stem_does_not_halve_twice(name: str) -> None:
+    """Like OSNet's: the feature map of a 32 x 32 image is four times as high and wide as with the ImageNet stem."""
     large = build_network(VARIANTS[name].config, "meta").eval()
     small = create_model(name, stem="cifar").eval()
     side = small.feature_map(torch.rand(1, 3, 32, 32)).shape[-1]
@@ -225,7 +225,7 @@ def test_32x32_stem_leaves_out_two_halvings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_output_is_the_pooled_map_whatever_the_mode(name: str) -> None:
+def test_the_output_is_the_pooled_feature_map(name: str) -> None:
     network = create_model(name).eval()
     x = torch.rand(2, 3, 64, 32)
     with torch.no_grad():
@@ -244,7 +244,7 @@ def test_projection_and_pooling() -> None:
 
 
 @pytest.mark.parametrize("family", ["squeezenet", "mobilenetv1", "mobilenetv2", "shufflenet"])
-def test_every_parameter_learns(family: str) -> None:
+def test_every_parameter_has_a_gradient(family: str) -> None:
     network = Backbone(BackboneConfig(family, stem="cifar", groups=2 if family == "shufflenet" else 1, projection=16))
     head = nn.Linear(16, 3)
     images, labels = torch.rand(6, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -253,7 +253,7 @@ def test_every_parameter_learns(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_saved_and_loaded_with_a_card(name: str, tmp_path: Path) -> None:
+def test_saving_and_loading_with_a_card(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = create_model(name, stem="cifar").eval()
     written = save_weights(network, tmp_path / "w", Card(network.config, preprocessing=Preprocessing(size_hw=(32, 32))))
@@ -281,7 +281,7 @@ def test_a_card_names_the_network_and_others_are_refused(tmp_path: Path) -> None
     assert create_model("mobilenetv2_x1_0", pretrained=tmp_path / "w").card.name == "mobilenetv2_x1_0"
 
 
-def by_rule(state: dict[str, Tensor]) -> None:
+def fill_deterministically(state: dict[str, Tensor]) -> None:
     for i, (_, v) in enumerate(sorted(state.items())):
         if v.is_floating_point():
             v.copy_((torch.arange(v.numel(), dtype=torch.float64).reshape(v.shape) * (i + 1) % 97 / 97).float())
@@ -297,22 +297,22 @@ def by_rule(state: dict[str, Tensor]) -> None:
         ),
     ],
 )
-def test_osnets_digests_are_those_of_before(settings: dict, digest: str) -> None:
-    """Galleries are tied to them: these were computed before there were other networks."""
+def test_osnet_digests_do_not_change(settings: dict, digest: str) -> None:
+    """Galleries store them. These were computed before other networks were added."""
     network = build_network(OSNetConfig(width=0.25, **settings))
-    by_rule(network.state_dict())
+    fill_deterministically(network.state_dict())
     assert network_sha256(network, Preprocessing()) == digest
 
 
-def test_old_cards_are_read(tiny_weights: Path) -> None:
-    """An OSNet's card names later settings only where they are used, so that older versions read it."""
+def test_cards_store_late_settings_only_if_used(tiny_weights: Path) -> None:
+    """So that older versions can read the cards of plain OSNets."""
     card = json.loads((tiny_weights / "card.json").read_text())
     assert set(card["architecture"]) == set(OSNetConfig.__dataclass_fields__) - set(LATE_SETTINGS)
     assert "family" not in card["architecture"]
 
 
-def test_the_family_is_part_of_a_digest() -> None:
-    """Two networks with equal tensors but another structure must not share galleries."""
+def test_digests_depend_on_the_structure() -> None:
+    """Networks with equal tensors but different structures must not share galleries."""
     plain, pooled = (Backbone(BackboneConfig("mobilenetv1", width=0.25, pooling=p)) for p in ("avg", "max"))
     pooled.load_state_dict(plain.state_dict())
     small = Backbone(BackboneConfig("mobilenetv1", width=0.25, stem="cifar"))
@@ -322,7 +322,7 @@ def test_the_family_is_part_of_a_digest() -> None:
 
 
 def test_round_to_eight() -> None:
-    """By hand: 44.8 -> 48, 22.4 -> 24, 33.6 -> 32, 4 -> 8; 12 -> 16, half way up; 10 -> 16, since 8 loses a fifth."""
+    """By hand: 44.8 -> 48, 22.4 -> 24, 33.6 -> 32, 4 -> 8; 12 -> 16 (half up); 10 -> 16, as 8 would lose a fifth."""
     assert [round_to_eight(c) for c in (44.8, 22.4, 33.6, 4, 12, 10)] == [48, 24, 32, 8, 16, 16]
 
 
@@ -338,14 +338,14 @@ def test_round_to_eight() -> None:
         (lambda: create_model("mobilenetv2"), ["mobilenetv2_x1_"]),
     ],
 )
-def test_refusals(call, words: list[str]) -> None:
+def test_invalid_settings_are_refused(call, words: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
         call()
     for word in words:
         assert word in str(caught.value)
 
 
-def test_table_a_on_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_a_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     main(["models", "--table-a"])
     out = capsys.readouterr().out
     rows = {line.split("  ")[0]: line.split()[-6:] for line in out.splitlines()}
@@ -358,7 +358,7 @@ def test_table_a_on_the_command_line(capsys: pytest.CaptureFixture[str], monkeyp
     assert (row["model"], row["top1"], row["counted"]["params"]) == ("osnet_x0_5", 69.5, 1_143_034)
 
 
-def test_sizes_too_small_to_count(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_refuses_sizes_too_small_for_a_network(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["models", "--size", "16", "16"])
     assert "too small for mobilenetv1_x0_5" in capsys.readouterr().err

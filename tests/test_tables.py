@@ -1,4 +1,4 @@
-"""Tables of people: which image a row means, with images and with vectors; and tables that cannot be read."""
+"""CSV tables of identities: matching rows to images and vectors, and malformed tables."""
 
 import shutil
 from pathlib import Path
@@ -41,8 +41,8 @@ NAMES = ("q/a.png", "q/b.png", "g/a.png", "g/b.png")
      "C:/people/own/{}", "link:{}"],
 )  # fmt: skip
 @pytest.mark.parametrize("backslashes", [False, True])
-def test_one_rule_for_images_and_vectors(spelling: str, backslashes: bool, own: Path) -> None:
-    """However a row spells a path, images and vectors find the same people for it."""
+def test_rows_match_images_and_vectors_alike(spelling: str, backslashes: bool, own: Path) -> None:
+    """For every way to write a path, images and vectors get the same identities."""
     root = own
     if spelling.startswith("link:"):
         (own.parent / "linked").symlink_to(own)
@@ -70,7 +70,7 @@ def test_one_rule_for_images_and_vectors(spelling: str, backslashes: bool, own: 
         ("x" * 5000, "xxxxx"),
     ],
 )  # fmt: skip
-def test_rows_that_mean_no_image_or_two(path: str, words: str, own: Path) -> None:
+def test_rows_without_a_unique_image_are_refused(path: str, words: str, own: Path) -> None:
     write_picture(own.parent / "secret.png")
     table = own.parent / "t.csv"
     table.write_text(listed([path.format(root=own), *NAMES[1:]]))
@@ -80,7 +80,7 @@ def test_rows_that_mean_no_image_or_two(path: str, words: str, own: Path) -> Non
     assert "t.csv, line 2" in str(caught.value)
 
 
-def test_the_path_as_it_stands_comes_first(own: Path) -> None:
+def test_an_exact_path_has_precedence(own: Path) -> None:
     write_picture(own / "own" / "q" / "a.png")  # a folder of the same name inside
     write_picture(own / "a.png")
     (own.parent / "t.csv").write_text("path,identity\nown/q/a.png,inner\na.png,outer\n")
@@ -91,7 +91,7 @@ def test_the_path_as_it_stands_comes_first(own: Path) -> None:
         read_folder(own, FolderLayout(csv=own.parent / "t.csv"))
 
 
-def test_attributes_are_found_by_the_same_rule(own: Path) -> None:
+def test_attribute_tables_match_paths_alike(own: Path) -> None:
     (own / "attributes.csv").write_text(
         f"path,split,hat\nown\\q\\a.png,train,1\n{own}/q/b.png,train,0\n/other/own/g/a.png,test,1\ng/b.png,test,0\n"
     )
@@ -125,7 +125,7 @@ def test_attributes_are_found_by_the_same_rule(own: Path) -> None:
         (b"path,identity,camera\na.png,ada,1\nb.png,ada, 1\n", ["camera ' 1'"]),
     ],
 )
-def test_tables_say_what_was_found(content: bytes, words: list[str], tmp_path: Path) -> None:
+def test_malformed_tables_are_refused_naming_the_fault(content: bytes, words: list[str], tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         write_picture(tmp_path / "crops" / name)
     (tmp_path / "t.csv").write_bytes(content)
@@ -140,14 +140,14 @@ def test_tables_say_what_was_found(content: bytes, words: list[str], tmp_path: P
         assert not [word for word in words if word not in str(caught.value)], str(caught.value)
 
 
-def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+def test_errors_name_the_line_of_the_file(tmp_path: Path) -> None:
     write_picture(tmp_path / "crops" / "a.png")
     (tmp_path / "t.csv").write_text('path,identity\n\n\na.png,"ada\nlovelace"\ngone.png,bob\n')
     with pytest.raises(DataError, match=r"line 6: "):
         read_folder(tmp_path / "crops", FolderLayout(csv=tmp_path / "t.csv"))
 
 
-def test_a_table_of_some_images(run: Run, own: Path) -> None:  # noqa: F811
+def test_images_missing_from_the_table_are_reported(run: Run, own: Path) -> None:  # noqa: F811
     table = own.parent / "t.csv"
     table.write_text(listed(list(NAMES)))
     for name in ("x.png", "g/y.png"):
@@ -158,7 +158,7 @@ def test_a_table_of_some_images(run: Run, own: Path) -> None:  # noqa: F811
     assert read_any(own, FolderLayout(csv=table)).unlisted == data.unlisted
 
 
-# Names that are no numbers
+# Identity and camera names
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_table_of_some_images(run: Run, own: Path) -> None:  # noqa: F811
      (["-0", "0"], 2),
      (["1", "2", "10"], 3), (["1", str(1 << 70)], 2), (["1" * 5000, "1"], 2)],
 )  # fmt: skip
-def test_texts_are_numbers_only_if_all_are_written_so(names: list[str], count: int, tmp_path: Path) -> None:
+def test_names_are_read_as_numbers_only_if_all_are_plain_numbers(names: list[str], count: int, tmp_path: Path) -> None:
     vectors = np.eye(len(names), 4, dtype=np.float32) + 0.1
     arrays = {"query_vectors": vectors, "query_pids": np.array(names), "query_camids": np.array(["a"] * len(names))}
     arrays |= {"gallery_vectors": vectors, "gallery_pids": np.array(names), "gallery_camids": np.array(names)}
@@ -181,13 +181,13 @@ def test_texts_are_numbers_only_if_all_are_written_so(names: list[str], count: i
 
 
 def test_the_same_table_scores_alike_from_images_and_vectors(tmp_path: Path) -> None:
-    """Identities 1_2, 12, 01, 1: four people, whose vectors are far apart."""
+    """Identities 1_2, 12, 01 and 1 are four people with orthogonal vectors."""
     people, root = ("1_2", "12", "01", "1"), tmp_path / "own"
     rows, names, vectors = [], [], []
-    for place, who in enumerate(people):
+    for place, identity in enumerate(people):
         for camera, split in ((1, "query"), (2, "gallery")):
             path = write_picture(root / f"{place}_{camera}.png")
-            rows.append(f"{path.name},{who},{camera},{split}")
+            rows.append(f"{path.name},{identity},{camera},{split}")
             names.append(str(path))
             vectors.append(np.eye(4)[place])
     (tmp_path / "t.csv").write_text(HEADER + "\n".join(rows) + "\n")
@@ -205,16 +205,16 @@ def test_the_same_table_scores_alike_from_images_and_vectors(tmp_path: Path) -> 
     assert summarize(scores, (1,))["mAP"] == pytest.approx(found["mAP"])
 
 
-def test_a_time_is_no_name() -> None:
+def test_times_with_underscores_are_refused() -> None:
     assert parse_time("10.5", "x") == 10.5
     with pytest.raises(DataError, match="1_000"):
         parse_time("1_000", "x")
 
 
-# Names that mean nobody; odd names
+# Reserved and unexpected names
 
 
-def test_folders_called_nobody_are_mentioned(tmp_path: Path) -> None:
+def test_folders_with_reserved_names_are_reported(tmp_path: Path) -> None:
     for name in (
         "query/0002/x.png",
         "gallery/0002/1/a.png",
@@ -233,7 +233,7 @@ def test_folders_called_nobody_are_mentioned(tmp_path: Path) -> None:
     assert not [p for p in check_dataset(read_any(tmp_path)).problems if p.kind == "reserved name"]
 
 
-def test_the_odd_name_is_named_not_the_right_ones(tmp_path: Path) -> None:
+def test_only_unexpected_names_are_listed(tmp_path: Path) -> None:
     for split in ("query", "gallery"):
         for pid in range(1, 6):
             write_picture(tmp_path / split / f"{pid:04d}_c1s1_000001_00.png")
@@ -245,7 +245,7 @@ def test_the_odd_name_is_named_not_the_right_ones(tmp_path: Path) -> None:
         assert "0001_c1s1" not in str(caught.value)
 
 
-def test_one_file_of_vectors_with_a_table_of_some(tmp_path: Path) -> None:
+def test_vectors_missing_from_the_table_are_left_out_with_a_warning(tmp_path: Path) -> None:
     names = np.array(["own/a.png", "own/b.png", "own/c.png"])
     np.savez(tmp_path / "v.npz", vectors=np.eye(3, dtype=np.float32), names=names)
     (tmp_path / "t.csv").write_text(HEADER + "a.png,ada,1,query\nb.png,ada,2,gallery\n")

@@ -1,4 +1,4 @@
-"""Networks of others: what their cards mean, where they can stand, and what is said of those that do not fit."""
+"""ONNX and OpenVINO networks of other projects: cards, embedding, galleries, evaluation, refused files."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def write_onnx(
     axes: tuple[int, ...] = (2, 3),
     factor: float = 1.0,
 ) -> Path:
-    """Vectors are the averages of the three channels, twice over: 6 numbers that can be worked out by hand."""
+    """A network whose embedding is the mean of the three channels, twice: 6 numbers that are easy to work out."""
     helper, kinds = onnx.helper, onnx.TensorProto
     names = [f"in{i}" for i in range(inputs)]
     nodes = [
@@ -65,7 +65,7 @@ def colour(red: int, green: int, blue: int) -> Image.Image:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """A network with a card: fractions, RGB."""
+    """The channel-mean network, with a card: RGB from 0 to 1."""
     path = write_onnx(tmp_path / "means.onnx")
     write_card(path, scaled(SIZE))
     return path
@@ -81,8 +81,8 @@ def plain(tmp_path: Path) -> Path:
         ({"scale": 1.0, "order": "bgr", "mean": (100.0, 100.0, 100.0), "std": (10.0, 10.0, 10.0)}, [5.3, 0.2, -4.9]),
     ],
 )
-def test_what_the_network_is_given(tmp_path: Path, settings: dict[str, Any], expected: list[float]) -> None:
-    """A picture of one colour, (51, 102, 153)."""
+def test_preprocessing_of_the_card_is_applied(tmp_path: Path, settings: dict[str, Any], expected: list[float]) -> None:
+    """An image of one colour, (51, 102, 153)."""
     path = write_onnx(tmp_path / "means.onnx")
     write_card(path, scaled(SIZE, **settings))
     vector = Embedder(path, normalize=False).embed(colour(51, 102, 153))[0]
@@ -101,7 +101,9 @@ def test_what_the_network_is_given(tmp_path: Path, settings: dict[str, Any], exp
         ((1, 3, *SIZE), (2, 3), "FLOAT16"),
     ],
 )
-def test_layouts_types_and_batches(tmp_path: Path, shape: tuple[Any, ...], axes: tuple[int, ...], kind: str) -> None:
+def test_input_layouts_types_and_batch_sizes(
+    tmp_path: Path, shape: tuple[Any, ...], axes: tuple[int, ...], kind: str
+) -> None:
     path = write_onnx(tmp_path / "means.onnx", shape, kind, axes=axes)
     write_card(path, scaled(SIZE, scale=1.0))
     pictures = [colour(10 * n, 20, 250 - n) for n in range(1, 8)]
@@ -119,7 +121,7 @@ def test_layouts_types_and_batches(tmp_path: Path, shape: tuple[Any, ...], axes:
         ({"kind": "INT64"}, ["int64", "float32"]),
     ],
 )
-def test_networks_that_do_not_fit_are_told_what_was_found(
+def test_unsuitable_networks_are_refused_naming_their_inputs(
     tmp_path: Path, settings: dict[str, Any], words: list[str]
 ) -> None:
     path = write_onnx(tmp_path / "means.onnx", **settings)
@@ -131,13 +133,13 @@ def test_networks_that_do_not_fit_are_told_what_was_found(
 
 
 @pytest.mark.parametrize(("factor", "words"), [(0.0, "zero"), (float("nan"), "not finite")])
-def test_vectors_that_cannot_be_used(tmp_path: Path, factor: float, words: str) -> None:
+def test_networks_with_zero_or_nan_embeddings_are_refused(tmp_path: Path, factor: float, words: str) -> None:
     path = write_onnx(tmp_path / "means.onnx", factor=factor)
     with pytest.raises(WeightsError, match=words):
         write_card(path, scaled(SIZE))
 
 
-def test_the_same_vector_for_every_image_is_no_network(tmp_path: Path) -> None:
+def test_networks_with_constant_embeddings_are_refused(tmp_path: Path) -> None:
     for n in range(3):
         colour(100, 100, 100 + n).save(tmp_path / f"{n}.png")
     with pytest.raises(WeightsError, match="the same embedding"):
@@ -147,20 +149,20 @@ def test_the_same_vector_for_every_image_is_no_network(tmp_path: Path) -> None:
         write_card(tmp_path / "means.onnx", scaled(SIZE), tmp_path / "empty")
 
 
-def test_without_a_card_it_says_what_was_found_and_how_to_write_one(tmp_path: Path) -> None:
+def test_a_missing_card_error_names_the_inputs_and_command(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "means.onnx", (1, 3, *SIZE))
     with pytest.raises(WeightsError) as caught:
         Embedder(path)
     for word in ("in0 float32 (1, 3, 8, 4)", "out0", "osnet card", "--size 8x4", "means.card.json"):
         assert word in str(caught.value)
-    path.write_bytes(b"no network")
+    path.write_bytes(b"not a network")
     with pytest.raises(WeightsError, match="ONNX Runtime"):
         Embedder(path)
     with pytest.raises(WeightsError, match=r"gone\.onnx"):
         Embedder(tmp_path / "gone.onnx")
 
 
-def test_the_digest_is_of_the_file_and_the_card(plain: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_on_file_and_card(plain: Path, tmp_path: Path) -> None:
     embedder = Embedder(plain)
     assert embedder.network.card is not None
     assert embedder.network.card.sha256 == sha256_file(plain)
@@ -191,7 +193,7 @@ def test_the_digest_is_of_the_file_and_the_card(plain: Path, tmp_path: Path) -> 
         ({"licence": ["MIT"]}, "cannot be read"),
     ],
 )
-def test_damaged_cards(plain: Path, change: dict[str, Any], words: str) -> None:
+def test_damaged_cards_are_refused(plain: Path, change: dict[str, Any], words: str) -> None:
     content = json.loads(card_path(plain).read_text(encoding="utf-8"))
     card_path(plain).write_text(json.dumps(content | change), encoding="utf-8")
     with pytest.raises(WeightsError, match=words):
@@ -208,7 +210,7 @@ def test_other_devices_and_backends_are_refused(plain: Path) -> None:
         Embedder(plain).network.feature_map(torch.zeros(1, 3, *SIZE))
 
 
-def test_galleries_carry_a_copy(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_galleries_store_a_copy_of_the_network(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [write_picture(tmp_path / "crops" / f"{n}.png", n) for n in range(4)]
     folder = tmp_path / "gallery"
     main(["index", str(tmp_path / "crops"), "--out", str(folder), "--weights", str(plain)])
@@ -230,7 +232,7 @@ def test_galleries_carry_a_copy(plain: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_evaluation_and_calibration(plain: Path, market: Path) -> None:
-    """Scores of the file's vectors are those of the same vectors worked out here."""
+    """The network's vectors match channel means computed here."""
     result = evaluate(str(plain), market)
     assert result.weights["name"] == "means"
     assert result.weights["file_sha256"] == sha256_file(plain)
@@ -245,10 +247,10 @@ def test_evaluation_and_calibration(plain: Path, market: Path) -> None:
     network = load_third_party(plain)
     torch.testing.assert_close(network(normalize(to_fractions(pixels), scaled(SIZE))), expected)
     with pytest.raises(ValueError, match=r"fpr|30"):
-        calibrate(str(plain), market, fpr=0.5)  # the set is too small, and that is all that is wrong
+        calibrate(str(plain), market, fpr=0.5)  # only because the data set is too small
 
 
-def test_our_own_exports_need_no_card(tiny_weights: Path, tmp_path: Path) -> None:
+def test_exported_files_need_no_card(tiny_weights: Path, tmp_path: Path) -> None:
     files = export(read_checkpoint(tiny_weights), tmp_path / "exported")
     pictures = [make_picture(n) for n in range(3)]
     expected = Embedder(tiny_weights, backend="torch").embed(pictures)
@@ -257,7 +259,7 @@ def test_our_own_exports_need_no_card(tiny_weights: Path, tmp_path: Path) -> Non
     assert {file.input for file in files} == {"uint8", "float"}
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_card_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_onnx(tmp_path / "means.onnx")
     for n in range(5):
         write_picture(tmp_path / "crops" / f"{n}.png", n)
@@ -278,8 +280,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "256x128" in capsys.readouterr().err
 
 
-def test_openvinos_files_with_a_card_are_used_as_they_are(tmp_path: Path) -> None:
-    """Intel's own, so that both ways can be compared: as a file of others, and read into our network."""
+def test_openvino_files_with_a_card_run_in_openvino(tmp_path: Path) -> None:
+    """Intel's file, run by OpenVINO and converted to our network, gives the same vectors."""
     pytest.importorskip("openvino")
     for suffix in (".xml", ".bin"):
         name = f"person-reidentification-retail-0288{suffix}"
@@ -292,7 +294,7 @@ def test_openvinos_files_with_a_card_are_used_as_they_are(tmp_path: Path) -> Non
     np.testing.assert_allclose(theirs.embed(pictures), ours.embed(pictures), atol=1e-4)
 
 
-def test_what_only_our_networks_can_do_is_refused(plain: Path, tmp_path: Path) -> None:
+def test_saving_and_converting_are_refused(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"means\.onnx"):
         load_third_party(plain).save_pretrained(tmp_path / "hub")
     assert not (tmp_path / "hub" / "card.json").exists()

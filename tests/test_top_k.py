@@ -1,4 +1,4 @@
-"""Top-k accuracy: by hand, and against the slow loop."""
+"""Top-k accuracy: a case worked by hand, and a slow loop."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ import torch
 from osnet.metrics.top_k import accuracy_by_class, label_ranks, top_k_accuracy
 
 
-def test_top_k_is_the_slow_loop() -> None:
-    """Sorted by hand, image by image, with ties."""
+def test_top_k_against_a_slow_loop() -> None:
+    """The loop sorts each image's scores; ties are in class order."""
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 6, (300, 9)) / 5
     labels = rng.integers(0, 9, 300)
@@ -45,6 +45,6 @@ def test_top_k_by_hand() -> None:
         (np.empty((0, 5)), np.empty(0, int), "no images"),
     ],
 )
-def test_top_k_refuses(scores, labels, words: str) -> None:
+def test_invalid_scores_and_labels_are_refused(scores, labels, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         top_k_accuracy(scores, labels)

@@ -1,4 +1,4 @@
-"""Training: equal to an unbroken run however often it is killed; what it learns, chooses and refuses."""
+"""Training runs: resuming bit for bit after interruptions, kills and errors; learning, validation, refused inputs."""
 
 import json
 import os
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE_KINDS = {
     "cross-entropy": REID,
-    "triplet, frozen, average, SGD": replace(
+    "triplet, frozen, EMA, SGD": replace(
         REID, optimizer="sgd", lr=0.02, sampler="identity", images_per_label=2, loss=ReidLoss(triplet=1.0, bnneck=True),
         frozen_epochs=1, ema=0.9, warmup_epochs=1, schedule="cosine",
     ),
@@ -37,11 +37,11 @@ RECIPE_KINDS = {
 
 
 @pytest.mark.parametrize("kind", RECIPE_KINDS)
-def test_stopped_after_any_batch_it_ends_bit_for_bit_the_same(kind: str, people: Path, tmp_path: Path) -> None:
+def test_interrupted_runs_end_bit_for_bit_the_same(kind: str, people: Path, tmp_path: Path) -> None:
     recipe, data = RECIPE_KINDS[kind], read_any(people)
     Trainer(recipe, data, tmp_path / "whole", INLINE).run()
     for _ in range(40):
-        trainer = Trainer(recipe, data, tmp_path / "broken", INLINE)
+        trainer = Trainer(recipe, data, tmp_path / "resumed", INLINE)
         if trainer.progress.epoch == recipe.epochs:
             break
         stop_at = trainer.progress.step + 1 + trainer.progress.step % 3
@@ -50,7 +50,7 @@ def test_stopped_after_any_batch_it_ends_bit_for_bit_the_same(kind: str, people:
         def counting(*args, trainer=trainer, stop_at=stop_at, step=step) -> None:
             step(*args)
             if trainer.progress.step + 1 == stop_at:
-                # Ctrl-C, or a cluster that wants its machine back, in the middle of a step
+                # Ctrl-C, or a cluster that ends the job, in the middle of a step
                 os.kill(os.getpid(), signal.SIGTERM if stop_at % 2 else signal.SIGINT)
 
         trainer._step = counting
@@ -58,12 +58,12 @@ def test_stopped_after_any_batch_it_ends_bit_for_bit_the_same(kind: str, people:
             trainer.run()
         except KeyboardInterrupt:
             continue
-    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "resumed")
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(people: Path, tmp_path: Path) -> None:
-    """SIGKILL at calls of no meaning: in a batch, in a save, in an export. Counted, so that no clock decides."""
+def test_killed_runs_end_bit_for_bit_the_same(people: Path, tmp_path: Path) -> None:
+    """SIGKILL at arbitrary function calls: in a batch, a save, an export. Counting calls makes it reproducible."""
     code = f"""
 import os, signal, sys
 import torch
@@ -92,18 +92,18 @@ trainer.run()
 
     assert run("whole", 0) == 0
     kills = 0
-    while (code_of_end := run("broken", 4_000 + 151_003 * kills)) == -signal.SIGKILL:
+    while (exit_code := run("resumed", 4_000 + 151_003 * kills)) == -signal.SIGKILL:
         kills += 1
-    assert code_of_end == 0
+    assert exit_code == 0
     assert kills >= 3
-    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
-    assert load_weights(tmp_path / "broken" / "weights").card.num_classes == 8
+    assert_equal_runs(tmp_path / "whole", tmp_path / "resumed")
+    assert load_weights(tmp_path / "resumed" / "weights").card.num_classes == 8
 
 
 def fail_reading(trainer: Trainer, error: Exception) -> None:
     load = trainer.epochs.load
 
-    def load_some(*args):
+    def load_failing(*args):
         batches, left = load(*args)
 
         def broken():
@@ -114,11 +114,11 @@ def fail_reading(trainer: Trainer, error: Exception) -> None:
 
         return broken(), left
 
-    trainer.epochs.load = load_some
+    trainer.epochs.load = load_failing
 
 
 def fail_backward(trainer: Trainer, error: Exception) -> None:
-    """After the forward pass, which has moved BatchNorm's statistics."""
+    """Fails after the forward pass, which has updated BatchNorm's statistics."""
     backward = trainer.accelerator.backward
 
     def broken(loss):
@@ -151,8 +151,8 @@ def fail_logging(trainer: Trainer, error: Exception) -> None:
     trainer.log.add = broken
 
 
-def test_any_error_leaves_the_last_whole_batch(people: Path, tmp_path: Path) -> None:
-    """Nothing that was trained is lost, nothing half trained is kept: the run ends as if nothing had been."""
+def test_errors_save_the_last_complete_step(people: Path, tmp_path: Path) -> None:
+    """No complete step is lost and no partial step is saved, so the resumed run equals one without errors."""
     recipe, data = replace(REID, epochs=2, milestones=(), validation=0.4, evaluate_every=1), read_any(people)
     Trainer(recipe, data, tmp_path / "whole", INLINE).run()
     for fail, error, step in (
@@ -162,24 +162,24 @@ def test_any_error_leaves_the_last_whole_batch(people: Path, tmp_path: Path) -> 
         (fail_reading, RuntimeError("a worker was killed"), 5),
         (fail_logging, OSError(28, "no space left"), 6),
     ):
-        trainer = Trainer(recipe, data, tmp_path / "broken", INLINE)
+        trainer = Trainer(recipe, data, tmp_path / "resumed", INLINE)
         fail(trainer, error)
         with pytest.raises(type(error)) as caught:
             trainer.run()
         assert caught.value is error
-        assert torch.load(tmp_path / "broken" / "state.pt", weights_only=True)["progress"]["step"] == step
-    Trainer(recipe, data, tmp_path / "broken", INLINE).run()
-    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
-    best = [json.loads((tmp_path / name / "best" / "card.json").read_text())["sha256"] for name in ("whole", "broken")]
+        assert torch.load(tmp_path / "resumed" / "state.pt", weights_only=True)["progress"]["step"] == step
+    Trainer(recipe, data, tmp_path / "resumed", INLINE).run()
+    assert_equal_runs(tmp_path / "whole", tmp_path / "resumed")
+    best = [json.loads((tmp_path / name / "best" / "card.json").read_text())["sha256"] for name in ("whole", "resumed")]
     assert best[0] == best[1]
 
 
-def test_an_error_within_the_update_keeps_the_state_before(people: Path, tmp_path: Path) -> None:
-    """Some weights have moved and others have not: that is no state to go on from."""
+def test_an_error_within_an_update_keeps_the_last_saved_state(people: Path, tmp_path: Path) -> None:
+    """Only some weights were updated, so that state must not be saved."""
     data = read_any(people)
     trainer = Trainer(replace(REID, epochs=1, milestones=()), data, tmp_path / "run", INLINE)
     trainer.save()
-    kept = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["task"]
+    saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["task"]
     update = trainer.average.update
 
     def broken(task: nn.Module) -> None:
@@ -192,10 +192,10 @@ def test_an_error_within_the_update_keeps_the_state_before(people: Path, tmp_pat
         trainer.run()
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert state["progress"]["step"] == 0
-    assert all(torch.equal(value, kept[name]) for name, value in state["task"].items())
+    assert all(torch.equal(value, saved[name]) for name, value in state["task"].items())
 
 
-def test_the_rate_is_torchs() -> None:
+def test_learning_rates_match_torchs_schedulers() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     for recipe, make in (
         (
@@ -217,7 +217,7 @@ def test_the_rate_is_torchs() -> None:
     )
 
 
-def test_the_first_epochs_change_the_classifier_alone(people: Path, tmp_path: Path) -> None:
+def test_frozen_epochs_train_only_the_classifier(people: Path, tmp_path: Path) -> None:
     recipe = replace(REID, epochs=1, frozen_epochs=1)
     torch.manual_seed(recipe.seed)
     start = create_model("osnet_x0_25").state_dict()
@@ -229,7 +229,7 @@ def test_the_first_epochs_change_the_classifier_alone(people: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_it_learns(people: Path, tmp_path: Path) -> None:
+def test_training_reduces_the_loss(people: Path, tmp_path: Path) -> None:
     settings = {"size_hw": (64, 32), "epochs": 25, "milestones": (), "augmentation": Augmentation()}
     recipe = replace(REID, **settings, loss=ReidLoss(smoothing=0))
     Trainer(recipe, read_any(people), tmp_path / "run", INLINE).run()
@@ -269,30 +269,30 @@ def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -
     assert (tmp_path / "run" / "state.pt").exists()
 
 
-def test_an_image_that_breaks_in_mid_run_loses_nothing(people: Path, tmp_path: Path) -> None:
+def test_an_image_that_breaks_during_a_run_loses_nothing(people: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(people, tmp_path / "people")
     data = read_any(tmp_path / "people")
-    victim = data.train.crops[17].path
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[: len(whole) // 2])  # the header is whole, so it shows only in mid-run
-    with pytest.raises(ImageError, match=victim.name):
+    damaged = data.train.crops[17].path
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])  # with a valid header, so that only decoding fails
+    with pytest.raises(ImageError, match=damaged.name):
         Trainer(REID, data, tmp_path / "run", INLINE).run()
-    victim.write_bytes(b"broken")
-    with pytest.raises(DataError, match=f"1 .*{victim.name}: not an image"):
+    damaged.write_bytes(b"broken")
+    with pytest.raises(DataError, match=f"1 .*{damaged.name}: not an image"):
         Trainer(REID, data, tmp_path / "run", INLINE)
-    victim.unlink()
-    with pytest.raises(DataError, match=f"{victim.name}: no such file"):
+    damaged.unlink()
+    with pytest.raises(DataError, match=f"{damaged.name}: no such file"):
         Trainer(REID, data, tmp_path / "run", INLINE)
-    victim.write_bytes(whole)
+    damaged.write_bytes(content)
     Trainer(REID, data, tmp_path / "run", INLINE).run()
-    Trainer(REID, data, tmp_path / "unbroken", INLINE).run()
-    assert_equal_runs(tmp_path / "run", tmp_path / "unbroken")
+    Trainer(REID, data, tmp_path / "undamaged", INLINE).run()
+    assert_equal_runs(tmp_path / "run", tmp_path / "undamaged")
 
 
-def test_stopped_while_the_last_epoch_is_scored(people: Path, tmp_path: Path) -> None:
-    """The run is whole then, but whoever asked must hear of it, or a list of runs would go on."""
+def test_a_signal_during_the_last_validation_is_reported(people: Path, tmp_path: Path) -> None:
+    """The run is complete then, but it must raise KeyboardInterrupt, so that a script of several runs stops."""
     trainer = Trainer(replace(REID, epochs=1), read_any(people), tmp_path / "run", INLINE)
     publish = trainer._publish
 
@@ -309,14 +309,14 @@ def test_stopped_while_the_last_epoch_is_scored(people: Path, tmp_path: Path) ->
     assert again.run() == tmp_path / "run" / "weights"
 
 
-def test_workers_change_nothing(people: Path, tmp_path: Path) -> None:
+def test_runs_do_not_depend_on_workers(people: Path, tmp_path: Path) -> None:
     recipe = replace(REID, epochs=1)
     for name, workers in (("a", 0), ("b", 2)):
         Trainer(recipe, read_any(people), tmp_path / name, RunOptions(workers=workers, cpu=True)).run()
     assert_equal_runs(tmp_path / "a", tmp_path / "b")
 
 
-def test_what_cannot_be_trained_is_said_first(people: Path, tmp_path: Path) -> None:
+def test_invalid_data_and_folders_are_refused(people: Path, tmp_path: Path) -> None:
     data = read_any(people)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("precious")
@@ -348,12 +348,12 @@ def test_what_cannot_be_trained_is_said_first(people: Path, tmp_path: Path) -> N
         ({"validation": 0.9}, "validation"),
     ],
 )
-def test_recipes_that_cannot_be(change: dict, words: str) -> None:
+def test_invalid_recipes_are_refused(change: dict, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         replace(REID, **change)
 
 
-def test_published_recipes() -> None:
+def test_recipes_are_documented_and_have_published_values() -> None:
     assert len(RECIPES) >= 12
     for name, make in RECIPES.items():
         recipe = make()
@@ -371,7 +371,7 @@ def test_published_recipes() -> None:
 
 @pytest.mark.slow
 def test_fine_tuning_real_weights_on_real_crops(people_mini: Path, msmt17_pth: Path, tmp_path: Path) -> None:
-    """As the paper fine-tunes, at a low rate; stopped in the middle of an epoch and resumed."""
+    """Fine-tuning as in the paper, at a low rate; stopped within an epoch and resumed."""
     from osnet import evaluate
 
     data = read_any(people_mini)
@@ -387,14 +387,14 @@ def test_fine_tuning_real_weights_on_real_crops(people_mini: Path, msmt17_pth: P
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch
 
-    trainer = Trainer(recipe, data, tmp_path / "broken", INLINE)
+    trainer = Trainer(recipe, data, tmp_path / "resumed", INLINE)
     with pytest.raises(KeyboardInterrupt):
         trainer.run(stop)
     assert (trainer.progress.epoch, trainer.progress.batch) == (2, 4)
-    Trainer(recipe, data, tmp_path / "broken", INLINE).run()
-    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
-    rows = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").open()]
+    Trainer(recipe, data, tmp_path / "resumed", INLINE).run()
+    assert_equal_runs(tmp_path / "whole", tmp_path / "resumed")
+    rows = [json.loads(line) for line in (tmp_path / "resumed" / "metrics.jsonl").open()]
     assert rows[-1]["loss"] < rows[0]["loss"] - 1
-    scores = evaluate(tmp_path / "broken" / "weights", people_mini).scores
+    scores = evaluate(tmp_path / "resumed" / "weights", people_mini).scores
     assert scores["mAP"] is not None
-    assert scores["mAP"] > 0.97, "the data set's ceiling: fine-tuning must not spoil what the weights know"
+    assert scores["mAP"] > 0.97, "fine-tuning must not reduce the score on this easy data set"

@@ -1,4 +1,4 @@
-"""A run goes on with the data that it began with, wherever they lie, or not at all; one image is no batch."""
+"""Runs resume only with their training data, wherever it is stored; batches of one image are refused."""
 
 import json
 import shutil
@@ -36,8 +36,8 @@ def write_people(root: Path, names: tuple[str, ...] = PEOPLE) -> Path:
     return root
 
 
-def begin(data: Path, out: Path) -> None:
-    """A run that has a state and no step yet."""
+def start_run(data: Path, out: Path) -> None:
+    """Write the state of a run before its first step."""
     Trainer(QUICK, read_any(data), out, INLINE).save()
 
 
@@ -45,7 +45,7 @@ def rename(root: Path) -> None:
     (root / "bob").rename(root / "dan")
 
 
-def move_a_picture(root: Path) -> None:
+def move_one(root: Path) -> None:
     (root / "ada" / "0.png").rename(root / "bob" / "9.png")
 
 
@@ -53,67 +53,67 @@ def add_one(root: Path) -> None:
     write_picture(root / "cyd" / "extra.png", 99, (16, 32))
 
 
-def take_one_away(root: Path) -> None:
+def remove_one(root: Path) -> None:
     (root / "cyd" / "2.png").unlink()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (rename, ("3 new (dan/0.png, dan/1.png, dan/2.png)", "3 missing (bob/0.png, bob/1.png, bob/2.png)")),
-        (move_a_picture, ("1 new (bob/9.png)", "1 missing (ada/0.png)")),
+        (move_one, ("1 new (bob/9.png)", "1 missing (ada/0.png)")),
         (add_one, ("1 new (cyd/extra.png)",)),
-        (take_one_away, ("1 missing (cyd/2.png)",)),
+        (remove_one, ("1 missing (cyd/2.png)",)),
     ],
 )
-def test_other_people_are_refused_and_named(
-    change: Callable[[Path], None], told: tuple[str, ...], tmp_path: Path
+def test_changed_training_images_are_refused_and_named(
+    change: Callable[[Path], None], expected: tuple[str, ...], tmp_path: Path
 ) -> None:
     data = write_people(tmp_path / "data")
-    begin(data, tmp_path / "run")
+    start_run(data, tmp_path / "run")
     change(data)
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     with pytest.raises(DataError) as caught:
         Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)
     assert str(tmp_path / "run") in str(caught.value)
-    for words in told:
+    for words in expected:
         assert words in str(caught.value)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == kept
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
 
-def test_the_same_data_elsewhere_are_the_same(tmp_path: Path) -> None:
-    begin(write_people(tmp_path / "data"), tmp_path / "run")
+def test_runs_resume_with_a_copy_of_their_data(tmp_path: Path) -> None:
+    start_run(write_people(tmp_path / "data"), tmp_path / "run")
     shutil.copytree(tmp_path / "data", tmp_path / "another" / "disk")
     shutil.rmtree(tmp_path / "data")
     Trainer(QUICK, read_any(tmp_path / "another" / "disk"), tmp_path / "run", INLINE).run()
     assert Trainer(QUICK, read_any(tmp_path / "another" / "disk"), tmp_path / "run", INLINE).progress.epoch == 1
 
 
-def test_a_finished_run_with_other_data_does_not_say_that_it_trained(tmp_path: Path) -> None:
+def test_a_finished_run_refuses_other_data(tmp_path: Path) -> None:
     Trainer(QUICK, read_any(write_people(tmp_path / "data")), tmp_path / "run", INLINE).run()
     write_people(tmp_path / "other", ("eve", "fay", "gus"))
     with pytest.raises(DataError, match=r"9 new \(eve/0\.png, eve/1\.png, eve/2\.png, \.\.\.\)"):
         Trainer(QUICK, read_any(tmp_path / "other"), tmp_path / "run", INLINE)
 
 
-def test_other_pictures_of_the_same_names(tmp_path: Path) -> None:
-    """Generated people of two seeds have the same names. A few that were mended are the same data."""
+def test_other_images_with_equal_names_are_refused(tmp_path: Path) -> None:
+    """Generated people of two seeds have equal file names. A few replaced images cause only a warning."""
     settings = GeneratedSettings(identities=8, cameras=2, images=2, seed=1)
     data = generate_dataset(tmp_path / "a", settings)
     other = generate_dataset(tmp_path / "b", replace(settings, seed=2))
-    begin(data, tmp_path / "run")
+    start_run(data, tmp_path / "run")
     names = [[(c.path.name, c.pid) for c in read_any(folder).train.crops] for folder in (data, other)]
     assert names[0] == names[1]
     with pytest.raises(DataError, match=r"of 16 files .*0001_c1s1"):
         Trainer(QUICK, read_any(other), tmp_path / "run", INLINE)
-    mended = read_any(data).train.crops[3].path
-    shutil.copy(next(other.rglob(mended.name)), mended)
-    with pytest.warns(UserWarning, match=f"1 training images .*{mended.name}"):
+    replaced = read_any(data).train.crops[3].path
+    shutil.copy(next(other.rglob(replaced.name)), replaced)
+    with pytest.warns(UserWarning, match=f"1 training images .*{replaced.name}"):
         Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)
 
 
-def test_other_labels_for_the_same_files(tmp_path: Path) -> None:
-    """Files keep their names, a table says otherwise who is on them."""
+def test_other_labels_of_the_same_files_are_refused(tmp_path: Path) -> None:
+    """The files are equal, but the identities differ."""
     data = read_any(write_people(tmp_path / "data"))
     Trainer(QUICK, data, tmp_path / "run", INLINE).run()
 
@@ -131,12 +131,12 @@ def test_other_labels_for_the_same_files(tmp_path: Path) -> None:
         Trainer(QUICK, other, tmp_path / "run", INLINE)
     again = Trainer(QUICK, data, tmp_path / "run", INLINE)
     assert again.progress.epoch == 1
-    again.save()  # the list is written anew
+    again.save()  # the list is written again
     with pytest.raises(DataError, match=r"1 with another label \(ada/0\.png\)"):
         Trainer(QUICK, other, tmp_path / "run", INLINE)
 
 
-def test_what_is_held_out_counts_too(people: Path, tmp_path: Path) -> None:
+def test_held_out_images_are_compared_too(people: Path, tmp_path: Path) -> None:
     recipe, data = replace(REID, validation=0.4), read_any(people)
     trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
     trainer.save()
@@ -146,7 +146,7 @@ def test_what_is_held_out_counts_too(people: Path, tmp_path: Path) -> None:
         Trainer(recipe, replace(data, train=replace(data.train, crops=left)), tmp_path / "run", INLINE)
 
 
-def test_joined_data_sets(tmp_path: Path) -> None:
+def test_joined_data_sets_are_compared(tmp_path: Path) -> None:
     a, b = write_people(tmp_path / "a"), write_people(tmp_path / "b")
     joined = join_training([read_any(a), read_any(b)])
     trainer = Trainer(QUICK, joined, tmp_path / "run", INLINE)
@@ -158,7 +158,7 @@ def test_joined_data_sets(tmp_path: Path) -> None:
         Trainer(QUICK, join_training([read_any(a), read_any(b)]), tmp_path / "run", INLINE)
 
 
-def test_attributes(tmp_path: Path) -> None:
+def test_attribute_labels_are_compared(tmp_path: Path) -> None:
     crops = tuple(Crop(write_picture(tmp_path / "data" / f"{n}.png", n, (16, 32)), -1, 0) for n in range(8))
     labels = np.array([[n % 2, n // 4] for n in range(8)], dtype=np.float32)
     nothing = AttributeSplit("val", (), np.empty((0, 2), np.float32))
@@ -177,22 +177,22 @@ def test_attributes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_photographs(in_memory: bool, tmp_path: Path) -> None:
+def test_photographs_are_compared(in_memory: bool, tmp_path: Path) -> None:
     recipe = replace(CLASSES, in_memory=in_memory)
     data = recipe.read([write_colours(tmp_path / "data", 4, 1)])
     trainer = Trainer(recipe, data, tmp_path / "run", INLINE)
     trainer.save()
     if in_memory:
         write_picture(tmp_path / "data" / "red" / "0.png", 3, (8, 8))
-        told = r"1 with another label \(image 8\)"
+        expected = r"1 with another label \(image 8\)"
     else:
         (tmp_path / "data" / "red" / "0.png").rename(tmp_path / "data" / "blue" / "x.png")
-        told = r"1 new \(blue/x\.png\), 1 missing \(red/0\.png\)"
-    with pytest.raises(DataError, match=told):
+        expected = r"1 new \(blue/x\.png\), 1 missing \(red/0\.png\)"
+    with pytest.raises(DataError, match=expected):
         Trainer(recipe, recipe.read([tmp_path / "data"]), tmp_path / "run", INLINE)
 
 
-def test_packed_photographs(tmp_path: Path) -> None:
+def test_packed_photographs_are_compared(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     recipe = replace(CLASSES, in_memory=False, packed_readers=0)
     for name, seed in (("a", 1), ("b", 2)):
@@ -204,29 +204,29 @@ def test_packed_photographs(tmp_path: Path) -> None:
         Trainer(recipe, recipe.read([tmp_path / "packed-b"]), tmp_path / "run", INLINE)
 
 
-def test_a_run_of_an_earlier_version_says_that_it_cannot_be_checked(tmp_path: Path) -> None:
+def test_a_run_without_a_data_list_resumes_with_a_warning(tmp_path: Path) -> None:
     data = write_people(tmp_path / "data")
-    begin(data, tmp_path / "run")
+    start_run(data, tmp_path / "run")
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     del state["data_sha256"]
     torch.save(state, tmp_path / "run" / "state.pt")
     (tmp_path / "run" / "data.jsonl").unlink()
     with pytest.warns(UserWarning, match="stored no list"):
         Trainer(QUICK, read_any(data), tmp_path / "run", INLINE).run()
-    Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)  # from now on there is one
+    Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)  # now the list exists
     rename(data)
     with pytest.raises(DataError, match="other training data"):
         Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)
 
 
-def test_names_below_a_common_folder(tmp_path: Path) -> None:
+def test_names_below(tmp_path: Path) -> None:
     assert names_below([tmp_path / "a" / "1.png", tmp_path / "b" / "c" / "1.png"]) == ["a/1.png", "b/c/1.png"]
     assert names_below([tmp_path / "a" / "1.png"]) == ["1.png"]
     assert names_below([Path("x/1.png"), Path("x/y/2.png")]) == ["1.png", "y/2.png"]
     assert names_below([]) == []
 
 
-def test_one_image_at_a_time_is_refused_before_there_is_a_folder(people: Path, tmp_path: Path) -> None:
+def test_batches_of_one_image_are_refused_before_writing(people: Path, tmp_path: Path) -> None:
     for recipe in (REID, CLASSES, ATTRIBUTES):
         with pytest.raises(ModelError, match="batch_size 1"):
             replace(recipe, batch_size=1)
@@ -239,19 +239,19 @@ def test_one_image_at_a_time_is_refused_before_there_is_a_folder(people: Path, t
     assert not (tmp_path / "run").exists()
 
 
-def test_no_folder_is_left_by_what_is_refused(people: Path, tmp_path: Path) -> None:
+def test_refused_runs_leave_no_folder(people: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="fewer than one batch"):
         Trainer(replace(REID, batch_size=64), read_any(people), tmp_path / "a" / "b", INLINE)
     assert not (tmp_path / "a").exists()
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("a file")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OutputError, match="file"):
             Trainer(REID, read_any(people), out, INLINE)
 
 
 @pytest.mark.parametrize("images", [9, 10, 11, 13])
-def test_no_batch_is_smaller_than_the_others(images: int) -> None:
-    """A last batch of one image would meet BatchNorm in the same way."""
+def test_all_batches_have_the_same_size(images: int) -> None:
+    """A last batch of one image would make BatchNorm fail."""
     from osnet.data.samplers import GroupedBatches, RandomBatches
 
     labels = [n % 3 for n in range(images)]

@@ -1,4 +1,4 @@
-"""Every network of Table A trains for re-identification and for attributes, by the same recipes as OSNet."""
+"""Every network of Table A can be trained for re-identification and for attributes with OSNet's recipes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,23 +22,25 @@ NETWORKS = [row.model for row in TABLE_A]
 
 @pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize("task", ["people", "attributes"])
-def test_a_step_and_a_checkpoint(task: str, model: str, described_people: Path, tmp_path: Path) -> None:
+def test_a_step_updates_every_parameter_and_is_saved(
+    task: str, model: str, people_with_attributes: Path, tmp_path: Path
+) -> None:
     settings = {"model": model, "size_hw": (64, 32), "batch_size": 4, "epochs": 1}
     if task == "people":
         trainer = Trainer(
-            replace(REID, **settings, milestones=()), read_any(described_people), tmp_path / "run", INLINE
+            replace(REID, **settings, milestones=()), read_any(people_with_attributes), tmp_path / "run", INLINE
         )
     else:
-        trainer = Trainer(replace(ATTRIBUTES, **settings), read_generated_attributes(described_people),
+        trainer = Trainer(replace(ATTRIBUTES, **settings), read_generated_attributes(people_with_attributes),
                           tmp_path / "run", INLINE)  # fmt: skip
     before = {name: p.detach().clone() for name, p in trainer.task.named_parameters()}
     batches, _ = trainer.epochs.load(0, 0, 0)
     trainer._set_rate(0.1)
     trainer._step(next(iter(batches)), False)
-    unmoved = [name for name, p in trainer.task.named_parameters() if torch.equal(p, before[name])]
-    assert unmoved == []
+    unchanged = [name for name, p in trainer.task.named_parameters() if torch.equal(p, before[name])]
+    assert unchanged == []
     trainer.plan.save(trainer.task.eval(), tmp_path / "run" / "weights")
     predictor = (Embedder if task == "people" else AttributePredictor)(tmp_path / "run" / "weights", backend="torch")
-    seen = predictor.embed_named(described_people / "query")
+    seen = predictor.embed_named(people_with_attributes / "query")
     assert seen.vectors.shape[1] == VARIANTS[model].config.embedding_size
     assert (seen.probabilities is None) == (task == "people")

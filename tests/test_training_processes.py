@@ -1,6 +1,6 @@
-"""Training on two processes: the gradients of one, no image shared; they stop, fail and wait together.
+"""Training with two processes: gradients as with one, no shared images, stopping and failing together.
 
-Batches and samples are functions of their keys.
+Also: samples depend only on their keys, and batches with images of every data set.
 """
 
 import json
@@ -32,9 +32,9 @@ from small_runs import (
     NEVER,
     REID,
     assert_same_gradients,
-    become_one_of_two,
     free_port,
-    keep_gradients,
+    join_as_rank,
+    save_gradients,
     spawn,
     spawn_two,
     state_of,
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def gradients(loss: ReidLoss, images: torch.Tensor, labels: torch.Tensor, halves: int) -> dict[str, torch.Tensor]:
-    """One process: mean of the losses of each half, BatchNorm frozen."""
+    """Gradients in one process: mean of the losses of each half, with frozen BatchNorm."""
     torch.manual_seed(0)
     task = ReidTask(create_model("osnet_x0_25"), 4, loss).eval()
     parts = zip(images.chunk(halves), labels.chunk(halves), strict=True)
@@ -55,35 +55,37 @@ def gradients(loss: ReidLoss, images: torch.Tensor, labels: torch.Tensor, halves
 
 
 def one_of_two(rank: int, folder: str, triplet: bool) -> None:
-    """What each process does: its own half of the batch, then the averaging of torch's DDP under gloo."""
+    """Each process takes half of the batch; DDP averages the gradients (gloo)."""
     import accelerate
 
-    become_one_of_two(rank, folder)
+    join_as_rank(rank, folder)
     accelerator = accelerate.Accelerator(cpu=True)
     batch = torch.load(Path(folder) / "batch.pt", weights_only=True)
     torch.manual_seed(0)
     task = ReidTask(create_model("osnet_x0_25"), 4, ReidLoss(triplet=float(triplet))).eval()
     task = accelerator.prepare(task).eval()
-    mine = slice(rank * 4, rank * 4 + 4)
-    accelerator.backward(task({"image": batch["images"][mine], "label": batch["labels"][mine]})["loss"])
-    keep_gradients(rank, folder, task)
+    half = slice(rank * 4, rank * 4 + 4)
+    accelerator.backward(task({"image": batch["images"][half], "label": batch["labels"][half]})["loss"])
+    save_gradients(rank, folder, task)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("triplet", [False, True])
 def test_two_processes_give_the_gradients_of_one(triplet: bool, tmp_path: Path) -> None:
-    """P x K = 4 people x 2 images; each process has two whole people. The triplet's reference mines in each half."""
+    """4 people x 2 images, two people per process. The triplet loss mines within each half."""
     torch.manual_seed(3)
     images, labels = torch.rand(8, 3, 32, 16), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     torch.save({"images": images, "labels": labels}, tmp_path / "batch.pt")
     got = spawn_two(one_of_two, tmp_path, triplet)
     expected = gradients(ReidLoss(triplet=float(triplet)), images, labels, 2 if triplet else 1)
-    assert_same_gradients(got, expected, within=1e-4 if triplet else 1e-5)  # distances are roots of small differences
+    assert_same_gradients(
+        got, expected, within=1e-4 if triplet else 1e-5
+    )  # square roots of small differences are less exact
 
 
 @pytest.mark.slow
-def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
-    """Two processes, as on two GPUs or two nodes: one folder, one voice, and a run that one process can go on with."""
+def test_train_command_under_torchrun(people: Path, tmp_path: Path) -> None:
+    """Two processes, as on two GPUs or nodes, write one folder and one output, and the run resumes."""
     args = ["train", "market1501-osnet-x0-25-scratch", "--data", str(people), "--out", str(tmp_path / "run"), "--cpu"]
     args += ["--batch-size", "8", "--size-hw", "32", "16", "--epochs"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "osnet.cli"]
@@ -98,35 +100,35 @@ def test_the_command_under_torchrun(people: Path, tmp_path: Path) -> None:
     assert "resuming at epoch 3, batch 1" in again.stdout
 
 
-def make_one_of_two(rank: int, folder: str, recipe: ReidRecipe = REID) -> Trainer:
-    """A trainer in this process; both take the same run's folder."""
-    become_one_of_two(rank, folder)
+def make_trainer(rank: int, folder: str, recipe: ReidRecipe = REID) -> Trainer:
+    """A trainer in this process; both processes use the same run folder."""
+    join_as_rank(rank, folder)
     return Trainer(recipe, read_any(Path(folder) / "people"), Path(folder) / "run", INLINE)
 
 
-def tell(rank: int, folder: str, trainer: Trainer) -> None:
-    """Run to the end, or to what stops it, and write down which that was."""
+def run_and_record(rank: int, folder: str, trainer: Trainer) -> None:
+    """Run until the end or an error, and write the outcome to a file."""
     try:
         trainer.run()
         what = "done"
     except BaseException as error:
         what = f"{type(error).__name__} {error}"
     progress = trainer.progress
-    told = {"what": what, "epoch": progress.epoch, "batch": progress.batch, "step": progress.step}
-    (Path(folder) / f"told-{rank}.json").write_text(json.dumps(told))
+    outcome = {"what": what, "epoch": progress.epoch, "batch": progress.batch, "step": progress.step}
+    (Path(folder) / f"outcome-{rank}.json").write_text(json.dumps(outcome))
 
 
-def told(folder: Path) -> list[dict]:
-    return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(2)]
+def outcomes(folder: Path) -> list[dict]:
+    return [json.loads((folder / f"outcome-{rank}.json").read_text()) for rank in range(2)]
 
 
-def kept(folder: Path) -> dict:
+def saved_progress(folder: Path) -> dict:
     return torch.load(folder / "run" / "state.pt", weights_only=True)["progress"]
 
 
 def terminated_at(rank: int, folder: str, step: int) -> None:
-    """The second process gets a SIGTERM while it trains a batch; ``NEVER``: nobody does."""
-    trainer = make_one_of_two(rank, folder)
+    """The second process gets a SIGTERM during this step; with ``NEVER``, none does."""
+    trainer = make_trainer(rank, folder)
     train = trainer._step
 
     def train_and_kill(*args: object) -> None:
@@ -135,32 +137,32 @@ def terminated_at(rank: int, folder: str, step: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     trainer._step = train_and_kill
-    tell(rank, folder, trainer)
+    run_and_record(rank, folder, trainer)
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_in_mid_epoch(people: Path, tmp_path: Path) -> None:
-    """And they go on, to the weights of an unbroken run."""
-    for name in ("whole", "broken"):
+def test_a_signal_to_one_process_stops_both_within_an_epoch(people: Path, tmp_path: Path) -> None:
+    """They then resume and end with the weights of an uninterrupted run."""
+    for name in ("whole", "resumed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "people").symlink_to(people)
-    spawn(terminated_at, tmp_path / "broken", 9)
-    for one in told(tmp_path / "broken"):
+    spawn(terminated_at, tmp_path / "resumed", 9)
+    for one in outcomes(tmp_path / "resumed"):
         assert one == {"what": "KeyboardInterrupt ", "epoch": 1, "batch": 3, "step": 9}
-    assert (kept(tmp_path / "broken")["epoch"], kept(tmp_path / "broken")["batch"]) == (1, 3)
-    for name in ("whole", "broken"):
+    assert (saved_progress(tmp_path / "resumed")["epoch"], saved_progress(tmp_path / "resumed")["batch"]) == (1, 3)
+    for name in ("whole", "resumed"):
         spawn(terminated_at, tmp_path / name, NEVER)
-        assert [one["what"] for one in told(tmp_path / name)] == ["done", "done"]
-    whole, broken = (state_of(tmp_path / name / "run") for name in ("whole", "broken"))
-    assert [key for key in whole if not torch.equal(whole[key], broken[key])] == []
+        assert [one["what"] for one in outcomes(tmp_path / name)] == ["done", "done"]
+    whole, resumed = (state_of(tmp_path / name / "run") for name in ("whole", "resumed"))
+    assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
 
 
 def unreadable_at(rank: int, folder: str) -> None:
-    """An image of the second process's part cannot be read; the first one has all of its own."""
-    trainer = make_one_of_two(rank, folder)
+    """The second process cannot read an image; the first process has no error of its own."""
+    trainer = make_trainer(rank, folder)
     load = trainer.epochs.load
 
-    def load_some(*args):
+    def load_failing(*args):
         batches, left = load(*args)
 
         def broken():
@@ -171,70 +173,70 @@ def unreadable_at(rank: int, folder: str) -> None:
 
         return (broken() if rank == 1 else batches), left
 
-    trainer.epochs.load = load_some
-    tell(rank, folder, trainer)
+    trainer.epochs.load = load_failing
+    run_and_record(rank, folder, trainer)
 
 
 @pytest.mark.slow
-def test_what_stops_one_process_is_told_to_the_other(people: Path, tmp_path: Path) -> None:
+def test_an_error_of_one_process_stops_the_other(people: Path, tmp_path: Path) -> None:
     (tmp_path / "people").symlink_to(people)
     spawn(unreadable_at, tmp_path)
-    first, second = told(tmp_path)
+    first, second = outcomes(tmp_path)
     assert second["what"] == "ImageError x.jpg: cannot be decoded"
     assert first["what"] == "TrainingError process 1 of 2 failed: ImageError: x.jpg: cannot be decoded"
-    assert first["step"] == second["step"] == kept(tmp_path)["step"] == 4
+    assert first["step"] == second["step"] == saved_progress(tmp_path)["step"] == 4
 
 
 SHORT_S = 1
 
 
-def scored_for_long(rank: int, folder: str) -> None:
-    """Scoring takes three times as long as a collective may."""
-    trainer = make_one_of_two(rank, folder, replace(REID, epochs=1, validation=0.4))
+def score_longer_than_the_timeout(rank: int, folder: str) -> None:
+    """Validation takes three times as long as the time-out of a collective."""
+    trainer = make_trainer(rank, folder, replace(REID, epochs=1, validation=0.4))
     score, publish = trainer.plan.score, trainer._publish
 
     def score_slowly(task: object) -> dict[str, float]:
-        time.sleep(3 * SHORT_S)  # however busy the machine is, it is not shorter
+        time.sleep(3 * SHORT_S)  # on a busy machine only longer
         return score(task)
 
-    def publish_in_haste() -> None:  # nothing but waiting lies within the short time-out
+    def publish_with_short_timeout() -> None:  # only the waiting has the short time-out
         set_timeout = torch.distributed.distributed_c10d._set_pg_timeout
         set_timeout(timedelta(seconds=SHORT_S), torch.distributed.group.WORLD)
         publish()
         set_timeout(timedelta(hours=1), torch.distributed.group.WORLD)
 
-    trainer.plan.score, trainer._publish = score_slowly, publish_in_haste
-    tell(rank, folder, trainer)
+    trainer.plan.score, trainer._publish = score_slowly, publish_with_short_timeout
+    run_and_record(rank, folder, trainer)
 
 
 @pytest.mark.slow
 def test_scoring_may_take_longer_than_a_collective(people: Path, tmp_path: Path) -> None:
     (tmp_path / "people").symlink_to(people)
-    spawn(scored_for_long, tmp_path)
-    assert [one["what"] for one in told(tmp_path)] == ["done", "done"]
+    spawn(score_longer_than_the_timeout, tmp_path)
+    assert [one["what"] for one in outcomes(tmp_path)] == ["done", "done"]
     assert load_weights(tmp_path / "run" / "best").card.num_classes == 5
 
 
 def with_other_data(rank: int, folder: str) -> None:
-    """The second machine has one image less; then a single image for each process."""
-    become_one_of_two(rank, folder)
-    whole = read_any(Path(folder) / "people")
-    other = replace(whole, train=replace(whole.train, crops=whole.train.crops[rank:]))
+    """First the second process has one image less; then each process would get one image per batch."""
+    join_as_rank(rank, folder)
+    complete = read_any(Path(folder) / "people")
+    other = replace(complete, train=replace(complete.train, crops=complete.train.crops[rank:]))
     words = []
-    for recipe, data in ((REID, other), (replace(REID, batch_size=2), whole)):
+    for recipe, data in ((REID, other), (replace(REID, batch_size=2), complete)):
         try:
             Trainer(recipe, data, Path(folder) / "run", INLINE)
             words.append("")
         except DataError as error:
             words.append(str(error))
-    (Path(folder) / f"told-{rank}.json").write_text(json.dumps(words))
+    (Path(folder) / f"outcome-{rank}.json").write_text(json.dumps(words))
 
 
 @pytest.mark.slow
 def test_different_data_and_single_images_are_refused(people: Path, tmp_path: Path) -> None:
     (tmp_path / "people").symlink_to(people)
     spawn(with_other_data, tmp_path)
-    for other, single in told(tmp_path):
+    for other, single in outcomes(tmp_path):
         assert "different training data" in other
         assert "batch size 2 for 2 processes" in single
         assert "at least 4" in single
@@ -257,13 +259,13 @@ def train_and_kill(*args):
     if rank == 1 and trainer.progress.step + 1 == step:
         os.kill(os.getpid(), here.signal.SIGTERM)
 trainer._step = train_and_kill
-here.tell(rank, sys.argv[5], trainer)
+here.run_and_record(rank, sys.argv[5], trainer)
 """
 
 
 @pytest.mark.slow
-def test_two_nodes(people: Path, tmp_path: Path) -> None:
-    """Two machines that share no disk: the state is the first one's, and the second takes it from there."""
+def test_two_nodes_without_a_shared_disk(people: Path, tmp_path: Path) -> None:
+    """The first node stores the state; the second receives it from the first."""
     (tmp_path / "node.py").write_text(NODE)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -282,7 +284,7 @@ def test_two_nodes(people: Path, tmp_path: Path) -> None:
         for node in nodes:
             _, errors = node.communicate()
             assert node.returncode == 0, errors
-        return told(tmp_path)
+        return outcomes(tmp_path)
 
     for one in launch(9):
         assert one == {"what": "KeyboardInterrupt ", "epoch": 1, "batch": 3, "step": 9}
@@ -294,7 +296,7 @@ def test_two_nodes(people: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "disk-1").exists()
 
 
-def test_no_process_sees_anothers_images(people: Path) -> None:
+def test_processes_have_disjoint_images_and_labels(people: Path) -> None:
     from osnet.data.samplers import GroupedBatches
     from osnet.data.training_set import EpochKeys
 
@@ -307,8 +309,8 @@ def test_no_process_sees_anothers_images(people: Path) -> None:
         assert places == list(range(places[0], places[0] + 8))
 
 
-def test_samples_are_functions_of_their_keys(people: Path) -> None:
-    """Random patches too: their pool is no memory of what was seen before."""
+def test_samples_depend_only_on_their_keys(people: Path) -> None:
+    """Also with random patches, whose donor does not depend on earlier samples."""
     augmentation = replace(REID.augmentation, patch=1.0)
     samples = TrainingSet(read_any(people).train.crops, augmentation, Preprocessing(size_hw=(32, 16)), 1)
     one = samples[1, 5, 7]["image"]
@@ -318,8 +320,8 @@ def test_samples_are_functions_of_their_keys(people: Path) -> None:
     assert math.isfinite(float(one.sum()))
 
 
-def test_batches_by_data_set(people: Path, tmp_path: Path) -> None:
-    """Two data sets of different sizes fill each batch by halves."""
+def test_batches_have_equal_parts_of_every_data_set(people: Path, tmp_path: Path) -> None:
+    """Each batch has half of its images from each of two data sets of different sizes."""
     from osnet.data.joining import join_training
 
     other = generate_dataset(tmp_path / "other", GeneratedSettings(24, 2, 3, 5))
@@ -327,7 +329,7 @@ def test_batches_by_data_set(people: Path, tmp_path: Path) -> None:
     recipe = replace(REID, epochs=1, sampler="data set", images_per_label=4)
     trainer = Trainer(recipe, joined, tmp_path / "run", INLINE)
     batches = trainer.epochs.sampler.batches(0)
-    assert len(batches) == 12  # 48 images of the smaller one, four in each
+    assert len(batches) == 12  # the smaller data set has 48 images, four per batch
     for batch in batches:
         assert sorted(joined.train.crops[index].dsetid for index in batch) == [0] * 4 + [1] * 4
     trainer.run()

@@ -1,4 +1,4 @@
-"""What training reads faster is what it read before: pixels, order, losses."""
+"""Fast paths of training give the same results as plain ones: samples, worker order, the triplet loss."""
 
 import io
 from pathlib import Path
@@ -42,7 +42,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> list[Crop]:
         Augmentation(crop=0.5, patch=0.5, jitter=0.5, erase=0.5),
     ],
 )
-def test_samples_are_those_of_pillow(crops: list[Crop], augmentation: Augmentation) -> None:
+def test_samples_match_pillow(crops: list[Crop], augmentation: Augmentation) -> None:
     settings = Preprocessing(size_hw=(96, 48))
     samples = TrainingSet(crops, augmentation, settings, seed=3)
     for index in range(len(crops)):
@@ -52,7 +52,7 @@ def test_samples_are_those_of_pillow(crops: list[Crop], augmentation: Augmentati
         assert torch.equal(samples[1, 7, index]["image"], expected)  # type: ignore[arg-type]
 
 
-def test_a_damaged_image_is_not_named_in_every_epoch(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_damaged_images_do_not_warn_while_training(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     content = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 60, 3), dtype=np.uint8)).save(content, "JPEG")
     damaged = bytearray(content.getvalue())
@@ -74,20 +74,20 @@ def read_all(epochs: SampledEpochs, epoch: int, first: int, workers: int, at_mos
     return found
 
 
-def test_workers_of_several_epochs(crops: list[Crop]) -> None:
-    """They go on from epoch to epoch, from the middle of one, and after one that was left in the middle."""
+def test_workers_give_the_same_batches_over_several_epochs(crops: list[Crop]) -> None:
+    """Over complete epochs, an epoch that is left early, and epochs that start in the middle."""
     samples = TrainingSet(crops, Augmentation(crop=0.5), Preprocessing(size_hw=(32, 16)), seed=3)
-    alone, helped = (SampledEpochs(samples, RandomBatches(samples.labels, 4, 1)) for _ in range(2))
+    inline, parallel = (SampledEpochs(samples, RandomBatches(samples.labels, 4, 1)) for _ in range(2))
     for epoch, first, at_most in ((0, 0, 99), (1, 0, 2), (1, 2, 99), (2, 3, 99)):
-        expected = read_all(alone, epoch, first, 0, at_most)
-        found = read_all(helped, epoch, first, 1, at_most)
+        expected = read_all(inline, epoch, first, 0, at_most)
+        found = read_all(parallel, epoch, first, 1, at_most)
         assert len(expected) == len(found) > 0
         assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("margin", [0.3, None])
-def test_triplets_of_anchors_alone(margin: float | None) -> None:
-    """Images without a second image of their identity are no anchors: neither their loss nor their gradient counts."""
+def test_triplet_loss_without_positives_for_some_images(margin: float | None) -> None:
+    """Images without another image of their identity are not used as anchors, in loss and gradient."""
     torch.manual_seed(0)
     embeddings = torch.randn(7, 5, requires_grad=True)
     pids = torch.tensor([1, 1, 2, 3, 3, 3, 4])

@@ -1,4 +1,4 @@
-"""Every tutorial is run as it stands: its shell and Python blocks, in order, in an empty folder."""
+"""Every tutorial runs unchanged: its shell and Python blocks, in order, in an empty folder."""
 
 import os
 import re
@@ -17,14 +17,14 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
-def test_tutorial_runs(page: Path, tmp_path: Path, drawn_weights: Path) -> None:
+def test_tutorial_runs(page: Path, tmp_path: Path, random_weights: Path) -> None:
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     assert blocks, "a tutorial without code"
     scripts = Path(sys.executable).parent
     environment = {
         **os.environ,
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-        "OSNET_WEIGHTS": str(drawn_weights),
+        "OSNET_WEIGHTS": str(random_weights),
         "HF_HUB_OFFLINE": "1",
     }
     python = ""

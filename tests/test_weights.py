@@ -1,4 +1,4 @@
-"""Saving, loading, refusing, converting."""
+"""Saving, loading and converting weights; refused files and cards."""
 
 import json
 import os
@@ -20,7 +20,8 @@ from osnet.weights.checkpoint import convert, load_weights, network_sha256, read
 from osnet.weights.torchreid import torchreid_names, training_data_from_file, write_torchreid
 
 
-def theirs(network: OSNet, num_classes: int = 0) -> "OrderedDict[str, torch.Tensor]":
+def torchreid_state(network: OSNet, num_classes: int = 0) -> "OrderedDict[str, torch.Tensor]":
+    """The state dict under Torchreid's names, with a random classifier if ``num_classes`` is given."""
     names = torchreid_names(network.config)
     state = OrderedDict((names[key], value) for key, value in network.state_dict().items())
     if num_classes:
@@ -34,7 +35,7 @@ def same(a: OSNet, b: OSNet) -> bool:
     return x.keys() == y.keys() and all(torch.equal(x[key], y[key]) for key in x)
 
 
-# Our own folders
+# Checkpoint folders
 
 
 def test_round_trip_keeps_every_tensor_and_the_card(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_round_trip_keeps_every_tensor_and_the_card(tmp_path: Path) -> None:
     assert torch.equal(read_checkpoint(tmp_path / "w").state["classifier.weight"], head.weight)
 
 
-def test_card_is_json_with_the_hash_that_sha256sum_would_print(tiny_weights: Path) -> None:
+def test_card_is_json_with_the_sha256_of_the_weights(tiny_weights: Path) -> None:
     card = json.loads((tiny_weights / "card.json").read_text())
     content = (tiny_weights / card["weights"]).read_bytes()
     import hashlib
@@ -71,7 +72,7 @@ def test_card_is_json_with_the_hash_that_sha256sum_would_print(tiny_weights: Pat
 
 
 @pytest.mark.parametrize("given", ["folder", "card", "tensors", "run"])
-def test_any_path_into_the_folder_will_do(tiny_weights: Path, tiny_network: OSNet, given: str) -> None:
+def test_any_path_of_a_checkpoint_folder_is_accepted(tiny_weights: Path, tiny_network: OSNet, given: str) -> None:
     (tiny_weights.parent / "run").mkdir(exist_ok=True)
     if given == "run" and not (tiny_weights.parent / "run" / "weights").exists():
         copy_of(tiny_weights, tiny_weights.parent / "run" / "weights")
@@ -90,7 +91,7 @@ def copy_of(folder: Path, target: Path) -> Path:
     return target
 
 
-def test_one_flipped_bit_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
     folder = copy_of(tiny_weights, tmp_path / "w")
     tensors = next(folder.glob("*.safetensors"))
     content = bytearray(tensors.read_bytes())
@@ -113,7 +114,7 @@ def test_one_flipped_bit_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
         ({"distance": "manhattan"}, "manhattan"),
     ],
 )
-def test_a_hostile_or_foreign_card_is_refused(tiny_weights: Path, tmp_path: Path, change: dict, words: str) -> None:
+def test_invalid_cards_are_refused(tiny_weights: Path, tmp_path: Path, change: dict, words: str) -> None:
     folder = copy_of(tiny_weights, tmp_path / "w")
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps(card | change))
@@ -123,8 +124,8 @@ def test_a_hostile_or_foreign_card_is_refused(tiny_weights: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("value", [None, True, 5, -1, 1e9, float("nan"), "x", "", [], [1], ["a"], [[1]], {"a": 1}])
-def test_every_field_of_a_card_with_every_kind_of_value(tiny_weights: Path, tmp_path: Path, value: object) -> None:
-    """It is refused, or it holds what its type says; nothing raises otherwise, then or later."""
+def test_card_fields_of_any_type_are_refused_or_valid(tiny_weights: Path, tmp_path: Path, value: object) -> None:
+    """The card is refused with the right error, or its fields have their types."""
     folder = copy_of(tiny_weights, tmp_path / "w")
     card = json.loads((folder / "card.json").read_text())
     places = [card, card["preprocessing"], card["architecture"]]
@@ -146,8 +147,8 @@ def test_every_field_of_a_card_with_every_kind_of_value(tiny_weights: Path, tmp_
     assert num_refused >= 12
 
 
-def test_a_save_that_dies_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch) -> None:
-    """Every file operation of a save is made to fail in turn; the folder always loads."""
+def test_an_interrupted_save_leaves_the_old_or_the_new_weights(tmp_path: Path, monkeypatch) -> None:
+    """Each file operation of a save fails in turn; the folder can always be loaded."""
     folder = tmp_path / "w"
     old, new = OSNet(OSNetConfig(width=0.25)), OSNet(OSNetConfig(width=0.25))
     save_weights(old, folder)
@@ -179,7 +180,7 @@ def test_a_save_that_dies_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path
             break
     assert steps >= 5
     assert same(load_weights(folder), new)
-    assert len(list(folder.iterdir())) == 2  # no leftovers of the saves that died
+    assert len(list(folder.iterdir())) == 2  # no temporary files remain
 
 
 def test_saving_a_damaged_network_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_saving_a_damaged_network_is_refused_before_anything_is_written(tmp_path
 @pytest.mark.parametrize("form", ["bare", "state_dict", "module", "training", "no classifier"])
 def test_every_form_of_torchreids_files_loads(tmp_path: Path, norm: str, form: str) -> None:
     network = OSNet(OSNetConfig(width=0.25, norm=norm)).eval()
-    state = theirs(network, 0 if form == "no classifier" else 9)
+    state = torchreid_state(network, 0 if form == "no classifier" else 9)
     content: object = state
     if form == "state_dict":
         content = {"state_dict": state, "epoch": 3}
@@ -221,14 +222,16 @@ def test_numpy_scalars_of_the_old_protocol(tmp_path: Path, tiny_network: OSNet, 
     for legacy in (True, False):
         file = tmp_path / "old.pth"
         torch.save(
-            {"state_dict": theirs(tiny_network), "rank1": scalar}, file, _use_new_zipfile_serialization=not legacy
+            {"state_dict": torchreid_state(tiny_network), "rank1": scalar},
+            file,
+            _use_new_zipfile_serialization=not legacy,
         )
         with pytest.raises(pickle.UnpicklingError):
             torch.load(file, weights_only=True)
         assert same(load_weights(file), tiny_network)
 
 
-class Hostile:
+class RunsCommand:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
@@ -236,27 +239,27 @@ class Hostile:
         return os.system, (f"touch {self.marker}",)
 
 
-def test_nothing_unsafe_is_unpickled(tmp_path: Path, tiny_network: OSNet) -> None:
-    marker, file = tmp_path / "was-here", tmp_path / "osnet_x0_25.pth"
-    torch.save({"state_dict": theirs(tiny_network), "rank1": Hostile(marker)}, file)
+def test_pickled_code_is_never_run(tmp_path: Path, tiny_network: OSNet) -> None:
+    marker, file = tmp_path / "code-ran", tmp_path / "osnet_x0_25.pth"
+    torch.save({"state_dict": torchreid_state(tiny_network), "rank1": RunsCommand(marker)}, file)
     with pytest.raises(WeightsError, match="could run code"):
         load_weights(file)
     assert not marker.exists()
-    file.write_bytes(pickle.dumps(Hostile(marker)))
+    file.write_bytes(pickle.dumps(RunsCommand(marker)))
     with pytest.raises(WeightsError):
         load_weights(file)
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"broken", b"PK\x03\x04 broken zip", b"\x80\x02}q\x00."])
-def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_checkpoints_are_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "osnet_x0_25.pth"
     file.write_bytes(content)
     with pytest.raises(WeightsError, match=r"osnet_x0_25\.pth"):
         load_weights(file)
 
 
-def test_other_paths(tmp_path: Path) -> None:
+def test_paths_without_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such weights"):
         load_weights(tmp_path / "gone.pth")
     (tmp_path / "notes.txt").write_text("x")
@@ -266,9 +269,9 @@ def test_other_paths(tmp_path: Path) -> None:
         load_weights(tmp_path)
 
 
-def test_all_that_does_not_fit_is_listed(tmp_path: Path, tiny_network: OSNet) -> None:
+def test_every_mismatching_tensor_is_listed(tmp_path: Path, tiny_network: OSNet) -> None:
     file = tmp_path / "x.pth"
-    state = theirs(tiny_network)
+    state = torchreid_state(tiny_network)
     del state["conv5.bn.running_mean"]
     state["fc.0.weight"] = torch.rand(512, 7)
     state["extra.weight"] = torch.rand(3)
@@ -283,9 +286,9 @@ def test_all_that_does_not_fit_is_listed(tmp_path: Path, tiny_network: OSNet) ->
 
 
 def test_x0_25_into_x1_0_is_refused(tmp_path: Path, tiny_network: OSNet) -> None:
-    """Torchreid prints "Successfully loaded" here."""
+    """Torchreid prints "Successfully loaded" in this case."""
     file = tmp_path / "weights.pth"
-    torch.save(theirs(tiny_network), file)
+    torch.save(torchreid_state(tiny_network), file)
     with pytest.raises(WeightsError, match="look like osnet_x0_25"):
         load_weights(file, architecture="osnet_x1_0")
     file.rename(tmp_path / "osnet_x1_0_msmt17.pt")
@@ -294,8 +297,8 @@ def test_x0_25_into_x1_0_is_refused(tmp_path: Path, tiny_network: OSNet) -> None
 
 
 @pytest.mark.parametrize("classes", [(3, 512), (4101, 512), (9, 256)])
-def test_a_classifier_of_any_shape_is_no_reason_to_refuse(tmp_path: Path, tiny_network: OSNet, classes: tuple) -> None:
-    state = theirs(tiny_network)
+def test_classifiers_of_any_shape_are_accepted(tmp_path: Path, tiny_network: OSNet, classes: tuple) -> None:
+    state = torchreid_state(tiny_network)
     state["classifier.weight"] = torch.rand(*classes)
     torch.save(state, tmp_path / "x.pth")
     assert same(load_weights(tmp_path / "x.pth"), tiny_network)
@@ -325,7 +328,7 @@ def test_training_data_from_names_and_classes(file: str, num_classes: int, data:
 def test_convert_there_and_back(tmp_path: Path, norm: str) -> None:
     network = OSNet(OSNetConfig(width=0.5, norm=norm))
     original = tmp_path / "in.pth"
-    torch.save(theirs(network, 11), original)
+    torch.save(torchreid_state(network, 11), original)
     convert(original, tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "back.pt")
     before, after = (torch.load(p, weights_only=True) for p in (original, tmp_path / "back.pt"))
@@ -333,7 +336,7 @@ def test_convert_there_and_back(tmp_path: Path, norm: str) -> None:
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_the_digest_of_a_network_does_not_depend_on_the_kind_of_file(tmp_path: Path, tiny_network: OSNet) -> None:
+def test_network_digests_do_not_depend_on_the_file_format(tmp_path: Path, tiny_network: OSNet) -> None:
     write_torchreid(tmp_path / "t.pth", tiny_network.state_dict(), tiny_network.config)
     convert(tmp_path / "t.pth", tmp_path / "ours")
     card = Preprocessing()
@@ -343,20 +346,20 @@ def test_the_digest_of_a_network_does_not_depend_on_the_kind_of_file(tmp_path: P
     assert network_sha256(OSNet(tiny_network.config), card) not in digests
 
 
-def test_convert_refuses_to_overwrite_and_networks_that_torchreid_lacks(tmp_path: Path, tiny_weights: Path) -> None:
-    (tmp_path / "there.pth").write_bytes(b"precious")
+def test_convert_refuses_existing_files_and_unknown_networks(tmp_path: Path, tiny_weights: Path) -> None:
+    (tmp_path / "existing.pth").write_bytes(b"precious")
     with pytest.raises(WeightsError, match="exists"):
-        convert(tiny_weights, tmp_path / "there.pth")
-    assert (tmp_path / "there.pth").read_bytes() == b"precious"
+        convert(tiny_weights, tmp_path / "existing.pth")
+    assert (tmp_path / "existing.pth").read_bytes() == b"precious"
     save_weights(OSNet(OSNetConfig(width=0.25, streams=3)), tmp_path / "t3")
     with pytest.raises(ModelError, match="streams=3"):
         convert(tmp_path / "t3", tmp_path / "t3.pth")
     assert not (tmp_path / "t3.pth").exists()
 
 
-def test_the_real_checkpoint_there_and_back(msmt17_pth: Path, tmp_path: Path) -> None:
+def test_converting_the_real_checkpoint_there_and_back(msmt17_pth: Path, tmp_path: Path) -> None:
     card = convert(msmt17_pth, tmp_path / "ours")
-    assert card.distance == "euclidean"  # by which the model zoo printed its figures
+    assert card.distance == "euclidean"  # the model zoo's scores use it
     assert (card.name, card.num_classes, card.training_data) == ("osnet_x0_25", 1041, "msmt17")
     assert "research purpose only" in card.licence
     assert "6f57607fed9f502b9efed546108132ee715df5a5b6e6932c6269bacb47f59f99" in card.source
@@ -367,15 +370,15 @@ def test_the_real_checkpoint_there_and_back(msmt17_pth: Path, tmp_path: Path) ->
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_read_card_alone(tiny_weights: Path) -> None:
+def test_read_card(tiny_weights: Path) -> None:
     card, weights_file = read_card(tiny_weights)
     assert card.name == "osnet_x0_25"
     assert weights_file.startswith(f"weights-{card.sha256[:12]}")
     assert CARD_FILE == "card.json"
 
 
-def test_the_digest_is_of_decisions_not_of_spelling(tiny_network: OSNet) -> None:
-    """1 and 1.0 are one width; a dial at its default is not hashed, so a new one changes no digest."""
+def test_digests_depend_on_settings_that_differ_from_defaults(tiny_network: OSNet) -> None:
+    """1 and 1.0 are equal widths. Defaults are not hashed, so a new setting does not change digests."""
     from osnet.weights.checkpoint import _decisions
 
     assert _decisions(OSNetConfig(width=1)) == _decisions(OSNetConfig(width=1.0)) == {}
@@ -386,14 +389,14 @@ def test_the_digest_is_of_decisions_not_of_spelling(tiny_network: OSNet) -> None
 
 
 @pytest.mark.parametrize("keep", [1, 100, 5000, -1])
-def test_a_truncated_download_is_an_error_of_ours(tmp_path: Path, tiny_network: OSNet, keep: int) -> None:
+def test_truncated_downloads_raise_weights_error(tmp_path: Path, tiny_network: OSNet, keep: int) -> None:
     torch.save(tiny_network.state_dict(), tmp_path / "whole.pth")
     (tmp_path / "osnet_x0_25.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:keep])
     with pytest.raises(WeightsError):
         load_weights(tmp_path / "osnet_x0_25.pth")
 
 
-def test_a_card_that_is_nested_too_deep(tiny_weights: Path, tmp_path: Path) -> None:
+def test_a_deeply_nested_card_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_weights, tmp_path / "w")
     (tmp_path / "w" / "card.json").write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(WeightsError):

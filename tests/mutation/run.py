@@ -50,6 +50,8 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "metrics/distance_blocks": ("expansion", "reranking"),
         "metrics/nearest_neighbors": ("reranking",),
         "metrics/k_reciprocal": ("reranking",),
+        "metrics/rerank_kernels": ("reranking",),
+        "metrics/score_blocks": ("streaming", "expansion"),
         "metrics/thresholds": ("decisions",),
         "metrics/bootstrap": ("decisions", "comparison"),
         "metrics/pair_scores": ("pair_scores",),

@@ -14,13 +14,13 @@ Identities are generated in groups of four, and each group is in one split:
     OUT/
       bounding_box_train/ query/ bounding_box_test/
       generated.json        settings, and the pairs of identities with the cue in which they differ
-      annotations.jsonl     one line per image: identity, camera, box, occlusion, view, attributes
+      annotations.jsonl     one line per image: identity, camera, boxes, occlusion, view, attributes
 """
 
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +60,9 @@ class Annotation:
     view: View
     attributes: tuple[str, ...]
     """The positive ones of PA-100K's 26 attributes. UpperLogo and Glasses are positive only if the view shows them."""
+    parts: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    """Boxes, as ``box``, of ``shirt`` (the trunk), ``logo`` and ``bag`` (without straps), covered or not. Empty in data
+    sets of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,7 @@ def _write_person(folder: Path, settings: GeneratedSettings, pid: int, cameras: 
                     shot.hiding,
                     shot.view,
                     describe(person, shot.view),
+                    shot.parts,
                 )
 
 
@@ -258,7 +262,15 @@ def read_annotations(root: str | Path) -> dict[str, Annotation]:
         with path.open(encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
         notes = [
-            Annotation(**{**row, "box": tuple(row["box"]), "attributes": tuple(row["attributes"])}) for row in rows
+            Annotation(
+                **{
+                    **row,
+                    "box": tuple(row["box"]),
+                    "attributes": tuple(row["attributes"]),
+                    "parts": {name: tuple(box) for name, box in row.get("parts", {}).items()},
+                }
+            )
+            for row in rows
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{root} is not a generated data set: {path} cannot be read ({error})") from error

@@ -1,6 +1,7 @@
 """Generate people with random clothes and properties, and paint them in a pose."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -181,14 +182,22 @@ class Pose:
     """Horizontal offset of the top of the head from the feet."""
 
 
-def paint_person(canvas: Canvas, person: Person, pose: Pose) -> None:
-    """Paint a person on the canvas, limbs on the far side first."""
-    _Painter(canvas, person, pose).paint()
+def paint_person(canvas: Canvas, person: Person, pose: Pose) -> dict[str, np.ndarray]:
+    """Paint a person on the canvas, limbs on the far side first.
+
+    Returns:
+        By name, for ``shirt``, ``logo`` and ``bag`` if they are painted: (H, W) bool, the pixels of this part, with
+        those that other parts or people cover later.
+    """
+    painter = _Painter(canvas, person, pose)
+    painter.paint()
+    return painter.parts
 
 
 class _Painter:
     def __init__(self, canvas: Canvas, person: Person, pose: Pose) -> None:
         self.canvas, self.person, self.pose = canvas, person, pose
+        self.parts: dict[str, np.ndarray] = {}
         self.tall = pose.tall * UNIT * person.height // 100
         self.wide = person.build
         side = pose.view == "side"
@@ -220,6 +229,15 @@ class _Painter:
         self._bags()
         self._arm(1, -swing)
         self._head()
+
+    @contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        """Keep the pixels painted inside the block as this part."""
+        before = self.canvas.mask.copy()
+        self.canvas.mask[:] = False
+        yield
+        self.parts[name] = self.canvas.mask.copy()
+        self.canvas.mask |= before
 
     def _at(self, y: int) -> int:
         """Horizontal position of the body's axis at the vertical position ``y``; the axis leans."""
@@ -273,7 +291,8 @@ class _Painter:
             top = (wrist[0], wrist[1] + self.tall * 30 // 1000)
             bottom = (wrist[0], wrist[1] + self.tall * 120 // 1000)
             half = self.tall * (52 if sideways else 34) // 1000
-            self.canvas.slab(top, bottom, (half * 3 // 4, half, half), plain(person.bag_colour))
+            with self._part("bag"):
+                self.canvas.slab(top, bottom, (half * 3 // 4, half, half), plain(person.bag_colour))
 
     def _torso(self) -> None:
         person = self.person
@@ -302,15 +321,15 @@ class _Painter:
         if person.coat:
             widths += [hip * 110 // 100, hip * 116 // 100, hip * 122 // 100]
         top = self.y_shoulder - self.tall * 28 // 1000
-        self.canvas.slab((self._at(top), top), (self._at(bottom), bottom), widths, self.shirt)
-        if self.pose.view != "side":
-            self._logo()
+        with self._part("shirt"):
+            self.canvas.slab((self._at(top), top), (self._at(bottom), bottom), widths, self.shirt)
+        if self.pose.view != "side" and self.person.logo:
+            with self._part("logo"):
+                self._logo()
 
     def _logo(self) -> None:
         """Paint the logo: small on the chest, larger on the back."""
         person = self.person
-        if not person.logo:
-            return
         paint = plain(LOGOS[person.logo_colour])
         back = self.pose.view == "back"
         y = self.y_shoulder + self.tall * (105 if back else 95) // 1000
@@ -338,12 +357,13 @@ class _Painter:
         sideways = self.pose.view == "side"
         shift = -self.pose.facing * self.half_shoulder * 95 // 100 if sideways else 0
         half = self.half_shoulder * (72 if sideways else 74) // 100
-        self.canvas.slab(
-            (self._at(top) + shift, top),
-            (self._at(bottom) + shift, bottom),
-            (half * 3 // 4, half, half, half * 9 // 10),
-            plain(self.person.bag_colour),
-        )
+        with self._part("bag"):
+            self.canvas.slab(
+                (self._at(top) + shift, top),
+                (self._at(bottom) + shift, bottom),
+                (half * 3 // 4, half, half, half * 9 // 10),
+                plain(self.person.bag_colour),
+            )
 
     def _bags(self) -> None:
         person, pose, cloth = self.person, self.pose, plain(self.person.bag_colour)
@@ -362,7 +382,8 @@ class _Painter:
             self.canvas.limb(start, end, strap, strap, cloth)
             half = self.tall * 46 // 1000
             bottom = end[1] + self.tall * 95 // 1000
-            self.canvas.slab((end[0], end[1] - strap), (end[0], bottom), (half, half, half * 9 // 10), cloth)
+            with self._part("bag"):
+                self.canvas.slab((end[0], end[1] - strap), (end[0], bottom), (half, half, half * 9 // 10), cloth)
 
     def _head(self) -> None:
         person, pose = self.person, self.pose

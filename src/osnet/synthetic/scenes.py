@@ -123,6 +123,8 @@ class Shot:
     view: View
     hiding: Hiding
     """Kind of occlusion; see ``Annotation``."""
+    parts: dict[str, tuple[int, int, int, int]]
+    """Boxes of ``shirt``, ``logo`` and ``bag``, as far as they are inside the crop; see ``Annotation``."""
 
 
 def shoot(person: Person, camera: Camera, dice: Dice, occlusion_percent: int = 35) -> Shot:
@@ -155,24 +157,28 @@ def shoot(person: Person, camera: Camera, dice: Dice, occlusion_percent: int = 3
     )
     _shadow(canvas, pose)
     canvas.mask[:] = False
-    paint_person(canvas, person, pose)
+    parts = paint_person(canvas, person, pose)
     whole = canvas.mask.copy()
     hiding = _hide(canvas, camera, pose, dice, occlusion_percent)
     seen = whole & ~canvas.mask if hiding != "none" else whole.copy()
     seen[:margin] = seen[-margin:] = False
     visible, total = int(seen.sum()), max(1, int(whole.sum()))
-    inside = whole[margin:-margin]
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    left, right = int(columns[0]) // 2, int(columns[-1]) // 2 + 1
-    box = (left, int(rows[0]) // 2, right, int(rows[-1]) // 2 + 1)
+    inside = {name: part[margin:-margin] for name, part in parts.items()}
     crop = halve(canvas.pixels[margin:-margin])
     return Shot(
         pixels=develop(crop, camera, dice),
-        box=box,
+        box=_box_around(whole[margin:-margin]),
         hidden=1000 - 1000 * visible // total,
         view=pose.view,
         hiding=hiding,
+        parts={name: _box_around(part) for name, part in inside.items() if part.any()},
     )
+
+
+def _box_around(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in pixels of the crop, whose sides are half as long."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]) // 2, int(rows[0]) // 2, int(columns[-1]) // 2 + 1, int(rows[-1]) // 2 + 1
 
 
 def _shadow(canvas: Canvas, pose: Pose) -> None:

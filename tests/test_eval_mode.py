@@ -1,4 +1,4 @@
-"""A live network that is in training: whoever embeds with it sees it in eval mode and leaves it as it was."""
+"""Embedding with a network in training: it runs in eval mode and the network keeps its modes."""
 
 import threading
 
@@ -20,7 +20,7 @@ def network() -> OSNet:
     network = OSNet(OSNetConfig(width=0.25))
     with torch.no_grad():
         network.train()(torch.rand(4, 3, 64, 32))
-    network.conv2.eval()  # one part is frozen, as in fine-tuning
+    network.conv2.eval()  # one part in eval mode, as in fine-tuning
     return network
 
 
@@ -28,8 +28,8 @@ def modes_of(network: nn.Module) -> list[bool]:
     return [module.training for module in network.modules()]
 
 
-def test_two_threads_one_inside_the_others_pass(network: OSNet) -> None:
-    """The first pass begins before the second and ends while the second is half done."""
+def test_two_threads_embed_with_one_network(network: OSNet) -> None:
+    """The first pass starts before the second and ends while the second is running."""
     pictures = [make_picture(1), make_picture(2)]
     expected = Embedder(network).embed(pictures)
     before, state = modes_of(network), {k: v.clone() for k, v in network.state_dict().items()}
@@ -40,11 +40,11 @@ def test_two_threads_one_inside_the_others_pass(network: OSNet) -> None:
     def hold(_module: nn.Module, _inputs: object) -> None:
         if names[threading.get_ident()] == "first":
             if not second_is_inside.wait(WAIT_S):
-                failed.append("the second pass never began")
+                failed.append("the second pass did not start")
         else:
             second_is_inside.set()
             if not first_is_done.wait(WAIT_S):
-                failed.append("the first pass never ended")
+                failed.append("the first pass did not end")
 
     hook = network.stem.register_forward_pre_hook(hold)
     found: dict[str, np.ndarray] = {}
@@ -68,34 +68,34 @@ def test_two_threads_one_inside_the_others_pass(network: OSNet) -> None:
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
-def test_a_step_of_training_during_a_pass_is_one_of_training(network: OSNet) -> None:
-    """And embedding uses the weights as they then are."""
+def test_training_while_embedding_stays_in_training_mode(network: OSNet) -> None:
+    """Later embeddings use the changed weights."""
     embedder, picture = Embedder(network), make_picture(3)
     seen: list[bool] = []
     moved = network.stem.norm.running_mean.clone()
 
-    def train_meanwhile(module: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
+    def train_in_another_thread(module: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
         seen.append(module.training)
         if len(seen) == 1:
             thread = threading.Thread(target=lambda: network(torch.rand(4, 3, 64, 32)))
             thread.start()
             thread.join()
 
-    hook = network.conv5.register_forward_pre_hook(train_meanwhile)
+    hook = network.conv5.register_forward_pre_hook(train_in_another_thread)
     before = embedder.embed(picture)
     hook.remove()
-    assert seen == [False, True], "embedding, and within it a pass of training"
+    assert seen == [False, True], "an embedding pass, and a training pass within it"
     assert not torch.equal(network.stem.norm.running_mean, moved)
     with torch.no_grad():
         network.embedding.linear.weight.mul_(torch.rand_like(network.embedding.linear.weight))
     assert np.abs(embedder.embed(picture) - before).max() > 1e-3
 
 
-def test_the_twin_shares_tensors_and_hooks_and_no_mode(network: OSNet) -> None:
+def test_in_eval_mode_copies_modules_and_shares_tensors(network: OSNet) -> None:
     before = modes_of(network)
-    twin = in_eval_mode(network)
-    assert type(twin) is OSNet
-    assert not any(modes_of(twin))
+    copy = in_eval_mode(network)
+    assert type(copy) is OSNet
+    assert not any(modes_of(copy))
     assert modes_of(network) == before
-    assert [p.data_ptr() for p in twin.parameters()] == [p.data_ptr() for p in network.parameters()]
-    assert len(list(twin.modules())) == len(list(network.modules()))
+    assert [p.data_ptr() for p in copy.parameters()] == [p.data_ptr() for p in network.parameters()]
+    assert len(list(copy.modules())) == len(list(network.modules()))

@@ -1,4 +1,4 @@
-"""Anybody's vectors from files: the ways to say who is who, what is refused, and what evaluate makes of them."""
+"""Evaluating vectors from files: their labels, refused files, and the evaluation commands."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ from osnet.metrics.ranking import rank_scores, summarize
 from test_cli import Run, run  # noqa: F401 a fixture
 
 
-def drawn(seed: int = 0) -> dict[str, np.ndarray]:
+def random_arrays(seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     sizes = {"query": 12, "gallery": 60}
     return {
@@ -36,8 +36,8 @@ def direct(arrays: dict[str, np.ndarray], **options) -> dict:
 
 
 @pytest.mark.parametrize("options", [{}, {"distance": "euclidean", "ap": "trapezoid"}, {"rule": "cuhk03", "seed": 3}])
-def test_one_file_and_two_files(options: dict, tmp_path: Path) -> None:
-    arrays = drawn()
+def test_vectors_in_one_or_two_files(options: dict, tmp_path: Path) -> None:
+    arrays = random_arrays()
     np.savez(tmp_path / "all.npz", **arrays)
     for part in ("query", "gallery"):
         np.savez(tmp_path / f"{part}.npz", **{k.removeprefix(f"{part}_"): v for k, v in arrays.items() if part in k})
@@ -48,49 +48,52 @@ def test_one_file_and_two_files(options: dict, tmp_path: Path) -> None:
     assert options.get("distance", "cosine") in str(result.protocol)
 
 
-def test_names_are_numbered_and_unknown_cameras_are_nobodys(tmp_path: Path) -> None:
-    arrays = drawn()
+def test_identity_names_are_numbered_and_missing_cameras_differ(tmp_path: Path) -> None:
+    arrays = random_arrays()
     expected = direct(arrays | {"query_camids": np.full(12, -1), "gallery_camids": np.arange(60)})
     named = {k: np.array([f"p{v}" for v in x]) if "pids" in k else x for k, x in arrays.items() if "camids" not in k}
     np.savez(tmp_path / "named.npz", **named)
     query, gallery = read_labelled([tmp_path / "named.npz"])
-    assert len({*query.camids.tolist(), *gallery.camids.tolist()}) == 72  # a camera of its own for each
+    assert len({*query.camids.tolist(), *gallery.camids.tolist()}) == 72  # each row gets its own camera number
     assert query.pids.tolist() == arrays["query_pids"].tolist()  # p1, p2, ... in sorted order
     assert evaluate_features(query, gallery).scores == expected
 
 
-def test_junk_and_distractors_are_nobody_among_names_too(tmp_path: Path) -> None:
-    """Six people, junk and a distractor: with names, and with the same numbers as texts and as numbers."""
+def test_junk_and_distractors_among_identity_names(tmp_path: Path) -> None:
+    """Six people, junk and a distractor, with identities as numbers, as text and as names."""
     rng = np.random.default_rng(4)
     pids = {"query": np.array([1, 2, 3, 4, 5, 6]), "gallery": np.array([*range(-1, 7)] * 6)}
     arrays = {f"{part}_vectors": rng.normal(size=(len(x), 4)) for part, x in pids.items()}
-    told = []
+    results = []
     for kind, write in {
         "numbers": lambda pid: pid,
         "texts": str,
         "names": lambda pid: "abcdef"[pid - 1] if pid > 0 else str(pid),
-        "late": lambda pid: "zyxwvu"[6 - pid] if pid > 0 else str(pid),  # sorted after the digits, as before
-        "early": lambda pid: " !#$%&"[pid - 1] if pid > 0 else str(pid),  # sorted before - and 0
+        "late": lambda pid: "zyxwvu"[6 - pid] if pid > 0 else str(pid),  # sorts after the digits
+        "early": lambda pid: " !#$%&"[pid - 1] if pid > 0 else str(pid),  # sorts before - and 0
     }.items():
         labels = {f"{part}_pids": np.array([write(pid) for pid in x.tolist()]) for part, x in pids.items()}
         np.savez(tmp_path / f"{kind}.npz", **arrays, **labels)
         query, gallery = read_labelled([tmp_path / f"{kind}.npz"])
         assert query.pids.tolist() == pids["query"].tolist()
         assert gallery.pids.tolist() == pids["gallery"].tolist()
-        told.append(evaluate_features(query, gallery))
-    assert len({result.scores["mAP"] for result in told}) == 1
-    assert {result.splits[0].counts["gallery"].identities for result in told} == {6}
+        results.append(evaluate_features(query, gallery))
+    assert len({result.scores["mAP"] for result in results}) == 1
+    assert {result.splits[0].counts["gallery"].identities for result in results} == {6}
 
 
-def test_cameras_have_no_nobody(tmp_path: Path) -> None:
-    """-1 and 0 are cameras like others, and the unknown ones are none of them."""
+def test_cameras_0_and_minus_1_are_ordinary_cameras(tmp_path: Path) -> None:
+    """Unlike identities, cameras -1 and 0 are ordinary; empty cameras get unused negative numbers."""
     vectors = {f"{part}_vectors": np.ones((4, 2)) for part in ("query", "gallery")}
     pids = {f"{part}_pids": np.ones(4, int) for part in ("query", "gallery")}
     for cameras, expected in (
         ((["-1", "0", "x", ""], ["0", "x", "", "-1"]), ([1, 2, 3, -1], [2, 3, -2, 1])),
         ((["-1", "0", "5", ""], ["0", "5", "", "-1"]), ([-1, 0, 5, -2], [0, 5, -3, -1])),
         (([-1, 0, 5, 5], [0, 5, -1, -1]), ([-1, 0, 5, 5], [0, 5, -1, -1])),
-        ((["1", "0", "5", ""], ["0", str(10**30), "", "1"]), ([2, 1, 4, -1], [1, 3, -2, 2])),  # no room: names
+        (
+            (["1", "0", "5", ""], ["0", str(10**30), "", "1"]),
+            ([2, 1, 4, -1], [1, 3, -2, 2]),
+        ),  # 10**30 does not fit an integer, so all are names
     ):
         camids = {f"{part}_camids": np.array(x) for part, x in zip(("query", "gallery"), cameras, strict=True)}
         np.savez(tmp_path / "v.npz", **vectors, **pids, **camids)
@@ -98,8 +101,8 @@ def test_cameras_have_no_nobody(tmp_path: Path) -> None:
         assert (query.camids.tolist(), gallery.camids.tolist()) == expected
 
 
-def test_both_spellings_of_one_file(tmp_path: Path) -> None:
-    arrays = drawn()
+def test_arrays_may_be_called_query_or_query_vectors(tmp_path: Path) -> None:
+    arrays = random_arrays()
     np.savez(tmp_path / "v.npz", **{k.removesuffix("_vectors"): v for k, v in arrays.items()})
     assert np.load(tmp_path / "v.npz")["query"].shape == (12, 8)
     query, gallery = read_labelled([tmp_path / "v.npz"])
@@ -108,7 +111,7 @@ def test_both_spellings_of_one_file(tmp_path: Path) -> None:
 
 
 def test_vectors_of_different_weights_are_not_compared(tmp_path: Path) -> None:
-    arrays = drawn()
+    arrays = random_arrays()
     for part in ("query", "gallery"):
         own = {k.removeprefix(f"{part}_"): v for k, v in arrays.items() if part in k}
         np.savez(tmp_path / f"{part}.npz", **own, weights_sha256=np.array(f"{part:x<64}"))
@@ -116,37 +119,37 @@ def test_vectors_of_different_weights_are_not_compared(tmp_path: Path) -> None:
         read_labelled([tmp_path / "query.npz", tmp_path / "gallery.npz"])
 
 
-def test_half_precision_is_read_exactly(tmp_path: Path) -> None:
-    arrays = {k: v.astype(np.float16) if "vectors" in k else v for k, v in drawn().items()}
+def test_half_precision_vectors_are_read_exactly(tmp_path: Path) -> None:
+    arrays = {k: v.astype(np.float16) if "vectors" in k else v for k, v in random_arrays().items()}
     np.savez(tmp_path / "v.npz", **arrays)
     query, _ = read_labelled([tmp_path / "v.npz"])
     np.testing.assert_array_equal(query.vectors, arrays["query_vectors"].astype(np.float64))
     assert query.vectors.dtype == np.float32
 
 
-def test_a_runs_own_table_fits_its_kept_vectors(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
-    """The same CSV, with paths relative to the data, for the images and for the vectors that a run kept of them."""
+def test_the_table_of_the_images_fits_their_saved_vectors(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
+    """One CSV, with paths relative to the data, labels the images and the vectors saved with --features."""
     data, table, rows = tmp_path / "own", tmp_path / "own.csv", []
-    for i, (split, who, camera) in enumerate(
+    for i, (split, identity, camera) in enumerate(
         [("query", "anna", "1"), ("query", "ben", "2"), *(("gallery", w, c) for c in "12" for w in ("anna", "ben")),
          ("gallery", "-1", "2"), ("gallery", "0", "1")]
     ):  # fmt: skip
         write_picture(data / "img" / f"{split}{i}.png", i)
-        rows.append(f"img/{split}{i}.png,{who},{camera},{split}")
+        rows.append(f"img/{split}{i}.png,{identity},{camera},{split}")
     table.write_text("path,identity,camera,split\n" + "\n".join(rows))
     out = tmp_path / "o.json"
     status, _, err = run("evaluate", "--weights", tiny_weights, "--data", data, "--csv", table, "--features",
                          data / "f", "--out", out)  # fmt: skip
     assert (status, err) == (0, err)
-    kept = [data / "f" / "query.npz", data / "f" / "gallery.npz"]
-    status, _, err = run("evaluate-features", *kept, "--csv", table, "--out", tmp_path / "p.json")
+    saved = [data / "f" / "query.npz", data / "f" / "gallery.npz"]
+    status, _, err = run("evaluate-features", *saved, "--csv", table, "--out", tmp_path / "p.json")
     assert (status, err) == (0, err)
     first, second = (json.loads(path.read_text()) for path in (out, tmp_path / "p.json"))
     assert first["scores"] == second["scores"]
     assert second["counts"]["gallery"]["identities"] == 2
 
 
-def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+def test_files_written_by_embed_files(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
     embedder, data = Embedder(tiny_weights), read_dataset(market)
     expected = evaluate(embedder, data).scores
     for split in (data.query, data.gallery):
@@ -161,7 +164,7 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
     assert evaluate_features(*read_labelled(both, table)).scores == expected
     embed_files(embedder, [*data.query.paths, *data.gallery.paths], tmp_path / "all.npz")
     assert evaluate_features(*read_labelled([tmp_path / "all.npz"], table)).scores == expected
-    table.write_text("path,identity\nnobody.jpg,1")
+    table.write_text("path,identity\nunlisted.jpg,1")
     with pytest.raises(DataError, match="no row for 3 images"):
         read_labelled(both, table)
     with pytest.raises(DataError, match=r"all\.npz .*second file"):
@@ -186,8 +189,8 @@ def test_files_of_osnet_embed(tiny_weights: Path, market: Path, tmp_path: Path) 
         ({"query_names": np.array("all")}, "query_names is <U3 (); it must be 12"),
     ],
 )
-def test_refusals(change: dict, words: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "v.npz", **{k: v for k, v in (drawn() | change).items() if v is not None})
+def test_inconsistent_arrays_are_refused(change: dict, words: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", **{k: v for k, v in (random_arrays() | change).items() if v is not None})
     with pytest.raises(DataError) as caught:
         evaluate_features(*read_labelled([tmp_path / "v.npz"]))
     assert words in str(caught.value)
@@ -199,11 +202,11 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         read_labelled([tmp_path / "v.npz"])
 
 
-def test_command_line(run: Run, tmp_path: Path) -> None:  # noqa: F811
-    np.savez(tmp_path / "v.npz", **drawn())
+def test_evaluate_features_command(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    np.savez(tmp_path / "v.npz", **random_arrays())
     status, out, _ = run("evaluate-features", tmp_path / "v.npz", "--ap", "trapezoid", "--out", tmp_path / "o.json")
     assert (status, "trapezoid rule" in out) == (0, True)
-    assert json.loads((tmp_path / "o.json").read_text())["scores"] == direct(drawn(), ap="trapezoid")
+    assert json.loads((tmp_path / "o.json").read_text())["scores"] == direct(random_arrays(), ap="trapezoid")
     status, _, err = run("evaluate-features", tmp_path / "v.npz", "--flip")
     assert (status, "--flip" in err) == (2, True)
 
@@ -214,7 +217,7 @@ def test_each_evaluation_names_the_right_command(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "v.npz"
-    np.savez(file, **drawn())
+    np.savez(file, **random_arrays())
     classes = ("evaluate-classes", "--weights", tiny_weights, "--data", tmp_path)
     for words, hint in (
         (("evaluate", "--data", tmp_path), "--weights is missing"),
@@ -229,7 +232,7 @@ def test_each_evaluation_names_the_right_command(
     assert not (tmp_path / "o.json").exists()
 
 
-def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_evaluate_and_calibrate_commands(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:  # noqa: F811
     words = ("evaluate", "--weights", tiny_weights, "--data", market)
     status, out, _ = run(*words, "--flip", "--distance", "euclidean", "--rule", "cuhk03", "--out", tmp_path / "o.json")
     assert (status, "CUHK03" in out) == (0, True)
@@ -252,10 +255,10 @@ def test_command_line_with_weights(run: Run, tiny_weights: Path, market: Path, t
 # Flip, distance and splits in evaluate
 
 
-def test_flip_is_the_mean_over_mirrored_crops(tiny_weights: Path, tmp_path: Path) -> None:
+def test_flip_averages_crops_and_mirrored_crops(tiny_weights: Path, tmp_path: Path) -> None:
     from PIL import Image, ImageOps
 
-    path = write_picture(tmp_path / "a.png", 5, (128, 256))  # of the network's size, so that mirroring is exact
+    path = write_picture(tmp_path / "a.png", 5, (128, 256))  # the network's input size, so that mirroring is exact
     ImageOps.mirror(Image.open(path)).save(tmp_path / "b.png")
     plain = Embedder(tiny_weights, normalize=False)
     raw = plain.embed([path, tmp_path / "b.png"])
@@ -267,8 +270,8 @@ def test_flip_is_the_mean_over_mirrored_crops(tiny_weights: Path, tmp_path: Path
     assert Embedder(tiny_weights, flip=True).sha256() != plain.sha256() == Embedder(tiny_weights).sha256()
 
 
-def test_both_distances_at_once(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:  # noqa: F811
-    """By default: the card's distance first, or cosine; the vectors are made once and kept in both forms."""
+def test_evaluate_scores_both_distances(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The card's distance comes first, else cosine. Vectors are computed once and saved raw and normalised."""
     known = tmp_path / "known"
     save_weights(load_weights(tiny_weights), known, replace(load_weights(tiny_weights).card, distance="euclidean"))
     alone = {d: evaluate(known, market, scoring=Scoring(distance=d)).scores for d in ("cosine", "euclidean")}
@@ -285,16 +288,16 @@ def test_both_distances_at_once(run: Run, tiny_weights: Path, market: Path, tmp_
         assert f"{first} distance" in found["protocol"]
         assert not found["warnings"]
         assert out.index(first) < out.index(second)
-        kept = {name: read_vectors(tmp_path / first / f"query{name}.npz")[0].vectors for name in ("", "-raw")}
-        np.testing.assert_allclose(kept[""], kept["-raw"] / np.linalg.norm(kept["-raw"], axis=1)[:, None], atol=1e-6)
+        saved = {name: read_vectors(tmp_path / first / f"query{name}.npz")[0].vectors for name in ("", "-raw")}
+        np.testing.assert_allclose(saved[""], saved["-raw"] / np.linalg.norm(saved["-raw"], axis=1)[:, None], atol=1e-6)
     status, out, _ = run(*words, tmp_path / "o.json", "--distance", "cosine", "--no-both-distances")
     found = json.loads((tmp_path / "o.json").read_text())
     assert (status, found["scores_by_distance"]) == (0, {})
     assert found["scores"] == pytest.approx(alone["cosine"])
-    assert any("euclidean" in warning and "cosine" in warning for warning in found["warnings"])  # the published one
+    assert any("euclidean" in warning and "cosine" in warning for warning in found["warnings"])  # the card's distance
 
 
-def test_euclidean_is_of_raw_vectors(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
+def test_euclidean_distance_uses_raw_vectors(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
     embedder, data = Embedder(tiny_weights), read_dataset(market)
     raw = Embedder(tiny_weights, normalize=False)
     labels = (data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids)
@@ -304,10 +307,12 @@ def test_euclidean_is_of_raw_vectors(tiny_weights: Path, market: Path, tmp_path:
     assert found.scores == pytest.approx(expected)
     assert embedder.normalize
     assert evaluate(embedder, data, features=tmp_path / "f").scores == evaluate(embedder, data).scores
-    assert len(list((tmp_path / "f").iterdir())) == 4  # the two kinds do not mix
+    assert len(list((tmp_path / "f").iterdir())) == 4  # normalised and raw vectors are separate files
 
 
-def test_splits(tiny_weights: Path, market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_splits_are_averaged(
+    tiny_weights: Path, market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dataclasses import replace
 
     from osnet.types import Split
@@ -333,8 +338,8 @@ def test_splits(tiny_weights: Path, market: Path, tmp_path: Path, monkeypatch: p
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_a_benchmark_of_several_splits(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
-    """VIPeR: ten halves in two directions, its own rule, mean and deviation."""
+def test_evaluate_averages_over_a_benchmarks_splits(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
+    """VIPeR has ten random halves in two directions."""
     root = make_viper(tmp_path)
     assert root.is_relative_to(tmp_path)
     status, out, err = run("evaluate", "--weights", tiny_weights, "--data", "viper", "--root", tmp_path, "--out",
@@ -347,8 +352,8 @@ def test_a_benchmark_of_several_splits(run: Run, tiny_weights: Path, tmp_path: P
     assert found["mean"]["rank-1"] == pytest.approx(np.mean(values))
 
 
-def test_several_benchmarks_each_by_its_own_rule(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Train on one, test on others: a name each, one object each, all read before anything is embedded."""
+def test_evaluate_on_several_benchmarks(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The JSON has one result per benchmark. All benchmarks are read before anything is embedded."""
     make_viper(tmp_path)
     make_market(tmp_path)
     evaluate_them = ["evaluate", "--weights", tiny_weights, "--root", tmp_path, "--out", tmp_path / "o.json", "--data"]

@@ -1,5 +1,4 @@
-"""Checkpoints that are nearly right: prefixes, containers, missing counters, objects beside the tensors; and files that
-are something else."""
+"""Checkpoints of other programs: prefixes, containers, missing counters, objects next to tensors, refused files."""
 
 import argparse
 import datetime
@@ -22,16 +21,16 @@ from osnet.models.osnet import OSNet
 from osnet.models.registry import get_config
 from osnet.weights.checkpoint import load_weights, read_checkpoint, save_weights
 from osnet.weights.foreign_checkpoints import can_be_skipped
-from test_weights import copy_of, same, theirs
+from test_weights import copy_of, same, torchreid_state
 
 
 def prefixed(state: dict[str, Any], *prefixes: str) -> "OrderedDict[str, Any]":
     return OrderedDict((prefix + key, value) for prefix in prefixes for key, value in state.items())
 
 
-def refused(path: Path, **asked: Any) -> str:
+def refusal_message(path: Path, **options: Any) -> str:
     with pytest.raises(WeightsError) as caught:
-        load_weights(path, **asked)
+        load_weights(path, **options)
     assert str(path) in str(caught.value)
     return str(caught.value)
 
@@ -55,30 +54,32 @@ def refused(path: Path, **asked: Any) -> str:
         "network.",
     ],
 )
-def test_a_prefix_that_all_names_share(tmp_path: Path, tiny_network: OSNet, prefix: str) -> None:
-    torch.save(prefixed(theirs(tiny_network, 9), prefix), tmp_path / "x.pth")
+def test_common_prefixes_are_removed(tmp_path: Path, tiny_network: OSNet, prefix: str) -> None:
+    torch.save(prefixed(torchreid_state(tiny_network, 9), prefix), tmp_path / "x.pth")
     loaded = load_weights(tmp_path / "x.pth")
     assert same(loaded, tiny_network)
     assert loaded.card.num_classes == 9
 
 
-def test_wrappers_in_the_middle_of_names(tmp_path: Path, tiny_network: OSNet) -> None:
-    """torch.compile of single stages."""
-    state = OrderedDict((k.replace("conv2.", "conv2._orig_mod.", 1), v) for k, v in theirs(tiny_network).items())
+def test_compile_wrappers_inside_names_are_removed(tmp_path: Path, tiny_network: OSNet) -> None:
+    """As after torch.compile of single stages."""
+    state = OrderedDict(
+        (k.replace("conv2.", "conv2._orig_mod.", 1), v) for k, v in torchreid_state(tiny_network).items()
+    )
     torch.save(state, tmp_path / "x.pth")
     assert same(load_weights(tmp_path / "x.pth"), tiny_network)
 
 
-def test_what_lies_beside_a_prefix(tmp_path: Path, tiny_network: OSNet) -> None:
-    """A classifier and counters may; a layer that could belong on top of the embedding is not left out silently."""
-    state = prefixed(theirs(tiny_network), "backbone.")
+def test_tensors_without_the_prefix(tmp_path: Path, tiny_network: OSNet) -> None:
+    """A classifier and counters are accepted. Another layer, which may belong to the embedding, is an error."""
+    state = prefixed(torchreid_state(tiny_network), "backbone.")
     state |= {"classifier.weight": torch.rand(5, 512), "n_averaged": torch.tensor(7)}
     torch.save(state, tmp_path / "x.pth")
     loaded = load_weights(tmp_path / "x.pth")
     assert same(loaded, tiny_network)
     assert loaded.card.num_classes == 5
     torch.save(state | {"bottleneck.weight": torch.rand(512)}, tmp_path / "y.pth")
-    assert "unexpected: bottleneck.weight" in refused(tmp_path / "y.pth")
+    assert "unexpected: bottleneck.weight" in refusal_message(tmp_path / "y.pth")
 
 
 CONTAINERS: dict[str, Callable[[Any], Any]] = {
@@ -88,8 +89,8 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
     "teacher": lambda s: {"teacher": s, "step": torch.tensor(1)},
     "nested": lambda s: {"checkpoint": {"student": {"weights": s}}},
     "list": lambda s: [s, {"lr": 0.1}],
-    "flat, with numbers": lambda s: {**s, "epoch": 3, "best": 0.5, "names": ["a"]},
-    "twice the same": lambda s: {"model": s, "ema": OrderedDict(s)},
+    "flat with numbers": lambda s: {**s, "epoch": 3, "best": 0.5, "names": ["a"]},
+    "two equal copies": lambda s: {"model": s, "ema": OrderedDict(s)},
     "lightning": lambda s: {
         "epoch": 3,
         "global_step": 9,
@@ -105,56 +106,58 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_the_one_dictionary_that_holds_an_osnet(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
+def test_the_state_dict_is_found_in_containers(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
     file = tmp_path / "last.ckpt"
-    torch.save(CONTAINERS[kind](theirs(tiny_network, 9)), file)
+    torch.save(CONTAINERS[kind](torchreid_state(tiny_network, 9)), file)
     loaded = load_weights(file)
     assert same(loaded, tiny_network)
     assert loaded.card.num_classes == 9
 
 
-def test_several_osnets_are_a_question(tmp_path: Path, tiny_network: OSNet) -> None:
+def test_several_networks_are_refused_or_warned_about(tmp_path: Path, tiny_network: OSNet) -> None:
     other = OSNet(OSNetConfig(width=0.25))
-    torch.save({"student": theirs(tiny_network), "teacher": theirs(other)}, tmp_path / "x.pth")
-    message = refused(tmp_path / "x.pth")
+    torch.save({"student": torchreid_state(tiny_network), "teacher": torchreid_state(other)}, tmp_path / "x.pth")
+    message = refusal_message(tmp_path / "x.pth")
     assert "student, teacher" in message
     assert "torch.save(torch.load('x.pth', weights_only=True)['teacher']" in message
-    torch.save(prefixed(theirs(tiny_network), "model.") | prefixed(theirs(other), "ema."), tmp_path / "y.pth")
-    message = refused(tmp_path / "y.pth")
+    torch.save(
+        prefixed(torchreid_state(tiny_network), "model.") | prefixed(torchreid_state(other), "ema."), tmp_path / "y.pth"
+    )
+    message = refusal_message(tmp_path / "y.pth")
     assert "'model.'" in message
     assert "'ema.'" in message
-    torch.save({"state_dict": theirs(tiny_network), "ema": theirs(other)}, tmp_path / "z.pth")
+    torch.save({"state_dict": torchreid_state(tiny_network), "ema": torchreid_state(other)}, tmp_path / "z.pth")
     with pytest.warns(UserWarning, match=r"state_dict.*ema"):
         assert same(load_weights(tmp_path / "z.pth"), tiny_network)
 
 
-def test_no_osnet_at_all(tmp_path: Path) -> None:
+def test_files_without_an_osnet_are_refused(tmp_path: Path) -> None:
     torch.save({"model": {"conv.weight": torch.rand(3, 3)}, "lr": 0.1}, tmp_path / "x.pth")
-    message = refused(tmp_path / "x.pth")
+    message = refusal_message(tmp_path / "x.pth")
     for words in ("model (dict)", "lr (float)", "torch.save(model.state_dict()"):
         assert words in message
     torch.save({f"layer{n}.weight": torch.rand(2) for n in range(300)}, tmp_path / "osnet_x0_25.pth")
     for file in (tmp_path / "osnet_x0_25.pth", (tmp_path / "osnet_x0_25.pth").rename(tmp_path / "resnet.pth")):
-        message = refused(file)
+        message = refusal_message(file)
         assert len(message.splitlines()) <= 12
         assert len(message) < 2000
     assert "300 tensors" in message
 
 
 def test_at_most_ten_tensors_are_listed(tmp_path: Path, tiny_network: OSNet) -> None:
-    torch.save(prefixed(theirs(tiny_network), "", "x"), tmp_path / "x.pth")
-    lines = refused(tmp_path / "x.pth").splitlines()
+    torch.save(prefixed(torchreid_state(tiny_network), "", "x"), tmp_path / "x.pth")
+    lines = refusal_message(tmp_path / "x.pth").splitlines()
     assert len(lines) == 12
-    assert lines[-1].strip() == f"and {len(theirs(tiny_network)) - 10} more"
+    assert lines[-1].strip() == f"and {len(torchreid_state(tiny_network)) - 10} more"
 
 
-# Counters that nothing depends on
+# Counters of batches, which do not affect outputs
 
 
 @pytest.mark.parametrize("form", ["missing", "float", "one number in a list", "not a number"])
-@pytest.mark.parametrize("kind", ["theirs", "ours"])
-def test_counters_of_batches(tmp_path: Path, tiny_network: OSNet, form: str, kind: str) -> None:
-    state = theirs(tiny_network) if kind == "theirs" else tiny_network.state_dict()
+@pytest.mark.parametrize("kind", ["torchreid", "ours"])
+def test_missing_and_odd_batch_counters_are_accepted(tmp_path: Path, tiny_network: OSNet, form: str, kind: str) -> None:
+    state = torchreid_state(tiny_network) if kind == "torchreid" else tiny_network.state_dict()
     counters = [key for key in state if key.endswith("num_batches_tracked")]
     assert len(counters) == 80
     for key in counters:
@@ -174,11 +177,11 @@ def test_counters_of_batches(tmp_path: Path, tiny_network: OSNet, form: str, kin
             assert torch.equal(loaded[key], value)
 
 
-# Objects beside the tensors
+# Objects next to the tensors
 
 
 class Settings:
-    """As a training script has it; unpickling it would be noticed."""
+    """A class of a training script; the test notices if it is unpickled."""
 
     touched = False
 
@@ -190,14 +193,14 @@ class Settings:
 
 
 class SettingsDict(dict):  # type: ignore[type-arg]
-    """As yacs' CfgNode and EasyDict."""
+    """A dict subclass, like yacs' CfgNode and EasyDict."""
 
 
 OBJECTS: dict[str, Any] = {
     "Namespace": argparse.Namespace(lr=0.1, data=Path("a/b")),
     "SimpleNamespace": types.SimpleNamespace(a=1),
-    "a class of theirs": Settings(),
-    "a dict of theirs": SettingsDict(lr=0.1, inner=SettingsDict(a=[1, 2])),
+    "user class": Settings(),
+    "user dict": SettingsDict(lr=0.1, inner=SettingsDict(a=[1, 2])),
     "defaultdict": defaultdict(list, {"loss": [0.1, 0.2]}),
     "path": Path("runs/1"),
     "date": datetime.datetime(2024, 1, 2, 3, tzinfo=datetime.UTC),
@@ -209,14 +212,14 @@ OBJECTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", [*OBJECTS, "all of them", "all of them, old format"])
-def test_harmless_objects_beside_the_tensors(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
-    beside = OBJECTS.get(kind, OBJECTS)
-    content = {"args": beside, "state_dict": theirs(tiny_network), "last": beside}
+@pytest.mark.parametrize("kind", [*OBJECTS, "all", "all, old format"])
+def test_harmless_objects_are_skipped(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
+    extra = OBJECTS.get(kind, OBJECTS)
+    content = {"args": extra, "state_dict": torchreid_state(tiny_network), "last": extra}
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization="old" not in kind)
     Settings.touched = False
     assert same(load_weights(tmp_path / "x.pth"), tiny_network)
-    assert not Settings.touched, "their code ran"
+    assert not Settings.touched, "the class was unpickled"
 
 
 class Calls:
@@ -233,12 +236,12 @@ def touch(path: str) -> None:
 
 @pytest.mark.parametrize("function", [exec, eval, open, touch, Path.touch, np.load, pickle.loads, torch.load])
 def test_functions_are_never_called(tmp_path: Path, tiny_network: OSNet, function: Callable[..., Any]) -> None:
-    marker = tmp_path / "was-here"
+    marker = tmp_path / "called"
     code = f"open({str(marker)!r}, 'w').close()"
     argument: Any = code if function in (exec, eval) else marker if function is Path.touch else str(marker)
     more = ("w",) if function is open else ()
-    torch.save({"state_dict": theirs(tiny_network), "x": Calls(function, argument, *more)}, tmp_path / "x.pth")
-    message = refused(tmp_path / "x.pth")
+    torch.save({"state_dict": torchreid_state(tiny_network), "x": Calls(function, argument, *more)}, tmp_path / "x.pth")
+    message = refusal_message(tmp_path / "x.pth")
     assert "could run code" in message
     assert "torch.save(model.state_dict()" in message
     assert not marker.exists()
@@ -268,40 +271,41 @@ def test_functions_are_never_called(tmp_path: Path, tiny_network: OSNet, functio
         ("shutil.rmtree", False),
     ],
 )
-def test_which_types_can_be_skipped(name: str, passed: bool) -> None:
+def test_can_be_skipped(name: str, passed: bool) -> None:
     assert can_be_skipped(name) is passed
 
 
-def test_a_whole_pickled_network(tmp_path: Path, tiny_network: OSNet) -> None:
+def test_pickled_networks_are_refused(tmp_path: Path, tiny_network: OSNet) -> None:
     for content in (tiny_network, {"model": tiny_network}):
         torch.save(content, tmp_path / "x.pth")
-        message = refused(tmp_path / "x.pth")
+        message = refusal_message(tmp_path / "x.pth")
         assert "torch.save(model.state_dict()" in message
         assert len(message) < 600
 
 
-def test_the_state_of_a_run_is_no_weights(tmp_path: Path, tiny_network: OSNet) -> None:
+def test_a_training_state_is_refused(tmp_path: Path, tiny_network: OSNet) -> None:
     torch.save(
-        {"format": "osnet-training-1", "task": prefixed(theirs(tiny_network), "network.")}, tmp_path / "state.pt"
+        {"format": "osnet-training-1", "task": prefixed(torchreid_state(tiny_network), "network.")},
+        tmp_path / "state.pt",
     )
-    assert f"folder of the run, {tmp_path}" in refused(tmp_path / "state.pt")
+    assert f"folder of the run, {tmp_path}" in refusal_message(tmp_path / "state.pt")
 
 
-# Names of files
+# Architecture from tensors and file names
 
 
-def test_the_tensors_tell_the_size_of_the_embedding(tmp_path: Path) -> None:
+def test_the_embedding_size_is_read_from_the_tensors(tmp_path: Path) -> None:
     network = OSNet(OSNetConfig(width=0.25, embedding_size=256)).eval()
     file = tmp_path / "osnet_x0_25_market1501.pth"
-    torch.save(theirs(network), file)
+    torch.save(torchreid_state(network), file)
     for loaded in (load_weights(file), load_weights(file, architecture="osnet_x0_25"), Embedder(file).network):
         assert same(loaded, network)
         assert (loaded.card.name, loaded.card.training_data) == ("osnet_x0_25", "market1501")
-    assert "shape of fc.0.weight" in refused(file, config=OSNetConfig(width=0.25))
+    assert "shape of fc.0.weight" in refusal_message(file, config=OSNetConfig(width=0.25))
 
 
 @pytest.mark.parametrize("name", ["osnet_x0_25", "osnet_ibn_x0_5", "osnet_ain_x0_25", "osnet_t2"])
-def test_files_with_our_own_names(tmp_path: Path, name: str) -> None:
+def test_state_dicts_with_osnets_names(tmp_path: Path, name: str) -> None:
     network = OSNet(get_config(name)).eval()
     torch.save(network.state_dict(), tmp_path / "ours.pth")
     loaded = load_weights(tmp_path / "ours.pth")
@@ -310,8 +314,8 @@ def test_files_with_our_own_names(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("extent", ["lite", "block", "all"])
-@pytest.mark.parametrize("file", ["ours.pth", "osnet_x0_5_g2_lite.pth", "osnet_x0_5_mine.pth"])
-def test_the_shapes_tell_the_groups(tmp_path: Path, extent: str, file: str) -> None:
+@pytest.mark.parametrize("file", ["ours.pth", "osnet_x0_5_g2_lite.pth", "osnet_x0_5_custom.pth"])
+def test_groups_are_read_from_the_shapes(tmp_path: Path, extent: str, file: str) -> None:
     network = create_model("osnet_x0_5", groups=2, group_extent=extent).eval()
     torch.save(network.state_dict(), tmp_path / file)
     loaded = load_weights(tmp_path / file)
@@ -327,35 +331,37 @@ def test_the_shapes_tell_the_groups(tmp_path: Path, extent: str, file: str) -> N
 # Safetensors without a card
 
 
-@pytest.mark.parametrize("kind", ["theirs", "ours"])
-def test_a_bare_safetensors_file(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
-    state = theirs(tiny_network, 4) if kind == "theirs" else tiny_network.state_dict()
+@pytest.mark.parametrize("kind", ["torchreid", "ours"])
+def test_safetensors_files_without_a_card(tmp_path: Path, tiny_network: OSNet, kind: str) -> None:
+    state = torchreid_state(tiny_network, 4) if kind == "torchreid" else tiny_network.state_dict()
     save_file({f"model.{key}": value.contiguous() for key, value in state.items()}, tmp_path / "finetuned.safetensors")
     for file in (tmp_path / "finetuned.safetensors", tmp_path / "finetuned.pth"):
         if not file.exists():
-            (tmp_path / "finetuned.safetensors").rename(file)  # known by its content
+            (tmp_path / "finetuned.safetensors").rename(file)  # recognised by its content
         assert same(load_weights(file), tiny_network)
-    message_file = tmp_path / "cut.safetensors"
+    message_file = tmp_path / "truncated.safetensors"
     message_file.write_bytes((tmp_path / "finetuned.pth").read_bytes()[:1000])
-    assert "incomplete" in refused(message_file)
+    assert "incomplete" in refusal_message(message_file)
 
 
-def test_another_safetensors_file_than_the_card_names(tiny_weights: Path, tmp_path: Path, tiny_network: OSNet) -> None:
+def test_safetensors_files_that_the_card_does_not_name_are_refused(
+    tiny_weights: Path, tmp_path: Path, tiny_network: OSNet
+) -> None:
     folder = copy_of(tiny_weights, tmp_path / "w")
-    described = next(folder.glob("*.safetensors"))
+    named_in_card = next(folder.glob("*.safetensors"))
     other = OSNet(OSNetConfig(width=0.25)).eval()
     save_file(other.state_dict(), folder / "finetuned.safetensors")
     for load in (load_weights, Embedder):
-        with pytest.raises(WeightsError, match=described.name):
+        with pytest.raises(WeightsError, match=named_in_card.name):
             load(folder / "finetuned.safetensors")
         with pytest.raises(WeightsError, match=r"no such weights|no file"):
             load(folder / "gone.safetensors")
-    assert same(load_weights(described), tiny_network)
+    assert same(load_weights(named_in_card), tiny_network)
     assert same(load_weights((folder / "finetuned.safetensors").rename(tmp_path / "bare.safetensors")), other)
 
 
 @pytest.mark.parametrize("given", [None, 3, True, b"x.pth", ["x.pth"], "a\0b", "x" * 5000])
-def test_what_cannot_be_a_path(given: Any) -> None:
+def test_arguments_that_are_not_paths_are_refused(given: Any) -> None:
     for load in (load_weights, read_checkpoint, Embedder):
         with pytest.raises(WeightsError):
             load(given)

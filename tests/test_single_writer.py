@@ -1,4 +1,4 @@
-"""What several processes want extracted or drawn is made once: with real processes that begin together."""
+"""Benchmarks are extracted and their splits drawn once, even if several processes start at the same time."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ import sys, time
 from pathlib import Path
 from PIL import Image
 from osnet.data.reid import catalog, cuhk01
-from osnet.data.reid import random_splits as drawn
+from osnet.data.reid import random_splits
 
 root, me, pause_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 made = []
@@ -34,13 +34,13 @@ def check_header(*args):  # cuhk01: a pause in the middle of unpacking
     made.append(1)
     time.sleep(pause_s)
 
-def write(*args):  # drawn splits: a pause after looking whether they are there
+def write(*args):  # random splits: a pause between checking for the file and writing it
     time.sleep(10 * pause_s)
-    drawn_write(*args)
+    original_write(*args)
 
 Image_save, Image.Image.save = Image.Image.save, save
 cuhk01.check_header = check_header
-drawn_write, drawn._write = drawn._write, write
+original_write, random_splits._write = random_splits._write, write
 for name in sys.argv[4:]:
     made.clear()
     (root / f"{name}-ready-{me}").touch()
@@ -57,7 +57,7 @@ def start(root: Path, me: int, pause_s: float, *names: str) -> subprocess.Popen[
 
 
 def wait_until(path: Path, children: list[subprocess.Popen[str]]) -> None:
-    end = time.monotonic() + 500  # a hang, on any machine
+    end = time.monotonic() + 500  # reached only by a hang
     while not path.exists():
         assert time.monotonic() < end, path
         assert not [child.communicate() for child in children if child.poll() is not None]
@@ -74,9 +74,9 @@ def make(name: str, root: Path) -> Path:
     return folder
 
 
-def test_two_processes_that_begin_together(tmp_path: Path) -> None:
+def test_two_processes_extract_and_draw_once(tmp_path: Path) -> None:
     folders = {name: make(name, tmp_path / name) for name in ("cuhk03", "cuhk01", "viper")}
-    children, told = [start(tmp_path, me, 0.02, *folders) for me in range(2)], []
+    children, results = [start(tmp_path, me, 0.02, *folders) for me in range(2)], []
     try:
         for name in folders:
             for me in range(2):
@@ -85,19 +85,19 @@ def test_two_processes_that_begin_together(tmp_path: Path) -> None:
         for child in children:
             out, err = child.communicate(timeout=500)
             assert (child.returncode, err) == (0, "")
-            told.append([line.split(" ", 1) for line in out.splitlines()])
+            results.append([line.split(" ", 1) for line in out.splitlines()])
     finally:
         for child in children:
             child.kill()
-    assert [rest for _, rest in told[0]] == [rest for _, rest in told[1]]  # the same splits and images
-    one, other = ([int(count) for count, _ in lines] for lines in told)
-    wanted = [len(layouts.cuhk03_names("detected")), 20]  # made by one of them, whichever came first
+    assert [rest for _, rest in results[0]] == [rest for _, rest in results[1]]  # the same splits and images
+    one, other = ([int(count) for count, _ in lines] for lines in results)
+    wanted = [len(layouts.cuhk03_names("detected")), 20]  # made by one of the processes, nothing by the other
     assert [sorted(pair) for pair in zip(one[:2], other[:2], strict=True)] == [[0, count] for count in wanted]
     for folder in folders.values():
         assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 
-def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     folder = make("cuhk03", tmp_path / "cuhk03")
     (tmp_path / "cuhk03-go").touch()
     child = start(tmp_path, 0, 600, "cuhk03")
@@ -111,7 +111,7 @@ def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 
-def test_waiting_has_an_end_and_failing_keeps_the_lock(tmp_path: Path) -> None:
+def test_lock_times_out_and_its_file_stays_after_a_failure(tmp_path: Path) -> None:
     thing = tmp_path / "thing"
     late = pytest.raises(OutputError, match=r"another process .*thing .*0 s")
     with one_at_a_time(thing), late, one_at_a_time(thing, timeout_s=0.05):
