@@ -37,7 +37,12 @@ def service_of(request: Request) -> Service:
     return service
 
 
-ServiceDep = Annotated[Service, Depends(service_of)]
+async def _service(request: Request) -> Service:
+    """As ``service_of``; being a coroutine, it costs no thread."""
+    return service_of(request)
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
 
 
 def who(request: Request) -> Actor:
