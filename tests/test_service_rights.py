@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from osnet.service import accounts as accounts_file
+from osnet.service.roles import LoginError
 from small_service import PASSWORD, Site, guarded_site
 
 API = "/api/v1"
@@ -169,6 +170,22 @@ def test_a_token_cannot_make_a_larger_one(site: Site) -> None:
     headers = {"X-CSRF-Token": browser.csrf}  # type: ignore[attr-defined]
     given = {"name": "t", "scopes": ["admin"], "days": 1}
     assert browser.post(f"{API}/tokens", json=given, headers=headers).status_code == 422
+
+
+def test_ones_own_password_by_the_api(site: Site) -> None:
+    """With the old one, in a session; a token cannot, and a wrong old one counts as a failed login."""
+    site.add("paula", "viewer")
+    given = {"old": PASSWORD, "new": "another long sentence"}
+    assert site.client("paula").put(f"{API}/me/password", json=given).status_code == 403
+    page = site.browser("paula")
+    header = {"X-CSRF-Token": page.csrf}  # type: ignore[attr-defined]
+    wrong = page.put(f"{API}/me/password", json={**given, "old": "x" * 12}, headers=header)
+    assert wrong.status_code == 401
+    assert page.put(f"{API}/me/password", json=given, headers=header).status_code == 204
+    assert page.get(f"{API}/me").status_code == 401  # the session has ended
+    with pytest.raises(LoginError):
+        site.service.accounts.log_in("paula", PASSWORD, "1.2.3.4")
+    site.service.accounts.log_in("paula", given["new"], "1.2.3.4")
 
 
 def test_tokens_of_others_cannot_be_revoked(site: Site) -> None:

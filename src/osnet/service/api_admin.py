@@ -19,6 +19,7 @@ from osnet.service.schemas import (
     DaysIn,
     ErasureConfirmedIn,
     ErasureIn,
+    OwnPasswordIn,
     ReasonIn,
     RoleIn,
     SettingIn,
@@ -64,6 +65,15 @@ def change_account(service: ServiceDep, actor: Administrator, account: str, give
     service.accounts.change(
         account, actor, role=given.role, password=given.password, disabled=given.disabled, reason=given.reason
     )
+
+
+@router.put("/me/password", status_code=204, tags=["accounts"])
+def change_own_password(request: Request, service: ServiceDep, actor: Anybody, given: OwnPasswordIn) -> None:
+    """Another password for oneself. All sessions end. A token cannot do it."""
+    if actor.session is None:
+        raise AccessError("a token cannot change a password; log in")
+    address = request.client.host if request.client else "unknown"
+    service.accounts.change_own_password(actor, given.old, given.new, address)
 
 
 @router.get("/roles", tags=["accounts"])

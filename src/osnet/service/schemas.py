@@ -198,6 +198,13 @@ class AccountChangeIn(Model):
     reason: Text = ""
 
 
+class OwnPasswordIn(Model):
+    """A new password for oneself."""
+
+    old: Annotated[str, Field(max_length=1000)]
+    new: Annotated[str, Field(max_length=1000)]
+
+
 class RoleIn(Model):
     """A role: a kind of account, and its cameras."""
 
