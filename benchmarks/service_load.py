@@ -178,7 +178,7 @@ def measure(
     result["memory_mb"]["at the end"] = round(process.memory_info().rss / 1e6)
     spent = process.cpu_times()
     result["service_processor_s"] = round(spent.user + spent.system, 1)
-    result["load_average"] = [round(os.getloadavg()[0], 1), "of the machine at the end; trainings of others ran on it"]
+    result["load_average"] = [round(os.getloadavg()[0], 1), "of the machine at the end; it did other work"]
     result["errors"] = errors[:10]
     return result
 

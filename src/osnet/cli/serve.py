@@ -85,6 +85,7 @@ def serve(
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it would log each byte of a broken upload
     service = Service(options)
     service.check_address()
+    service.database.claim()  # now, so that a second service ends with a clear line
     key = service.accounts.make_setup_link()
     config = uvicorn.Config(
         make_app(service),

@@ -219,6 +219,8 @@ class PostgresDatabase(Database):
 
     def claim(self) -> None:
         """Be the only service on this schema. Raises StateBusyError."""
+        if self._claimed is not None:
+            return
         with self._named_errors():
             self._claimed = self._connect()
             row = self._claimed.execute(

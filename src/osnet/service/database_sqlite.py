@@ -122,6 +122,8 @@ class SqliteDatabase(Database):
 
     def claim(self) -> None:
         """Be the only service on this state. Raises StateBusyError."""
+        if self._claim.is_locked:
+            return
         try:
             self._claim.acquire()
         except Timeout as error:
