@@ -6,7 +6,7 @@ Memory is the process's peak above its use after loading; its curve is stored to
 machine (ours uses every core, torchreid's ranking one). The report also has processor seconds, which other work affects
 less, and the machine's load.
 
-torchreid needs an environment of its own (see tests/fixtures/make_torchreid_outputs.py); without its Python, only ours
+torchreid needs a separate environment (see tests/fixtures/make_torchreid_outputs.py); without its Python, only ours
 is measured. torchreid's Cython module is not in PyPI's 0.2.5, but in the authors' repository
 (torchreid/metrics/rank_cylib), from which it can be built as torchreid.reid.metrics.rank_cylib.
 

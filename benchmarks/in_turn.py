@@ -15,28 +15,31 @@ from pathlib import Path
 from typing import Any
 
 
-def serve(work: Callable[[], Any]) -> None:
-    """In a worker: warm up, print ``ready``, then for each number of seconds read from stdin, work that long.
+def serve(*tasks: Callable[[], Any]) -> None:
+    """In a worker: warm up, print ``ready``, then for each line on stdin, seconds and index of a task, work that long.
 
-    ``work`` is called until the time has passed, and at least once. If a call is much shorter, an untimed call comes
+    The task is called until the time has passed, and at least once. If a call is much shorter, an untimed call comes
     first, because the other contenders have replaced the processor's caches.
     """
-    work()
-    work()
+    for work in tasks:
+        work()
+        work()
     out = sys.__stdout__
     assert out is not None
     out.write("ready\n")
     out.flush()
-    short = False
+    short = [False] * len(tasks)
     for line in sys.stdin:
-        if short:
+        seconds, which = float(line.split()[0]), int(line.split()[1])
+        work = tasks[which]
+        if short[which]:
             work()
         calls, start, cpu_start = 0, time.perf_counter(), time.process_time()
-        while not calls or time.perf_counter() - start < float(line):
+        while not calls or time.perf_counter() - start < seconds:
             work()
             calls += 1
         passed, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
-        short = 10 * passed / calls < float(line)
+        short[which] = 10 * passed / calls < seconds
         out.write(f"{passed / calls} {cpu_s / calls}\n")
         out.flush()
 
@@ -61,10 +64,10 @@ class Worker:
         if self.process.stdout.readline().strip() != "ready":
             raise SystemExit(f"{name} does not start: {' '.join(command)}")
 
-    def block(self, seconds: float) -> None:
+    def block(self, seconds: float, task: int = 0) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.write(f"{seconds} {task}\n")
         self.process.stdin.flush()
         passed, cpu_s = map(float, self.process.stdout.readline().split())
         self.seconds.append(passed)
@@ -76,16 +79,22 @@ class Worker:
         self.process.wait()
 
 
-def compare(workers: list[Worker], rounds: int, block_s: float) -> dict[str, dict[str, Any]]:
+def compare(
+    workers: list[Worker], rounds: int, block_s: float, task: int = 0, last: bool = True
+) -> dict[str, dict[str, Any]]:
     """Rounds of one block per worker, of ``block_s`` seconds (0: one call), compared with the first worker.
+
+    ``task`` is the index of the workers' task. ``last``: the workers are not needed any more.
 
     ``cpu_ratio`` compares processor time of all threads. On a busy machine, with one thread, it is disturbed least:
     waiting for a core is not counted, busy waiting is.
     """
+    for worker in workers:
+        worker.seconds, worker.cpu_s = [], []
     for _ in range(rounds):
         for worker in workers:
-            worker.block(block_s)
-    for worker in workers:
+            worker.block(block_s, task)
+    for worker in workers if last else ():
         worker.close()
     base = workers[0].seconds
     result = {}

@@ -2,7 +2,7 @@
 
 Features are random (512 components, overlapping clusters), so they show speed and agreement, not the benefit of
 re-ranking. Time is of one call, with distances, after imports and a small call for numba's compilation. Memory is the
-process's largest resident set, with imports. torchreid needs an environment of its own (see
+process's largest resident set, with imports. torchreid needs a separate environment (see
 tests/fixtures/make_torchreid_outputs.py):
 
     python benchmarks/reranking.py --peer-python peer/bin/python --out benchmarks/results/reranking-market1501.json

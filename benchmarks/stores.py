@@ -4,7 +4,7 @@
     python benchmarks/stores.py --rows 1000000 --out benchmarks/results/stores-1000000.json
 
 Vectors are random: 512 components, not negative, 41 % zeros, like OSNet's, of 20 cameras and 7 days. FAISS and Qdrant
-Edge are measured if they are installed (``pip install faiss-cpu qdrant-edge-py``, in an environment of their own).
+Edge are measured if they are installed (``pip install faiss-cpu qdrant-edge-py``, in a separate environment).
 Each value is the smallest of several, measured in turn; ``cpu`` is the process's processor time, ``wall`` elapsed time.
 """
 

@@ -3,14 +3,17 @@
     python benchmarks/tracker.py --weights W.pth --peer-python peer/bin/python --boxmot-python boxmot/bin/python
 
 The contenders are measured in turn, each in its own process. ``run`` is the backend alone, on prepared crops, and
-``prepare`` is cropping and resizing alone; ``embed`` is both, with the Python between them. BoxMOT's ``get_features``
-takes the frame; Torchreid's FeatureExtractor takes RGB crops cut from it. People are 80 to 400 pixels high, so half of
-the crops are scaled down. ``ratio`` and the peers' environments: see inference.py.
+``prepare`` is cropping and resizing alone; ``embed`` is both, with the Python between them. The resize is the compiled
+one, as in a process that has resized thousands of crops; ``prepare-by-Pillow`` is that of a new process. BoxMOT's
+``get_features`` takes the frame; Torchreid's FeatureExtractor takes RGB crops cut from it. People are 80 to 400 pixels
+high, so half of the crops are scaled down. ``ratio`` and the peers' environments: see inference.py.
 """
 
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ import numpy as np
 THIS = Path(__file__).resolve()
 sys.path.insert(0, str(THIS.parent))
 import in_turn  # noqa: E402
+
+Call = Callable[[np.ndarray, np.ndarray], Any]
+"""Embeds the boxes of a frame."""
 
 
 @dataclass(frozen=True)
@@ -52,43 +58,67 @@ def make_frame(number: int) -> tuple[np.ndarray, np.ndarray]:
     return frame.astype(np.uint8), np.stack([left, top, left + width, top + height], 1)
 
 
-def worker(kind: str, folder: str, model: str, number: int, threads: int) -> None:
+def worker(kind: str, folder: str, model: str, numbers: list[int], threads: int) -> None:
     in_turn.pin(threads)
     import torch
 
     torch.set_num_threads(threads)
-    frame, boxes = make_frame(number)
     weights = Path(folder) / f"{model}_msmt17.pt"
-    what, _, backend = kind.removeprefix("old ").partition(" ")
-    if what == "torchreid":
-        from torchreid.reid.utils import FeatureExtractor
+    make = {"torchreid": by_torchreid, "boxmot": by_boxmot}.get(kind.split()[0], by_osnet)
+    call = make(kind, weights, model)
+    in_turn.serve(*(partial(call, *make_frame(number)) for number in numbers))
 
-        extractor = FeatureExtractor(model_name=model, model_path=str(weights), device="cpu", verbose=False)
 
-        def by_torchreid() -> None:
-            pixel_boxes = boxes.astype(int)
-            extractor([np.ascontiguousarray(frame[t:b, left:r, ::-1]) for left, t, r, b in pixel_boxes])
+def by_torchreid(_kind: str, weights: Path, model: str) -> Call:
+    from torchreid.reid.utils import FeatureExtractor
 
-        return in_turn.serve(by_torchreid)
-    if what == "boxmot":
-        from boxmot.reid.backends.onnx_backend import ONNXBackend
-        from boxmot.reid.backends.pytorch_backend import PyTorchBackend
+    extractor = FeatureExtractor(model_name=model, model_path=str(weights), device="cpu", verbose=False)
+    return lambda frame, boxes: extractor(
+        [np.ascontiguousarray(frame[t:b, left:r, ::-1]) for left, t, r, b in boxes.astype(int)]
+    )
 
-        made = (ONNXBackend if backend == "onnx" else PyTorchBackend)(
-            weights.with_suffix(".onnx") if backend == "onnx" else weights, torch.device("cpu"), False
-        )
-        return in_turn.serve(lambda: made.get_features(boxes, frame))
+
+def by_boxmot(kind: str, weights: Path, _model: str) -> Call:
+    import torch
+    from boxmot.reid.backends.onnx_backend import ONNXBackend
+    from boxmot.reid.backends.pytorch_backend import PyTorchBackend
+
+    onnx = kind.endswith("onnx")
+    made = (ONNXBackend if onnx else PyTorchBackend)(
+        weights.with_suffix(".onnx") if onnx else weights, torch.device("cpu"), False
+    )
+    return lambda frame, boxes: made.get_features(boxes, frame)
+
+
+def by_osnet(kind: str, weights: Path, _model: str) -> Call:
+    import torch
+
     from osnet import Embedder, Frame
     from osnet.embedding.inputs import iterate_jobs
 
-    embedder: Any = Embedder(weights, backend=backend or "torch", batch_size=max(32, number))
+    what, _, backend = kind.removeprefix("old ").partition(" ")
+    if not kind.startswith("old ") and what != "prepare-by-Pillow":
+        from osnet.data import faster_resize
+
+        if not faster_resize.load():
+            raise SystemExit("the compiled resize does not load")
+    embedder: Any = Embedder(weights, backend=backend or "torch", batch_size=64)
     if what == "embed":
-        return in_turn.serve(lambda: embedder.embed(Frame(frame, boxes), channels="bgr"))
-    if what == "prepare":
-        return in_turn.serve(lambda: list(embedder._prepared(iterate_jobs(Frame(frame, boxes), "bgr"))))
-    crops = [crop.pixels for crop in embedder._prepared(iterate_jobs(Frame(frame, boxes), "bgr"))]
-    pixels = torch.stack(crops)
-    return in_turn.serve(lambda: embedder._backend.run(pixels))
+        return lambda frame, boxes: embedder.embed(Frame(frame, boxes), channels="bgr")
+
+    def prepare(frame: np.ndarray, boxes: np.ndarray) -> list[Any]:
+        return list(embedder._prepared(iterate_jobs(Frame(frame, boxes), "bgr")))
+
+    if what != "run":
+        return prepare
+    ready: dict[int, torch.Tensor] = {}
+
+    def run(frame: np.ndarray, boxes: np.ndarray) -> None:
+        if len(boxes) not in ready:
+            ready[len(boxes)] = torch.stack([crop.pixels for crop in prepare(frame, boxes)])
+        embedder._backend.run(ready[len(boxes)])
+
+    return run
 
 
 def write_weights(settings: Settings, folder: Path) -> None:
@@ -108,7 +138,7 @@ def main(settings: Settings) -> None:
     contenders: list[tuple[str, Path | None]] = []
     for name in settings.backends:
         contenders += [(f"embed {name}", None), (f"run {name}", None)]
-    contenders.append(("prepare", None))
+    contenders += [("prepare", None), ("prepare-by-Pillow", None)]
     if settings.old:
         contenders += [("old embed auto", None), ("old prepare", None)]
     if settings.boxmot_python:
@@ -117,14 +147,15 @@ def main(settings: Settings) -> None:
         contenders.append(("torchreid", settings.peer_python))
     with tempfile.TemporaryDirectory() as folder:
         write_weights(settings, Path(folder))
-        for number in settings.boxes:
-            arguments = [folder, settings.model, str(number), str(settings.threads)]
-            workers = []
-            for kind, python in contenders:
-                version = ["env", f"PYTHONPATH={settings.old}"] if kind.startswith("old ") else []
-                command = [*version, str(python or sys.executable), str(THIS), "--worker", kind, *arguments]
-                workers.append(in_turn.Worker(kind, command, settings.threads))
-            rows = in_turn.compare(workers, settings.rounds, settings.block_s)
+        arguments = [folder, settings.model, ",".join(map(str, settings.boxes)), str(settings.threads)]
+        workers = []
+        for kind, python in contenders:
+            version = ["env", f"PYTHONPATH={settings.old}"] if kind.startswith("old ") else []
+            command = [*version, str(python or sys.executable), str(THIS), "--worker", kind, *arguments]
+            workers.append(in_turn.Worker(kind, command, settings.threads))
+        for task, number in enumerate(settings.boxes):
+            last = number == settings.boxes[-1]
+            rows = in_turn.compare(workers, settings.rounds, settings.block_s, task, last)
             for name, row in rows.items():
                 times = f"{row['median_ms']:9.2f} ms (best {row['best_ms']:.2f}, processor {row['cpu_ms']:.2f})"
                 ratios = " ".join(f"{row[key]:.2f}" for key in ("ratio_within_rounds", "ratio_best", "cpu_ratio"))
@@ -135,7 +166,7 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        worker(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))
+        worker(*sys.argv[2:5], list(map(int, sys.argv[5].split(","))), int(sys.argv[6]))
     else:
         import tyro
 

@@ -3,7 +3,8 @@
     python docs/tables.py             # replaces each table between <!-- NAME --> and <!-- end of NAME -->
     python docs/tables.py --check     # changes nothing; status 1 if a page differs
 
-``docs/results.md`` has a script of its own, ``benchmarks/results_page.py``.
+Two rows of README's table come from there, too. ``docs/results.md`` has a script of its own,
+``benchmarks/results_page.py``.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from osnet.models.counting import TABLE_A, count_cost
 from osnet.models.registry import VARIANTS, build_network
 
 ROOT = Path(__file__).parent.parent
+README = "README.md"
 ENTRANTS = {
     "osnet_x0_25": "OSNet x0.25 from scratch",
     "osnet_t1_x0_25": "single-scale T=1 x0.25 from scratch",
@@ -113,14 +115,95 @@ def tracker() -> str:
         "embed onnxruntime": "`Embedder.embed(Frame)`",
         "run onnxruntime": "backend alone",
         "prepare": "cutting and resizing alone",
-        "old embed auto": "`embed` before (machine code)",
-        "old prepare": "cutting and resizing before",
+        "prepare-by-Pillow": "the same in a new process",
         "boxmot pt": "BoxMOT 25, `.pt`",
         "boxmot onnx": "BoxMOT 25, our `.onnx`",
         "torchreid": "Torchreid 0.2.5",
     }
     rows = [[title, *(f"{cell['rows'][way]['cpu_ms']:.1f}" for cell in cells)] for way, title in ways.items()]
     return table(["boxes", *(str(cell["boxes"]) for cell in cells)], rows)
+
+
+def training() -> str:
+    """Processor milliseconds of a training step."""
+    report = results("training-peers-cpu-osnet_x0_25.json")
+    titles = {"ours": "`Trainer`", "old": "`Trainer` before", "torchreid": "Torchreid's engine"}
+    rows = [
+        [title, f"{report['rows'][who]['cpu_ms']:,.0f}", f"{1 / report['rows'][who]['cpu_ratio']:.2f}"]
+        for who, title in titles.items()
+    ]
+    return table(["", "milliseconds", "times ours"], rows)
+
+
+NETWORKS = ("osnet_x0_25", "osnet_x1_0")
+RUNTIMES = {
+    "torchreid": "torchreid",
+    "onnxruntime": "`onnxruntime`",
+    "openvino": "`openvino`",
+    "boxmot": "boxmot 25.0.0 with our `.onnx`",
+}
+
+
+def inference() -> str:
+    """The network alone: times as fast as torchreid, and percent of the machine's peak."""
+    cells = [cell for model in NETWORKS for cell in results(f"inference-cpu-{model}.json")["cells"]]
+    rows = [
+        [
+            title,
+            *(f"{cell['rows'][way]['ratio']:.1f} ({100 * cell['rows'][way]['share_of_peak']:.0f})" for cell in cells),
+        ]
+        for way, title in RUNTIMES.items()
+    ]
+    return table(["", *(f"{_width(cell['model'])}, batch {cell['batch']}" for cell in cells)], rows)
+
+
+def extraction() -> str:
+    """From JPEG files to embeddings: times as fast as torchreid."""
+    reports = [results(f"extraction-cpu-{model}.json") for model in NETWORKS]
+    sizes = [(report["model"], name, size["rows"]) for report in reports for name, size in report["sizes"].items()]
+    rows = []
+    for way in ("onnxruntime", "openvino"):
+        ratios = [f"{found[way]['ratio']:.1f}" if way in found else "" for _, _, found in sizes]
+        rows.append([RUNTIMES[way], *ratios])
+    return table(["", *(f"{_width(model)}, {name.replace('x', ' x ')}" for model, name, _ in sizes)], rows)
+
+
+def _width(model: str) -> str:
+    """osnet_x0_25 -> x0.25."""
+    return model.removeprefix("osnet_").replace("_", ".")
+
+
+def readme_rows() -> list[str]:
+    """The rows of README's table that are measured speeds; all but the last cell is their name."""
+    single = [
+        next(cell for cell in results(f"inference-cpu-{model}.json")["cells"] if cell["batch"] == 1)["rows"]
+        for model in NETWORKS
+    ]
+    network = " / ".join(f"{rows['onnxruntime']['ratio']:.1f}" for rows in single)
+    scoring = results("evaluation-cpu-again.json")["sizes"]["market1501"]
+    ours, theirs = (max(run["beyond_gb"] for run in scoring["runs"][who]) for who in ("ours", "cython"))
+    return [
+        "| the network alone, one crop, two CPU cores, OSNet x0.25 / x1.0, against Torchreid | 1 | "
+        f"{network} times as fast |",
+        "| scoring Market-1501 (3,368 x 15,913), against Torchreid's Cython code | 1 | "
+        f"{scoring['times_as_fast_as_cython']:.1f} times as fast, {ours:.2f} GB instead of {theirs:.2f} GB |",
+    ]
+
+
+def fill_rows(page: str, rows: list[str]) -> str:
+    """The page with each row in the place of the line with the same cells but the last.
+
+    Raises:
+        SystemExit: there is no such line, or several.
+    """
+    lines = page.split("\n")
+    for row in rows:
+        name = row.rsplit("|", 2)[0]
+        places = [number for number, line in enumerate(lines) if line.startswith(name)]
+        if len(places) != 1:
+            raise SystemExit(f"README.md must have one row {name}")
+        lines[places[0]] = row
+    return "\n".join(lines)
 
 
 def machine_code() -> str:
@@ -219,6 +302,55 @@ def stores() -> str:
     )
 
 
+def intel_scores() -> str:
+    """Intel's networks beside the published OSNet x0.25, on Market-1501 and on a part of MARS, with their speed."""
+    report = results("permissive-weights.json")
+    speeds = report.get("speed", {}).get("rows", {})
+    rows = []
+    for name, found in report["scores"].items():
+        market, mars = found.get("market1501"), found.get("mars-mini")
+        scores = [f"{row['rank1']:.2f} / {row['mAP']:.2f}" if row else "-" for row in (market, mars)]
+        speed = speeds.get(found["model"])
+        ratios = [f"{speed[key]:.2f}" if speed else "-" for key in ("beside_x0_25", "beside_x1_0")]
+        rows.append([f"`{name}`", f"{found['params']:,}", *scores, *ratios])
+    heads = ["weights", "parameters", "Market-1501", "MARS, 16 people", "times as fast as x0.25", "as x1.0"]
+    return table(heads, rows)
+
+
+def things() -> str:
+    """The example with things instead of people."""
+    report = results("things-cpu.json")
+    scores, counts, missed = report["scores"]["scores"], report["scores"]["counts"], report["threshold"]["misses"]
+    return (
+        f"With {report['scores']['photographs']}, half of them for training, one run: {counts['query']['images']} "
+        f"queries, {counts['gallery']['images']} gallery images, rank-1 {percent(scores['rank-1'])} %, mAP "
+        f"{percent(scores['mAP'])} % (1 % by chance). The threshold that accepts 1 % of the pairs of different things "
+        f"misses {percent(missed['mean'])} % of the others. So the commands work on things; a network trained on 100 "
+        "things for a few minutes is a weak one."
+    )
+
+
+def parts() -> str:
+    """Shares of activation maps on logo, bag and shirt, beyond controls."""
+
+    def show(found: dict[str, float], signed: bool = False) -> str:
+        mean, low, high = (100 * found[key] for key in ("mean", "low", "high"))
+        return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if signed else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+    report = results("part-shares.json")
+    rows = []
+    for name, found in report["networks"].items():
+        for part in ("logo", "bag", "shirt"):
+            row, beyond = found[part], found[part]["beyond"]
+            without = show(beyond["without the part"], True) if "without the part" in beyond else "-"
+            others = [show(beyond[key], True) for key in ("another person", "noise")]
+            shown = f"{100 * row['share']['mean']:.1f} ({100 * row['uniform']['mean']:.1f})"
+            rows.append([f"`{name}`", part, str(row["images"]), shown, without, *others])
+    telling = ", ".join(f"`{name}` {show(found['telling']['closer'])} %" for name, found in report["networks"].items())
+    heads = ["network", "part", "images", "share (uniform), %", "beyond: without the part", "another person", "noise"]
+    return f"{table(heads, rows)}\n\nThe same person is closer than the twin with another logo in: {telling}."
+
+
 def postgres() -> str:
     """Exact and indexed searches in PostgreSQL."""
     report = results("postgres-20000.json")
@@ -266,6 +398,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
             "attribute-search-generated.json", "attribute-search-generated-scratch.json"
         ),
     },
+    "figures.md": {"parts": parts},
+    "weights.md": {"Intel": intel_scores, "things": things},
     "scale.md": {"city": city, "stores": stores, "postgres": postgres, "runners": runners},
     "classification.md": {
         "Table A": table_a,
@@ -273,7 +407,14 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "grouped": lambda: str(benchmark("variants").markdown(results("grouped-cpu.json")["results"])),
         "loading": lambda: str(benchmark("photo_loading").markdown(results("photo-loading-cpu.json")["results"])),
     },
-    "speed.md": {"first answer": first_answers, "tracker": tracker, "machine code": machine_code},
+    "speed.md": {
+        "first answer": first_answers,
+        "tracker": tracker,
+        "network alone": inference,
+        "extraction": extraction,
+        "training": training,
+        "machine code": machine_code,
+    },
     "video.md": {
         "tracking": lambda: str(benchmark("tracking").markdown(results("tracking.json"))),
         "costs": lambda: str(benchmark("footage_costs").markdown(results("footage-costs.json"))),
@@ -304,10 +445,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a page differs")
     options = parser.parse_args(arguments)
     differing = []
-    for name in TABLES:
-        path = ROOT / "docs" / name
+    for name in (*TABLES, README):
+        path = ROOT / ("" if name == README else "docs") / name
         page = path.read_text(encoding="utf-8")
-        if (filled := fill(name, page)) == page:
+        if (filled := fill_rows(page, readme_rows()) if name == README else fill(name, page)) == page:
             continue
         differing.append(name)
         if not options.check:

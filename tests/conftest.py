@@ -270,7 +270,7 @@ def database(state_address: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def painted_archive(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of painted footage: camera-1 and camera-2, three segments each; the footage lies in the parent."""
+    """An archive of painted footage: camera-1 and camera-2, three segments each; the footage is in its parent."""
     pytest.importorskip("av")
     pytest.importorskip("argon2")
     from small_service import write_archive

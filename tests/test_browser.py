@@ -50,6 +50,8 @@ def browser() -> Iterator[Any]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+    driver.set_page_load_timeout(1200)
+    driver.set_script_timeout(1200)
     yield driver
     driver.quit()
 

@@ -1,5 +1,6 @@
 """The fast reader (simplejpeg and our resize) gives Pillow's pixels bit for bit, and Pillow's errors."""
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from conftest import make_picture, shared_data
-from osnet.data import loading
+from osnet.data import faster_resize, loading
 from osnet.data.loading import read_image, read_pixels
 from osnet.data.transforms import resize_image, resize_pixels
 from osnet.errors import ImageError
@@ -98,6 +99,86 @@ def test_resized_pixels_are_pillows_for_random_input_sizes(target_hw: tuple[int,
         picture = noisy(int(rng.integers(9)), (width, height))
         found = resize_pixels(as_tensor(picture), Preprocessing(size_hw=target_hw))
         np.testing.assert_array_equal(found, resize_image(picture, Preprocessing(size_hw=target_hw)))
+
+
+def by_passes(image: np.ndarray, size_hw: tuple[int, int], axes: tuple[int, int]) -> np.ndarray:
+    """Pillow's resize by its documented steps, one axis after the other, slowly."""
+    for axis in axes:
+        size, wanted = image.shape[axis], size_hw[axis]
+        scale, lines = size / wanted, []
+        for place in range(wanted):
+            centre, reach = (place + 0.5) * scale, max(scale, 1.0)
+            span = range(max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), size))
+            near = [max(1 - abs((i - centre + 0.5) / reach), 0.0) for i in span]
+            weights = [int(0.5 + w / sum(near) * 2**22) for w in near]
+            total = sum(w * image.take(i, axis).astype(int) for w, i in zip(weights, span, strict=True))
+            lines.append(np.clip((total + 2**21) >> 22, 0, 255))
+        image = np.stack(lines, axis).astype(np.uint8)
+    return image
+
+
+@pytest.mark.parametrize("size_hw", [(256, 128), (64, 32), (33, 70), (1, 2), (300, 7)])
+def test_the_compiled_resize_is_pillows(size_hw: tuple[int, int]) -> None:
+    assert faster_resize.load()
+    resize = faster_resize.get()
+    assert resize is not None
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        given_hw = rng.integers(1, (1, 40, 150, 600)[number % 4] + 1, 2)
+        given_hw[number % 2] = size_hw[number % 2] if number % 7 == 0 else given_hw[number % 2]
+        image = rng.integers(0, 256, (*given_hw, 3), dtype=np.uint8)
+        if number % 3 == 0:
+            image = np.where(image > 127, 255, 0).astype(np.uint8)  # sums up to their limits
+        expected = np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(resize(image, size_hw, False).transpose(1, 2, 0), expected, err_msg=str(given_hw))
+        np.testing.assert_array_equal(resize(image[..., ::-1], size_hw, True), resize(image, size_hw, False))
+
+
+def test_the_compiled_resize_in_either_order_of_passes() -> None:
+    """Versions of Pillow differ in the order, and so in values: 13 begins with the height of some images."""
+    from osnet.data.resize_kernel import resize_rgb
+
+    image = np.random.default_rng(0).integers(0, 256, (90, 41, 3), dtype=np.uint8)
+    height_first, width_first = (resize_rgb(image, (64, 32), False, first) for first in (True, False))
+    np.testing.assert_array_equal(height_first.transpose(1, 2, 0), by_passes(image, (64, 32), (0, 1)))
+    np.testing.assert_array_equal(width_first.transpose(1, 2, 0), by_passes(image, (64, 32), (1, 0)))
+    assert (height_first != width_first).any()
+
+
+@pytest.fixture
+def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a new process."""
+    for name, value in {"_resize": None, "_loading": None, "_resized": count(1)}.items():
+        monkeypatch.setattr(faster_resize, name, value)
+
+
+@pytest.mark.usefixtures("not_loaded")
+def test_the_compiled_resize_is_loaded_after_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faster_resize, "ENOUGH", 3)
+    picture = noisy(3, (90, 200))
+    expected = resize_image(picture, Preprocessing(size_hw=(100, 50)))
+    for number in range(1, 6):
+        np.testing.assert_array_equal(resize_pixels(as_tensor(picture), Preprocessing(size_hw=(100, 50))), expected)
+        assert (faster_resize._loading is None) == (number < 3)
+        faster_resize._finish()
+    assert faster_resize.get() is not None
+
+
+@pytest.mark.usefixtures("not_loaded")
+def test_a_resize_that_is_not_pillows_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later Pillow may compute in another way."""
+    plain = Image.Image.resize
+
+    def brighter(self: Image.Image, *arguments: object, **more: object) -> Image.Image:
+        return plain(self, *arguments, **more).point(lambda level: min(255, level + 1))  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "resize", brighter)
+        assert not faster_resize.load()
+    assert faster_resize.get() is None
+    picture = noisy(3, (90, 200))
+    expected = resize_image(picture, Preprocessing(size_hw=(100, 50)))
+    np.testing.assert_array_equal(resize_pixels(as_tensor(picture), Preprocessing(size_hw=(100, 50))), expected)
 
 
 def test_real_crops_are_read_like_pillow() -> None:

@@ -48,7 +48,7 @@ def test_search_against_a_slow_loop(gallery: Gallery) -> None:
     assert gallery.search_embedding(query[None], weights_sha256=SHA, top=1)[0] == hits[0]
 
 
-def test_equal_scores_keep_the_order_of_adding(tmp_path: Path) -> None:
+def test_items_with_equal_scores_keep_insertion_order(tmp_path: Path) -> None:
     store = Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=2)
     store.add_embeddings(np.tile([[1.0, 0.0]], (30, 1)), items(30), weights_sha256=SHA)
     found = store.search_embedding([2.0, 0.0], weights_sha256=SHA, top=5)

@@ -104,7 +104,7 @@ def test_search_many_matches_single_searches(
         gallery.search(frame)
 
 
-def test_calls_that_cannot_be(gallery: Gallery, crops: Path, embedder: Embedder, tiny_network: OSNet) -> None:
+def test_invalid_calls_are_refused(gallery: Gallery, crops: Path, embedder: Embedder, tiny_network: OSNet) -> None:
     alone = Gallery.open(gallery.folder)
     calls: list[Callable[[], object]] = [
         lambda: alone.search(crops / "0.png"),

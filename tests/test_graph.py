@@ -86,6 +86,21 @@ def test_folding_removes_all_batch_norms() -> None:
         assert count(graph, nn.Conv2d) == count(network, nn.Conv2d)
 
 
+def test_folding_leaves_the_network_as_it_is() -> None:
+    """The copy shares no memory with it, so training it further changes nothing, and it can still be trained."""
+    network = OSNet(OSNetConfig(width=0.25)).train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    graph = fold(network, Preprocessing())
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(module.training for module in network.modules())
+    assert not any(module.training for module in graph.modules())
+    assert not any(parameter.requires_grad for parameter in graph.parameters())
+    held = {tensor.data_ptr() for tensor in network.state_dict().values()}
+    assert not held & {tensor.data_ptr() for tensor in graph.state_dict().values()}
+
+
 class PixelsAsLinear(nn.Module):
     """A network into whose first layer the input normalisation cannot be folded."""
 

@@ -8,6 +8,8 @@ import pytest
 
 from osnet.data.reid import cuhk03_images
 from osnet.errors import DataError
+from osnet.metrics.distance_blocks import BLOCK_DISTANCES, block_starts
+from osnet.metrics.k_reciprocal import rerank_best
 from osnet.weights.checkpoint import read_checkpoint
 from osnet.weights.torchreid import training_data_from_file
 from stand_ins import write_random_weights
@@ -47,3 +49,15 @@ def test_cuhk03_images_that_are_not_8_bit_rgb_are_refused(
     assert next(found)[0] == "1_007_1_01.png"
     with pytest.raises(DataError, match=r"1_007_1_02\.png"):
         next(found)
+
+
+def test_a_gallery_larger_than_a_block_is_ranked_one_query_at_a_time() -> None:
+    assert block_starts(3, BLOCK_DISTANCES + 1, None) == [(0, 1), (1, 2), (2, 3)]
+    assert block_starts(5, BLOCK_DISTANCES // 2, None) == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_rerank_best_keeps_50_items_by_default() -> None:
+    rng = np.random.default_rng(0)
+    query, gallery = rng.random((2, 8)), rng.random((60, 8))
+    ranked = rerank_best(query.astype(np.float32), gallery.astype(np.float32))
+    assert ranked.index.shape == (2, 50)

@@ -46,7 +46,7 @@ def upload(site: Site, *publics: str, **options: Any) -> dict[str, Any]:
 # Searching
 
 
-def test_a_photo_gives_the_hits_and_scores_of_the_archives_own_search(site: Site) -> None:
+def test_a_photo_search_equals_a_search_of_the_archive(site: Site) -> None:
     public = site.tracklets("camera-2")[0]
     got = upload(site, public)["hits"]
     archive = Archive.open(site.archive)
@@ -78,7 +78,7 @@ def _open(content: bytes) -> Any:
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
-def test_a_box_on_a_frame_finds_whom_it_holds(site: Site) -> None:
+def test_a_box_on_a_frame_finds_the_person_in_it(site: Site) -> None:
     client = site.client()
     public = site.tracklets("camera-1")[0]
     tracklet = site.service.library.tracklet(public)
@@ -94,7 +94,7 @@ def test_a_box_on_a_frame_finds_whom_it_holds(site: Site) -> None:
     assert found[0]["score"] > 0.99
 
 
-def test_a_box_on_an_uploaded_photo_is_cut_out(site: Site) -> None:
+def test_a_box_on_an_uploaded_photo_is_cropped(site: Site) -> None:
     tracklet = site.service.library.tracklet(site.tracklets("camera-1")[0])
     frame = site.client().get(f"{API}/frames/camera-1.jpg", params={"time_s": tracklet.best_crop.time_s}).content
     options = {"options": json.dumps({"boxes": [list(tracklet.best_crop.box)]})}
@@ -166,7 +166,7 @@ def test_bad_filters_and_queries_are_named(site: Site) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "image")
 
 
-def test_pages_of_hits_join_to_the_whole_list(site: Site) -> None:
+def test_pages_of_hits_join_to_the_full_list(site: Site) -> None:
     search = upload(site, site.tracklets()[0])["id"]
     client = site.client()
     whole = [h["tracklet"] for h in client.get(f"{API}/searches/{search}/hits", params={"limit": 200}).json()["hits"]]
@@ -228,7 +228,7 @@ def test_feedback_follows_rocchios_rule(site: Site) -> None:
     np.testing.assert_array_equal(refine_query(query, [], []), query)
 
 
-def test_answers_rank_again_are_kept_and_can_be_undone(site: Site) -> None:
+def test_answers_rerank_the_hits_are_stored_and_can_be_undone(site: Site) -> None:
     client, search = site.client(), upload(site, site.tracklets()[0])["id"]
     before = client.get(f"{API}/searches/{search}/hits", params={"limit": 200}).json()["hits"]
     target = before[-1]["tracklet"]
@@ -254,7 +254,7 @@ def test_answers_rank_again_are_kept_and_can_be_undone(site: Site) -> None:
     assert nothing.status_code == 422
 
 
-def test_a_timeline_has_ways_between_confirmed_appearances(site: Site) -> None:
+def test_a_timeline_connects_confirmed_appearances(site: Site) -> None:
     client, search = site.client(), upload(site, site.tracklets()[0])["id"]
     a, b = site.tracklets("camera-1")[0], site.tracklets("camera-2")[-1]
     for public in (b, a):
@@ -268,7 +268,7 @@ def test_a_timeline_has_ways_between_confirmed_appearances(site: Site) -> None:
     assert found["ways"][0]["seconds"] == pytest.approx(second.begin_s - first.end_s)
 
 
-def test_ways_are_learnt_from_three_confirmed_ones(site: Site) -> None:
+def test_travel_times_are_learnt_from_three_confirmed_pairs(site: Site) -> None:
     pairs = list(zip(site.tracklets("camera-1"), site.tracklets("camera-2"), strict=False))[:3]
     gaps = []
     for a, b in pairs:
@@ -285,7 +285,7 @@ def test_ways_are_learnt_from_three_confirmed_ones(site: Site) -> None:
 # Scores
 
 
-def test_what_a_score_means_comes_from_the_calibration(tmp_path: Path) -> None:
+def test_scores_are_explained_by_the_calibration(tmp_path: Path) -> None:
     scale = ScoreScale((CalibratedPoint(0.5, 0.01, "val"), CalibratedPoint(0.7, 0.001, "val")))
     strong, middle, weak = (scale.explain(score, 3) for score in (0.7, 0.6, 0.4))
     assert strong.strangers == pytest.approx(0.003)
@@ -332,7 +332,7 @@ def test_the_openapi_document_has_examples_and_errors(site: Site) -> None:
             assert operation.get("summary") or operation.get("description"), (path, method)
 
 
-def test_the_client_speaks_with_the_librarys_types(site: Site, tmp_path: Path) -> None:
+def test_the_client_returns_the_librarys_types(site: Site, tmp_path: Path) -> None:
     class Sync(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             got = web.request(request.method, str(request.url), content=request.read(), headers=dict(request.headers))

@@ -1,4 +1,4 @@
-"""Erasing a person: the bytes are gone from every file, what stays is as it was, and an interrupted run is finished."""
+"""Erasing a person: no file holds the bytes, other people's data is unchanged, an interrupted run is finished."""
 
 import json
 import shutil
@@ -109,7 +109,7 @@ def test_a_person_is_erased_from_every_file(site: Site, tmp_path: Path) -> None:
     assert audit.list_entries(site.service.database, limit=1000)
 
 
-def test_what_an_erasure_leaves_behind_is_reported(site: Site) -> None:
+def test_remaining_copies_are_reported(site: Site) -> None:
     """The check is no formality: a copy in a file beside the segments is found and named."""
     public = site.tracklets("camera-2")[0]
     tracklet = site.service.library.tracklet(public)
@@ -119,7 +119,7 @@ def test_what_an_erasure_leaves_behind_is_reported(site: Site) -> None:
     assert report["check"]["found"] == [f"picture in {site.archive.name}/copy.jpg"]
 
 
-def test_twins_in_the_overlap_of_segments_go_too(site: Site) -> None:
+def test_twins_in_the_overlap_of_segments_are_found(site: Site) -> None:
     archive = Archive.open(site.archive)
     by_segment: dict[str, list[str]] = {}
     for tracklet in archive.tracklets():
@@ -136,7 +136,7 @@ STEPS = ("before", "moved away", "in place")
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_run_that_is_killed_between_two_steps_is_finished(
+def test_an_erasure_killed_between_two_steps_is_finished(
     site: Site, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     public = site.tracklets("camera-1")[0]
@@ -175,7 +175,7 @@ def test_a_run_that_is_killed_between_two_steps_is_finished(
     assert Archive.open(site.archive).sources() == before - {inner}
 
 
-def test_tracklets_can_be_erased_one_after_the_other(site: Site) -> None:
+def test_tracklets_can_be_erased_one_by_one(site: Site) -> None:
     archive = Archive.open(site.archive)
     first = archive.segments[0]["name"]
     ids = sorted(i for i in archive.sources() if i.startswith(first))
@@ -190,7 +190,7 @@ def test_tracklets_can_be_erased_one_after_the_other(site: Site) -> None:
     assert erasing.remove_tracklets(archive, ids).tracklets == []
 
 
-def test_an_erasure_that_died_with_its_process_is_done_at_the_next_start(site: Site, tmp_path: Path) -> None:
+def test_an_interrupted_erasure_runs_at_the_next_start(site: Site, tmp_path: Path) -> None:
     public = site.tracklets("camera-1")[0]
     plan = site.service.erasure.plan(site.actor(), [public])
     job = site.service.jobs.add("erasure", "root", "asked", {**vars(plan)})
@@ -212,7 +212,7 @@ def test_an_erasure_that_died_with_its_process_is_done_at_the_next_start(site: S
     assert json.loads(row["report"])["check"]["found"] == []
 
 
-def test_decisions_of_others_stay(site: Site) -> None:
+def test_decisions_on_other_people_stay(site: Site) -> None:
     archive = Archive.open(site.archive)
     a, b, c = sorted(archive.sources())[:3]
     decide(archive, a, b, "confirmed", by="anna")

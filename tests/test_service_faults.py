@@ -1,4 +1,4 @@
-"""What goes wrong around the service: killed under writes, disk full, files gone, state locked, clock set back."""
+"""Faults around the service: kills during writes, full disk, missing files, locked state, clock set back."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def write_for_ever(site: Site, pipe: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_50_moments_under_writes(site: Site) -> None:
+def test_kills_during_writes_lose_no_confirmed_write(site: Site) -> None:
     """No confirmed answer is lost, no search or case is half there, the audit chain is whole."""
     random.seed(0)
     confirmed: list[list[str]] = []
@@ -81,7 +81,7 @@ def test_killed_at_50_moments_under_writes(site: Site) -> None:
     assert found.entries > len(answers)
 
 
-def test_a_full_disk_is_said_and_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     client, public = site.client(), site.tracklets()[0]
     search = client.post(f"{API}/searches", json={"tracklets": [public]}).json()["id"]
     browser = site.browser()
@@ -112,7 +112,7 @@ def test_a_full_disk_is_said_and_changes_nothing(site: Site, monkeypatch: pytest
     assert client.get(f"{API}/searches/{search}").status_code == 200
 
 
-def test_a_full_disk_while_a_zip_is_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_during_an_export_leaves_no_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     client, public = site.client(), site.tracklets()[0]
     case = client.post(f"{API}/cases", json={"title": "t"}).json()["id"]
     search = client.post(f"{API}/searches", json={"tracklets": [public], "case": case}).json()["id"]
@@ -128,7 +128,7 @@ def test_a_full_disk_while_a_zip_is_written(site: Site, monkeypatch: pytest.Monk
     assert site.service.database.all("SELECT id FROM exports") == []
 
 
-def test_an_archive_that_was_moved_and_weights_that_are_gone(painted_archive: Path, tmp_path: Path) -> None:
+def test_readiness_names_missing_weights_and_archives(painted_archive: Path, tmp_path: Path) -> None:
     site = Site(tmp_path, copy_archive(painted_archive, tmp_path))
     client, public = site.client(), site.tracklets()[0]
     crop = crop_file(site, public)
@@ -150,7 +150,7 @@ def test_an_archive_that_was_moved_and_weights_that_are_gone(painted_archive: Pa
     assert client.get(f"{API}/tracklets/{public}/crops/1.jpg").status_code == 200
 
 
-def test_footage_that_is_gone(painted_archive: Path, tmp_path: Path) -> None:
+def test_missing_footage_is_named(painted_archive: Path, tmp_path: Path) -> None:
     """The archive remembers where the footage was; a clip says that it is not there, and crops stay."""
     folder = tmp_path / "moved"
     folder.mkdir()
@@ -166,7 +166,7 @@ def test_footage_that_is_gone(painted_archive: Path, tmp_path: Path) -> None:
     assert found.client().get(f"{API}/tracklets/{public}/clip.mp4").status_code == 200
 
 
-def test_a_state_that_is_locked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_state_is_reported_as_busy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     client, browser = site.client(), site.browser()
     monkeypatch.setattr("osnet.service.database.BUSY_TIMEOUT_S", 0.05)
     assert isinstance(site.service.database, SqliteDatabase)
@@ -183,7 +183,7 @@ def test_a_state_that_is_locked(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     assert client.post(f"{API}/cases", json={"title": "t"}).status_code == 201
 
 
-def test_a_clock_that_was_set_back(site: Site) -> None:
+def test_a_clock_set_back_is_detected(site: Site) -> None:
     client = site.client()
     site.clock.ahead = -7200
     assert client.get(f"{API}/me").status_code == 401  # a token from the future

@@ -1,4 +1,4 @@
-"""Live sources in processes of their own, and the watch list: alerts, signatures, retries, ends."""
+"""Live sources in separate processes, and the watch list: alerts, signatures, retries, expiry."""
 
 import json
 import socket
@@ -78,7 +78,7 @@ def test_alerts_are_sent_once_and_signed(watched: dict[str, Any]) -> None:
     assert sum(entry["action"] == "alert.sent" for entry in log) == new
 
 
-def test_alerts_are_tried_again_with_growing_pauses(watched: dict[str, Any]) -> None:
+def test_failed_alerts_are_retried_with_growing_pauses(watched: dict[str, Any]) -> None:
     site, status = watched["site"], watched["status"]
     new = site.service.watch.look()
     status["next"] = 500
@@ -97,7 +97,7 @@ def test_alerts_are_tried_again_with_growing_pauses(watched: dict[str, Any]) -> 
     assert row == {"error": "HTTP 500"}
 
 
-def test_an_entry_ends(watched: dict[str, Any]) -> None:
+def test_a_watch_list_entry_expires(watched: dict[str, Any]) -> None:
     site = watched["site"]
     site.clock.ahead = 86_500
     assert site.service.watch.look() == 0
@@ -120,7 +120,7 @@ def wait_for(check: Any) -> Any:
     return found
 
 
-def test_a_source_runs_in_a_process_that_is_started_again(
+def test_a_sources_process_is_restarted_when_it_dies(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process gets its address by its standard input, says what it does, and comes back when it dies."""
@@ -162,7 +162,7 @@ def test_a_source_runs_in_a_process_that_is_started_again(
     assert client.delete(f"{API}/sources/{source}").status_code == 404
 
 
-def test_a_camera_that_is_being_indexed_can_be_erased_from(
+def test_a_person_can_be_erased_while_the_camera_is_indexed(
     painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The source's process holds the camera's lock; it pauses while segments are rewritten, then resumes."""

@@ -1,4 +1,4 @@
-"""The pages: what is vendored, what they show; in a real browser the whole way of a newcomer.
+"""The pages: the vendored script, their content, and a new user's first session in a real browser.
 
 The browser is Debian's Chromium, driven by Playwright. ``OSNET_BROWSER_TESTS=required`` turns the skip into a failure.
 """
@@ -35,7 +35,7 @@ def test_htmx_is_the_published_file() -> None:
     assert "Zero-Clause BSD" in (STATIC / "htmx-LICENSE.txt").read_text()
 
 
-def test_a_timeline_draws_bars_by_camera_and_ways_between_confirmed_ones() -> None:
+def test_a_timeline_draws_bars_by_camera_and_lines_between_confirmed_ones() -> None:
     shown = [
         Appearance("a~1", "gate", 0.0, 10.0, True, 0.9),
         Appearance("a~2", "hall", 40.0, 50.0, True, 0.8),
@@ -269,7 +269,9 @@ def found_person(demo: Path) -> tuple[Path, str]:
 
 
 @pytest.mark.slow
-def test_no_request_that_fits_the_openapi_document_breaks_the_service(painted_archive: Path, tmp_path: Path) -> None:
+def test_requests_generated_from_the_openapi_document_cause_no_server_error(
+    painted_archive: Path, tmp_path: Path
+) -> None:
     """Generated requests, valid and not: no 5xx, and every error is problem+json."""
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, Phase, given, settings

@@ -1,4 +1,4 @@
-"""Attempts on the service, a test each. The names of the tests are the table.
+"""Attacks on the service, one test for each. The test names list them.
 
 path traversal, SSRF by sources and webhooks, CSRF, session fixation, stored XSS, zip and pixel bombs, header injection,
 open redirect, DNS rebinding, slow and large bodies. ``test_service_rights.py``: another role's camera, expired and
@@ -57,7 +57,7 @@ def test_path_traversal(site: Site, path: str) -> None:
     assert b"import " not in answer.content
 
 
-def test_paths_of_the_machine_are_in_no_answer(site: Site) -> None:
+def test_answers_hold_no_paths_of_the_machine(site: Site) -> None:
     client, public = site.client(), site.tracklets()[0]
     search = client.post(f"{API}/searches", json={"tracklets": [public]}).json()["id"]
     plan = client.post(f"{API}/erasures/preview", json={"tracklets": [public]}).text
@@ -127,7 +127,7 @@ def test_webhooks_to_private_addresses(site: Site, address: str) -> None:
     client.put(f"{API}/settings/watch_list", json={"value": 0})
 
 
-def test_a_webhook_goes_to_the_very_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webhook_connects_to_the_checked_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that means a public address when it is checked and the machine itself a moment later (DNS rebinding)."""
     answers = iter(["93.184.216.34", "127.0.0.1", "127.0.0.1"])
 
@@ -160,7 +160,7 @@ def test_csrf_forms_need_the_sessions_token(site: Site) -> None:
     assert browser.post("/cases", data={"csrf": good, "title": "mine"}).status_code == 303
 
 
-def test_csrf_the_api_by_cookie_needs_the_token_in_a_header(site: Site) -> None:
+def test_csrf_api_calls_with_a_cookie_need_the_token_header(site: Site) -> None:
     browser = site.browser()
     assert browser.post(f"{API}/cases", json={"title": "forged"}).status_code == 403
     headers = {"X-CSRF-Token": browser.csrf}  # type: ignore[attr-defined]
@@ -176,7 +176,7 @@ def test_csrf_the_api_by_cookie_needs_the_token_in_a_header(site: Site) -> None:
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_csrf_requests_from_other_origins(site: Site, headers: dict[str, str]) -> None:
+def test_csrf_requests_from_other_origins_are_refused(site: Site, headers: dict[str, str]) -> None:
     browser = site.browser()
     data = {"csrf": browser.csrf, "title": "forged"}  # type: ignore[attr-defined]
     assert browser.post("/cases", data=data, headers=headers).status_code == 403
@@ -205,7 +205,7 @@ def test_session_fixation(site: Site) -> None:
     assert first.cookies["osnet_session"] != second.cookies["osnet_session"]
 
 
-def test_a_session_ends_with_log_out_and_cannot_be_replayed(site: Site) -> None:
+def test_a_session_cannot_be_replayed_after_logout(site: Site) -> None:
     browser = site.browser()
     secret = browser.cookies["osnet_session"]
     browser.post("/logout", data={"csrf": browser.csrf})  # type: ignore[attr-defined]
@@ -361,7 +361,7 @@ def test_zip_and_other_files_as_photos(site: Site) -> None:
         assert (answer.status_code, answer.json()["code"]) == (422, "image")
 
 
-def test_metadata_of_a_photo_is_not_kept(site: Site) -> None:
+def test_metadata_of_a_photo_is_not_stored(site: Site) -> None:
     exif = Image.Exif()
     exif[0x010E] = "GPS-OF-THE-REPORTER"
     with io.BytesIO() as file:
@@ -439,7 +439,7 @@ def test_a_body_that_never_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     assert sent[0]["status"] == 408
 
 
-def test_uploads_touch_no_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_are_not_written_to_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     import tempfile
 
     def refuse(*_: Any, **__: Any) -> Any:
@@ -452,7 +452,7 @@ def test_uploads_touch_no_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     assert answer.status_code == 201, answer.text
 
 
-def test_other_addresses_are_refused_without_accounts(painted_archive: Path, tmp_path: Path) -> None:
+def test_without_accounts_only_loopback_is_served(painted_archive: Path, tmp_path: Path) -> None:
     from osnet.service.core import Service, ServiceOptions
 
     service = Service(ServiceOptions((painted_archive,), tmp_path / "state", host="0.0.0.0", device="cpu"))

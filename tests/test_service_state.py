@@ -32,7 +32,7 @@ from small_service import open_state
 # Database
 
 
-def test_migrations_lead_from_nothing_and_from_each_number_to_the_newest(tmp_path: Path) -> None:
+def test_migrations_bring_every_version_to_the_newest_schema(tmp_path: Path) -> None:
     numbers = [number for number, _ in read_migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
     fresh = SqliteDatabase(tmp_path / "fresh.sqlite")
@@ -213,7 +213,7 @@ def test_pragmas_and_modes(tmp_path: Path) -> None:
     assert database.path.parent.stat().st_mode & 0o077 == 0
 
 
-def test_a_transaction_is_all_or_nothing_also_when_it_is_nested(database: Database) -> None:
+def test_nested_transactions_are_atomic(database: Database) -> None:
     with pytest.raises(RuntimeError), database.write() as tx:
         tx.run("INSERT INTO settings VALUES ('a', '1')")
         with database.write() as inner:
@@ -222,7 +222,7 @@ def test_a_transaction_is_all_or_nothing_also_when_it_is_nested(database: Databa
     assert database.all("SELECT * FROM settings") == []
 
 
-def test_deleted_bytes_are_in_no_file_after_forget(database: Database) -> None:
+def test_no_file_holds_deleted_bytes_after_forget(database: Database) -> None:
     secret = b"PIECE-OF-A-VECTOR-0123456789"
     with database.write() as tx:
         for number in range(50):
@@ -266,7 +266,7 @@ def fill(database: Database, count: int = 6) -> None:
             )
 
 
-def test_the_chain_is_whole_and_shows_what_was_changed(database: Database) -> None:
+def test_the_audit_chain_shows_every_change(database: Database) -> None:
     fill(database)
     found = audit.verify(database)
     assert found.is_whole
@@ -294,7 +294,7 @@ def test_the_chain_is_whole_and_shows_what_was_changed(database: Database) -> No
     assert audit.verify(database).is_whole
 
 
-def test_details_are_erased_and_the_chain_stays_whole(database: Database) -> None:
+def test_erasing_details_keeps_the_chain_valid(database: Database) -> None:
     fill(database)
     with database.write() as tx:
         assert audit.erase_details(tx, "root", {"t1", "u4"}, "asked") == [2, 5]

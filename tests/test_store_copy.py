@@ -1,4 +1,4 @@
-"""Copying between stores: resumed after an interruption, compared afterwards; the commands."""
+"""Copying between stores: resuming, comparison of the copy, and the `osnet store` commands."""
 
 from pathlib import Path
 
@@ -37,7 +37,9 @@ def same(a: VectorStore, b: VectorStore) -> bool:
     )
 
 
-def test_around_all_stores(origin: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_through_every_store_equals_the_origin(
+    origin: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("psycopg", "qdrant_client", "qdrant_edge"):
         pytest.importorskip(module)
     monkeypatch.setattr(copying, "PAGE", 16)
@@ -72,7 +74,7 @@ def test_an_interrupted_copy_resumes(origin: Gallery, tmp_path: Path, monkeypatc
     assert same(origin, target)
 
 
-def test_what_differs_is_named(origin: Gallery, tmp_path: Path) -> None:
+def test_differing_items_are_named(origin: Gallery, tmp_path: Path) -> None:
     target = Gallery.create(tmp_path / "t", weights_sha256=SHA, embedding_size=SIZE)
     wrong = [Item("crop-007", "someone else"), ITEMS[9]]
     target.add_embeddings(np.ones((2, SIZE)), wrong, weights_sha256=SHA)
@@ -86,7 +88,7 @@ def test_what_differs_is_named(origin: Gallery, tmp_path: Path) -> None:
             open_store(bad)
 
 
-def test_the_commands(origin: Gallery, run: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_the_store_commands(origin: Gallery, run: Run, tmp_path: Path) -> None:  # noqa: F811
     copy = tmp_path / "copy"
     status, out, err = run("store", "copy", origin.folder, copy)
     assert status == 0, err

@@ -1,4 +1,4 @@
-"""One contract, every store: add, search, filter, page, count, remove, erase and look for the bytes, expire."""
+"""Every store keeps the same contract: add, search, filter, page, count, remove, erase, expire."""
 
 import itertools
 import threading
@@ -138,7 +138,7 @@ CONDITIONS = [
 ]
 
 
-def test_search_filter_count_and_page_as_a_slow_loop(store: VectorStore) -> None:
+def test_search_filter_count_and_page_equal_a_slow_loop(store: VectorStore) -> None:
     items, rows = make_items(), vectors(COUNT)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     queries = vectors(3, seed=5)
@@ -171,7 +171,7 @@ def test_search_filter_count_and_page_as_a_slow_loop(store: VectorStore) -> None
     np.testing.assert_allclose(store.embeddings([items[7].source, items[3].source]), unit[[7, 3]], atol=1e-6)
 
 
-def test_equal_scores_keep_the_order_of_adding(kind: Kind) -> None:
+def test_items_with_equal_scores_keep_insertion_order(kind: Kind) -> None:
     store = kind.create()
     for start in (0, 20):
         names = [Item(f"same-{n:02d}", time_s=-n * DAY_S) for n in range(start, start + 20)]
@@ -184,7 +184,7 @@ def test_equal_scores_keep_the_order_of_adding(kind: Kind) -> None:
     ]  # fmt: skip
 
 
-def test_it_is_there_again_after_reopening(kind: Kind, store: VectorStore) -> None:
+def test_a_reopened_store_holds_the_same_items(kind: Kind, store: VectorStore) -> None:
     before = store.search_embedding(vectors(1, 5)[0], weights_sha256=SHA)
     again = kind.reopen(store)
     assert again.find() == make_items()
@@ -237,7 +237,7 @@ NASTY = [
 ]
 
 
-def test_hostile_texts_come_back_as_they_were(kind: Kind) -> None:
+def test_hostile_strings_are_stored_unchanged(kind: Kind) -> None:
     store = kind.create()
     items = [Item(text, identity=text, camera=text, time_s=float(n)) for n, text in enumerate(NASTY)]
     store.add_embeddings(vectors(len(NASTY)), items, weights_sha256=SHA)
@@ -250,7 +250,7 @@ def test_hostile_texts_come_back_as_they_were(kind: Kind) -> None:
     assert store.find() == items[1:]
 
 
-def test_extreme_times_and_lengths(kind: Kind) -> None:
+def test_extreme_times_and_norms(kind: Kind) -> None:
     store = kind.create()
     times = [-1e300, -1e12, -0.5, 0.0, 86_399.999, 1e12, 1e300]
     items = [Item(f"t{n}", camera="c", time_s=time_s) for n, time_s in enumerate(times)]
@@ -276,7 +276,7 @@ def seen(folder: Path, pieces: list[bytes]) -> int:
     return sum(piece in everything for piece in pieces)
 
 
-def test_erased_bytes_are_in_no_file(kind: Kind, store: VectorStore) -> None:
+def test_no_file_holds_erased_bytes(kind: Kind, store: VectorStore) -> None:
     who = Where(identities=frozenset({"person3"}))
     doomed = store.find(who)
     left = [item for item in make_items() if item not in doomed]
@@ -319,7 +319,7 @@ def test_retention_and_removal(kind: Kind, store: VectorStore) -> None:
     assert store.find() == items
 
 
-def test_many_at_once(store: VectorStore) -> None:
+def test_concurrent_adds_searches_and_removals(store: VectorStore) -> None:
     """Two threads add, two search and one removes: nothing is lost, and every answer is one that was true."""
     errors: list[BaseException] = []
     start = threading.Barrier(5)

@@ -219,7 +219,7 @@ def test_a_run_without_a_data_list_resumes_with_a_warning(tmp_path: Path) -> Non
         Trainer(QUICK, read_any(data), tmp_path / "run", INLINE)
 
 
-def test_names_below(tmp_path: Path) -> None:
+def test_names_are_relative_to_the_common_folder(tmp_path: Path) -> None:
     assert names_below([tmp_path / "a" / "1.png", tmp_path / "b" / "c" / "1.png"]) == ["a/1.png", "b/c/1.png"]
     assert names_below([tmp_path / "a" / "1.png"]) == ["1.png"]
     assert names_below([Path("x/1.png"), Path("x/y/2.png")]) == ["1.png", "y/2.png"]

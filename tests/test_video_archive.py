@@ -1,4 +1,4 @@
-"""From footage to an archive: what is in it, that a killed run ends with the same bytes, that it can be searched."""
+"""Indexing footage into an archive: its content, search in it, and the same bytes after a killed run resumes."""
 
 import hashlib
 import json
@@ -103,14 +103,14 @@ def test_a_second_run_adds_nothing(archive: Path, footage: Path, embedder: Embed
     assert digest_of(archive) == before
 
 
-def test_ids_and_bytes_are_functions_of_the_input(
+def test_the_same_input_gives_the_same_ids_and_bytes(
     archive: Path, footage: Path, embedder: Embedder, tmp_path: Path
 ) -> None:
     index(footage, tmp_path / "again", embedder)
     assert digest_of(tmp_path / "again") == digest_of(archive)
 
 
-def test_search_finds_a_crop_of_the_person_and_says_when(archive: Path, embedder: Embedder) -> None:
+def test_search_finds_the_person_and_the_time(archive: Path, embedder: Embedder) -> None:
     store = Archive.open(archive)
     tracklet = next(t for t in store.tracklets() if t.id.endswith("080000.000/1"))
     query = embedder.embed(tracklet.best_crop.path)
@@ -128,7 +128,7 @@ def test_search_finds_a_crop_of_the_person_and_says_when(archive: Path, embedder
     assert [h.score for h in hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-5)
 
 
-def test_an_archive_is_searched_as_a_gallery_is(archive: Path, embedder: Embedder) -> None:
+def test_an_archive_has_the_search_methods_of_a_gallery(archive: Path, embedder: Embedder) -> None:
     store = Archive.open(archive, embedder)
     paths = [t.best_crop.path for t in store.tracklets()][:2]
     vectors = embedder.embed(paths)
@@ -156,7 +156,7 @@ def test_an_archive_is_searched_as_a_gallery_is(archive: Path, embedder: Embedde
     assert store.search(paths[0], where=Where(identities=frozenset({"7"}))) == []
 
 
-def test_search_by_time_and_camera_overlaps_tracklets(archive: Path, embedder: Embedder) -> None:
+def test_search_by_time_finds_tracklets_that_overlap_it(archive: Path, embedder: Embedder) -> None:
     store = Archive.open(archive)
     query = embedder.embed(next(store.tracklets()).best_crop.path)
 
@@ -192,7 +192,7 @@ def test_other_weights_and_other_settings_are_refused(
 
 
 @pytest.mark.parametrize("camera", ["gate/7", "../gate", ".gate", "", "a b", "x" * 300])
-def test_a_camera_that_could_be_another_folder_is_refused(
+def test_camera_names_that_are_paths_are_refused(
     footage: Path, embedder: Embedder, tmp_path: Path, camera: str
 ) -> None:
     with pytest.raises(FootageError, match="camera"):
@@ -211,7 +211,7 @@ def test_several_cameras_and_files_share_an_archive(footage: Path, embedder: Emb
     assert Archive.open(out).cameras == ["gate", "hall"]
 
 
-def test_tracks_of_another_program_are_taken_as_they_are(footage: Path, embedder: Embedder, tmp_path: Path) -> None:
+def test_tracks_from_a_file_are_used_unchanged(footage: Path, embedder: Embedder, tmp_path: Path) -> None:
     finder, follower = front_end(footage.with_name("gt.txt"))
     settings = IndexSettings(segment_s=30, appearance=False)
     index(footage, tmp_path / "a", embedder, detector=finder, tracker=follower, settings=settings)
@@ -220,7 +220,7 @@ def test_tracks_of_another_program_are_taken_as_they_are(footage: Path, embedder
     assert [t.pieces for t in found] == [((1, 1, 120),), ((2, 31, 230),), ((3, 151, 250),)]
 
 
-def test_a_full_disk_loses_the_segment_at_hand_and_nothing_else(
+def test_a_full_disk_loses_only_the_current_segment(
     footage: Path, embedder: Embedder, tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = np.save, [0]
@@ -242,7 +242,7 @@ def test_a_full_disk_loses_the_segment_at_hand_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", ["tracklets.jsonl", "means.npy", "segment.json"])
-def test_damage_is_named(footage: Path, embedder: Embedder, tmp_path: Path, name: str) -> None:
+def test_a_damaged_segment_is_named(footage: Path, embedder: Embedder, tmp_path: Path, name: str) -> None:
     index(footage, tmp_path / "a", embedder, settings=IndexSettings(segment_s=30))
     path = next((tmp_path / "a").rglob(name))
     path.write_bytes(path.read_bytes()[:-40])
@@ -289,7 +289,7 @@ def test_leftovers_of_a_killed_run_do_not_count_and_are_swept(
     assert not leftover.exists()
 
 
-def test_troubles_are_reported_each_time(tmp_path: Path, embedder: Embedder, footage: Path) -> None:
+def test_every_run_reports_the_faults_of_the_footage(tmp_path: Path, embedder: Embedder, footage: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", numbered(100), options={"movflags": "faststart"})
     cut = tmp_path / "gate.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
@@ -301,7 +301,7 @@ def test_troubles_are_reported_each_time(tmp_path: Path, embedder: Embedder, foo
     assert all("gate.mp4 at " in trouble for trouble in reports[0].troubles)
 
 
-def test_progress_is_told_in_seconds_of_footage(footage: Path, embedder: Embedder, tmp_path: Path) -> None:
+def test_progress_is_reported_in_seconds_of_footage(footage: Path, embedder: Embedder, tmp_path: Path) -> None:
     told: list[tuple[float, float]] = []
     index(footage, tmp_path / "a", embedder, on_progress=lambda done, total, _: told.append((done, total)))
     assert {round(total, 3) for _, total in told} == {25.0}

@@ -1,4 +1,4 @@
-"""osnet video, run as users run it."""
+"""The `osnet video` commands."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_index_goes_on_where_it_was(archive: Path, gate: Path, capsys: pytest.Ca
     assert "2 segments were there" in out
 
 
-def test_search_says_camera_and_times(archive: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_search_prints_camera_and_times(archive: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     store = Archive.open(archive)
     wanted = next(iter(store.tracklets()))
     photo, sheet, clip = wanted.best_crop.path, tmp_path / "hits.png", tmp_path / "best.mp4"
@@ -82,7 +82,7 @@ def test_search_says_camera_and_times(archive: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("args", [("--with", "hat"), ("--identity", "7"), ("--min-probability", "0.5")])
-def test_search_refuses_what_an_archive_does_not_store(
+def test_search_refuses_filters_that_an_archive_does_not_store(
     archive: Path, args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = next(Archive.open(archive).tracklets()).best_crop.path
@@ -93,7 +93,7 @@ def test_search_refuses_what_an_archive_does_not_store(
 
 
 @pytest.mark.parametrize("args", [("--clip", "best.mp4"), ("--pool", "mean")])
-def test_search_refuses_what_a_gallery_does_not_have(
+def test_search_in_a_gallery_refuses_the_options_of_archives(
     args: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -133,7 +133,7 @@ def test_link_decide_and_show(archive: Path, capsys: pytest.CaptureFixture[str],
     assert "gate: 2026-11-28T08:00:00.0Z to 2026-11-28T08:00:23.0Z" in out
 
 
-def test_trouble_in_footage_is_listed_and_the_status_says_so(
+def test_faults_in_footage_are_listed_and_the_exit_code_is_1(
     tmp_path: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = write_video(tmp_path / "whole.mp4", numbered(100), options={"movflags": "faststart"})

@@ -1,4 +1,4 @@
-"""Links between cameras: proposals, decisions, and views of who may be one person."""
+"""Links between cameras: proposals, decisions, identities and timelines."""
 
 import json
 from collections.abc import Sequence
@@ -146,7 +146,7 @@ def test_a_decision_that_a_crash_cut_off_does_not_count(two_cameras: Archive) ->
         read_decisions(two_cameras)
 
 
-def test_ways_are_learnt_from_three_confirmed_links(tmp_path: Path) -> None:
+def test_travel_times_are_learnt_from_three_confirmed_links(tmp_path: Path) -> None:
     gate = [(0, 10 + n, np.eye(4)[n % 4] + 0.1 * n, 60 * n) for n in range(3)]
     hall = [(30 + n, 40, np.eye(4)[n % 4] + 0.1 * n, 60 * n) for n in range(3)]
     store = make_archive(tmp_path / "a", {("gate", 0.0): gate, ("hall", 0.0): hall})
@@ -168,7 +168,7 @@ def test_the_rate_of_strangers_is_counted_on_people_seen_at_once(tmp_path: Path)
     assert link.a == f"{GATE}/5"
 
 
-def test_a_segments_border_is_crossed_by_the_boxes_that_both_have(tmp_path: Path) -> None:
+def test_tracklets_are_linked_over_a_segment_border_by_their_shared_boxes(tmp_path: Path) -> None:
     first, second = [(0, 12, A, 0), (3, 12, B, 100)], [(10, 20, B, 100), (10, 18, A, 1), (15, 18, C, 0)]
     store = make_archive(tmp_path / "a", {("gate", 0.0): first, ("gate", 10.0): second})
     links = propose_links(store, settings=LOOSE)
@@ -179,7 +179,7 @@ def test_a_segments_border_is_crossed_by_the_boxes_that_both_have(tmp_path: Path
     assert identities(links) == [[f"{GATE}/1", f"{later}/2"], [f"{GATE}/2", f"{later}/1"]]
 
 
-def test_identities_are_a_view_over_links() -> None:
+def test_identities_follow_from_links() -> None:
     def link(a: str, b: str, decision: str | None = None, kind: str = "camera") -> Link:
         return Link(a, b, kind, 0.9, None, 1.0, decision)  # type: ignore[arg-type]
 

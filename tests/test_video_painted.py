@@ -1,4 +1,4 @@
-"""Generated footage: the truth about it is true, and people are found in it again."""
+"""Generated footage: its ground truth is right, and people are detected in it."""
 
 import json
 from itertools import pairwise
@@ -54,14 +54,14 @@ def test_the_boxes_hold_all_that_is_no_ground() -> None:
     assert checked >= 5
 
 
-def test_a_frame_is_a_function_of_the_settings() -> None:
+def test_the_same_settings_give_the_same_frame() -> None:
     one, again = PaintedCamera(SMALL, 2), PaintedCamera(SMALL, 2)
     for place in (40, 10):  # in any order
         assert np.array_equal(one.frame(place)[0], again.frame(place)[0])
     assert not np.array_equal(one.frame(10)[0], PaintedCamera(FootageSettings(seed=4, cameras=2), 2).frame(10)[0])
 
 
-def test_motion_finds_the_painted_people() -> None:
+def test_the_motion_detector_finds_the_painted_people() -> None:
     camera, detector = PaintedCamera(SMALL, 1), MotionDetector(learns_at_fps=5)
     found = 0
     people = 0

@@ -1,4 +1,4 @@
-"""Video files: which frames come, when they were taken, and what is said of files that are not whole."""
+"""Video files: frames, their times, and reports of damaged or truncated files."""
 
 import struct
 import wave
@@ -36,7 +36,7 @@ def test_times_numbers_and_pixels(clip: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts"])
-def test_a_frame_does_not_depend_on_where_reading_begins(tmp_path: Path, suffix: str) -> None:
+def test_frames_do_not_depend_on_where_reading_starts(tmp_path: Path, suffix: str) -> None:
     codec = "mpeg4" if suffix == ".avi" else "libx264"
     path = write_video(tmp_path / f"clip{suffix}", numbered(60), codec=codec)
     footage = open_footage(path, 0.0)
@@ -50,7 +50,7 @@ def test_a_frame_does_not_depend_on_where_reading_begins(tmp_path: Path, suffix:
             assert frame.time_s == whole[frame.number].time_s
 
 
-def test_sampling_is_by_time_also_at_a_varying_frame_rate(tmp_path: Path) -> None:
+def test_frames_are_sampled_by_time_at_a_varying_frame_rate(tmp_path: Path) -> None:
     times = [0.0, 0.1, 0.2, 0.35, 0.9, 1.0, 1.1, 2.6, 2.65, 2.7]
     footage = open_footage(write_video(tmp_path / "v.mkv", numbered(10), times=times), 0.0)
     np.testing.assert_allclose(footage.times_s, times, atol=2e-3)
@@ -85,7 +85,7 @@ def test_a_telephones_rotation_is_applied(tmp_path: Path) -> None:
         ("fast.mp4", "libx264", "yuv420p", (64, 48), 120),
     ],
 )
-def test_unusual_pictures(
+def test_unusual_codecs_and_sizes_are_read(
     tmp_path: Path, name: str, codec: str, pix_fmt: str, size_wh: tuple[int, int], fps: int
 ) -> None:
     images = numbered(12, size_wh)
@@ -112,7 +112,7 @@ def test_a_clock_that_jumps_back_goes_on(tmp_path: Path) -> None:
     assert [number_of(f.image) for f in read_frames(footage, footage.times_s[25])] == list(range(25, 40))
 
 
-def test_what_is_left_of_a_file_that_was_cut_off(tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_to_its_end(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", numbered(100), options={"movflags": "faststart"})
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
@@ -199,12 +199,12 @@ def test_a_playlist_opens_no_other_files(tmp_path: Path) -> None:
         open_footage(playlist, 0.0)
 
 
-def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
+def test_the_format_does_not_depend_on_the_suffix(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", numbered(5)).rename(tmp_path / "clip.jpg")
     assert len(list(read_frames(open_footage(path, 0.0)))) == 5
 
 
-def test_when_a_file_was_taken(tmp_path: Path) -> None:
+def test_the_start_time_comes_from_the_metadata(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", numbered(3), metadata={"creation_time": "2026-11-28T08:00:00.000000Z"})
     assert open_footage(path).starts_s == datetime(2026, 11, 28, 8, tzinfo=UTC).timestamp()
     silent = write_video(tmp_path / "b.mkv", numbered(3))
@@ -212,7 +212,7 @@ def test_when_a_file_was_taken(tmp_path: Path) -> None:
         open_footage(silent)
 
 
-def test_when_a_files_name_says_it_was_taken() -> None:
+def test_the_start_time_comes_from_the_file_name() -> None:
     want = datetime(2026, 11, 28, 8, 14, 5, tzinfo=UTC).timestamp()
     assert start_from_name(Path("gate_07_20261128_081405.mp4"), "gate_*_%Y%m%d_%H%M%S") == want
     assert start_from_name(Path("2026-11-28T09-14-05+0100.mkv"), "%Y-%m-%dT%H-%M-%S%z") == want

@@ -1,4 +1,4 @@
-"""Footage on several processes: the archive is that of one process."""
+"""Indexing footage with several processes gives the same archive as with one."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ GIVEN: dict[str, Any] = {"camera": "gate", "starts": 1795852800.0, "settings": I
 
 
 @pytest.mark.slow
-def test_workers_make_the_archive_of_one_process(tiny_weights: Path, tmp_path: Path) -> None:
+def test_workers_make_the_same_archive_as_one_process(tiny_weights: Path, tmp_path: Path) -> None:
     write_truth(tmp_path / "det.txt", PATHS, 250, ids=False)
     footage = write_video(tmp_path / "gate.mp4", paint_walkers(PATHS, 250))
     embedder = Embedder(tiny_weights, device="cpu", batch_size=8)

@@ -1,4 +1,4 @@
-"""Live streams: a server on loopback that stalls, breaks off, changes size and comes back; segments cut as they run."""
+"""Live streams from a local server that stalls, disconnects, changes size and comes back; cutting into segments."""
 
 import itertools
 import threading
@@ -105,9 +105,7 @@ def test_a_stream_that_stalls_is_a_gap(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("claimed_fps", [1, 200])
-def test_a_stream_that_lies_about_its_rate_is_timed_by_arrival(
-    server: Server, tmp_path: Path, claimed_fps: int
-) -> None:
+def test_a_stream_with_a_wrong_frame_rate_is_timed_by_arrival(server: Server, tmp_path: Path, claimed_fps: int) -> None:
     """40 frames arrive at 20 per second, whatever the stream says; 5 per second are taken."""
     server.scripts = [[write_video(tmp_path / "1.ts", numbered(40), fps=claimed_fps).read_bytes()]]
     ticks = itertools.count()

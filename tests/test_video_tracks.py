@@ -1,4 +1,4 @@
-"""Boxes, ids and what appearance makes of them."""
+"""Tracks: MOT text, trackers, detectors, crop quality, and refinement by appearance."""
 
 import math
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in TRACKERS if n != "botsort"])
-def test_every_tracker_keeps_ids_whatever_the_order_of_boxes(name: str) -> None:
+def test_ids_do_not_depend_on_the_order_of_boxes(name: str) -> None:
     tracker = make_tracker(name)
     tracker.reset(10.0)
     dice = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_every_tracker_keeps_ids_whatever_the_order_of_boxes(name: str) -> None:
     assert tracker.update(boxes(), frame(20)).shape == (0,)
 
 
-def test_a_lost_person_is_expected_for_three_seconds() -> None:
+def test_a_hidden_person_keeps_the_id_for_three_seconds() -> None:
     """Seen for 2 s, hidden for 2.5 s, then where they were: the same id. The package's own buffer is 1 s."""
     box = (50.0, 20, 70, 70)
     for options, same in (({}, True), ({"lost_track_buffer": 30}, False)):
@@ -181,7 +181,7 @@ def test_a_detector_of_torchvision_runs(monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.xyxy.max(0) <= [200, 120, 200, 120]).all()
 
 
-def test_torchvisions_detectors_are_asked_for_people() -> None:
+def test_torchvisions_detectors_return_only_people() -> None:
     class Fixed(torch.nn.Module):
         def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
             assert pictures[0].shape == (3, 120, 200)
@@ -199,7 +199,7 @@ def test_torchvisions_detectors_are_asked_for_people() -> None:
 # ---- crops
 
 
-def test_cover_is_what_stands_before_by_hand() -> None:
+def test_cover_is_the_share_hidden_by_people_in_front() -> None:
     # The second stands before the first (its feet are lower) and covers half of it; the third is alone.
     some = np.array([[0, 0, 10, 20], [5, 0, 15, 30], [50, 0, 60, 20]], np.float32)
     np.testing.assert_allclose(cover(some), [0.5, 0, 0])
@@ -269,7 +269,7 @@ def test_who_left_and_who_came_elsewhere_stay_two() -> None:
     assert [len(t) for t in tracks] == [40, 40]
 
 
-def test_ids_that_were_swapped_at_a_crossing_are_put_right() -> None:
+def test_ids_swapped_at_a_crossing_are_corrected() -> None:
     """Two meet, stop, and turn round; a tracker by motion lets them pass through each other."""
     dice = np.random.default_rng(3)
 
@@ -311,7 +311,7 @@ def test_cosines_of_means_have_their_expected_value() -> None:
         assert Likelihoods(same, 0.3, 1, 0, 0).expected(same, first, second) == pytest.approx(cosines.mean(), abs=0.01)
 
 
-def test_a_tracker_is_not_believed_over_a_long_gap() -> None:
+def test_a_track_of_two_people_is_split_at_a_long_gap() -> None:
     """One id for a person who left and another who came a second and a half later, elsewhere and in other clothes."""
     left, came = moving(1, 0, 40, 0), moving(1, 55, 95, 60)
     track = Track(1, left.numbers + came.numbers, left.times_s + came.times_s, left.boxes + came.boxes)

@@ -1,4 +1,4 @@
-"""Work on many processes: nothing is lost, nothing is done twice, the same bytes come out."""
+"""Work lists on several processes: no item is lost or done twice, and the results are the same bytes."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def results(work: WorkList) -> list[bytes]:
     return [work.result(item).read_bytes() for item in work.items]
 
 
-def test_a_list_knows_what_is_done(tmp_path: Path) -> None:
+def test_only_new_items_are_done(tmp_path: Path) -> None:
     work = plan(tmp_path / "w", items(5))
     first = next(iter(work.items))
     run_work(work, workers=2)
@@ -54,7 +54,7 @@ def test_a_list_knows_what_is_done(tmp_path: Path) -> None:
     assert len(other.todo()) == 5, "other settings give other results"
 
 
-def test_what_always_fails_is_set_aside_and_named(tmp_path: Path) -> None:
+def test_an_item_that_always_fails_is_quarantined_and_named(tmp_path: Path) -> None:
     listed = items(6)
     listed[2]["fails"] = True
     work = plan(tmp_path / "w", listed)
@@ -69,7 +69,7 @@ def test_what_always_fails_is_set_aside_and_named(tmp_path: Path) -> None:
     assert work.quarantined() == []
 
 
-def test_an_item_that_kills_its_worker_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_item_that_kills_its_worker_is_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners, "_ask", lambda process, item: process.kill())
     monkeypatch.setattr("osnet.work.work_list.MAX_DEATHS", 3)
     assert MAX_DEATHS > 3
@@ -77,7 +77,7 @@ def test_an_item_that_kills_its_worker_is_set_aside(tmp_path: Path, monkeypatch:
         run_work(plan(tmp_path / "w", items(1)))
 
 
-def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk of one node is full: its tries fail, nothing half-written counts, and the next call does the rest."""
     work = plan(tmp_path / "w", items(3))
     real = Path.replace
@@ -96,7 +96,7 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(results(work)) == 3
 
 
-def test_bad_lists(tmp_path: Path) -> None:
+def test_bad_work_lists_are_refused(tmp_path: Path) -> None:
     work = plan(tmp_path / "w", items(2))
     with work.locked(), pytest.raises(OutputError, match="another process works"):
         run_work(WorkList(tmp_path / "w"))
@@ -190,7 +190,7 @@ def test_embedding_on_several_processes_gives_the_same_bytes(tiny_weights: Path,
 
 
 @pytest.mark.slow
-def test_torchrun_shares_the_items(tmp_path: Path) -> None:
+def test_torchrun_processes_share_the_items(tmp_path: Path) -> None:
     listed = items(9)
     listed[4]["fails"] = True
     work = plan(tmp_path / "w", listed)
@@ -208,7 +208,7 @@ def test_torchrun_shares_the_items(tmp_path: Path) -> None:
     assert len(work.todo()) == 1
 
 
-def test_ray(tmp_path: Path) -> None:
+def test_ray_workers_share_the_items(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     listed = items(8)
     listed[5]["fails"] = True

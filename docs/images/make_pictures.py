@@ -18,7 +18,8 @@ WIDTH_PX, COLOURS = 1100, 256
 
 
 def run(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "osnet.cli", *map(str, arguments)], check=True)
+    """Run a command of ``osnet``."""
+    subprocess.run([sys.executable, "-m", "osnet.cli", *map(str, arguments)], check=True)  # noqa: S603
 
 
 def shrink(made: Path, name: str) -> None:
@@ -27,7 +28,9 @@ def shrink(made: Path, name: str) -> None:
         small = image.convert("RGB")
     if small.width > WIDTH_PX:
         small = small.resize((WIDTH_PX, round(small.height * WIDTH_PX / small.width)), Image.Resampling.LANCZOS)
-    small.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(HERE / f"{name}.png", optimize=True)
+    small.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        HERE / f"{name}.png", optimize=True
+    )
 
 
 def draw_figures(weights: str, compare: str, work: Path) -> None:
@@ -77,6 +80,7 @@ def draw_footage(work: Path) -> None:
 
 
 def main() -> None:
+    """Draw all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--compare", required=True, help="other weights, for maps and CMC")

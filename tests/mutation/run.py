@@ -1,16 +1,16 @@
-"""A mutation run: a small fault is put into the code, and its tests should fail. What they let pass is listed.
+"""Mutation testing: put small faults into the code, run the tests that should fail, and list surviving faults.
 
-The faults are cosmic-ray's (a number, a comparison, an operator, a condition and so on is replaced). All of them would
-take days, so each module gets a drawn sample; the draw depends on the seed and on the code alone. cosmic-ray needs an
-environment of its own; the tests run with the Python that ``--python`` names:
+The faults are cosmic-ray's: it replaces a number, a comparison, an operator, a condition and so on. All of them would
+take days, so each module gets a random sample, which depends only on the seed and the code. cosmic-ray needs a separate
+environment; the tests run with the Python that ``--python`` names:
 
     python -m venv mutants && mutants/bin/pip install cosmic-ray==8.7.0
     nice mutants/bin/python tests/mutation/run.py --python .venv/bin/python --minutes 25 [GROUP or MODULE ...]
 
-The minutes are of the processor, so that a busy machine tries as much as an idle one. Modules without a result come
-first. The faults are put into a copy of the tree (what git lists), never into the tree itself. ``results.json`` beside
-this script keeps what was found, by module. A survivor's ``why`` is written by hand: why it does no harm, or which test
-was added for it. A new run keeps it where the same fault survives again, so an empty one is new.
+``--minutes`` is processor time, so that a busy machine tries as much as an idle one. Modules without a result come
+first. The faults are put into a copy of the repository, never into the repository itself. The results go into
+``results.json`` next to this script, by module. A survivor's ``why`` is written by hand: why it is harmless, or which
+test was added for it. A new run copies it if the same fault survives again, so an empty ``why`` marks a new survivor.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.json")
 LEFT_OUT = ("core/NoOp", "core/RemoveDecorator", "core/ReplaceBinaryOperator_BitOr")
-"""No fault; a decorator's loss (numba's and dataclass's change speed and crash); ``|``, which here stands in types."""
+"""No change; removed decorators (numba's changes speed, dataclass's crashes); ``|``, used here in type hints."""
 
 READERS = ("data", "mutation_findings", "benchmarks", "benchmarks_sets", "benchmarks_drawn", "benchmarks_cuhk03")
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -51,7 +51,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "metrics/nearest_neighbors": ("reranking",),
         "metrics/k_reciprocal": ("reranking",),
         "metrics/rerank_kernels": ("reranking",),
-        "metrics/score_blocks": ("streaming", "expansion"),
+        "metrics/score_blocks": ("decisions", "pair_scores"),
         "metrics/thresholds": ("decisions",),
         "metrics/bootstrap": ("decisions", "comparison"),
         "metrics/pair_scores": ("pair_scores",),
@@ -80,14 +80,14 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "weights/card": ("weights",),
     },
 }  # fmt: skip
-"""Group -> module -> the test files that must notice a fault in it."""
+"""Group -> module -> the test files that must detect a fault in it."""
 NUM_FAULTS = {"losses": 10, "metrics": 3, "training": 5, "data/reid": 2, "weights": 6}
-"""Faults drawn for each module of the group."""
+"""Faults tried in each module of the group."""
 
 
 @dataclass
 class Fault:
-    """A replaced piece of code that no test noticed."""
+    """A replaced piece of code that no test detected."""
 
     module: str
     line: int
@@ -96,16 +96,16 @@ class Fault:
     before: str
     after: str
     why: str = ""
-    """Why it does no harm; empty: not yet known."""
+    """Why it is harmless; empty: not yet known."""
 
     def key(self) -> tuple[str, str, str, str]:
-        """What stays when lines move."""
+        """Identifies the fault when lines move."""
         return self.module, self.operator, self.before, self.after
 
 
 @contextmanager
-def copy_of_the_tree() -> Iterator[Path]:
-    """What git lists and what is new, in a temporary folder, which is also the working directory."""
+def copied_repository() -> Iterator[Path]:
+    """Copy tracked and new files into a temporary folder, which becomes the working directory."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
     with tempfile.TemporaryDirectory() as folder:
@@ -127,8 +127,8 @@ def test_command(python: str, tests: tuple[str, ...]) -> str:
     return f"{python} -m pytest -q -x -p no:cacheprovider -m 'not slow' {' '.join(files)}"
 
 
-def draw_faults(module: str, number: int, seed: int) -> list[MutationSpec]:
-    """Places first, then one fault at each, so that long expressions do not fill the sample."""
+def sample_faults(module: str, number: int, seed: int) -> list[MutationSpec]:
+    """Sample places in the code and one fault at each, so that long expressions do not fill the sample."""
     path = Path("src/osnet") / f"{module}.py"
     with tempfile.TemporaryDirectory() as folder, use_db(f"{folder}/faults.sqlite", WorkDB.Mode.create) as database:
         init([path], database, {})
@@ -148,7 +148,7 @@ def changed_lines(diff: str, sign: str) -> str:
 
 
 def try_fault(module: str, spec: MutationSpec, command: str, timeout_s: float) -> Fault | None:
-    """The fault if it survives."""
+    """The fault, if it survives."""
     result = mutate_and_test([spec], command, timeout_s)
     if result.test_outcome != TestOutcome.SURVIVED:
         return None
@@ -166,9 +166,9 @@ def run_module(module: str, group: str, python: str, seed: int, known: list[Faul
     command, begun = test_command(python, GROUPS[group][module]), time.monotonic()
     outcome, output = run_tests(command, 3600)
     if outcome != TestOutcome.SURVIVED:
-        raise SystemExit(f"the tests of {module} fail without any fault:\n{output}")
+        raise SystemExit(f"the tests of {module} fail without a fault:\n{output}")
     timeout_s = 60 + 5 * (time.monotonic() - begun)
-    specs = draw_faults(module, NUM_FAULTS[group], seed)
+    specs = sample_faults(module, NUM_FAULTS[group], seed)
     survivors = [fault for spec in specs if (fault := try_fault(module, spec, command, timeout_s)) is not None]
     whys = {fault.key(): fault.why for fault in known}
     for fault in survivors:
@@ -184,22 +184,22 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Put small faults into the code and list those that no test notices.")
+    parser = argparse.ArgumentParser(description="Put small faults into the code and list those that no test detects.")
     parser.add_argument("names", nargs="*", help=f"groups ({', '.join(GROUPS)}) or modules; all by default")
     parser.add_argument("--python", required=True, help="the Python that runs the tests")
-    parser.add_argument("--minutes", type=float, default=25.0, help="of the processor; modules left then are left out")
+    parser.add_argument("--minutes", type=float, default=25.0, help="processor time; no module is started after it")
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    python = str(Path(shutil.which(asked.python) or asked.python).absolute())
+    options = parser.parse_args()
+    python = str(Path(shutil.which(options.python) or options.python).absolute())
     modules = [(group, module) for group, tests in GROUPS.items() for module in tests]
-    if asked.names:
-        modules = [pair for pair in modules if {*pair} & {*asked.names}]
-    with copy_of_the_tree():
+    if options.names:
+        modules = [pair for pair in modules if {*pair} & {*options.names}]
+    with copied_repository():
         for group, module in sorted(modules, key=lambda pair: pair[1] in read_results()):
-            if minutes_used() > asked.minutes:
+            if minutes_used() > options.minutes:
                 break
             known = [Fault(**fault) for fault in read_results().get(module, {}).get("survivors", [])]
-            found = run_module(module, group, python, asked.seed, known)
+            found = run_module(module, group, python, options.seed, known)
             RESULTS.write_text(json.dumps(dict(sorted((read_results() | {module: found}).items())), indent=1) + "\n")
 
 

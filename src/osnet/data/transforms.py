@@ -5,10 +5,12 @@ Shapes: H, W are the height and width in ``Preprocessing.size_hw``; h, w are tho
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from osnet.data import faster_resize
 from osnet.types import Interpolation, Preprocessing
 
 _FILTERS = {
@@ -25,18 +27,34 @@ def resize_image(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
 
 
 def resize_pixels(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Resize (3, h, w) uint8, RGB, to (3, H, W) uint8. The result equals that of ``resize_image`` bit for bit.
+    """Resize (3, h, w) uint8, RGB, to (3, H, W) uint8. The result equals that of ``resize_image`` bit for bit."""
+    return resize_array(pixels.permute(1, 2, 0).numpy(), preprocessing)
 
-    If neither side shrinks and both become powers of two, PyTorch's antialiased resize of uint8 gives the same values
-    as Pillow in less than half the time: its weights, of 16 bits, are then exact. Else some values differ by 1, up to
-    a fifth of them if a side shrinks, so Pillow is used.
+
+def resize_array(image: NDArray[np.uint8], preprocessing: Preprocessing, bgr: bool = False) -> Tensor:
+    """Resize an array (h, w, 3) to (3, H, W) uint8, RGB. The result equals that of ``resize_image`` bit for bit.
+
+    Bilinear resizing uses compiled code once it is loaded (see ``faster_resize``). Before that, PyTorch's antialiased
+    resize of uint8 is used if neither side shrinks and both become powers of two: its weights, of 16 bits, are then
+    exact. In other cases some of its values differ by 1, up to a fifth of them if a side shrinks, so Pillow is used.
+
+    Args:
+        image: RGB, or with ``bgr`` blue, green, red.
+        preprocessing: the size (H, W), the interpolation, and whether the centre is cropped.
+        bgr: the channels are reversed; they are reversed in the result, which is smaller than most images.
     """
-    width, height = resized_wh((pixels.shape[2], pixels.shape[1]), preprocessing)
-    enlarges = pixels.shape[1] <= height and pixels.shape[2] <= width
-    exact = enlarges and height.bit_count() == width.bit_count() == 1
-    if not exact or preprocessing.interpolation != "bilinear":
-        return resize_image(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), preprocessing)
-    return crop_centre(resize_bytes(pixels, (height, width)), preprocessing.size_hw)
+    width, height = resized_wh((image.shape[1], image.shape[0]), preprocessing)
+    if preprocessing.interpolation == "bilinear":
+        if (resize := faster_resize.get()) is not None:
+            return crop_centre(torch.from_numpy(resize(image, (height, width), bgr)), preprocessing.size_hw)
+        enlarges = image.shape[0] <= height and image.shape[1] <= width
+        if enlarges and height.bit_count() == width.bit_count() == 1:
+            pixels = crop_centre(
+                resize_bytes(torch.from_numpy(image).permute(2, 0, 1), (height, width)), preprocessing.size_hw
+            )
+            return pixels.flip(0) if bgr else pixels
+    pixels = resize_image(Image.fromarray(np.ascontiguousarray(image)), preprocessing)
+    return pixels.flip(0) if bgr else pixels
 
 
 def resize_fractions(image: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -81,6 +99,8 @@ def resized_wh(size_wh: tuple[int, int], preprocessing: Preprocessing) -> tuple[
 def crop_centre(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Crop the centre (3, H, W) of (3, h, w). Odd margins are rounded as in torchvision's CenterCrop."""
     height, width = size_hw
+    if tuple(pixels.shape[1:]) == size_hw:
+        return pixels
     top, left = round((pixels.shape[1] - height) / 2), round((pixels.shape[2] - width) / 2)
     return pixels[:, top : top + height, left : left + width]
 

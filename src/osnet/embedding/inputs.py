@@ -27,7 +27,7 @@ from osnet.data.loading import (
     read_pixels,
     to_rgb,
 )
-from osnet.data.transforms import resize_fractions, resize_image, resize_pixels
+from osnet.data.transforms import resize_array, resize_fractions, resize_image, resize_pixels
 from osnet.errors import ImageError, ImageWarning
 from osnet.types import ChannelOrder, Preprocessing
 
@@ -168,7 +168,8 @@ def _frame_jobs(frame: Frame, name: str, channels: ChannelOrder) -> Iterator[Job
         return
     # The caller may reuse the frame's memory for the next one: copy the crops or the whole image, whichever is smaller.
     width, height = _size_wh(picture)
-    kept = sum(_area(box, width, height) for box in boxes) >= width * height
+    left, top, right, bottom = _clip(boxes, width, height).T
+    kept = int(((right - left).clip(0) * (bottom - top).clip(0)).sum()) >= width * height
     if kept:
         picture = _own_copy(picture)
     for start in range(0, num_rows, TOGETHER):
@@ -191,7 +192,10 @@ def _cut_all(
     picture: _Picture, boxes: NDArray[np.float64], name: str, start: int = 0
 ) -> Iterator[tuple[str, _Picture | ImageError]]:
     """One crop at a time: overlapping boxes may together be many times the image. ``start``: number of the first."""
-    return ((f"{name} box {i}", _cut(picture, box, f"{name} box {i}")) for i, box in enumerate(boxes, start))
+    whole = _clip(boxes, *_size_wh(picture)).tolist()
+    for number, (box, cut) in enumerate(zip(boxes, whole, strict=True), start):
+        crop = f"{name} box {number}"
+        yield crop, _cut(picture, box, cut, crop)
 
 
 def _size_wh(picture: _Picture) -> tuple[int, int]:
@@ -202,12 +206,10 @@ def _size_wh(picture: _Picture) -> tuple[int, int]:
     return width, height
 
 
-def _area(box: NDArray[np.float64], width: int, height: int) -> float:
-    """Pixels of the image in the box; 0 if the box is not finite."""
-    if not np.isfinite(box).all():
-        return 0.0
-    left, right, top, bottom = (*np.clip(box[[0, 2]], 0, width), *np.clip(box[[1, 3]], 0, height))
-    return float(max(0.0, right - left) * max(0.0, bottom - top))
+def _clip(boxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.int64]:
+    """The boxes in whole pixels (N, 4), clipped to the image; empty where a value is not finite."""
+    finite = np.isfinite(boxes).all(1, keepdims=True)
+    return np.clip(np.trunc(np.where(finite, boxes, 0)), 0, [width, height, width, height]).astype(np.int64)
 
 
 def _prepare_crops(
@@ -227,9 +229,8 @@ def _prepare(name: str, picture: _Picture, preprocessing: Preprocessing) -> Prep
     except OSError as error:  # a lazily opened Pillow image may be truncated
         return PreparedCrop(name, ImageError(name, f"cannot be decoded: {error}"))
     if isinstance(image, np.ndarray):
-        resized = resize_pixels(torch.from_numpy(image).permute(2, 0, 1), preprocessing)
-    else:
-        resized = resize_fractions(image, preprocessing)
+        return PreparedCrop(name, resize_array(image, preprocessing, picture.bgr))
+    resized = resize_fractions(image, preprocessing)
     return PreparedCrop(name, resized.flip(0) if picture.bgr else resized)
 
 
@@ -295,18 +296,17 @@ def _check_boxes(boxes: ArrayLike, name: str) -> NDArray[np.float64]:
     return array
 
 
-def _cut(picture: _Picture, box: NDArray[np.float64], name: str) -> _Picture | ImageError:
-    """The part of the image in ``box``, as a copy; an ImageError if there is none."""
-    image = picture.image
-    shown = "(" + ", ".join(f"{value:g}" for value in box) + ")"
-    if not np.isfinite(box).all():
-        return ImageError(name, f"box {shown} holds values that are not finite")
-    width, height = _size_wh(picture)
-    left, right = (int(v) for v in np.clip(np.trunc(box[[0, 2]]), 0, width))
-    top, bottom = (int(v) for v in np.clip(np.trunc(box[[1, 3]]), 0, height))
+def _cut(picture: _Picture, box: NDArray[np.float64], whole: list[int], name: str) -> _Picture | ImageError:
+    """The part of the image in a box, as a copy; an ImageError if there is none. ``whole``: the box from ``_clip``."""
+    image, (left, top, right, bottom) = picture.image, whole
     if right <= left or bottom <= top:
+        shown = "(" + ", ".join(f"{value:g}" for value in box) + ")"
+        if not np.isfinite(box).all():
+            return ImageError(name, f"box {shown} holds values that are not finite")
+        width, height = _size_wh(picture)
         return ImageError(name, f"box {shown} covers no pixel of the {width} x {height} image")
     if isinstance(image, Image.Image):
         return _Picture(image.crop((left, top, right, bottom)))
-    cut = image[:, top:bottom, left:right] if isinstance(image, Tensor) else image[top:bottom, left:right]
-    return _own_copy(replace(picture, image=cut))
+    if isinstance(image, Tensor):
+        return replace(picture, image=image[:, top:bottom, left:right].clone())
+    return _Picture(image[top:bottom, left:right].copy(), picture.bgr)

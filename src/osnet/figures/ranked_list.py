@@ -40,7 +40,7 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str = "") -> Image.Ima
             sheet,
             (GAP, y),
             ranked.query,
-            [ranked.title or "query", f"{ranked.identity or 'unknown person'}   {ranked.note}"],
+            [ranked.title or "query", f"{ranked.identity or 'identity unknown'}   {ranked.note}"],
             INK,
             1,
         )

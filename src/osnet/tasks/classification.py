@@ -6,6 +6,7 @@ Shapes: B batch size, C number of classes, D embedding size.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from osnet.models.network import Network
 from osnet.photos.image_folder import PhotoBytes, Photos, PhotoSamples
 from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.photos.reader import PhotoDataset, PhotoSet, read_photos
-from osnet.photos.shards import PackedIndex
+from osnet.photos.shards import PackedIndex, PackedPhotos
 from osnet.tasks.photo_accuracy import score_photos
 from osnet.tasks.photo_batches import ByteEpochs, PackedEpochs
 from osnet.tasks.reid import embed
@@ -240,17 +241,19 @@ class ClassificationPlan(Plan):
             )
         pin = device.type == "cuda"
         if isinstance(train, PackedIndex):
-            return PackedEpochs(
+            photos = partial(
+                PackedPhotos,
                 train,
                 recipe.batch_size // num_ranks,
                 recipe.augmentation,
                 self.preprocessing,
                 recipe.seed,
-                rank,
-                num_ranks,
-                recipe.packed_readers,
-                pin,
+                rank=rank,
+                num_ranks=num_ranks,
+                num_workers=recipe.packed_readers,
+                as_bytes=True,
             )
+            return PackedEpochs(photos, pin)
         sampler = self.make_sampler(rank, num_ranks)
         if isinstance(train, PhotoBytes):
             return ByteEpochs(train, recipe.augmentation, self.preprocessing, sampler, device)

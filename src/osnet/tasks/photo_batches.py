@@ -1,7 +1,6 @@
 """Batches of classification images in memory (or on a GPU), and of packed images."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from osnet.data.samplers import BatchSampler
 from osnet.errors import DataError
 from osnet.photos.image_folder import PhotoBytes
 from osnet.photos.photo_augmentation import PhotoAugmentation, pad_and_cut
-from osnet.photos.shards import PackedIndex, PackedPhotos
+from osnet.photos.shards import PackedPhotos
 from osnet.training.epochs import Batch, ignore_interrupts
 from osnet.types import Preprocessing
 
@@ -88,46 +87,32 @@ def check_bytes(photos: PhotoBytes, augmentation: PhotoAugmentation, preprocessi
 class PackedEpochs:
     """Batches of packed images, read sequentially. When a run is resumed inside an epoch, images are skipped undecoded.
 
-    The order of images depends on the number of processes and on ``readers``. The latter is therefore a field of the
-    recipe and not a ``RunOptions``. For the arguments see ``PackedPhotos``.
+    The order of images depends on the number of processes and on the number of readers. The latter is therefore a field
+    of the recipe and not a ``RunOptions``.
+
+    Args:
+        photos: makes the images of an epoch from one batch on: ``PackedPhotos`` with all its other arguments.
+        pin: copy batches to pinned memory, from which a GPU copies faster.
+
+    Raises:
+        DataError: as for ``PackedPhotos``.
     """
 
     tied = True
 
-    def __init__(
-        self,
-        index: PackedIndex,
-        batch_size: int,
-        augmentation: PhotoAugmentation,
-        preprocessing: Preprocessing,
-        seed: int,
-        rank: int,
-        num_ranks: int,
-        readers: int,
-        pin: bool = False,
-    ) -> None:
-        self.index, self.readers, self.pin = index, readers, pin
-        self.settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "augmentation": augmentation,
-            "preprocessing": preprocessing,
-            "seed": seed,
-            "rank": rank,
-            "num_ranks": num_ranks,
-            "num_workers": readers,
-            "as_bytes": True,
-        }
-        PackedPhotos(index, **self.settings)  # raises an error now if there are too few shards
+    def __init__(self, photos: Callable[..., PackedPhotos], pin: bool = False) -> None:
+        self.photos, self.pin = photos, pin
+        self.source = photos(epoch=0, first_batch=0).index.source  # raises an error now if there are too few shards
 
     def load(self, epoch: int, first_batch: int, workers: int) -> tuple[Iterable[Batch], int]:
         """See ``Epochs.load``. ``workers`` is not used; the recipe sets the number of readers."""
-        photos = PackedPhotos(self.index, **self.settings, epoch=epoch, first_batch=first_batch)
+        photos = self.photos(epoch=epoch, first_batch=first_batch)
         loader = photos.loader(pin_memory=self.pin, worker_init_fn=ignore_interrupts)
         return _after(loader, photos.num_extra), sum(photos.num_batches) - first_batch
 
     def name_batch(self, epoch: int, batch: int) -> list[str]:
         """The batch's number, epoch and source. Single files are not known."""
-        return [f"batch {batch + 1} of epoch {epoch + 1} of {self.index.source}"]
+        return [f"batch {batch + 1} of epoch {epoch + 1} of {self.source}"]
 
 
 def _after(batches: Iterable[Batch], number: int) -> Iterator[Batch]:
