@@ -273,7 +273,7 @@ def stores() -> str:
             [
                 f"{report['rows']:,}",
                 f"{own['open']['cpu_ms']:.0f}",
-                *(f"{turn[key]['cpu_ms']:.1f}" for key in names),
+                *(f"{turn[key]['cpu_ms']:.1f}" if key in turn else "not measured" for key in names),
                 f"{own['add_1000']['cpu_ms']:.0f}",
                 f"{own['erase_one_person']['cpu_ms']:.0f}",
                 f"{own['disk_mb']:,.0f}",

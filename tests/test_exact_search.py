@@ -47,9 +47,11 @@ def slow(vectors: np.ndarray, unit: np.ndarray, top: int, chosen: np.ndarray) ->
 
 
 @pytest.mark.parametrize("name", list(difficult_vectors()))
-@pytest.mark.parametrize("coded", [True, False])
-def test_candidates_contain_the_exact_top_k(name: str, coded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "CODES_FROM", 0 if coded else 10**9)
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_no_hit_is_lost(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By codes, with one thread or several; or (0) by a float32 product."""
+    monkeypatch.setattr(exact, "CODES_FROM", 0 if threads else 10**9)
+    monkeypatch.setattr(exact, "count_cores", lambda: threads)
     monkeypatch.setattr(exact, "ROWS_AT_ONCE", 256)
     monkeypatch.setattr(exact, "CODES_AT_ONCE", 200)
     vectors = unit_rows(difficult_vectors()[name], SIZE, name)
@@ -62,7 +64,7 @@ def test_candidates_contain_the_exact_top_k(name: str, coded: bool, monkeypatch:
     for top in (1, 7, 500):
         for chosen in (None, third, third[:0]):
             allowed = np.arange(len(vectors)) if chosen is None else chosen
-            found = find_candidates(lambda: blocks, queries, top, chosen, len(vectors))
+            found = find_candidates(lambda: blocks, queries, top, len(vectors), chosen)
             for unit, rows in zip(queries, found, strict=True):
                 assert set(rows) <= set(allowed)
                 scores = score_exactly(vectors[rows], unit)
@@ -70,7 +72,7 @@ def test_candidates_contain_the_exact_top_k(name: str, coded: bool, monkeypatch:
                 assert best == slow(vectors, unit, top, allowed)
 
 
-def test_error_bounds_hold_and_candidates_are_few() -> None:
+def test_error_bounds_hold_and_candidates_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit_rows(people(20_000, 0), SIZE, "")
     codes, scales = encode(vectors)
     missed = np.linalg.norm(vectors.astype(np.float64) - codes * scales[:, :1].astype(np.float64), axis=1)
@@ -78,15 +80,17 @@ def test_error_bounds_hold_and_candidates_are_few() -> None:
     assert scales[:, 1].max() < 0.02
     unit = unit_rows(people(1, 8), SIZE, "")[0]
     truth = score_exactly(vectors, unit)
-    for rows, scores, errors in scan_codes([(Block(0, vectors, codes, scales), None)], unit):
-        assert (np.abs(scores.astype(np.float64) - truth[rows]) <= errors).all()
-    for at_least in (0, 10**9):
-        (rows,) = find_candidates(lambda: [Block(0, vectors, codes, scales)], unit[None], 10, None, at_least)
+    rows, scores, errors = scan_codes([(Block(0, vectors, codes, scales), None)], unit, len(vectors))
+    assert sorted(rows) == list(range(len(vectors)))
+    assert (np.abs(scores.astype(np.float64) - truth[rows]) <= errors).all()
+    for codes_from in (0, 10**9):
+        monkeypatch.setattr(exact, "CODES_FROM", codes_from)
+        (rows,) = find_candidates(lambda: [Block(0, vectors, codes, scales)], unit[None], 10, len(vectors))
         assert 10 <= len(rows) < 1000
     extremes = np.full((2, 512), 1, np.float32)
     extremes[1] *= -1
     extremes = unit_rows(extremes, 512, "")
-    ((_, scores, _),) = scan_codes([(Block(0, extremes, *encode(extremes)), None)], extremes[0])
+    _, scores, _ = scan_codes([(Block(0, extremes, *encode(extremes)), None)], extremes[0], 2)
     assert scores == pytest.approx([1, -1], abs=1e-3)
 
 

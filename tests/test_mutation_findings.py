@@ -10,6 +10,7 @@ from osnet.data.reid import cuhk03_images
 from osnet.errors import DataError
 from osnet.metrics.distance_blocks import BLOCK_DISTANCES, block_starts
 from osnet.metrics.k_reciprocal import rerank_best
+from osnet.metrics.query_expansion import expand_queries
 from osnet.weights.checkpoint import read_checkpoint
 from osnet.weights.torchreid import training_data_from_file
 from stand_ins import write_random_weights
@@ -61,3 +62,13 @@ def test_rerank_best_keeps_50_items_by_default() -> None:
     query, gallery = rng.random((2, 8)), rng.random((60, 8))
     ranked = rerank_best(query.astype(np.float32), gallery.astype(np.float32))
     assert ranked.index.shape == (2, 50)
+
+
+def test_query_expansion_takes_5_neighbours_and_alpha_3_by_default() -> None:
+    """The values of ``osnet rerank`` and of the published scores in docs/results.md."""
+    rng = np.random.default_rng(0)
+    query, gallery = rng.random((3, 8)).astype(np.float32), rng.random((20, 8)).astype(np.float32)
+    expected = expand_queries(query, gallery, num_nearest=5, alpha=3.0)
+    np.testing.assert_array_equal(expand_queries(query, gallery), expected)
+    for others in ({"num_nearest": 6}, {"alpha": 2.0}):
+        assert abs(expand_queries(query, gallery, **others) - expected).max() > 1e-4

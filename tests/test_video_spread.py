@@ -1,6 +1,9 @@
 """Indexing footage with several processes gives the same archive as with one."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,17 @@ def test_workers_make_the_same_archive_as_one_process(tiny_weights: Path, tmp_pa
     found = [str(tracklet) for tracklet in Archive.open(tmp_path / "b").tracklets()]
     assert found == [str(tracklet) for tracklet in Archive.open(tmp_path / "a").tracklets()]
     assert Archive.open(tmp_path / "b").check() == []
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    index = ["video", "index", str(footage), "--camera", "gate", "--out", str(tmp_path / "c"), "--detector"]
+    given = ["--tracker", "bytetrack", "--weights", str(tiny_weights), "--starts", "2026-11-28T08:00:00"]
+    how = ["--segment-s", "10", "--device", "cpu", "--batch-size", "8", "--runner", "torchrun"]
+    done = subprocess.run(
+        [*torchrun, "osnet.cli", *index, str(tmp_path / "det.txt"), *given, *how],
+        capture_output=True, text=True, check=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.count("3 segments with") == 1, "only the first process reports"
+    for path in sorted((tmp_path / "b").rglob("*.npy")):
+        assert (tmp_path / "c" / path.relative_to(tmp_path / "b")).read_bytes() == path.read_bytes(), path
     again = on_many()
     assert (again.segments_added, again.segments_there) == (0, 3)
     shutil.rmtree(tmp_path / "b" / Archive.open(tmp_path / "b").segments[1]["name"])

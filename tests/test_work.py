@@ -1,5 +1,6 @@
 """Work lists on several processes: no item is lost or done twice, and the results are the same bytes."""
 
+import contextlib
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from conftest import write_picture
 from osnet import Embedder
 from osnet.errors import OutputError
 from osnet.features.embedding_files import embed_files, read_vectors
-from osnet.work import WorkList, run_work
+from osnet.work import Runner, WorkList, run_work
 from osnet.work.embedding import embed_on_many
 from osnet.work.work_list import MAX_DEATHS, MAX_TRIES, QuarantineError
 
@@ -116,47 +117,68 @@ def test_bad_work_lists_are_refused(tmp_path: Path) -> None:
         run_work(WorkList.plan(tmp_path / "h", "os:system", {}, items(1)), "torchrun")
 
 
-def test_killed_at_30_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def descendants() -> dict[int, str]:
+    """Processes that this one, or one of them, has started: their ids and names."""
+    parents, names = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                names[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+
+    def is_ours(pid: int) -> bool:
+        parent = parents.get(pid, 0)
+        return parent == os.getpid() or (parent > 1 and is_ours(parent))
+
+    return {pid: name for pid, name in names.items() if is_ours(pid)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_killed_at_30_moments(runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL of any worker at any moment: the results are those of a run that nobody disturbed."""
+    if runner == "ray":
+        pytest.importorskip("ray")
     quiet = plan(tmp_path / "quiet", items(40))
     run_work(quiet, "torchrun")
-    started: list[subprocess.Popen[str]] = []
-    real, draw, killed = runners._start_worker, random.Random(3), []
-
-    def start(listed: WorkList) -> "subprocess.Popen[str]":
-        started.append(real(listed))
-        return started[-1]
+    draw, killed, finished = random.Random(3), [], threading.Event()
+    worker = {"local": "osnet.work", "ray": "ray::Worker.do"}[runner]
 
     def kill() -> None:
         while len(killed) < 30 and not finished.is_set():
             time.sleep(draw.uniform(0, 0.3))
-            alive = [process for process in started if process.poll() is None]
+            alive = [pid for pid, name in descendants().items() if worker in name]
             if alive:
-                killed.append(draw.choice(alive).pid)
-                os.kill(killed[-1], signal.SIGKILL)
+                killed.append(draw.choice(alive))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(killed[-1], signal.SIGKILL)
 
-    monkeypatch.setattr(runners, "_start_worker", start)
     monkeypatch.setattr("osnet.work.work_list.MAX_DEATHS", 1000)
     slow = [{**item, "seconds": 0.3} for item in items(40)]
-    work = plan(tmp_path / "w", slow)
-    finished = threading.Event()
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        run_work(work, workers=3)
+        for number in range(30):
+            work = plan(tmp_path / f"w{number}", slow)
+            run_work(work, runner, workers=3)
+            assert results(work) == results(quiet)
+            plan(tmp_path / f"w{number}", slow)  # which removes what a killed worker was writing
+            assert len(list((work.folder / "results").iterdir())) == 40
+            if len(killed) == 30:
+                break
     finally:
         finished.set()
         thread.join()
-    assert killed  # how many of the 30 fall into the run depends on how busy the machine is
-    assert results(work) == results(quiet)
-    again = plan(tmp_path / "w", slow)  # which removes what a killed worker was writing
-    assert len(list((again.folder / "results").iterdir())) == 40
+    assert len(killed) == 30
 
 
-def test_killed_as_a_whole_it_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_killed_as_a_whole_it_resumes(runner: Runner, tmp_path: Path) -> None:
     """The process that runs the list is killed; its workers end by themselves, and the next call does the rest."""
+    if runner == "ray":
+        pytest.importorskip("ray")
     work = plan(tmp_path / "w", items(12, 0.1))
-    code = f"from osnet.work import *; run_work(WorkList({str(work.folder)!r}), workers=2)"
+    code = f"from osnet.work import *; run_work(WorkList({str(work.folder)!r}), {runner!r}, workers=2)"
     head = subprocess.Popen([sys.executable, "-c", code])
     while len(work.todo()) > 8:
         assert head.poll() is None
@@ -166,10 +188,10 @@ def test_killed_as_a_whole_it_resumes(tmp_path: Path) -> None:
     left = set(work.todo())
     assert len(left) >= 4
     done: list[int] = []
-    run_work(work, workers=2, on_done=lambda: done.append(1))
+    run_work(work, runner, workers=2, on_done=lambda: done.append(1))
     assert 4 <= len(done) <= len(left) or not work.todo()
     quiet = plan(tmp_path / "quiet", items(12, 0.1))
-    run_work(quiet, workers=2)
+    run_work(quiet, "torchrun")
     assert results(work) == results(quiet)
 
 

@@ -1,4 +1,4 @@
-"""What only a Qdrant server shows: two replicas, a search while one node is down, bytes after deletion.
+"""What only a Qdrant server shows: days in shards of their own, two replicas, a search while a node is down, erasure.
 
 NOT RUN BY US: no server can be installed from PyPI or Debian. It is written from Qdrant's documentation.
 
@@ -31,7 +31,7 @@ def main() -> None:
     rows = np.maximum(np.random.default_rng(0).normal(0.22, 1, (COUNT, SIZE)), 0)
     if not args.keep:
         store = QdrantStore.create(
-            args.address, weights_sha256=SHA, embedding_size=SIZE, api_key=key, shards=2, replicas=2
+            args.address, weights_sha256=SHA, embedding_size=SIZE, api_key=key, shards=2, replicas=2, by_day=True
         )
         items = [Item(f"crop-{n:05d}", f"p{n // 10}", f"c{n % 20}", 86_400.0 * (n % 7)) for n in range(COUNT)]
         store.add_embeddings(rows, items, weights_sha256=SHA)
@@ -41,6 +41,9 @@ def main() -> None:
     print(f"{hits[0].item.source} in {1000 * (time.perf_counter() - began):.1f} ms; it must be crop-00017")
     if not args.keep:
         print(store.erase(Where(identities=frozenset({"p3"}))))
+        print(store.expire(86_400.0))  # the whole first day: its shards are deleted with their files
+        keys = store._engine._client.list_shard_keys("osnet")  # type: ignore[attr-defined]
+        print(f"{keys}; 1970-01-01 must be missing")
         print("now look for the bytes: docker compose exec qdrant-1 grep -rc crop-00030 /qdrant/storage")
 
 

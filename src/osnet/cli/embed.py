@@ -31,7 +31,7 @@ def embed(
     workers: int = 1,
     gpus: float = 0.0,
     block: int = BLOCK,
-    work: Path | None = None,
+    work: str | None = None,
 ) -> None:
     """Embed images into a file of embeddings. After an interruption the same command resumes.
 
@@ -49,7 +49,7 @@ def embed(
         workers: processes, or Ray actors.
         gpus: GPUs of each Ray actor, such as 0.25.
         block: images of one block.
-        work: folder of the blocks, which all machines see at this path. Default: OUT.work.
+        work: folder of the blocks, which all machines see at this path, or s3://BUCKET/NAME. Default: OUT.work.
     """
     paths = list_inputs(inputs)
     if out.exists() and not overwrite:

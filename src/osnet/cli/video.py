@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import tyro
@@ -19,6 +19,7 @@ from osnet.cli.video_search import open_archive_embedder
 from osnet.errors import DataError, OutputError
 from osnet.figures.timeline import save_timeline
 from osnet.files import check_writable
+from osnet.runtime.distributed import join_processes
 from osnet.video.archive import WEIGHTS, Archive, format_time
 from osnet.video.detectors import make_detector
 from osnet.video.drawing import drawn_frames, video_writer
@@ -29,6 +30,7 @@ from osnet.video.protocols import Detector, Track, Tracker, Trouble
 from osnet.video.source import open_footage, read_frames
 from osnet.video.spread import index_on_many
 from osnet.video.tracking import DEFAULT_TRACKER, front_end, make_tracker
+from osnet.work import Runner
 
 video_app = SubcommandApp()
 app.command(video_app, name="video", help="Index, track, search and draw footage.")
@@ -56,7 +58,7 @@ def video_index(
     appearance: bool = True,
     batch_size: int = 32,
     device: str = "auto",
-    runner: Literal["local", "ray"] | None = None,
+    runner: Runner | None = None,
     workers: int = 1,
     gpus: float = 0.0,
 ) -> None:
@@ -84,8 +86,9 @@ def video_index(
         appearance: use embeddings to join broken tracks and to split tracks that contain several people.
         batch_size: crops per forward pass.
         device: device of the embedder: auto, cpu, cuda, cuda:1, mps.
-        runner: make several segments at the same time, in processes on this machine (local) or actors (ray). All
-            see the footage and the archive at the same paths. The list of work is kept in OUT.work.
+        runner: make several segments at the same time: in processes on this machine (local), in those that torchrun
+            starts (start this command with it), or in actors (ray). All see the footage and the archive at the same
+            paths. The list of work is kept in OUT.work.
         workers: processes, or Ray actors.
         gpus: GPUs of each Ray actor, such as 0.25.
     """
@@ -115,6 +118,8 @@ def video_index(
             workers=workers,
             gpus=gpus,
         )
+        if runner == "torchrun" and join_processes()[0]:
+            return
     else:
         with _Bar() as bar:
             report = index_footage(

@@ -39,7 +39,7 @@ SLACK = 2e-6
 """Covers the float32 arithmetic on the bounds themselves: a handful of roundings of values below 2."""
 STEP = 2.0**-20
 """Lengths of remainders are rounded up to multiples of this, so that files do not depend on the order of additions."""
-ROWS_AT_ONCE = 1 << 14
+ROWS_AT_ONCE = 1 << 12
 """Rows of one float32 product."""
 CODES_AT_ONCE = 1 << 16
 """Rows of one pass over codes."""
@@ -48,7 +48,7 @@ EXACT_AT_ONCE = 1 << 12
 MAX_CODED_QUERIES = 4
 """For more queries a float32 product is faster: it reads the rows once for all."""
 MAX_THREADS = 8
-CODES_FROM = 50_000
+CODES_FROM = 5_000
 """For fewer rows a float32 product is fast enough, and needs no compiled code."""
 
 
@@ -90,13 +90,16 @@ def encode(vectors_ND: Floats) -> tuple[Codes, Floats]:
 class _Best:
     """The candidates of one query."""
 
-    top: int
-    threshold: float = -np.inf
-    """The k-th largest lower bound so far."""
-    lowest: Floats = field(default_factory=lambda: np.empty(0, np.float32))
-    """The k largest lower bounds."""
+    lowest: Floats
+    """(K,): the k largest lower bounds so far, ascending; -inf at first."""
     rows: list[Indices] = field(default_factory=list)
     uppers: list[Floats] = field(default_factory=list)
+
+    @property
+    def threshold(self) -> np.float32:
+        """The k-th largest lower bound so far."""
+        threshold: np.float32 = self.lowest[0]
+        return threshold
 
     def add(self, rows: Indices, scores: Floats, errors: Floats | np.float32) -> None:
         """Rows with scores that are off by at most ``errors``."""
@@ -105,12 +108,7 @@ class _Best:
         if not len(passing):
             return
         lowers = scores[passing] - (errors[passing] if isinstance(errors, np.ndarray) else errors)
-        lowest = np.concatenate([self.lowest, lowers])
-        if len(lowest) > self.top:
-            lowest = np.partition(lowest, len(lowest) - self.top)[len(lowest) - self.top :]
-        if len(lowest) == self.top:
-            self.threshold = float(lowest.min())
-        self.lowest = lowest
+        self.lowest = np.sort(np.concatenate([self.lowest, lowers]))[len(lowers) :]
         uppers = uppers[passing]
         kept = uppers >= self.threshold
         self.rows.append(rows[passing[kept]])
@@ -126,8 +124,8 @@ def find_candidates(
     blocks: Callable[[], Iterable[Block]],
     units_QD: Floats,
     top: int,
+    num_rows: int,
     chosen: Indices | None = None,
-    num_rows: int | None = None,
 ) -> list[Indices]:
     """For each query, rows among which the best ``top`` are.
 
@@ -135,20 +133,23 @@ def find_candidates(
         blocks: gives all rows, in the order of ``start``.
         units_QD: queries of length 1.
         top: K, at least 1.
+        num_rows: the number of rows in all blocks: codes are read only in a large gallery.
         chosen: only these rows, ascending; None: all.
-        num_rows: the number of rows in all blocks, if known: codes are read only in a large gallery.
     """
-    best = [_Best(top) for _ in units_QD]
-    large = num_rows is None or num_rows >= CODES_FROM
-    by_codes = large and len(units_QD) <= MAX_CODED_QUERIES
-    if by_codes:
-        for unit, one in zip(units_QD, best, strict=True):
-            for numbers, scores, errors in scan_codes(_choose(blocks(), chosen), unit):
-                one.add(numbers, scores, errors)
-    else:
-        for block, rows in _choose(blocks(), chosen):
-            _multiply(block, rows, units_QD, best)
+    top = max(1, min(top, num_rows))
+    if num_rows >= CODES_FROM and len(units_QD) <= MAX_CODED_QUERIES:
+        return [_keep(*scan_codes(_choose(blocks(), chosen), unit, top), top) for unit in units_QD]
+    best = [_Best(np.full(top, -np.inf, np.float32)) for _ in units_QD]
+    for block, rows in _choose(blocks(), chosen):
+        _multiply(block, rows, units_QD, best)
     return [one.candidates() for one in best]
+
+
+def _keep(rows: Indices, scores: Floats, errors: Floats, top: int) -> Indices:
+    """Those of ``rows`` whose upper bounds reach the k-th largest lower bound, ascending."""
+    lowers = scores - errors
+    threshold = np.partition(lowers, len(lowers) - top)[len(lowers) - top] if len(lowers) > top else -np.inf
+    return np.sort(rows[scores + errors >= threshold])
 
 
 def _choose(blocks: Iterable[Block], chosen: Indices | None) -> Iterator[tuple[Block, Indices | None]]:
@@ -186,13 +187,16 @@ def score_exactly(vectors_ND: Floats, unit_D: Floats) -> NDArray[np.float64]:
 
 
 def scan_codes(
-    blocks: Iterable[tuple[Block, Indices | None]], unit_D: Floats
-) -> Iterator[tuple[Indices, Floats, Floats]]:
+    blocks: Iterable[tuple[Block, Indices | None]], unit_D: Floats, top: int
+) -> tuple[Indices, Floats, Floats]:
     """Numbers of rows, their scores, and bounds on the errors of these, from the codes. Threads share the rows.
+
+    Rows that cannot be among the best ``top`` may be missing.
 
     Args:
         blocks: blocks, and which of their rows are wanted (None: all). Without codes, vectors are used.
         unit_D: the query.
+        top: K, at least 1.
     """
     kernel = _kernel()
     largest = max(float(np.abs(unit_D).max()), 1e-30)
@@ -200,14 +204,20 @@ def scan_codes(
     scale, exact = largest / most, unit_D.astype(np.float64)
     query = np.clip(np.rint(exact / scale), -most, most).astype(np.int16)
     missed = float(np.linalg.norm(exact - query * scale)) * (1 + 1e-9) + 1e-12
+    bounds = scale, LENGTH + missed, missed * LENGTH + SLACK
+    threads = min(MAX_THREADS, count_cores())
+    heaps = [np.full(top, -np.inf, np.float32) for _ in range(threads)]  # lower bounds: one for each thread
 
     def score(block: Block, rows: Indices) -> tuple[Indices, Floats, Floats]:
         if block.codes is None or block.scales is None:
             error = np.float32(bound_rounding(len(unit_D)) * LENGTH * LENGTH + SLACK)
             return rows + block.start, block.vectors[rows] @ unit_D, np.full(len(rows), error)
+        passing = np.empty(len(rows), np.int64)
         scores, errors = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-        kernel(block.codes, block.scales, rows, query, scale, LENGTH + missed, missed * LENGTH + SLACK, scores, errors)
-        return rows + block.start, scores, errors
+        heap = heaps.pop()
+        found = kernel(block.codes, block.scales, rows, query, *bounds, heap, passing, scores, errors)
+        heaps.append(heap)
+        return passing[:found] + block.start, scores[:found].copy(), errors[:found].copy()
 
     def parts() -> Iterator[tuple[Block, Indices]]:
         for block, rows in blocks:
@@ -216,19 +226,22 @@ def scan_codes(
                 stop = min(count, start + CODES_AT_ONCE)
                 yield block, np.arange(start, stop) if rows is None else rows[start:stop]
 
-    threads = min(MAX_THREADS, count_cores())
+    found = [(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))]
     if threads == 1:
-        for block, rows in parts():
-            yield score(block, rows)
-        return
-    waiting: deque[Future[tuple[Indices, Floats, Floats]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for block, rows in parts():
-            waiting.append(pool.submit(score, block, rows))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        for one in waiting:
-            yield one.result()
+        found += [score(*part) for part in parts()]
+    else:
+        waiting: deque[Future[tuple[Indices, Floats, Floats]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for part in parts():  # a few at a time: each may keep a file open
+                waiting.append(pool.submit(score, *part))
+                if len(waiting) > 2 * threads:
+                    found.append(waiting.popleft().result())
+            found += [one.result() for one in waiting]
+    return (
+        np.concatenate([rows for rows, _, _ in found]),
+        np.concatenate([scores for _, scores, _ in found]),
+        np.concatenate([errors for _, _, errors in found]),
+    )
 
 
 def bound_rounding(size: int) -> float:
@@ -239,6 +252,6 @@ def bound_rounding(size: int) -> float:
 @cache
 def _kernel() -> Any:
     """The loop over codes. numba compiles it at the first use (a second or two) and keeps it."""
-    from osnet.gallery.code_kernel import score_codes
+    from osnet.gallery.code_kernel import find_passing
 
-    return score_codes
+    return find_passing

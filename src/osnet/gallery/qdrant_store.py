@@ -8,12 +8,17 @@ Search asks for exact scores (``exact=True``) by default: Qdrant then uses no gr
 
 A server must be set up to erase: deleted points stay in its files until a vacuum, so the collection is made with
 ``deleted_threshold`` 0.0001 and ``vacuum_min_vector_number`` 100, its lowest. Its write-ahead log keeps them longer.
+On a cluster, ``by_day=True`` makes shards for each day (``shard_key``): a day without items is deleted with its files.
+We could not run a server: its part is tested against a stand-in that records what is asked of it.
 """
 
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +29,7 @@ import numpy as np
 from osnet.errors import GalleryError, require_extra
 from osnet.gallery.engine_store import EngineStore, Row
 from osnet.gallery.exact_search import Floats
+from osnet.gallery.segments import DAY_S, FIRST_DAY, LAST_DAY, UNDATED
 from osnet.gallery.vector_store import Where
 from osnet.types import Item
 
@@ -146,17 +152,21 @@ class QdrantStore(EngineStore):
         api_key: str | None = None,
         shards: int = 1,
         replicas: int = 1,
+        by_day: bool = False,
     ) -> "QdrantStore":
         """A new, empty store; the other arguments are those of ``QdrantStore``.
 
         Args:
-            shards: of the collection, on a cluster.
+            shards: of the collection, or of each day, on a cluster.
             replicas: copies of each shard, on a cluster.
+            by_day: keep each day (UTC) in shards of its own, on a cluster.
 
         Raises:
-            GalleryError: there is one already.
+            GalleryError: there is one already; or ``by_day`` without a server.
         """
-        engine = _open(place, collection, edge, api_key, embedding_size, shards, replicas)
+        if by_day and not _is_address(place):
+            raise GalleryError(f"{place} is not a server; only a server keeps each day in shards of its own")
+        engine = _open(place, collection, edge, api_key, embedding_size, _Shards(shards, replicas, by_day))
         about = {
             "format": FORMAT,
             "weights_sha256": weights_sha256,
@@ -254,6 +264,15 @@ class QdrantStore(EngineStore):
         return faults + ([f"{self.name} holds {mixed} points whose id is not of their source"] if mixed else [])
 
 
+@dataclass(frozen=True)
+class _Shards:
+    """How a server divides a collection."""
+
+    number: int = 1
+    replicas: int = 1
+    by_day: bool = False
+
+
 class _Client:
     """A server, or the local mode of ``qdrant-client``."""
 
@@ -263,8 +282,7 @@ class _Client:
         collection: str,
         api_key: str | None,
         create_size: int | None,
-        shards: int,
-        replicas: int,
+        shards: _Shards,
     ) -> None:
         client = require_extra("qdrant_client", "qdrant")
         self._models: ModuleType = client.models
@@ -284,11 +302,21 @@ class _Client:
             self._client.close()
             raise GalleryError(f"{self.name} holds {'a' if there else 'no'} collection {collection!r}")
         if create_size is not None:
-            self._create(create_size, shards, replicas)
+            self._create(create_size, shards)
+        self._days: set[str] | None = None
+        """Shard keys; None if the collection is not divided by day."""
+        if self._on_server:
+            params = self._client.get_collection(collection).config.params
+            if params.sharding_method == self._models.ShardingMethod.CUSTOM:
+                self._days = {str(one.key) for one in self._client.list_shard_keys(collection).shard_keys or ()}
 
-    def _create(self, size: int, shards: int, replicas: int) -> None:
+    def _create(self, size: int, shards: _Shards) -> None:
         models = self._models
-        on_cluster = {"shard_number": shards, "replication_factor": replicas} if self._on_server else {}
+        on_cluster: dict[str, Any] = {}
+        if self._on_server:
+            on_cluster = {"shard_number": shards.number, "replication_factor": shards.replicas}
+        if shards.by_day:
+            on_cluster["sharding_method"] = models.ShardingMethod.CUSTOM
         self._client.create_collection(
             self._collection,
             vectors_config=models.VectorParams(size=size, distance=models.Distance.DOT),
@@ -312,13 +340,18 @@ class _Client:
         )
 
     def upsert(self, points: list[tuple[str, Floats, dict[str, Any]]]) -> None:
-        structs = [
-            self._models.PointStruct(id=point_id, vector=vector.tolist(), payload=payload)
-            for point_id, vector, payload in points
-        ]
+        groups: dict[str | None, list[Any]] = defaultdict(list)
+        for point_id, vector, payload in points:
+            key = None if self._days is None else _day(payload.get("time_s"))
+            groups[key].append(self._models.PointStruct(id=point_id, vector=vector.tolist(), payload=payload))
         with self._lock:
-            for start in range(0, len(structs), PAGE):
-                self._client.upsert(self._collection, structs[start : start + PAGE], wait=True)
+            for key, structs in groups.items():
+                if self._days is not None and key is not None and key not in self._days:
+                    self._client.create_shard_key(self._collection, key)
+                    self._days.add(key)
+                for start in range(0, len(structs), PAGE):
+                    part = structs[start : start + PAGE]
+                    self._client.upsert(self._collection, part, wait=True, shard_key_selector=key)
 
     def nearest(self, vector: Floats, where: Conditions, limit: int) -> list[tuple[dict[str, Any], Floats, float]]:
         with self._lock:
@@ -359,7 +392,13 @@ class _Client:
             self._client.delete(self._collection, self._models.PointIdsList(points=ids), wait=True)
 
     def vacuum(self) -> None:
-        """A server does it by itself, by the thresholds of the collection."""
+        """A server does it by itself, by the thresholds of the collection. Days without points are deleted here."""
+        with self._lock:
+            for day in sorted(self._days or ()):
+                if not self._client.count(self._collection, exact=True, shard_key_selector=day).count:
+                    self._client.delete_shard_key(self._collection, day)
+                    assert self._days is not None
+                    self._days.discard(day)
 
     def close(self) -> None:
         with self._lock:
@@ -458,16 +497,23 @@ def _open(
     edge: bool,
     api_key: str | None,
     create_size: int | None,
-    shards: int = 1,
-    replicas: int = 1,
+    shards: _Shards = _Shards(),
 ) -> Engine:
     if edge:
         return _Edge(place, create_size)
-    return _Client(place, collection, api_key, create_size, shards, replicas)
+    return _Client(place, collection, api_key, create_size, shards)
 
 
 def _is_address(place: str | Path) -> bool:
     return str(place).startswith(("http://", "https://"))
+
+
+def _day(time_s: float | None) -> str:
+    """The shard key of an item: the date (UTC), or ``UNDATED``."""
+    day = None if time_s is None else time_s // DAY_S
+    if day is None or not FIRST_DAY <= day <= LAST_DAY:
+        return UNDATED
+    return date.fromordinal(int(day) - FIRST_DAY + 1).isoformat()
 
 
 def _is_unicode(text: str) -> bool:

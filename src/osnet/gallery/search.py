@@ -156,16 +156,16 @@ class SearchableRows(StoredRows):
 
     def _search(self, state: Snapshot, units_QD: Floats, top: int, skip: int, where: Where | None) -> list[list[Hit]]:
         chosen = _candidates(state, where)
-        found: list[list[Hit]] = []
+        found: list[tuple[Indices, NDArray[Any]]] = []
         for start in range(0, len(units_QD), QUERIES_AT_ONCE):
             units = units_QD[start : start + QUERIES_AT_ONCE]
             for unit, rows in zip(
-                units, find_candidates(state.blocks, units, top + skip, chosen, len(state)), strict=True
+                units, find_candidates(state.blocks, units, top + skip, len(state), chosen), strict=True
             ):
                 parts = [rows[first : first + EXACT_AT_ONCE] for first in range(0, len(rows), EXACT_AT_ONCE)]
                 scores = [score_exactly(state.vectors(part), unit) for part in parts]
-                found.append(_hits(state, rows, np.concatenate([np.empty(0), *scores]), top, skip))
-        return found
+                found.append(_rank(state, rows, np.concatenate([np.empty(0), *scores]), top, skip))
+        return _hits(state, found, skip)
 
     def search_attributes(
         self, having: Sequence[str], lacking: Sequence[str] = (), *, top: int = 10, where: Where | None = None
@@ -191,7 +191,7 @@ class SearchableRows(StoredRows):
             scores = match_score(state.probabilities, self.attributes, having, lacking)
             rows = _candidates(state, where)
             rows = np.arange(len(state)) if rows is None else rows
-            return _hits(state, rows, scores[rows], top, 0)
+            return _hits(state, [_rank(state, rows, scores[rows], top, 0)])[0]
 
         return self._read(search)
 
@@ -212,18 +212,27 @@ def _candidates(state: Snapshot, where: Where | None) -> Indices | None:
     return None if where is None or where.is_empty else np.flatnonzero(state.passing(where))
 
 
-def _hits(state: Snapshot, rows: Indices, scores: NDArray[Any], top: int, skip: int) -> list[Hit]:
-    """The best of ``rows`` (ascending) as hits, the first ``skip`` left out."""
+def _rank(state: Snapshot, rows: Indices, scores: NDArray[Any], top: int, skip: int) -> tuple[Indices, NDArray[Any]]:
+    """The best of ``rows`` (ascending), best first, and their scores; the first ``skip`` are left out."""
     best = choose_top(scores, lambda ties: state.orders(rows[ties]), top + skip)[skip:]
-    chosen = rows[best]
-    items = state.items(chosen)
+    return rows[best], scores[best]
+
+
+def _hits(state: Snapshot, found: list[tuple[Indices, NDArray[Any]]], skip: int = 0) -> list[list[Hit]]:
+    """What ``_rank`` found for each query, as hits. Each item is read once."""
+    chosen = np.unique(np.concatenate([np.empty(0, np.intp), *(rows for rows, _ in found)]))
+    items = dict(zip(chosen.tolist(), state.items(chosen), strict=True))
     names = [attribute.name for attribute in state.manifest.attributes]
-    said = state.gather(chosen, lambda part, places: part.probabilities[places].tolist()) if names else []
+    said: dict[int, dict[str, float]] = {}
+    if names:
+        rows_of_p = state.gather(chosen, lambda part, places: part.probabilities[places].tolist())
+        said = {row: dict(zip(names, p, strict=True)) for row, p in zip(chosen.tolist(), rows_of_p, strict=True)}
     return [
-        Hit(rank, float(scores[place]), item, dict(zip(names, said[number], strict=True)) if names else None)
-        for number, (rank, place, item) in enumerate(
-            zip(range(skip + 1, skip + 1 + len(best)), best, items, strict=True)
-        )
+        [
+            Hit(rank, score, items[row], dict(said[row]) if names else None)
+            for rank, (row, score) in enumerate(zip(rows.tolist(), scores.tolist(), strict=True), skip + 1)
+        ]
+        for rows, scores in found
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from osnet import Embedder
 from osnet.errors import WeightsError
 from osnet.files import write_json
+from osnet.runtime.distributed import any_of_all, join_processes, local_device
 from osnet.video.archive import Archive
 from osnet.video.archive_segments import SEGMENT_FILE, write_segment, writing
 from osnet.video.detectors import make_detector
@@ -42,7 +43,9 @@ class IndexSegment:
         self._settings = IndexSettings(**settings["settings"])
         self._detector = make_detector(settings["detector"], settings["threshold"], self._settings.fps)
         self._tracker = make_tracker(settings["tracker"])
-        self._embedder = Embedder(settings["weights"], settings["device"], settings["batch_size"], num_workers=1)
+        self._embedder = Embedder(
+            settings["weights"], local_device(settings["device"]), settings["batch_size"], num_workers=1
+        )
         if self._embedder.sha256() != settings["weights_sha256"]:
             raise WeightsError(f"{settings['weights']} are not the weights that the list was made for")
         self._footage: Footage | None = None
@@ -96,16 +99,26 @@ def index_on_many(
         weights: path or name, which every worker opens itself.
         detector, threshold, tracker: as for ``make_detector`` and ``make_tracker``.
         device: of each worker.
-        runner, workers, gpus: as for ``run_work``; ``torchrun`` is not supported.
+        runner, workers, gpus: as for ``run_work``.
         on_done: called for each segment that is done.
+
+    Returns:
+        What was added and what could not be read. With ``torchrun``, only the first process knows; the others return
+        an empty report.
 
     Raises:
         FootageError, GalleryError, OutputError: as ``index_footage``.
         QuarantineError: segments that failed three times; the others are in the archive.
     """
     settings = settings or IndexSettings()
-    planned = _plan(list(files), camera, starts, name_pattern, zone, settings)
     archive = Path(archive).absolute()
+    folder = archive.with_name(archive.name + ".work") / camera
+    rank = join_processes()[0] if runner == "torchrun" else 0
+    if rank:
+        any_of_all(False)  # the first process has written the list
+        run_work(WorkList(folder), runner, on_done=on_done)
+        return IndexReport()
+    planned = _plan(list(files), camera, starts, name_pattern, zone, settings)
     store = Archive.open(archive, embedder)
     decides = describe(make_detector(detector, threshold, settings.fps), make_tracker(tracker), settings)
     there = {segment["name"]: segment for segment in store.segments}
@@ -134,12 +147,14 @@ def index_on_many(
         "device": device,
         "batch_size": embedder.batch_size,
     }
-    work = WorkList.plan(archive.with_name(archive.name + ".work") / camera, "video", shared, items)
+    work = WorkList.plan(folder, "video", shared, items)
     before = set(there)
     for item, entry in work.items.items():
         if entry["label"] not in before:  # never made, or removed since
             work.result(item).unlink(missing_ok=True)
     with writing(archive, camera):
+        if runner == "torchrun":
+            any_of_all(False)  # the others may begin
         run_work(work, runner, workers=workers, gpus=gpus, on_done=on_done)
     report = IndexReport()
     report.troubles += [

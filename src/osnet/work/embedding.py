@@ -25,11 +25,13 @@ class EmbedBlock:
     def __init__(self, settings: dict[str, Any]) -> None:
         import torch
 
+        from osnet.runtime.distributed import local_device
+
         torch.set_num_threads(1)
         self._on_error: OnError = settings["on_error"]
         self._embedder = Embedder(
             settings["weights"],
-            device=settings["device"],
+            device=local_device(settings["device"]),
             batch_size=settings["batch_size"],
             normalize=settings["normalize"],
             num_workers=1,
@@ -73,7 +75,8 @@ def embed_on_many(
         device: of each worker.
         on_error: ``raise``: a block with an image that cannot be read fails; ``skip``: the image is listed.
         block: images of one item.
-        work_folder: of the list and the results, seen by all machines; by default ``out + ".work"``. It stays.
+        work_folder: of the list and the results, seen by all machines, or ``s3://BUCKET/NAME``; by default
+            ``out + ".work"``. It stays.
         progress: shows progress over the blocks.
 
     Raises:
@@ -87,7 +90,7 @@ def embed_on_many(
     if runner == "ray" and (near := next((path for path in [*paths] if not path.is_absolute()), None)):
         raise OutputError(f"{near} is not an absolute path, by which other machines could find it")
     rank = join_processes()[0] if runner == "torchrun" else 0
-    folder = Path(work_folder) if work_folder is not None else out.with_name(out.name + ".work")
+    folder = work_folder if work_folder is not None else out.with_name(out.name + ".work")
     if rank == 0:
         images = [(str(path), *stamp_of(str(path))) for path in paths]
         items = [
@@ -119,8 +122,9 @@ def merge_blocks(work: WorkList, out: Path) -> Embeddings:
     """The union of all blocks, in the order of the list, as one file."""
     parts, stamps = [], {}
     for item in work.items:
-        block, sha256 = read_vectors(work.result(item))
-        known = read_arrays(work.result(item), ("stamps",))["stamps"].tolist()
+        with work.reading(item) as path:
+            block, sha256 = read_vectors(path)
+            known = read_arrays(path, ("stamps",))["stamps"].tolist()
         stamps.update({name: (size, time_ns) for name, (size, time_ns) in zip(block.names, known, strict=True)})
         parts.append(block)
     failures = [ImageError(one.name, one.reason) for part in parts for one in part.failures]

@@ -65,9 +65,10 @@ def run_work(
 def _run_local(work: WorkList, workers: int, on_done: OnDone) -> None:
     """A thread for each worker process hands it items, and starts another when it dies."""
     todo: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for item in work.todo():
+    listed = work.todo()
+    for item in listed:
         todo.put(item)
-    open_items, changed, stop = len(work.todo()), threading.Condition(), False
+    open_items, changed, stop = len(listed), threading.Condition(), False
     processes: set[subprocess.Popen[str]] = set()
     errors: list[BaseException] = []
 
@@ -90,7 +91,7 @@ def _run_local(work: WorkList, workers: int, on_done: OnDone) -> None:
                 break
             if answer is None:
                 processes.discard(process)
-                status, process = process.wait(), None
+                status, process = _end(process), None
                 again = work.record_failure(item, f"the worker ended with status {status}", died=True)
             else:
                 again = answer["error"] is not None and work.record_failure(item, answer["error"])
@@ -138,6 +139,15 @@ def _start_worker(work: WorkList) -> "subprocess.Popen[str]":
         text=True,
         env={**os.environ, **dict.fromkeys(names, "1")},
     )
+
+
+def _end(process: "subprocess.Popen[str]") -> int:
+    """The exit status of a worker that gave no answer. One that still runs after ten seconds is killed."""
+    try:
+        return process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _ask(process: "subprocess.Popen[str]", item: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""A list of work in a folder that all workers share.
+"""A list of work in a folder, or an object store, that all workers share.
 
     WORK/
       work.json               the task, its settings, and the items
@@ -8,7 +8,7 @@
 
 An item's ID is a digest of the task, its settings and the item. So a result never belongs to another item, a changed
 item is worked on again, and an item that two workers do at once gives one result. What is done is what has a result;
-there is no other record. All machines must see the folder at the same path (NFS, or a mounted object store).
+there is no other record. All machines must see the folder at the same path, or reach the object store (``places``).
 """
 
 import json
@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from osnet.errors import OsnetError, OutputError
-from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
+from osnet.files import TEMPORARY_PREFIX
+from osnet.work.places import files_in, is_object_store, make_place, open_place, put_json, put_new
 
 FORMAT = "osnet-work-1"
 SUFFIXES = {"embed": ".npz", "video": ".json"}
@@ -54,7 +56,7 @@ class WorkList:
 
     def __init__(self, folder: str | Path) -> None:
         """Open a list that exists. Raises OutputError if there is none, or it is damaged."""
-        self.folder = Path(folder)
+        self.folder = open_place(folder)
         try:
             content = json.loads((self.folder / "work.json").read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
@@ -74,7 +76,7 @@ class WorkList:
         """Write the list into ``folder``, in place of an older one. Results stay only of items that are still listed.
 
         Args:
-            folder: new, or of a list.
+            folder: new, or of a list; or ``s3://BUCKET/NAME``.
             task: a name of ``osnet.work.tasks.TASKS``.
             settings: what decides a result beside the item, as JSON.
             items: in order; each has a ``label`` for people to read.
@@ -82,27 +84,32 @@ class WorkList:
         Raises:
             OutputError: the folder holds something else, or cannot be written.
         """
-        folder = make_folder(folder)
+        place = open_place(folder)
+        make_place(place)
         known = {"work.json", "results", "tries", ".lock"}
         if strange := sorted(
             path.name
-            for path in folder.iterdir()
+            for path in files_in(place)
             if path.name not in known and not path.name.startswith(TEMPORARY_PREFIX)
         ):
-            raise OutputError(f"{folder} is needed for a list of work but holds {strange[0]}; move it away")
-        for name in ("results", "tries"):
-            make_folder(folder / name)
+            raise OutputError(f"{place} is needed for a list of work but holds {strange[0]}; move it away")
         content = {"format": FORMAT, "task": task, "settings": dict(settings), "items": [dict(item) for item in items]}
-        write_json(folder / "work.json", content)
-        work = cls(folder)
-        for path in [*(folder / "results").iterdir(), *(folder / "tries").iterdir()]:
+        put_json(place / "work.json", content)
+        work = cls(place)
+        for path in [*files_in(place / "results"), *files_in(place / "tries")]:
             if path.stem not in work.items or path.name.startswith(TEMPORARY_PREFIX):
                 path.unlink(missing_ok=True)
         return work
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Run the list alone. Raises OutputError if another process runs it."""
+        """Run the list alone. Raises OutputError if another process runs it.
+
+        In an object store nothing is locked: two runs do the same work twice, and the first result of an item stays.
+        """
+        if is_object_store(self.folder):
+            yield
+            return
         lock = FileLock(self.folder / ".lock", timeout=0)
         try:
             lock.acquire()
@@ -113,24 +120,48 @@ class WorkList:
         finally:
             lock.release()
 
-    def result(self, item: str) -> Path:
-        """Where the result of an item lies, or will lie."""
+    def result(self, item: str) -> Any:
+        """Where the result of an item lies, or will lie: a ``Path``, or a ``UPath`` in an object store."""
         return self.folder / "results" / (item + SUFFIXES.get(self.task, ".bin"))
+
+    @contextmanager
+    def committing(self, item: str) -> Iterator[Path]:
+        """A path for the task to write the result to, by a rename."""
+        result = self.result(item)
+        if not is_object_store(result):
+            yield result
+            return
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / result.name
+            put_new(result, (Path(folder) / result.name).read_bytes())
+
+    @contextmanager
+    def reading(self, item: str) -> Iterator[Path]:
+        """The result of an item as a local file."""
+        result = self.result(item)
+        if not is_object_store(result):
+            yield result
+            return
+        with TemporaryDirectory() as folder:
+            local = Path(folder) / result.name
+            local.write_bytes(result.read_bytes())
+            yield local
 
     def todo(self) -> list[str]:
         """IDs of the items without a result, in order."""
-        return [item for item in self.items if not self.result(item).exists()]
+        there = {path.name for path in files_in(self.folder / "results")}
+        return [item for item in self.items if self.result(item).name not in there]
 
     def forget_tries(self) -> None:
         """Start counting anew: items that were set aside are tried again."""
-        for path in (self.folder / "tries").iterdir():
+        for path in files_in(self.folder / "tries"):
             path.unlink(missing_ok=True)
 
     def record_failure(self, item: str, error: str, *, died: bool = False) -> bool:
         """Count a failed try. Returns True if the item is to be tried again."""
         tries, deaths, _ = self._tries(item)
         tries, deaths = (tries, deaths + 1) if died else (tries + 1, deaths)
-        write_json(self.folder / "tries" / f"{item}.json", {"tries": tries, "deaths": deaths, "error": error[:2000]})
+        put_json(self.folder / "tries" / f"{item}.json", {"tries": tries, "deaths": deaths, "error": error[:2000]})
         return tries < MAX_TRIES and deaths < MAX_DEATHS
 
     def _tries(self, item: str) -> tuple[int, int, str]:

@@ -3,8 +3,6 @@
 python -m osnet.work.worker FOLDER
 """
 
-from pathlib import Path
-
 from osnet.work.tasks import Task, make_task
 from osnet.work.work_list import WorkList
 
@@ -13,7 +11,7 @@ class Worker:
     """Does items of a list; makes the task at the first one."""
 
     def __init__(self, folder: str) -> None:
-        self._work = WorkList(Path(folder))
+        self._work = WorkList(folder)
         self._task: Task | None = None
 
     def do(self, item: str) -> str | None:
@@ -23,7 +21,8 @@ class Worker:
                 return None
             if self._task is None:
                 self._task = make_task(self._work.task, self._work.settings)
-            self._task(self._work.items[item], self._work.result(item))
+            with self._work.committing(item) as path:
+                self._task(self._work.items[item], path)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return None
