@@ -28,7 +28,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from osnet import Embedder, create_model
+from osnet import Embedder, Gallery, create_model
+from osnet.types import Item
 from osnet.video.archive import Archive, FinishedTrack, segment_name, write_segment
 from osnet.video.crops import Sample, encode_jpeg
 from osnet.video.protocols import Track
@@ -43,7 +44,7 @@ def draw_archive(folder: Path, weights: Path, tracklets: int) -> Path:
     """An archive of random tracklets with one crop each, in four cameras."""
     rng = np.random.default_rng(0)
     embedder = Embedder(weights, device="cpu")
-    Archive.for_embedder(folder, embedder)
+    Archive.open(folder, embedder)
     jpeg = encode_jpeg(rng.integers(0, 255, (128, 64, 3), dtype=np.uint8))
     start = 1_767_600_000.0
     for first in range(0, tracklets, PER_SEGMENT):
@@ -82,6 +83,22 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     }
 
 
+def busy(process: psutil.Process) -> float:
+    """Processor seconds of a process so far: what does not depend on the load of others."""
+    spent = process.cpu_times()
+    return float(spent.user + spent.system)
+
+
+def draw_gallery(folder: Path, archive: Archive) -> Gallery:
+    """A gallery of the archive's means."""
+    if not folder.exists():
+        ids, means = archive.means()
+        digest = archive.weights_sha256
+        made = Gallery.create(folder, weights_sha256=digest, embedding_size=means.shape[1])
+        made.add_embeddings(means, [Item(one) for one in ids], weights_sha256=digest)
+    return Gallery.open(folder)
+
+
 def timed(call: Callable[[], httpx.Response], errors: list[str]) -> float:
     begin = time.perf_counter()
     answer = call()
@@ -117,27 +134,37 @@ def measure(
     embedder = Embedder(weights, device="cpu")
     crop = Image.open(io.BytesIO(photo))
     embedder.embed(crop)
-    plain, embed = [], []
-    alone: dict[str, list[float]] = {"by_tracklet": [], "by_photo": []}
-    for _ in range(args.alone):  # in turn, so that other load affects all equally
-        begin = time.perf_counter()
-        store.search_embedding(query, weights_sha256=digest, top=200)
-        plain.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        embedder.embed(crop)
-        embed.append(time.perf_counter() - begin)
-        alone["by_tracklet"].append(timed(by_tracklet, errors))
-        alone["by_photo"].append(timed(by_photo, errors))
-    result["plain_archive_search"], result["plain_embed"] = percentiles(plain), percentiles(embed)
-    result["alone"] = {kind: percentiles(found) for kind, found in alone.items()}
-    with ThreadPoolExecutor(args.clients) as pool:
-        begin = time.perf_counter()
-        together = list(pool.map(lambda _: timed(by_tracklet, errors), range(args.together)))
-        result["at_once"] = {**percentiles(together), "per_s": round(args.together / (time.perf_counter() - begin), 1)}
-        begin = time.perf_counter()
-        photos = list(pool.map(lambda _: timed(by_photo, errors), range(args.together // 2)))
-        result["photos_at_once"] = percentiles(photos)
-    result["memory_mb"] = [round(m / 1e6) for m in (memory, process.memory_info().rss)]
+    gallery = draw_gallery(archive.with_name(f"gallery-{len(store)}"), store)
+    calls: dict[str, Callable[[], Any]] = {
+        "plain_archive_search": lambda: store.search_embedding(query, weights_sha256=digest, top=200),
+        "plain_gallery_search": lambda: gallery.search_embedding(query, weights_sha256=digest, top=200),
+        "plain_embed": lambda: embedder.embed(crop),
+        "by_tracklet": lambda: timed(by_tracklet, errors),
+        "by_photo": lambda: timed(by_photo, errors),
+    }
+    alone: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(args.alone):  # in turn, so that other load falls on all alike
+        for name, call in calls.items():
+            begin, spent = time.perf_counter(), busy(process if name.startswith("by_") else psutil.Process())
+            call()
+            after = busy(process if name.startswith("by_") else psutil.Process())
+            alone[name].append((time.perf_counter() - begin, after - spent))
+    result["alone"] = {
+        name: {
+            **percentiles([wall for wall, _ in found]),
+            "processor_ms": round(1000 * statistics.mean(spent for _, spent in found), 1),
+        }
+        for name, found in alone.items()
+    }
+    result["memory_mb"] = {"after the first requests": round(memory / 1e6)}
+    for _ in range(args.rounds):
+        result["at_once"] = together(lambda: timed(by_tracklet, errors), args.clients, args.seconds, args.together)
+        memory = process.memory_info().rss
+        result["memory_mb"][f"after {sum(MADE)} requests at once"] = round(memory / 1e6)
+    result["photos_at_once"] = together(lambda: timed(by_photo, errors), args.clients, args.seconds, args.together // 2)
+    result["memory_mb"]["after photos at once"] = round(process.memory_info().rss / 1e6)
     noise = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (1900, 1800, 3), dtype=np.uint8)).save(noise, "PNG")
     large = noise.getvalue()
@@ -146,10 +173,39 @@ def measure(
         for _ in range(args.uploads)
     ]
     result["uploads"] = {"mb": round(len(large) / 1e6, 1), **percentiles(uploads)}
+    result["memory_mb"]["after large uploads"] = round(process.memory_info().rss / 1e6)
     result["beside_slow_clients"] = beside_slow_clients(address, token, by_tracklet, errors, args)
-    result["memory_mb"].append(round(process.memory_info().rss / 1e6))
+    result["memory_mb"]["at the end"] = round(process.memory_info().rss / 1e6)
+    spent = process.cpu_times()
+    result["service_processor_s"] = round(spent.user + spent.system, 1)
+    result["load_average"] = [round(os.getloadavg()[0], 1), "of the machine at the end; it did other work"]
     result["errors"] = errors[:10]
     return result
+
+
+MADE: list[int] = []
+"""Requests of each round so far."""
+
+
+def together(call: Callable[[], float], clients: int, seconds: float, most: int) -> dict[str, float]:
+    """Latencies of so many clients that each ask again as soon as they are answered; bounded in time and in count."""
+    begin, numbers = time.perf_counter(), iter(range(most))
+    lock = threading.Lock()
+
+    def ask() -> list[float]:
+        found = []
+        while time.perf_counter() - begin < seconds:
+            with lock:
+                if next(numbers, None) is None:
+                    break
+            found.append(call())
+        return found
+
+    with ThreadPoolExecutor(clients) as pool:
+        found = [one for part in [pool.submit(ask) for _ in range(clients)] for one in part.result()]
+    MADE.append(len(found))
+    lasted = time.perf_counter() - begin
+    return {**percentiles(found), "seconds": round(lasted, 1), "per_s": round(len(found) / lasted, 1)}
 
 
 def beside_slow_clients(
@@ -183,7 +239,9 @@ def main() -> None:
     parser.add_argument("--tracklets", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--alone", type=int, default=30, help="requests one at a time")
-    parser.add_argument("--together", type=int, default=300, help="requests by all clients at once")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each round with all clients at once")
+    parser.add_argument("--together", type=int, default=6000, help="at most so many requests in a round")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of searches by tracklet")
     parser.add_argument("--uploads", type=int, default=5)
     parser.add_argument("--slow", type=int, default=20)
     parser.add_argument("--weights", type=Path, help="default: OSNet x0.25 with random weights")

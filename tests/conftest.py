@@ -1,6 +1,7 @@
 """Shared fixtures. Real weights and images lie outside the repository; tests that need them are skipped without."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,49 @@ def joint_run(people_with_attributes: Path, tmp_path_factory: pytest.TempPathFac
     out = tmp_path_factory.mktemp("r") / "run"
     Trainer(BOTH, join_labels([read_generated_attributes(people_with_attributes)]), out, INLINE).run()
     return out
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `osnet demo` writes, with less footage than its --quick. Tests do not change it."""
+    pytest.importorskip("av")
+    pytest.importorskip("trackers")
+    from osnet.demo import run_demo
+    from osnet.progress import no_progress
+    from osnet.synthetic.footage import FootageSettings
+
+    out = tmp_path_factory.mktemp("demo") / "out"
+    run_demo(out, FootageSettings(people=3, cameras=2, seconds=14, fps=5, seed=3), no_progress)
+    return out
+
+
+@pytest.fixture(scope="session")
+def state_server() -> Iterator[str]:
+    """The address of a PostgreSQL server for the service's state; each test takes a schema of its own."""
+    pytest.importorskip("psycopg")
+    from store_servers import postgres_server
+
+    with postgres_server() as (address, _):
+        yield address
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def state_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new state is: the folder of SQLite's file, or a schema of its own in Postgres."""
+    if request.param == "sqlite":
+        return str(tmp_path / "state")
+    return f"{request.getfixturevalue('state_server')}&schema=s{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def database(state_address: str) -> Iterator[Any]:
+    """The state of a service, in SQLite and in Postgres."""
+    pytest.importorskip("argon2")
+    from small_service import open_state
+
+    opened = open_state(state_address)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,10 @@ import argon2
 from starlette.testclient import TestClient
 
 from osnet import Embedder
-from osnet.service.accounts import Actor
 from osnet.service.app import make_app
 from osnet.service.core import Service, ServiceOptions
+from osnet.service.database import Database, open_database
+from osnet.service.roles import Actor
 from osnet.synthetic.footage import FootageSettings
 from osnet.video import IndexSettings, index_footage
 from osnet.video.painted import write_painted_footage
@@ -63,7 +64,9 @@ class Site:
         self.clock = Clock()
         self.archive = archive
         self.service = Service(
-            ServiceOptions(archives=(archive,), state=folder / "state", device="cpu", **options), self.clock, CHEAP
+            ServiceOptions(**{"archives": (archive,), "state": folder / "state", "device": "cpu", **options}),
+            self.clock,
+            CHEAP,
         )
         self.app = make_app(self.service)
         self.service.accounts.add("root", PASSWORD, "administrator", by="test")
@@ -74,7 +77,7 @@ class Site:
             "SELECT a.id, r.kind FROM accounts a JOIN roles r ON r.name = a.role WHERE a.name = ?", name
         )
         assert row is not None
-        from osnet.service.accounts import KINDS
+        from osnet.service.roles import KINDS
 
         roles = {r["name"]: r for r in self.service.accounts.list_roles()}
         role = next(a["role"] for a in self.service.accounts.list_accounts() if a["name"] == name)
@@ -115,6 +118,20 @@ class Site:
             pass
 
 
+def guarded_site(folder: Path, archive: Path) -> Site:
+    """Accounts of each kind, two of them for one camera; small uploads only."""
+    site = Site(folder, archive, max_upload_bytes=1 << 20)
+    site.service.accounts.set_role("gate", "operator", ["camera-1"], site.actor())
+    site.service.accounts.set_role("gate viewer", "viewer", ["camera-1"], site.actor())
+    for name, role in (("olga", "operator"), ("vera", "viewer"), ("greta", "gate"), ("gustav", "gate viewer")):
+        site.add(name, role)
+    return site
+
+
+def open_state(address: str) -> Database:
+    return open_database(address if address.startswith("postgresql:") else Path(address) / "state.sqlite")
+
+
 def form_field(page: str, name: str) -> str:
     match = re.search(f'name="{name}" value="([^"]*)"', page)
     assert match is not None, page[:500]
@@ -131,30 +148,39 @@ def copy_archive(archive: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def serving(archive: Path, state: Path, *more: str) -> Iterator[tuple[str, str | None, subprocess.Popen[str]]]:
-    """``osnet serve`` as a process: its address, the key of the one-time link, the process."""
+def serving(
+    folder: Path, place: Path, *more: str, state: str | None = None
+) -> Iterator[tuple[str, str | None, subprocess.Popen[str]]]:
+    """``osnet serve`` as a process: its address, the key of the one-time link, the process.
+
+    Args:
+        folder: an archive or a gallery.
+        place: the folder of the state; the log is beside it.
+        more: further arguments.
+        state: an address of Postgres that has accounts already, instead of the folder.
+    """
     command = [
         sys.executable,
         "-m",
         "osnet.cli",
         "serve",
-        str(archive),
+        str(folder),
         "--state",
-        str(state),
+        state or str(place),
         "--port",
         "0",
         "--device",
         "cpu",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    log = (state.parent / f"{state.name}.log").open("a")
+    log = (place.parent / f"{place.name}.log").open("a")
     with subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             first = process.stdout.readline()
             assert " at http" in first, f"{first!r}; {Path(log.name).read_text()[-2000:]}"
             address, key = first.split(" at ")[1].strip(), None
-            if not (state / "made").exists():
+            if state is None and not (place / "made").exists():
                 key = process.stdout.readline().partition("key=")[2].strip()
             yield address, key, process
         finally:

@@ -14,8 +14,9 @@ import pytest
 pytest.importorskip("fastapi")
 
 from osnet.service import audit, cases
-from osnet.service.database import Database
-from osnet.service.library import Filters
+from osnet.service.columns import Filters
+from osnet.service.database import open_database
+from osnet.service.database_sqlite import SqliteDatabase
 from small_service import Site, copy_archive, crop_file
 
 API = "/api/v1"
@@ -65,7 +66,8 @@ def test_kills_during_writes_lose_no_confirmed_write(site: Site) -> None:
         confirmed += [line.split() for line in said[: said.rfind("\n") + 1].splitlines()]
     answers = [line for line in confirmed if line[0] == "answer"]
     assert len(answers) > 50
-    again = Database(site.service.database.path)  # as after a new start
+    assert isinstance(site.service.database, SqliteDatabase)
+    again = open_database(site.service.database.path)  # as after a new start
     there = {(r["search"], r["tracklet"]) for r in again.all("SELECT search, tracklet FROM answers")}
     assert {(line[1], line[2]) for line in answers} <= there
     searches = {r["id"] for r in again.all("SELECT id FROM searches")}
@@ -85,14 +87,15 @@ def test_a_full_disk_is_reported_and_changes_nothing(site: Site, monkeypatch: py
     browser = site.browser()
     pages = site.service.database.one("PRAGMA page_count")
     assert pages is not None
-    real = Database._connection
+    real = SqliteDatabase._connect
 
-    def full(self: Database) -> sqlite3.Connection:
+    def full(self: SqliteDatabase) -> sqlite3.Connection:
         connection = real(self)
         connection.execute(f"PRAGMA max_page_count = {pages['page_count']}")
         return connection
 
-    monkeypatch.setattr(Database, "_connection", full)
+    monkeypatch.setattr(SqliteDatabase, "_connect", full)
+    site.service.database.close()  # the connections without the limit
     statuses = set()
     for _ in range(40):
         answer = client.post(f"{API}/searches", json={"tracklets": [public], "reason": "x" * 900})
@@ -104,6 +107,7 @@ def test_a_full_disk_is_reported_and_changes_nothing(site: Site, monkeypatch: py
     page = browser.post("/cases", data={"csrf": browser.csrf, "title": "t" * 150, "reason": "x" * 900})  # type: ignore[attr-defined]
     assert page.status_code in (303, 507)
     monkeypatch.undo()
+    site.service.database.close()
     assert audit.verify(site.service.database).is_whole
     assert client.get(f"{API}/searches/{search}").status_code == 200
 
@@ -165,6 +169,7 @@ def test_missing_footage_is_named(painted_archive: Path, tmp_path: Path) -> None
 def test_a_locked_state_is_reported_as_busy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     client, browser = site.client(), site.browser()
     monkeypatch.setattr("osnet.service.database.BUSY_TIMEOUT_S", 0.05)
+    assert isinstance(site.service.database, SqliteDatabase)
     other = sqlite3.connect(site.service.database.path, isolation_level=None)
     site.service.database.close()  # connections with the short time-out
     other.execute("BEGIN IMMEDIATE")

@@ -1,8 +1,11 @@
 """Live sources in separate processes, and the watch list: alerts, signatures, retries, expiry."""
 
 import json
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,11 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from osnet.service import live, watch
+from osnet.service import camera_stream, live, watch
+from osnet.service.addresses import AddressError
 from osnet.service.scores import CalibratedPoint, ScoreScale
 from osnet.video import Archive
+from rtsp_camera import rtsp_camera
 from small_footage import paint_walkers, walk, write_video
 from small_service import Site, copy_archive
 
@@ -184,20 +189,23 @@ def test_a_person_can_be_erased_while_the_camera_is_indexed(
     service.sources.stop()
 
 
-@pytest.mark.slow
-def test_a_real_stream_is_indexed_by_a_real_process(painted_archive: Path, tmp_path: Path) -> None:
-    """A video over loopback: its frames arrive, and what was seen is committed when the source is removed."""
-    archive = copy_archive(painted_archive, tmp_path)
-    walkers = [walk(2, 20, 2.0), walk(140, 70, -1.5)]
-    video = write_video(tmp_path / "gate.ts", paint_walkers(walkers, 60)).read_bytes()
+@contextmanager
+def http_camera(footage: Path) -> Iterator[str]:
+    """A camera that gives its footage over HTTP, to who knows the password (digest authentication)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if "username=" not in self.headers.get("Authorization", ""):
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Digest realm="camera", nonce="1", qop="auth"')
+                self.end_headers()
+                return
             self.send_response(200)
             self.send_header("Content-Type", "video/mp2t")
             self.end_headers()
-            for start in range(0, len(video), 4096):
-                self.wfile.write(video[start : start + 4096])
+            content = footage.read_bytes()
+            for start in range(0, len(content), 4096):
+                self.wfile.write(content[start : start + 4096])
                 time.sleep(0.02)  # a camera gives its frames one by one
 
         def log_message(self, *_: Any) -> None:
@@ -205,12 +213,67 @@ def test_a_real_stream_is_indexed_by_a_real_process(painted_archive: Path, tmp_p
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}/gate.ts"
+        yield f"http://ann:secret@127.0.0.1:{server.server_address[1]}/gate.ts"
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["http", "rtsp"])
+def test_a_real_stream_is_indexed_by_a_real_process(painted_archive: Path, tmp_path: Path, kind: str) -> None:
+    """A stream over loopback: its frames arrive, and what was seen is committed when the source is removed."""
+    archive = copy_archive(painted_archive, tmp_path)
+    walkers = [walk(2, 20, 2.0), walk(140, 70, -1.5)]
+    video = write_video(tmp_path / "gate.ts", paint_walkers(walkers, 60))
+    with http_camera(video) if kind == "http" else rtsp_camera(video) as camera:
+        address = camera if isinstance(camera, str) else camera[0]
         given = {"camera": "door", "address": address, "detector": "motion", "archive": str(archive), "device": "cpu"}
-        runner = live._Runner(given)
+        runner = live._Runner({**given, "allow_loopback": True})
         wait_for(lambda: runner.state.taken > 0 and runner.state.gaps)
         runner.stop()
-        server.shutdown()
+        if not isinstance(camera, str):
+            assert any(request.startswith("PLAY") for request in camera[1])
     assert runner.state.state == "stopped"
     assert runner.state.last_frame_s == pytest.approx(time.time(), abs=3600)
     assert any(segment["camera"] == "door" for segment in Archive.open(archive).segments)
+
+
+def test_a_camera_is_reached_at_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the name means a moment later; and a name that becomes private is refused at the next connection."""
+    answers = iter(["93.184.216.34", "93.184.216.34", "10.0.0.9"])
+    asked: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], *_: Any) -> Any:
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (next(answers), 0))])
+    monkeypatch.setattr(camera_stream.socket, "create_connection", connect)
+    rtsp = camera_stream.open_camera("rtsp://ann:secret@camera.example/ch1?x=1", 1.0)
+    assert rtsp == "rtsp://ann:secret@93.184.216.34:554/ch1?x=1"
+    with pytest.raises(OSError, match=r".*"):
+        camera_stream.open_camera("http://camera.example:8080/s", 1.0)
+    assert asked == [("93.184.216.34", 8080)]
+    with pytest.raises(AddressError, match=r"10\.0\.0\.9"):
+        camera_stream.open_camera("rtsp://camera.example/ch1", 1.0)
+
+
+def test_a_redirect_of_a_camera_is_not_followed() -> None:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/latest/meta-data")  # type: ignore[misc]
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/live"
+        with pytest.raises(OSError, match="302"):
+            camera_stream.open_camera(address, 5.0, allow_loopback=True)
+        server.shutdown()
+    assert asked == ["/live"]

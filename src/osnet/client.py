@@ -6,7 +6,8 @@
 ...         print(hit.rank, hit.score, hit.item.camera, hit.item.source)
 ...     client.answer(search.id, search.hits[0].item.source, "yes")
 
-``hit.item.source`` is the tracklet's id at the service. Needs ``pip install osnet[client]``.
+``hit.item.source`` is the id at the service of a tracklet, or of a gallery's crop, whose own source is in
+``Search.details``. Needs ``pip install osnet[client]``.
 """
 
 import json
@@ -202,4 +203,5 @@ class Client:
 
 
 def _hit(row: dict[str, Any]) -> Hit:
-    return Hit(row["place"], row["score"], Item(row["tracklet"], None, row["camera"], row["begin_s"]))
+    item = Item(row["tracklet"], row["identity"], row["camera"] or None, row["begin_s"])
+    return Hit(row["place"], row["score"], item)

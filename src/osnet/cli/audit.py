@@ -16,21 +16,20 @@ app.command(audit_app, name="audit", help="Check the audit log of a service.")
 
 @audit_app.command(name="verify")
 def audit_verify(
-    state: Annotated[Path, Positional, tyro.conf.arg(metavar="STATE")], *, last_hash: str | None = None
+    state: Annotated[str, Positional, tyro.conf.arg(metavar="STATE")], *, last_hash: str | None = None
 ) -> None:
     """Recompute the audit log's chain of hashes. The exit code is 1 if an entry is missing or was changed.
 
     Args:
-        state: the folder of the service's state.
+        state: the folder of the service's state, or postgresql://user@host/database.
         last_hash: a hash that was printed earlier; it must be in the chain, so that a log that was cut is noticed.
     """
     from osnet.service.audit import verify
-    from osnet.service.database import STATE_FILE, Database
+    from osnet.service.database import POSTGRES, STATE_FILE, open_database
 
-    path = state / STATE_FILE
-    if not path.is_file():
+    if not state.startswith(POSTGRES) and not (Path(state) / STATE_FILE).is_file():
         raise DataError(f"{state} is not the state of a service: it holds no {STATE_FILE}")
-    database = Database(path)
+    database = open_database(state if state.startswith(POSTGRES) else Path(state) / STATE_FILE)
     found = verify(database)
     faults = list(found.faults)
     if last_hash is not None and database.one("SELECT seq FROM audit WHERE hash = ?", last_hash) is None:

@@ -21,7 +21,7 @@ def serve(
     port: int = 8750,
     public_name: tuple[str, ...] = (),
     tls: bool = False,
-    state: Path | None = None,
+    state: str | None = None,
     calibration: tuple[Path, ...] = (),
     footage: tuple[Path, ...] = (),
     attributes: str | None = None,
@@ -31,20 +31,21 @@ def serve(
     detector: str = "motion",
     device: str = "auto",
 ) -> None:
-    """Serve archives as a page and an HTTP API, with accounts, an audit log, retention and erasure.
+    """Serve archives and galleries as a page and an HTTP API, with accounts, an audit log, retention and erasure.
 
     The first start prints a link, valid once, that makes the first administrator. Other addresses than 127.0.0.1 are
     refused before there is an account.
 
     Args:
-        archives: folders of archives, made with the same weights.
+        archives: folders of archives and galleries, made with the same weights.
         host: the address to listen on.
         port: the port; 0 takes a free one.
         public_name: further host names that requests may be for, as behind a proxy.
         tls: a proxy in front speaks HTTPS; cookies are then sent by HTTPS only.
-        state: the folder of accounts, audit log, cases and jobs; default: the first archive's name with .service.
+        state: the folder of accounts, audit log, cases and jobs, or postgresql://user@host/database (then the folder
+            holds files of a moment only); default: a folder with the first archive's name and .service.
         calibration: files of `osnet calibrate --fpr RATE --out FILE`, which say what a score means.
-        footage: folders where footage is looked for by name, if it was moved since it was indexed.
+        footage: folders where footage, and pictures of galleries, are looked for if they were moved since.
         attributes: weights that predict attributes, for searches by description.
         zone: time zone of the site, for weekdays and hours, such as Europe/Berlin.
         max_upload_mb: largest request in megabytes.
@@ -58,11 +59,15 @@ def serve(
 
     from osnet.service.app import make_app
     from osnet.service.core import Service, ServiceOptions
+    from osnet.service.database import POSTGRES
 
     first = archives[0].resolve() if archives else Path()
+    on_postgres = state is not None and state.startswith(POSTGRES)
+    folder = first.with_name(first.name + ".service") if state is None or on_postgres else Path(state)
     options = ServiceOptions(
         archives=archives,
-        state=state or first.with_name(first.name + ".service"),
+        state=folder,
+        database=state if on_postgres else None,
         host=host,
         port=port,
         public_name=public_name,
@@ -80,6 +85,7 @@ def serve(
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it would log each byte of a broken upload
     service = Service(options)
     service.check_address()
+    service.database.claim()  # now, so that a second service ends with a clear line
     key = service.accounts.make_setup_link()
     config = uvicorn.Config(
         make_app(service),
@@ -92,7 +98,12 @@ def serve(
         forwarded_allow_ips="127.0.0.1" if tls else None,
         proxy_headers=tls,
     )
-    run_server(config, lambda bound: _tell(host, bound, key, len(service.library)))
+    library = service.library
+    crops = sum(len(gallery.ids) for gallery in library.galleries.values())
+    parts = [f"{len(library) - crops} tracklets"] * bool(library.archives) + [f"{crops} crops"] * bool(
+        library.galleries
+    )
+    run_server(config, lambda bound: _tell(host, bound, key, " and ".join(parts)))
 
 
 def run_server(config: Any, tell: Callable[[int], None]) -> None:
@@ -108,8 +119,8 @@ def run_server(config: Any, tell: Callable[[int], None]) -> None:
     Telling(config).run()
 
 
-def _tell(host: str, port: int, key: str | None, tracklets: int) -> None:
+def _tell(host: str, port: int, key: str | None, what: str) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    print(f"{tracklets} tracklets at {address}", flush=True)
+    print(f"{what} at {address}", flush=True)
     if key is not None:
         print(f"Make the first administrator (once, within a day): {address}/setup?key={key}", flush=True)

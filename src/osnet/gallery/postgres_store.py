@@ -136,7 +136,7 @@ class PostgresStore(EngineStore):
         """Delete the store with everything in it, and close the connection."""
         with self._connected() as connection:
             connection.execute(f"DROP SCHEMA {_quoted(self._schema)} CASCADE")
-            self._flush_log(connection)
+            flush_log(connection)
         self.close()
 
     def build_index(self) -> None:
@@ -293,23 +293,8 @@ class PostgresStore(EngineStore):
         for name in touched:
             self._run(f"VACUUM (FULL) {self._table(name)}")
         with self._connected() as connection:
-            self._flush_log(connection)
+            flush_log(connection)
         return len(touched), len(dropped)
-
-    def _flush_log(self, connection: Any) -> None:
-        """Have the server delete files of dropped tables, and log files (if it does not recycle them)."""
-        connection.execute("CHECKPOINT")
-        for _ in range(2):  # a log file is deleted when the checkpoint before the last no longer needs it
-            (place,) = connection.execute("SELECT pg_switch_wal()::text").fetchone()
-            end = time.monotonic() + STANDBY_TIMEOUT_S
-            while time.monotonic() < end:  # a slot keeps log files until its standby has them
-                (behind,) = connection.execute(
-                    "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn < %s::pg_lsn", (place,)
-                ).fetchone()
-                if not behind:
-                    break
-                time.sleep(0.05)
-            connection.execute("CHECKPOINT")
 
     def _out_of_reach(self) -> tuple[str, ...]:
         found = ["backups, archives of the write-ahead log, and what the disk keeps of deleted files"]
@@ -342,6 +327,30 @@ class PostgresStore(EngineStore):
         if wrong:
             faults.append(f"{self.name} holds {wrong} items in the partition of another day")
         return faults
+
+
+def flush_log(connection: Any) -> None:
+    """Have the server delete files of dropped tables, and log files (if it does not recycle them).
+
+    Args:
+        connection: of psycopg, in autocommit mode, of a user who may checkpoint and switch the log.
+    """
+    connection.execute("CHECKPOINT")
+    for _ in range(2):  # a log file is deleted when the checkpoint before the last no longer needs it
+        place = _single(connection, "SELECT pg_switch_wal()::text")
+        end = time.monotonic() + STANDBY_TIMEOUT_S
+        while time.monotonic() < end:  # a slot keeps log files until its standby has them
+            behind = _single(connection, "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn < %s::pg_lsn", place)
+            if not behind:
+                break
+            time.sleep(0.05)
+        connection.execute("CHECKPOINT")
+
+
+def _single(connection: Any, query: str, *values: Any) -> Any:
+    """The one value of a query, whatever the connection makes of its rows."""
+    row = connection.execute(query, values).fetchone()
+    return next(iter(row.values())) if isinstance(row, dict) else row[0]
 
 
 def _conditions(where: Where) -> tuple[str, list[Any]]:

@@ -4,27 +4,29 @@ Passwords are stored as argon2id. Of sessions, tokens and the first administrato
 are 32 random bytes, so a slow hash would add nothing.
 """
 
-import hashlib
 import hmac
 import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from osnet.errors import OsnetError, require_extra
+from osnet.errors import require_extra
 from osnet.service.audit import record
 from osnet.service.database import Database, Row, Transaction
+from osnet.service.roles import (
+    KINDS,
+    AccessError,
+    AccountError,
+    Actor,
+    LoginError,
+    TooManyFailuresError,
+    check_name,
+    digest_secret,
+    read_actor,
+)
 
-CAPABILITIES = ("view", "search", "decide", "export", "erase", "admin", "metrics")
-KINDS: dict[str, frozenset[str]] = {
-    "viewer": frozenset({"view"}),
-    "operator": frozenset({"view", "search", "decide", "export"}),
-    "administrator": frozenset(CAPABILITIES),
-}
-"""What accounts of each kind may do. ``view``: cases and what is in them. ``decide``: answers and cases."""
 MIN_PASSWORD, MAX_PASSWORD = 12, 1000
 SESSION_S, IDLE_S = 12 * 3600.0, 2 * 3600.0
 SETUP_S = 24 * 3600.0
@@ -33,51 +35,6 @@ FAILURES_S = 15 * 60.0
 MAX_FAILURES = {"name": 10, "address": 30, "both": 5}
 """So many failed logins in ``FAILURES_S``: for a name, from an address, for a name from an address."""
 CLOCK_SLACK_S = 60.0
-
-
-class AccessError(OsnetError, PermissionError):
-    """Not logged in, or not allowed."""
-
-
-class LoginError(AccessError):
-    """Name and password do not fit, or the account is disabled. It does not say which."""
-
-
-class TooManyFailuresError(AccessError):
-    """Too many failed logins; ``retry_s`` says when to try again."""
-
-    def __init__(self, retry_s: float) -> None:
-        super().__init__(f"too many failed logins; try again in {max(1, round(retry_s / 60))} minutes")
-        self.retry_s = retry_s
-
-
-class AccountError(OsnetError, ValueError):
-    """An account, a role or a token that cannot be made or changed so."""
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Who asks: an account, and what it may do here."""
-
-    account: str
-    """Its id."""
-    name: str
-    kind: str
-    cameras: frozenset[str] | None
-    """None: all."""
-    capabilities: frozenset[str]
-    csrf: str | None = None
-    """Of a session; None for a token, which no browser sends by itself."""
-    session: str | None = None
-    """Digest of the session."""
-
-    def may(self, capability: str) -> bool:
-        """True if it may do that."""
-        return capability in self.capabilities
-
-    def sees(self, camera: str) -> bool:
-        """True if its role includes the camera."""
-        return self.cameras is None or camera in self.cameras
 
 
 class Accounts:
@@ -336,7 +293,7 @@ class Accounts:
         if now - row["used_s"] > 60:
             with self._database.write() as tx:
                 tx.run("UPDATE sessions SET used_s = ? WHERE digest = ?", now, digest)
-        return _actor(row, KINDS[row["kind"]], row["csrf"], digest)
+        return read_actor(row, KINDS[row["kind"]], row["csrf"], digest)
 
     # Tokens for programs
 
@@ -407,22 +364,4 @@ class Accounts:
             return None
         if row["created_s"] > now + CLOCK_SLACK_S:
             return None
-        return _actor(row, KINDS[row["kind"]] & frozenset(json.loads(row["scopes"])))
-
-
-def _actor(row: Row, capabilities: frozenset[str], csrf: str | None = None, session: str | None = None) -> Actor:
-    cameras = None if row["cameras"] is None else frozenset(json.loads(row["cameras"]))
-    return Actor(row["id"], row["name"], row["kind"], cameras, capabilities, csrf, session)
-
-
-def check_name(name: str, what: str) -> None:
-    """Raise AccountError for a name that is empty, long, or holds control characters."""
-    if not 1 <= len(name) <= 100 or name != name.strip() or not name.isprintable():
-        raise AccountError(
-            f"the {what}'s name {name[:100]!r} must have 1 to 100 printable characters, no space at its ends"
-        )
-
-
-def digest_secret(secret: str) -> str:
-    """SHA-256 of a random secret, in hexadecimal."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+        return read_actor(row, KINDS[row["kind"]] & frozenset(json.loads(row["scopes"])))

@@ -14,7 +14,9 @@ class AddressError(DataError):
     """An address that the service does not connect to."""
 
 
-def check_public(address: str, schemes: tuple[str, ...], allow_private: bool = False) -> tuple[str, int, list[str]]:
+def check_public(
+    address: str, schemes: tuple[str, ...], allow_private: bool = False, allow_loopback: bool = False
+) -> tuple[str, int, list[str]]:
     """Host, port and the IP addresses of an address, all of which are public.
 
     The caller connects to one of these IP addresses, so that a name cannot mean another one a moment later.
@@ -22,7 +24,8 @@ def check_public(address: str, schemes: tuple[str, ...], allow_private: bool = F
     Args:
         address: ``https://example.org/hook``.
         schemes: those that are allowed.
-        allow_private: also private networks; never loopback, link-local (cloud metadata) and multicast.
+        allow_private: also private networks; never link-local (cloud metadata) and multicast.
+        allow_loopback: also this machine; for tests only.
 
     Raises:
         AddressError: another scheme, control characters, no host, or an IP address that is not public.
@@ -46,7 +49,8 @@ def check_public(address: str, schemes: tuple[str, ...], allow_private: bool = F
         raise AddressError(f"the host {host!r} is not found") from error
     ips = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for text in ips:
-        check_ip(text, host, allow_private)
+        if not (allow_loopback and ipaddress.ip_address(text.partition("%")[0]).is_loopback):
+            check_ip(text, host, allow_private)
     return host, port or default, ips
 
 

@@ -1,21 +1,22 @@
 """The API for searching: ``/api/v1``. Everything that the pages do goes through the same parts."""
 
-import io
 import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from pydantic import ValidationError
 from starlette.background import BackgroundTask
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
+from osnet.service.api_footage import check_camera, describe_seen
+from osnet.service.columns import Filters
 from osnet.service.core import Service
-from osnet.service.library import Filters
-from osnet.service.media import draw_why, made_clip, read_frame
+from osnet.service.media import read_frame
 from osnet.service.queries import filters_from
+from osnet.service.roles import Actor
 from osnet.service.schemas import (
     AnswerIn,
     AttachIn,
@@ -29,9 +30,9 @@ from osnet.service.schemas import (
     ReasonIn,
     SearchIn,
     SearchOut,
-    TrackletOut,
 )
-from osnet.service.searches import Found, MissingError
+from osnet.service.searches import Found
+from osnet.service.times import known
 from osnet.service.web import (
     Anybody,
     Decider,
@@ -43,7 +44,6 @@ from osnet.service.web import (
     decode_cursor,
     encode_cursor,
 )
-from osnet.video.archive import format_time
 
 router = APIRouter(prefix="/api/v1")
 PAGE = 24
@@ -66,7 +66,8 @@ def cameras(service: ServiceDep, actor: Viewer) -> list[dict[str, Any]]:
     for camera in service.library.cameras():
         if actor.sees(camera):
             mine = c.cameras == camera
-            begin, end = (float(c.begins[mine].min()), float(c.ends[mine].max())) if mine.any() else (None, None)
+            timed = mine & np.isfinite(c.begins)
+            begin, end = (float(c.begins[timed].min()), float(c.ends[timed].max())) if timed.any() else (None, None)
             shown.append({"camera": camera, "tracklets": int(mine.sum()), "begin_s": begin, "end_s": end})
     return shown
 
@@ -83,11 +84,11 @@ def search(service: ServiceDep, actor: Searcher, given: SearchIn) -> SearchOut:
     reason = service.check_reason(given.reason)
     queries = [service.searches.read_tracklet(actor, public) for public in given.tracklets]
     for box in given.boxes:
-        if not actor.sees(box.camera) or box.camera not in service.library.cameras():
-            raise MissingError(f"there is no camera {box.camera!r}")
+        check_camera(service, actor, box.camera)
         frame, time_s, _ = read_frame(service.library, box.camera, box.time_s)
         queries.append(service.searches.read_box(actor, box.camera, time_s, box.box, frame))
-    new = service.searches.create(
+    shown: list[SearchOut] = []
+    service.searches.create(
         actor,
         queries,
         to_filters(given.filters),
@@ -95,8 +96,9 @@ def search(service: ServiceDep, actor: Searcher, given: SearchIn) -> SearchOut:
         lacking=given.lacking,
         reason=reason,
         case_id=given.case,
+        then=lambda new: shown.append(show_search(service, actor, new)),
     )
-    return show_search(service, actor, new)
+    return shown[0]
 
 
 @router.post("/searches/photos", status_code=201, tags=["search"])
@@ -120,8 +122,16 @@ def search_photos(
         service.searches.read_photo(photo.file.read(), photo.filename or "photo", box)
         for photo, box in zip(photos, boxes, strict=True)
     ]
-    new = service.searches.create(actor, queries, to_filters(said.filters), reason=reason, case_id=said.case)
-    return show_search(service, actor, new)
+    shown: list[SearchOut] = []
+    service.searches.create(
+        actor,
+        queries,
+        to_filters(said.filters),
+        reason=reason,
+        case_id=said.case,
+        then=lambda new: shown.append(show_search(service, actor, new)),
+    )
+    return shown[0]
 
 
 @router.get("/searches", tags=["search"])
@@ -184,7 +194,7 @@ def timeline(service: ServiceDep, actor: Viewer, search_id: str, reason: Reason 
         service.check_reason(reason or row["reason"]),
     )
     return {
-        "appearances": [vars(one) for one in shown],
+        "appearances": [{**vars(one), "begin_s": known(one.begin_s), "end_s": known(one.end_s)} for one in shown],
         "ways": [
             {
                 "start": w.start,
@@ -196,115 +206,6 @@ def timeline(service: ServiceDep, actor: Viewer, search_id: str, reason: Reason 
             for w in ways
         ],
     }
-
-
-# Tracklets and footage
-
-
-@router.get("/tracklets/{tracklet}", tags=["footage"])
-def get_tracklet(
-    service: ServiceDep, actor: Viewer, tracklet: str, search: str | None = None, reason: Reason = ""
-) -> TrackletOut:
-    """A tracklet: camera, times, crops."""
-    seen = service.searches.see_tracklet(actor, tracklet)
-    service.log_view(actor, "view.tracklet", {"tracklet": tracklet}, view_reason(service, actor, search, reason))
-    address = f"/api/v1/tracklets/{tracklet}"
-    return TrackletOut(
-        id=tracklet,
-        camera=seen.camera,
-        begin_s=seen.begin_s,
-        end_s=seen.end_s,
-        begin=format_time(seen.begin_s),
-        end=format_time(seen.end_s),
-        num_frames=len(seen.numbers),
-        clip=f"{address}/clip.mp4",
-        crops=[
-            {"picture": f"{address}/crops/{n}.jpg", "time_s": c.time_s, "box": list(c.box), "quality": c.quality}
-            for n, c in enumerate(seen.crops, 1)
-        ],
-    )
-
-
-@router.get("/tracklets/{tracklet}/crops/{number}.jpg", tags=["footage"], response_class=Response)
-def crop(
-    service: ServiceDep,
-    actor: Viewer,
-    tracklet: str,
-    number: int,
-    logged: Annotated[str, Query(max_length=64)] = "",
-    search: str | None = None,
-    reason: Reason = "",
-) -> Response:
-    """A crop; number 0 is the best one. ``logged`` comes with addresses in lists that were logged."""
-    seen = service.searches.see_tracklet(actor, tracklet)
-    if not 0 <= number <= len(seen.crops):
-        raise MissingError(f"the tracklet has the crops 1 to {len(seen.crops)}")
-    if not (logged and service.was_logged(actor, tracklet, logged)):
-        why = view_reason(service, actor, search, reason)
-        service.log_view(actor, "view.crop", {"tracklet": tracklet, "crop": number}, why)
-    picture = seen.best_crop if number == 0 else seen.crops[number - 1]
-    return Response(picture.path.read_bytes(), media_type="image/jpeg", headers={"Cache-Control": "no-store"})
-
-
-@router.get("/tracklets/{tracklet}/clip.mp4", tags=["footage"], response_class=FileResponse)
-def clip(
-    service: ServiceDep, actor: Viewer, tracklet: str, search: str | None = None, reason: Reason = ""
-) -> FileResponse:
-    """The passage of the footage with the box drawn. It is made for this answer and not kept."""
-    seen = service.searches.see_tracklet(actor, tracklet)
-    service.log_view(actor, "view.clip", {"tracklet": tracklet}, view_reason(service, actor, search, reason))
-    making = made_clip(seen, service.temporary)
-    path = making.__enter__()
-    return FileResponse(
-        path,
-        media_type="video/mp4",
-        background=BackgroundTask(making.__exit__, None, None, None),
-        headers={"Cache-Control": "no-store"},
-    )
-
-
-@router.get("/tracklets/{tracklet}/why.png", tags=["footage"], response_class=Response)
-def why(service: ServiceDep, actor: Viewer, tracklet: str, search: str, reason: Reason = "") -> Response:
-    """Which parts of the first query picture and of the hit make their score."""
-    seen = service.searches.see_tracklet(actor, tracklet)
-    pictures = service.searches.queries(actor, search)
-    if not pictures:
-        raise MissingError("this search has no picture, so nothing can be compared")
-    service.log_view(actor, "view.why", {"tracklet": tracklet}, view_reason(service, actor, search, reason))
-    query = service.searches.query_picture(actor, search, pictures[0]["place"])
-    return Response(draw_why(service.library, query, seen, service.temporary), media_type="image/png")
-
-
-@router.get("/frames/{camera}.jpg", tags=["footage"], response_class=Response)
-def frame(
-    service: ServiceDep,
-    actor: Viewer,
-    camera: str,
-    time_s: Annotated[float, Query(ge=-1e12, le=1e12)],
-    reason: Reason = "",
-) -> Response:
-    """One frame of the footage, as JPEG; its own time stands in ``X-Time``."""
-    picture, time_of, step = see_frame(service, actor, camera, time_s, reason)
-    with io.BytesIO() as file:
-        picture.save(file, format="JPEG", quality=90)
-        headers = {"X-Time": f"{time_of:.3f}", "X-Step": f"{step:.4f}", "Cache-Control": "no-store"}
-        return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
-
-
-@router.get("/frames/{camera}/boxes", tags=["footage"])
-def frame_boxes(
-    service: ServiceDep, actor: Viewer, camera: str, time_s: Annotated[float, Query(ge=-1e12, le=1e12)]
-) -> list[dict[str, Any]]:
-    """The tracklets on a frame, with their boxes in pixels, to pick one."""
-    if not actor.sees(camera) or camera not in service.library.cameras():
-        raise MissingError(f"there is no camera {camera[:100]!r}")
-    shown = []
-    for public in service.library.at(camera, time_s, 0.5):
-        seen = service.library.tracklet(public)
-        nearest = int(abs(seen.times_s - time_s).argmin())
-        if abs(float(seen.times_s[nearest]) - time_s) < 0.5:
-            shown.append({"tracklet": public, "box": [round(float(v), 1) for v in seen.boxes[nearest, :4]]})
-    return shown
 
 
 # Cases
@@ -382,23 +283,6 @@ def to_filters(given: FiltersIn) -> Filters:
     return filters_from(given.model_dump())
 
 
-def view_reason(service: Service, actor: Actor, search: str | None, reason: str) -> str:
-    """The reason of a view: as it is given, or that of the search it belongs to."""
-    if not reason and search:
-        reason = str(service.searches.get(actor, search)["reason"])
-    return service.check_reason(reason)
-
-
-def see_frame(service: Service, actor: Actor, camera: str, time_s: float, reason: str) -> tuple[Any, float, float]:
-    """A frame of a camera that the asker may see, logged. Raises MissingError, FootageError."""
-    if not actor.sees(camera) or camera not in service.library.cameras():
-        raise MissingError(f"there is no camera {camera[:100]!r}")
-    reason = service.check_reason(reason)
-    picture, time_of, step = read_frame(service.library, camera, time_s)
-    service.log_view(actor, "view.frame", {"camera": camera, "time_s": time_of}, reason)
-    return picture, time_of, step
-
-
 def show_hits(
     service: Service, actor: Actor, search_id: str, after: int, limit: int
 ) -> tuple[list[HitOut], str | None]:
@@ -414,22 +298,18 @@ def show_hits(
 
 def show_hit(service: Service, actor: Actor, one: Found) -> HitOut:
     """A hit as the API gives it."""
-    address, seen = f"/api/v1/tracklets/{one.id}", one.tracklet
+    address, seen = f"/api/v1/tracklets/{one.id}", one.seen
     return HitOut(
         place=one.place,
         tracklet=one.id,
-        camera=seen.camera,
-        begin_s=seen.begin_s,
-        end_s=seen.end_s,
-        begin=format_time(seen.begin_s),
-        end=format_time(seen.end_s),
+        **describe_seen(seen),
         score=round(one.score, 4),
         crop_score=None if one.crop_score is None else round(one.crop_score, 4),
         meaning=MeaningOut(strangers=one.meaning.strangers, text=one.meaning.text),
         answer=one.answer,
         answered_by=one.answered_by,
-        thumbnail=f"{address}/crops/0.jpg?logged={service.sign_view(actor, one.id)}",
-        clip=f"{address}/clip.mp4",
+        thumbnail=f"{address}/crops/0.jpg?logged={service.sign_view(actor, one.id)}" if seen.has_picture else None,
+        clip=None if seen.crop else f"{address}/clip.mp4",
     )
 
 

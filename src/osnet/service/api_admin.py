@@ -8,17 +8,18 @@ from prometheus_client import generate_latest
 
 from osnet.errors import DataError
 from osnet.service import audit
-from osnet.service.accounts import AccessError
 from osnet.service.api import Cursor, Limit
 from osnet.service.core import Service
 from osnet.service.middleware import Metrics
 from osnet.service.retention import SETTINGS
+from osnet.service.roles import AccessError
 from osnet.service.schemas import (
     AccountChangeIn,
     AccountIn,
     DaysIn,
     ErasureConfirmedIn,
     ErasureIn,
+    OwnPasswordIn,
     ReasonIn,
     RoleIn,
     SettingIn,
@@ -64,6 +65,15 @@ def change_account(service: ServiceDep, actor: Administrator, account: str, give
     service.accounts.change(
         account, actor, role=given.role, password=given.password, disabled=given.disabled, reason=given.reason
     )
+
+
+@router.put("/me/password", status_code=204, tags=["accounts"])
+def change_own_password(request: Request, service: ServiceDep, actor: Anybody, given: OwnPasswordIn) -> None:
+    """Another password for oneself. All sessions end. A token cannot do it."""
+    if actor.session is None:
+        raise AccessError("a token cannot change a password; log in")
+    address = request.client.host if request.client else "unknown"
+    service.accounts.change_own_password(actor, given.old, given.new, address)
 
 
 @router.get("/roles", tags=["accounts"])

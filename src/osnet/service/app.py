@@ -16,9 +16,11 @@ from starlette.types import ASGIApp
 
 from osnet import __version__
 from osnet.errors import OsnetError
-from osnet.service import api, api_admin, pages, pages_admin
+from osnet.service import api, api_admin, api_footage, pages, pages_admin, pages_login
 from osnet.service.core import LOOPBACK, Service
 from osnet.service.middleware import Guard, Idempotency, Metrics
+from osnet.service.queries import clean_label
+from osnet.service.times import show_clock, show_day, show_moment
 from osnet.service.web import answer_error, render
 
 THREADS = 16
@@ -61,11 +63,15 @@ def make_app(service: Service) -> ASGIApp:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    filters = {"moment": show_moment, "clock": show_clock, "day": show_day, "last_part": clean_label}
+    app.state.templates.filters |= filters
     for kind in (OsnetError, OSError, RequestValidationError, StarletteError, Exception):
         app.add_exception_handler(kind, answer_error)
     app.include_router(api.router)
+    app.include_router(api_footage.router)
     app.include_router(api_admin.router)
     app.include_router(api_admin.open_router)
+    app.include_router(pages_login.router)
     app.include_router(pages.router)
     app.include_router(pages_admin.router)
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from osnet.service.database import Database, Transaction
+from osnet.service.database import Database, Transaction, storable
 
 FIRST = "0" * 64
 ERASED = "audit.details-erased"
@@ -55,6 +55,7 @@ def record(
     at_s: float | None = None,
 ) -> int:
     """Add an entry, in the transaction of what it is about. Returns its number."""
+    account, reason = storable(account), storable(reason)
     last = tx.one("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
     seq, previous = (int(last["seq"]) + 1, str(last["hash"])) if last else (1, FIRST)
     salt, text = secrets.token_hex(16), canonical(what or {})

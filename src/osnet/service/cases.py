@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from osnet.errors import DataError
-from osnet.service.accounts import AccessError, Actor
 from osnet.service.audit import record
 from osnet.service.database import Database, Row
+from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.library import Library
 from osnet.service.media import made_clip
+from osnet.service.roles import AccessError, Actor
 from osnet.service.searches import Found, MissingError, Searches
+from osnet.service.times import show_time
 from osnet.video.archive import format_time
 from osnet.video.protocols import FootageError
 
@@ -169,30 +171,43 @@ class Cases:
         return digest
 
     def _add_hit(self, add: Callable[..., None], name: str, hit: Found, folder: Path) -> dict[str, Any]:
-        seen = hit.tracklet
-        about = {
+        seen = self._library.tracklet(hit.id)
+        about: dict[str, Any] = {
             "tracklet": hit.id,
-            "camera": seen.camera,
-            "from": format_time(seen.begin_s),
-            "to": format_time(seen.end_s),
+            "camera": seen.camera or "unknown",
+            "from": show_time(seen.begin_s),
+            "to": show_time(seen.end_s),
         }
+        if isinstance(seen, GalleryCrop):
+            about |= {"source": seen.source, "identity": seen.identity}
+        notes, has_clip, has_crop = [], False, True
         for number, crop in enumerate(seen.crops, 1):
-            add(f"{name}-crop-{number}.jpg", crop.path.read_bytes(), taken=format_time(crop.time_s), **about)
-        note = ""
+            try:
+                content = self._library.picture(seen, number)
+            except FootageError:
+                notes.append("no picture: it is not where it was indexed")
+                has_crop = False
+                continue
+            add(f"{name}-crop-{number}.jpg", content, taken=show_time(crop.time_s), **about)
         try:
             with made_clip(seen, folder / "clips") as clip:
                 add(f"{name}.mp4", clip.read_bytes(), **about)
+                has_clip = True
         except FootageError:
-            note = "no clip: the footage is not there any more, or the passage is too long"
+            notes.append(
+                "no clip: a crop of a gallery has no footage"
+                if isinstance(seen, GalleryCrop)
+                else "no clip: the footage is not there any more, or the passage is too long"
+            )
         return {
             **about,
             "score": hit.score,
             "meaning": hit.meaning.text,
             "by": hit.answered_by,
             "at": format_time(hit.answered_s or 0.0),
-            "picture": f"{name}-crop-1.jpg",
-            "note": note,
-            "clip": "" if note else f"{name}.mp4",
+            "picture": f"{name}-crop-1.jpg" if has_crop else "",
+            "note": "; ".join(notes),
+            "clip": f"{name}.mp4" if has_clip else "",
         }
 
 
@@ -224,8 +239,10 @@ def _report(case: Row, sections: list[tuple[Row, list[dict[str, Any]]]], actor: 
         )
         for line in lines:
             parts.append(
-                f'<h3>{e(line["camera"])}, {line["from"]} to {line["to"]}</h3><img src="{line["picture"]}" alt=crop>'
-                f"<p>score {line['score']:.3f}: {e(line['meaning'])}. Confirmed by {e(line['by'] or '')}, "
+                f"<h3>{e(line['camera'])}, {line['from']} to {line['to']}</h3>"
+                + (f'<img src="{line["picture"]}" alt=crop>' if line["picture"] else "")
+                + (f"<p>{e(line['source'])}</p>" if "source" in line else "")
+                + f"<p>score {line['score']:.3f}: {e(line['meaning'])}. Confirmed by {e(line['by'] or '')}, "
                 f"{line['at']}. {e(line['note'])}</p>"
             )
             if line["clip"]:

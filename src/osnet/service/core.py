@@ -18,15 +18,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.errors import DataError, OsnetError
 from osnet.files import make_folder
-from osnet.service.accounts import Accounts, Actor
+from osnet.service.accounts import Accounts
 from osnet.service.audit import record
 from osnet.service.cases import Cases
-from osnet.service.database import STATE_FILE, Database, Row, StateError
+from osnet.service.database import STATE_FILE, Row, StateError, open_database
 from osnet.service.erasure import Erasure
 from osnet.service.jobs import Jobs
-from osnet.service.library import Library, split_public_id
+from osnet.service.library import Library
 from osnet.service.live import Sources
 from osnet.service.retention import Retention, Settings
+from osnet.service.roles import Actor
 from osnet.service.searches import Searches
 from osnet.service.timelines import Timelines
 from osnet.service.watch import WatchList
@@ -47,8 +48,11 @@ class ServiceOptions:
     """How a service is started."""
 
     archives: tuple[Path, ...]
+    """Folders of archives and galleries."""
     state: Path
-    """The folder of its state."""
+    """The folder of its state, and of files that it makes for a moment."""
+    database: str | None = None
+    """Address of the state in Postgres; None: SQLite in the folder."""
     host: str = "127.0.0.1"
     port: int = 8750
     public_name: tuple[str, ...] = ()
@@ -94,7 +98,7 @@ class Service:
         self.library = Library(
             options.archives, options.calibration, options.footage, attributes, read_zone(options.zone), options.device
         )
-        self.database = Database(options.state / STATE_FILE)
+        self.database = open_database(options.database or options.state / STATE_FILE)
         self.accounts = Accounts(self.database, clock, hasher)
         self.settings = Settings(self.database)
         self.searches = Searches(self.database, self.library, clock)
@@ -127,7 +131,12 @@ class Service:
             )
 
     def start(self) -> None:
-        """Begin the work beside requests: jobs, retention, live sources, the watch list."""
+        """Begin the work beside requests: jobs, retention, live sources, the watch list.
+
+        Raises:
+            StateBusyError: another service runs on the same state.
+        """
+        self.database.claim()
         self.jobs.start()
         self.sources.start()
         self._thread = threading.Thread(target=self._tick, name="osnet-service", daemon=True)
@@ -141,6 +150,7 @@ class Service:
         self.sources.stop()
         self.jobs.stop()
         shutil.rmtree(self.temporary, ignore_errors=True)
+        self.database.unclaim()
         self.database.close()
 
     def _tick(self) -> None:
@@ -162,7 +172,8 @@ class Service:
                 log.exception("beside requests")
 
     def _erase(self, row: Row, plan: dict[str, Any]) -> dict[str, Any]:
-        cameras = {split_public_id(public)[1].split("/")[1] for public in plan["tracklets"]}
+        ids = filter(None, map(self.library.columns.archive_id, plan["tracklets"]))
+        cameras = {tracklet_id.split("/")[1] for _, tracklet_id in ids}
         with self.sources.paused(cameras):
             return self.erasure.run(row["account"], row["reason"], plan, row["id"])
 

@@ -1,33 +1,32 @@
-"""The data layer: SQL that runs on SQLite here, and on Postgres too.
+"""The data layer: one set of SQL statements, which run on SQLite (``database_sqlite``) and on Postgres
+(``database_postgres``).
 
 Statements use ``?`` for values and portable SQL only. Identifiers are texts made by us. Reads see what was last
-committed. Writes happen in one transaction at a time, so a crash leaves all of it or nothing.
-
-SQLite runs with ``secure_delete`` (deleted rows are overwritten), a write-ahead log, foreign keys and full
-synchronisation. ``forget`` also empties the log, so that deleted bytes are in no file.
+committed. Writes happen in one transaction at a time, whoever writes, so a crash leaves all of it or nothing, and the
+audit log's chain has no forks.
 """
 
 import os
 import re
-import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from osnet.errors import OsnetError
-from osnet.files import make_folder
 
 Row = dict[str, Any]
 BUSY_TIMEOUT_S = 10.0
 STATE_FILE = "state.sqlite"
 """In the folder of a service's state."""
+POSTGRES = ("postgresql://", "postgres://")
 
 
 class StateError(OsnetError, RuntimeError):
-    """The service's state cannot be read or written: locked by another process, disk full, damaged."""
+    """The service's state cannot be read or written: locked by another process, disk full, damaged, out of reach."""
 
 
 class StateBusyError(StateError):
@@ -48,117 +47,104 @@ def read_migrations() -> list[tuple[int, str]]:
     return sorted(found)
 
 
-class Transaction:
-    """Statements of one transaction."""
+def list_pending(there: set[int], name: str) -> list[tuple[int, list[str]]]:
+    """Numbers and statements of the migrations that are not there yet.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    Args:
+        there: numbers that were applied.
+        name: of the state, for the error.
+
+    Raises:
+        StateError: a newer version has written it.
+    """
+    migrations = read_migrations()
+    newest = migrations[-1][0]
+    if there and max(there) > newest:
+        raise StateError(
+            f"{name} was written by a newer version (its number is {max(there)}, the newest known {newest}); "
+            "update osnet"
+        )
+    return [(number, split_statements(sql)) for number, sql in migrations if number not in there]
+
+
+def split_statements(sql: str) -> list[str]:
+    """The statements of a migration. Comments are whole lines; no text in them holds a semicolon."""
+    lines = [line for line in sql.splitlines() if not line.lstrip().startswith("--")]
+    return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD for what no database stores: zero bytes, and halves of surrogate pairs."""
+    if not text.isascii():
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text.replace("\0", "\ufffd")
+
+
+class Transaction(ABC):
+    """Statements on one connection."""
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute one statement. Returns the number of rows that it changed."""
-        return self._connection.execute(sql, values).rowcount
+        return int(self._execute(sql, _storable(values)).rowcount)
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Execute one statement for each row of values."""
-        self._connection.executemany(sql, rows)
+        if rows:
+            self._execute_many(sql, [_storable(row) for row in rows])
 
     def all(self, sql: str, *values: Any) -> list[Row]:
         """Rows as dicts, column -> value."""
-        return [dict(row) for row in self._connection.execute(sql, values)]
+        return [dict(row) for row in self._execute(sql, _storable(values)).fetchall()]
 
     def one(self, sql: str, *values: Any) -> Row | None:
         """The first row, or None."""
-        row = self._connection.execute(sql, values).fetchone()
+        row = self._execute(sql, _storable(values)).fetchone()
         return None if row is None else dict(row)
 
+    @abstractmethod
+    def _execute(self, sql: str, values: tuple[Any, ...]) -> Any:
+        """A cursor with ``rowcount``, ``fetchone`` and ``fetchall``."""
 
-class Database:
-    """The state of one service in one SQLite file.
+    @abstractmethod
+    def _execute_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None: ...
 
-    Args:
-        path: the file; it is made, with its folder (readable by its owner only), and brought to the newest version.
 
-    Raises:
-        StateError: it cannot be opened, is damaged, or was written by a newer version.
+def _storable(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(
+        [
+            storable(value) if type(value) is str and ("\0" in value or not value.isascii()) else value
+            for value in values
+        ]
+    )
+
+
+class Database(ABC):
+    """The state of one service.
+
+    Connections are lent to one thread at a time and used again, so their number is that of threads at work.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        make_folder(self.path.parent)
-        with suppress(OSError):
-            self.path.parent.chmod(0o700)
+    name: str
+    """For messages; without a password."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._free: list[Any] = []
+        self._lending, self._writing = threading.Lock(), threading.RLock()
         self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
-        self._writing = threading.RLock()
-        with self._named_errors():
-            self._migrate()
-            with suppress(OSError):
-                self.path.chmod(0o600)
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None or self._local.process != os.getpid():
-            connection = sqlite3.connect(
-                self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            connection.row_factory = sqlite3.Row
-            for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON", "synchronous=FULL"):
-                connection.execute(f"PRAGMA {pragma}")
-            connection.execute("PRAGMA temp_store=MEMORY")
-            self._local.connection, self._local.process = connection, os.getpid()
-            with self._writing:
-                self._open.append(connection)
-        return connection
-
-    def _migrate(self) -> None:
-        connection = self._connection()
-        migrations = read_migrations()
-        newest = migrations[-1][0]
-        with self._writing:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, applied_s DOUBLE PRECISION)"
-                )
-                there = {row[0] for row in connection.execute("SELECT number FROM migrations")}
-                if there and max(there) > newest:
-                    raise StateError(
-                        f"{self.path} was written by a newer version (its number is {max(there)}, the newest known "
-                        f"{newest}); update osnet"
-                    )
-                for number, sql in migrations:
-                    if number not in there:
-                        for statement in split_statements(sql.replace(" BYTES", " BLOB")):
-                            connection.execute(statement)
-                        connection.execute("INSERT INTO migrations VALUES (?, unixepoch())", (number,))
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            text = str(error)
-            if "locked" in text or "busy" in text:
-                raise StateBusyError(f"{self.path} is locked by another process; try again") from error
-            if "full" in text:
-                raise StateFullError(f"no space is left for {self.path}; free some and try again") from error
-            if isinstance(error, sqlite3.IntegrityError):
-                raise
-            raise StateError(f"{self.path} cannot be used: {text}") from error
 
     def all(self, sql: str, *values: Any) -> list[Row]:
         """Rows of a SELECT, as dicts."""
-        with self._named_errors():
-            return Transaction(self._connection()).all(sql, *values)
+        with self._reading() as tx:
+            return tx.all(sql, *values)
 
     def one(self, sql: str, *values: Any) -> Row | None:
         """The first row of a SELECT, or None."""
-        with self._named_errors():
-            return Transaction(self._connection()).one(sql, *values)
+        with self._reading() as tx:
+            return tx.one(sql, *values)
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -167,47 +153,99 @@ class Database:
         Raises:
             StateBusyError, StateFullError, StateError: it cannot be written; nothing was.
         """
-        with self._writing, self._named_errors():
-            connection = self._connection()
-            if connection.in_transaction:  # the caller's caller has begun one
-                yield Transaction(connection)
-                return
-            connection.execute("BEGIN IMMEDIATE")
+        if (inside := self._inside()) is not None:  # the caller's caller has begun one
+            yield inside
+            return
+        with self._writing, self._named_errors(), self._lent() as connection, self._transaction(connection) as tx:
+            self._local.transaction = tx
             try:
-                yield Transaction(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
-
-    def forget(self) -> None:
-        """Empty the write-ahead log: what was deleted is then in no file. Waits for readers."""
-        with self._writing, self._named_errors():
-            busy = int(self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-            if busy != 0:
-                raise StateBusyError(f"{self.path}: another process reads it, so its log cannot be emptied; try again")
-
-    def files(self) -> list[Path]:
-        """The files that hold the state now."""
-        names = [self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm", "-journal"))]
-        return [path for path in names if path.exists()]
+                yield tx
+            finally:
+                self._local.transaction = None
 
     def close(self) -> None:
-        """Close the connections of all threads."""
-        with self._writing:
-            for connection in self._open:
-                with suppress(sqlite3.Error):
-                    connection.close()
-            self._open.clear()
-            self._local = threading.local()
+        """Close the connections that no thread uses now."""
+        with self._lending:
+            free, self._free = self._free, []
+        for connection in free:
+            with suppress(Exception):
+                connection.close()
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Make sure that what was deleted is in no file of the state. Waits for readers."""
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """The files that hold the state now, as far as this machine can read them."""
+
+    @abstractmethod
+    def out_of_reach(self) -> list[str]:
+        """What ``forget`` cannot reach, or ``files`` does not show, in words."""
+
+    @abstractmethod
+    def claim(self) -> None:
+        """Be the only service on this state, until the process ends or ``unclaim``. Raises StateBusyError."""
+
+    @abstractmethod
+    def unclaim(self) -> None:
+        """Let another service have it."""
+
+    def _inside(self) -> Transaction | None:
+        if self._process != os.getpid():  # a forked child must not touch its parent's connections
+            self._abandoned = self._free  # kept, so that none of them is closed here
+            self._reset()
+        inside: Transaction | None = getattr(self._local, "transaction", None)
+        return inside
+
+    @contextmanager
+    def _reading(self) -> Iterator[Transaction]:
+        if (inside := self._inside()) is not None:
+            with self._named_errors():
+                yield inside
+            return
+        with self._named_errors(), self._lent() as connection:
+            yield self._statements(connection)
+
+    @contextmanager
+    def _lent(self) -> Iterator[Any]:
+        with self._lending:
+            connection = self._free.pop() if self._free else None
+        connection = connection or self._connect()
+        try:
+            yield connection
+        finally:
+            if self._is_usable(connection):
+                with self._lending:
+                    self._free.append(connection)
+
+    @abstractmethod
+    def _connect(self) -> Any: ...
+
+    @abstractmethod
+    def _statements(self, connection: Any) -> Transaction: ...
+
+    @abstractmethod
+    def _transaction(self, connection: Any) -> AbstractContextManager[Transaction]: ...
+
+    @abstractmethod
+    def _named_errors(self) -> AbstractContextManager[None]: ...
+
+    def _is_usable(self, connection: Any) -> bool:
+        return True
 
 
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:  # a full disk has rolled back already
-        connection.execute("ROLLBACK")
+def open_database(state: str | Path) -> Database:
+    """The state at an address of Postgres, or in a file of SQLite; made if it is not there.
 
+    Raises:
+        StateError: it cannot be opened, or was written by a newer version.
+        MissingExtraError: an address of Postgres without psycopg.
+    """
+    if isinstance(state, str) and state.startswith(POSTGRES):
+        from osnet.service.database_postgres import PostgresDatabase
 
-def split_statements(sql: str) -> list[str]:
-    """The statements of a migration. Comments are whole lines; no text in them holds a semicolon."""
-    lines = [line for line in sql.splitlines() if not line.lstrip().startswith("--")]
-    return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
+        return PostgresDatabase(state)
+    from osnet.service.database_sqlite import SqliteDatabase
+
+    return SqliteDatabase(state)

@@ -1,8 +1,9 @@
 """Erase a person: see what would go, erase it, look for the bytes, and say what cannot be reached.
 
-The plan names tracklets and searches. Erasing rewrites the archives' segments, deletes the rows of the state, empties
-the database's log, and then looks in every file of the archives' top and touched segments, and of the state, for pieces
-of the erased vectors, pictures and ids. An erasure that was interrupted is repeated at the next start.
+The plan names tracklets, crops of galleries, and searches. Erasing rewrites the segments of archives and galleries,
+deletes the rows of the state, empties the database's log, and then looks in every file of the archives' top and touched
+segments, and of the state, for pieces of the erased vectors, pictures and ids. Galleries look into their own files. An
+erasure that was interrupted is repeated at the next start.
 """
 
 import hashlib
@@ -17,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
 from osnet.service.audit import erase_details, record
+from osnet.service.columns import public_id, split_public_id
 from osnet.service.database import Database
-from osnet.service.library import Library, public_id, split_public_id
+from osnet.service.gallery_crops import GalleryCrop
+from osnet.service.library import Library
 from osnet.service.retention import forget_tracklets
+from osnet.service.roles import Actor
 from osnet.service.searches import Searches
+from osnet.service.times import show_time
 from osnet.video.archive import format_time
 from osnet.video.erasing import find_twins, remove_tracklets
 
@@ -125,13 +129,13 @@ class Erasure:
         )
         contents = {
             "tracklets": [
-                {"id": p, "camera": t.camera, "from": format_time(t.begin_s), "to": format_time(t.end_s)}
+                {"id": p, "camera": t.camera, "from": show_time(t.begin_s), "to": show_time(t.end_s)}
                 for p, t in seen.items()
             ],
             "twins": twins,
             "num_crops": sum(len(t.crops) for t in seen.values()),
-            "num_vectors": sum(len(t.crops) + 1 for t in seen.values()),
-            "segments": sorted({"/".join(split_public_id(p))[: -len(p.rpartition("~")[2]) - 1] for p in tracklets}),
+            "num_vectors": sum(1 if isinstance(t, GalleryCrop) else len(t.crops) + 1 for t in seen.values()),
+            "segments": sorted({self._segment_of(p) for p in tracklets}),
             "num_searches": len(own),
             "num_query_pictures": pictures,
             **{f"num_{table}": n for table, n in counts.items()},
@@ -139,8 +143,11 @@ class Erasure:
             "out_of_reach": {
                 "exports": exports,
                 "footage": sorted(
-                    f"{t.footage.name}: {format_time(t.begin_s)} to {format_time(t.end_s)}" for t in seen.values()
+                    f"{t.footage.name}: {format_time(t.begin_s)} to {format_time(t.end_s)}"
+                    for t in seen.values()
+                    if not isinstance(t, GalleryCrop)
                 ),
+                "pictures": sorted(t.source for t in seen.values() if isinstance(t, GalleryCrop)),
                 "backups": "copies of archives and state that were made elsewhere",
                 "storage": "blocks that file systems and disks keep of deleted files",
             },
@@ -155,12 +162,20 @@ class Erasure:
         return {row["search"] for row in rows}
 
     def _twins(self, tracklets: Sequence[str]) -> list[str]:
-        """Public ids of tracklets with the same crops, where segments overlap."""
+        """Public ids of tracklets with the same crops, where segments overlap; of crops with the same embedding."""
         found: list[str] = []
-        for name in sorted({split_public_id(public)[0] for public in tracklets}):
-            own = [split_public_id(public)[1] for public in tracklets if split_public_id(public)[0] == name]
-            found += [public_id(name, twin) for twin in find_twins(self._library.archives[name], own)]
+        for name, own in by_name(tracklets).items():
+            if name in self._library.galleries:
+                found += self._library.galleries[name].twins(own)
+            else:
+                ids = [split_public_id(public)[1] for public in own]
+                found += [public_id(name, twin) for twin in find_twins(self._library.archives[name], ids)]
         return found
+
+    def _segment_of(self, public: str) -> str:
+        """What is rewritten: a segment of an archive, or a gallery."""
+        name, rest = split_public_id(public)
+        return name if name in self._library.galleries else f"{name}/{rest.rpartition('/')[0]}"
 
     def run(self, account: str, reason: str, plan: dict[str, Any], job: str = "") -> dict[str, Any]:
         """Erase what a plan names; return the report. It may run again after it was interrupted.
@@ -179,10 +194,17 @@ class Erasure:
         probes = self._probes(tracklets, searches)
         touched: list[str] = []
         removed = {"tracklets": 0, "crops": 0, "links": 0}
-        for name in sorted({split_public_id(public)[0] for public in tracklets}):
+        looked: list[dict[str, Any]] = []
+        for name, publics in by_name(tracklets).items():
+            if name in self._library.galleries:
+                gone, erased = self._library.galleries[name].erase(publics)
+                if erased is not None:
+                    touched.append(name)
+                    removed["gallery_crops"] = removed.get("gallery_crops", 0) + len(gone)
+                    looked.append({"gallery": name, "bytes": erased.bytes_searched, "found": list(erased.found_again)})
+                continue
             archive = self._library.archives[name]
-            own = [split_public_id(public)[1] for public in tracklets if split_public_id(public)[0] == name]
-            removal = remove_tracklets(archive, own)
+            removal = remove_tracklets(archive, [split_public_id(public)[1] for public in publics])
             touched += [f"{name}/{segment}" for segment in removal.rewritten]
             removed["tracklets"] += len(removal.tracklets)
             removed["crops"] += removal.num_crops
@@ -201,7 +223,7 @@ class Erasure:
                 "removed": removed,
                 "rows": rows,
                 "audit_entries_without_details": entries,
-                "out_of_reach": plan["contents"]["out_of_reach"],
+                "out_of_reach": {**plan["contents"]["out_of_reach"], "state": self._database.out_of_reach()},
             }
             unchecked = {**report, "check": "interrupted before the files were looked through"}
             tx.run("UPDATE jobs SET input = '{}', report = ? WHERE id = ?", json.dumps(unchecked), job)
@@ -213,8 +235,10 @@ class Erasure:
             "check": {
                 "pieces": sum(map(len, probes.values())),
                 "files": len(looked_at),
-                "bytes": sum(path.stat().st_size for path in looked_at if path.exists()),
-                "found": found,
+                "bytes": sum(path.stat().st_size for path in looked_at if path.exists())
+                + sum(one["bytes"] for one in looked),
+                "found": found + [f"{one['gallery']}/{file}" for one in looked for file in one["found"]],
+                "galleries": looked,
                 "means": "pieces of each vector, picture and id were looked for in these files after erasing",
             },
         }
@@ -230,7 +254,10 @@ class Erasure:
             if public in self._library.columns.place:
                 rows = [*self._library.vectors(public), self._library.mean(public)]
                 vectors += [piece for row in rows if (piece := vector_piece(row))]
-                for crop in self._library.tracklet(public).crops:
+                seen = self._library.tracklet(public)
+                if isinstance(seen, GalleryCrop):  # its source stands in the report: it is what cannot be reached
+                    continue
+                for crop in seen.crops:
                     pictures += picture_pieces(crop.path.read_bytes()) if crop.path.is_file() else []
         for search in searches:
             for row in self._database.all("SELECT jpeg, vector FROM queries WHERE search = ?", search):
@@ -247,7 +274,9 @@ class Erasure:
         self, probes: dict[str, list[bytes]], tracklets: set[str], touched: Sequence[str]
     ) -> tuple[list[str], list[Path]]:
         places = [path for path in self._folder.rglob("*") if path.is_file()]
-        for name, folder in self._library.folders.items():
+        places += [path for path in self._database.files() if not path.is_relative_to(self._folder)]
+        for name in self._library.archives:
+            folder = self._library.folders[name]
             places += [path for path in folder.iterdir() if path.is_file()]
             segments = {t.partition("/")[2] for t in touched if t.startswith(f"{name}/")}
             segments |= {split_public_id(p)[1].rpartition("/")[0] for p in tracklets if p.startswith(f"{name}~")}
@@ -267,6 +296,14 @@ class Erasure:
             if path.is_relative_to(folder):
                 return f"{folder.name}/{path.relative_to(folder)}"
         return path.name
+
+
+def by_name(publics: Iterable[str]) -> dict[str, list[str]]:
+    """Public ids by the archive or gallery that they are of, in the order of names."""
+    found: dict[str, list[str]] = {}
+    for public in sorted(publics):
+        found.setdefault(split_public_id(public)[0], []).append(public)
+    return found
 
 
 def vector_piece(vector: np.ndarray[Any, np.dtype[np.float32]]) -> bytes | None:

@@ -6,8 +6,8 @@ from fastapi import Form, Request
 from fastapi.responses import RedirectResponse
 
 from osnet.errors import DataError
-from osnet.service.accounts import AccessError, Actor
 from osnet.service.core import Service
+from osnet.service.roles import AccessError, Actor
 from osnet.service.web import check_csrf, who
 
 Csrf = Annotated[str, Form(max_length=100)]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from osnet.errors import OsnetError
-from osnet.service.accounts import Actor
 from osnet.service.database import Database, Row
+from osnet.service.roles import Actor
 from osnet.service.searches import MissingError
 
 log = logging.getLogger("osnet.service")
@@ -35,12 +35,14 @@ class Jobs:
     def start(self) -> None:
         """Begin to work; jobs that were running when the last process died run again."""
         with self._database.write() as tx:
-            tx.run(
+            interrupted = tx.run(
                 "UPDATE jobs SET state = 'done', finished_s = ? "
                 "WHERE state = 'running' AND kind = 'erasure' AND report IS NOT NULL",
                 self._clock(),
             )
-            tx.run("UPDATE jobs SET state = 'waiting' WHERE state = 'running'")
+            again = tx.run("UPDATE jobs SET state = 'waiting' WHERE state = 'running'")
+        if interrupted or again:
+            self._database.forget()  # what a process that was killed had deleted
         self._thread = threading.Thread(target=self._run, name="osnet-jobs", daemon=True)
         self._thread.start()
 

@@ -1,65 +1,37 @@
-"""The archives that a service searches: their tracklets in columns, one embedder, and what a score means.
+"""The archives and galleries that a service searches: one embedder, all that can be found, and what a score means.
 
-A tracklet's public id is ``ARCHIVE~DAY~CAMERA~TIME~NUMBER``: the archive's name and the tracklet's id in it.
-Shapes: T tracklets of all archives, D embedding.
+Shapes: T tracklets and crops, D embedding.
 """
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from osnet.data.loading import read_image
 from osnet.embedding.attribute_predictor import AttributePredictor, match_score
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, GalleryError
 from osnet.files import is_plain_name
+from osnet.gallery import Gallery
+from osnet.service.columns import Columns, Filters, Floats, Glance, local_offsets, public_id, split_public_id
+from osnet.service.gallery_crops import MANIFEST, GalleryCrop, ServedGallery, gallery_state
 from osnet.service.scores import ScoreScale
-from osnet.video.archive import RESCORED, WEIGHTS, Archive, Tracklet
+from osnet.video.archive import ARCHIVE_FILE, RESCORED, WEIGHTS, Archive, Tracklet
 from osnet.video.archive_segments import list_segments
 from osnet.video.erasing import finish_erasing
 from osnet.video.protocols import FootageError
 
-Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-DAY_S = 86_400.0
-PLUS, MINUS = 0.75, 0.15
-"""Weights of confirmed and rejected tracklets beside the query's 1: Rocchio's, as in Manning, Raghavan and Schuetze,
-Introduction to Information Retrieval, section 9.1.1."""
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which tracklets a search looks at."""
-
-    cameras: tuple[str, ...] | None = None
-    after_s: float | None = None
-    """Seen at this Unix time or later."""
-    before_s: float | None = None
-    weekdays: tuple[int, ...] | None = None
-    """0 is Monday; of the beginning or the end, in the site's time zone."""
-    from_hour: float | None = None
-    """In [0, 24), in the site's time zone. From 22 to 6 is the night."""
-    to_hour: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.weekdays is not None and not set(self.weekdays) <= set(range(7)):
-            raise DataError(f"weekdays {list(self.weekdays)}: give numbers from 0 (Monday) to 6 (Sunday)")
-        for name in ("from_hour", "to_hour"):
-            if (hour := getattr(self, name)) is not None and not 0 <= hour <= 24:
-                raise DataError(f"{name} {hour:g} must be from 0 to 24")
-        if self.after_s is not None and self.before_s is not None and self.after_s > self.before_s:
-            raise DataError("the time after which is later than the time before which; exchange them")
-
 
 @dataclass(frozen=True)
 class ScoredTracklet:
-    """A tracklet that a search found."""
+    """A tracklet or crop that a search found."""
 
     id: str
     score: float
@@ -68,38 +40,21 @@ class ScoredTracklet:
     """The cosine with its best crop."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """All tracklets at one moment."""
-
-    archives: dict[str, Archive]
-    ids: tuple[str, ...]
-    """Public ids."""
-    place: dict[str, int]
-    cameras: NDArray[np.str_]
-    begins: NDArray[np.float64]
-    ends: NDArray[np.float64]
-    local_begins: NDArray[np.float64]
-    """Seconds of the site's clock."""
-    means: Floats
-    """(T, D)."""
-    segments: dict[str, tuple[str, ...]]
-
-
 class Library:
-    """Archives that are searched together.
+    """Archives and galleries that are searched together.
 
     Args:
-        folders: of archives, all with vectors of the same weights.
+        folders: of archives and galleries, all with vectors of the same weights.
         calibrations: files of ``osnet calibrate --fpr --out``.
-        footage: folders in which footage is looked for by its name if it is not where it was indexed.
+        footage: folders in which footage, and the pictures of galleries, are looked for if they are not where they
+            were indexed.
         attributes: predicts attributes, for searches by description.
         zone: the site's time zone, for weekdays and hours.
         device: of the embedder.
 
     Raises:
-        GalleryError: no archive, a damaged one, one without its weights, or archives of different weights.
-        DataError: two archives of one name, or a calibration that does not belong to the weights.
+        GalleryError: no folder, a damaged one, none with a copy of the weights, or vectors of different weights.
+        DataError: two folders of one name, or a calibration that does not belong to the weights.
     """
 
     def __init__(
@@ -112,55 +67,79 @@ class Library:
         device: str = "auto",
     ) -> None:
         if not folders:
-            raise GalleryError("no archive is given; make one with `osnet video index`")
+            raise GalleryError("no archive and no gallery is given; make one with `osnet video index` or `osnet index`")
         self.folders: dict[str, Path] = {}
         for folder in folders:
             name = folder.resolve().name
             if not is_plain_name(name):
-                raise DataError(f"{folder}: an archive's name has letters, digits, - _ and . only; rename the folder")
+                raise DataError(f"{folder}: the name of a served folder has letters, digits, - _ and . only; rename it")
             if name in self.folders:
-                raise DataError(f"two archives are called {name!r}; rename one of the folders")
+                raise DataError(f"two served folders are called {name!r}; rename one of them")
             self.folders[name] = folder
         self._footage, self._attributes, self.zone = tuple(footage), attributes, zone
         self.network_lock, self._swapping = threading.Lock(), threading.Lock()
         for folder in folders:
             finish_erasing(folder)
-        archives = {name: Archive.open(folder) for name, folder in self.folders.items()}
-        first = next(iter(archives.values()))
-        for name, archive in archives.items():
-            if archive.weights_sha256 != first.weights_sha256:
+        self._columns = self._read()
+        galleries = {name: gallery.gallery for name, gallery in self._columns.galleries.items()}
+        stores: dict[str, Archive | Gallery] = {**self._columns.archives, **galleries}
+        first = stores[next(iter(self.folders))]
+        for name, store in stores.items():
+            if store.weights_sha256 != first.weights_sha256:
                 raise GalleryError(
-                    f"the archive {name} has vectors of the weights {archive.weights_sha256[:12]}, the first one of "
+                    f"{name} has vectors of the weights {store.weights_sha256[:12]}, the first folder of "
                     f"{first.weights_sha256[:12]}; serve them separately"
                 )
         weights = next((f / WEIGHTS for f in folders if (f / WEIGHTS).is_dir()), None)
         if weights is None:
             raise GalleryError(f"{folders[0]} holds no copy of its weights, so no photo can be compared with it")
+        self._weights = weights
         self.embedder = Embedder(weights, device)
         first.check_weights(self.embedder.sha256())
         self.weights_sha256, self.weights_name = first.weights_sha256, first.weights_name
+        self._columns.warm()
         self.scale = ScoreScale.read(tuple(calibrations), self.weights_sha256)
-        self._columns = self._read(archives)
         self._probabilities: dict[str, list[float]] = {}
 
     # What there is
 
     def refresh(self, force: bool = False) -> bool:
-        """See segments that were added or removed; with ``force`` open all archives again. True if it changed."""
+        """See what was added or removed; with ``force`` open everything again. True if it changed."""
         with self._swapping:
-            now = {name: tuple(list_segments(folder)) for name, folder in self.folders.items()}
-            if now == self._columns.segments and not force:
+            now = {name: _state_of(folder) for name, folder in self.folders.items()}
+            if now == self._columns.states and not force:
                 return False
-            self._columns = self._read({name: Archive.open(folder) for name, folder in self.folders.items()})
+            columns = self._read()
+            columns.warm()
+            self._columns = columns
             known = self._columns.place
             self._probabilities = {public: row for public, row in self._probabilities.items() if public in known}
             return True
 
-    def _read(self, archives: dict[str, Archive]) -> Columns:
+    def _read(self) -> Columns:
+        archives: dict[str, Archive] = {}
+        galleries: dict[str, ServedGallery] = {}
+        states: dict[str, tuple[str, ...]] = {}
         ids: list[str] = []
         cameras: list[str] = []
         begins, ends, means = [np.empty(0)], [np.empty(0)], []
-        for name, archive in archives.items():
+        for name, folder in self.folders.items():
+            if (folder / MANIFEST).is_file():
+                gallery = galleries[name] = ServedGallery(name, folder, self._footage)
+                states[name] = gallery.state
+                ids += gallery.ids
+                cameras += gallery.cameras
+                begins.append(gallery.times_s)
+                ends.append(gallery.times_s)
+                means.append(gallery.vectors)
+                continue
+            if not (folder / ARCHIVE_FILE).is_file():
+                raise GalleryError(
+                    f"{folder} has no {ARCHIVE_FILE} and no {MANIFEST}, so it is neither an archive nor a gallery; "
+                    "`osnet video index` and `osnet index` make them"
+                )
+            archive = archives[name] = Archive.open(folder)
+            states[name] = tuple(segment["name"] for segment in archive.segments)
             own, vectors = archive.means()
             own_cameras, own_begins, own_ends = archive.spans()
             ids += [public_id(name, tracklet_id) for tracklet_id in own]
@@ -168,17 +147,20 @@ class Library:
             begins.append(own_begins)
             ends.append(own_ends)
             means.append(vectors)
+        if len({vectors.shape[1] for vectors in means}) > 1:
+            raise GalleryError("the folders have embeddings of different sizes; serve them separately")
         begin = np.concatenate(begins)
         return Columns(
             archives,
+            galleries,
             tuple(ids),
-            {tracklet: place for place, tracklet in enumerate(ids)},
+            {public: place for place, public in enumerate(ids)},
             np.array(cameras, dtype=np.str_),
             begin,
             np.concatenate(ends),
             begin + local_offsets(begin, self.zone),
             np.concatenate(means),
-            {name: tuple(s["name"] for s in a.segments) for name, a in archives.items()},
+            states,
         )
 
     def __len__(self) -> int:
@@ -194,55 +176,89 @@ class Library:
         """Name -> archive."""
         return self._columns.archives
 
+    @property
+    def galleries(self) -> dict[str, ServedGallery]:
+        """Name -> gallery."""
+        return self._columns.galleries
+
     def cameras(self) -> list[str]:
         """Names of all cameras, sorted."""
+        of_galleries = {camera for gallery in self.galleries.values() for camera in gallery.cameras if camera}
+        return sorted({*self.footage_cameras(), *of_galleries})
+
+    def footage_cameras(self) -> list[str]:
+        """Names of the cameras with footage, which only archives have; sorted."""
         return sorted({camera for archive in self.archives.values() for camera in archive.cameras})
 
     def missing(self) -> list[str]:
-        """What is not there any more, in words: archives that were moved, weights that are gone."""
+        """What is not there any more, in words: folders that were moved, weights that are gone."""
         wrong = []
         for name, folder in self.folders.items():
-            if not (folder / "archive.json").is_file():
-                wrong.append(f"the archive {name} is not where it was")
-            elif not (folder / WEIGHTS / "card.json").is_file():
-                wrong.append(f"the archive {name} has lost its weights")
+            kind, file = ("gallery", MANIFEST) if name in self.galleries else ("archive", ARCHIVE_FILE)
+            if not (folder / file).is_file():
+                wrong.append(f"the {kind} {name} is not where it was")
+            elif (kind == "archive" or folder / WEIGHTS == self._weights) and not (
+                folder / WEIGHTS / "card.json"
+            ).is_file():
+                wrong.append(f"the {kind} {name} has lost its weights")
         return wrong
 
     def tracklet(self, public: str) -> Tracklet:
-        """One tracklet, with its footage where it is now.
+        """One tracklet, with its footage where it is now; or a ``GalleryCrop``.
 
         Raises:
             GalleryError: there is none of that id.
         """
-        archive, tracklet_id = self._find(public)
-        tracklet = archive.tracklet(tracklet_id)
+        columns, _ = self._place_of(public)
+        name, tracklet_id = split_public_id(public)
+        if name in columns.galleries:
+            return columns.galleries[name].crop(public)
+        tracklet = columns.archives[name].tracklet(tracklet_id)
         return replace(tracklet, footage=self._locate(tracklet.footage))
 
+    def glance(self, public: str) -> Glance:
+        """What lists show of a tracklet or crop. Raises GalleryError if there is none of that id."""
+        columns, place = self._place_of(public)
+        return columns.glance(place)
+
+    def picture(self, seen: Tracklet, number: int = 0) -> bytes:
+        """A crop's picture as JPEG; number 0 is the best one. The caller has checked the number.
+
+        Raises:
+            FootageError: the gallery does not hold this picture, and it is not where it was indexed.
+            ImageError: it cannot be read.
+        """
+        crop = seen.best_crop if number == 0 else seen.crops[number - 1]
+        if not isinstance(seen, GalleryCrop):
+            return crop.path.read_bytes()
+        if seen.picture is None:
+            raise FootageError(f"the picture {Path(seen.source).name} is not where it was indexed; give --footage DIR")
+        with io.BytesIO() as file:  # written anew: without metadata, and nothing but pixels of whatever it was
+            read_image(seen.picture).save(file, format="JPEG", quality=92)
+            return file.getvalue()
+
     def camera_of(self, public: str) -> str:
-        """The camera of a tracklet. Raises GalleryError if there is none of that id."""
-        place = self._columns.place.get(public)
-        if place is None:
-            raise GalleryError(f"there is no tracklet {public[:100]!r}")
-        return str(self._columns.cameras[place])
+        """The camera of a tracklet or crop. Raises GalleryError if there is none of that id."""
+        columns, place = self._place_of(public)
+        return str(columns.cameras[place])
 
     def vectors(self, public: str) -> Floats:
         """(C, D): of its crops."""
-        archive, tracklet_id = self._find(public)
-        return archive.vectors(tracklet_id)
+        columns, place = self._place_of(public)
+        return np.array(columns.crops(np.array([place]))[0])
 
     def mean(self, public: str) -> Floats:
         """(D,): its mean."""
-        self.camera_of(public)
-        columns = self._columns
-        result: Floats = columns.means[columns.place[public]]
+        columns, place = self._place_of(public)
+        result: Floats = columns.means[place]
         return result
 
-    def _find(self, public: str) -> tuple[Archive, str]:
+    def _place_of(self, public: str) -> tuple[Columns, int]:
         columns = self._columns
-        if public not in columns.place:
+        place = columns.place.get(public)
+        if place is None:
             raise GalleryError(f"there is no tracklet {public[:100]!r}")
-        name, tracklet_id = split_public_id(public)
-        return columns.archives[name], tracklet_id
+        return columns, place
 
     def _locate(self, footage: Path) -> Path:
         if not footage.is_file():
@@ -263,6 +279,18 @@ class Library:
                     return self._locate(Path(segment["footage"]["path"]))
         raise FootageError(f"the camera {camera} has no footage at that time")
 
+    def footage_begins(self, camera: str) -> float:
+        """Unix time at which the first person of a camera is seen in its footage, or at which the footage begins."""
+        names = {name for name, a in self.archives.items() if camera in a.cameras}
+        c = self._columns
+        seen = [
+            float(c.begins[place])
+            for place in np.flatnonzero(c.cameras == camera)
+            if split_public_id(c.ids[place])[0] in names
+        ]
+        starts = [s["start_s"] for name in names for s in self.archives[name].segments if s["camera"] == camera]
+        return min(seen or starts or [0.0])
+
     def at(self, camera: str, time_s: float, slack_s: float = 0.0) -> list[str]:
         """Public ids of tracklets in a camera's view at a time."""
         c = self._columns
@@ -277,31 +305,6 @@ class Library:
             vectors = self.embedder.embed(list(images))
         result: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return result
-
-    def passing(self, filters: Filters, sees: Callable[[str], bool], columns: Columns | None = None) -> Mask:
-        """(T,): which tracklets the filters and the asker's role let through."""
-        c = columns or self._columns
-        allowed = [camera for camera in set(c.cameras.tolist()) if sees(camera)]
-        if filters.cameras is not None:
-            allowed = [camera for camera in allowed if camera in filters.cameras]
-        mask: Mask = np.isin(c.cameras, allowed) if allowed else np.zeros(len(c.ids), bool)
-        if filters.after_s is not None:
-            mask &= c.ends >= filters.after_s
-        if filters.before_s is not None:
-            mask &= c.begins <= filters.before_s
-        lasted = c.ends - c.begins
-        if filters.weekdays is not None:
-            days = [np.floor(t / DAY_S).astype(int) for t in (c.local_begins, c.local_begins + lasted)]
-            mask &= np.any([np.isin((day + 3) % 7, filters.weekdays) for day in days], axis=0)  # 1970-01-01: Thursday
-        if filters.from_hour is not None or filters.to_hour is not None:
-            begin_s, end_s = (
-                3600 * (filters.from_hour or 0.0),
-                3600 * (24.0 if filters.to_hour is None else filters.to_hour),
-            )
-            of_day = c.local_begins % DAY_S
-            inside = (of_day - begin_s) % DAY_S < ((end_s - begin_s) % DAY_S or DAY_S)
-            mask &= inside | ((begin_s - of_day) % DAY_S <= lasted)
-        return mask
 
     def search(
         self,
@@ -322,40 +325,25 @@ class Library:
         """
         c = self._columns
         ranked_by = query_D if ranked_by_D is None else ranked_by_D
-        rows = np.flatnonzero(self.passing(filters, sees, c))
+        rows = np.flatnonzero(c.passing(filters, sees))
         if not len(rows):
             return []
-        most = max(top, RESCORED)
-        by_mean = (c.means if len(rows) == len(c.ids) else c.means[rows]) @ ranked_by
-        if len(rows) > most:
-            border = np.partition(by_mean, len(rows) - most)[len(rows) - most]
-            near = np.flatnonzero(by_mean >= border)
-        else:
-            near = np.arange(len(rows))
-        near = near[np.argsort(-by_mean[near], kind="stable")][:most]
-        parts = [self._crops(c, int(rows[place])) for place in near]
+        near = c.nearest(ranked_by, rows, max(top, RESCORED))
+        parts = c.crops(near)
         starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
         crops = np.concatenate(parts)
         best = np.maximum.reduceat(crops @ query_D, starts)
-        best_key = np.maximum.reduceat(crops @ ranked_by, starts)
-        means = c.means[rows[near]] @ query_D
-        found = [
-            (
-                (float(by_mean[place]) + float(key)) / 2,
-                int(rows[place]),
-                ScoredTracklet(
-                    c.ids[int(rows[place])], min(1.0, (float(mean) + float(crop)) / 2), min(1.0, float(crop))
-                ),
-            )
-            for place, key, mean, crop in zip(near, best_key, means, best, strict=True)
+        means = c.means[near] @ query_D
+        if ranked_by is query_D:
+            keys = (means + best) / 2
+        else:
+            keys = (c.means[near] @ ranked_by + np.maximum.reduceat(crops @ ranked_by, starts)) / 2
+        scores = np.minimum(1.0, (means + best) / 2)
+        order = np.lexsort((near, -keys))[:top]
+        return [
+            ScoredTracklet(c.ids[near[place]], float(scores[place]), min(1.0, float(best[place])))
+            for place in order.tolist()
         ]
-        found.sort(key=lambda f: (-f[0], f[1]))
-        return [scored for _, _, scored in found[:top]]
-
-    @staticmethod
-    def _crops(c: Columns, row: int) -> Floats:
-        name, tracklet_id = split_public_id(c.ids[row])
-        return c.archives[name].vectors(tracklet_id)
 
     # Attributes
 
@@ -375,7 +363,7 @@ class Library:
     def predict_attributes(self, public: str) -> list[float]:
         """Probabilities for a tracklet: the mean over its crops."""
         assert self._attributes is not None
-        paths = [crop.path for crop in self.tracklet(public).crops]
+        paths = [crop.path for crop in self.tracklet(public).crops]  # of a gallery's crop, where its picture is
         with self.network_lock:
             predicted = self._attributes.predict(paths).probabilities
         return [round(float(p), 4) for p in predicted.mean(0)]
@@ -385,15 +373,21 @@ class Library:
         self._probabilities.update(known)
 
     def undescribed(self) -> list[str]:
-        """Ids of tracklets of which no attributes are known yet."""
-        return [tracklet for tracklet in self._columns.ids if tracklet not in self._probabilities]
+        """Ids of tracklets of which no attributes are known yet; not of crops whose picture is not there."""
+        todo = [public for public in self._columns.ids if public not in self._probabilities]
+        galleries = self.galleries
+        return [
+            public
+            for public in todo
+            if (name := split_public_id(public)[0]) not in galleries or galleries[name].crop(public).picture is not None
+        ]
 
     def describe(
         self, having: Sequence[str], lacking: Sequence[str], filters: Filters, sees: Callable[[str], bool], top: int
     ) -> list[ScoredTracklet]:
         """The tracklets that fit a description best. Raises DataError for unknown attributes."""
         c = self._columns
-        rows = [int(row) for row in np.flatnonzero(self.passing(filters, sees, c)) if c.ids[row] in self._probabilities]
+        rows = [int(row) for row in np.flatnonzero(c.passing(filters, sees)) if c.ids[row] in self._probabilities]
         known = [self._probabilities[c.ids[row]] for row in rows]
         table = np.array(known, np.float32).reshape(len(rows), len(self.attributes))
         scores = match_score(table, self.attributes, having, lacking)
@@ -401,41 +395,5 @@ class Library:
         return [ScoredTracklet(c.ids[rows[place]], float(scores[place]), None) for place in order]
 
 
-def refine_query(query_D: Floats, confirmed: Sequence[Floats], rejected: Sequence[Floats]) -> Floats:
-    """The query moved towards confirmed and away from rejected tracklets: (D,), of length 1. Rocchio's rule.
-
-    Args:
-        query_D: (D,).
-        confirmed: means (D,) of tracklets that were answered with yes.
-        rejected: and with no.
-    """
-    moved = np.array(query_D, np.float32)
-    if confirmed:
-        moved = moved + PLUS * np.mean(confirmed, axis=0)
-    if rejected:
-        moved = moved - MINUS * np.mean(rejected, axis=0)
-    length = float(np.linalg.norm(moved))
-    result: Floats = (moved / length).astype(np.float32) if length > 1e-6 else query_D
-    return result
-
-
-def public_id(archive: str, tracklet_id: str) -> str:
-    """The id of a tracklet in addresses."""
-    return f"{archive}~{tracklet_id.replace('/', '~')}"
-
-
-def split_public_id(public: str) -> tuple[str, str]:
-    """Archive and the tracklet's id in it."""
-    name, _, rest = public.partition("~")
-    return name, rest.replace("~", "/")
-
-
-def local_offsets(times_s: NDArray[np.float64], zone: tzinfo) -> NDArray[np.float64]:
-    """(T,): what to add to Unix times to get the site's clock, exact to the hour in which the clock is changed."""
-    hours, places = np.unique(np.floor(times_s / 3600), return_inverse=True)
-    offsets = []
-    for hour in hours:
-        delta = datetime.fromtimestamp(float(hour) * 3600, zone).utcoffset()
-        offsets.append(delta.total_seconds() if delta is not None else 0.0)
-    result: NDArray[np.float64] = np.array(offsets, np.float64)[places.reshape(-1)] if len(hours) else np.empty(0)
-    return result
+def _state_of(folder: Path) -> tuple[str, ...]:
+    return gallery_state(folder) if (folder / MANIFEST).is_file() else tuple(list_segments(folder))

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
 from osnet.service.addresses import check_public
 from osnet.service.audit import record
 from osnet.service.database import Database, Row
 from osnet.service.library import Library
+from osnet.service.roles import Actor
 from osnet.service.searches import MissingError
 from osnet.video.archive import segment_name
 from osnet.video.streams import SCHEMES, public_address
@@ -68,9 +68,12 @@ class Sources:
             AddressError: an address that the service does not connect to.
         """
         segment_name(camera, 0.0)
-        archive = archive or next(iter(self._library.folders))
-        if archive not in self._library.folders:
-            raise DataError(f"there is no archive {archive[:100]!r}; there are {', '.join(self._library.folders)}")
+        archives = self._library.archives
+        if not archives:
+            raise DataError("no archive is served, and a gallery takes no footage; serve an archive too")
+        archive = archive or next(iter(archives))
+        if archive not in archives:
+            raise DataError(f"there is no archive {archive[:100]!r}; there are {', '.join(archives)}")
         check_public(address, SCHEMES, self._options.allow_private_sources)
         source = secrets.token_urlsafe(9)
         with self._database.write() as tx:
@@ -157,6 +160,7 @@ class Sources:
             "detector": row["detector"],
             "archive": str(self._library.folders[row["archive"]].absolute()),
             "device": self._options.device,
+            "allow_private": self._options.allow_private_sources,
         }
         with self._lock:
             self._runners[source] = _Runner(given)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from osnet.data.loading import decode_image, read_image
+from osnet.data.loading import decode_image
 from osnet.figures.match import draw_match, explain_match
 from osnet.figures.person_boxes import BoxedImage
+from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.library import Library
 from osnet.video.archive import Tracklet, format_time
 from osnet.video.drawing import write_clip
@@ -29,6 +30,8 @@ def made_clip(tracklet: Tracklet, folder: Path) -> Iterator[Path]:
     Raises:
         FootageError: the footage is not there, or the passage is longer than two minutes.
     """
+    if isinstance(tracklet, GalleryCrop):
+        raise FootageError("a crop of a gallery has no footage, so there is no clip")
     if tracklet.end_s - tracklet.begin_s > MAX_CLIP_S:
         raise FootageError(
             f"the passage lasts {tracklet.end_s - tracklet.begin_s:.0f} s; clips have at most {MAX_CLIP_S:.0f}"
@@ -65,9 +68,9 @@ def read_frame(library: Library, camera: str, time_s: float) -> tuple[Image.Imag
 def draw_why(library: Library, query_jpeg: bytes, tracklet: Tracklet, folder: Path) -> bytes:
     """PNG: which parts of the query and of the hit's best crop make their score."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    query, hit = decode_image(query_jpeg, "the query"), read_image(tracklet.best_crop.path)
+    query, hit = decode_image(query_jpeg, "the query"), decode_image(library.picture(tracklet), "the hit")
     with library.network_lock, tempfile.TemporaryDirectory(dir=folder, prefix="match-") as place:
         maps = explain_match(library.embedder, query, hit)
         path = Path(place) / "match.png"
-        draw_match([BoxedImage("query", query), BoxedImage(tracklet.camera, hit)], maps, path)
+        draw_match([BoxedImage("query", query), BoxedImage(tracklet.camera or "gallery", hit)], maps, path)
         return path.read_bytes()

@@ -1,123 +1,27 @@
 """The pages: HTML for people, over the same parts as the API. They work without scripts, but for boxes and keys."""
 
-import hmac
 import json
-import secrets
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Cookie, File, Form, Query, Request, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from osnet.errors import DataError
-from osnet.service.accounts import AccessError, Actor
-from osnet.service.api import make_export, see_frame, show_hits, view_reason
+from osnet.service.api import make_export, show_hits
+from osnet.service.api_footage import boxes_at, check_camera, has_picture, see_frame, view_reason
+from osnet.service.columns import Filters
 from osnet.service.core import Service
 from osnet.service.forms import Csrf, Field, Fields, enter, go, read_number, seen_cameras, submit
-from osnet.service.library import Filters
+from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.media import read_frame
-from osnet.service.searches import MissingError
+from osnet.service.roles import Actor
 from osnet.service.timeline_svg import draw_timeline
-from osnet.service.web import (
-    COOKIE,
-    LOGIN_COOKIE,
-    ServiceDep,
-    decode_cursor,
-    render,
-    safe_next,
-    service_of,
-)
-from osnet.video.archive import format_time
+from osnet.service.times import show_moment
+from osnet.service.web import ServiceDep, decode_cursor, render, safe_next
 
 router = APIRouter(include_in_schema=False)
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-
-
-# Logging in
-
-
-@router.get("/login")
-def login_page(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") -> HTMLResponse:
-    """The form. A value in a cookie must come back in a field, so that no other site can log a user in."""
-    token = secrets.token_urlsafe(24)
-    answer = render(request, "login.html", title="Log in", next=safe_next(next), token=token, error="")
-    _set_cookie(request, answer, LOGIN_COOKIE, token, 3600)
-    return answer
-
-
-@router.post("/login")
-def log_in(
-    request: Request,
-    service: ServiceDep,
-    name: Field,
-    password: Field,
-    token: Field,
-    next: Field = "/",
-    cookie: Annotated[str | None, Cookie(alias=LOGIN_COOKIE)] = None,
-) -> Response:
-    """Check the password. The session is always a new one."""
-    if cookie is None or not hmac.compare_digest(cookie.encode(), token.encode()):
-        raise AccessError("the form is too old, or this browser keeps no cookies; open /login again")
-    address = request.client.host if request.client else "unknown"
-    try:
-        secret = service.accounts.log_in(name, password, address)
-    except AccessError as error:
-        retry_s = getattr(error, "retry_s", None)
-        answer = render(
-            request,
-            "login.html",
-            None,
-            429 if retry_s else 401,
-            title="Log in",
-            next=safe_next(next),
-            token=token,
-            error=str(error),
-        )
-        if retry_s:
-            answer.headers["Retry-After"] = str(max(1, round(retry_s)))
-        return answer
-    went = go(safe_next(next))
-    _set_cookie(request, went, COOKIE, secret, None)
-    went.delete_cookie(LOGIN_COOKIE)
-    return went
-
-
-def _set_cookie(request: Request, answer: Response, name: str, value: str, age_s: int | None) -> None:
-    tls = service_of(request).options.tls
-    answer.set_cookie(name, value, max_age=age_s, httponly=True, samesite="strict", secure=tls, path="/")
-
-
-@router.post("/logout")
-def log_out(request: Request, service: ServiceDep, csrf: Csrf) -> Response:
-    """End the session."""
-    actor = submit(request, csrf, "view")
-    service.accounts.log_out(actor)
-    went = go("/login")
-    went.delete_cookie(COOKIE)
-    return went
-
-
-@router.get("/setup")
-def setup_page(request: Request, service: ServiceDep, key: Annotated[str, Query(max_length=100)]) -> HTMLResponse:
-    """The form for the first administrator."""
-    if not service.accounts.setup_is_open(key):
-        raise AccessError("this link was used, or has expired; start the service again for a new one")
-    return render(request, "setup.html", title="First administrator", key=key, error="")
-
-
-@router.post("/setup")
-def set_up(request: Request, service: ServiceDep, key: Field, name: Field, password: Field, again: Field) -> Response:
-    """Make the first administrator and log in."""
-    try:
-        if password != again:
-            raise DataError("the two passwords differ")
-        service.accounts.set_up(key, name, password)
-    except ValueError as error:
-        return render(request, "setup.html", None, 422, title="First administrator", key=key, error=str(error))
-    went = go("/")
-    address = request.client.host if request.client else "unknown"
-    _set_cookie(request, went, COOKIE, service.accounts.log_in(name, password, address), None)
-    return went
 
 
 # Searching
@@ -135,6 +39,7 @@ def search_page(request: Request, service: ServiceDep) -> HTMLResponse:
         actor,
         title="Search",
         cameras=seen_cameras(service, actor),
+        footage=[camera for camera in service.library.footage_cameras() if actor.sees(camera)],
         weekdays=WEEKDAYS,
         attributes=service.library.attributes,
         recent=service.searches.list_own(actor, limit=8),
@@ -177,8 +82,7 @@ def search(
     ]
     queries += [service.searches.read_tracklet(actor, public) for public in tracklet or []]
     if frame_camera:
-        if not actor.sees(frame_camera) or frame_camera not in service.library.cameras():
-            raise MissingError(f"there is no camera {frame_camera[:100]!r}")
+        check_camera(service, actor, frame_camera)
         picture, time_of, _ = read_frame(service.library, frame_camera, read_number(frame_time, "time"))
         box = _boxes(f"[{frame_box or 'null'}]", 1)[0]
         if box is None:
@@ -256,7 +160,6 @@ def _results(service: Service, actor: Actor, search_id: str, cursor: str | None 
         ],
         "calibrated": bool(service.library.scale.points),
         "cases": service.cases.list_cases(),
-        "made": format_time(row["created_s"]),
     }
 
 
@@ -303,7 +206,7 @@ def timeline_page(request: Request, service: ServiceDep, search_id: str) -> HTML
         search=row,
         drawing=draw_timeline(shown, search_id),
         appearances=[
-            (one, format_time(one.begin_s), format_time(one.end_s), service.sign_view(actor, one.id)) for one in shown
+            (one, service.library.glance(one.id).has_picture, service.sign_view(actor, one.id)) for one in shown
         ],
         ways=[(way, cameras[way.start], cameras[way.stop]) for way in ways],
     )
@@ -321,20 +224,19 @@ def tracklet_page(
     seen = service.searches.see_tracklet(actor, tracklet)
     service.log_view(actor, "view.tracklet", {"tracklet": tracklet}, view_reason(service, actor, search or None, ""))
     said = service.searches.answers(search).get(tracklet) if search else None
-    has_picture = bool(search and service.searches.queries(actor, search))
+    can_explain = has_picture(seen) and bool(search and service.searches.queries(actor, search))
     return render(
         request,
         "tracklet.html",
         actor,
-        title=f"{seen.camera}, {format_time(seen.begin_s)}",
+        title=f"{seen.camera or 'Camera unknown'}, {show_moment(seen.begin_s)}",
         seen=seen,
+        crop=seen if isinstance(seen, GalleryCrop) else None,
         id=tracklet,
         search=search,
         said=said,
-        has_picture=has_picture,
-        begin=format_time(seen.begin_s),
-        end=format_time(seen.end_s),
-        crop_times=[format_time(crop.time_s) for crop in seen.crops],
+        can_explain=can_explain,
+        pictures=seen.crops if has_picture(seen) else (),
         signature=service.sign_view(actor, tracklet),
     )
 
@@ -343,22 +245,10 @@ def tracklet_page(
 def footage_page(request: Request, service: ServiceDep, camera: str) -> HTMLResponse:
     """A paused frame: draw a box, or pick one."""
     actor = enter(request, "search")
-    if camera not in seen_cameras(service, actor):
-        raise MissingError(f"there is no camera {camera[:100]!r}")
+    check_camera(service, actor, camera)
     text = request.query_params.get("time", "")
-    if text:
-        time_s = read_number(text, "time")
-    else:
-        c = service.library.columns
-        mine = c.cameras == camera
-        time_s = float(c.begins[mine].min()) if mine.any() else 0.0
+    time_s = read_number(text, "time") if text else service.library.footage_begins(camera)
     picture, time_of, step = see_frame(service, actor, camera, time_s, "")
-    boxes = []
-    for public in service.library.at(camera, time_of, 0.5):
-        seen = service.library.tracklet(public)
-        nearest = int(abs(seen.times_s - time_of).argmin())
-        if abs(float(seen.times_s[nearest]) - time_of) < 0.5:
-            boxes.append((public, [round(float(v), 1) for v in seen.boxes[nearest, :4]]))
     return render(
         request,
         "footage.html",
@@ -367,9 +257,8 @@ def footage_page(request: Request, service: ServiceDep, camera: str) -> HTMLResp
         camera=camera,
         time_s=time_of,
         step=step,
-        when=format_time(time_of),
         size=picture.size,
-        boxes=boxes,
+        boxes=boxes_at(service, camera, time_of),
         need_reason=service.settings.get("require_reason"),
     )
 
@@ -405,7 +294,6 @@ def case_page(request: Request, service: ServiceDep, case_id: str) -> HTMLRespon
         title=case["title"],
         case=case,
         parts=parts,
-        format_time=format_time,
         sign=lambda public: service.sign_view(actor, public),
         need_reason=service.settings.get("require_reason"),
     )

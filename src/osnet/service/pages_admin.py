@@ -8,18 +8,17 @@ from fastapi.responses import HTMLResponse, Response
 
 from osnet.errors import DataError
 from osnet.service import audit
-from osnet.service.accounts import KINDS, Actor
 from osnet.service.api_admin import start_erasure
 from osnet.service.core import Service
 from osnet.service.forms import Csrf, Field, Fields, enter, go, read_number, seen_cameras, submit
 from osnet.service.retention import SETTINGS
+from osnet.service.roles import KINDS, Actor
 from osnet.service.web import (
     ServiceDep,
     decode_cursor,
     encode_cursor,
     render,
 )
-from osnet.video.archive import format_time
 
 router = APIRouter(include_in_schema=False)
 
@@ -44,7 +43,6 @@ def erase_page(
         search=search,
         hits=hits,
         plan=None,
-        format_time=format_time,
         sign=lambda public: service.sign_view(actor, public),
         recent=service.searches.list_own(actor, limit=20),
     )
@@ -108,7 +106,6 @@ def _accounts(request: Request, service: Service, actor: Actor, token: str = "")
         cameras=seen_cameras(service, actor),
         token=token,
         scopes=sorted(actor.capabilities),
-        format_time=format_time,
     )
 
 
@@ -188,7 +185,6 @@ def audit_page(
         title="Audit",
         entries=entries,
         account=account,
-        format_time=format_time,
         more=encode_cursor(before=entries[-1].seq) if len(entries) == 50 else None,
         found=audit.verify(service.database) if check else None,
         what=lambda value: json.dumps(value, ensure_ascii=False),
@@ -209,7 +205,6 @@ def retention_page(request: Request, service: ServiceDep) -> HTMLResponse:
         settings=service.settings.all(),
         about=SETTINGS,
         jobs=service.jobs.list_jobs(20),
-        format_time=format_time,
         behind=service.retention.clock_was_set_back(),
     )
 
@@ -250,9 +245,8 @@ def live_page(request: Request, service: ServiceDep) -> HTMLResponse:
         actor,
         title="Live",
         sources=service.sources.list_sources(actor),
-        archives=list(service.library.folders),
+        archives=list(service.library.archives),
         watch_on=service.settings.get("watch_list"),
-        format_time=format_time,
         entries=service.watch.list_entries() if actor.may("admin") else [],
         secret="",
         recent=service.searches.list_own(actor, limit=20),
@@ -298,12 +292,11 @@ def add_watch(
         title="Live",
         sources=service.sources.list_sources(actor),
         expected=expected,
-        archives=list(service.library.folders),
+        archives=list(service.library.archives),
         watch_on=1,
         entries=service.watch.list_entries(),
         secret=secret,
         recent=service.searches.list_own(actor, limit=20),
-        format_time=format_time,
     )
 
 

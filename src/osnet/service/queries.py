@@ -11,10 +11,13 @@ from PIL import Image
 
 from osnet.data.loading import check_size, decode_image
 from osnet.errors import ImageError
-from osnet.service.library import Filters
+from osnet.service.columns import Filters
 
 Floats = NDArray[np.float32]
 KEPT_WH = (512, 512)
+PLUS, MINUS = 0.75, 0.15
+"""Weights of confirmed and rejected tracklets beside the query's 1: Rocchio's, as in Manning, Raghavan and Schuetze,
+Introduction to Information Retrieval, section 9.1.1."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,24 @@ def mean_of(vectors: Sequence[Floats]) -> Floats:
     """(D,), of length 1: the mean of directions."""
     total = np.mean([v / max(1e-12, float(np.linalg.norm(v))) for v in vectors], axis=0)
     result: Floats = (total / max(1e-12, float(np.linalg.norm(total)))).astype(np.float32)
+    return result
+
+
+def refine_query(query_D: Floats, confirmed: Sequence[Floats], rejected: Sequence[Floats]) -> Floats:
+    """The query moved towards confirmed and away from rejected tracklets: (D,), of length 1. Rocchio's rule.
+
+    Args:
+        query_D: (D,).
+        confirmed: means (D,) of tracklets that were answered with yes.
+        rejected: and with no.
+    """
+    moved = np.array(query_D, np.float32)
+    if confirmed:
+        moved = moved + PLUS * np.mean(confirmed, axis=0)
+    if rejected:
+        moved = moved - MINUS * np.mean(rejected, axis=0)
+    length = float(np.linalg.norm(moved))
+    result: Floats = (moved / length).astype(np.float32) if length > 1e-6 else query_D
     return result
 
 

@@ -1,4 +1,5 @@
-"""How long things are kept: footage's segments by camera, searches outside of cases, logins. A job deletes the rest.
+"""How long things are kept: segments and galleries' crops by camera, searches outside of cases, logins. A job deletes
+the rest.
 
 No camera keeps longer than the site's maximum. Until an administrator decides on it, no footage is deleted, so that
 serving an old archive for the first time does not empty it. Times are those of the footage. If the clock was set back,
@@ -11,11 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from osnet.errors import DataError
-from osnet.service.accounts import CLOCK_SLACK_S, Actor
+from osnet.service.accounts import CLOCK_SLACK_S
 from osnet.service.audit import record
+from osnet.service.columns import public_id, split_public_id
 from osnet.service.database import Database, Transaction
-from osnet.service.library import Library, public_id
+from osnet.service.library import Library
+from osnet.service.roles import Actor
+from osnet.service.times import CLOCK_FROM_S
 from osnet.video.erasing import remove_segments
 
 DAY_S = 86_400.0
@@ -112,16 +118,31 @@ class Retention:
         return behind if behind > CLOCK_SLACK_S else 0.0
 
     def due(self) -> list[tuple[str, str, str]]:
-        """Archive, segment and camera of everything that is too old."""
+        """Archive, segment and camera of everything that is too old; of a gallery its name, ``N crops``, the camera."""
         if self.clock_was_set_back():
             return []
         days, now = self.days(), self._clock()
-        return [
+        crops = [(name, f"{len(old)} crops", camera) for (name, camera), old in self._due_crops().items()]
+        return crops + [
             (name, segment["name"], segment["camera"])
             for name, archive in self._library.archives.items()
             for segment in archive.segments
             if days[segment["camera"]] and segment["stop_s"] < now - days[segment["camera"]] * DAY_S
         ]
+
+    def _due_crops(self) -> dict[tuple[str, str], list[str]]:
+        """Gallery and camera -> public ids of crops that are too old. Those without a time of a clock stay."""
+        days, now, c = self.days(), self._clock(), self._library.columns
+        found: dict[tuple[str, str], list[str]] = {}
+        if c.galleries:
+            for camera, kept in {**days, "": self._settings.get("maximum_days")}.items():  # "": camera unknown
+                if kept:
+                    mine = (c.cameras == camera) & (c.ends >= CLOCK_FROM_S) & (c.ends < now - kept * DAY_S)
+                    for place in np.flatnonzero(mine).tolist():
+                        name = split_public_id(c.ids[place])[0]
+                        if name in c.galleries:
+                            found.setdefault((name, camera), []).append(c.ids[place])
+        return found
 
     def run(self, account: str) -> dict[str, Any]:
         """Delete what is due. Returns what was removed.
@@ -133,7 +154,13 @@ class Retention:
         due = self.due()
         report: dict[str, Any] = {"clock_behind_s": round(behind), "segments": [], "tracklets": 0, "crops": 0}
         gone: set[str] = set()
-        for name in sorted({archive for archive, _, _ in due}):
+        crops = {} if behind else self._due_crops()
+        for name in sorted({name for name, _ in crops}):
+            old = [public for (gallery, _), publics in crops.items() if gallery == name for public in publics]
+            erased, _ = self._library.galleries[name].erase(old)
+            report["gallery_crops"] = report.get("gallery_crops", 0) + len(erased)
+            gone |= set(erased)
+        for name in sorted({archive for archive, _, _ in due if archive in self._library.archives}):
             segments = [segment for archive, segment, _ in due if archive == name]
             removal = remove_segments(self._library.archives[name], segments)
             report["segments"] += [f"{name}/{segment}" for segment in removal.deleted]

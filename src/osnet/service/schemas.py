@@ -72,22 +72,25 @@ class MeaningOut(BaseModel):
 
 
 class HitOut(BaseModel):
-    """A tracklet that was found."""
+    """A tracklet, or a crop of a gallery, that was found."""
 
     place: int
-    tracklet: str
-    camera: str
-    begin_s: float
-    end_s: float
+    tracklet: str = Field(description="Its id; a crop of a gallery has one too")
+    kind: Literal["tracklet", "crop"]
+    camera: str = Field(description="Empty: a gallery that does not know it")
+    begin_s: float | None = Field(description="Unix time; null: a gallery that does not know it")
+    end_s: float | None
     begin: str
     end: str
+    identity: str | None = Field(description="Of a gallery's crop, where it is known")
+    source: str | None = Field(description="Of a gallery's crop: the path or name under which it was indexed")
     score: float
     crop_score: float | None
     meaning: MeaningOut
     answer: Literal["yes", "no"] | None
     answered_by: str | None
-    thumbnail: str
-    clip: str
+    thumbnail: str | None = Field(description="null: the picture of a gallery's crop is not there")
+    clip: str | None = Field(description="null: a crop of a gallery has no footage")
 
 
 class HitsOut(BaseModel):
@@ -120,17 +123,20 @@ class AnswerIn(Model):
 
 
 class TrackletOut(BaseModel):
-    """One person in one camera, from when to when."""
+    """One person in one camera, from when to when; or one crop of a gallery."""
 
     id: str
+    kind: Literal["tracklet", "crop"]
     camera: str
-    begin_s: float
-    end_s: float
+    begin_s: float | None
+    end_s: float | None
     begin: str
     end: str
+    identity: str | None
+    source: str | None
     num_frames: int
     crops: list[dict[str, Any]]
-    clip: str
+    clip: str | None
 
 
 class CaseIn(Model):
@@ -190,6 +196,13 @@ class AccountChangeIn(Model):
     password: Annotated[str, Field(max_length=1000)] | None = None
     disabled: bool | None = None
     reason: Text = ""
+
+
+class OwnPasswordIn(Model):
+    """A new password for oneself."""
+
+    old: Annotated[str, Field(max_length=1000)]
+    new: Annotated[str, Field(max_length=1000)]
 
 
 class RoleIn(Model):

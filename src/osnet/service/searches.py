@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,10 +18,10 @@ from PIL import Image
 
 from osnet.data.loading import decode_image
 from osnet.errors import DataError, GalleryError
-from osnet.service.accounts import AccessError, Actor
 from osnet.service.audit import record
+from osnet.service.columns import Filters, Glance
 from osnet.service.database import Database, Row, Transaction
-from osnet.service.library import Filters, Library, ScoredTracklet, refine_query
+from osnet.service.library import Library, ScoredTracklet
 from osnet.service.queries import (
     Query,
     clean_label,
@@ -30,10 +30,13 @@ from osnet.service.queries import (
     filters_from,
     mean_of,
     queries_vector,
+    refine_query,
     small_jpeg,
 )
+from osnet.service.roles import AccessError, Actor
 from osnet.service.scores import DESCRIBED, Meaning
 from osnet.video.archive import Tracklet
+from osnet.video.protocols import FootageError
 
 Floats = NDArray[np.float32]
 Answer = Literal["yes", "no"]
@@ -53,7 +56,7 @@ class Found:
 
     place: int
     """From 1, in the present order."""
-    tracklet: Tracklet
+    seen: Glance
     id: str
     score: float
     crop_score: float | None
@@ -101,9 +104,13 @@ class Searches:
     def read_tracklet(self, actor: Actor, public: str) -> Query:
         """A query from a tracklet: its mean. Raises MissingError if the asker may not see it."""
         tracklet = self.see_tracklet(actor, public)
-        return Query(
-            str(tracklet), small_jpeg(tracklet.best_crop.path.read_bytes()), self._library.mean(public), public
-        )
+        return Query(str(tracklet), self._small_picture(tracklet), self._library.mean(public), public)
+
+    def _small_picture(self, tracklet: Tracklet) -> bytes:
+        try:
+            return small_jpeg(self._library.picture(tracklet))
+        except FootageError:  # a gallery's crop whose picture is not there can still be searched by
+            return encode_small(Image.new("RGB", (64, 128), (128, 128, 128)))
 
     def see_tracklet(self, actor: Actor, public: str) -> Tracklet:
         """A tracklet that the asker may see. Raises MissingError else."""
@@ -130,8 +137,18 @@ class Searches:
         lacking: Sequence[str] = (),
         reason: str = "",
         case_id: str | None = None,
+        then: Callable[[str], None] | None = None,
     ) -> str:
         """Search and keep it. Returns its id.
+
+        Args:
+            actor: who asks.
+            queries: pictures of one person.
+            filters: which tracklets are looked at.
+            having, lacking: a description instead of pictures.
+            reason: why.
+            case_id: a case that it goes into.
+            then: is told the id in the same transaction, so that what it writes costs no second one.
 
         Raises:
             DataError: nothing to search for, both pictures and a description, or too many pictures.
@@ -145,7 +162,7 @@ class Searches:
         scope = None if actor.cameras is None else sorted(actor.cameras)
         hits = self._rank(queries_vector(queries), description, filters, scope, [], [])
         search, now = secrets.token_urlsafe(12), self._clock()
-        stored = {**asdict(filters), "role_cameras": scope}
+        stored = {**vars(filters), "role_cameras": scope}
         with self._database.write() as tx:
             if case_id is not None and tx.one("SELECT id FROM cases WHERE id = ?", case_id) is None:
                 raise MissingError(f"there is no case {case_id[:100]!r}")
@@ -177,6 +194,8 @@ class Searches:
                 "num_hits": len(hits),
             }
             record(tx, actor.name, "search", what, reason)
+            if then is not None:
+                then(search)
         return search
 
     @staticmethod
@@ -326,18 +345,18 @@ class Searches:
             for tracklet, said in self.answers(search).items()
             if said["answer"] == "yes" and self.may_see(actor, tracklet)
         ]
-        return sorted(found, key=lambda one: one.tracklet.begin_s)
+        return sorted(found, key=lambda one: (np.isnan(one.seen.begin_s), one.seen.begin_s))
 
     def _found(self, hit: Row, said: Row | None, described: bool) -> Found:
-        tracklet = self._library.tracklet(hit["tracklet"])
+        seen = self._library.glance(hit["tracklet"])
         meaning = (
             DESCRIBED
             if described and hit["crop_score"] is None
-            else self._library.scale.explain(hit["crop_score"], len(tracklet.crops))
+            else self._library.scale.explain(hit["crop_score"], seen.num_crops)
         )
         return Found(
             hit["place"],
-            tracklet,
+            seen,
             hit["tracklet"],
             hit["score"],
             hit["crop_score"],

@@ -1,6 +1,7 @@
 """The process of one live source: ``python -m osnet.service.stream_worker``, started by ``live.Sources``.
 
-It reads one line of JSON from its standard input: camera, address, detector, archive, device. It prints lines of JSON
+It reads one line of JSON from its standard input: camera, address, detector, archive, device, whether private networks
+are allowed. It prints lines of JSON
 about its state and ends when it is asked to (SIGTERM), when the stream ends, or when the service is gone.
 """
 
@@ -15,9 +16,10 @@ from typing import Any
 
 from osnet import Embedder
 from osnet.errors import OsnetError
+from osnet.service.camera_stream import open_camera
 from osnet.video.archive import WEIGHTS
 from osnet.video.detectors import make_detector
-from osnet.video.streams import LiveStream, WatchReport, index_stream
+from osnet.video.streams import LiveStream, StreamSettings, WatchReport, index_stream
 
 TOLD_EVERY_S = 2.0
 
@@ -31,7 +33,11 @@ def main() -> int:
     try:
         embedder = Embedder(Path(given["archive"]) / WEIGHTS, given["device"])
         detector = make_detector(given["detector"], None, 5.0)
-        stream = LiveStream(given["address"])
+        allowed = given.get("allow_private", False), given.get("allow_loopback", False)
+        settings = StreamSettings()
+        stream = LiveStream(
+            given["address"], settings, opener=lambda: open_camera(given["address"], settings.read_timeout_s, *allowed)
+        )
         last = time.monotonic()
         report = WatchReport(counts=stream.counts)
         told = -1

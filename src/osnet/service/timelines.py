@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from osnet.service.accounts import Actor
+import numpy as np
+
+from osnet.service.columns import public_id, split_public_id
 from osnet.service.database import Database
 from osnet.service.library import Library
+from osnet.service.roles import Actor
 from osnet.service.searches import TOP, Searches
+from osnet.service.times import CLOCK_FROM_S
 from osnet.video.links import Travel, learn_travel, read_links
 
 PROPOSED = 12
@@ -17,7 +21,7 @@ PROPOSED = 12
 
 @dataclass(frozen=True)
 class Appearance:
-    """The person in one camera, on a timeline."""
+    """The person in one camera, on a timeline. The camera is empty and the times are NaN where they are unknown."""
 
     id: str
     camera: str
@@ -60,7 +64,7 @@ class Timelines:
     def draw(self, actor: Actor, search: str) -> tuple[list[Appearance], list[Way]]:
         """Confirmed and proposed appearances in the order of time, and the ways between the confirmed ones."""
         shown = [
-            Appearance(f.id, f.tracklet.camera, f.tracklet.begin_s, f.tracklet.end_s, True, f.score)
+            Appearance(f.id, f.seen.camera, f.seen.begin_s, f.seen.end_s, True, f.score)
             for f in self._searches.confirmed(actor, search)
         ]
         said, there = self._searches.answers(search), {one.id for one in shown}
@@ -68,27 +72,25 @@ class Timelines:
             if len(shown) - len(there) >= PROPOSED:
                 break
             if one.id not in said:
-                shown.append(
-                    Appearance(one.id, one.tracklet.camera, one.tracklet.begin_s, one.tracklet.end_s, False, one.score)
-                )
+                shown.append(Appearance(one.id, one.seen.camera, one.seen.begin_s, one.seen.end_s, False, one.score))
         listed = {one.id for one in shown}
         for public in self._linked(there):
             if public not in listed and public not in said and self._searches.may_see(actor, public):
-                tracklet = self._library.tracklet(public)
-                shown.append(Appearance(public, tracklet.camera, tracklet.begin_s, tracklet.end_s, False, None))
-        shown.sort(key=lambda one: (one.begin_s, one.id))
-        return shown, self._ways([one for one in shown if one.confirmed])
+                seen = self._library.glance(public)
+                shown.append(Appearance(public, seen.camera, seen.begin_s, seen.end_s, False, None))
+        shown.sort(key=lambda one: (np.isnan(one.begin_s), one.begin_s, one.id))
+        return shown, self._ways([one for one in shown if one.confirmed and one.begin_s >= CLOCK_FROM_S])
 
     def _linked(self, publics: set[str]) -> list[str]:
         """Tracklets that the archives' own proposals link to these."""
         found = []
         for name, archive in self._library.archives.items():
-            own = {p.partition("~")[2].replace("~", "/") for p in publics if p.startswith(f"{name}~")}
+            own = {split_public_id(p)[1] for p in publics if split_public_id(p)[0] == name}
             if own:
                 for link in read_links(archive):
                     if link.decision != "rejected" and (link.a in own) != (link.b in own):
                         other = link.b if link.a in own else link.a
-                        found.append(f"{name}~{other.replace('/', '~')}")
+                        found.append(public_id(name, other))
         return [public for public in dict.fromkeys(found) if public in self._library.columns.place]
 
     def _ways(self, confirmed: Sequence[Appearance]) -> list[Way]:
@@ -111,12 +113,12 @@ class Timelines:
         result: dict[frozenset[str], Travel] = {}
         pairs: dict[str, dict[frozenset[str], Literal["confirmed"]]] = {}
         for seen in people.values():
+            seen = [public for public in seen if known.archive_id(public)]
             seen.sort(key=lambda public: known.begins[known.place[public]])
             for a, b in pairwise(seen):
-                first, second = a.partition("~"), b.partition("~")
-                if first[0] == second[0]:
-                    pair = frozenset((first[2].replace("~", "/"), second[2].replace("~", "/")))
-                    pairs.setdefault(first[0], {})[pair] = "confirmed"
+                first, second = known.archive_id(a), known.archive_id(b)
+                if first and second and first[0] == second[0]:
+                    pairs.setdefault(first[0], {})[frozenset((first[1], second[1]))] = "confirmed"
         for name, decided in pairs.items():
             result |= learn_travel(self._library.archives[name], dict(decided))
         return result

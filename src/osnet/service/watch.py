@@ -17,15 +17,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from osnet.errors import DataError
-from osnet.service.accounts import Actor
 from osnet.service.addresses import AddressError, check_public
 from osnet.service.audit import record
+from osnet.service.columns import Filters
 from osnet.service.database import Database, Row
-from osnet.service.library import Filters, Library
+from osnet.service.library import Library
 from osnet.service.queries import mean_of
 from osnet.service.retention import Settings
+from osnet.service.roles import Actor
 from osnet.service.searches import MissingError, Searches
-from osnet.video.archive import format_time
+from osnet.service.times import CLOCK_FROM_S, show_time
 
 MAX_DAYS, MAX_TRIES, FIRST_PAUSE_S, TIMEOUT_S = 90, 8, 30.0, 10.0
 DAY_S = 86_400.0
@@ -61,8 +62,9 @@ class WatchList:
         """What a threshold would mean: false alarms a day, by the calibration and by the number of tracklets a day."""
         self._searches.get(actor, search)
         c = self._library.columns
-        days = max(1.0, (float(c.ends.max()) - float(c.begins.min())) / DAY_S) if len(c.ids) else 1.0
-        per_day = len(c.ids) / days
+        clocked = c.begins >= CLOCK_FROM_S
+        days = max(1.0, float(c.ends[clocked].max() - c.begins[clocked].min()) / DAY_S) if clocked.any() else 1.0
+        per_day = int(clocked.sum()) / days
         vector = self._vector(search)
         reached = sum(
             hit.crop_score is not None and hit.crop_score >= threshold
@@ -160,7 +162,7 @@ class WatchList:
         for entry in self._database.all("SELECT * FROM watch_entries WHERE ends_s > ?", now):
             c = self._library.columns
             filters = Filters(after_s=entry["seen_s"])
-            if not self._library.passing(filters, lambda _: True, c).any():
+            if not c.passing(filters, lambda _: True).any():
                 continue
             hits = self._library.search(self._vector(entry["search"]), filters, lambda _: True, 200)
             with self._database.write() as tx:
@@ -222,8 +224,8 @@ class WatchList:
                 "tracklet": alert["tracklet"],
                 "camera": camera,
                 "score": round(alert["score"], 4),
-                "from": format_time(tracklet.begin_s),
-                "to": format_time(tracklet.end_s),
+                "from": show_time(tracklet.begin_s),
+                "to": show_time(tracklet.end_s),
             }
         ).encode()
         headers = {

@@ -16,9 +16,9 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException as StarletteError
 
 from osnet.errors import DataError, GalleryError, ImageError, MissingExtraError, ModelError, OsnetError, OutputError
-from osnet.service.accounts import AccessError, AccountError, Actor, LoginError, TooManyFailuresError
 from osnet.service.core import ReasonNeededError, Service
 from osnet.service.database import StateBusyError, StateError, StateFullError
+from osnet.service.roles import AccessError, AccountError, Actor, LoginError, TooManyFailuresError
 from osnet.service.searches import MissingError
 from osnet.video.protocols import FootageError
 
@@ -37,7 +37,12 @@ def service_of(request: Request) -> Service:
     return service
 
 
-ServiceDep = Annotated[Service, Depends(service_of)]
+async def _service(request: Request) -> Service:
+    """As ``service_of``; being a coroutine, it costs no thread."""
+    return service_of(request)
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
 
 
 def who(request: Request) -> Actor:

@@ -182,6 +182,12 @@ class Archive:
         first, last = segment.first_crops[place : place + 2]
         return np.array(segment.vectors[first:last])
 
+    def crop_tables(self) -> list[tuple[Floats, NDArray[np.int64]]]:
+        """For each segment, in the order of ``means``: the embeddings (C, D) of its crops, mapped, and (T + 1,) the
+        first crop of each tracklet with the number of crops behind them.
+        """
+        return [(segment.vectors.view(np.ndarray), segment.first_crops) for segment in self._segments]
+
     def _find(self, tracklet_id: str) -> tuple[StoredSegment, int]:
         name, _, number = tracklet_id.rpartition("/")
         segment = self._places.get(name)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from osnet import Embedder
-from osnet.errors import require_extra
+from osnet.errors import OsnetError, require_extra
 from osnet.video.archive import Archive, segment_name, write_segment, writing
 from osnet.video.indexing import IndexSettings, describe, process_frames
 from osnet.video.protocols import Detector, FootageError, Tracker, VideoFrame
@@ -79,13 +79,19 @@ class LiveStream:
         address: begins with rtsp, rtsps, http or https.
         settings: time-outs, queue, sampling.
         clock: returns Unix time.
+        opener: gives, for each attempt, what is opened instead of ``address``: another address, or a binary file with
+            ``read``. It may raise OSError or an error of this package, which count as a failed attempt.
 
     Raises:
         FootageError: ``address`` has another scheme or no host.
     """
 
     def __init__(
-        self, address: str, settings: StreamSettings | None = None, clock: Callable[[], float] = time.time
+        self,
+        address: str,
+        settings: StreamSettings | None = None,
+        clock: Callable[[], float] = time.time,
+        opener: Callable[[], Any] | None = None,
     ) -> None:
         parts = urlsplit(address)
         if parts.scheme not in SCHEMES or not parts.hostname:
@@ -94,6 +100,7 @@ class LiveStream:
             )
         self.address, self.settings, self._clock = address, settings or StreamSettings(), clock
         self.counts = StreamCounts()
+        self._opener = opener or (lambda: address)
         self._queue: queue.Queue[VideoFrame | Gap | None] = queue.Queue(self.settings.queue_frames)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -152,8 +159,10 @@ class LiveStream:
         options = {"rtsp_transport": "tcp", "protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS}
         if urlsplit(self.address).scheme.startswith("http"):
             del options["rtsp_transport"]
+        source: Any = None
         try:
-            with av.open(self.address, timeout=timeouts, container_options=options) as container:
+            source = self._opener()
+            with av.open(source, timeout=timeouts, container_options=options) as container:
                 if not container.streams.video:
                     return "it has no video"
                 for frame in container.decode(container.streams.video[0]):
@@ -161,10 +170,13 @@ class LiveStream:
                         return "stopped"
                     self._take(frame)
             return "it ended"
-        except av.error.ExitError:
+        except (av.error.ExitError, TimeoutError):
             return f"nothing came for {self.settings.read_timeout_s:g} s"
-        except (av.error.FFmpegError, OSError) as error:
+        except (av.error.FFmpegError, OSError, OsnetError) as error:
             return str(getattr(error, "strerror", None) or error)
+        finally:
+            if hasattr(source, "close"):
+                source.close()
 
     def _take(self, frame: Any) -> None:
         """Put a decoded frame into the queue, or count why not."""

@@ -1,0 +1,104 @@
+"""Connections to cameras, by the very IP address that was checked.
+
+The host's name is looked up and checked at each connection, and the connection goes to that address, so a name cannot
+mean another host a moment later (DNS rebinding). HTTP is read here and not by FFmpeg, which would follow redirects to
+addresses that nobody has checked. RTSP is read by FFmpeg at the checked address.
+"""
+
+import http.client
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from osnet.service.addresses import check_public
+from osnet.video.streams import SCHEMES, public_address
+
+
+def open_camera(address: str, timeout_s: float, allow_private: bool = False, allow_loopback: bool = False) -> Any:
+    """What PyAV opens: an RTSP address with the checked IP address in it, or the body of an HTTP response.
+
+    Args:
+        address: of the camera, with its user and password.
+        timeout_s: for connecting, and for each read.
+        allow_private: also private networks.
+        allow_loopback: also this machine; for tests only.
+
+    Raises:
+        AddressError: the host is not there (any more), or not one that may be connected to.
+        OSError: it does not answer, answers with an error, or redirects.
+    """
+    host, port, ips = check_public(address, SCHEMES, allow_private, allow_loopback)
+    parts = urlsplit(address)
+    if parts.scheme.startswith("rtsp"):
+        user = parts.netloc.rpartition("@")[0]
+        shown = f"[{ips[0]}]" if ":" in ips[0] else ips[0]
+        return urlunsplit(parts._replace(netloc=f"{user}@{shown}:{port}" if user else f"{shown}:{port}"))
+    plain = urlunsplit(parts._replace(netloc=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", fragment=""))
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    if parts.username is not None:
+        passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
+    opener = urllib.request.OpenerDirector()  # without handlers of files, proxies and redirects
+    for handler in (
+        _Http(ips[0]),
+        _Https(ips[0]),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPBasicAuthHandler(passwords),
+        urllib.request.HTTPDigestAuthHandler(passwords),
+    ):
+        opener.add_handler(handler)
+    try:
+        return _Body(opener.open(urllib.request.Request(plain), timeout=timeout_s))  # noqa: S310  the scheme is checked
+    except urllib.error.HTTPError as error:
+        raise OSError(f"{public_address(address)} answers with {error.code} {error.reason}") from error
+    except http.client.HTTPException as error:
+        raise OSError(f"{public_address(address)} does not speak HTTP: {type(error).__name__}") from error
+
+
+class _Body:
+    """The body of a response as a file without ``seek``."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def read(self, count: int) -> bytes:
+        """What has come, at most so many bytes."""
+        content: bytes = self._response.read1(count)
+        return content
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, ip: str) -> None:
+        super().__init__()
+        self._ip = ip
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        ip = self._ip
+
+        class Connection(http.client.HTTPConnection):
+            def connect(self) -> None:
+                self.sock = socket.create_connection((ip, self.port), self.timeout)
+
+        return self.do_open(Connection, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, ip: str) -> None:
+        super().__init__()
+        self._ip = ip
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        ip = self._ip
+
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                raw = socket.create_connection((ip, self.port), self.timeout)
+                self.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=self.host)
+
+        return self.do_open(Connection, request)
