@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from osnet import get_recipe
 from osnet.data.reid import cuhk03_images
-from osnet.errors import DataError
+from osnet.errors import DataError, ModelError
 from osnet.metrics.distance_blocks import BLOCK_DISTANCES, block_starts
 from osnet.metrics.k_reciprocal import rerank_best
 from osnet.metrics.query_expansion import expand_queries
@@ -72,3 +73,9 @@ def test_query_expansion_takes_5_neighbours_and_alpha_3_by_default() -> None:
     np.testing.assert_array_equal(expand_queries(query, gallery), expected)
     for others in ({"num_nearest": 6}, {"alpha": 2.0}):
         assert abs(expand_queries(query, gallery, **others) - expected).max() > 1e-4
+
+
+@pytest.mark.parametrize("field", ["epochs", "batch_size", "step_epochs", "evaluate_every"])
+def test_counts_of_a_recipe_are_at_least_1(field: str) -> None:
+    with pytest.raises(ModelError, match=f"{field} 0"):
+        get_recipe("market1501-osnet-x1-0", **{field: 0})
