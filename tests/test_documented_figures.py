@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 from osnet.models.counting import count_cost
 from osnet.models.registry import build_network, get_config
+from osnet.weights.open_model_zoo import INTEL_WEIGHTS
 
 
 def load(name: str) -> ModuleType:
@@ -87,3 +88,19 @@ def test_grouped_results_agree_with_counted_networks() -> None:
     assert set(found) == names
     for name in ("osnet_x1_0_g4_all", "osnet_x0_75_g3_block"):
         assert found[name]["madds"] == count_cost(build_network(get_config(name), "meta"), (224, 224)).madds
+
+
+def test_figures_of_intels_networks_are_those_of_the_results() -> None:
+    """``osnet weights`` and README show what ``benchmarks/permissive_weights.py`` measured."""
+    report = results("permissive-weights.json")
+    for weights in INTEL_WEIGHTS:
+        scores, speed = report["scores"][weights.name], report["speed"]["rows"][weights.model]
+        market, mars, found = scores["market1501"], scores["mars-mini"], weights.figures
+        assert market["num_queries"] == 3368
+        speeds = [speed["beside_x0_25"], speed["beside_x1_0"]]
+        measured = [market["rank1"], market["mAP"], mars["rank1"], mars["mAP"], *speeds]
+        shown = [found.rank1, found.mean_ap, found.rank1_mars, found.mean_ap_mars, found.speed_x0_25, found.speed_x1_0]
+        assert shown == [round(value, 2) for value in measured]
+        assert found.rank1 == pytest.approx(found.rank1_published, abs=0.3)
+        if weights.name.endswith("0286"):
+            assert f"{found.rank1:.2f} / {found.mean_ap:.2f}" in (ROOT / "README.md").read_text(encoding="utf-8")

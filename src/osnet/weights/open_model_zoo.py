@@ -86,7 +86,7 @@ INTEL_WEIGHTS: tuple[IntelWeights, ...] = (
         "82039b1bb986231c50345550e59def94e63579998e9cddbd1a312f293eb87729",
         "6bb69e09d07733cc3896b29081d2627f92db7b9aacd50f1a8c3df491cb10f1b7",
         (616140, 4178806),
-        Figures(96.2, 87.7),
+        Figures(96.2, 87.7, 96.14, 87.68, 75.97, 79.10, 0.17, 1.04),
     ),
     IntelWeights(
         f"{_RETAIL}0286",
@@ -95,7 +95,7 @@ INTEL_WEIGHTS: tuple[IntelWeights, ...] = (
         "cc547e622d8aeabf97938213f68171bf59ac7d01c910ceadfea984aa96e5d1b5",
         "d06beb9e2b2661d42b233f64ef623f3518fc46dc11f6b7dd53cda8962d9d1bd9",
         (611793, 2453724),
-        Figures(94.8, 83.7),
+        Figures(94.8, 83.7, 94.86, 83.77, 74.57, 78.25, 0.24, 1.45),
     ),
     IntelWeights(
         f"{_RETAIL}0287",
@@ -104,7 +104,7 @@ INTEL_WEIGHTS: tuple[IntelWeights, ...] = (
         "09af746c1068a3e89355e1f0226d3d6982dc1cd77634b1f70a40f1f654a94be1",
         "7f53d18d11253455e0e11646b2176cf6509cc7c97cb5376f9b91b4c41e09a06c",
         (451147, 2362128),
-        Figures(92.9, 76.6),
+        Figures(92.9, 76.6, 93.08, 76.60, 74.19, 77.48, 0.41, 2.53),
     ),
     IntelWeights(
         f"{_RETAIL}0288",
@@ -113,7 +113,7 @@ INTEL_WEIGHTS: tuple[IntelWeights, ...] = (
         "30f452b2ed2763f7bf429eea23f8f243ad0e7f3cdd7226db6888f1660efb3424",
         "6496b8d51741703c9e9c7f6474cb96c60de1856d7b4fd77235e48cea146066a5",
         (450664, 728052),
-        Figures(86.1, 58.857),
+        Figures(86.1, 58.857, 86.13, 59.78, 73.42, 74.33, 0.92, 5.64),
     ),
 )
 """All four networks. Their pages in the zoo do not say what they were trained on."""
