@@ -1,6 +1,7 @@
 """The `osnet video` commands."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from PIL import Image
 
 from osnet.cli import main
 from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE
+from osnet.cli.video_search import choose_weights
+from osnet.errors import DataError
 from osnet.video import Archive, open_footage
 from osnet.video.motfile import MotFile
 from osnet.video.source import read_frames
+from osnet.weights.open_model_zoo import DEFAULT_WEIGHTS
 from small_footage import SIZE_WH, numbered, paint_walkers, walk, write_truth, write_video
 
 PATHS = [walk(2, 20, 1.0, 0, 120), walk(140, 70, -0.6, 30, 230)]
@@ -56,6 +60,18 @@ def test_index_resumes(archive: Path, gate: Path, capsys: pytest.CaptureFixture[
     assert status == 0
     assert out.startswith("0 segments with 0 tracklets added")
     assert "2 segments were there" in out
+
+
+def test_weights_of_an_archive(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As named; else the archive's copy; a new archive gets the default weights, as a new gallery does."""
+    assert choose_weights(archive, None) == str(archive / "weights")
+    assert choose_weights(archive, "osnet_x0_25_msmt17") == "osnet_x0_25_msmt17"
+    assert choose_weights(tmp_path / "new", None) == DEFAULT_WEIGHTS
+    assert DEFAULT_WEIGHTS in capsys.readouterr().err
+    (tmp_path / "a").mkdir()
+    shutil.copy(archive / "archive.json", tmp_path / "a")
+    with pytest.raises(DataError, match="--weights"):
+        choose_weights(tmp_path / "a", None)
 
 
 def test_search_prints_camera_and_times(archive: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from tyro.extras import SubcommandApp
 
 from osnet import Embedder
 from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, check_counts, report_failures
-from osnet.cli.video_search import open_archive_embedder
+from osnet.cli.video_search import choose_weights
 from osnet.errors import DataError, OutputError
 from osnet.figures.timeline import save_timeline
 from osnet.files import check_writable
 from osnet.runtime.distributed import join_processes
-from osnet.video.archive import WEIGHTS, Archive, format_time
+from osnet.video.archive import Archive, format_time
 from osnet.video.detectors import make_detector
 from osnet.video.drawing import drawn_frames, video_writer
 from osnet.video.indexing import IndexSettings, index_footage, list_files, track_footage
@@ -71,7 +71,8 @@ def video_index(
         footage: files, folders, or patterns with *.
         camera: the name of the camera.
         out: the folder of the archive.
-        weights: a path or a short name; required for a new archive.
+        weights: a path or a short name. Default: the copy in the archive; for a new archive
+            person-reidentification-retail-0287, which is downloaded if it is missing.
         detector: a YOLOX .onnx, an OpenVINO .xml, a MOTChallenge .txt, motion, yolox_nano, torchvision:NAME,
             rfdetr:SIZE.
         threshold: lowest score of a box; default: depends on the detector.
@@ -94,7 +95,8 @@ def video_index(
     """
     files = list_files(footage)
     finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
-    embedder = open_archive_embedder(out, weights, device, batch_size)
+    chosen = choose_weights(out, weights)
+    embedder = Embedder(chosen, device, batch_size)
     settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     if runner is not None:
         if detector is None:
@@ -105,7 +107,7 @@ def video_index(
             out,
             camera=camera,
             embedder=embedder,
-            weights=Path(weights).absolute() if weights and Path(weights).exists() else weights or out / WEIGHTS,
+            weights=chosen,
             detector=str(Path(detector).absolute()) if Path(detector).exists() else detector,
             threshold=threshold,
             tracker=tracker,
