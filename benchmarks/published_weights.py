@@ -56,16 +56,15 @@ def main(settings: Settings) -> None:
         "machine": {"processor": platform.machine(), "python": platform.python_version(), "threads": 1},
         "settings": {"re-ranking": RERANKING, "query expansion": EXPANSION}, "weights": {},
     }  # fmt: skip
+    names = ["embed", "embed-flip", "score", "open-set", "re-rank"]
+    peers = ["peer-embed", "peer-score"] if settings.peer is not None else []
     for weights in settings.weights:
-        steps: dict[str, Any] = {}
-        for name in ("embed", "embed-flip", "score", "open-set", "re-rank"):
-            steps[name] = run_step(settings, weights, name, sys.executable)
-        if settings.peer is not None:
-            for name in ("peer-embed", "peer-score"):
-                steps[name] = run_step(settings, weights, name, str(settings.peer))
-        report["weights"][weights.stem] = steps
-        if settings.out is not None:
-            write_json(settings.out, report)
+        steps = report["weights"].setdefault(weights.stem, {})
+        for name in (*names, *peers):
+            python = str(settings.peer) if name in peers else sys.executable
+            steps[name] = run_step(settings, weights, name, python)
+            if settings.out is not None:
+                write_json(settings.out, report)
 
 
 def run_step(settings: Settings, weights: Path, name: str, python: str) -> dict[str, Any]:

@@ -104,3 +104,10 @@ def test_figures_of_intels_networks_are_those_of_the_results() -> None:
         assert found.rank1 == pytest.approx(found.rank1_published, abs=0.3)
         if weights.name.endswith("0286"):
             assert f"{found.rank1:.2f} / {found.mean_ap:.2f}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_shows_the_measured_scores_of_market1501() -> None:
+    scores = results("published-weights-cpu.json")["weights"]["osnet_x0_25_market1501"]["score"]["scores"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for distance in ("euclidean", "cosine"):
+        assert f"| {100 * scores[distance]['rank-1']:.2f} / {100 * scores[distance]['mAP']:.2f} |" in readme
