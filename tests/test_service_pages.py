@@ -262,7 +262,7 @@ def found_person(demo: Path) -> tuple[Path, str]:
             there = (visit["pid"], f"camera-{visit['camera']}") == (int(photo.stem), seen.camera)
             if there and visit["begin_s"] - 0.5 <= seen.begin_s - start and seen.end_s - start <= visit["end_s"] + 0.5:
                 return photo, seen.id
-    raise AssertionError("the demo finds nobody")
+    raise AssertionError("no person of the demo was found")
 
 
 # Schemathesis

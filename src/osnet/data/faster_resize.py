@@ -54,7 +54,7 @@ def _load() -> None:
     global _resize
     try:
         from osnet.data.resize_kernel import resize_rgb
-    except Exception:  # a damaged installation may raise anything; Pillow goes on
+    except Exception:  # a damaged installation may raise anything; Pillow is used then
         return
     for height_first in (_is_height_first, _never):
 

@@ -2,7 +2,7 @@
 
 The host's name is looked up and checked at each connection, and the connection goes to that address, so a name cannot
 mean another host a moment later (DNS rebinding). HTTP is read here and not by FFmpeg, which would follow redirects to
-addresses that nobody has checked. RTSP is read by FFmpeg at the checked address.
+addresses that were not checked. RTSP is read by FFmpeg at the checked address.
 """
 
 import http.client

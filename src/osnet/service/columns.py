@@ -123,7 +123,7 @@ class Columns:
     def warm(self) -> None:
         """Compute now what the first search would."""
         _ = self._camera_codes, self._crops
-        if self.block.codes is not None:  # compiles the loop, if nobody has
+        if self.block.codes is not None:  # compiles the loop, if it is not compiled
             find_candidates(lambda: [self.block], self.means[:1], top=1, num_rows=len(self.ids))
 
     def nearest(self, query_D: Floats, rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
