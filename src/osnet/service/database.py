@@ -2,8 +2,8 @@
 (``database_postgres``).
 
 Statements use ``?`` for values and portable SQL only. Identifiers are texts made by us. Reads see what was last
-committed. Writes happen in one transaction at a time, also of several writers, so a crash leaves all of it or nothing, and the
-audit log's chain has no forks.
+committed. Writes happen in one transaction at a time, also of several writers, so a crash leaves all of it or nothing,
+and the audit log's chain has no forks.
 """
 
 import os
