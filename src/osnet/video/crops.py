@@ -3,9 +3,9 @@
 Of each second of a track, the best crop by ``crop_quality`` is a candidate. A run is a part of a track in which the
 person is not lost and does not begin to overlap with another. When a run ends, only the candidates at its two ends and
 one for each ``MIDDLE_S`` seconds between them become samples: joining and splitting compare the ends, and embeddings
-cost more than all else after the detector. Samples are embedded in batches; only the embedding and a JPEG stay in memory. At the
-end ``choose_samples`` picks the samples of a track to store: good ones that differ in time and appearance, so that
-front and back views are both kept.
+cost more than all else after the detector. Samples are embedded in batches; only the embedding and a JPEG stay in
+memory. At the end ``choose_samples`` picks the samples of a track to store: good ones that differ in time and
+appearance, so that front and back views are both kept.
 """
 
 import io
