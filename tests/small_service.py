@@ -1,5 +1,6 @@
 """A service over a small painted archive: two cameras, six painted people, a cheap password hash."""
 
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from osnet.video import IndexSettings, index_footage
 from osnet.video.painted import write_painted_footage
 from osnet.video.tracking import front_end
 
+API = "/api/v1"
 PASSWORD = "correct horse battery"
 CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 FOOTAGE = FootageSettings(people=6, cameras=2, seconds=24, fps=5, seed=3)
@@ -187,3 +189,12 @@ def serving(
             process.terminate()
             process.wait(20)
             log.close()
+
+
+def upload(site: Site, *publics: str, **options: Any) -> dict[str, Any]:
+    """Search by the pictures of tracklets; the answer of the API."""
+    photos = [("photos", (f"{n}.jpg", crop_file(site, p), "image/jpeg")) for n, p in enumerate(publics)]
+    answer = site.client().post(f"{API}/searches/photos", files=photos, data={"options": json.dumps(options)})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found

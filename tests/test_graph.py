@@ -101,6 +101,15 @@ def test_folding_leaves_the_network_as_it_is() -> None:
     assert not held & {tensor.data_ptr() for tensor in graph.state_dict().values()}
 
 
+def test_folding_copies_empty_modules_too() -> None:
+    """An empty ``nn.Sequential`` counts as false; eval mode of the copy must not reach the network's own."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential()).train()
+    graph = fold(network)
+    assert all(module.training for module in network.modules())
+    assert not any(module.training for module in graph.modules())
+    assert not {*network.modules()} & {*graph.modules()}
+
+
 class PixelsAsLinear(nn.Module):
     """A network into whose first layer the input normalisation cannot be folded."""
 

@@ -34,7 +34,7 @@ def test_login_sessions_and_their_ends(accounts: Accounts, clock: Clock) -> None
     with pytest.raises(LoginError):
         accounts.log_in("root", PASSWORD + "x", "1.2.3.4")
     with pytest.raises(LoginError):
-        accounts.log_in("nobody", PASSWORD, "1.2.3.4")
+        accounts.log_in("stranger", PASSWORD, "1.2.3.4")
     secret = accounts.log_in("root", PASSWORD, "1.2.3.4")
     found = accounts.by_session(secret)
     assert found is not None
@@ -91,7 +91,7 @@ def test_an_unknown_name_verifies_a_password_too(accounts: Accounts, monkeypatch
         return False
 
     monkeypatch.setattr(accounts, "_hasher", type("H", (), {"verify": staticmethod(verify)})())
-    for name in ("root", "nobody"):
+    for name in ("root", "stranger"):
         with pytest.raises(LoginError):
             accounts.log_in(name, "wrong password!", "1.2.3.4")
     assert len(calls) == 2

@@ -14,9 +14,7 @@ from osnet.service import audit
 from osnet.service.erasure import picture_pieces, vector_piece
 from osnet.video import Archive, erasing
 from osnet.video.links import DECISIONS_FILE, Link, decide, read_decisions, read_links, write_links
-from small_service import Site, copy_archive, crop_file
-
-API = "/api/v1"
+from small_service import API, Site, copy_archive, crop_file
 
 
 @pytest.fixture

@@ -17,9 +17,7 @@ from osnet.service import audit, cases
 from osnet.service.columns import Filters
 from osnet.service.database import open_database
 from osnet.service.database_sqlite import SqliteDatabase
-from small_service import Site, copy_archive, crop_file
-
-API = "/api/v1"
+from small_service import API, Site, copy_archive, crop_file
 
 
 @pytest.fixture

@@ -22,9 +22,8 @@ from osnet.errors import GalleryError
 from osnet.service.columns import Filters
 from osnet.service.core import Service, ServiceOptions
 from osnet.types import Item
-from small_service import CHEAP, Site
+from small_service import API, CHEAP, Site
 
-API = "/api/v1"
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()
 
 

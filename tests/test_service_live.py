@@ -20,9 +20,7 @@ from osnet.service.scores import CalibratedPoint, ScoreScale
 from osnet.video import Archive
 from rtsp_camera import rtsp_camera
 from small_footage import paint_walkers, walk, write_video
-from small_service import Site, copy_archive
-
-API = "/api/v1"
+from small_service import API, Site, copy_archive
 
 
 @pytest.fixture

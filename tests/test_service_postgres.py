@@ -8,10 +8,8 @@ pytest.importorskip("fastapi")
 
 from osnet.service import audit
 from osnet.service.database_postgres import PostgresDatabase
-from small_service import PASSWORD, Site, copy_archive, crop_file, serving
+from small_service import API, PASSWORD, Site, copy_archive, crop_file, serving
 from store_servers import postgres_server
-
-API = "/api/v1"
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,23 +13,13 @@ pytest.importorskip("fastapi")
 from osnet.service import audit
 from osnet.video import Archive
 from osnet.video.links import read_links
-from small_service import Site, copy_archive, crop_file
-
-API = "/api/v1"
+from small_service import API, Site, copy_archive, crop_file, upload
 
 
 @pytest.fixture(scope="module")
 def site(painted_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """One service for the tests that delete nothing."""
     return Site(tmp_path_factory.mktemp("site"), painted_archive)
-
-
-def upload(site: Site, *publics: str, **options: Any) -> dict[str, Any]:
-    photos = [("photos", (f"{n}.jpg", crop_file(site, p), "image/jpeg")) for n, p in enumerate(publics)]
-    answer = site.client().post(f"{API}/searches/photos", files=photos, data={"options": json.dumps(options)})
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 # Cases

@@ -13,9 +13,7 @@ pytest.importorskip("fastapi")
 
 from osnet.service import accounts as accounts_file
 from osnet.service.roles import LoginError
-from small_service import PASSWORD, Site, guarded_site
-
-API = "/api/v1"
+from small_service import API, PASSWORD, Site, guarded_site
 
 
 @pytest.fixture(scope="module")

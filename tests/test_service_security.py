@@ -24,9 +24,7 @@ from osnet.errors import DataError
 from osnet.service import addresses, middleware, watch
 from osnet.service.addresses import AddressError, check_public
 from osnet.service.web import LOGIN_COOKIE, safe_next
-from small_service import PASSWORD, Site, crop_file, form_field, guarded_site
-
-API = "/api/v1"
+from small_service import API, PASSWORD, Site, crop_file, form_field, guarded_site
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from PIL import Image
 
 from osnet.cli import main
 from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE
-from osnet.cli.video_search import choose_weights
-from osnet.errors import DataError
+from osnet.cli.gallery import choose_weights
+from osnet.errors import GalleryError
 from osnet.video import Archive, open_footage
+from osnet.video.archive import ARCHIVE_FILE
 from osnet.video.motfile import MotFile
 from osnet.video.source import read_frames
 from osnet.weights.open_model_zoo import DEFAULT_WEIGHTS
@@ -64,14 +65,14 @@ def test_index_resumes(archive: Path, gate: Path, capsys: pytest.CaptureFixture[
 
 def test_weights_of_an_archive(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As named; else the archive's copy; a new archive gets the default weights, as a new gallery does."""
-    assert choose_weights(archive, None) == str(archive / "weights")
-    assert choose_weights(archive, "osnet_x0_25_msmt17") == "osnet_x0_25_msmt17"
-    assert choose_weights(tmp_path / "new", None) == DEFAULT_WEIGHTS
+    assert choose_weights(archive, ARCHIVE_FILE, None) == str(archive / "weights")
+    assert choose_weights(archive, ARCHIVE_FILE, "osnet_x0_25_msmt17") == "osnet_x0_25_msmt17"
+    assert choose_weights(tmp_path / "new", ARCHIVE_FILE, None) == DEFAULT_WEIGHTS
     assert DEFAULT_WEIGHTS in capsys.readouterr().err
     (tmp_path / "a").mkdir()
-    shutil.copy(archive / "archive.json", tmp_path / "a")
-    with pytest.raises(DataError, match="--weights"):
-        choose_weights(tmp_path / "a", None)
+    shutil.copy(archive / ARCHIVE_FILE, tmp_path / "a")
+    with pytest.raises(GalleryError, match="--weights"):
+        choose_weights(tmp_path / "a", ARCHIVE_FILE, None)
 
 
 def test_search_prints_camera_and_times(archive: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

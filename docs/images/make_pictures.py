@@ -9,12 +9,18 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from itertools import islice
 from pathlib import Path
 
+import av
 from PIL import Image
 
 HERE = Path(__file__).parent
 WIDTH_PX, COLOURS = 1100, 256
+QUERIES = ("0023_c2s1_000001_00.jpg", "0030_c1s1_000001_00.jpg")
+"""Of the picture ``hits``."""
+FRAME = 149
+"""Of the drawn footage."""
 
 
 def run(*arguments: str | Path) -> None:
@@ -58,23 +64,18 @@ def draw_figures(weights: str, compare: str, work: Path) -> None:
         shrink(work / (f"{name}-shares.png" if name == "gates" else f"{name}.png"), name)
 
 
-QUERIES = ("0023_c2s1_000001_00.jpg", "0030_c1s1_000001_00.jpg")
-
-
 def draw_footage(work: Path) -> None:
     """A line per camera of the people in painted footage, and a frame with tracks."""
-    demo, name = work / "demo", "c1"
+    demo = work / "demo"
     if not (demo / "archive").exists():
         run("demo", "--quick", "--out", demo)
     run("video", "link", demo / "archive", "--figure", work / "timeline.png")
     shrink(work / "timeline.png", "timeline")
     footage = sorted((demo / "footage").glob("*.mp4"))[0]
     run("video", "track", footage, "--out", work / "tracks.txt", "--detector", "motion")
-    run("video", "draw", footage, "--tracks", work / "tracks.txt", "--out", work / f"{name}.mp4")
-    import av
-
-    with av.open(str(work / f"{name}.mp4")) as container:
-        frame = max(zip(range(150), container.decode(video=0), strict=False), key=lambda pair: pair[0])[1]
+    run("video", "draw", footage, "--tracks", work / "tracks.txt", "--out", work / "tracks.mp4")
+    with av.open(str(work / "tracks.mp4")) as container:
+        frame = next(islice(container.decode(video=0), FRAME, None))
         frame.to_image().save(work / "tracks.png")
     shrink(work / "tracks.png", "tracks")
 

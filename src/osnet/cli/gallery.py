@@ -88,15 +88,30 @@ def gallery_remove(
         raise SystemExit(EXIT_FOUND_TROUBLE)  # the user must notice that nothing was deleted
 
 
+def choose_weights(folder: Path, description: str, weights: str | None) -> str:
+    """Path or name of the weights of a gallery or an archive: as given; else its own copy; of a new one, the default.
+
+    Args:
+        folder: of the gallery or archive.
+        description: the file that every existing one holds.
+        weights: as given by the user.
+
+    Raises:
+        GalleryError: it exists and holds no copy of its weights.
+    """
+    if weights is not None:
+        return weights
+    if (folder / WEIGHTS / CARD_FILE).exists():
+        return str(folder / WEIGHTS)
+    if (folder / description).exists():
+        raise GalleryError(f"{folder} contains no copy of its weights; give --weights PATH_OR_NAME")
+    print(f"no --weights given: using {DEFAULT_WEIGHTS} ({LICENCE})", file=sys.stderr)
+    return DEFAULT_WEIGHTS
+
+
 def open_gallery(folder: Path, weights: str | None, device: str, batch_size: int) -> tuple[Gallery, Embedder]:
     """Open a gallery and its embedder. ``weights`` defaults to the gallery's own copy."""
-    own_copy = folder / WEIGHTS
-    if weights is None and not (own_copy / CARD_FILE).exists():
-        if (folder / MANIFEST).exists():
-            raise GalleryError(f"{folder} contains no copy of its weights; give --weights PATH_OR_NAME")
-        weights = DEFAULT_WEIGHTS
-        print(f"no --weights given: using {weights} ({LICENCE})", file=sys.stderr)
-    embedder = open_embedder(weights or own_copy, device, batch_size)
+    embedder = open_embedder(choose_weights(folder, MANIFEST, weights), device, batch_size)
     return Gallery.open(folder, embedder), embedder
 
 

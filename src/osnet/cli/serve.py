@@ -42,8 +42,8 @@ def serve(
         port: the port; 0 takes a free one.
         public_name: further host names that requests may be for, as behind a proxy.
         tls: a proxy in front speaks HTTPS; cookies are then sent by HTTPS only.
-        state: the folder of accounts, audit log, cases and jobs, or postgresql://user@host/database (then the folder
-            holds files of a moment only); default: a folder with the first archive's name and .service.
+        state: the folder of accounts, audit log, cases and jobs; default: the first archive's name with .service. Or
+            postgresql://user@host/database; the default folder then holds temporary files only.
         calibration: files of `osnet calibrate --fpr RATE --out FILE`, which say what a score means.
         footage: folders where footage, and pictures of galleries, are looked for if they were moved since.
         attributes: weights that predict attributes, for searches by description.
@@ -98,12 +98,11 @@ def serve(
         forwarded_allow_ips="127.0.0.1" if tls else None,
         proxy_headers=tls,
     )
-    library = service.library
-    crops = sum(len(gallery.ids) for gallery in library.galleries.values())
-    parts = [f"{len(library) - crops} tracklets"] * bool(library.archives) + [f"{crops} crops"] * bool(
-        library.galleries
-    )
-    run_server(config, lambda bound: _tell(host, bound, key, " and ".join(parts)))
+    crops = sum(len(gallery.ids) for gallery in service.library.galleries.values())
+    counts = {"tracklets": len(service.library) - crops, "crops": crops}
+    shown = {"tracklets": service.library.archives, "crops": service.library.galleries}
+    what = " and ".join(f"{count} {kind}" for kind, count in counts.items() if shown[kind])
+    run_server(config, lambda bound: _tell(host, bound, key, what))
 
 
 def run_server(config: Any, tell: Callable[[int], None]) -> None:

@@ -15,12 +15,12 @@ from tyro.extras import SubcommandApp
 
 from osnet import Embedder
 from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, check_counts, report_failures
-from osnet.cli.video_search import choose_weights
+from osnet.cli.gallery import choose_weights
 from osnet.errors import DataError, OutputError
 from osnet.figures.timeline import save_timeline
 from osnet.files import check_writable
 from osnet.runtime.distributed import join_processes
-from osnet.video.archive import Archive, format_time
+from osnet.video.archive import ARCHIVE_FILE, Archive, format_time
 from osnet.video.detectors import make_detector
 from osnet.video.drawing import drawn_frames, video_writer
 from osnet.video.indexing import IndexSettings, index_footage, list_files, track_footage
@@ -95,7 +95,7 @@ def video_index(
     """
     files = list_files(footage)
     finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
-    chosen = choose_weights(out, weights)
+    chosen = choose_weights(out, ARCHIVE_FILE, weights)
     embedder = Embedder(chosen, device, batch_size)
     settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     if runner is not None:
@@ -107,7 +107,7 @@ def video_index(
             out,
             camera=camera,
             embedder=embedder,
-            weights=chosen,
+            weights=Path(chosen).absolute() if Path(chosen).exists() else chosen,
             detector=str(Path(detector).absolute()) if Path(detector).exists() else detector,
             threshold=threshold,
             tracker=tracker,

@@ -1,19 +1,17 @@
 """`osnet search` in an archive of footage."""
 
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from osnet.cli.gallery import choose_weights
 from osnet.embedding.embedder import Embedder
-from osnet.errors import DataError
 from osnet.figures.ranked_list import save_ranked_lists
 from osnet.gallery import Where
 from osnet.types import Hit, RankedList
-from osnet.video.archive import ARCHIVE_FILE, WEIGHTS, Archive, Pool, format_time
+from osnet.video.archive import ARCHIVE_FILE, Archive, Pool, format_time
 from osnet.video.drawing import write_clip
-from osnet.weights.open_model_zoo import DEFAULT_WEIGHTS, LICENCE
 
 
 def is_archive(folder: Path) -> bool:
@@ -35,7 +33,7 @@ def search_archive(
     clip: Path | None,
 ) -> None:
     """Search an archive by an image. Print the hits, draw them into ``sheet``, and write the best one to ``clip``."""
-    store = Archive.open(folder, Embedder(choose_weights(folder, weights), device, 1))
+    store = Archive.open(folder, Embedder(choose_weights(folder, ARCHIVE_FILE, weights), device, 1))
     hits = store.search(photo, top=top, where=where, pool=pool)
     if as_json:
         print(json.dumps({"query": str(photo), "hits": [_hit_json(store, hit) for hit in hits]}, indent=2))
@@ -48,18 +46,6 @@ def search_archive(
         write_clip(best, clip, label=f"{hits[0].score:.3f}")
         if not as_json:
             print(f"footage of the best hit: {clip}")
-
-
-def choose_weights(folder: Path, weights: str | None) -> str:
-    """Path or name of the weights of an archive: as given; else its own copy; for a new archive, the default."""
-    if weights is not None:
-        return str(Path(weights).absolute()) if Path(weights).exists() else weights
-    if (folder / WEIGHTS).is_dir():
-        return str((folder / WEIGHTS).absolute())
-    if is_archive(folder):
-        raise DataError(f"{folder} contains no copy of its weights; give --weights PATH_OR_NAME")
-    print(f"no --weights given: using {DEFAULT_WEIGHTS} ({LICENCE})", file=sys.stderr)
-    return DEFAULT_WEIGHTS
 
 
 def _print_hits(store: Archive, hits: list[Hit]) -> None:

@@ -118,7 +118,10 @@ def _copy(network: nn.Module) -> nn.Module:
             twin.__dict__[kind] = {name: copied(tensor) for name, tensor in module.__dict__[kind].items()}
     for twin in twins.values():
         children = twin.__dict__["_modules"]
-        twin.__dict__["_modules"] = {name: child and twins[child] for name, child in children.items()}
+        twin.__dict__["_modules"] = {
+            name: None if child is None else twins[child]
+            for name, child in children.items()  # an empty nn.Sequential counts as false
+        }
     return twins[network]
 
 
