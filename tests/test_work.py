@@ -218,15 +218,17 @@ def test_torchrun_processes_share_the_items(tmp_path: Path) -> None:
     work = plan(tmp_path / "w", listed)
     script = tmp_path / "share.py"
     script.write_text(
-        "import sys\nfrom osnet.runtime.distributed import leave_processes\nfrom osnet.work import *\n"
-        "from osnet.work.work_list import QuarantineError\ndone = []\n"
+        "import os, sys\nfrom pathlib import Path\nfrom osnet.runtime.distributed import leave_processes\n"
+        "from osnet.work import *\nfrom osnet.work.work_list import QuarantineError\ndone = []\n"
         "try:\n    run_work(WorkList(sys.argv[1]), 'torchrun', on_done=lambda: done.append(1))\n"
-        "except QuarantineError as error:\n    print(len(done), error)\nleave_processes()\n"
+        "except QuarantineError as error:\n"
+        "    Path(sys.argv[2], os.environ['RANK']).write_text(f'{len(done)} {error}')\nleave_processes()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    out = subprocess.run([*command, str(work.folder)], capture_output=True, text=True, check=True, timeout=300).stdout
-    lines = sorted(line for line in out.splitlines() if "item 4" in line)
-    assert [line.split(" of")[0] for line in lines] == ["4 1", "5 1"], out
+    subprocess.run([*command, str(work.folder), str(tmp_path)], check=True, timeout=300)
+    said = [(tmp_path / rank).read_text() for rank in ("0", "1")]  # files: two processes may mix lines of their output
+    assert [line.split(" of")[0] for line in said] == ["5 1", "4 1"]
+    assert all("item 4" in line for line in said)
     assert len(work.todo()) == 1
 
 

@@ -19,8 +19,8 @@ HERE = Path(__file__).parent
 WIDTH_PX, COLOURS = 1100, 256
 QUERIES = ("0023_c2s1_000001_00.jpg", "0030_c1s1_000001_00.jpg")
 """Of the picture ``hits``."""
-FRAME = 149
-"""Of the drawn footage."""
+FRAMES = 150
+"""Of the drawn footage; the last of them is shown."""
 
 
 def run(*arguments: str | Path) -> None:
@@ -75,7 +75,7 @@ def draw_footage(work: Path) -> None:
     run("video", "track", footage, "--out", work / "tracks.txt", "--detector", "motion")
     run("video", "draw", footage, "--tracks", work / "tracks.txt", "--out", work / "tracks.mp4")
     with av.open(str(work / "tracks.mp4")) as container:
-        frame = next(islice(container.decode(video=0), FRAME, None))
+        *_, frame = islice(container.decode(video=0), FRAMES)
         frame.to_image().save(work / "tracks.png")
     shrink(work / "tracks.png", "tracks")
 
