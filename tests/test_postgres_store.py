@@ -161,7 +161,7 @@ def test_a_standby_serves_searches_and_receives_erasures(server: tuple[str, Path
             time.sleep(0.1)
         for _ in range(3):  # the standby deletes its log at restart points after checkpoints
             with store._connected() as connection:
-                store._flush_log(connection)
+                postgres_store.flush_log(connection)
             time.sleep(0.3)
             standby._run("CHECKPOINT")
             time.sleep(0.3)
