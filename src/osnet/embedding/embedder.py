@@ -96,11 +96,13 @@ class Embedder:
             fastest that is installed (see ``list_backends``); a network object, or one on a GPU, runs as it is, so
             that training it further takes effect. A named backend copies the present state of the network.
             Embeddings differ by less than 1e-4 between backends (0.02 on a GPU); ``sha256`` is the same.
+        num_threads: threads that run the network in ONNX Runtime or OpenVINO; by default one per core, which share a
+            single crop. 1 costs the least processor time per crop: for a server whose requests share the cores.
 
     Raises:
         WeightsError: the weights do not exist or are damaged.
-        ModelError: an unknown device or backend, ``batch_size`` or ``num_workers`` below 1, or a network that the
-            named backend cannot run.
+        ModelError: an unknown device or backend, ``batch_size``, ``num_workers`` or ``num_threads`` below 1, or a
+            network that the named backend cannot run.
         MissingExtraError: the named backend is not installed.
     """
 
@@ -114,11 +116,14 @@ class Embedder:
         preprocessing: Preprocessing | None = None,
         flip: bool = False,
         backend: BackendName = "auto",
+        num_threads: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ModelError(f"batch_size {batch_size} must be at least 1")
         if num_workers is not None and num_workers < 1:
             raise ModelError(f"num_workers {num_workers} must be at least 1")
+        if num_threads is not None and num_threads < 1:
+            raise ModelError(f"num_threads {num_threads} must be at least 1")
         self._process = os.getpid()
         self.batch_size = batch_size
         self.normalize = normalize
@@ -136,7 +141,7 @@ class Embedder:
         as_it_is = isinstance(model, Network)
         runtime = "" if file is None else list_backends(backend, pick_device(device, None))[0]
         key = key_of(*file, runtime, preprocessing) if file is not None and runtime in RUNTIMES else None
-        if key and (known := recall(key)) and self._use(known, runtime):
+        if key and (known := recall(key)) and self._use(known, runtime, num_threads):
             self.device, self.card = torch.device("cpu"), known.card
             self.preprocessing = preprocessing or known.card.preprocessing
             self._load = load
@@ -152,17 +157,17 @@ class Embedder:
         if live or isinstance(network, ThirdPartyNetwork):
             return
         self._digest = network_sha256(network, self.preprocessing)
-        self._backend = made = make_backend(backend, network, self.preprocessing, self.device)
+        self._backend = made = make_backend(backend, network, self.preprocessing, self.device, num_threads)
         agreed = isinstance(made, ThreadedBackend) and made.name == runtime
         if file and key and agreed and key_of(*file, runtime, preprocessing) == key:  # not replaced while it was read
             assert self.card is not None
             assert isinstance(made, ThreadedBackend)
             remember(key, Remembered(self.card, self._digest, made.content))
 
-    def _use(self, known: Remembered, runtime: str) -> bool:
+    def _use(self, known: Remembered, runtime: str, num_threads: int | None) -> bool:
         """Make the backend from a remembered graph; False if the runtime fails, which is then said in the long way."""
         try:
-            self._backend, self._digest = RUNTIMES[runtime](known.graph), known.network_sha256
+            self._backend, self._digest = RUNTIMES[runtime](known.graph, num_threads), known.network_sha256
         except Exception:  # a damaged installation may raise anything
             return False
         return True

@@ -260,10 +260,17 @@ def list_backends(name: BackendName, device: torch.device) -> list[str]:
     return [name]
 
 
-def make_backend(name: BackendName, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> Backend:
+def make_backend(
+    name: BackendName,
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    num_threads: int | None = None,
+) -> Backend:
     """Make a backend from the present state of ``network``, and compare it with the network.
 
     With ``auto``, the first of ``list_backends`` that works. A warning names a runtime that is installed but fails.
+    ``num_threads`` counts for a ``ThreadedBackend``; None: one per core.
 
     Raises:
         ModelError: an unknown name, a device that the backend does not run on, a network that it cannot run, or
@@ -280,7 +287,7 @@ def make_backend(name: BackendName, network: nn.Module, preprocessing: Preproces
 
                 backend, allowed = make_gpu_backend(chosen, network, preprocessing, device), GPU_TOLERANCE
             else:
-                backend, allowed = RUNTIMES[chosen](write_graph(network, preprocessing)), TOLERANCE
+                backend, allowed = RUNTIMES[chosen](write_graph(network, preprocessing), num_threads), TOLERANCE
             if (difference := measure_difference(backend, network, preprocessing)) <= allowed:
                 return backend
             trouble = ModelError(f"{chosen}: embeddings differ from the network's by {difference:.1e}")

@@ -20,6 +20,7 @@ from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, GalleryError
 from osnet.files import is_plain_name
 from osnet.gallery import Gallery
+from osnet.runtime.backends import count_cores
 from osnet.service.columns import Columns, Filters, Floats, Glance, local_offsets, public_id, split_public_id
 from osnet.service.gallery_crops import MANIFEST, GalleryCrop, ServedGallery, gallery_state
 from osnet.service.scores import ScoreScale
@@ -78,6 +79,7 @@ class Library:
             self.folders[name] = folder
         self._footage, self._attributes, self.zone = tuple(footage), attributes, zone
         self.network_lock, self._swapping = threading.Lock(), threading.Lock()
+        self._turns: threading.Lock | threading.Semaphore = self.network_lock
         for folder in folders:
             finish_erasing(folder)
         self._columns = self._read()
@@ -94,7 +96,9 @@ class Library:
         if weights is None:
             raise GalleryError(f"{folders[0]} holds no copy of its weights, so no photo can be compared with it")
         self._weights = weights
-        self.embedder = Embedder(weights, device)
+        self.embedder = Embedder(weights, device, num_threads=1)
+        if self.embedder.backend == "onnxruntime":
+            self._turns = threading.BoundedSemaphore(count_cores())
         first.check_weights(self.embedder.sha256())
         self.weights_sha256, self.weights_name = first.weights_sha256, first.weights_name
         self._columns.warm()
@@ -300,8 +304,8 @@ class Library:
     # Searching
 
     def embed(self, images: Iterable[Image.Image]) -> Floats:
-        """(N, D), of length 1: one photo at a time takes the network, in the order in which they ask."""
-        with self.network_lock:
+        """(N, D), of length 1. As many calls at once as there are cores, where the runtime allows it; else one."""
+        with self._turns:
             vectors = self.embedder.embed(list(images))
         result: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return result

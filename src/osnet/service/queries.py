@@ -106,6 +106,20 @@ def small_jpeg(content: bytes) -> bytes:
     return encode_small(decode_image(content, "the crop"))
 
 
+def keep_small(content: bytes) -> bytes:
+    """The same for an archive's crop. One that is small enough stays as it is: archives write no metadata.
+
+    Raises:
+        ImageError: no image.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:  # reads no more than the header
+            small = max(picture.size) <= max(KEPT_WH)
+    except (OSError, ValueError):
+        small = False
+    return content if small else small_jpeg(content)
+
+
 def clean_label(name: str) -> str:
     """A file's name as a label: its last part, printable characters only, at most 80."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]

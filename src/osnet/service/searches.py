@@ -21,6 +21,7 @@ from osnet.errors import DataError, GalleryError
 from osnet.service.audit import record
 from osnet.service.columns import Filters, Glance
 from osnet.service.database import Database, Row, Transaction
+from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.library import Library, ScoredTracklet
 from osnet.service.queries import (
     Query,
@@ -28,6 +29,7 @@ from osnet.service.queries import (
     cut_box,
     encode_small,
     filters_from,
+    keep_small,
     mean_of,
     queries_vector,
     refine_query,
@@ -108,7 +110,8 @@ class Searches:
 
     def _small_picture(self, tracklet: Tracklet) -> bytes:
         try:
-            return small_jpeg(self._library.picture(tracklet))
+            content = self._library.picture(tracklet)
+            return small_jpeg(content) if isinstance(tracklet, GalleryCrop) else keep_small(content)
         except FootageError:  # a gallery's crop whose picture is not there can still be searched by
             return encode_small(Image.new("RGB", (64, 128), (128, 128, 128)))
 

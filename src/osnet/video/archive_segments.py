@@ -86,7 +86,7 @@ class Tracklet:
 def format_time(time_s: float) -> str:
     """Convert Unix time to ISO 8601 in UTC, with tenths of a second."""
     moment = datetime.fromtimestamp(round(time_s, 1), UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S") + f".{moment.microsecond // 100_000}Z"
+    return moment.isoformat(timespec="milliseconds")[:21] + "Z"
 
 
 def segment_name(camera: str, start_s: float) -> str:
