@@ -41,13 +41,13 @@ def test_backends_agree_on_every_kind_of_input(backend: str, tiny_network: OSNet
     images = [make_picture(n, (40 + 9 * n, 200 - 7 * n)) for n in range(9)]
     tensors = [torch.from_numpy(np.array(make_picture(n, (128, 256)))).permute(2, 0, 1) / 255 for n in range(3)]
     plain = Embedder(tiny_network)  # a network given as an object runs in plain PyTorch
-    embedder = Embedder(tiny_weights, backend=backend)  # type: ignore[arg-type]
+    embedder, alone = (Embedder(tiny_weights, backend=backend, num_threads=n) for n in (None, 1))  # type: ignore[arg-type]
     for inputs in (images, images[:1], images[:3], tensors, [images[0], tensors[0]], []):
         expected = plain.embed(inputs)
-        found = embedder.embed(inputs)
-        assert found.shape == expected.shape
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        for found in (embedder.embed(inputs), alone.embed(inputs)):
+            assert found.shape == expected.shape
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, atol=1e-5)
     raw = Embedder(tiny_weights, backend=backend, normalize=False).embed(images)  # type: ignore[arg-type]
     expected = Embedder(tiny_network, normalize=False).embed(images)
     np.testing.assert_allclose(raw, expected, atol=1e-4 * np.abs(expected).max())

@@ -353,6 +353,7 @@ def test_preprocessing_comes_from_the_card(tiny_network: OSNet, photos: list[Pat
     [
         ({"batch_size": 0}, "batch_size 0"),
         ({"num_workers": 0}, "num_workers 0"),
+        ({"num_threads": 0}, "num_threads 0"),
         ({"device": "gpu9"}, "'gpu9'"),
         ({"device": "cuda:77"}, "'cuda:77'"),
     ],

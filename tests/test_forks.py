@@ -96,7 +96,7 @@ def test_embedding_in_a_fork_works_or_raises(backend: str, tiny_weights: Path, t
 
 @pytest.mark.slow
 def test_other_computations_work_in_a_fork(tiny_weights: Path) -> None:
-    """Scores, re-ranking, activation maps, class probabilities and a new network.
+    """Scores, re-ranking, activation maps, class probabilities, a new network and a search of codes.
 
     Without care, they would wait for PyTorch's threads or be aborted by numba's.
     """
@@ -107,13 +107,18 @@ from osnet import create_model, rank_scores, rerank
 from osnet.figures.maps import compute_maps
 from osnet.embedding.class_predictor import ClassPredictor
 from osnet import load_weights
+from osnet.gallery.exact_search import Block, encode, find_candidates
 draw = np.random.default_rng(0)
 query, gallery = (draw.normal(size=(n, 512)).astype(np.float32) for n in (100, 700))
 pids, camids = ([draw.integers(1, top, n) for n in (100, 700)] for top in (20, 6))
 predictor = ClassPredictor(load_weights(sys.argv[1]), classifier=nn.Linear(512, 3), classes=("a", "b", "c"))
 pixels = torch.from_numpy(draw.integers(0, 256, (4, 3, 256, 128), dtype=np.uint8))
 picture = Image.fromarray(draw.integers(0, 256, (300, 150, 3), dtype=np.uint8))
+vectors = draw.normal(size=(6000, 64)).astype(np.float32)
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+block = Block(0, vectors, *encode(vectors))
 work = {
+    "codes": lambda: find_candidates(lambda: [block], vectors[:1], top=5, num_rows=6000)[0],
     "scores": lambda: rank_scores(query, gallery, *pids, *camids).ap_per_query,
     "rerank": lambda: np.asarray(rerank(query, gallery)),
     "maps": lambda: compute_maps(predictor, [picture])["last"],
@@ -124,7 +129,7 @@ expected = {name: one() for name, one in work.items()}
 for name, one in work.items():
     print(name, in_child(lambda: np.testing.assert_allclose(one(), expected[name], atol=1e-5)))
 """
-    assert run(code, tiny_weights) == ["scores 0", "rerank 0", "maps 0", "classes 0", "new 0"]
+    assert run(code, tiny_weights) == ["codes 0", "scores 0", "rerank 0", "maps 0", "classes 0", "new 0"]
 
 
 def test_only_a_child_is_limited_to_one_thread() -> None:

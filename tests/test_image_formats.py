@@ -1,5 +1,6 @@
 """Image formats: which files are images, how others are reported, transparency, and bad files."""
 
+import io
 import shutil
 import struct
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
 
 from conftest import make_picture, write_picture
 from osnet import Embedder, Frame
@@ -16,6 +18,7 @@ from osnet.data.folder import FolderLayout, read_any, read_dataset
 from osnet.data.loading import (
     FORMATS,
     IMAGE_SUFFIXES,
+    decode_image,
     describe_others,
     list_images,
     list_other_files,
@@ -383,3 +386,23 @@ def test_evaluating_without_any_match_is_an_error(
     shutil.rmtree(root / "gallery" / "bob")
     with pytest.raises(DataError, match="none of the 2 queries"):
         __import__("osnet").evaluate(tiny_weights, root)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "gif"])
+def test_metadata_does_not_reach_copies(tmp_path: Path, suffix: str) -> None:
+    """A JPEG's comment would: Pillow writes it into each JPEG made from the image."""
+    secret, exif, text = "gps of the reporter", Image.Exif(), PngInfo()
+    exif[0x010E] = secret
+    text.add_text("Comment", secret)
+    more = {"png": {"pnginfo": text}, "jpg": {"comment": secret}, "gif": {"comment": secret.encode()}}
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (40, 80), "red").save(path, exif=exif, **more.get(suffix, {}))
+    assert secret.encode() in path.read_bytes()
+    with Image.open(path) as opened:
+        images = read_image(path), decode_image(path.read_bytes(), "a"), own_rgb(opened, "a")
+    for image in images:
+        assert image.info == {}
+        for kind in ("JPEG", "PNG"):
+            file = io.BytesIO()
+            image.crop((0, 0, 30, 60)).save(file, kind)
+            assert secret.encode() not in file.getvalue()

@@ -20,9 +20,10 @@ from PIL import Image
 
 pytest.importorskip("fastapi")
 
-from osnet.errors import DataError
+from osnet.errors import DataError, ImageError
 from osnet.service import addresses, middleware, watch
 from osnet.service.addresses import AddressError, check_public
+from osnet.service.queries import keep_small
 from osnet.service.web import LOGIN_COOKIE, safe_next
 from small_service import API, PASSWORD, Site, crop_file, form_field, guarded_site
 
@@ -363,14 +364,36 @@ def test_metadata_of_a_photo_is_not_stored(site: Site) -> None:
     exif = Image.Exif()
     exif[0x010E] = "GPS-OF-THE-REPORTER"
     with io.BytesIO() as file:
-        Image.new("RGB", (64, 128), "red").save(file, "JPEG", exif=exif)
+        Image.new("RGB", (64, 128), "red").save(file, "JPEG", exif=exif, comment="GPS-OF-THE-REPORTER")
         content = file.getvalue()
-    assert b"GPS-OF-THE-REPORTER" in content
+    assert content.count(b"GPS-OF-THE-REPORTER") == 2
     search = site.client().post(f"{API}/searches/photos", files=[("photos", ("a.jpg", content))]).json()["id"]
     kept = site.service.searches.query_picture(site.actor(), search, 1)
     assert b"GPS-OF-THE-REPORTER" not in kept
     site.service.database.forget()
     assert not [p for p in site.service.database.files() if b"GPS-OF-THE-REPORTER" in p.read_bytes()]
+
+
+def test_a_crop_is_kept_as_it_is_only_if_small_and_without_metadata() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "GPS-OF-THE-REPORTER"
+    for height, more, same in (
+        (512, {}, True),
+        (513, {}, False),
+        (512, {"exif": exif}, False),
+        (9, {"comment": "GPS-OF-THE-REPORTER"}, False),
+    ):
+        with io.BytesIO() as file:
+            Image.new("RGB", (64, height), "red").save(file, "JPEG", **more)
+            content = file.getvalue()
+        kept = keep_small(content)
+        assert (kept == content) is same
+        assert b"GPS-OF-THE-REPORTER" not in kept
+        with Image.open(io.BytesIO(kept)) as small:
+            assert small.height == min(height, 512)
+    for damaged in (b"", b"no image", content[:20]):
+        with pytest.raises(ImageError):
+            keep_small(damaged)
 
 
 def test_too_many_photos_and_boxes_outside(site: Site) -> None:

@@ -189,7 +189,7 @@ def _decode(source: Path | BytesIO, name: str, max_pixels: int) -> Image.Image:
             if image.mode.startswith(("I", "F")):
                 raise ImageError(name, f"pixels of mode {image.mode!r}; convert it to 8 bits per channel")
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return _upright_rgb(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -241,11 +241,18 @@ def own_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         raise ImageError(name, f"pixels of mode {image.mode!r}; convert it to 8 bits per channel")
     try:
-        return to_rgb(ImageOps.exif_transpose(image))
+        return _upright_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # an image that is not loaded yet may be closed, truncated or damaged
         raise ImageError(name, f"cannot be decoded: {error!r}") from error
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """A copy: upright, in RGB, without metadata. Pillow would write a JPEG's comment into what is made from it."""
+    copy = to_rgb(ImageOps.exif_transpose(image))
+    copy.info = {}
+    return copy
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -15,6 +15,8 @@ from osnet.service.columns import Filters
 
 Floats = NDArray[np.float32]
 KEPT_WH = (512, 512)
+JFIF = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi"}
+"""What Pillow says of a JPEG without metadata."""
 PLUS, MINUS = 0.75, 0.15
 """Weights of confirmed and rejected tracklets beside the query's 1: Rocchio's, as in Manning, Raghavan and Schuetze,
 Introduction to Information Retrieval, section 9.1.1."""
@@ -107,14 +109,14 @@ def small_jpeg(content: bytes) -> bytes:
 
 
 def keep_small(content: bytes) -> bytes:
-    """The same for an archive's crop. One that is small enough stays as it is: archives write no metadata.
+    """The same for an archive's crop. A small JPEG without metadata, as archives write it, stays as it is.
 
     Raises:
         ImageError: no image.
     """
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:  # reads no more than the header
-            small = max(picture.size) <= max(KEPT_WH)
+            small = max(picture.size) <= max(KEPT_WH) and set(picture.info) <= JFIF
     except (OSError, ValueError):
         small = False
     return content if small else small_jpeg(content)
