@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from osnet.service import camera_stream, live, watch
+from osnet.service import camera_stream, live, rtsp_relay, watch
 from osnet.service.addresses import AddressError
 from osnet.service.scores import CalibratedPoint, ScoreScale
 from osnet.video import Archive
@@ -245,12 +245,11 @@ def test_a_camera_is_reached_at_the_address_that_was_checked(monkeypatch: pytest
         raise ConnectionRefusedError
 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (next(answers), 0))])
-    monkeypatch.setattr(camera_stream.socket, "create_connection", connect)
-    rtsp = camera_stream.open_camera("rtsp://ann:secret@camera.example/ch1?x=1", 1.0)
-    assert rtsp == "rtsp://ann:secret@93.184.216.34:554/ch1?x=1"
-    with pytest.raises(OSError, match=r".*"):
-        camera_stream.open_camera("http://camera.example:8080/s", 1.0)
-    assert asked == [("93.184.216.34", 8080)]
+    monkeypatch.setattr(rtsp_relay.socket, "create_connection", connect)
+    for address in ("rtsp://ann:secret@camera.example/ch1?x=1", "http://camera.example:8080/s"):
+        with pytest.raises(OSError, match=r".*"):
+            camera_stream.open_camera(address, 1.0)
+    assert asked == [("93.184.216.34", 554), ("93.184.216.34", 8080)]
     with pytest.raises(AddressError, match=r"10\.0\.0\.9"):
         camera_stream.open_camera("rtsp://camera.example/ch1", 1.0)
 

@@ -2,23 +2,25 @@
 
 The host's name is looked up and checked at each connection, and the connection goes to that address, so a name cannot
 mean another host a moment later (DNS rebinding). HTTP is read here and not by FFmpeg, which would follow redirects to
-addresses that were not checked. RTSP is read by FFmpeg at the checked address.
+addresses that were not checked. RTSP is read by FFmpeg through a relay, which ends the connection at a redirect.
 """
 
 import http.client
-import socket
-import ssl
+import logging
 import urllib.error
 import urllib.request
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from osnet.service.addresses import check_public
+from osnet.service.rtsp_relay import connect, start_relay
 from osnet.video.streams import SCHEMES, public_address
+
+log = logging.getLogger("osnet.service")
 
 
 def open_camera(address: str, timeout_s: float, allow_private: bool = False, allow_loopback: bool = False) -> Any:
-    """What PyAV opens: an RTSP address with the checked IP address in it, or the body of an HTTP response.
+    """What PyAV opens: the address of a relay to an RTSP camera, or the body of an HTTP response.
 
     Args:
         address: of the camera, with its user and password.
@@ -33,9 +35,10 @@ def open_camera(address: str, timeout_s: float, allow_private: bool = False, all
     host, port, ips = check_public(address, SCHEMES, allow_private, allow_loopback)
     parts = urlsplit(address)
     if parts.scheme.startswith("rtsp"):
-        user = parts.netloc.rpartition("@")[0]
-        shown = f"[{ips[0]}]" if ":" in ips[0] else ips[0]
-        return urlunsplit(parts._replace(netloc=f"{user}@{shown}:{port}" if user else f"{shown}:{port}"))
+        user, at, _ = parts.netloc.rpartition("@")
+        camera = connect(ips[0], port, timeout_s, host if parts.scheme == "rtsps" else None)
+        local = start_relay(camera, timeout_s, lambda why: log.warning("%s: %s", public_address(address), why))
+        return urlunsplit(parts._replace(scheme="rtsp", netloc=f"{user}{at}127.0.0.1:{local}"))
     plain = urlunsplit(parts._replace(netloc=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", fragment=""))
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     if parts.username is not None:
@@ -73,32 +76,30 @@ class _Body:
         self._response.close()
 
 
+def _connection_class(kind: type[http.client.HTTPConnection], ip: str) -> type[http.client.HTTPConnection]:
+    """An HTTP or HTTPS connection that goes to an IP address, whatever the host's name means now."""
+
+    class Connection(kind):  # type: ignore[valid-type, misc]
+        def connect(self) -> None:
+            tls = issubclass(kind, http.client.HTTPSConnection)
+            self.sock = connect(ip, self.port, self.timeout, self.host if tls else None)
+
+    return Connection
+
+
 class _Http(urllib.request.HTTPHandler):
     def __init__(self, ip: str) -> None:
         super().__init__()
-        self._ip = ip
+        self._connection = _connection_class(http.client.HTTPConnection, ip)
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        ip = self._ip
-
-        class Connection(http.client.HTTPConnection):
-            def connect(self) -> None:
-                self.sock = socket.create_connection((ip, self.port), self.timeout)
-
-        return self.do_open(Connection, request)
+        return self.do_open(self._connection, request)
 
 
 class _Https(urllib.request.HTTPSHandler):
     def __init__(self, ip: str) -> None:
         super().__init__()
-        self._ip = ip
+        self._connection = _connection_class(http.client.HTTPSConnection, ip)
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        ip = self._ip
-
-        class Connection(http.client.HTTPSConnection):
-            def connect(self) -> None:
-                raw = socket.create_connection((ip, self.port), self.timeout)
-                self.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=self.host)
-
-        return self.do_open(Connection, request)
+        return self.do_open(self._connection, request)
