@@ -15,9 +15,10 @@ pytest.importorskip("fastapi")
 
 from osnet.service import audit, cases
 from osnet.service.columns import Filters
-from osnet.service.database import open_database
+from osnet.service.database import STATE_FILE, open_database
 from osnet.service.database_sqlite import SqliteDatabase
 from small_service import API, Site, copy_archive, crop_file
+from store_servers import postgres_server
 
 
 @pytest.fixture
@@ -40,8 +41,19 @@ def write_for_ever(site: Site, pipe: int) -> None:
 
 
 @pytest.mark.slow
-def test_kills_during_writes_lose_no_confirmed_write(site: Site) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_kills_during_writes_lose_no_confirmed_write(painted_archive: Path, tmp_path: Path, kind: str) -> None:
     """No confirmed answer is lost, no search or case is half there, the audit chain is whole."""
+    if kind == "sqlite":
+        kill_writers(Site(tmp_path, painted_archive), tmp_path / "state" / STATE_FILE)
+        return
+    pytest.importorskip("psycopg")
+    with postgres_server() as (address, _):
+        kill_writers(Site(tmp_path, painted_archive, database=address), address)
+
+
+def kill_writers(site: Site, state: Path | str) -> None:
+    """Kill 50 processes that write, then look at the state as a new service finds it."""
     random.seed(0)
     confirmed: list[list[str]] = []
     for _ in range(50):
@@ -64,17 +76,18 @@ def test_kills_during_writes_lose_no_confirmed_write(site: Site) -> None:
         confirmed += [line.split() for line in said[: said.rfind("\n") + 1].splitlines()]
     answers = [line for line in confirmed if line[0] == "answer"]
     assert len(answers) > 50
-    assert isinstance(site.service.database, SqliteDatabase)
-    again = open_database(site.service.database.path)  # as after a new start
+    again = open_database(state)  # as after a new start
     there = {(r["search"], r["tracklet"]) for r in again.all("SELECT search, tracklet FROM answers")}
     assert {(line[1], line[2]) for line in answers} <= there
     searches = {r["id"] for r in again.all("SELECT id FROM searches")}
     assert {line[1] for line in confirmed if line[0] == "search"} <= searches
     for table in ("queries", "hits"):
         assert {r["search"] for r in again.all(f"SELECT DISTINCT search FROM {table}")} == searches
-    assert again.all("PRAGMA foreign_key_check") == []
-    assert again.one("PRAGMA integrity_check") == {"integrity_check": "ok"}
+    if isinstance(again, SqliteDatabase):
+        assert again.all("PRAGMA foreign_key_check") == []
+        assert again.one("PRAGMA integrity_check") == {"integrity_check": "ok"}
     found = audit.verify(again)
+    again.close()
     assert found.is_whole, found.faults
     assert found.entries > len(answers)
 
