@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("fastapi")
@@ -158,7 +159,7 @@ def test_the_way_of_a_newcomer(browser: Any, small_demo: Path, tmp_path: Path) -
     """After `osnet demo`: the one-time link, a photo, its person; answers by keys, a box, a case, export, erasure."""
     archive = copy_archive(small_demo / "archive", tmp_path)
     photo, tracklet_id = found_person(small_demo)
-    with serving(archive, tmp_path / "state") as (address, key, _):
+    with serving(archive, tmp_path / "state") as (address, key, process):
         visitor = Visitor(browser, address)
         page = visitor.page
         page.goto(f"{address}/setup?key={key}")
@@ -175,6 +176,8 @@ def test_the_way_of_a_newcomer(browser: Any, small_demo: Path, tmp_path: Path) -
         visitor.check("search")
         page.click("main >> button:text-is('Search')")
         page.wait_for_selector(".hit")
+        spent = psutil.Process(process.pid).cpu_times()
+        assert spent.user + spent.system < 60, "a minute of one core, start included, whatever else the machine does"
         first = page.locator(".hit").first.get_attribute("data-tracklet")
         assert first == f"archive~{tracklet_id.replace('/', '~')}"  # the person of the photo, by the painter's plan
         visitor.check("results")
