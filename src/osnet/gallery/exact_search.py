@@ -42,8 +42,8 @@ STEP = 2.0**-20
 """Lengths of remainders are rounded up to multiples of this, so that files do not depend on the order of additions."""
 ROWS_AT_ONCE = 1 << 12
 """Rows of one float32 product."""
-CODES_AT_ONCE = 1 << 16
-"""Rows of one pass over codes."""
+CODES_AT_ONCE = 1 << 14
+"""Rows that a thread takes at once."""
 EXACT_AT_ONCE = 1 << 12
 """Rows that are scored in float64 at once (16 MiB)."""
 MAX_CODED_QUERIES = 4
@@ -209,36 +209,35 @@ def scan_codes(
     threads = min(MAX_THREADS, count_cores())
     heaps = [np.full(top, -np.inf, np.float32) for _ in range(threads)]  # lower bounds: one for each thread
 
-    def score(block: Block, rows: Indices) -> tuple[Indices, Floats, Floats]:
+    def score(block: Block, rows: Indices, heap: Floats) -> tuple[Indices, Floats, Floats]:
         if block.codes is None or block.scales is None:
             error = np.float32(bound_rounding(len(unit_D)) * LENGTH * LENGTH + SLACK)
             return rows + block.start, block.vectors[rows] @ unit_D, np.full(len(rows), error)
         passing = np.empty(len(rows), np.int64)
         scores, errors = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-        heap = heaps.pop()
         found = kernel(block.codes, block.scales, rows, query, *bounds, heap, passing, scores, errors)
-        heaps.append(heap)
         return passing[:found] + block.start, scores[:found].copy(), errors[:found].copy()
 
-    def parts() -> Iterator[tuple[Block, Indices]]:
-        for block, rows in blocks:
-            count = len(block.vectors) if rows is None else len(rows)
-            for start in range(0, count, CODES_AT_ONCE):
-                stop = min(count, start + CODES_AT_ONCE)
-                yield block, np.arange(start, stop) if rows is None else rows[start:stop]
+    def score_all(parts: list[tuple[Block, Indices]]) -> list[tuple[Indices, Floats, Floats]]:
+        heap = heaps.pop()
+        scored = [score(*part, heap) for part in parts]
+        heaps.append(heap)
+        return scored
 
     found = [(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))]
     if threads == 1:
-        found += [score(*part) for part in parts()]
+        for parts in _share(blocks):
+            found += score_all(parts)
     else:
-        waiting: deque[Future[tuple[Indices, Floats, Floats]]] = deque()
+        waiting: deque[Future[list[tuple[Indices, Floats, Floats]]]] = deque()
         pool = _pool(os.getpid(), threads)
         try:
-            for part in parts():  # a few at a time: each may keep a file open
-                waiting.append(pool.submit(score, *part))
+            for parts in _share(blocks):  # a few at a time: each may keep files open
+                waiting.append(pool.submit(score_all, parts))
                 if len(waiting) > 2 * threads:
-                    found.append(waiting.popleft().result())
-            found += [one.result() for one in waiting]
+                    found += waiting.popleft().result()
+            for one in waiting:
+                found += one.result()
         finally:
             wait(waiting)
     return (
@@ -246,6 +245,23 @@ def scan_codes(
         np.concatenate([scores for _, scores, _ in found]),
         np.concatenate([errors for _, _, errors in found]),
     )
+
+
+def _share(blocks: Iterable[tuple[Block, Indices | None]]) -> Iterator[list[tuple[Block, Indices]]]:
+    """Parts of blocks, in groups of about ``CODES_AT_ONCE`` rows: small ones cost more to hand over than to score."""
+    group: list[tuple[Block, Indices]] = []
+    room = CODES_AT_ONCE
+    for block, rows in blocks:
+        count = len(block.vectors) if rows is None else len(rows)
+        for start in range(0, count, CODES_AT_ONCE):
+            stop = min(count, start + CODES_AT_ONCE)
+            group.append((block, np.arange(start, stop) if rows is None else rows[start:stop]))
+            room -= stop - start
+            if room <= 0:
+                yield group
+                group, room = [], CODES_AT_ONCE
+    if group:
+        yield group
 
 
 def bound_rounding(size: int) -> float:
