@@ -73,8 +73,15 @@ def test_auto_chooses_a_backend(tiny_network: OSNet, tiny_weights: Path, monkeyp
     pytest.importorskip("onnx")
     assert Embedder(tiny_weights).backend == "onnxruntime"
     assert Embedder(tiny_network, backend="onnxruntime").backend == "onnxruntime"
+    for capability, first in (("AVX512", ["openvino"]), ("AVX2", []), ("DEFAULT", [])):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        installed = first if find_spec("openvino") is not None else []
+        assert list_backends("fastest", CPU) == [*installed, "onnxruntime", "torch"]
+        assert list_backends("auto", CPU) == ["onnxruntime", "torch"]
+        assert list_backends("fastest", torch.device("cuda")) == ["torch"]
+        assert Embedder(tiny_weights, backend="fastest").backend == [*installed, "onnxruntime"][0]
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
-    assert list_backends("auto", CPU) == ["torch"]
+    assert list_backends("auto", CPU) == list_backends("fastest", CPU) == ["torch"]
     assert make_backend("auto", tiny_network, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
 
 

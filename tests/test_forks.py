@@ -69,13 +69,13 @@ def embed_all_anew():
 
 print(in_child(lambda: embed_all(made)))
 print(in_child(lambda: embed_all_anew()))
-if backend != "onnxruntime":  # a child cannot exit normally if its parent imported it
+if backend not in ("onnxruntime", "fastest"):  # a child cannot exit normally if its parent imported it
     print(in_child(lambda: embed_all(made), leave=sys.exit))  # a normal exit, as of a server's worker
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["live", "torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["live", "torch", "onnxruntime", "openvino", "fastest"])
 def test_embedding_in_a_fork_works_or_raises(backend: str, tiny_weights: Path, tmp_path: Path) -> None:
     """Embedders made before and after the fork, and deleted after it."""
     if backend in ("onnxruntime", "openvino"):
@@ -91,7 +91,7 @@ def test_embedding_in_a_fork_works_or_raises(backend: str, tiny_weights: Path, t
             assert "make the embedder in the process that uses it" in message
             assert "spawn" in message
     else:
-        assert lines == ["0"] * (2 if backend == "onnxruntime" else 3)
+        assert lines == ["0"] * (2 if backend in ("onnxruntime", "fastest") else 3)
 
 
 @pytest.mark.slow

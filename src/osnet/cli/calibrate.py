@@ -50,7 +50,7 @@ def calibrate(
     if out is not None:
         check_writable(out)
     dataset = tell_unlisted(read_dataset(data, layout.layout(), name))
-    embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip)
+    embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip, backend="fastest")
     result = calibrate_weights(
         embedder, dataset, fpr=fpr, fpir=fpir, force=force, on_error=on_error, features=features, progress=draw_progress
     )

@@ -55,7 +55,7 @@ def embed(
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another name or add --overwrite")
     check_writable(out)
-    embedder = Embedder(weights, device=device, batch_size=batch_size, normalize=normalize)
+    embedder = Embedder(weights, device=device, batch_size=batch_size, normalize=normalize, backend="fastest")
     if runner is None:
         result = embed_files(embedder, paths, out, on_error=on_error, progress=draw_progress, overwrite=overwrite)
     else:

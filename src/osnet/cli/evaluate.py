@@ -88,7 +88,7 @@ def evaluate(
                 f"--data {data}"
             ) from error
         raise
-    embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip)
+    embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip, backend="fastest")
     _write_results(_score_all(embedder, benchmarks, scoring, force, on_error, features), out)
 
 

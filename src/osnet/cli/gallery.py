@@ -15,6 +15,7 @@ from osnet.errors import GalleryError
 from osnet.gallery import Gallery, Where
 from osnet.gallery.gallery_folder import WEIGHTS
 from osnet.gallery.segments import MANIFEST
+from osnet.runtime.backends import BackendName
 from osnet.weights.card import CARD_FILE, read_card
 from osnet.weights.open_model_zoo import DEFAULT_WEIGHTS, LICENCE
 
@@ -109,9 +110,11 @@ def choose_weights(folder: Path, description: str, weights: str | None) -> str:
     return DEFAULT_WEIGHTS
 
 
-def open_gallery(folder: Path, weights: str | None, device: str, batch_size: int) -> tuple[Gallery, Embedder]:
+def open_gallery(
+    folder: Path, weights: str | None, device: str, batch_size: int, backend: BackendName = "auto"
+) -> tuple[Gallery, Embedder]:
     """Open a gallery and its embedder. ``weights`` defaults to the gallery's own copy."""
-    embedder = open_embedder(choose_weights(folder, MANIFEST, weights), device, batch_size)
+    embedder = open_embedder(choose_weights(folder, MANIFEST, weights), device, batch_size, backend)
     return Gallery.open(folder, embedder), embedder
 
 

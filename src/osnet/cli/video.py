@@ -96,7 +96,7 @@ def video_index(
     files = list_files(footage)
     finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
     chosen = choose_weights(out, ARCHIVE_FILE, weights)
-    embedder = Embedder(chosen, device, batch_size)
+    embedder = Embedder(chosen, device, batch_size, backend="fastest")
     settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     if runner is not None:
         if detector is None:
@@ -172,7 +172,7 @@ def video_track(
     check_writable(out)
     found = open_footage(footage, 0.0)
     finder, follower = _front_end(detector, threshold, tracker, None, fps, [footage])
-    embedder = Embedder(weights, device) if weights is not None else None
+    embedder = Embedder(weights, device, backend="fastest") if weights is not None else None
     troubles: list[Trouble] = list(found.troubles)
     settings = IndexSettings(fps=fps)
     with _Bar() as bar:

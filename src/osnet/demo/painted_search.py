@@ -112,7 +112,7 @@ def run_demo(out: Path, settings: FootageSettings, progress: Progress) -> Path:
     with _step(1, f"paint {settings.cameras} x {settings.seconds:g} s of footage with {settings.people} people"):
         videos = _paint(out / "footage", settings, progress)
     with _step(2, "detect by motion, track, and embed the best crops"):
-        embedder = Embedder(weights_folder(), device="cpu")
+        embedder = Embedder(weights_folder(), device="cpu", backend="fastest")
         for camera, video in videos.items():
             _index(out / "archive", camera, video, embedder, settings.fps)
         archive = Archive.open(out / "archive", embedder)

@@ -108,7 +108,9 @@ class AttributePredictor(Predictor):
         return AttributePredictions(attributes=self.head.names, thresholds=self.head.thresholds, **fields)
 
 
-def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32) -> Embedder:
+def open_embedder(
+    model: str | Path, device: str = "auto", batch_size: int = 32, backend: BackendName = "auto"
+) -> Embedder:
     """An ``AttributePredictor`` if the weights have an attribute head, else an ``Embedder``. Arguments as for these."""
     path = Path(model)
     folder = path if (path / CARD_FILE).is_file() else path / "weights"  # as in a gallery
@@ -117,12 +119,12 @@ def open_embedder(model: str | Path, device: str = "auto", batch_size: int = 32)
     else:
         headless = is_third_party(model) or (path.is_file() and path.suffix in (".pth", ".pt"))
     if headless:  # found without reading the tensors
-        return Embedder(model, device, batch_size)
+        return Embedder(model, device, batch_size, backend=backend)
     checkpoint = find_checkpoint(model)
     picked, head = pick_device(device), checkpoint.build_attribute_head()
     if head is None:
-        return Embedder(checkpoint, picked, batch_size)
-    return AttributePredictor(checkpoint, picked, batch_size, head=head)
+        return Embedder(checkpoint, picked, batch_size, backend=backend)
+    return AttributePredictor(checkpoint, picked, batch_size, head=head, backend=backend)
 
 
 def match_score(

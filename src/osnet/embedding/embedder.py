@@ -28,9 +28,11 @@ from osnet.embedding.third_party import ThirdPartyNetwork, is_third_party, load_
 from osnet.errors import EmbeddingError, ImageError, ImageWarning, ModelError, WeightsError
 from osnet.models.network import Network
 from osnet.runtime.backends import (
+    CHOSEN_HERE,
     RUNTIMES,
     Backend,
     BackendName,
+    OnnxRuntimeBackend,
     ThreadedBackend,
     count_cores,
     in_eval_mode,
@@ -92,9 +94,10 @@ class Embedder:
         flip: average each embedding with that of the mirrored crop, as many papers do in testing. The resized pixels
             are mirrored left to right; the mean is taken before normalising. Takes twice as long.
         backend: runs the network: ``torch``, ``onnxruntime`` or ``openvino``; on a GPU also ``cuda-bf16``,
-            ``cuda-fp16``, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt``. ``auto``: for weights on a CPU, the
-            fastest that is installed (see ``list_backends``); a network object, or one on a GPU, runs as it is, so
-            that training it further takes effect. A named backend copies the present state of the network.
+            ``cuda-fp16``, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt``. ``auto``: for weights on a CPU, one that
+            is fast and ready at once (see ``list_backends``); a network object, or one on a GPU, runs as it is, so
+            that training it further takes effect. ``fastest``: for long work; on some processors it needs a second
+            more to be ready, and then half the time. Each but ``auto`` copies the present state of the network.
             Embeddings differ by less than 1e-4 between backends (0.02 on a GPU); ``sha256`` is the same.
         num_threads: threads that run the network in ONNX Runtime or OpenVINO; by default one per core, which share a
             single crop. 1 costs the least processor time per crop: for a server whose requests share the cores.
@@ -134,6 +137,7 @@ class Embedder:
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         """The process that started the reading threads, and they."""
         self._backend: Backend | None = None
+        self._chosen_here = backend in CHOSEN_HERE
         self._network: Network | None = None
         self._digest: str | None = None
         """``network_sha256`` of the state that the backend copied."""
@@ -153,7 +157,7 @@ class Embedder:
         self._network = network.to(self.device)
         self.card = network.card
         self.preprocessing = preprocessing or (self.card.preprocessing if self.card else Preprocessing())
-        live = backend == "auto" and (as_it_is or self.device.type != "cpu")
+        live = (backend == "auto" and as_it_is) or (backend in CHOSEN_HERE and self.device.type != "cpu")
         if live or isinstance(network, ThirdPartyNetwork):
             return
         self._digest = network_sha256(network, self.preprocessing)
@@ -284,8 +288,14 @@ class Embedder:
                 f"this embedder uses {self.device}, which a forked process cannot; make the embedder in the process "
                 "that uses it, and start that one by 'spawn'"
             )
-        if self._backend is not None:
+        if self._backend is None:
+            return
+        try:
             self._backend.settle()
+        except ModelError:
+            if not (self._chosen_here and isinstance(self._backend, ThreadedBackend)):
+                raise
+            self._backend = OnnxRuntimeBackend(self._backend.content, self._backend.num_threads)
 
     def _stream(self, inputs: Any, channels: ChannelOrder, on_error: OnError) -> Iterator[Embeddings]:
         waiting: list[PreparedCrop] = []
@@ -443,7 +453,7 @@ def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, b
     Raises:
         ModelError: another device, or a backend that is not the file's runtime.
     """
-    if backend not in ("auto", network.runtime):
+    if backend not in (*CHOSEN_HERE, network.runtime):
         raise ModelError(f"backend {backend!r} cannot run {network.file.path}; choose auto or {network.runtime}")
     picked = pick_device("cpu" if str(device) == "auto" else device)
     if picked.type != "cpu":

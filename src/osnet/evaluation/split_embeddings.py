@@ -56,7 +56,9 @@ def make_embedder(weights: Embedder | Network | str | Path) -> Embedder:
     Raises:
         WeightsError: the weights do not exist or are damaged.
     """
-    return weights if isinstance(weights, Embedder) else Embedder(weights)
+    if isinstance(weights, Embedder):
+        return weights
+    return Embedder(weights, backend="auto" if isinstance(weights, Network) else "fastest")
 
 
 def keep_lengths(embedder: Embedder) -> Embedder:

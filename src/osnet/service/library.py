@@ -96,7 +96,7 @@ class Library:
         if weights is None:
             raise GalleryError(f"{folders[0]} holds no copy of its weights, so no photo can be compared with it")
         self._weights = weights
-        self.embedder = Embedder(weights, device, num_threads=1)
+        self.embedder = Embedder(weights, device, backend="fastest", num_threads=1)
         if self.embedder.backend == "onnxruntime":
             self._turns = threading.BoundedSemaphore(count_cores())
         first.check_weights(self.embedder.sha256())

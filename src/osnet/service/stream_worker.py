@@ -31,7 +31,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     parent = os.getppid()
     try:
-        embedder = Embedder(Path(given["archive"]) / WEIGHTS, given["device"])
+        embedder = Embedder(Path(given["archive"]) / WEIGHTS, given["device"], backend="fastest")
         detector = make_detector(given["detector"], None, 5.0)
         allowed = given.get("allow_private", False), given.get("allow_loopback", False)
         settings = StreamSettings()

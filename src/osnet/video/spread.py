@@ -44,7 +44,11 @@ class IndexSegment:
         self._detector = make_detector(settings["detector"], settings["threshold"], self._settings.fps)
         self._tracker = make_tracker(settings["tracker"])
         self._embedder = Embedder(
-            settings["weights"], local_device(settings["device"]), settings["batch_size"], num_workers=1
+            settings["weights"],
+            local_device(settings["device"]),
+            settings["batch_size"],
+            num_workers=1,
+            backend="fastest",
         )
         if self._embedder.sha256() != settings["weights_sha256"]:
             raise WeightsError(f"{settings['weights']} are not the weights that the list was made for")

@@ -35,6 +35,7 @@ class EmbedBlock:
             batch_size=settings["batch_size"],
             normalize=settings["normalize"],
             num_workers=1,
+            backend="fastest",
         )
         if self._embedder.sha256() != settings["weights_sha256"]:
             raise WeightsError(f"{settings['weights']} are not the weights that the list was made for")
