@@ -1,6 +1,8 @@
 """Every backend gives the same embeddings as PyTorch."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -73,13 +75,6 @@ def test_auto_chooses_a_backend(tiny_network: OSNet, tiny_weights: Path, monkeyp
     pytest.importorskip("onnx")
     assert Embedder(tiny_weights).backend == "onnxruntime"
     assert Embedder(tiny_network, backend="onnxruntime").backend == "onnxruntime"
-    for capability, first in (("AVX512", ["openvino"]), ("AVX2", []), ("DEFAULT", [])):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
-        installed = first if find_spec("openvino") is not None else []
-        assert list_backends("fastest", CPU) == [*installed, "onnxruntime", "torch"]
-        assert list_backends("auto", CPU) == ["onnxruntime", "torch"]
-        assert list_backends("fastest", torch.device("cuda")) == ["torch"]
-        assert Embedder(tiny_weights, backend="fastest").backend == [*installed, "onnxruntime"][0]
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
     assert list_backends("auto", CPU) == list_backends("fastest", CPU) == ["torch"]
     assert make_backend("auto", tiny_network, Preprocessing(size_hw=(64, 32)), CPU).name == "torch"
@@ -186,6 +181,41 @@ signal.raise_signal(signal.SIGALRM)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "caught"), done.stderr
+
+
+def test_the_fastest_backend_is_measured_once(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("openvino")
+    need("onnxruntime")
+    monkeypatch.setenv("OSNET_CACHE", str(tmp_path))
+    assert list_backends("fastest", CPU) == ["onnxruntime", "openvino", "torch"]
+    assert list_backends("fastest", torch.device("cuda")) == ["torch"]
+    measured: list[str] = []
+
+    def measure(seconds: dict[str, list[float]]) -> None:
+        def measure_s(backend: backends.Backend, _: Tensor) -> float:
+            measured.append(backend.name)
+            return seconds[backend.name][measured.count(backend.name) - 1]
+
+        measured.clear()
+        monkeypatch.setattr(backends, "measure_s", measure_s)
+
+    slow = [9.0] * 3
+    for name, seconds, expected in (
+        ("a", {"onnxruntime": [1.0, *slow], "openvino": [0.95, *slow]}, "onnxruntime"),  # not worth a second
+        ("b", {"onnxruntime": [1.0, *slow], "openvino": [*slow, 0.5]}, "openvino"),
+    ):
+        weights = Path(shutil.copytree(tiny_weights, tmp_path / name))
+        card = json.loads((weights / "card.json").read_text())
+        (weights / "card.json").write_text(json.dumps({**card, "training_data": name}))  # other weights than before
+        measure(seconds)
+        assert Embedder(weights, backend="fastest").backend == expected
+        assert measured == ["onnxruntime", "openvino"] * 4
+        measure({})
+        assert Embedder(weights, backend="fastest").backend == expected, "as it was measured"
+        assert Embedder(weights).backend == "onnxruntime"
+        assert measured == []
 
 
 def test_unknown_and_missing_backends_are_refused(tiny_network: OSNet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import torch
 
 import osnet
 from osnet.errors import WeightsError
+from osnet.runtime.backends import RUNTIMES
 from osnet.runtime.graph_cache import load_graph, store_graph
 from osnet.types import Preprocessing
 from osnet.weights.card import CARD_FILE, Card, parse_card, read_card
@@ -38,6 +39,8 @@ class Remembered:
     """``network_sha256`` of its network and the preprocessing."""
     graph: bytes
     """An ONNX file of ``write_graph``, compared with the network."""
+    runtime: str
+    """The backend that ran it, ``onnxruntime`` or ``openvino``."""
 
 
 def key_of(path: Path, architecture: str | None, backend: str, preprocessing: Preprocessing | None) -> str | None:
@@ -58,9 +61,9 @@ def key_of(path: Path, architecture: str | None, backend: str, preprocessing: Pr
         architecture,
         backend,
         asdict(preprocessing) if preprocessing else None,
-        [_version(package) for package in ("osnet", "torch", "onnx", backend)],
+        [_version(package) for package in ("osnet", "torch", "onnx", *RUNTIMES)],
         _code(),
-        [platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability()],
+        [platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), _processor()],
     ]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
@@ -84,6 +87,16 @@ def _version(package: str) -> str:
 
 
 @cache
+def _processor() -> str:
+    """The processor's name, as far as the system tells: which backend is the fastest depends on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line for line in lines if line.startswith("model name")), platform.processor())
+
+
+@cache
 def _code() -> list[list[Any]]:
     """Names, sizes and times of the files of ``CODE``: in a development checkout the version does not tell."""
     root = Path(osnet.__file__).parent
@@ -97,11 +110,13 @@ def recall(key: str) -> Remembered | None:
         return None
     about, graph = found
     try:
-        return Remembered(parse_card(about["card"], "a remembered card")[0], str(about["network_sha256"]), graph)
+        card = parse_card(about["card"], "a remembered card")[0]
+        return Remembered(card, str(about["network_sha256"]), graph, str(about["runtime"]))
     except (WeightsError, KeyError, TypeError):
         return None
 
 
 def remember(key: str, read: Remembered) -> None:
     """Keep it for the next process, where that is possible."""
-    store_graph(key, {"card": read.card.to_json("graph.onnx"), "network_sha256": read.network_sha256}, read.graph)
+    about = {"card": read.card.to_json("graph.onnx"), "network_sha256": read.network_sha256, "runtime": read.runtime}
+    store_graph(key, about, read.graph)
