@@ -113,9 +113,11 @@ def tracker() -> str:
     cells = results("tracker-cpu-osnet_x0_25.json")["cells"]
     ways = {
         "embed onnxruntime": "`Embedder.embed(Frame)`",
-        "run onnxruntime": "backend alone",
+        "embed openvino": 'the same, `backend="fastest"`',
+        "run onnxruntime": "ONNX Runtime alone",
+        "run openvino": "OpenVINO alone",
         "prepare": "cutting and resizing alone",
-        "prepare-by-Pillow": "the same in a new process",
+        "prepare-by-Pillow": "cutting and resizing in a new process",
         "boxmot pt": "BoxMOT 25, `.pt`",
         "boxmot onnx": "BoxMOT 25, our `.onnx`",
         "torchreid": "Torchreid 0.2.5",
