@@ -52,7 +52,7 @@ class Stages:
 
 def measure(data: Path, frames: int) -> tuple[dict[str, float], dict[int, Boxes]]:
     """Milliseconds per frame of each stage, and the boxes of each frame."""
-    footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu")
+    footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu", backend="fastest")
     detector, tracker, collector = YoloxDetector(data / YOLOX), make_tracker(), Collector(embedder)
     tracker.reset(footage.fps)
     stages, found = Stages(), {}
@@ -109,7 +109,7 @@ def repeat(footage: Footage, period: int, frames: int, memory: dict[int, tuple[f
 
 def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, tuple[float, float]]:
     """Resident and anonymous memory in MB by the number of frames."""
-    footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu")
+    footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu", backend="fastest")
     settings, tracker, detector = IndexSettings(), make_tracker(), Replay(found, len(found))
     memory: dict[int, tuple[float, float]] = {}
     stream = repeat(footage, len(found), frames, memory)
