@@ -23,6 +23,7 @@ from osnet.runtime.backends import (
     generate_pixels,
     list_backends,
     make_backend,
+    pick_backend,
     run_plainly,
 )
 from osnet.types import Preprocessing
@@ -191,6 +192,7 @@ def test_the_fastest_backend_is_measured_once(
     monkeypatch.setenv("OSNET_CACHE", str(tmp_path))
     assert list_backends("fastest", CPU) == ["onnxruntime", "openvino", "torch"]
     assert list_backends("fastest", torch.device("cuda")) == ["torch"]
+    assert [pick_backend(number) for number in (0, 499, 500)] == ["auto", "auto", "fastest"]
     measured: list[str] = []
 
     def measure(seconds: dict[str, list[float]]) -> None:

@@ -11,6 +11,7 @@ from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import OutputError
 from osnet.features.embedding_files import embed_files
 from osnet.files import check_writable
+from osnet.runtime.backends import pick_backend
 from osnet.runtime.distributed import join_processes
 from osnet.work.embedding import BLOCK, embed_on_many
 from osnet.work.runners import Runner
@@ -55,7 +56,9 @@ def embed(
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another name or add --overwrite")
     check_writable(out)
-    embedder = Embedder(weights, device=device, batch_size=batch_size, normalize=normalize, backend="fastest")
+    embedder = Embedder(
+        weights, device=device, batch_size=batch_size, normalize=normalize, backend=pick_backend(len(paths))
+    )
     if runner is None:
         result = embed_files(embedder, paths, out, on_error=on_error, progress=draw_progress, overwrite=overwrite)
     else:

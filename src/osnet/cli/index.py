@@ -20,6 +20,7 @@ from osnet.gallery import Added, Gallery
 from osnet.gallery.indexing import index_files
 from osnet.gallery.segments import MANIFEST
 from osnet.gallery.stamps import Update
+from osnet.runtime.backends import pick_backend
 from osnet.types import DISTRACTOR_PID, Item
 
 
@@ -60,7 +61,7 @@ def index(
     explicit = not (identity_from is None and pattern is None and csv is None)
     items, notes = _read_items(crops, identity_from, pattern, csv, may_be_empty=(out / MANIFEST).exists())
     report_other_files(crops)
-    gallery, embedder = open_gallery(out, weights, device, batch_size, "fastest")
+    gallery, embedder = open_gallery(out, weights, device, batch_size, pick_backend(len(items)))
     done = index_files(gallery, embedder, items, replace_labels=explicit, on_error=on_error, progress=draw_progress)
     plan, added, failures = done.update, done.added, done.failures
     _tell_indexed(gallery, crops, items, plan, added)

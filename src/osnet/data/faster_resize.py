@@ -1,7 +1,8 @@
 """When the compiled resize of ``resize_kernel`` is used instead of Pillow's.
 
 Loading numba takes a second of processor time, and compiling, once on a machine, two more. That pays only for thousands
-of images. So a thread loads the kernel after ``ENOUGH`` images, while Pillow resizes the next ones. The kernel is used
+of images. So a thread loads the kernel after ``ENOUGH`` images, or at once for long work, while Pillow resizes the
+next ones. The kernel is used
 only if it computes what the installed Pillow computes.
 """
 
@@ -29,18 +30,18 @@ _starting = Lock()
 def get() -> Resize | None:
     """The compiled resize; None until it is loaded, and if it cannot be used. Call it once for each image."""
     if _resize is None and next(_resized) == ENOUGH:
-        _start()
+        start_loading()
     return _resize
 
 
 def load() -> bool:
     """Load the compiled resize now. False if it cannot be used."""
-    thread = _start()
+    thread = start_loading()
     thread.join()
     return _resize is not None
 
 
-def _start() -> Thread:
+def start_loading() -> Thread:
     """The thread that loads the kernel; there is one for each process."""
     global _loading
     with _starting:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
+from osnet.data import faster_resize
 from osnet.data.transforms import normalize, to_fractions
 from osnet.devices import pick_device
 from osnet.embedding.inputs import TOGETHER, Job, Prepared, PreparedCrop, iterate_jobs, run_jobs
@@ -142,6 +143,8 @@ class Embedder:
         self._network: Network | None = None
         self._digest: str | None = None
         """``network_sha256`` of the state that the backend copied."""
+        if backend == "fastest":
+            faster_resize.start_loading()
         load, file = _find(model)
         as_it_is = isinstance(model, Network)
         first = "" if file is None else list_backends(backend, pick_device(device, None))[0]

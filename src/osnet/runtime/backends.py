@@ -50,6 +50,8 @@ TOLERANCE = 1e-4
 """Largest difference of a component of unit embeddings between a backend and the network, in float32."""
 GPU_TOLERANCE = 0.02
 """The same for the backends of a GPU, which compute in half precision or TF32: a cosine of 0.999 or more."""
+MANY = 500
+"""Images for which ``fastest`` is worth the second or two that it needs to be ready."""
 MEASURED = 8
 """Images of the batch by which ``fastest`` compares backends."""
 AT_A_TIME = 2
@@ -273,6 +275,11 @@ def list_backends(name: BackendName, device: torch.device) -> list[str]:
     if name in ON_GPUS and device.type != "cuda":
         raise ModelError(f"backend {name!r} runs on a CUDA device, not on {device}; choose backend='auto'")
     return [name]
+
+
+def pick_backend(num_images: int) -> BackendName:
+    """The choice for so many images: ``fastest`` for many, else ``auto``. The same number gives the same embeddings."""
+    return "fastest" if num_images >= MANY else "auto"
 
 
 def make_backend(

@@ -12,6 +12,7 @@ from osnet.features.array_files import read_arrays
 from osnet.features.embedding_files import read_vectors, save_vectors, stamp_of
 from osnet.files import check_writable
 from osnet.progress import Progress, no_progress
+from osnet.runtime.backends import pick_backend
 from osnet.work.runners import Runner, run_work
 from osnet.work.work_list import WorkList
 
@@ -35,7 +36,7 @@ class EmbedBlock:
             batch_size=settings["batch_size"],
             normalize=settings["normalize"],
             num_workers=1,
-            backend="fastest",
+            backend=settings["backend"],
         )
         if self._embedder.sha256() != settings["weights_sha256"]:
             raise WeightsError(f"{settings['weights']} are not the weights that the list was made for")
@@ -106,6 +107,7 @@ def embed_on_many(
             "on_error": on_error,
             "batch_size": embedder.batch_size,
             "normalize": embedder.normalize,
+            "backend": pick_backend(len(paths)),
         }
         WorkList.plan(folder, "embed", settings, items)
     if runner == "torchrun":
