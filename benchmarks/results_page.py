@@ -244,22 +244,27 @@ def draw_costs(path: Path) -> None:
         )
         for suffix, scores in SCORES.items()
     ]
-    points += [cost_point("model zoo", n, "osnet_x1_0", w, large, s / 100) for n, (w, s) in ZOO.items()]
+    points += [cost_point("model zoo", "", "osnet_x1_0", w, large, s / 100) for w, s in ZOO.values()]
     points += [
         cost_point("paper, Table 5, from scratch", "T=1", "osnet_t1", 1.0, large, ROWS["osnet_t1"][3] / 100),
         cost_point("paper, Table 5, from scratch", "OSNet", "osnet_x1_0", 1.0, large, PAPER_OSNET[1] / 100),
     ]
     if scores := released_scores(MARKET).get("euclidean"):
-        points.append(cost_point("measured: released weights", "x0.25", "osnet_x1_0", 0.25, large, scores["mAP"]))
+        points.append(cost_point("measured: released weights", "", "osnet_x1_0", 0.25, large, scores["mAP"]))
     for plan in ("gpu", "cpu"):
         for run in read(OMNI.format(plan)).get("runs", {}).values():
             if run["finished"] and run["run"]["seed"] == 1:
                 settings = run["run"]
                 place = f"{settings['epochs']} epochs, {settings['size_hw'][0]} x {settings['size_hw'][1]}"
                 family = f"measured: trained here, {place}"
-                points.append(CostPoint(family, settings["model"].removeprefix("osnet_"), run["cost"]["parameters"],
+                points.append(CostPoint(family, shown(settings["model"]), run["cost"]["parameters"],
                                         run["cost"]["multiply_adds"], run["scores"]["euclidean"]["mAP"]))  # fmt: skip
     save_costs(points, path, "mAP", "Market-1501, Euclidean distance: published, and measured here")
+
+
+def shown(model: str) -> str:
+    """A network's name at its point."""
+    return {"osnet_x1_0": "OSNet x0.5", "osnet_t1": "T=1 x0.5"}.get(model, model.removeprefix("osnet_"))
 
 
 def get_width(suffix: str) -> float:
