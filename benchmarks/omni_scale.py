@@ -100,8 +100,8 @@ def make_cpu_plan() -> list[Run]:
         return Run(model, 0.5, (256, 128), 20, seed)
 
     return [
-        small("osnet_x1_0", 1), small("osnet_t1", 1), small(WIDENED, 1),
-        small("osnet_x1_0", 2), small("osnet_t1", 2), small(WIDENED, 2),
+        small("osnet_x1_0", 1), small("osnet_t1", 1), small("osnet_x1_0", 2), small("osnet_t1", 2),
+        small(WIDENED, 1), small(WIDENED, 2),
         large("osnet_x1_0", 1), large("osnet_t1", 1), small("osnet_t2", 1), small("osnet_add", 1),
     ]  # fmt: skip
 
