@@ -131,7 +131,7 @@ def measure(
         timed(call, errors)
     memory = process.memory_info().rss
     query, digest = store.vectors(first)[0], store.weights_sha256
-    embedder = Embedder(weights, device="cpu")
+    embedder = Embedder(weights, device="cpu", backend="fastest", num_threads=1)  # as the service has it
     crop = Image.open(io.BytesIO(photo))
     embedder.embed(crop)
     gallery = draw_gallery(archive.with_name(f"gallery-{len(store)}"), store)

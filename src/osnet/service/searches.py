@@ -203,7 +203,6 @@ class Searches:
 
     @staticmethod
     def _store_hits(tx: Transaction, search: str, hits: Sequence[ScoredTracklet]) -> None:
-        tx.run("DELETE FROM hits WHERE search = ?", search)
         tx.run_many(
             "INSERT INTO hits VALUES (?, ?, ?, ?, ?)",
             [(search, place, hit.id, hit.score, hit.crop_score) for place, hit in enumerate(hits, 1)],
@@ -322,19 +321,25 @@ class Searches:
             limit: at most so many.
         """
         row = self.get(actor, search)
-        rows = self._database.all(
-            "SELECT place, tracklet, score, crop_score FROM hits WHERE search = ? AND place > ? ORDER BY place",
-            search,
-            after,
-        )
         said = self.answers(search)
         described = bool(row["description"]["having"] or row["description"]["lacking"])
         found: list[Found] = []
-        for hit in rows:
-            if len(found) == limit:
+        while len(found) < limit:
+            rows = self._database.all(
+                "SELECT place, tracklet, score, crop_score FROM hits WHERE search = ? AND place > ? "
+                "ORDER BY place LIMIT ?",
+                search,
+                after,
+                limit - len(found),
+            )
+            if not rows:
                 break
-            if self.may_see(actor, hit["tracklet"]):
-                found.append(self._found(hit, said.get(hit["tracklet"]), described))
+            after = rows[-1]["place"]
+            found += [
+                self._found(hit, said.get(hit["tracklet"]), described)
+                for hit in rows
+                if self.may_see(actor, hit["tracklet"])
+            ]
         return found
 
     def confirmed(self, actor: Actor, search: str) -> list[Found]:
@@ -401,5 +406,6 @@ class Searches:
                 seq = int(last["seq"] or 0) + 1 if last else 1
                 now = self._clock()
                 tx.run("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", seq, search, public, answer, actor.name, now)
+                tx.run("DELETE FROM hits WHERE search = ?", search)
                 self._store_hits(tx, search, hits)
                 record(tx, actor.name, f"answer.{answer}", {"search": search, "tracklet": public}, row["reason"])
