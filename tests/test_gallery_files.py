@@ -41,7 +41,7 @@ def _one_embedder(monkeypatch: pytest.MonkeyPatch, tiny_network: OSNet) -> None:
     """Share one embedder between commands, because making a backend takes seconds."""
     made = Embedder(tiny_network)
 
-    def open_quickly(weights: Any, device: str, batch_size: int) -> Embedder:
+    def open_quickly(weights: Any, device: str, batch_size: int, backend: str) -> Embedder:
         return made if Path(weights).name in ("tiny", "weights") else Embedder(weights, backend="torch")
 
     monkeypatch.setattr(gallery_command, "open_embedder", open_quickly)
