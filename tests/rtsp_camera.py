@@ -2,6 +2,7 @@
 
 import re
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -15,8 +16,13 @@ PACKET = 7 * 188
 
 
 @contextmanager
-def rtsp_camera(footage: Path, seconds: float = 2.0) -> Iterator[tuple[str, list[str]]]:
-    """Serve an MPEG-TS file to each player once, over some seconds: the address, and the requests that came."""
+def rtsp_camera(
+    footage: Path, seconds: float = 2.0, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve an MPEG-TS file to each player once, over some seconds: the address, and the requests that came.
+
+    With ``tls`` the address is that of ``localhost`` and begins with rtsps.
+    """
     content, requests = footage.read_bytes(), list[str]()
 
     class Handler(socketserver.StreamRequestHandler):
@@ -62,8 +68,11 @@ def rtsp_camera(footage: Path, seconds: float = 2.0) -> Iterator[tuple[str, list
             pass
 
     with Server(("127.0.0.1", 0), Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"rtsp://127.0.0.1:{server.server_address[1]}/gate", requests
+            begin = "rtsp://127.0.0.1" if tls is None else "rtsps://localhost"
+            yield f"{begin}:{server.server_address[1]}/gate", requests
         finally:
             server.shutdown()

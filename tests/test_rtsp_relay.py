@@ -2,13 +2,15 @@
 
 import io
 import random
+import shutil
 import socket
 import socketserver
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,8 @@ pytest.importorskip("fastapi")
 
 from osnet.service import camera_stream, rtsp_relay
 from osnet.service.rtsp_relay import RelayError, read_messages
+from rtsp_camera import rtsp_camera
+from small_footage import paint_walkers, walk, write_video
 
 OK = b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n"
 MEDIA = b"$\x00\x00\x05RTSP/"
@@ -162,22 +166,29 @@ def test_a_redirect_of_an_rtsp_camera_is_not_followed(caplog: pytest.LogCaptureF
     assert "redirects (302)" in caplog.text
 
 
-def test_certificates_of_rtsps_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    with camera(b"no TLS") as (port, _), pytest.raises((ssl.SSLError, TimeoutError)):
-        camera_stream.open_camera(f"rtsps://127.0.0.1:{port}/live", 0.5, allow_loopback=True)
-    named: list[Any] = []
-
-    class Context:
-        def wrap_socket(self, raw: socket.socket, server_hostname: str) -> socket.socket:
-            named.append(server_hostname)
-            return raw
-
-    assert ssl.create_default_context().check_hostname
-    monkeypatch.setattr(rtsp_relay.ssl, "create_default_context", Context)
-    with camera(OK + b"\r\n") as (port, _):
-        address = camera_stream.open_camera(f"rtsps://localhost:{port}/live", 5.0, allow_loopback=True)
-    assert named == ["localhost"]
-    assert address.startswith("rtsp://127.0.0.1:")
+def test_footage_comes_by_tls_and_certificates_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate that is not known, one of another name, and a right one."""
+    av = pytest.importorskip("av")
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is needed to make a certificate")
+    footage = write_video(tmp_path / "door.ts", paint_walkers([walk(2, 20, 2.0)], 40))
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    made += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", *made], check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    with rtsp_camera(footage, 0.5, server) as (address, requests):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            camera_stream.open_camera(address, 5.0, allow_loopback=True)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with pytest.raises(ssl.SSLCertVerificationError):
+            camera_stream.open_camera(address.replace("localhost", "127.0.0.1"), 5.0, allow_loopback=True)
+        relayed = camera_stream.open_camera(address, 5.0, allow_loopback=True)
+        assert relayed.startswith("rtsp://127.0.0.1:")
+        with av.open(relayed, timeout=20, container_options={"rtsp_transport": "tcp"}) as container:
+            assert sum(1 for _ in container.decode(video=0)) > 5
+    assert any(request.startswith("PLAY") for request in requests)
 
 
 def test_a_relay_that_is_not_used_ends() -> None:

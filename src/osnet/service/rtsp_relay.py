@@ -6,13 +6,15 @@ camera sends on message by message (RFC 2326). It ends the connection at a redir
 lenient reader could take for another message than this one does.
 """
 
+import io
 import re
+import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 MAX_LINE, MAX_LINES, MAX_BODY = 2000, 100, 1 << 20
 """Bytes of a line, lines of a message's head, bytes of a body. FFmpeg cuts lines at 4096 bytes."""
@@ -23,6 +25,43 @@ _HEADER = re.compile(rb"([A-Za-z0-9_.-]+):([^\r\n]*)\r?\n|[ \t]+[^\r\n]*\r?\n")
 
 class RelayError(OSError):
     """A redirect, or no RTSP."""
+
+
+class _Stream(io.RawIOBase):
+    """A connection that one thread reads while another writes.
+
+    A TLS connection serves one thread at a time. So it does not block inside of a call: threads wait between calls.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._connection, self._turn = connection, threading.Lock()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            try:
+                with self._turn:
+                    return self._connection.recv_into(buffer)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                self._wait(isinstance(error, ssl.SSLWantWriteError))
+
+    def send_all(self, content: bytes) -> None:
+        rest = memoryview(content)
+        while rest:
+            try:
+                with self._turn:
+                    sent = self._connection.send(rest)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                self._wait(not isinstance(error, ssl.SSLWantReadError))
+            else:
+                rest = rest[sent:]
+
+    def _wait(self, to_write: bool) -> None:
+        only = [self._connection]
+        select.select([] if to_write else only, only if to_write else [], [])
 
 
 def connect(ip: str, port: int, timeout_s: float | None, tls_name: str | None = None) -> socket.socket:
@@ -67,13 +106,12 @@ def _serve(listening: socket.socket, camera: socket.socket, failed: Callable[[st
                 return
         with player:
             player.settimeout(None)
-            camera.settimeout(None)  # the player has time-outs of its own, and leaves
-            upwards = threading.Thread(target=_pass_requests, args=(player, camera), daemon=True)
+            stream = _Stream(camera)  # without time-outs: the player has its own, and leaves
+            upwards = threading.Thread(target=_pass_requests, args=(player, camera, stream), daemon=True)
             upwards.start()
             try:
-                with camera.makefile("rb") as file:
-                    for message in read_messages(file):
-                        player.sendall(message)
+                for message in read_messages(io.BufferedReader(stream)):
+                    player.sendall(message)
             except RelayError as error:
                 failed(str(error))
             except OSError:
@@ -84,10 +122,10 @@ def _serve(listening: socket.socket, camera: socket.socket, failed: Callable[[st
             upwards.join()
 
 
-def _pass_requests(player: socket.socket, camera: socket.socket) -> None:
+def _pass_requests(player: socket.socket, camera: socket.socket, stream: _Stream) -> None:
     with suppress(OSError):
         while content := player.recv(1 << 16):
-            camera.sendall(content)
+            stream.send_all(content)
     with suppress(OSError):
         camera.shutdown(socket.SHUT_RDWR)
 
