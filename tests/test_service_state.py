@@ -27,6 +27,7 @@ from osnet.service.database import (
 )
 from osnet.service.database_postgres import PostgresDatabase
 from osnet.service.database_sqlite import SqliteDatabase
+from osnet.service.retention import forget_tracklets
 from small_service import open_state
 
 # Database
@@ -141,6 +142,23 @@ def test_texts_that_no_database_stores(database: Database) -> None:
         tx.run("INSERT INTO settings VALUES (?, '1')", odd)
     assert database.all("SELECT name FROM settings") == [{"name": "a\ufffdb\ufffdc \U0001f600"}]
     assert audit.verify(database).is_whole
+
+
+def test_rows_of_many_tracklets_are_forgotten_and_others_stay(database: Database) -> None:
+    gone = {f"a~{n}" for n in range(1200)}  # more than one statement's worth
+    with database.write() as tx:
+        for search, tracklet in (("from-gone", "a~7"), ("from-left", "b~1")):
+            tx.run("INSERT INTO searches VALUES (?, NULL, 'ann', '', '{}', '{}', 0)", search)
+            tx.run("INSERT INTO queries VALUES (?, 1, 'photo', ?, ?, ?)", search, tracklet, b"jpeg", b"vector")
+        hits = [*sorted(gone), "b~1", "b~2"]
+        tx.run_many(
+            "INSERT INTO hits VALUES (?, ?, ?, 0.5, NULL)", [("from-left", n, hit) for n, hit in enumerate(hits, 1)]
+        )
+        tx.run("INSERT INTO answers VALUES (1, 'from-left', 'a~1199', 'yes', 'ann', 0)")
+        counts = forget_tracklets(tx, gone)
+    assert counts == {"searches": 1, "hits": 1200, "answers": 1, "alerts": 0, "attributes": 0}
+    assert [row["id"] for row in database.all("SELECT id FROM searches")] == ["from-left"]
+    assert [row["tracklet"] for row in database.all("SELECT tracklet FROM hits ORDER BY place")] == ["b~1", "b~2"]
 
 
 def test_only_one_service_runs_on_a_state(database: Database, state_address: str) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -65,6 +65,14 @@ def list_pending(there: set[int], name: str) -> list[tuple[int, list[str]]]:
             "update osnet"
         )
     return [(number, split_statements(sql)) for number, sql in migrations if number not in there]
+
+
+def lists_of(values: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """For ``IN``: question marks and as many values, at most 500 at a time."""
+    ordered = sorted(values)
+    for first in range(0, len(ordered), 500):
+        some = tuple(ordered[first : first + 500])
+        yield ", ".join("?" * len(some)), some
 
 
 def split_statements(sql: str) -> list[str]:
