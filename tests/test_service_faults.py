@@ -123,6 +123,42 @@ def test_a_full_disk_is_reported_and_changes_nothing(site: Site, monkeypatch: py
     assert client.get(f"{API}/searches/{search}").status_code == 200
 
 
+def test_a_full_disk_of_postgres_is_reported_and_changes_nothing(
+    painted_archive: Path, tmp_path: Path, state_server: str
+) -> None:
+    """The server answers as it does when it cannot extend a file, in a transaction's last statement or its first."""
+    site = Site(tmp_path, painted_archive, database=f"{state_server}&schema=full_disk")
+    client, browser, public = site.client(), site.browser(), site.tracklets()[0]
+    database = site.service.database
+    tables = ("searches", "queries", "hits", "cases", "answers", "audit")
+    search = client.post(f"{API}/searches", json={"tracklets": [public]}).json()["id"]
+
+    def rows() -> dict[str, int]:
+        return {table: len(database.all(f"SELECT * FROM {table}")) for table in tables}
+
+    with database.write() as tx:
+        tx.run(
+            "CREATE FUNCTION no_space() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION "
+            "'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$ LANGUAGE plpgsql"
+        )
+    before = rows()
+    for table in ("audit", "searches"):
+        with database.write() as tx:
+            tx.run(f"CREATE TRIGGER full_disk BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION no_space()")
+        answer = client.post(f"{API}/searches", json={"tracklets": [public]})
+        assert (answer.status_code, answer.json()["code"]) == (507, "disk-full")
+        if table == "audit":
+            page = browser.post("/cases", data={"csrf": browser.csrf, "title": "t", "reason": "r"})  # type: ignore[attr-defined]
+            assert page.status_code == 507
+        with database.write() as tx:
+            tx.run(f"DROP TRIGGER full_disk ON {table}")
+        assert rows() == before
+    assert client.get(f"{API}/searches/{search}").status_code == 200
+    assert client.post(f"{API}/searches", json={"tracklets": [public]}).status_code == 201
+    assert audit.verify(database).is_whole
+    site.service.database.close()
+
+
 def test_a_full_disk_during_an_export_leaves_no_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     client, public = site.client(), site.tracklets()[0]
     case = client.post(f"{API}/cases", json={"title": "t"}).json()["id"]
