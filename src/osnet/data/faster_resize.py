@@ -2,8 +2,7 @@
 
 Loading numba takes a second of processor time, and compiling, once on a machine, two more. That pays only for thousands
 of images. So a thread loads the kernel after ``ENOUGH`` images, or at once for long work, while Pillow resizes the
-next ones. The kernel is used
-only if it computes what the installed Pillow computes.
+next ones. The kernel is used only if it computes what the installed Pillow computes.
 """
 
 import os

@@ -32,8 +32,7 @@ def create_model(
             of the pretrained classifier if that has the same number of outputs, else random weights. ``forward`` still
             returns embeddings; the logits are ``network.classifier(network(images))``.
         **config: settings that differ from those of the name: fields of ``OSNetConfig``, or of ``BackboneConfig`` for
-        the
-            baselines, such as ``width=0.5`` or ``stem="cifar"``.
+            the baselines, such as ``width=0.5`` or ``stem="cifar"``.
 
     Returns:
         An ``OSNet`` or a ``Backbone``, depending on the name. Pretrained networks are in eval mode and have a ``card``.
