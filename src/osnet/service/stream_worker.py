@@ -1,8 +1,8 @@
 """The process of one live source: ``python -m osnet.service.stream_worker``, started by ``live.Sources``.
 
 It reads one line of JSON from its standard input: camera, address, detector, archive, device, whether private networks
-are allowed. It prints lines of JSON
-about its state and ends when it is asked to (SIGTERM), when the stream ends, or when the service is gone.
+are allowed. It prints lines of JSON about its state and ends when it is asked to (SIGTERM), when the stream ends, or
+when the service is gone.
 """
 
 import json
