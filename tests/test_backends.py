@@ -5,6 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from osnet.runtime.backends import (
     generate_pixels,
     list_backends,
     make_backend,
+    openvino_core,
     pick_backend,
     run_plainly,
 )
@@ -182,6 +186,49 @@ signal.raise_signal(signal.SIGALRM)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "caught"), done.stderr
+
+
+def test_threads_do_not_hang_in_openvinos_first_inference() -> None:
+    """Without what ``openvino_core`` does first, these threads hang in five of six processes."""
+    need("openvino")
+    code = """
+import faulthandler, sys, threading, time
+import openvino
+from osnet.runtime.backends import openvino_core
+faulthandler.dump_traceback_later(300, exit=True)
+openvino_core()
+sys.setswitchinterval(1e-5)
+begun = False
+def convert():
+    while not begun:
+        pass
+    openvino.Type.f32.to_dtype()
+threads = [threading.Thread(target=convert) for _ in range(4)]
+for thread in threads:
+    thread.start()
+time.sleep(0.05)
+begun = True
+for thread in threads:
+    thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_get_one_openvino_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if they ask at once."""
+    made: list[object] = []
+
+    @cache
+    def make_slowly() -> tuple[int, object]:
+        core = object()
+        made.append(core)
+        time.sleep(0.1)
+        return os.getpid(), core
+
+    monkeypatch.setattr(backends, "_make_core", make_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: openvino_core(), range(4))) == made * 4
 
 
 def test_the_fastest_backend_is_measured_once(

@@ -124,7 +124,9 @@ def descendants() -> dict[int, str]:
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                names[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+                names[int(folder.name)] = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
 
     def is_ours(pid: int) -> bool:
         parent = parents.get(pid, 0)
@@ -133,20 +135,49 @@ def descendants() -> dict[int, str]:
     return {pid: name for pid, name in names.items() if is_ours(pid)}
 
 
+def share_by_torchrun(work: WorkList, folder: Path, *options: str) -> None:
+    """Run the list with two processes; a process that cannot do all writes why into ``folder/RANK``."""
+    script = folder / "share.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nfrom osnet.runtime.distributed import leave_processes\n"
+        "from osnet.work import *\nfrom osnet.work.work_list import QuarantineError\ndone = []\n"
+        "try:\n    run_work(WorkList(sys.argv[1]), 'torchrun', on_done=lambda: done.append(1))\n"
+        "except QuarantineError as error:\n"
+        "    Path(sys.argv[2], os.environ['RANK']).write_text(f'{len(done)} {error}')\nleave_processes()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+    subprocess.run([*command, str(script), str(work.folder), str(folder)], check=True, timeout=300)
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
-@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-def test_killed_at_30_moments(runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("runner", "kills"),
+    [
+        ("local", 30),
+        pytest.param("ray", 30, marks=pytest.mark.slow),
+        pytest.param("torchrun", 12, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_random_moments(runner: Runner, kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL of any worker at any moment: the results are those of a run that nobody disturbed."""
     if runner == "ray":
         pytest.importorskip("ray")
     quiet = plan(tmp_path / "quiet", items(40))
     run_work(quiet, "torchrun")
-    draw, killed, finished = random.Random(3), [], threading.Event()
-    worker = {"local": "osnet.work", "ray": "ray::Worker.do"}[runner]
+    draw, finished = random.Random(3), threading.Event()
+    killed: list[int] = []
+    worker = {"local": "osnet.work", "ray": "ray::Worker.do", "torchrun": f"-u {tmp_path / 'share.py'}"}[runner]
+
+    def run(work: WorkList) -> None:
+        if runner == "torchrun":
+            share_by_torchrun(work, tmp_path, "--max-restarts", "1000")
+        else:
+            run_work(work, runner, workers=3)
 
     def kill() -> None:
-        while len(killed) < 30 and not finished.is_set():
-            time.sleep(draw.uniform(0, 0.3))
+        pause = 3.0 if runner == "torchrun" else 0.3  # torchrun starts all workers anew
+        while len(killed) < kills and not finished.is_set():
+            time.sleep(draw.uniform(0, pause))
             alive = [pid for pid, name in descendants().items() if worker in name]
             if alive:
                 killed.append(draw.choice(alive))
@@ -160,16 +191,16 @@ def test_killed_at_30_moments(runner: Runner, tmp_path: Path, monkeypatch: pytes
     try:
         for number in range(30):
             work = plan(tmp_path / f"w{number}", slow)
-            run_work(work, runner, workers=3)
+            run(work)
             assert results(work) == results(quiet)
             plan(tmp_path / f"w{number}", slow)  # which removes what a killed worker was writing
             assert len(list((work.folder / "results").iterdir())) == 40
-            if len(killed) == 30:
+            if len(killed) == kills:
                 break
     finally:
         finished.set()
         thread.join()
-    assert len(killed) == 30
+    assert len(killed) == kills
 
 
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.slow)])
@@ -216,16 +247,7 @@ def test_torchrun_processes_share_the_items(tmp_path: Path) -> None:
     listed = items(9)
     listed[4]["fails"] = True
     work = plan(tmp_path / "w", listed)
-    script = tmp_path / "share.py"
-    script.write_text(
-        "import os, sys\nfrom pathlib import Path\nfrom osnet.runtime.distributed import leave_processes\n"
-        "from osnet.work import *\nfrom osnet.work.work_list import QuarantineError\ndone = []\n"
-        "try:\n    run_work(WorkList(sys.argv[1]), 'torchrun', on_done=lambda: done.append(1))\n"
-        "except QuarantineError as error:\n"
-        "    Path(sys.argv[2], os.environ['RANK']).write_text(f'{len(done)} {error}')\nleave_processes()\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    subprocess.run([*command, str(work.folder), str(tmp_path)], check=True, timeout=300)
+    share_by_torchrun(work, tmp_path)
     said = [(tmp_path / rank).read_text() for rank in ("0", "1")]  # files: two processes may mix lines of their output
     assert [line.split(" of")[0] for line in said] == ["5 1", "4 1"]
     assert all("item 4" in line for line in said)

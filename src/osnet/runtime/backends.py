@@ -162,14 +162,19 @@ class ThreadedBackend(Backend):
 _WITH_THREADS: WeakSet[ThreadedBackend] = WeakSet()
 
 
-def _never_destroy() -> None:
+_making_core = Lock()
+
+
+def _prepare_child() -> None:
     """Keep runtimes alive in a forked process: destroying one would wait for threads that exist only in the parent."""
+    global _making_core
+    _making_core = Lock()  # a thread of the parent may hold the other
     for backend in list(_WITH_THREADS):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))  # a Python reference would be dropped at exit
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_never_destroy)
+    os.register_at_fork(after_in_child=_prepare_child)
 
 
 class OnnxRuntimeBackend(ThreadedBackend):
@@ -202,13 +207,15 @@ def openvino_core() -> Any:
     """The OpenVINO core of this process. There is one, and it is never destroyed.
 
     Each core registers a stack for signal handlers. Destroying one of several leaves a freed stack registered, and the
-    next signal with a handler ends the process (seen with OpenVINO 2026.4.1).
+    next signal with a handler ends the process. Threads that convert a type at once, for the first time in a process,
+    wait for each other for ever; so it is done here. Both were seen with OpenVINO 2026.4.1.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
         ModelError: the process was forked from one that uses OpenVINO.
     """
-    process, core = _make_core()
+    with _making_core:
+        process, core = _make_core()
     if process != os.getpid():
         raise ModelError(NO_OPENVINO)
     return core
@@ -217,7 +224,9 @@ def openvino_core() -> Any:
 @cache
 def _make_core() -> tuple[int, Any]:
     """The core, and the id of the process that made it."""
-    return os.getpid(), require_extra("openvino", "openvino").Core()
+    openvino: Any = require_extra("openvino", "openvino")
+    openvino.Tensor(np.zeros(1, np.float32)).element_type.to_dtype()
+    return os.getpid(), openvino.Core()
 
 
 class OpenVinoBackend(ThreadedBackend):

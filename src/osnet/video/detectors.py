@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from osnet.errors import require_extra
 from osnet.files import make_folder, sha256_file, written_aside
+from osnet.runtime.backends import openvino_core
 from osnet.video.motfile import MotFile
 from osnet.video.protocols import Boxes, Detector, Floats, FootageError, VideoFrame
 
@@ -123,19 +124,20 @@ class IntelDetector:
     Raises:
         FootageError: the file is missing or of another kind.
         MissingExtraError: ``openvino`` is not installed.
+        ModelError: the process was forked from one that uses OpenVINO.
     """
 
     warmup_s = 0.0
 
     def __init__(self, path: str | Path, threshold: float = 0.5) -> None:
         _check_fractions(threshold=threshold)
-        openvino = require_extra("openvino", "openvino")
+        core = openvino_core()
         try:
-            model = openvino.Core().read_model(str(path))
+            model = core.read_model(str(path))
             if len(model.inputs) != 1 or list(model.output(0).shape)[-1] != 7:
                 raise FootageError(f"{path}: its output is not that of an SSD, (1, 1, N, 7)")
             self._height, self._width = list(model.input(0).shape)[2:]
-            self._model = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            self._model = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except RuntimeError as error:
             raise FootageError(f"{path} cannot be used as a detector: {error}") from error
         self.threshold = threshold
