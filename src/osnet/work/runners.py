@@ -208,6 +208,8 @@ def _run_ray(work: WorkList, workers: int, gpus: float, on_done: OnDone) -> None
                 todo.append(item)
             else:
                 on_done()
+            if not todo:  # actors that are done make room for those that Ray has not been able to start
+                one, idle = None, [None] * len(idle)
     finally:
         if started_here:
             ray.shutdown()
