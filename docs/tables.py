@@ -293,7 +293,7 @@ def stores() -> str:
         "FAISS Flat",
         "add 1,000",
         "erase a person",
-        "disk, MB",
+        "disk, MiB",
     ]
     recall = min(results(f"stores-{rows}.json")["recall_at_10_of_16_queries"] for rows in (20_000, 1_000_000))
     return (

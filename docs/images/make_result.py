@@ -16,7 +16,7 @@ from PIL import Image
 from osnet import Embedder, read_market1501
 from osnet.data.loading import read_image
 from osnet.figures.canvas import Sheet, new_figure
-from osnet.figures.match import explain_match, lay_parts_over
+from osnet.figures.match import explain_match, overlay_parts
 from osnet.synthetic.generate import GeneratedSettings, generate_dataset
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def draw(embedder: Embedder, query: Path, hits: list[tuple[Path, float, bool, in
             y = 2 * TEXT_IN + cell_h
             below = "why: the query" if place == 0 else "the hit"
             sheet.write(x + cell_w / 2, y - 0.12, below, ha="center", va="baseline", fontsize=8)
-            sheet.add_image(lay_parts_over(image, maps[place], greatest, False), x, y, cell_w, cell_h)
+            sheet.add_image(overlay_parts(image, maps[place], greatest, False), x, y, cell_w, cell_h)
         figure.savefig(out, dpi=110)
     small = Image.open(out).convert("RGB").quantize(128, dither=Image.Dither.NONE)  # under 300 kB
     small.save(out, optimize=True)
