@@ -4,9 +4,9 @@
 
 The contenders are measured in turn, each in its own process. ``run`` is the backend alone, on prepared crops, and
 ``prepare`` is cropping and resizing alone; ``embed`` is both, with the Python between them. The resize is the compiled
-one, as in a process that has resized thousands of crops; ``prepare-by-Pillow`` begins as a new process does, with Pillow. BoxMOT's
-``get_features`` takes the frame; Torchreid's FeatureExtractor takes RGB crops cut from it. People are 80 to 400 pixels
-high, so some crops are scaled down. ``ratio`` and the peers' environments: see inference.py.
+one, as in a process that has resized thousands of crops; ``prepare-by-Pillow`` begins with Pillow, as a new process
+does. BoxMOT's ``get_features`` takes the frame; Torchreid's FeatureExtractor takes RGB crops cut from it. People are 80
+to 400 pixels high, so some crops are scaled down. ``ratio`` and the peers' environments: see inference.py.
 """
 
 import sys
