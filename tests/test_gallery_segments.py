@@ -3,14 +3,18 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import osnet.gallery.snapshot as snapshot
+import osnet.gallery.stored_rows as stored_rows
 from osnet.errors import GalleryError
 from osnet.gallery import FileStamp, Gallery, Where
 from osnet.gallery.segment_file import map_rows
+from osnet.gallery.segments import Manifest
+from osnet.gallery.snapshot import Snapshot
 from osnet.types import Item
 
 SHA, SIZE, DAY_S = "a" * 64, 8, 86_400.0
@@ -162,6 +166,47 @@ def test_check_finds_damage_that_open_skips_in_large_galleries(tmp_path: Path, m
     path.write_bytes(content)
     (fault,) = Gallery.open(store.folder).check()
     assert path.name in fault
+
+
+def test_a_writer_goes_by_the_state_that_it_has_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's ``refresh`` may put an older state in place while this one writes."""
+    store = make(tmp_path / "g", [Item("1", "p1", "c1", DAY_S)])
+    stale, sweep, write = store._state, stored_rows.sweep, Gallery._write
+    Gallery.open(store.folder).add_embeddings(rows(1, 2), [Item("2", "p2", "c2", DAY_S)], weights_sha256=SHA)
+
+    def sweep_late(folder: Path, manifest: Manifest) -> None:
+        sweep(folder, manifest)
+        store._state = stale
+
+    def write_early(self: Gallery, *given: Any, **more: Any) -> Any:
+        written = write(self, *given, **more)
+        self._state = stale
+        return written
+
+    monkeypatch.setattr(stored_rows, "sweep", sweep_late)
+    monkeypatch.setattr(Gallery, "_write", write_early)
+    store.add_embeddings(rows(1, 3), [Item("3", "p3", "c3", DAY_S)], weights_sha256=SHA)
+    assert Gallery.open(store.folder).count() == 3
+    assert Gallery.open(store.folder).check() == []
+
+
+def test_files_stay_mapped_while_another_thread_maps_more(tmp_path: Path) -> None:
+    store = make(tmp_path / "g", [Item("1", "p1", "c1", DAY_S), Item("2", "p1", "c2", DAY_S)])
+    before = store._state
+    before.rows(0)
+    mapping = threading.Event()
+
+    class Mapped(dict[int, Any]):
+        def items(self) -> Any:
+            thread = threading.Thread(target=lambda: (before.rows(1), mapping.set()))
+            thread.start()
+            mapping.wait(0.2)
+            yield from super().items()
+
+    before._mapped = Mapped({0: before._mapped[0]})
+    assert set(Snapshot(store.folder, before.manifest, before=before)._mapped) == {0}
+    mapping.wait()
+    assert set(before._mapped) == {0, 1}
 
 
 def test_searching_while_a_writer_replaces_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

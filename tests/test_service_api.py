@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -209,6 +210,24 @@ def test_a_description_ranks_by_predicted_attributes(painted_archive: Path, tmp_
 
 
 # Answers
+
+
+def test_probabilities_that_arrive_during_a_refresh_stay(painted_archive: Path, tmp_path: Path) -> None:
+    library = Site(tmp_path, painted_archive).service.library
+    first, second = library.columns.ids[:2]
+    arriving = threading.Thread(target=library.set_probabilities, args=({second: [0.5]},))
+
+    class Known(dict[str, list[float]]):
+        def items(self) -> Any:
+            known = list(super().items())
+            arriving.start()
+            arriving.join(0.2)
+            return known
+
+    library._probabilities = Known({first: [0.25], "of/no/tracklet": [0.75]})
+    assert library.refresh(force=True)
+    arriving.join()
+    assert library._probabilities == {first: [0.25], second: [0.5]}
 
 
 def test_feedback_follows_rocchios_rule(site: Site) -> None:

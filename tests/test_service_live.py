@@ -160,6 +160,82 @@ def test_a_sources_process_is_restarted_when_it_dies(
     assert client.delete(f"{API}/sources/{source}").status_code == 404
 
 
+def test_a_source_can_be_stopped_while_its_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, starting, stopping = live.subprocess.Popen, threading.Event(), threading.Event()
+
+    def popen(command: list[str], **more: Any) -> Any:
+        starting.set()
+        stopping.wait()
+        time.sleep(0.1)  # ``stop`` looks for a process, and there is none yet
+        return real([command[0], "-c", "import time; time.sleep(3600)"], **more)
+
+    monkeypatch.setattr(live.subprocess, "Popen", popen)
+    runner = live._Runner({"camera": "door"})
+    starting.wait()
+    stopping.set()
+    runner.stop()
+    assert runner._process is not None
+    assert runner._process.returncode == -15
+
+
+def test_what_a_process_writes_need_not_be_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import sys\nsys.stdin.readline()\nsys.stdout.buffer.write(b'caf\\xe9\\n7\\n{\"taken\": 3}\\n')\n"
+        "sys.stderr.buffer.write(b'caf\\xe9\\n' * 100_000)\nsys.exit(3)\n"
+    )
+    real = live.subprocess.Popen
+    monkeypatch.setattr(live.subprocess, "Popen", lambda command, **more: real([command[0], str(worker)], **more))
+    runner = live._Runner({"camera": "door"})
+    wait_for(lambda: runner.state.error)
+    runner.stop()
+    assert (runner.state.taken, runner.state.error) == (3, "caf\N{REPLACEMENT CHARACTER}")
+
+
+def test_an_erasure_that_starts_again_pauses_its_sources(
+    painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service ended during it. What it paused is started afterwards, and ended if the service ends meanwhile."""
+    site = Site(tmp_path, copy_archive(painted_archive, tmp_path))
+    events: list[str] = []
+
+    class Runner:
+        def __init__(self, _: dict[str, Any]) -> None:
+            self.state = live.SourceState()
+            events.append("start")
+
+        def stop(self) -> None:
+            events.append("stop")
+
+    monkeypatch.setattr(live, "_Runner", Runner)
+    monkeypatch.setattr(live, "check_public", lambda *_: ("h", 1, []))
+    service = site.service
+    service.sources.add(site.actor(), "camera-1", "rtsp://camera.example/1")
+    service.sources.stop()
+    plan = service.erasure.plan(site.actor(), [site.tracklets("camera-1")[0]])
+    service.jobs.add("erasure", "root", "asked", dict(vars(plan)))
+    started, erased, listed = service.sources.start, service.erasure.run, threading.Event()
+
+    def start() -> None:
+        time.sleep(0.2)  # a job that began before would find no source
+        started()
+
+    def erase(*given: Any) -> Any:
+        events.append("erase")
+        listed.set()
+        service._stopped.wait()
+        time.sleep(0.2)
+        return erased(*given)
+
+    monkeypatch.setattr(service.sources, "start", start)
+    monkeypatch.setattr(service.erasure, "run", erase)
+    del events[:]
+    service.start()
+    listed.wait()
+    service.stop()
+    assert events == ["start", "stop", "erase", "start", "stop"]
+
+
 def test_a_person_can_be_erased_while_the_camera_is_indexed(
     painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +328,29 @@ def test_a_camera_is_reached_at_the_address_that_was_checked(monkeypatch: pytest
     assert asked == [("93.184.216.34", 554), ("93.184.216.34", 8080)]
     with pytest.raises(AddressError, match=r"10\.0\.0\.9"):
         camera_stream.open_camera("rtsp://camera.example/ch1", 1.0)
+
+
+def test_a_camera_that_ends_in_the_middle_of_a_chunk() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"100\r\n" + b"x" * 8)
+            self.close_connection = True
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        body = camera_stream.open_camera(f"http://127.0.0.1:{server.server_address[1]}/live", 5.0, allow_loopback=True)
+        with pytest.raises(OSError, match="ended the connection"):
+            for _ in range(9):
+                body.read(4)
+        server.shutdown()
 
 
 def test_a_redirect_of_a_camera_is_not_followed() -> None:

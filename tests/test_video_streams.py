@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ pytest.importorskip("av")
 pytest.importorskip("trackers")
 
 from osnet import Embedder
-from osnet.video import Archive, FootageError, IndexSettings, VideoFrame
+from osnet.video import Archive, FootageError, IndexSettings, VideoFrame, open_footage
 from osnet.video.streams import Gap, LiveStream, StreamCounts, StreamSettings, index_stream, public_address
 from osnet.video.tracking import front_end
 from small_footage import SIZE_WH, number_of, numbered, paint_walkers, walk, write_truth, write_video
@@ -132,6 +133,39 @@ def test_whole_frames_are_dropped_and_counted_when_the_queue_is_full(server: Ser
     rest = [e for e in events if isinstance(e, VideoFrame)]
     assert 1 + len(rest) == stream.counts.taken <= 5
     assert stream.counts.taken + stream.counts.dropped == 60
+
+
+def test_an_unexpected_error_is_a_gap(tmp_path: Path) -> None:
+    """A camera whose body ends in the middle of a chunk raises errors that FFmpeg and PyAV do not know."""
+    content = clip(tmp_path, "1.ts", 12)
+
+    class Body:
+        def __init__(self) -> None:
+            self.rest = content
+
+        def read(self, count: int) -> bytes:
+            if not self.rest:
+                raise IncompleteRead(b"")
+            part, self.rest = self.rest[:count], self.rest[count:]
+            return part
+
+    bodies = [Body(), Body()]
+    stream = LiveStream("http://camera.example/live", QUICK, opener=bodies.pop)
+    events = list(stream.events())
+    reasons = [event.reason for event in events if isinstance(event, Gap)]
+    assert [reason.split("(")[0].split(":")[0] for reason in reasons] == ["IncompleteRead", "IncompleteRead"]
+    assert list(stream.events()) == []  # the reading thread has ended: nothing comes, and it does not wait
+
+
+def test_metadata_that_is_not_utf8_is_read(server: Server, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "1.mkv", numbered(10), metadata={"title": "Caf~~"})
+    content = path.read_bytes()
+    assert content.count(b"Caf~~") == 1
+    server.scripts = [[content.replace(b"Caf~~", b"Caf\xe9\xe9")]]
+    events = list(LiveStream(address(server), QUICK).events())
+    assert sum(isinstance(event, VideoFrame) for event in events) == 10
+    path.write_bytes(content.replace(b"Caf~~", b"Caf\xe9\xe9"))
+    assert len(open_footage(path, 0.0).times_s) == 10
 
 
 def test_the_reader_stops_on_request(server: Server, tmp_path: Path) -> None:

@@ -254,6 +254,15 @@ def test_torchrun_processes_share_the_items(tmp_path: Path) -> None:
     assert len(work.todo()) == 1
 
 
+def test_ray_actors_that_no_node_can_hold() -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}, {"Alive": False, "Resources": {"GPU": 8.0}}]
+    runners._check_nodes(nodes, 1.0, of_cluster=False)
+    with pytest.raises(OutputError, match=r"2 GPUs .* most is 1"):
+        runners._check_nodes(nodes, 2.0, of_cluster=False)
+    with pytest.warns(UserWarning, match="until the cluster adds"):
+        runners._check_nodes(nodes, 2.0, of_cluster=True)
+
+
 def test_ray_workers_share_the_items(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     listed = items(8)

@@ -243,7 +243,7 @@ class Gallery(SearchableRows):
             if there := state.find_sources([item.source for item in items]):
                 raise GalleryError(f"{min(there)} is in {self.folder} already; remove it first, or use put_embeddings")
             if len(rows):
-                self._write(new=[rows])
+                self._write(state, new=[rows])
 
     def put_embeddings(
         self,
@@ -351,10 +351,10 @@ class Gallery(SearchableRows):
         if not doomed & {attribute.name for attribute in read_manifest(self.folder).attributes}:
             return
         with self._writing() as state:
-            kept = [i for i, name in enumerate(self.attributes) if name not in doomed]
+            kept = [i for i, attribute in enumerate(state.manifest.attributes) if attribute.name not in doomed]
             manifest = replace(state.manifest, attributes=tuple(state.manifest.attributes[i] for i in kept))
             parts = [replace(rows, probabilities=rows.probabilities[:, kept]) for _, rows in state.each()]
-            self._write(range(state.num_segments), [part for part in parts if len(part)], manifest)
+            self._write(state, range(state.num_segments), [part for part in parts if len(part)], manifest)
 
     def prune(self, below: str | Path | None = None) -> int:
         """Delete the items that ``find_gone`` lists, as ``remove`` does. Returns their number."""
@@ -374,7 +374,7 @@ class Gallery(SearchableRows):
             stay = np.flatnonzero(~doomed[state.starts[place] : state.starts[place + 1]])
             if len(stay):
                 kept.append(state.rows(place).take(stay))
-        return self._write(touched, [*kept, *new])
+        return self._write(state, touched, [*kept, *new])
 
     def _erase(self, choose: Callable[[Snapshot], NDArray[np.bool_]]) -> Erased:
         with self._writing() as state:
@@ -390,7 +390,7 @@ class Gallery(SearchableRows):
         }
         left = sorted(name for name in gone if (self.folder / name).exists())
         found = left + [name for name, content in texts.items() if traces.are_in(content)]
-        found += sorted(self._state.find_sources(sources))
+        found += sorted(open_snapshot(self.folder).find_sources(sources))
         return Erased(
             len(rows), len(written), len(gone) - len(written), sum(map(len, texts.values())), tuple(found), OUT_OF_REACH
         )

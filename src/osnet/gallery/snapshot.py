@@ -71,7 +71,8 @@ class Snapshot:
             self._check_files()
         else:
             files = [segment.file for segment in before.manifest.segments]
-            mapped = {files[place]: rows for place, rows in before._mapped.items()} if files else {}
+            with before._lock:  # another thread may be mapping more of them
+                mapped = {files[place]: rows for place, rows in before._mapped.items()} if files else {}
             named = enumerate(manifest.segments)
             self._mapped = {place: mapped[segment.file] for place, segment in named if segment.file in mapped}
 

@@ -3,6 +3,7 @@
 Shapes: N items, D embedding, A attributes.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ class StoredRows:
     def __init__(self, state: Snapshot) -> None:
         self.folder = state.folder
         self._state = state
+        self._opening = threading.Lock()
+        """Held while a state is read and put in place, so that no thread replaces a newer one by an older one."""
 
     def __len__(self) -> int:
         return len(self._state)
@@ -68,8 +71,11 @@ class StoredRows:
         Raises:
             GalleryError: the gallery is gone or damaged.
         """
-        newest = read_manifest(self.folder)
-        if newest != self._manifest:
+        if read_manifest(self.folder) != self._manifest:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        with self._opening:
             self._state = open_snapshot(self.folder)
 
     def _read(self, action: Callable[[Snapshot], T]) -> T:
@@ -78,31 +84,38 @@ class StoredRows:
             try:
                 return action(self._state)
             except FileNotFoundError:
-                self._state = open_snapshot(self.folder)
+                self._reopen()
         return action(self._state)
 
     @contextmanager
     def _writing(self) -> Iterator[Snapshot]:
         """Hold the lock and start from the newest state. Files that were replaced are deleted at the end."""
         with locked(self.folder, LOCK_TIMEOUT_S):
-            newest = read_manifest(self.folder)
-            if newest != self._manifest:
-                self._state = Snapshot(self.folder, newest)
+            with self._opening:
+                newest = read_manifest(self.folder)
+                if newest != self._manifest:
+                    self._state = Snapshot(self.folder, newest)
+                state = self._state
             sweep(self.folder, newest)
-            yield self._state
-            sweep(self.folder, self._manifest)
+            yield state
+            sweep(self.folder, read_manifest(self.folder))
 
     def _write(
-        self, doomed: Iterable[int] = (), new: Sequence[Rows] = (), manifest: Manifest | None = None
+        self,
+        state: Snapshot,
+        doomed: Iterable[int] = (),
+        new: Sequence[Rows] = (),
+        manifest: Manifest | None = None,
     ) -> tuple[list[Segment], list[str]]:
-        """Replace the segments at the places ``doomed`` by ``new`` rows, in one step. Call it under the lock.
+        """Replace the segments at the places ``doomed`` by ``new`` rows, in one step.
 
+        Call it under the lock, with the ``state`` that ``_writing`` gave: another thread may replace ``_state``.
         The first write to a gallery of an older version replaces all its segments.
 
         Returns:
             The segments that were written, and the names of the files that were replaced.
         """
-        state, dropped = self._state, set(doomed)
+        dropped = set(doomed)
         parts = list(new)
         if state.manifest.old_segments:
             parts = [state.rows(place) for place in range(state.num_segments) if place not in dropped] + parts
@@ -119,7 +132,7 @@ class StoredRows:
                     by_group.setdefault(segment.group, []).append(place)
         outputs: list[tuple[int, Group, Rows]] = []
         for group, pieces in groups.items():
-            merged = self._to_merge(by_group.get(group, []), sum(map(len, pieces)))
+            merged = _to_merge(state.manifest.segments, by_group.get(group, []), sum(map(len, pieces)))
             dropped.update(merged)
             rows = join_rows([*(state.rows(place) for place in merged), *pieces])
             for start in range(0, len(rows), SEGMENT_ROWS):
@@ -141,24 +154,26 @@ class StoredRows:
         )
         write_manifest(self.folder, manifest)
         gone = state.manifest.files - manifest.files
-        self._state = Snapshot(self.folder, manifest, before=state)
+        with self._opening:
+            self._state = Snapshot(self.folder, manifest, before=state)
         return written, sorted(gone)
-
-    def _to_merge(self, places: list[int], count: int) -> list[int]:
-        """Segments of a group to write anew with ``count`` more rows: each row is written a few times in all."""
-        if len(places) < MAX_SEGMENTS:
-            return []
-        merged, segments = [], self._manifest.segments
-        for place in sorted(places, key=lambda place: segments[place].count):
-            if segments[place].count > max(count, SEGMENT_ROWS // 64) or count >= SEGMENT_ROWS:
-                break
-            merged.append(place)
-            count += segments[place].count
-        return sorted(merged)
 
     def _unit_rows(self, embeddings: ArrayLike) -> Floats:
         """(N, D) float32, divided by their lengths. Raises GalleryError for other shapes, zero or non-finite rows."""
         return unit_rows(embeddings, self.embedding_size, str(self.folder))
+
+
+def _to_merge(segments: Sequence[Segment], places: list[int], count: int) -> list[int]:
+    """Segments of a group to write anew with ``count`` more rows: each row is written a few times in all."""
+    if len(places) < MAX_SEGMENTS:
+        return []
+    merged = []
+    for place in sorted(places, key=lambda place: segments[place].count):
+        if segments[place].count > max(count, SEGMENT_ROWS // 64) or count >= SEGMENT_ROWS:
+            break
+        merged.append(place)
+        count += segments[place].count
+    return sorted(merged)
 
 
 def open_snapshot(folder: Path) -> Snapshot:

@@ -68,8 +68,11 @@ class _Body:
         self._response = response
 
     def read(self, count: int) -> bytes:
-        """What has come, at most so many bytes."""
-        content: bytes = self._response.read1(count)
+        """What has come, at most so many bytes. Raises OSError if the camera ends in the middle of a chunk."""
+        try:
+            content: bytes = self._response.read1(count)
+        except http.client.HTTPException as error:
+            raise OSError(f"the camera ended the connection: {type(error).__name__}") from error
         return content
 
     def close(self) -> None:

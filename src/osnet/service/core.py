@@ -137,8 +137,8 @@ class Service:
             StateBusyError: another service runs on the same state.
         """
         self.database.claim()
-        self.jobs.start()
         self.sources.start()
+        self.jobs.start()  # after the sources: an erasure that starts again pauses those of its cameras
         self._thread = threading.Thread(target=self._tick, name="osnet-service", daemon=True)
         self._thread.start()
 
@@ -147,8 +147,8 @@ class Service:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
+        self.jobs.stop()  # before the sources: an erasure starts those that it had paused
         self.sources.stop()
-        self.jobs.stop()
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.database.unclaim()
         self.database.close()

@@ -91,7 +91,7 @@ class Jobs:
             try:
                 while not self._stopped.is_set() and self.run_next():
                     pass
-            except OsnetError:
+            except Exception:  # the next round may be better
                 log.exception("the state cannot be read; jobs wait")
             self._wake.wait(5.0)
 

@@ -374,7 +374,8 @@ class Library:
 
     def set_probabilities(self, known: dict[str, list[float]]) -> None:
         """What ``predict_attributes`` gave for tracklets, by their ids."""
-        self._probabilities.update(known)
+        with self._swapping:
+            self._probabilities.update(known)
 
     def undescribed(self) -> list[str]:
         """Ids of tracklets of which no attributes are known yet; not of crops whose picture is not there."""

@@ -208,9 +208,13 @@ class _Runner:
     def _run_once(self) -> None:
         command = [sys.executable, "-m", "osnet.service.stream_worker"]
         with subprocess.Popen(  # noqa: S603  our own module, no argument from outside
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-        ) as process:
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            encoding="utf-8", errors="replace", bufsize=1,
+        ) as process:  # fmt: skip
             self._process = process
+            if self._stopped.is_set():  # ``stop`` came before it could see this process
+                process.terminate()
+                return
             assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
             errors: queue.Queue[str] = queue.Queue(20)
             drain = threading.Thread(target=_keep_last, args=(process.stderr, errors), daemon=True)
@@ -231,6 +235,8 @@ class _Runner:
         try:
             said = json.loads(line)
         except ValueError:
+            return
+        if not isinstance(said, dict):
             return
         for name in ("state", "last_frame_s", "taken", "dropped", "segments", "tracklets", "error", "gaps"):
             if name in said:

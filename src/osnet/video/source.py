@@ -311,7 +311,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise FootageError(f"no such footage: {path}")
     try:
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-        container = av.open(str(path.absolute()), container_options=options)
+        container = av.open(str(path.absolute()), container_options=options, metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FootageError(

@@ -108,7 +108,12 @@ class LiveStream:
         self._size: tuple[int, int] = (0, 0)
 
     def events(self) -> Iterator[VideoFrame | Gap]:
-        """Frames and gaps in the order of time, until ``stop`` is called or ``max_tries`` is reached."""
+        """Frames and gaps in the order of time, until ``stop`` is called or ``max_tries`` is reached.
+
+        Raises:
+            MissingExtraError: PyAV is not installed.
+        """
+        require_extra("av", "video")
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, name="osnet-stream", daemon=True)
             self._thread.start()
@@ -116,7 +121,7 @@ class LiveStream:
             try:
                 event = self._queue.get(timeout=0.2)
             except queue.Empty:
-                if self._stop.is_set():
+                if self._stop.is_set() or not (self._thread.is_alive() or self._queue.qsize()):
                     return
                 continue
             if event is None:
@@ -135,6 +140,12 @@ class LiveStream:
                 break
 
     def _read(self) -> None:
+        try:
+            self._read_again()
+        finally:
+            self._put(None)
+
+    def _read_again(self) -> None:
         pause, failed = self.settings.first_pause_s, 0
         while not self._stop.is_set():
             before = self._number
@@ -150,7 +161,6 @@ class LiveStream:
             self._stop.wait(pause)
             if not came:
                 pause = min(self.settings.max_pause_s, 2 * pause)
-        self._put(None)
 
     def _read_once(self) -> str:
         """Read until the stream is interrupted. Returns the reason."""
@@ -162,7 +172,7 @@ class LiveStream:
         source: Any = None
         try:
             source = self._opener()
-            with av.open(source, timeout=timeouts, container_options=options) as container:
+            with av.open(source, timeout=timeouts, container_options=options, metadata_errors="replace") as container:
                 if not container.streams.video:
                     return "it has no video"
                 for frame in container.decode(container.streams.video[0]):
@@ -174,6 +184,8 @@ class LiveStream:
             return f"nothing came for {self.settings.read_timeout_s:g} s"
         except (av.error.FFmpegError, OSError, OsnetError) as error:
             return str(getattr(error, "strerror", None) or error)
+        except Exception as error:  # whatever a camera sends, it is opened again
+            return f"{type(error).__name__}: {error}"
         finally:
             if hasattr(source, "close"):
                 source.close()

@@ -11,6 +11,7 @@ import queue
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -42,7 +43,7 @@ def run_work(
         on_done: called for each item that is done or set aside.
 
     Raises:
-        OutputError: another process runs the list.
+        OutputError: another process runs the list, or no node can hold an actor.
         QuarantineError: items failed three times; the others are done.
         MissingExtraError: Ray is not installed.
     """
@@ -189,6 +190,7 @@ def _run_ray(work: WorkList, workers: int, gpus: float, on_done: OnDone) -> None
         address = os.environ.get("RAY_ADDRESS")
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
     try:
+        _check_nodes(ray.nodes(), gpus, of_cluster=not started_here or "RAY_ADDRESS" in os.environ)
         actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
         todo = work.todo()
         idle: list[Any] = [None] * min(workers, max(1, len(todo)))  # None: an actor is started when it gets an item
@@ -213,3 +215,14 @@ def _run_ray(work: WorkList, workers: int, gpus: float, on_done: OnDone) -> None
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _check_nodes(nodes: list[dict[str, Any]], gpus: float, *, of_cluster: bool) -> None:
+    """An actor that no node can hold would wait for ever; a cluster may still add nodes, so it only warns there."""
+    most = max((node["Resources"].get("GPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+    if gpus <= most:
+        return
+    trouble = f"no Ray node has {gpus:g} GPUs for an actor; the most is {most:g}"
+    if not of_cluster:
+        raise OutputError(f"{trouble}; use fewer (--gpus)")
+    warnings.warn(f"{trouble}. The items wait until the cluster adds such a node", stacklevel=2)
