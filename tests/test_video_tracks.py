@@ -1,7 +1,9 @@
 """Tracks: MOT text, trackers, detectors, crop quality, and refinement by appearance."""
 
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from conftest import shared_data
 from osnet.video import Boxes, FootageError, VideoFrame, make_detector, make_tracker, open_footage
 from osnet.video.appearance import Appearance, Likelihoods, refine
 from osnet.video.crops import Collector, Sample, choose_samples, cover, crop_quality, sharpness
-from osnet.video.detectors import MotionDetector, iou, suppress, torchvision_detector
+from osnet.video.detectors import MotionDetector, iou, rfdetr_detector, suppress, torchvision_detector
 from osnet.video.motfile import MotFile, write_mot
 from osnet.video.protocols import NO_ID, Track
 from osnet.video.source import read_frames
@@ -194,6 +196,34 @@ def test_torchvisions_detectors_return_only_people() -> None:
 
     found = torchvision_detector(Fixed(), threshold=0.5).detect(VideoFrame(BLANK + 255, 0.0, 1))
     np.testing.assert_allclose(found.xyxy, [[10, 10, 40, 90], [0, 5, 30, 120]])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_rfdetr_finds_people() -> None:
+    """Its network with random weights, where half of the queries are made to say "person"."""
+    rfdetr = pytest.importorskip("rfdetr")
+    torch.manual_seed(0)
+    model = rfdetr.RFDETRNano(pretrain_weights=None)
+    bias = model.model.model.class_embed.bias.data
+    bias[1], bias[18] = bias[1] + 6, bias[18] + 6  # COCO's numbers of person and dog
+    image = np.random.default_rng(0).integers(0, 256, (120, 200, 3), dtype=np.uint8)
+    all_found = model.predict(image, threshold=0.3)
+    people = all_found.class_id == 1
+    assert 0 < people.sum() < len(people)
+    found = rfdetr_detector(model, 0.3).detect(VideoFrame(image, 0.0, 1))
+    expected = np.clip(all_found.xyxy[people], 0, [200, 120, 200, 120])
+    expected = expected[(expected[:, 2] > expected[:, 0]) & (expected[:, 3] > expected[:, 1])]
+    np.testing.assert_allclose(found.xyxy, expected, atol=1e-3)
+
+
+def test_rfdetr_offline_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download() -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setitem(sys.modules, "rfdetr", SimpleNamespace(RFDETRNano=download))
+    with pytest.raises(FootageError, match=r"RFDETRNano .*no network"):
+        make_detector("rfdetr:nano")
 
 
 # ---- crops

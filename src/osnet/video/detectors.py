@@ -337,31 +337,41 @@ def torchvision_detector(
     return ModelDetector(f"torchvision {name}", run, threshold, settings)
 
 
-def rfdetr_detector(size: str = "nano", threshold: float = 0.5) -> ModelDetector:
-    """Roboflow's RF-DETR (Apache-2.0 in these sizes), which downloads its weights. It was not run here.
+def rfdetr_detector(
+    model: Any = "nano", threshold: float = 0.5, settings: dict[str, Any] | None = None
+) -> ModelDetector:
+    """Roboflow's RF-DETR (Apache-2.0 in these sizes).
 
     Args:
-        size: nano, small, medium, base or large.
+        model: nano, small, medium, base or large, whose COCO weights ``rfdetr`` downloads; or a model of yours, such as
+            ``rfdetr.RFDETRNano(pretrain_weights="mine.pth")``, with a class ``person``.
         threshold: lowest score.
+        settings: stored with the results, such as the digest of your weights.
 
     Raises:
-        FootageError: unknown size, or ``rfdetr`` is not installed.
+        FootageError: unknown size, ``rfdetr`` is not installed, or the weights cannot be downloaded.
     """
     sizes = ("nano", "small", "medium", "base", "large")
-    if size not in sizes:
-        raise FootageError(f"unknown size {size!r} of rfdetr; choose from {', '.join(sizes)}")
-    try:
-        rfdetr = require_extra("rfdetr", "video")
-    except ImportError as error:
-        raise FootageError("rfdetr is not installed: pip install rfdetr") from error
-    model = getattr(rfdetr, f"RFDETR{size.capitalize()}")()
+    built, name = model, type(model).__name__
+    if isinstance(model, str):
+        if model not in sizes:
+            raise FootageError(f"unknown size {model!r} of rfdetr; choose from {', '.join(sizes)}")
+        try:
+            rfdetr = require_extra("rfdetr", "video")
+        except ImportError as error:
+            raise FootageError("rfdetr is not installed: pip install rfdetr") from error
+        name = f"RFDETR{model.capitalize()}"
+        try:
+            built = getattr(rfdetr, name)()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise FootageError(f"the weights of {name} cannot be downloaded or read: {error}") from error
 
     def run(image: NDArray[np.uint8]) -> tuple[Any, Any]:
-        found = model.predict(image, threshold=threshold)
-        people = np.asarray(found.class_id) == 1  # it uses COCO's own class numbers, in which people are 1
+        found = built.predict(np.ascontiguousarray(image), threshold=threshold, include_source_image=False)
+        people = np.asarray(found.data["class_name"]) == "person"
         return found.xyxy[people], found.confidence[people]
 
-    return ModelDetector(f"rfdetr {size}", run, threshold)
+    return ModelDetector(name, run, threshold, settings)
 
 
 def make_detector(name: str | Path, threshold: float | None = None, fps: float | None = None) -> Detector:
