@@ -137,6 +137,10 @@ def join_lines(docstring: str) -> str:
 
 
 def _run(args: list[str]) -> None:
+    if "" in args:
+        before = args[args.index("") - 1]
+        print(f"osnet: the argument after {before!r} is empty; an unset variable of the shell?", file=sys.stderr)
+        raise SystemExit(EXIT_ERROR)
     load_command(args[0])
     from osnet.cli.common import app, warn_once
     from osnet.errors import OsnetError

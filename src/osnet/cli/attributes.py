@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from osnet.cli.common import JsonFlag, app
+from osnet.cli.common import JsonFlag, Texts, app
 from osnet.cli.gallery import forget_switched_off
 from osnet.data.attributes.reader import read_attributes
 from osnet.embedding.attribute_predictor import AttributePredictor
@@ -42,8 +42,8 @@ def show(weights: WeightsArg) -> None:
 def switch(
     places: Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="WEIGHTS_OR_GALLERY...")],
     *,
-    off: tuple[str, ...] = (),
-    on: tuple[str, ...] = (),
+    off: Texts = (),
+    on: Texts = (),
 ) -> None:
     """Switch attributes off, or on again, in the cards of weights. An attribute that is off is not computed or stored.
 

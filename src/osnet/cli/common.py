@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
+from tyro.constructors import PrimitiveConstructorSpec
 from tyro.extras import SubcommandApp
 
 from osnet.cli import EXIT_ERROR as EXIT_ERROR
@@ -30,6 +31,25 @@ MAX_WARNINGS = 10
 """Largest number of warnings about images that are printed one by one."""
 
 JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+def _texts(given: list[str]) -> tuple[str, ...]:
+    if not given:
+        raise ValueError("give at least one value, or leave the flag out")
+    return tuple(given)
+
+
+Texts = Annotated[
+    tuple[str, ...],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[STR [STR ...]]",
+        instance_from_str=_texts,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=list,
+    ),
+]
+"""The values of a flag. A flag without a value is refused: a condition that is not meant must not be dropped."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +117,10 @@ def name_some(names: Sequence[str]) -> str:
 
 
 def tell_unlisted(dataset: ReidDataset) -> ReidDataset:
-    """Print a note on standard error if the CSV does not list all images. Returns the data set unchanged."""
+    """Print a note on standard error if images of the folder are in no split. Returns the data set unchanged."""
     if dataset.unlisted:
         print(
-            f"note: {len(dataset.unlisted)} images in {dataset.root} are not in the CSV and are left out: "
+            f"note: {len(dataset.unlisted)} images in {dataset.root} are in no split (folder or CSV) and are left out: "
             f"{name_some(dataset.unlisted)}",
             file=sys.stderr,
         )

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import tyro
 
-from osnet.cli.common import PLAIN_FOLDER, FolderArgs, FolderOptions, app, draw_progress, report_failures, tell_unlisted
+from osnet.cli.common import (
+    PLAIN_FOLDER,
+    FolderArgs,
+    FolderOptions,
+    Texts,
+    app,
+    draw_progress,
+    report_failures,
+    tell_unlisted,
+)
 from osnet.data.folder import read_dataset
 from osnet.data.reid.benchmark import Benchmark
 from osnet.data.reid.catalog import BENCHMARKS, read_named
@@ -32,7 +41,7 @@ def evaluate(
     weights: str | None = None,
     data: Path | None = None,
     root: Path | None = None,
-    targets: tuple[str, ...] = (),
+    targets: Texts = (),
     features: Path | None = None,
     out: Path | None = None,
     scoring: ScoringArgs = CLI_SCORING,

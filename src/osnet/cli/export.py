@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import app
+from osnet.cli.common import Texts, app
 from osnet.runtime.export import Format, Precision
 from osnet.runtime.export import export as export_files
 from osnet.weights.hub import find_checkpoint
@@ -19,7 +19,7 @@ def export(
     out: Path,
     format: Format = "onnx",
     precision: Precision = "fp32",
-    outputs: tuple[str, ...] = (),
+    outputs: Texts = (),
     images: Path | None = None,
     overwrite: bool = False,
 ) -> None:

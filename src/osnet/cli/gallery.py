@@ -1,5 +1,6 @@
 """osnet gallery: show what a gallery contains, or delete items from it."""
 
+import difflib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import EXIT_FOUND_TROUBLE, gallery_app
+from osnet.cli.common import EXIT_FOUND_TROUBLE, Texts, gallery_app
 from osnet.data.folder import parse_time
 from osnet.embedding.attribute_predictor import open_embedder
 from osnet.embedding.embedder import Embedder
@@ -54,8 +55,8 @@ def gallery_show(gallery: GalleryArg) -> None:
 def gallery_remove(
     gallery: GalleryArg,
     *,
-    identity: tuple[str, ...] = (),
-    camera: tuple[str, ...] = (),
+    identity: Texts = (),
+    camera: Texts = (),
     after: str | None = None,
     before: str | None = None,
     source: str | None = None,
@@ -81,11 +82,13 @@ def gallery_remove(
         found = store.find(where)
         print(*(item.source for item in found), f"{len(found)} of {len(store)} items would be removed", sep="\n")
         if not found:
+            tell_unknown(where, store)
             raise SystemExit(EXIT_FOUND_TROUBLE)
         return
     removed = store.remove(where)
     print(f"{removed} items removed, {len(store)} left")
     if not removed:
+        tell_unknown(where, store)
         raise SystemExit(EXIT_FOUND_TROUBLE)  # the user must notice that nothing was deleted
 
 
@@ -118,6 +121,20 @@ def open_gallery(
     return Gallery.open(folder, embedder), embedder
 
 
+def tell_unknown(where: Where, store: Gallery) -> None:
+    """Name the identities and cameras of a condition that the gallery does not have, and similar ones that it has."""
+    items = store.items
+    for kind, wanted, known in (
+        ("identity", where.identities, {item.identity for item in items if item.identity}),
+        ("camera", where.cameras, {item.camera for item in items if item.camera}),
+    ):
+        for name in sorted((wanted or frozenset()) - known):
+            near = [n for n in known if n.lstrip("0 ").lower() == name.lstrip("0 ").lower()]
+            near = near or difflib.get_close_matches(name, known, 3)
+            hint = f"; it has {', '.join(map(repr, sorted(near)))}" if near else f"; it has {len(known)} others"
+            print(f"note: the gallery has no {kind} {name!r}{hint}", file=sys.stderr)
+
+
 def make_where(
     identity: tuple[str, ...], camera: tuple[str, ...], after: str | None, before: str | None, source: str | None
 ) -> Where:
@@ -125,7 +142,7 @@ def make_where(
     return Where(
         identities=frozenset(identity) if identity else None,
         cameras=frozenset(camera) if camera else None,
-        after_s=parse_time(after, "--after") if after is not None else None,
-        before_s=parse_time(before, "--before") if before is not None else None,
+        after_s=parse_time(after, "--after", refuse_year=True) if after is not None else None,
+        before_s=parse_time(before, "--before", refuse_year=True) if before is not None else None,
         source=source,
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import PLAIN_FOLDER, FolderArgs, app, draw_progress, tell_unlisted
+from osnet.cli.common import PLAIN_FOLDER, FolderArgs, Texts, app, draw_progress, tell_unlisted
 from osnet.cli.figure import kept_in, load_all, parse_threshold
 from osnet.data.folder import read_dataset
 from osnet.figures.report import write_report
@@ -20,7 +20,7 @@ def report(
     *,
     data: Path,
     out: Path,
-    compare: tuple[str, ...] = (),
+    compare: Texts = (),
     threshold: str | None = None,
     features: Path | None = None,
     force: bool = False,

@@ -1,6 +1,7 @@
 """osnet search."""
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +9,8 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import JsonFlag, app
-from osnet.cli.gallery import forget_switched_off, make_where, open_gallery
+from osnet.cli.common import JsonFlag, Texts, app, name_some
+from osnet.cli.gallery import forget_switched_off, make_where, open_gallery, tell_unknown
 from osnet.cli.video_search import is_archive, search_archive
 from osnet.embedding.attribute_predictor import find_attributes
 from osnet.errors import DataError
@@ -28,12 +29,12 @@ def search(
     store: StoreArg,
     image: Annotated[Path | None, Positional, tyro.conf.arg(metavar="IMAGE")] = None,
     *,
-    having: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = (),
-    lacking: Annotated[tuple[str, ...], tyro.conf.arg(name="without")] = (),
+    having: Annotated[Texts, tyro.conf.arg(name="with")] = (),
+    lacking: Annotated[Texts, tyro.conf.arg(name="without")] = (),
     min_probability: float | None = None,
     top: int = 10,
-    identity: tuple[str, ...] = (),
-    camera: tuple[str, ...] = (),
+    identity: Texts = (),
+    camera: Texts = (),
     after: str | None = None,
     before: str | None = None,
     source: str | None = None,
@@ -113,6 +114,14 @@ def search(
     else:
         gallery, _ = open_gallery(store, weights, device, 1)
         hits = gallery.search(image, top=top, where=where)
+    if changed := gallery.find_changed(hit.item.source for hit in hits):
+        shown = "; the sheet shows them as they are now" if sheet is not None else ""
+        print(
+            f"note: {len(changed)} hits have changed since they were indexed{shown}: {name_some(changed)}",
+            file=sys.stderr,
+        )
+    if not hits:
+        tell_unknown(where, gallery)
     asked = [gallery.attributes[i] for i in find_attributes(gallery.attributes, having + lacking)]
     _print_hits(hits, asked, None if image is None else str(image), (having, lacking), as_json)
     if sheet is not None and image is not None:

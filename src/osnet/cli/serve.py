@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import app
+from osnet.cli.common import Texts, app
 from osnet.errors import require_extra
 
 
@@ -19,7 +19,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8750,
-    public_name: tuple[str, ...] = (),
+    public_name: Texts = (),
     tls: bool = False,
     state: str | None = None,
     calibration: tuple[Path, ...] = (),

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import EXIT_FOUND_TROUBLE, draw_progress, name_some, store_app
+from osnet.cli.common import EXIT_FOUND_TROUBLE, Texts, draw_progress, name_some, store_app
 from osnet.cli.gallery import make_where
 from osnet.data.folder import parse_time
 from osnet.gallery import Erased
@@ -69,12 +69,13 @@ def store_check(store: Address) -> None:
 def store_erase(
     store: Address,
     *,
-    identity: tuple[str, ...] = (),
-    camera: tuple[str, ...] = (),
+    identity: Texts = (),
+    camera: Texts = (),
     after: str | None = None,
     before: str | None = None,
     source: str | None = None,
     data_folder: Path | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Delete items and their bytes, then look for the bytes in the store's files.
 
@@ -86,8 +87,13 @@ def store_erase(
         before: taken at this time or earlier.
         source: this source, or a pattern.
         data_folder: of a PostgreSQL server on this machine, to look into its files.
+        dry_run: count the items and delete nothing.
     """
     where = make_where(identity, camera, after, before, source)
+    if dry_run:
+        opened = open_store(store)
+        print(f"{opened.count(where)} of {len(opened)} items would be erased")
+        return
     _report(open_store(store, data_folder=data_folder).erase(where))
 
 
@@ -100,7 +106,7 @@ def store_expire(store: Address, *, before: str, data_folder: Path | None = None
         before: seconds or ISO 8601, UTC.
         data_folder: of a PostgreSQL server on this machine, to look into its files.
     """
-    _report(open_store(store, data_folder=data_folder).expire(parse_time(before, "--before")))
+    _report(open_store(store, data_folder=data_folder).expire(parse_time(before, "--before", refuse_year=True)))
 
 
 def _report(done: Erased) -> None:

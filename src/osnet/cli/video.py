@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from osnet import Embedder
-from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, app, check_counts, report_failures
+from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, Texts, app, check_counts, report_failures
 from osnet.cli.gallery import choose_weights
 from osnet.errors import DataError, OutputError
 from osnet.figures.timeline import save_timeline
@@ -188,7 +188,7 @@ def video_track(
 def video_link(
     archive: ArchiveArg,
     *,
-    travel: tuple[str, ...] = (),
+    travel: Texts = (),
     min_score: float | None = None,
     max_strangers: float = 0.01,
     as_json: JsonFlag = False,

@@ -372,8 +372,11 @@ def _why_not_image(source: Path | BytesIO) -> str:
     head = _head(source) if isinstance(source, Path) else source.getvalue()[:HEAD]
     if not head:
         return "not an image: the file is empty"
-    if _format_of(head) == "HEIC":
+    kind = _format_of(head)
+    if kind == "HEIC":
         return "HEIC is not supported; save it as JPEG or PNG"
+    if kind in FORMATS:
+        return f"a {kind} file that is truncated or damaged"
     return f"not an image in a supported format: {FORMATS_READ}"
 
 

@@ -3,9 +3,10 @@
 Shapes: N items, C cameras, I identities.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,13 +58,10 @@ class Columns:
         """The columns of items that are added now; ``first`` is the place of the first in the order.
 
         Raises:
-            GalleryError: a time that is not a finite number, or a stamp whose SHA-256 is none.
+            GalleryError: as ``check_items``; or a stamp whose SHA-256 is none.
         """
+        check_items(items)
         times = np.array([np.nan if item.time_s is None else item.time_s for item in items], dtype=np.float64)
-        known = np.array([item.time_s is not None for item in items], dtype=bool)
-        if not np.isfinite(times[known]).all():
-            bad = items[int(np.flatnonzero(known & ~np.isfinite(times))[0])]
-            raise GalleryError(f"{bad.source}: the time {bad.time_s} is not a finite number of seconds")
         camera, cameras = _encode([item.camera for item in items])
         identity, identities = _encode([item.identity for item in items])
         texts = [_to_bytes(item.source) for item in items]
@@ -141,6 +139,29 @@ class Columns:
         text = np.ascontiguousarray(self.source_text).data
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             yield bytes(text[start:end])
+
+
+def check_items(items: Iterable[Item]) -> None:
+    """Refuse what no store can hold.
+
+    Raises:
+        GalleryError: a source that is not text, empty, or there twice; an identity or a camera that is neither text nor
+            None, or is empty; a time that is neither a finite number of seconds nor None.
+    """
+    seen = set()
+    for item in items:
+        for name in ("source", "identity", "camera"):
+            value = getattr(item, name)
+            if not (isinstance(value, str) or (value is None and name != "source")):
+                kind = type(value).__name__
+                raise GalleryError(f"{item.source}: the {name} {value!r} is of type {kind}; give text: {str(value)!r}")
+            if value == "":
+                raise GalleryError(f"{item}: the {name} is empty; give None if it is unknown")
+        if item.time_s is not None and not (isinstance(item.time_s, Real) and np.isfinite(item.time_s)):
+            raise GalleryError(f"{item.source}: the time {item.time_s!r} is not a finite number of seconds")
+        if item.source in seen:
+            raise GalleryError(f"{item.source} is in the new items twice; each source has one item")
+        seen.add(item.source)
 
 
 def join_columns(parts: Sequence[Columns]) -> Columns:

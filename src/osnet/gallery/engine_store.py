@@ -4,7 +4,6 @@ Shapes: N items, D embedding, Q queries.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from osnet.embedding.attribute_predictor import find_attributes
 from osnet.errors import GalleryError
+from osnet.gallery.columns import check_items
 from osnet.gallery.exact_search import LENGTH, ROUNDING, SLACK, Floats, score_exactly
 from osnet.gallery.stored_rows import unit_rows
 from osnet.gallery.top_hits import check_page
@@ -123,9 +123,7 @@ class EngineStore(ABC):
         units = unit_rows(embeddings_ND, self.embedding_size, self.name)
         if len(units) != len(items):
             raise GalleryError(f"{len(units)} embeddings but {len(items)} items; give as many of each")
-        counted = Counter(item.source for item in items)
-        if twice := next((source for source, count in counted.items() if count > 1), None):
-            raise GalleryError(f"{twice} is in the new items twice; each source has one item")
+        check_items(items)
         for item in items:
             _check_item(item)
         if items:
@@ -270,8 +268,6 @@ def _check_item(item: Item) -> None:
         text = getattr(item, name)
         if text is not None and ("\0" in text or any("\ud800" <= c <= "\udfff" for c in text)):
             raise GalleryError(f"{name} {text!r} holds a character that only a folder gallery can store")
-    if item.time_s is not None and not np.isfinite(item.time_s):
-        raise GalleryError(f"{item.source}: the time {item.time_s} is not a finite number of seconds")
 
 
 def _check_removal(where: Where) -> None:

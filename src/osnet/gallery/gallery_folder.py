@@ -14,7 +14,6 @@ Galleries of the format ``osnet-gallery-1`` are read; the first write brings the
 Shapes: N items, D embedding, A attributes.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from osnet.embedding.third_party import ThirdPartyNetwork, save_third_party
 from osnet.errors import GalleryError
 from osnet.files import make_folder, plain_path, sha256_file
 from osnet.gallery.columns import Columns, Indices
-from osnet.gallery.indexing import Indexed, index_files, list_items
+from osnet.gallery.indexing import Indexed, index_files, join_labels, list_items
 from osnet.gallery.item_attributes import AttributeProbabilities, choose_columns, stored_attributes
 from osnet.gallery.search import SearchableRows, check_same_weights
 from osnet.gallery.segment_file import Rows
@@ -44,7 +43,7 @@ from osnet.gallery.segments import (
     sweep_if_free,
 )
 from osnet.gallery.snapshot import Snapshot
-from osnet.gallery.stamps import Added, FileStamp, Stored, is_gone, lies_below
+from osnet.gallery.stamps import Added, FileStamp, Stored, has_changed, is_gone, lies_below
 from osnet.gallery.stored_rows import LOCK_TIMEOUT_S, open_snapshot
 from osnet.gallery.traces import Traces
 from osnet.gallery.vector_store import Erased, Where
@@ -191,6 +190,15 @@ class Gallery(SearchableRows):
         candidates = [s for source, s in self.stored().items() if folder is None or lies_below(source, folder)]
         return [stored.item.source for stored in candidates if is_gone(stored)]
 
+    def find_changed(self, sources: Iterable[str]) -> list[str]:
+        """Those of ``sources`` whose file has changed, or is gone, since it was embedded."""
+
+        def read(state: Snapshot) -> list[str]:
+            rows = np.array(sorted(state.find_sources(list(sources)).values()), dtype=np.intp)
+            return [source for source, stored in _stored(state, rows).items() if is_gone(stored) or has_changed(stored)]
+
+        return self._read(read)
+
     def add(self, images: Any, *, on_error: OnError = "raise", progress: Progress = no_progress) -> Indexed:
         """Embed image files and store them. Files that are stored in their present state are skipped.
 
@@ -198,20 +206,22 @@ class Gallery(SearchableRows):
 
         Args:
             images: a path, a folder (its images in sorted order), an ``Item`` whose source is a path, a ``Crop`` (of
-                ``read_folder``, for instance), or an iterable of these. Items and crops bring an identity, a camera
-                and a time, which replace those that the gallery has. Sources are stored as absolute paths.
+                ``read_folder``, for instance), or an iterable of these. The identity of items and
+                crops replaces the one that the gallery has; their camera and time do so if they are known. Sources are
+                stored as absolute paths.
             on_error: ``raise`` stops at an image that cannot be embedded; ``skip`` leaves it out and lists it in the
                 result.
             progress: shows progress over the files that are embedded.
 
         Raises:
-            GalleryError: the gallery was opened without an embedder, or images in memory.
+            GalleryError: the gallery was opened without an embedder; images in memory; an item that ``check_items``
+                refuses, or two of one file with other labels.
             ImageError: an image that cannot be embedded, with ``on_error="raise"``.
             DataError: a folder that does not exist or holds no images.
         """
         embedder = self.embedder
-        items = {item.source: item for item in list_items(images, self.stored())}
-        return index_files(self, embedder, items.values(), replace_labels=True, on_error=on_error, progress=progress)
+        items = join_labels(list_items(images, self.stored()))
+        return index_files(self, embedder, items, replace_labels=True, on_error=on_error, progress=progress)
 
     def add_embeddings(
         self,
@@ -409,9 +419,6 @@ class Gallery(SearchableRows):
         if len(unit) != len(items) or (stamps is not None and len(stamps) != len(items)):
             given = "" if stamps is None else f", {len(stamps)} stamps"
             raise GalleryError(f"{len(unit)} embeddings but {len(items)} items{given}; give as many of each")
-        counted = Counter(item.source for item in items)
-        if twice := next((source for source, count in counted.items() if count > 1), None):
-            raise GalleryError(f"{twice} is in the new items twice; each source has one item")
         probabilities = choose_columns(self._manifest.attributes, attributes, len(items), self.folder)
         columns = Columns.of(items, stamps if stamps is not None else [None] * len(items), self._manifest.next_row)
         return Rows.of(unit, probabilities, columns)

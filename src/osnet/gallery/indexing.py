@@ -1,14 +1,16 @@
 """Embedding image files into a gallery: only files that are new or have changed."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from osnet.data.loading import list_images, no_images
+from osnet.data.loading import describe_others, list_images, list_other_files, no_images
 from osnet.embedding.embedder import Embedder, Embeddings, OnError, join_embeddings
-from osnet.errors import GalleryError, ImageError
+from osnet.errors import GalleryError, ImageError, ImageWarning
 from osnet.files import plain_path
+from osnet.gallery.columns import check_items
 from osnet.gallery.item_attributes import attribute_probabilities
 from osnet.gallery.stamps import Added, FileStamp, Stored, Update, plan_update
 from osnet.progress import Progress, no_progress
@@ -54,6 +56,8 @@ def list_items(images: Any, stored: Mapping[str, Stored]) -> list[Item]:
         files = list(list_images(path)) if path.is_dir() else [path]
         if not files:
             raise no_images(path)
+        if path.is_dir() and (others := describe_others(list_other_files(path))):
+            warnings.warn(ImageWarning(f"left out of {path}: {others}"), stacklevel=2)
         sources = [str(plain_path(file)) for file in files]
         return [stored[source].item if source in stored else Item(source) for source in sources]
     if isinstance(images, Mapping) or not isinstance(images, Iterable) or hasattr(images, "shape"):
@@ -62,6 +66,22 @@ def list_items(images: Any, stored: Mapping[str, Stored]) -> list[Item]:
             "embed images in memory yourself and use add_embeddings"
         )
     return [item for image in images for item in list_items(image, stored)]
+
+
+def join_labels(items: Iterable[Item]) -> list[Item]:
+    """One item for each source. A path without labels takes those of an item of the same file.
+
+    Raises:
+        GalleryError: two items of one file with other labels.
+    """
+    joined: dict[str, Item] = {}
+    for item in items:
+        there = joined.setdefault(item.source, item)
+        if there != item and item != Item(item.source):
+            if there != Item(item.source):
+                raise GalleryError(f"{item.source} is given twice with other labels: {there} and {item}")
+            joined[item.source] = item
+    return list(joined.values())
 
 
 def item_of(crop: Crop) -> Item:
@@ -93,14 +113,16 @@ def index_files(
         gallery: of the embedder's weights.
         embedder: embeds the files.
         items: their sources are absolute paths, as ``plain_path`` gives them.
-        replace_labels: True: identity, camera and time of ``items`` replace those in the gallery. False: they only fill
-            in what the gallery does not know.
+        replace_labels: True: the identity of ``items`` replaces the one in the gallery, and so do camera and time where
+            they are known. False: they only fill in what the gallery does not know.
         on_error: ``raise`` stops at an image that cannot be embedded; ``skip`` lists it in ``failures``.
         progress: shows progress over the files that are embedded.
 
     Raises:
         ImageError: an image that cannot be embedded, with ``on_error="raise"``.
     """
+    items = list(items)
+    check_items(items)
     update = plan_update(gallery.stored(), items, replace_labels=replace_labels)
     if update.relabelled or update.restamped:
         gallery.relabel(update.relabelled, update.restamped)

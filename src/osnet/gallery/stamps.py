@@ -99,8 +99,8 @@ def plan_update(stored: Mapping[str, Stored], items: Iterable[Item], *, replace_
     Args:
         stored: ``Gallery.stored()``. A source with ``..`` means the same item as its plain path.
         items: the files, whose sources are plain paths (``plain_path``), with their labels.
-        replace_labels: True: identity, camera and time of ``items`` replace the stored ones. False: they only fill in
-            what is unknown.
+        replace_labels: True: the identity of ``items`` replaces the stored one; camera and time do so if they are
+            known. False: they only fill in what is unknown.
     """
     plain = {str(plain_path(source)) if ".." in source else source: old for source, old in stored.items()}
     todo, relabelled, restamped = {}, [], {}
@@ -150,6 +150,15 @@ def is_gone(stored: Stored) -> bool:
         return False
     places = [source, source.rpartition("#")[0]] if "#" in source else [source]
     return not any(os.path.exists(place) for place in places)  # noqa: PTH110 a source may be no path at all
+
+
+def has_changed(stored: Stored) -> bool:
+    """True if the item's file has another content than when it was embedded, or is gone; False without a stamp."""
+    stamp, source = stored.stamp, stored.item.source
+    if stamp is None or stamp.is_of(source):
+        return False
+    now = FileStamp.of(source)
+    return now is None or now.sha256 != stamp.sha256
 
 
 def lies_below(source: str, folder: Path) -> bool:

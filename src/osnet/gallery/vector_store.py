@@ -4,6 +4,7 @@ import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +41,13 @@ class Where:
         for name in ("identities", "cameras", "sources", "having", "lacking"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a set of names, not the string {getattr(self, name)!r}")
+            for value in getattr(self, name) or ():
+                if not isinstance(value, str):
+                    raise TypeError(f"{name} must hold names, not {value!r}; write {str(value)!r}")
+        for name in ("after_s", "before_s"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number of seconds, not {value!r}")
 
     @property
     def is_empty(self) -> bool:
