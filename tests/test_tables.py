@@ -142,7 +142,7 @@ def test_malformed_tables_are_refused_naming_the_fault(content: bytes, words: li
 
 def test_errors_name_the_line_of_the_file(tmp_path: Path) -> None:
     write_picture(tmp_path / "crops" / "a.png")
-    (tmp_path / "t.csv").write_text('path,identity\n\n\na.png,"ada\nlovelace"\ngone.png,bob\n')
+    (tmp_path / "t.csv").write_text('path,identity,note\n\n\na.png,ada,"two\nlines"\ngone.png,bob,\n')
     with pytest.raises(DataError, match=r"line 6: "):
         read_folder(tmp_path / "crops", FolderLayout(csv=tmp_path / "t.csv"))
 

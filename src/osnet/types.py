@@ -125,7 +125,7 @@ class ReidDataset:
     val: Split = field(default_factory=lambda: Split("val", ()))
     """More images of the people in ``train``, which MSMT17 sets aside. Only ``combine_all`` trains on them."""
     unlisted: tuple[str, ...] = ()
-    """Images in the folder that the CSV does not list; they are in no split."""
+    """Images in the folder that are in no split: not in the CSV, or beside the folders ``query`` and ``gallery``."""
     benchmark: str = ""
     """Name of the benchmark, as it was asked for or recognised by its images; empty for other data sets."""
 

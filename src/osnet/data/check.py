@@ -152,7 +152,7 @@ def _check_reserved_names(dataset: ReidDataset) -> Iterator[Problem]:
             tuple(odd),
         )
     if dataset.unlisted:
-        yield Problem("unlisted", "mind", "image(s) are not in the CSV and left out", dataset.unlisted)
+        yield Problem("unlisted", "mind", "image(s) are in no split (folder or CSV) and left out", dataset.unlisted)
 
 
 def _check_overlaps(dataset: ReidDataset) -> Iterator[Problem]:

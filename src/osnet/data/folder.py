@@ -1,14 +1,16 @@
 """Read any folder of crops. Identity and camera come from sub-folders, from file names or from a CSV."""
 
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from osnet.data.loading import list_images, list_other_files, no_images, warn_of_unread
+from osnet.data.loading import is_image_file, list_images, list_other_files, no_images, warn_of_unread
 from osnet.data.reid.identify import identify_benchmark
 from osnet.data.reid.market1501 import find_market1501, parse_name, read_market1501
 from osnet.data.table import locate_images, read_identities
@@ -17,8 +19,11 @@ from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop, ReidDataset, Split
 
 IdentityFrom = Literal["auto", "subfolders", "pattern", "csv", "market1501"]
 SPLITS = ("train", "query", "gallery")
+MARKET_SPLITS = ("bounding_box_train", "query", "bounding_box_test")
 RESERVED = {"-1": JUNK_PID, "0": DISTRACTOR_PID}
 """Identities that mean junk or distractor in a CSV or a file name, as in Market-1501. Not applied to sub-folders."""
+MAX_SECONDS = 1e11
+"""A larger time (after the year 5138) is refused: it is in milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,9 @@ class FolderLayout:
     """Where the identity and the camera of a crop are read from. Times are in seconds or ISO 8601 (default zone: UTC).
 
     Raises:
-        DataError: the pattern is not a regular expression or has no group ``identity``, or ``identity_from`` is
-            ``pattern`` or ``csv`` and the field of that name is None.
+        DataError: the pattern is not a regular expression, has no group ``identity`` or has an unknown group;
+            ``identity_from`` is ``pattern`` or ``csv`` and the field of that name is None; or two fields name
+            different sources of the identity.
     """
 
     identity_from: IdentityFrom = "auto"
@@ -35,7 +41,7 @@ class FolderLayout:
     is given, else Market-1501's file names if all images have them, else sub-folders."""
     pattern: str | None = None
     """Regular expression that is searched in the path relative to the folder (with ``/``). It has the named group
-    ``identity`` and optionally ``camera`` and ``time``."""
+    ``identity`` and optionally ``camera`` and ``time``; other named groups are refused."""
     csv: Path | None = None
     """CSV file with the columns ``path`` and ``identity`` and optionally ``camera``, ``time`` and ``split``. Paths are
     relative to the folder. A longer path, for example one written on another machine, is found by its end; see
@@ -52,9 +58,18 @@ class FolderLayout:
                     f"pattern {self.pattern!r} has no group (?P<identity>...); "
                     r"for instance (?P<identity>\w+)_cam(?P<camera>\d+)"
                 )
+            if unknown := sorted(set(groups) - {"identity", "camera", "time"}):
+                raise DataError(
+                    f"pattern {self.pattern!r} has the group {unknown[0]!r}, which means nothing; the groups are "
+                    "identity, camera and time (a group without a name may be anything)"
+                )
         for kind in ("pattern", "csv"):
             if self.identity_from == kind and getattr(self, kind) is None:
                 raise DataError(f"identity_from={kind!r} needs {kind}=...")
+            if self.identity_from not in ("auto", kind) and getattr(self, kind) is not None:
+                raise DataError(f"identity_from={self.identity_from!r} and {kind}=... are two sources; leave out one")
+        if self.pattern is not None and self.csv is not None:
+            raise DataError("pattern=... and csv=... are two sources of the identity; leave out one")
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     """
     layout = layout or FolderLayout()
     root = Path(root)
+    _check_spelling(root, layout)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder" if root.exists() else f"no such folder: {root}")
     plain = layout.identity_from in ("auto", "market1501") and layout == FolderLayout(layout.identity_from)
@@ -113,7 +129,10 @@ def read_dataset(root: str | Path, layout: FolderLayout | None = None, name: str
     records = _read_split_records(root, layout)
     numbered = _number(records)
     train, query, gallery = (Split(split, tuple(numbered.get(split, ()))) for split in SPLITS)
-    unlisted = _unlisted(root, layout, [crop for crops in numbered.values() for crop in crops])
+    if layout.csv is not None:
+        unlisted = find_unlisted(root, [crop for crops in numbered.values() for crop in crops])
+    else:
+        unlisted = _find_beside(root, records)
     places = [root] if layout.csv is not None else [root / split for split in records]
     others = tuple(other for place in places for other in _others(place, layout))
     dataset = ReidDataset(root.resolve().name, root, train, query, gallery, other_files=others, unlisted=unlisted)
@@ -129,19 +148,28 @@ def read_any(root: str | Path, layout: FolderLayout | None = None) -> ReidDatase
 
     Raises:
         DataError: the folder does not exist or has no images, or some images have no identity; see ``read_dataset`` and
-            ``read_folder``.
+            ``read_folder``. Or a folder's name differs from ``query``, ``gallery`` or ``train`` in capitals.
     """
     layout, root = layout or FolderLayout(), Path(root)
+    _check_spelling(root, layout)
     if find_market1501(root) is not None or {"query", "gallery"} <= _subfolders(root) or _has_splits(layout.csv):
         return read_dataset(root, layout)
     crops = tuple(read_folder(root, layout))
-    unlisted, others = _unlisted(root, layout, crops), _others(root, layout)
+    unlisted, others = find_unlisted(root, crops) if layout.csv is not None else (), _others(root, layout)
     dataset = ReidDataset(root.resolve().name, root, Split("train", crops), other_files=others, unlisted=unlisted)
     return _named(dataset, None)
 
 
-def _unlisted(root: Path, layout: FolderLayout, crops: Iterable[Crop]) -> tuple[str, ...]:
-    return find_unlisted(root, crops) if layout.csv is not None and layout.identity_from in ("auto", "csv") else ()
+def _check_spelling(root: Path, layout: FolderLayout) -> None:
+    """Refuse folders such as Query and Gallery; they would be read as two people."""
+    names = _subfolders(root) if layout.csv is None else set()
+    for splits in (SPLITS, MARKET_SPLITS):
+        wrong = sorted(name for name in names if name not in splits and name.lower() in splits)
+        if wrong and set(splits[1:]) <= {name.lower() for name in names}:
+            raise DataError(
+                f"{root}: rename the folder(s) {', '.join(wrong)} to {', '.join(name.lower() for name in wrong)}; "
+                "capitals count"
+            )
 
 
 def _named(dataset: ReidDataset, name: str | None) -> ReidDataset:
@@ -168,11 +196,7 @@ def _has_splits(table: Path | None) -> bool:
 
 def _read_split_records(root: Path, layout: FolderLayout) -> dict[str, list[_Record]]:
     if layout.csv is not None:
-        records = _read_csv(root, layout.csv)
-        if strange := sorted({str(r.split) for r in records if r.split not in SPLITS}):
-            raise DataError(
-                f"{layout.csv}: column split must contain only {', '.join(SPLITS)}; it has {', '.join(strange[:5])}"
-            )
+        records = _read_csv(root, layout.csv, needs_split=True)
         return {split: [r for r in records if r.split == split] for split in SPLITS}
     found = [split for split in SPLITS if (root / split).is_dir()]
     if not {"query", "gallery"} <= set(found):
@@ -193,7 +217,7 @@ def _why_not_market(root: Path, layout: FolderLayout) -> str:
 
 
 def _read_records(root: Path, layout: FolderLayout) -> list[_Record]:
-    if layout.csv is not None and layout.identity_from in ("auto", "csv"):
+    if layout.csv is not None:
         return _read_csv(root, layout.csv)
     paths = list(list_images(root))
     if not paths:
@@ -260,20 +284,31 @@ def _by_market_name(root: Path, paths: list[Path]) -> list[_Record]:
     return [_Record(path, str(ids[0]), str(ids[1]), numbers=ids) for path, ids in parsed if ids is not None]
 
 
-def _read_csv(root: Path, file: Path) -> list[_Record]:
+def _read_csv(root: Path, file: Path, needs_split: bool = False) -> list[_Record]:
     table = read_identities(file)
+    if needs_split and "split" not in table.header:
+        raise DataError(f"{file} has no column split; add it, with {', '.join(SPLITS)} as values")
     wheres = [f"{file}, line {line}" for line in table.lines]
     places = locate_images(root, [(row["path"] or "", where) for row, where in zip(table.rows, wheres, strict=True)])
     records: dict[Path, _Record] = {}
     for row, where, path in zip(table.rows, wheres, places, strict=True):
         if path is None:
-            raise DataError(f"{where}: no such file: {root / (row['path'] or '')}")
+            place = root / (row["path"] or "")
+            raise DataError(
+                f"{where}: {place} is a folder; list its images"
+                if os.path.isdir(place)  # noqa: PTH112  Path.is_dir raises if the path is too long
+                else f"{where}: no such file: {place}"
+            )
         if not row["identity"]:
             raise DataError(f"{where}: {row['path']} has no identity")
         if path in records:
             raise DataError(f"{where}: {row['path']} is listed twice")
         time_s = parse_time(time, where) if (time := row.get("time")) else None
         identity, camera, split = row["identity"], row.get("camera") or None, row.get("split") or None
+        if needs_split and split not in SPLITS:
+            raise DataError(
+                f"{where}: the split is {split or ''!r}; it must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
+            )
         records[path] = _Record(path, identity, camera, time_s, split, pid=RESERVED.get(identity))
     return [records[path] for path in sorted(records)]
 
@@ -282,6 +317,18 @@ def find_unlisted(root: Path, crops: Iterable[Crop]) -> tuple[str, ...]:
     """List the images below ``root`` that are not among ``crops``, as paths relative to ``root``."""
     listed = {crop.path for crop in crops}
     return tuple(path.relative_to(root).as_posix() for path in list_images(root) if path not in listed)
+
+
+def _find_beside(root: Path, splits: Collection[str]) -> tuple[str, ...]:
+    """List the images below ``root`` outside the folders of the splits; folders that cannot be read are left out."""
+    images: list[Path] = []
+    for place in sorted(root.iterdir()):
+        if place.is_dir() and place.name not in splits and not place.name.startswith("."):
+            with suppress(DataError):
+                images.extend(list_images(place))
+        elif place.is_file() and is_image_file(place):
+            images.append(place)
+    return tuple(path.relative_to(root).as_posix() for path in images)
 
 
 def inside(root: Path, relative: str, where: str) -> Path:
@@ -303,12 +350,18 @@ def inside(root: Path, relative: str, where: str) -> Path:
     return root / path
 
 
-def parse_time(text: str, where: str) -> float:
+def parse_time(text: str, where: str, refuse_year: bool = False) -> float:
     """Convert a time to seconds. A number of seconds is returned as it is. An ISO 8601 time (UTC if no zone is given)
     becomes seconds since 1970-01-01 UTC.
 
+    Args:
+        text: the time.
+        where: its file and line, or its flag. Error messages start with it.
+        refuse_year: refuse an integer from 1900 to 2100, which is rather a year than seconds.
+
     Raises:
-        DataError: ``text`` is neither; the message starts with ``where``, the file and line.
+        DataError: ``text`` is neither; or it is a number that looks like a date (20240601) or like milliseconds (above
+            1e11), or like a year if ``refuse_year`` is set.
     """
     try:
         seconds = float("" if "_" in text else text)  # Python reads 1_0 as 10
@@ -317,12 +370,33 @@ def parse_time(text: str, where: str) -> float:
     else:
         if not math.isfinite(seconds):
             raise DataError(f"{where}: time {text!r} is not a finite number of seconds")
+        if abs(seconds) > MAX_SECONDS:
+            raise DataError(
+                f"{where}: time {text!r} is above 1e11 s and looks like milliseconds; write seconds, or "
+                "ISO 8601 such as 2024-06-01T12:00:00"
+            )
+        if date := _as_date(text.strip(), refuse_year):
+            raise DataError(
+                f"{where}: time {text!r} looks like a date; write {date}, or seconds with a decimal point: "
+                f"{text.strip()}.0"
+            )
         return seconds
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise DataError(f"{where}: time {text!r} is neither a number of seconds nor ISO 8601") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _as_date(text: str, refuse_year: bool) -> str | None:
+    """The date YYYY-MM-DD if ``text`` is YYYYMMDD, or YYYY and ``refuse_year`` is set, from 1900 to 2100."""
+    whole = f"{text}0101" if refuse_year and len(text) == 4 else text
+    if re.fullmatch(r"[0-9]{8}", whole) is None or not 1900 <= int(whole[:4]) <= 2100:
+        return None
+    try:
+        return datetime.fromisoformat(whole).date().isoformat()
+    except ValueError:
+        return None
 
 
 def _refuse(names: list[str], what: str) -> None:

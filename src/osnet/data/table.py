@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,16 @@ from osnet.files import plain_path
 COLUMNS = ("path", "identity", "camera", "time", "split")
 """The columns of a CSV with identities. The first two are required."""
 IDENTITIES = "the columns path and identity, and at least one row"
+OTHER_NAMES = {
+    "path": ("paths", "filepath", "imagepath", "imgpath"),
+    "identity": ("identities", "identityid", "pid", "pids", "person", "personid", "id"),
+    "camera": ("cameras", "cameraid", "cam", "cams", "camid", "camids"),
+    "time": ("times", "timestamp", "timestamps", "datetime"),
+    "split": ("splits", "subset"),
+}
+"""Names of columns, in lower case and without spaces, ``_`` and ``-``, that are refused where the column is missing."""
+RESERVED_SPELLING = re.compile(r"[-\u2212]0*1(\.0*)?|[-+\u2212]?0+(\.0*)?")
+"""Matches -1 and 0 in any spelling, such as -1.0 or 0000."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 OTHER_FILES = {
     b"\xff\xfe": "text in UTF-16",
@@ -29,7 +40,7 @@ class Table(NamedTuple):
 
     header: list[str]
     rows: list[dict[str, str | None]]
-    """The values of each row by column. Columns missing at the end of a row are None."""
+    """The values of each row by column; only spaces count as empty. Columns missing at the end of a row are None."""
     lines: list[int]
     """For each row, its line number in the file. If a quoted value spans several lines, the last of them."""
 
@@ -40,19 +51,21 @@ def read_table(file: Path, needed: Sequence[str], known: Collection[str], wanted
     Args:
         file: path of a CSV file in UTF-8, with commas.
         needed: columns that must exist.
-        known: columns that have a meaning. A similar name (other case, spaces or quotes) is an error, because the
-            column would be ignored.
+        known: columns that have a meaning. A similar name (other case, spaces or quotes, or ``camid`` for ``camera``)
+            is an error, because the column would be ignored. So is a line break in a value.
         wanted: description of the expected header, for error messages.
 
     Raises:
         DataError: the file cannot be read or is not CSV in UTF-8 with commas, a column is missing, misspelled or occurs
-            twice, or a row has more values than columns. The message says what was found.
+            twice, a row has more values than columns, or a quote is not closed. The message says what was found.
     """
+    first = 1
     try:
-        reader = csv.reader(io.StringIO(_read_text(file), newline=""))
+        reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
         header = next(reader, [])
         _check_header(file, header, needed, known, wanted)
         table = Table(header, [], [])
+        first = reader.line_num + 1
         for values in reader:
             where = f"{file}, line {reader.line_num}"
             if any(values[len(header) :]):
@@ -61,11 +74,19 @@ def read_table(file: Path, needed: Sequence[str], known: Collection[str], wanted
                     'quotes: "a,b"'
                 )
             if values:
-                padded = [*values[: len(header)], *[None] * (len(header) - len(values))]
-                table.rows.append(dict(zip(header, padded, strict=True)))
+                cells = [value if value.strip() else "" for value in values[: len(header)]]
+                row = dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True))
+                for column in known if reader.line_num > first else ():
+                    if {"\r", "\n"} & set(row.get(column) or ""):
+                        raise DataError(
+                            f"{file}, line {first}: {column} {row[column]!r} contains a line break; is a quote "
+                            "not closed?"
+                        )
+                table.rows.append(row)
                 table.lines.append(reader.line_num)
+            first = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"cannot read {file}: {error}") from error
+        raise DataError(f"cannot read {file}, line {first}: {error}; is a quote not closed?") from error
     return table
 
 
@@ -74,19 +95,29 @@ def read_identities(file: Path) -> Table:
 
     Raises:
         DataError: the file cannot be read (see ``read_table``), the columns ``path`` and ``identity`` are missing,
-            there is no row, or the names of two identities or two cameras differ only in spaces at their ends.
+            there is no row, an identity is another spelling of -1 or 0, or the names of two identities or two cameras
+            differ only in spaces or in the encoding of their accents (Unicode NFC and NFD).
     """
     table = read_table(file, ("path", "identity"), COLUMNS, IDENTITIES)
     if not table.rows:
         raise DataError(f"{file} needs a header with {IDENTITIES}; it has no rows")
     for column in ("identity", "camera"):
-        first: dict[str, str] = {}
+        spelled: dict[str, str] = {}
         for row, line in zip(table.rows, table.lines, strict=True):
             name = row.get(column) or ""
-            if first.setdefault(name.strip(), name) != name:
+            composed = unicodedata.normalize("NFC", name)
+            first = spelled.setdefault(" ".join(composed.split()), name)
+            if first != name:
+                in_spaces = composed != unicodedata.normalize("NFC", first)
+                show, what = (repr, "spaces") if in_spaces else (ascii, "the encoding of its accents")
                 raise DataError(
-                    f"{file}, line {line}: {column} {name!r} differs from {first[name.strip()]!r} in spaces only; "
-                    "use one spelling"
+                    f"{file}, line {line}: {column} {show(name)} differs from {show(first)} in {what} only; use one "
+                    "spelling"
+                )
+            if column == "identity" and name not in ("-1", "0") and RESERVED_SPELLING.fullmatch(name.strip()):
+                raise DataError(
+                    f"{file}, line {line}: identity {name!r}: write -1 for junk or 0 for a distractor; a person needs "
+                    "another name"
                 )
     return table
 
@@ -122,6 +153,13 @@ def _check_header(file: Path, header: list[str], needed: Sequence[str], known: C
         meant = column.strip(" \t\xa0\ufeff'\"").lower()
         if meant in known and meant not in header:
             raise DataError(f"{file} has a column {column!r}; rename it to {meant!r}")
+        plain = re.sub(r"[\s_-]", "", meant)
+        for name in known:
+            if name not in header and plain in OTHER_NAMES[name]:
+                raise DataError(
+                    f"{file} has a column {column!r} and no column {name!r}; rename it to {name!r}, or to another name "
+                    "if it means something else"
+                )
     if missing:
         found = ", ".join(map(repr, header)) or "an empty first line"
         raise DataError(f"{file} needs a header with {wanted}; found: {found}")

@@ -7,12 +7,12 @@ from osnet.data.attributes.identities import find_market_labels, read_generated_
 from osnet.data.attributes.pa100k import find_pa100k, read_pa100k
 from osnet.data.attributes.peta_rap import PETA_FILE, RAP_FILE, read_peta, read_rap
 from osnet.data.loading import list_images
-from osnet.data.table import locate_images, read_table
+from osnet.data.table import COLUMNS, locate_images, read_table
 from osnet.errors import DataError
 from osnet.synthetic.generate import ANNOTATIONS_FILE
 
 CSV_FILE = "attributes.csv"
-NO_ATTRIBUTES = {"path", "split"}
+NO_ATTRIBUTES = ("path", "split")
 VALUES = {"0": 0.0, "1": 1.0, "": float("nan")}
 
 
@@ -70,15 +70,21 @@ def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeD
     means train.
 
     Raises:
-        DataError: the file cannot be read, a column is missing or occurs twice, a value is not allowed, a path is
-            outside the folder, or files and labels do not match.
+        DataError: the file cannot be read, a column is missing or occurs twice, there is a column ``identity``, a value
+            is not allowed, a path is outside the folder, or files and labels do not match.
     """
     table = Path(table)
     root = table.parent
     header, rows, lines = read_table(table, ("path",), NO_ATTRIBUTES, "path and attributes, each once")
     names = [name for name in header if name not in NO_ATTRIBUTES]
-    if not names or len(set(header)) != len(header) or "" in names:
-        raise DataError(f"{table} needs a header with path and attributes, each once; it has {', '.join(header)}")
+    if not names or len({name.strip() for name in header}) != len(header) or "" in names:
+        given = ", ".join(map(repr, header))
+        raise DataError(f"{table} needs a header with path and attributes, each once; it has {given}")
+    if "identity" in header:
+        others = ", ".join(name for name in names if name in COLUMNS)
+        raise DataError(
+            f"{table} has the columns {others}, which are not attributes; remove them from the table of attributes"
+        )
     listed = []
     places = locate_images(
         root, [(row["path"], f"{table.name} line {n}") for row, n in zip(rows, lines, strict=True) if row["path"]]
@@ -87,14 +93,17 @@ def read_csv(table: str | Path, on_mismatch: OnMismatch = "raise") -> AttributeD
     for number, row in zip(lines, rows, strict=True):
         where = f"{table.name} line {number}"
         split = row.get("split") or "train"
-        values = [(row[name] or "").strip() for name in names]
+        values = {name: (row[name] or "").strip() for name in names}
         if split not in ("train", "val", "test"):
             raise DataError(f"{where}: unknown split {split!r}; choose from train, val, test")
-        if strange := [value for value in values if value not in VALUES]:
-            raise DataError(f"{where}: the label is {strange[0]!r}; it must be 0, 1 or empty")
+        if strange := [attribute for attribute, value in values.items() if value not in VALUES]:
+            raise DataError(
+                f"{where}: {row['path']}: the label of {strange[0]!r} is {values[strange[0]]!r}; it must be 0, 1 or "
+                "empty"
+            )
         image = next(found_images) if row["path"] else None
         name = image.relative_to(root).as_posix() if image is not None else row["path"] or ""
-        listed.append(Listed(split, name, [VALUES[value] for value in values], where))
+        listed.append(Listed(split, name, [VALUES[value] for value in values.values()], where))
     found = Found(root, len(names))
     found.add_all(listed, {path.relative_to(root).as_posix() for path in list_images(root)})
     return finish(root.resolve().name, root, names, found, on_mismatch)
