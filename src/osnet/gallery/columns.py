@@ -3,10 +3,12 @@
 Shapes: N items, C cameras, I identities.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,8 +159,9 @@ def check_items(items: Iterable[Item]) -> None:
                 raise GalleryError(f"{item.source}: the {name} {value!r} is of type {kind}; give text: {str(value)!r}")
             if value == "":
                 raise GalleryError(f"{item}: the {name} is empty; give None if it is unknown")
-        if item.time_s is not None and not (isinstance(item.time_s, Real) and np.isfinite(item.time_s)):
-            raise GalleryError(f"{item.source}: the time {item.time_s!r} is not a finite number of seconds")
+        time_s: Any = item.time_s
+        if time_s is not None and not (isinstance(time_s, Real) and math.isfinite(time_s)):
+            raise GalleryError(f"{item.source}: the time {time_s!r} is not a finite number of seconds")
         if item.source in seen:
             raise GalleryError(f"{item.source} is in the new items twice; each source has one item")
         seen.add(item.source)
