@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from osnet.cli.common import app
 from osnet.devices import pick_device
 from osnet.errors import DataError, OutputError
+from osnet.evaluation.checks import check_lengths
 from osnet.features.labels import label_pair, read_pair
 from osnet.files import check_writable, write_json, written_aside
 from osnet.metrics.distance_blocks import (
@@ -93,6 +94,8 @@ def rerank(
     _check_outputs(out, out_json, features, overwrite)
     where = pick_device(device, float64=True)
     found = read_features(features)
+    if not normalize:
+        check_lengths(found.query, found.gallery, ", ".join(map(str, features)))
     query, gallery = (_unit_rows(found.query), _unit_rows(found.gallery)) if normalize else (found.query, found.gallery)
     before = _score(euclidean_blocks(query, gallery, device=where), found) if found.labels else None
     if expansion != "none":

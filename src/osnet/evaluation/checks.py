@@ -1,5 +1,8 @@
 """Checks before an evaluation: can the data set be scored, and were the weights trained on its test images?"""
 
+import numpy as np
+from numpy.typing import NDArray
+
 from osnet.data.reid.benchmark import SplitName
 from osnet.data.reid.catalog import BENCHMARKS, splits_overlap
 from osnet.data.reid.market1501 import MARKET_FOLDER
@@ -53,6 +56,32 @@ def check_matches(query: Split | LabelledVectors, gallery: Split | LabelledVecto
         "identities that are there only in the query's own camera, which the protocol ignores. Check the identities "
         "and the cameras"
     )
+
+
+def check_lengths(query_QD: NDArray[np.float32], gallery_GD: NDArray[np.float32], where: str) -> None:
+    """Raise an error if only one part has embeddings of length 1. Euclidean distances between the parts mean nothing.
+
+    Embeddings that are zero are not looked at.
+
+    Args:
+        query_QD: (Q, D) query embeddings.
+        gallery_GD: (G, D) gallery embeddings.
+        where: name of the data set in the error.
+
+    Raises:
+        DataError: all lengths of one part are 1 (within 1e-3), and those of the other are not.
+    """
+    squares = [np.einsum("nd,nd->n", part, part) for part in (query_QD, gallery_GD)]
+    lengths = [np.sqrt(part[part > 0]) for part in squares]
+    unit = [bool((abs(part - 1) <= 1e-3).all()) for part in lengths]
+    if unit[0] != unit[1]:
+        one, other = ("query", "gallery") if unit[0] else ("gallery", "query")
+        found = lengths[unit[0]]
+        raise DataError(
+            f"{where}: {one} embeddings have length 1, but {other} embeddings lengths from {found.min():.4g} to "
+            f"{found.max():.4g}, so Euclidean distances between them mean nothing; normalise both or neither, or "
+            "compare by cosine alone"
+        )
 
 
 def check_leak(card: Card | None, data: ReidDataset, force: bool) -> list[str]:

@@ -12,7 +12,7 @@ from osnet.data.folder import read_dataset
 from osnet.data.reid.benchmark import Benchmark
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError
-from osnet.evaluation.checks import check_leak, check_matches, check_scorable
+from osnet.evaluation.checks import check_leak, check_lengths, check_matches, check_scorable
 from osnet.evaluation.results import Evaluation, SplitEvaluation
 from osnet.evaluation.scoring import DEFAULT_RULE, DEFAULT_SCORING, Scoring
 from osnet.evaluation.split_embeddings import (
@@ -122,14 +122,19 @@ def evaluate_features(
         The scores, as one split.
 
     Raises:
-        DataError: embeddings or labels that cannot be scored, such as queries without any match.
+        DataError: embeddings or labels that cannot be scored, such as queries without any match; for Euclidean
+            distances, only one of the parts is normalised.
     """
     scoring = scoring.resolve()
     if len(query) and (query.pids > DISTRACTOR_PID).all():
         check_matches(query, gallery, root or name)
     try:
+        if scoring.needs_lengths:
+            check_lengths(query.vectors, gallery.vectors, root or name)
         scores, by_distance = _score_distances(query, gallery, scoring)
         decisions = _score_decisions(query, gallery, scoring)
+    except DataError:
+        raise
     except ValueError as error:
         raise DataError(f"{root or name}: {error}") from error
     result = SplitEvaluation(

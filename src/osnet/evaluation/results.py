@@ -181,7 +181,7 @@ def _describe_scored(title: str, splits: Sequence[SplitEvaluation]) -> list[str]
     return lines
 
 
-def _describe_left_out(result: Evaluation) -> list[str]:
+def _describe_left_out(result: "Evaluation | Average") -> list[str]:
     """Lines on queries without a match and on images that could not be read."""
     lines = []
     for names, what in (
@@ -219,6 +219,16 @@ class Average:
     """Sample standard deviation (n - 1)."""
     protocol: str
     """Rule, distance and convention of the scores, in words."""
+    num_queries: int
+    """Number of queries, over all results."""
+    num_scored: int
+    """Number of queries that have a match, over all results."""
+    unmatched: tuple[str, ...] = ()
+    """Queries without a match in another camera, in any result."""
+    unreadable: tuple[str, ...] = ()
+    """Images that could not be read, with the reasons, in any result."""
+    warnings: tuple[str, ...] = ()
+    """Warnings of any result."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file that ``osnet average --out`` writes."""
@@ -226,20 +236,24 @@ class Average:
 
     def __str__(self) -> str:
         lines = [f"{self.dataset}, {len(self.names)} results: {'; '.join(self.names)}"]
-        return "\n".join([*lines, *_describe_means(self.mean, self.deviation, self.scores), self.protocol])
+        lines += _describe_means(self.mean, self.deviation, self.scores)
+        lines.append(f"over {self.num_scored:,} of {self.num_queries:,} queries in all")
+        lines += [*_describe_left_out(self), self.protocol]
+        return "\n".join([*lines, *(f"note: {warning}" for warning in self.warnings)])
 
 
 def average_results(files: Sequence[str | Path]) -> Average:
     """Mean and standard deviation over results of several runs, for example with weights per split or per seed.
 
     The published scores on VIPeR and GRID are such means: a network is trained for each split and scored on it.
+    Warnings, and images and queries that were left out of any result, are in the average too.
 
     Args:
         files: JSON files that ``osnet evaluate --out`` wrote, each with one split.
 
     Raises:
-        DataError: fewer than two files, a file that is not such a result, results of different benchmarks or
-            protocols, or two results of the same weights on the same split.
+        DataError: fewer than two files, a file that is not such a result, results of different benchmarks, protocols,
+            input sizes or settings of flip, or two results of the same weights on the same split.
     """
     if len(files) < 2:
         raise DataError(f"{len(files)} result(s) to average; give at least two")
@@ -252,6 +266,7 @@ def average_results(files: Sequence[str | Path]) -> Average:
             ("data set", _benchmark_of(result), benchmark),
             ("protocol", result["protocol"], first["protocol"]),
             ("list of scores", list(result["scores"]), list(first["scores"])),
+            *((key, result["weights"].get(key), first["weights"].get(key)) for key in ("size_hw", "flip")),
         ):
             if value != expected:
                 raise DataError(f"{file}: the {what} is {value!r}, but that of {files[0]} is {expected!r}")
@@ -264,7 +279,22 @@ def average_results(files: Sequence[str | Path]) -> Average:
         seen[key] = file
     scores = tuple(result["scores"] for result in results)
     names = tuple(f"{result['dataset']} by {result['weights'].get('name', '?')}" for result in results)
-    return Average(benchmark, names, scores, *_mean_and_deviation(scores), protocol=first["protocol"])
+    unmatched, unreadable, warnings = (
+        tuple(dict.fromkeys(str(text) for result in results for text in result[key]))
+        for key in ("unmatched", "unreadable", "warnings")
+    )
+    return Average(
+        benchmark,
+        names,
+        scores,
+        *_mean_and_deviation(scores),
+        first["protocol"],
+        num_queries=sum(result["num_queries"] for result in results),
+        num_scored=sum(result["num_scored"] for result in results),
+        unmatched=unmatched,
+        unreadable=unreadable,
+        warnings=warnings,
+    )
 
 
 def _read_result(file: Path) -> dict[str, Any]:
@@ -272,7 +302,8 @@ def _read_result(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
-    kinds = {"dataset": str, "scores": dict, "weights": dict, "protocol": str}
+    kinds = {"dataset": str, "scores": dict, "weights": dict, "protocol": str, "num_queries": int, "num_scored": int}
+    kinds |= dict.fromkeys(("unmatched", "unreadable", "warnings"), list)
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in kinds.items()):
         raise DataError(f"{file} is not a result of one split; give files that `osnet evaluate --out` wrote")
     if wrong := [value for value in content["scores"].values() if not isinstance(value, float | int | None)]:

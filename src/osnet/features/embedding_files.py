@@ -26,7 +26,8 @@ def save_vectors(
     """Write embeddings as ``.npz``.
 
     The arrays are ``vectors`` (N, D) float32, ``names`` (N,), ``stamps`` (N, 2) with size and modification time (ns) of
-    each image file (-1 if the name is not a file), ``failures`` (name, reason) and ``weights_sha256``.
+    each image file (-1 if the name is not a file), ``failures`` (name, reason), ``weights_sha256``, and if there are
+    failures ``failure_stamps``, as ``stamps``.
 
     Args:
         path: output file, ending in .npz.
@@ -41,7 +42,8 @@ def save_vectors(
     path = Path(path)
     _check_npz(path)
     failures = [(failure.name, failure.reason) for failure in embeddings.failures]
-    known = {name: stamp_of(name) for name in embeddings.names} | dict(stamps or {})
+    failed = [name for name, _ in failures]
+    known = {name: stamp_of(name) for name in (*embeddings.names, *failed)} | dict(stamps or {})
     arrays = {
         "vectors": embeddings.vectors,
         "names": np.array(embeddings.names, dtype=np.str_),
@@ -49,6 +51,8 @@ def save_vectors(
         "failures": np.array(failures, dtype=np.str_).reshape(-1, 2),
         "weights_sha256": np.array(weights_sha256),
     }
+    if failed:
+        arrays["failure_stamps"] = np.array([known[name] for name in failed], dtype=np.int64)
     with written_aside(path) as aside, aside.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -65,14 +69,28 @@ def stamp_of(name: str) -> tuple[int, int]:
 def find_changed(path: str | Path) -> list[str]:
     """List the names in an embedding file whose images have changed or disappeared since they were embedded.
 
+    Images that could not be read are listed if they have changed since; older files do not tell.
+
     Raises:
         DataError: the file does not exist, or was not written by ``save_vectors``.
     """
-    names = read_vectors(path)[0].names
-    stamps = read_arrays(path, ("stamps",)).get("stamps")
-    if stamps is None or stamps.shape != (len(names), 2):
-        return list(names)
-    return [name for name, stamp in zip(names, stamps.tolist(), strict=True) if stamp_of(name) != tuple(stamp)]
+    content, stamps = read_vectors(path)[0], read_stamps(path)
+    changed = [name for name in content.names if stamp_of(name) != stamps.get(name)]
+    failed = (failure.name for failure in content.failures if failure.name in stamps)
+    return changed + [name for name in failed if stamp_of(name) != stamps[name]]
+
+
+def read_stamps(path: str | Path) -> dict[str, tuple[int, int]]:
+    """Stamps by name in a file of ``save_vectors``, of failures too. A name without a stamp is left out."""
+    content = read_arrays(path, ("names", "stamps", "failures", "failure_stamps"))
+    found: dict[str, tuple[int, int]] = {}
+    for names, key in ((content["names"], "stamps"), (content["failures"][:, 0], "failure_stamps")):
+        stamps = content.get(key)
+        if stamps is not None and stamps.shape == (len(names), 2):
+            found |= {
+                name: (size, time_ns) for name, (size, time_ns) in zip(names.tolist(), stamps.tolist(), strict=True)
+            }
+    return found
 
 
 def _check_npz(path: Path) -> None:

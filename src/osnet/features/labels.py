@@ -2,8 +2,9 @@
 
 Formats. Either one ``.npz`` with ``query_vectors`` (Q, D), ``query_pids`` (Q,), ``query_camids`` (Q,) and the same for
 ``gallery``; the embeddings may also be called ``query`` and ``gallery``. Or two files, query and gallery, each with
-``vectors``, ``pids`` and ``camids``. Without ``camids``, every image gets its own camera number, so that the
-same-camera rule excludes no match.
+``vectors``, ``pids`` and ``camids``. Without ``camids`` in both parts, every image gets its own camera number, so that
+the same-camera rule excludes no match. Other arrays are named in a warning; instead of ``camids``, one with a similar
+name is refused.
 
 Embeddings are real numbers of any type and are converted to float32 (see ``array_files.as_vectors``).
 
@@ -11,8 +12,8 @@ Labels are integers or names. Text labels are read as integers only if all of th
 name. Among identities, -1 means junk and 0 a distractor, also as the texts ``-1`` and ``0`` among names. Cameras have
 no special values: -1 and 0 are ordinary cameras.
 
-Files of ``osnet embed`` contain ``vectors`` and ``names``. Their identities come from a CSV (``path_table``), or from
-file names in Market-1501's pattern.
+Files of ``osnet embed`` contain ``vectors`` and ``names``. Their identities and cameras come from a CSV
+(``path_table``), or from file names in Market-1501's pattern. Labels in a file and in a CSV together are refused.
 """
 
 import re
@@ -27,12 +28,18 @@ from numpy.typing import NDArray
 
 from osnet.data.folder import RESERVED, SPLITS
 from osnet.data.reid.market1501 import parse_name
-from osnet.errors import DataError
+from osnet.errors import DataError, ImageWarning
 from osnet.features.array_files import as_vectors, list_arrays, read_arrays
 from osnet.features.path_table import PathTable, Row
+from osnet.types import JUNK_PID
 
 Ints = NDArray[np.int64]
 PARTS = ("query", "gallery")
+READ = ("vectors", "pids", "camids", "names")
+ALSO_SAVED = {"weights_sha256", "stamps", "failures", "failure_stamps"}
+"""Further arrays of ``save_vectors``."""
+CAMERAS = re.compile(r"(?:(?:q|g|query|gallery)_?)?cam(?:era)?s?(?:_?ids?)?(?:_?(?:q|g|query|gallery))?", re.IGNORECASE)
+"""Other spellings of ``camids``, such as ``query_cams``, ``q_camids`` and ``camera_id``."""
 LARGEST = 1 << 62
 """Integers beyond this are read as names, because they may not fit into int64."""
 
@@ -89,28 +96,44 @@ def read_labelled(
 
     Raises:
         DataError: a file does not have one of the formats, the parts do not belong together, an image has no identity,
-            or several rows of the table match one image.
+            several rows of the table match one image, labels are in a file and in the table, only one part has
+            cameras, or an embedding is zero and not junk.
+
+    Warns:
+        ImageWarning: arrays of a file that are not used; images without a row in the table.
     """
     rows = PathTable(table) if table is not None else None
     found = _read_files(paths)
+    for part in found if rows is not None else ():
+        if own := [f"{part.prefix}{what}" for what in ("pids", "camids") if getattr(part, what) is not None]:
+            raise DataError(
+                f"{part.path} has {' and '.join(own)}, and {table} has labels too; leave out the table, or remove "
+                f"{' and '.join(own)} from the file"
+            )
     if len(found) == 1:
         query, gallery = _split(found[0], rows)
     else:
         query, gallery = _join(*found)
         if rows is not None:
             query, gallery = _look_up(query, gallery, rows)
-    return label_pair(*(_with_labels(part) for part in (query, gallery)))
+    parts = _with_labels(query), _with_labels(gallery)
+    labelled = label_pair(*parts)
+    for part, labels in zip(parts, labelled, strict=True):
+        _refuse_zeros(part, labels.pids != JUNK_PID)
+    return labelled
 
 
 def read_pair(paths: Sequence[str | Path]) -> tuple[RawVectors, RawVectors]:
     """Read query and gallery in the formats of ``read_labelled``; labels may be missing.
 
     Raises:
-        DataError: a file does not have one of the formats, or the parts do not belong together.
+        DataError: a file does not have one of the formats, the parts do not belong together, or an embedding is zero.
     """
     found = _read_files(paths)
     if len(found) == 1:
         raise DataError(f"{found[0].path} has only one list of embeddings; pass two files: query, then gallery")
+    for part in found:
+        _refuse_zeros(part, np.ones(len(part), dtype=bool))
     return _join(*found)
 
 
@@ -118,13 +141,18 @@ def label_pair(query: RawVectors, gallery: RawVectors) -> tuple[LabelledVectors,
     """Turn the labels of both parts into numbers, as described at ``read_labelled``.
 
     Raises:
-        DataError: a part has no pids, or an identity is empty.
+        DataError: a part has no pids, only one part has camids, or an identity is empty.
     """
     pids, camids = [], []
     for part, other in ((query, gallery), (gallery, query)):
         if part.pids is None:
             has = f"{other.path} has {other.prefix}pids but " if other.pids is not None else ""
             raise DataError(f"{has}{part.path} has no array {part.prefix + 'pids'!r}")
+        if part.camids is None and other.camids is not None:
+            raise DataError(
+                f"{other.path} has {other.prefix}camids but {part.path} has no array {part.prefix + 'camids'!r}; give "
+                "the cameras of both, or of neither"
+            )
         if part.pids.dtype.kind == "U" and not np.char.str_len(part.pids).all():
             raise DataError(f"{part.path}: an identity is empty; use -1 for junk and 0 for a distractor")
         pids.append(part.pids)
@@ -148,16 +176,41 @@ def _read_files(paths: Sequence[str | Path]) -> list[RawVectors]:
         raise DataError(
             f"{len(paths)} files of embeddings; pass one with query and gallery, or two: query, then gallery"
         )
-    arrays = ("vectors", "pids", "camids", "names")
-    wanted = {f"{prefix}{name}" for prefix in ("", "query_", "gallery_") for name in arrays}
+    wanted = {f"{prefix}{name}" for prefix in ("", "query_", "gallery_") for name in READ}
     files = [(Path(path), read_arrays(path, wanted | {*PARTS, "weights_sha256"})) for path in paths]
     path, content = files[0]
     if len(files) == 1 and ("vectors" not in content or any(_spellings(part) & content.keys() for part in PARTS)):
-        return [_take(path, content, f"{part}_", _find_vectors(path, content, part)) for part in PARTS]
+        parts = [_take(path, content, f"{part}_", _find_vectors(path, content, part)) for part in PARTS]
+        _tell_unused(path, parts, {*PARTS, *(f"{part}_{name}" for part in PARTS for name in READ)})
+        return parts
     for path, content in files:
         if "vectors" not in content:
             raise DataError(f"{path} has no array 'vectors'; it has {_list(path)}")
-    return [_take(path, content, "", "vectors") for path, content in files]
+    parts = [_take(path, content, "", "vectors") for path, content in files]
+    for part in parts:
+        _tell_unused(part.path, [part], {*READ})
+    return parts
+
+
+def _tell_unused(path: Path, parts: Sequence[RawVectors], read: set[str]) -> None:
+    """Warn about arrays that are not used. Raise DataError if one looks like the cameras that a part lacks."""
+    unused = sorted({*list_arrays(path)} - read - ALSO_SAVED)
+    near = [name for name in unused if CAMERAS.fullmatch(name)]
+    if near and (lacking := [f"{part.prefix}camids" for part in parts if part.camids is None]):
+        raise DataError(
+            f"{path} has no array {' or '.join(lacking)}, but {', '.join(near)}, which would not be used; rename or "
+            "remove it"
+        )
+    if unused:
+        warnings.warn(ImageWarning(f"{path}: arrays that are not used: {', '.join(unused[:5])}"), stacklevel=4)
+
+
+def _refuse_zeros(part: RawVectors, counted: NDArray[np.bool_]) -> None:
+    """Raise DataError if an embedding that is ``counted`` (N,) is zero in all components."""
+    rows = np.flatnonzero(~part.vectors.any(axis=1) & counted)
+    if len(rows):
+        name = part.names[rows[0]] if part.names else f"{part.prefix}vectors row {rows[0]}"
+        raise DataError(f"{part.path}: {len(rows)} embeddings are zero, the first is {name}; leave these images out")
 
 
 def _spellings(part: str) -> set[str]:
@@ -220,11 +273,10 @@ def _join(query: RawVectors, gallery: RawVectors) -> tuple[RawVectors, RawVector
 
 def _look_up(query: RawVectors, gallery: RawVectors, table: PathTable) -> tuple[RawVectors, RawVectors]:
     """Add the table's labels to parts that have names but no labels."""
-    names = [name for part in (query, gallery) if part.pids is None for name in part.names or ()]
+    names = [name for part in (query, gallery) for name in part.names or ()]
     rows = iter(table.find(names))  # one call for both parts, so that ambiguities between them are found
     first, second = (
-        part if part.pids is not None or part.names is None else _with_rows(part, [next(rows) for _ in part.names])
-        for part in (query, gallery)
+        part if part.names is None else _with_rows(part, [next(rows) for _ in part.names]) for part in (query, gallery)
     )
     return first, second
 
@@ -244,6 +296,11 @@ def _with_labels(part: RawVectors) -> RawVectors:
         return part
     if part.names is None:
         raise DataError(f"{part.path} has no array {part.prefix + 'pids'!r} and no names to look up identities")
+    if part.camids is not None:
+        raise DataError(
+            f"{part.path} has {part.prefix}camids but no {part.prefix}pids; give both, or neither if the names contain "
+            "both"
+        )
     parsed = [parse_name(Path(name)) for name in part.names]
     if strange := [name for name, ids in zip(part.names, parsed, strict=True) if ids is None]:
         raise DataError(
@@ -264,9 +321,11 @@ def _split(whole: RawVectors, table: PathTable | None) -> tuple[RawVectors, RawV
         raise DataError(f"{table.file}: column split must be one of {', '.join(SPLITS)}; found {', '.join(odd[:5])}")
     if missing := [name for name, row in zip(whole.names or (), found, strict=False) if row is None]:
         warnings.warn(
-            f"{len(missing)} of {len(found)} images in {whole.path} have no row in the table and are left out: "
-            f"{', '.join(missing[:5])}",
-            stacklevel=4,
+            ImageWarning(
+                f"{len(missing)} of {len(found)} images in {whole.path} have no row in the table and are left out: "
+                f"{', '.join(missing[:5])}"
+            ),
+            stacklevel=3,
         )
     places = [[i for i, row in enumerate(found) if row is not None and row.split == part] for part in PARTS]
     if not all(places):
@@ -280,9 +339,7 @@ def _split(whole: RawVectors, table: PathTable | None) -> tuple[RawVectors, RawV
 
 def _part_of(whole: RawVectors, chosen: list[int], rows: Sequence[Row | None]) -> RawVectors:
     names = tuple(whole.names[i] for i in chosen) if whole.names is not None else None
-    pids, camids = (array[chosen] if array is not None else None for array in (whole.pids, whole.camids))
-    part = replace(whole, vectors=whole.vectors[chosen], names=names, pids=pids, camids=camids)
-    return part if pids is not None else _with_rows(part, rows)
+    return _with_rows(replace(whole, vectors=whole.vectors[chosen], names=names), rows)
 
 
 def _is_number(text: str) -> bool:

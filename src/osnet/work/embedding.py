@@ -8,8 +8,7 @@ import numpy as np
 
 from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import ImageError, OutputError, WeightsError
-from osnet.features.array_files import read_arrays
-from osnet.features.embedding_files import read_vectors, save_vectors, stamp_of
+from osnet.features.embedding_files import read_stamps, read_vectors, save_vectors, stamp_of
 from osnet.files import check_writable
 from osnet.progress import Progress, no_progress
 from osnet.runtime.backends import pick_backend
@@ -123,12 +122,12 @@ def embed_on_many(
 
 def merge_blocks(work: WorkList, out: Path) -> Embeddings:
     """The union of all blocks, in the order of the list, as one file."""
-    parts, stamps = [], {}
+    parts: list[Embeddings] = []
+    stamps: dict[str, tuple[int, int]] = {}
     for item in work.items:
         with work.reading(item) as path:
             block, sha256 = read_vectors(path)
-            known = read_arrays(path, ("stamps",))["stamps"].tolist()
-        stamps.update({name: (size, time_ns) for name, (size, time_ns) in zip(block.names, known, strict=True)})
+            stamps.update(read_stamps(path))
         parts.append(block)
     failures = [ImageError(one.name, one.reason) for part in parts for one in part.failures]
     names = [name for part in parts for name in part.names]
