@@ -14,7 +14,7 @@ from osnet.weights.torchreid import torchreid_names
 MSMT17_CLASSES = 1041
 
 
-def write_random_weights(file: Path, seed: int = 0) -> Path:
+def write_random_weights(file: Path, seed: int = 0, num_classes: int = MSMT17_CLASSES) -> Path:
     """OSNet x0.25 under Torchreid's names, like the files of its model zoo: 567 tensors, with a classifier."""
     config = VARIANTS["osnet_x0_25"].config
     torch.manual_seed(seed)
@@ -24,8 +24,8 @@ def write_random_weights(file: Path, seed: int = 0) -> Path:
             network(torch.rand(8, 3, 64, 32))  # updates the BatchNorm statistics
     names, state = torchreid_names(config), network.state_dict()
     tensors = {names[key]: state[key] for key in names}
-    tensors |= {"classifier.weight": 0.01 * torch.randn(MSMT17_CLASSES, 512)}
-    tensors |= {"classifier.bias": torch.zeros(MSMT17_CLASSES)}
+    tensors |= {"classifier.weight": 0.01 * torch.randn(num_classes, 512)}
+    tensors |= {"classifier.bias": torch.zeros(num_classes)}
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(tensors, file)
     return file

@@ -20,7 +20,8 @@ from stand_ins import write_random_weights
 @pytest.mark.parametrize(("data", "size_hw"), [("imagenet", (224, 224)), ("market1501", (256, 128))])
 def test_input_size_of_model_zoo_files(data: str, size_hw: tuple[int, int], tmp_path: Path) -> None:
     """224 x 224 for ImageNet (supplement, section C), 256 x 128 for the others (paper, section 4.1)."""
-    card = read_checkpoint(write_random_weights(tmp_path / f"osnet_x0_25_{data}.pth")).card
+    num_classes = 1000 if data == "imagenet" else 751
+    card = read_checkpoint(write_random_weights(tmp_path / f"osnet_x0_25_{data}.pth", num_classes=num_classes)).card
     assert (card.training_data, card.preprocessing.size_hw) == (data, size_hw)
 
 

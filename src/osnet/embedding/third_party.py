@@ -234,7 +234,7 @@ def is_third_party(model: object) -> bool:
     The folder may be a gallery. An .xml file without a card is not accepted, because it may be one of Intel's OSNets,
     whose weights are read into an ``OSNet``.
     """
-    if not isinstance(model, str | PathLike):
+    if not isinstance(model, str | PathLike) or model == "":
         return False
     path = Path(model)
     try:

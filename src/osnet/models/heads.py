@@ -81,13 +81,17 @@ def build_head(card: Card, state: Mapping[str, Tensor]) -> AttributeHead | None:
     return head.without(card.attributes_off).eval()
 
 
-def build_classifier(state: Mapping[str, Tensor]) -> nn.Linear | None:
+def build_classifier(card: Card, state: Mapping[str, Tensor]) -> nn.Linear | None:
     """Build the classifier of a checkpoint, in eval mode; None if there is none.
 
     Its tensors are ``classifier.weight`` (C, D) and optionally ``classifier.bias`` (C,).
+
+    Raises:
+        WeightsError: as ``check_classifier`` raises.
     """
+    check_classifier(card, state)
     weight, bias = state.get("classifier.weight"), state.get("classifier.bias")
-    if weight is None or weight.ndim != 2:
+    if weight is None:
         return None
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
@@ -95,6 +99,33 @@ def build_classifier(state: Mapping[str, Tensor]) -> nn.Linear | None:
         if bias is not None:
             linear.bias.copy_(bias)
     return linear.eval()
+
+
+def check_classifier(card: Card, state: Mapping[str, Tensor]) -> None:
+    """Check that the tensors of the classifier fit the embedding. Having none is right.
+
+    Raises:
+        WeightsError: the weight is missing; or a tensor is unexpected, not finite, or has another shape or type.
+    """
+    tensors = {key: value for key, value in state.items() if key.startswith("classifier.")}
+    weight = tensors.get("classifier.weight")
+    classes = weight.shape[0] if weight is not None and weight.ndim else "C"
+    expected = {"classifier.weight": [classes, card.architecture.embedding_size], "classifier.bias": [classes]}
+    problems = ["missing: classifier.weight"] if tensors and weight is None else []
+    for key, value in tensors.items():
+        if key not in expected:
+            problems.append(f"unexpected: {key} {list(value.shape)}")
+        elif list(value.shape) != expected[key]:
+            problems.append(f"shape of {key}: {list(value.shape)} instead of {expected[key]}")
+        elif not value.is_floating_point():
+            problems.append(f"type of {key}: {value.dtype}")
+        elif not torch.isfinite(value).all():
+            problems.append(f"not finite: {key}")
+    if problems:
+        raise WeightsError(
+            f"{card.source or card.name or 'the weights'}: the classifier does not fit: {'; '.join(problems[:10])}. "
+            "Embeddings do not depend on it; for anything else, save the tensors without those of the classifier"
+        )
 
 
 def check_head(card: Card, state: Mapping[str, Tensor], source: str) -> None:

@@ -26,6 +26,7 @@ from osnet.runtime.folding import fold
 from osnet.runtime.onnx_graph import INPUT, UnknownStepError, write_onnx
 from osnet.types import Preprocessing
 from osnet.weights.checkpoint import Checkpoint, network_sha256
+from osnet.weights.file_kinds import check_folder_name
 
 Format = Literal["onnx", "openvino", "torch-export"]
 Precision = Literal["fp32", "fp16"]
@@ -116,12 +117,14 @@ def export(
         ExportError: a file's outputs differ from the network's; the file is deleted.
         ModelError: an unknown format, precision or output.
         DataError: a file exists already, or there are no images in ``images``.
-        OutputError: the folder cannot be written to.
+        OutputError: the folder cannot be written to, or its name ends like that of a file, such as ``m.onnx``.
+        WeightsError: the tensors of the classifier do not fit the embedding.
         MissingExtraError: a package that the format needs is not installed.
     """
     for value, known in ((format, get_args(Format)), (precision, get_args(Precision))):
         if value not in known:
             raise ModelError(f"unknown {value!r}; choose from {', '.join(known)}")
+    check_folder_name(Path(folder), "a folder with two files")
     heads = find_heads(checkpoint)
     by_default = ["attributes"] if "attributes" in heads else []
     wanted = [name for name in outputs if name != "embeddings"] if outputs else by_default

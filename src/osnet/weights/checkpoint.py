@@ -13,6 +13,7 @@ frameworks, safetensors without a card.
 import hashlib
 import json
 import re
+import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,12 +29,13 @@ from torch import Tensor, nn
 from osnet.errors import ModelError, WeightsError
 from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
 from osnet.models.config import NetworkConfig, OSNetConfig
-from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_head
+from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_classifier, check_head
 from osnet.models.network import Network
 from osnet.models.registry import build_network, get_config, list_tensors, name_of
 from osnet.types import Preprocessing
 from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, LICENCE_ZOO, Card, read_card
-from osnet.weights.foreign_checkpoints import open_checkpoint
+from osnet.weights.file_kinds import SAVE_TENSORS, check_folder_name
+from osnet.weights.foreign_checkpoints import Opened, open_checkpoint
 from osnet.weights.open_model_zoo import LICENCE, find_by_digest
 from osnet.weights.openvino_ir import read_openvino
 from osnet.weights.torchreid import (
@@ -41,6 +43,7 @@ from osnet.weights.torchreid import (
     infer_config,
     is_torchreid_path,
     published_distance,
+    resembles_published,
     torchreid_names,
     training_data_from_file,
     write_torchreid,
@@ -75,8 +78,12 @@ class Checkpoint:
         return build_head(self.card, self.state)
 
     def build_classifier(self) -> nn.Linear | None:
-        """Build the classifier in eval mode, (B, D) -> logits (B, C); None if there is none."""
-        return build_classifier(self.state)
+        """Build the classifier in eval mode, (B, D) -> logits (B, C); None if there is none.
+
+        Raises:
+            WeightsError: its tensors do not fit the embedding or are not finite.
+        """
+        return build_classifier(self.card, self.state)
 
     @property
     def lacks_neck(self) -> bool:
@@ -133,12 +140,23 @@ def to_path(path: Any) -> Path:
     """Convert to a ``Path`` after checking that the operating system accepts it.
 
     Raises:
-        WeightsError: ``path`` is neither a string nor a path, or the operating system does not accept it.
+        WeightsError: ``path`` is empty, is neither a string nor a path, or the operating system does not accept it.
     """
-    if not isinstance(path, str | PathLike):
+    accepted = "pass a path, or a name that `osnet weights` lists"
+    if isinstance(path, Mapping):
         raise WeightsError(
-            f"weights {path!r} is a {type(path).__name__}; pass a path, or a name that `osnet weights` lists"
+            f"weights is a {type(path).__name__} with {len(path)} entries; save it, torch.save(state, 'weights.pth'), "
+            "and pass 'weights.pth'"
         )
+    if isinstance(path, nn.Module):
+        raise WeightsError(
+            f"weights is a torch.nn.Module of the class {type(path).__name__}; {accepted}. If it is an OSNet of "
+            f"another library: {SAVE_TENSORS}, and pass 'weights.pth'"
+        )
+    if not isinstance(path, str | PathLike):
+        raise WeightsError(f"weights {reprlib.repr(path)} is a {type(path).__name__}; {accepted}")
+    if path == "":
+        raise WeightsError(f"the path of the weights is empty; {accepted}")
     try:
         Path(path).exists()
     except (ValueError, OSError) as error:  # the path contains a zero byte or is too long
@@ -198,10 +216,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
 
     Raises:
         WeightsError: the tensors do not fit the card.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or its name ends like that of a file, such as ``x.safetensors``.
     """
-    folder = make_folder(folder)
     card = checkpoint.card
+    check_folder_name(Path(folder), "a checkpoint folder")
+    check_classifier(card, checkpoint.state)
+    folder = make_folder(folder)
     _check_state(checkpoint.state, card.architecture, str(folder))
     check_head(card, checkpoint.state, str(folder))
     content = save({key: value.contiguous() for key, value in checkpoint.state.items()})
@@ -233,7 +253,8 @@ def convert(
     Args:
         source: a ``Checkpoint``, or a path of weights; see ``load_weights`` for the accepted formats.
         target: if the name ends in ``.pth``, ``.pt``, ``.tar`` or ``.bin``, a Torchreid file is written: a bare state
-            dict, which BoxMOT also reads. Otherwise a checkpoint folder is written.
+            dict, which BoxMOT also reads. Otherwise a checkpoint folder is written, whose name must not end like that
+            of another file.
         architecture: name of the network; see ``load_weights``.
         overwrite: replace ``target`` if it exists.
 
@@ -241,13 +262,15 @@ def convert(
         The card of the converted weights.
 
     Raises:
-        WeightsError: the source cannot be read, or the target exists.
+        WeightsError: the source cannot be read, its classifier does not fit, or the target exists.
         ModelError: Torchreid has no network with these settings, for example none with a BNNeck.
-        OutputError: the target cannot be written.
+        OutputError: the target cannot be written, or it ends in ``.safetensors``, ``.onnx`` or the like.
     """
     target = Path(target)
     if target.exists() and not overwrite:
         raise WeightsError(f"{target} exists; choose another name, or replace it with overwrite=True (--overwrite)")
+    if not is_torchreid_path(target):
+        check_folder_name(target, "a checkpoint folder, or for .pth and .pt a file of Torchreid,")
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, architecture=architecture)
     if not is_torchreid_path(target):
         return save_checkpoint(checkpoint, target)
@@ -256,6 +279,7 @@ def convert(
             f"{checkpoint.card.name} was trained with a BNNeck and saved without it, so its classifier would give "
             f"wrong results in {target}; run its training command again to write complete weights"
         )
+    check_classifier(checkpoint.card, checkpoint.state)
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
 
@@ -359,9 +383,15 @@ def _read_file(path: Path, architecture: str | None, config: NetworkConfig | Non
             stacklevel=2,
         )
         state = {key: value for key, value in state.items() if key not in head}
-    _check_state(state, config, f"{path} (its tensors look like {looks_like})", shown_as=shown)
+    _check_state(state, config, f"{path} (its tensors look like {looks_like})", shown, opened)
     num_classes = _num_classes(state)
     training_data = training_data_from_file(path, num_classes)
+    if training_data == "unknown" and resembles_published(path):
+        warnings.warn(
+            f"{path}: its name and its {num_classes} classes are not those of a published file; its training data are "
+            "taken as unknown, and its images are prepared as those of people",
+            stacklevel=2,
+        )
     digest = sha256_file(path)
     place = "" if opened.place in ("", "state_dict") else f", {opened.place} of it"
     card = Card(
@@ -402,7 +432,11 @@ def _num_classes(state: Mapping[str, Tensor]) -> int:
 
 
 def _check_state(
-    state: dict[str, Tensor], config: NetworkConfig, source: str, shown_as: Mapping[str, str] | None = None
+    state: dict[str, Tensor],
+    config: NetworkConfig,
+    source: str,
+    shown_as: Mapping[str, str] | None = None,
+    opened: Opened | None = None,
 ) -> dict[str, Tensor]:
     """Check the tensors and return them as float32. Heads are not checked. Missing BatchNorm counters are set to 0.
 
@@ -411,6 +445,7 @@ def _check_state(
         config: settings of the network that they must fit.
         source: what the tensors were read from, for error messages.
         shown_as: maps names of this package to names in the file, for error messages.
+        opened: the file that they were read from, for error messages.
 
     Raises:
         WeightsError: tensors are missing, unexpected, not finite, or have another shape or type. The message lists up
@@ -423,7 +458,8 @@ def _check_state(
             state[key] = _as_counter(state.get(key))
     body = {key: value for key, value in state.items() if not key.startswith(HEADS)}
     problems = [f"missing: {shown.get(key, key)}" for key in expected if key not in body]
-    problems += [f"unexpected: {shown.get(key, key)}" for key in body if key not in expected]
+    unexpected = [key for key in body if key not in expected]
+    problems += [f"unexpected: {shown.get(key, key)}" for key in unexpected]
     for key, wanted in expected.items():
         value = body.get(key)
         if value is None:
@@ -438,6 +474,12 @@ def _check_state(
         listed = problems[:MAX_LISTED]
         if len(problems) > MAX_LISTED:
             listed.append(f"and {len(problems) - MAX_LISTED} more")
+        if opened and len(unexpected) == len(problems) and opened.outside.issuperset(unexpected):
+            module = opened.prefix.removesuffix(".")
+            listed.append(
+                f"the OSNet is {module} in this file; to use it without what follows it, such as a BNNeck, save it "
+                f"alone: torch.save(model.{module}.state_dict(), 'weights.pth')"
+            )
         raise WeightsError(f"{source} does not fit the network, in {len(problems)} tensors:\n  " + "\n  ".join(listed))
     for key, value in state.items():
         if value.is_floating_point():

@@ -59,9 +59,11 @@ def create_model(
 
         settings = get_config(name, **config)
         checkpoint = read_checkpoint(find_weights(name, pretrained), architecture=name, config=settings)
-        network, classifier = checkpoint.build(), checkpoint.build_classifier()
+        network = checkpoint.build()
+        if num_classes and checkpoint.card.num_classes == num_classes:
+            classifier = checkpoint.build_classifier()
     if num_classes:
-        if classifier is None or classifier.out_features != num_classes:
+        if classifier is None:
             classifier = nn.Linear(network.config.embedding_size, num_classes)
             init_weights(classifier)
         network.classifier = classifier.train(network.training)

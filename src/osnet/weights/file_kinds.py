@@ -7,10 +7,34 @@ import re
 import zipfile
 from pathlib import Path
 
+from osnet.errors import OutputError
+
 SAVE_TENSORS = "torch.save(model.state_dict(), 'weights.pth')"
 """Line of Python that saves only the tensors of a model, for error messages."""
 HEAD_BYTES = 4096
 """Number of bytes at the start of a file that are examined."""
+FILE_ENDINGS = (
+    *(".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors", ".pkl", ".h5", ".json"),
+    *(".onnx", ".xml", ".pt2", ".tflite", ".engine"),
+)
+"""Endings of files with weights or networks, in lower case."""
+
+
+def check_folder_name(folder: Path, what: str) -> None:
+    """Check that the name of a folder does not end like that of a file.
+
+    Args:
+        folder: path of the folder, which need not exist.
+        what: what is written, for the message: a singular noun.
+
+    Raises:
+        OutputError: the name ends like that of a file, such as ``x.onnx`` or ``x.PTH``.
+    """
+    if folder.suffix.lower() in FILE_ENDINGS:
+        raise OutputError(
+            f"{folder} ends in {folder.suffix}, the ending of a file, but {what} is written; choose the name of a "
+            f"folder, such as {folder.with_suffix('')}"
+        )
 
 
 def describe_other(head: bytes, size: int, path: Path) -> str | None:

@@ -45,6 +45,10 @@ class Opened:
     """Tensors by their names in the file, without a common prefix."""
     place: str
     """Where the tensors are in the file, such as ``state_dict`` or ``checkpoint.model``; empty for the top level."""
+    prefix: str = ""
+    """The common prefix that was removed, such as ``backbone.``."""
+    outside: frozenset[str] = frozenset()
+    """Names of the tensors without this prefix."""
 
 
 def open_checkpoint(path: Path) -> Opened:
@@ -208,7 +212,9 @@ def _find(content: Any, path: Path) -> Opened:
                 f"{path} contains {len(prefixes)} OSNets, with the prefixes {named}; save one of them alone, for "
                 f"example torch.save(model.{prefixes[-1].removesuffix('.')}.state_dict(), 'weights.pth')"
             )
-        return Opened(_strip(state, prefixes[0]), place)
+        prefix = prefixes[0]
+        outside = frozenset(key for key in state if not key.startswith(prefix))
+        return Opened(_strip(state, prefix), place, prefix, outside)
     whole = content
     if isinstance(whole, dict) and isinstance(whole.get("state_dict"), dict):
         whole = whole["state_dict"]

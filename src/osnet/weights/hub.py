@@ -161,8 +161,8 @@ def locate(weights: str | Path) -> tuple[Path, str | None]:
     Raises:
         WeightsError: no such file and no such name, or as ``find_weights`` raises.
     """
-    text = str(weights)
-    if not to_path(weights).exists():
+    path, text = to_path(weights), str(weights)
+    if not path.exists():
         short = text.removesuffix(".pt").removesuffix(".pth")
         for published in PUBLISHED.values():
             if short in published.local_names:
@@ -180,7 +180,7 @@ def locate(weights: str | Path) -> tuple[Path, str | None]:
         near = get_close_matches(short, [*(f"{m}_{d}" for m, d in PUBLISHED), *_intel_names()], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`osnet weights` lists the names of published weights"
         raise WeightsError(f"no such weights: there is no file {text!r}; {hint}")
-    return to_path(weights), None
+    return path, None
 
 
 def _intel_names() -> list[str]:

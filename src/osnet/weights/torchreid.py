@@ -27,11 +27,17 @@ SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 """Suffixes of Torchreid files. Names such as ``model.pth.tar-60`` count too."""
 
 _STREAM_LETTERS = "abcd"
+_PUBLISHED_NAME = re.compile(
+    r"osnet(_ibn|_ain)?_x\d+_\d+_(imagenet|market|market1501|duke|dukemtmcreid|msmt17|msmt17_combineall)"
+    r"(_\d+x\d+(_amsgrad|_coslr|_softmax|_labelsmooth|_labsmth|_flip|_jitter|_(ep|stp|lr|b|fb)[\d.]+)*)?"
+)
+"""Names of published files without their ending: the authors' with input size and recipe, and BoxMOT's short ones."""
+IMAGENET_CLASSES = 1000
 
 
 def is_torchreid_path(path: Path) -> bool:
-    """Whether a file name is one of Torchreid's or BoxMOT's, by its suffix."""
-    return path.suffix in SUFFIXES or ".pth.tar-" in path.name
+    """Whether a file name is one of Torchreid's or BoxMOT's, by its suffix in upper or lower case."""
+    return path.suffix.lower() in SUFFIXES or ".pth.tar-" in path.name.lower()
 
 
 def name_from_file(path: Path) -> str | None:
@@ -48,18 +54,25 @@ def is_torchreid_name(name: str) -> bool:
 
 
 def training_data_from_file(path: Path, num_classes: int) -> str:
-    """The training data of weights, from their file name; ``unknown`` if the name does not contain it.
+    """The training data of weights, from their file name; ``unknown`` if it is not the name of a published file.
 
     Names with ``msmt17`` are ambiguous, so the number of classes decides: 1,041 is the number of people in MSMT17's
-    training split, and 4,101 is the number of all its people, including those of the test.
+    training split, and 4,101 is the number of all its people, including those of the test. A classifier of ImageNet has
+    1,000 classes, so with another one ``imagenet`` is ``unknown``.
     """
-    match = re.search(r"osnet(_ibn|_ain)?_x\d+_\d+_(imagenet|market|duke|msmt17)(\w*)", path.name)
-    if not match:
+    match = _PUBLISHED_NAME.fullmatch(re.sub(r"(\.pth\.tar(-\d+)?|\.[A-Za-z]+)$", "", path.name))
+    if not match or (match[2] == "imagenet" and num_classes not in (0, IMAGENET_CLASSES)):
         return "unknown"
-    norm, data, rest = match.groups()
-    if data == "msmt17" and num_classes != 1041 and (norm or rest.startswith("_combineall") or num_classes == 4101):
-        return "msmt17_combineall"
+    norm, data = match[1], match[2]
+    if data.startswith("msmt17"):
+        split = num_classes == 1041 or (data == "msmt17" and not norm and num_classes != 4101)
+        return "msmt17" if split else "msmt17_combineall"
     return {"market": "market1501", "duke": "dukemtmcreid"}.get(data, data)
+
+
+def resembles_published(path: Path) -> bool:
+    """Whether a file name begins like that of a published file: with an OSNet and one of their data sets."""
+    return re.search(r"osnet(_ibn|_ain)?_x\d+_\d+_(imagenet|market|duke|msmt17)", path.name) is not None
 
 
 def published_distance(config: NetworkConfig, training_data: str) -> Distance | None:
