@@ -2,6 +2,7 @@
 
 import json
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,34 @@ def test_a_writer_goes_by_the_state_that_it_has_locked(tmp_path: Path, monkeypat
     store.add_embeddings(rows(1, 3), [Item("3", "p3", "c3", DAY_S)], weights_sha256=SHA)
     assert Gallery.open(store.folder).count() == 3
     assert Gallery.open(store.folder).check() == []
+
+
+def test_a_write_holds_only_the_groups_that_it_is_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all groups are merged at once, the whole gallery must not be in memory."""
+    names = [f"c{n:02d}" for n in range(40)]
+    store = make(tmp_path / "g", [Item(f"1{name}", "p", name, DAY_S) for name in names])
+    joined: list[weakref.ref[Any]] = []
+    most, join, write = [0], stored_rows.join_rows, stored_rows.write_segment
+
+    def join_rows(parts: Any) -> Any:
+        rows = join(parts)
+        joined.append(weakref.ref(rows.vectors))
+        return rows
+
+    def write_segment(*given: Any) -> Any:
+        most[0] = max(most[0], sum(one() is not None for one in joined))
+        return write(*given)
+
+    monkeypatch.setattr(stored_rows, "MAX_SEGMENTS", 1)
+    monkeypatch.setattr(stored_rows, "join_rows", join_rows)
+    monkeypatch.setattr(stored_rows, "write_segment", write_segment)
+    more = [Item(f"2{name}", "p", name, DAY_S) for name in names]
+    store.add_embeddings(rows(40, 1), more, weights_sha256=SHA)
+    assert len(joined) == len(files(store)) == 40
+    assert most[0] <= stored_rows.WRITERS
+    assert [item.source for item in Gallery.open(store.folder).items] == [
+        f"{n}{name}" for n in (1, 2) for name in names
+    ]
 
 
 def test_files_stay_mapped_while_another_thread_maps_more(tmp_path: Path) -> None:

@@ -130,17 +130,24 @@ class StoredRows:
             for place, segment in enumerate(state.manifest.segments):
                 if place not in dropped and segment.group in groups:
                     by_group.setdefault(segment.group, []).append(place)
-        outputs: list[tuple[int, Group, Rows]] = []
+        todo: list[tuple[int, Group, list[int], list[Rows]]] = []
+        number = state.manifest.next_segment
         for group, pieces in groups.items():
-            merged = _to_merge(state.manifest.segments, by_group.get(group, []), sum(map(len, pieces)))
+            count = sum(map(len, pieces))
+            merged = _to_merge(state.manifest.segments, by_group.get(group, []), count)
             dropped.update(merged)
+            todo.append((number, group, merged, pieces))
+            count += sum(state.manifest.segments[place].count for place in merged)
+            number += -(-count // SEGMENT_ROWS)
+
+        def write_group(number: int, group: Group, merged: list[int], pieces: list[Rows]) -> list[Segment]:
+            """Join and write; only the groups that are being written are in memory."""
             rows = join_rows([*(state.rows(place) for place in merged), *pieces])
-            for start in range(0, len(rows), SEGMENT_ROWS):
-                whole = len(rows) <= SEGMENT_ROWS
-                part = rows if whole else rows.take(np.arange(start, min(len(rows), start + SEGMENT_ROWS)))
-                outputs.append((state.manifest.next_segment + len(outputs), group, part))
+            parts = (rows,) if len(rows) <= SEGMENT_ROWS else _split(rows)
+            return [write_segment(self.folder, number + place, group, part) for place, part in enumerate(parts)]
+
         with ThreadPoolExecutor(WRITERS) as pool:
-            written = list(pool.map(lambda output: write_segment(self.folder, *output), outputs))
+            written = [segment for done in pool.map(lambda given: write_group(*given), todo) for segment in done]
         kept = [s for place, s in enumerate(state.manifest.segments) if place not in dropped]
         last = max((int(rows.columns.order.max()) + 1 for rows in parts if len(rows)), default=0)
         manifest = replace(
@@ -149,7 +156,7 @@ class StoredRows:
                 sorted([*kept, *written], key=lambda s: (s.day is not None, s.day or 0, s.camera or "", s.file))
             ),
             old_segments=(),
-            next_segment=state.manifest.next_segment + len(outputs),
+            next_segment=number,
             next_row=max(state.manifest.next_row, last),
         )
         write_manifest(self.folder, manifest)
@@ -161,6 +168,12 @@ class StoredRows:
     def _unit_rows(self, embeddings: ArrayLike) -> Floats:
         """(N, D) float32, divided by their lengths. Raises GalleryError for other shapes, zero or non-finite rows."""
         return unit_rows(embeddings, self.embedding_size, str(self.folder))
+
+
+def _split(rows: Rows) -> Iterator[Rows]:
+    """Parts of at most ``SEGMENT_ROWS``."""
+    for start in range(0, len(rows), SEGMENT_ROWS):
+        yield rows.take(np.arange(start, min(len(rows), start + SEGMENT_ROWS)))
 
 
 def _to_merge(segments: Sequence[Segment], places: list[int], count: int) -> list[int]:
