@@ -142,3 +142,25 @@ def test_a_truncated_file_is_called_so(kind: str, tiny_weights: Path, tmp_path: 
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(ImageError, match=r"truncated|damaged|decoded"):
         Embedder(tiny_weights).embed(path)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--state", "postgresql+psycopg://osnet:secret@db/osnet"],
+        ["--max-upload-mb", "0"],
+        ["--footage", "nowhere"],
+    ],
+)
+def test_a_service_is_not_started_with_options_that_cannot_work(
+    flags: list[str], store: Gallery, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fastapi")
+    monkeypatch.chdir(store.folder.parent)
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", str(store.folder), *flags])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert flags[0] in error
+    assert "secret" not in error
+    assert [path.name for path in store.folder.parent.iterdir()] == ["g"]

@@ -106,3 +106,15 @@ def test_the_store_commands(origin: Gallery, run: Run, tmp_path: Path) -> None: 
     path = next(copy.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     assert run("store", "check", copy)[0] == 2  # a small gallery is compared when it is opened
+
+
+@pytest.mark.parametrize("address", ["qdrnt:o6/q2", "postgresql+psycopg://osnet:secret@db/osnet"])
+def test_a_misspelled_kind_of_store_is_no_folder(
+    address: str, origin: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = list(tmp_path.iterdir())
+    with pytest.raises(GalleryError, match="qdrant-edge:FOLDER") as refused:
+        open_store(address, like=origin)
+    assert "secret" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == before

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from osnet.cli.common import Texts, app
-from osnet.errors import require_extra
+from osnet.errors import DataError, require_extra
 
 
 @app.command
@@ -63,6 +63,13 @@ def serve(
 
     first = archives[0].resolve() if archives else Path()
     on_postgres = state is not None and state.startswith(POSTGRES)
+    if state is not None and "://" in state and not on_postgres:
+        raise DataError(f"--state {state.partition('://')[0]}://...: give a folder, or an address postgresql://...")
+    if max_upload_mb < 1:
+        raise DataError(f"--max-upload-mb {max_upload_mb} must be at least 1")
+    for place in footage:
+        if not place.is_dir():
+            raise DataError(f"--footage {place} is not a folder")
     folder = first.with_name(first.name + ".service") if state is None or on_postgres else Path(state)
     options = ServiceOptions(
         archives=archives,

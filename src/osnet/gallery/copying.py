@@ -1,5 +1,6 @@
 """Opening a store by its address, and copying from one store to another."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,8 @@ def open_store(address: str, *, like: VectorStore | None = None, data_folder: Pa
             if made is None or not any(words in str(error) for words in ("no such folder", "holds no")):
                 raise
             store = QdrantStore.create(place, **made, collection=collection, edge=edge)  # type: ignore[arg-type]
-    elif "://" in address:
-        raise GalleryError(f"{address}: give {FORMS}")
+    elif "://" in address or (re.match(r"[a-z][a-z0-9+-]+:", address) and not Path(address).exists()):
+        raise GalleryError(f"{kind}:... is no address of a store; give {FORMS}")
     elif like is not None and not (Path(address) / "gallery.json").exists():
         store = Gallery.create(address, **made)  # type: ignore[arg-type]
     else:
