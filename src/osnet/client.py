@@ -17,7 +17,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal
 
-from osnet.errors import OsnetError, require_extra
+from osnet.errors import DataError, OsnetError, require_extra
 from osnet.files import written_aside
 from osnet.gallery import Where
 from osnet.types import Hit, Item
@@ -26,10 +26,14 @@ Answer = Literal["yes", "no", "undone"]
 
 
 class ServiceError(OsnetError, RuntimeError):
-    """The service refused, or cannot do it. ``status`` is HTTP's, ``code`` the service's word for the kind."""
+    """The service refused, cannot do it, or cannot be reached.
+
+    ``status`` is HTTP's, or 0 without an answer. ``code`` is the service's word for the kind, ``http`` for answers that
+    are not its own, and ``connection`` without an answer.
+    """
 
     def __init__(self, status: int, code: str, title: str) -> None:
-        super().__init__(f"{title} ({code}, HTTP {status})")
+        super().__init__(f"{title} ({code}, HTTP {status})" if status else title)
         self.status, self.code, self.title = status, code, title
 
 
@@ -47,26 +51,38 @@ class Search:
 class Client:
     """A service's API.
 
-    Writes carry an idempotency key, so that one that is tried again after a broken connection happens once.
+    A request whose connection breaks is sent once more. Writes then carry the same idempotency key, so that they happen
+    once.
 
     Args:
-        address: of the service.
+        address: of the service, such as ``https://osnet.example``.
         token: from its page Accounts, or ``POST /api/v1/tokens``.
         timeout_s: for each request.
         transport: an ``httpx`` transport, for tests.
 
     Raises:
+        DataError: the address or the token cannot be one.
         MissingExtraError: httpx is not installed.
+
+    Every method raises ServiceError if the service refuses, or cannot be reached.
     """
 
     def __init__(self, address: str, token: str, timeout_s: float = 60.0, transport: Any = None) -> None:
-        httpx = require_extra("httpx", "client")
-        self._http: Any = httpx.Client(
-            base_url=address.rstrip("/") + "/api/v1",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=timeout_s,
-            transport=transport,
-        )
+        self._httpx = require_extra("httpx", "client")
+        self._address = address
+        if not address.startswith(("http://", "https://")):
+            raise DataError(f"address {address!r} must begin with http:// or https://")
+        if not (token.isascii() and token.isprintable()):
+            raise DataError("the token has a line break or a character other than ASCII; copy it again")
+        try:
+            self._http: Any = self._httpx.Client(
+                base_url=address.rstrip("/") + "/api/v1",
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=timeout_s,
+                transport=transport,
+            )
+        except self._httpx.InvalidURL as error:
+            raise DataError(f"address {address!r} is not a URL: {error}") from error
 
     def __enter__(self) -> "Client":
         return self
@@ -80,7 +96,7 @@ class Client:
 
     def cameras(self) -> list[str]:
         """Names of the cameras that the token's account may see."""
-        return [row["camera"] for row in self._ask("GET", "/cameras").json()]
+        return [row["camera"] for row in self._read("GET", "/cameras")]
 
     def search(
         self,
@@ -100,16 +116,28 @@ class Client:
             photos: files, or their bytes; several count as one.
             boxes: for each photo the person's box (left, top, right, bottom in pixels), or None.
             tracklets: ids at the service, instead of photos.
-            where: its cameras, times, and the attributes ``having`` and ``lacking`` count.
+            where: its cameras and times, and without photos the attributes ``having`` and ``lacking``.
             weekdays: 0 is Monday, in the site's time zone.
             hours: from and to, in [0, 24]; from 22 to 6 is the night.
             reason: why; some sites need one.
             case: id of a case that the search goes into.
 
         Raises:
+            DataError: something given cannot be used in this kind of search.
             ServiceError: the service refused.
         """
         where = where or Where()
+        unused = [
+            name for name in ("identities", "source", "sources", "min_probability") if getattr(where, name) is not None
+        ]
+        if photos:
+            others = {"tracklets": tracklets, "having": where.having, "lacking": where.lacking}
+            unused += [name for name, value in others.items() if value]
+        elif boxes is not None:
+            unused.append("boxes")
+        if unused:
+            kind = "photos" if photos else "tracklets or a description"
+            raise DataError(f"{', '.join(unused)}: the service cannot use this in a search by {kind}; leave it out")
         filters = {
             "cameras": None if where.cameras is None else sorted(where.cameras),
             "after_s": where.after_s,
@@ -125,7 +153,7 @@ class Client:
                 for p in photos
             ]
             data = {"options": json.dumps({**options, "case": case})}
-            answer = self._ask("POST", "/searches/photos", files=files, data=data)
+            found = self._read("POST", "/searches/photos", files=files, data=data)
         else:
             given = {
                 "tracklets": list(tracklets),
@@ -135,15 +163,14 @@ class Client:
                 "reason": reason,
                 "case": case,
             }
-            answer = self._ask("POST", "/searches", json=given)
-        found = answer.json()
+            found = self._read("POST", "/searches", json=given)
         return Search(found["id"], [_hit(row) for row in found["hits"]], found["hits"])
 
     def hits(self, search: str) -> Iterator[Hit]:
         """All hits of a search, page by page, in their present order."""
         cursor: str | None = None
         while True:
-            page = self._ask("GET", f"/searches/{search}/hits", params={"cursor": cursor} if cursor else {}).json()
+            page = self._read("GET", f"/searches/{search}/hits", params={"cursor": cursor} if cursor else {})
             yield from map(_hit, page["hits"])
             cursor = page["next"]
             if cursor is None:
@@ -152,11 +179,11 @@ class Client:
     def answer(self, search: str, tracklet: str, answer: Answer) -> list[Hit]:
         """Say yes or no of a hit, or undo it. Returns the first page in its new order."""
         given = {"tracklet": tracklet, "answer": answer}
-        return [_hit(row) for row in self._ask("POST", f"/searches/{search}/answers", json=given).json()["hits"]]
+        return [_hit(row) for row in self._read("POST", f"/searches/{search}/answers", json=given)["hits"]]
 
     def timeline(self, search: str) -> dict[str, Any]:
         """``appearances`` and ``ways``, as the API gives them."""
-        return dict(self._ask("GET", f"/searches/{search}/timeline").json())
+        return dict(self._read("GET", f"/searches/{search}/timeline"))
 
     def save_clip(self, tracklet: str, path: str | Path, reason: str = "") -> None:
         """Write the passage of a tracklet, with the box drawn, as MP4."""
@@ -166,7 +193,7 @@ class Client:
 
     def create_case(self, title: str, reason: str = "", notes: str = "") -> str:
         """Begin a case; its id."""
-        return str(self._ask("POST", "/cases", json={"title": title, "reason": reason, "notes": notes}).json()["id"])
+        return str(self._read("POST", "/cases", json={"title": title, "reason": reason, "notes": notes})["id"])
 
     def export_case(self, case: str, path: str | Path, reason: str = "") -> str:
         """Write a case as a ZIP; its SHA-256."""
@@ -178,27 +205,50 @@ class Client:
     def preview_erasure(self, tracklets: Sequence[str], searches: Sequence[str] = ()) -> dict[str, Any]:
         """What an erasure would remove; its ``digest`` confirms it."""
         given = {"tracklets": list(tracklets), "searches": list(searches)}
-        return dict(self._ask("POST", "/erasures/preview", json=given).json())
+        return dict(self._read("POST", "/erasures/preview", json=given))
 
     def erase(self, tracklets: Sequence[str], searches: Sequence[str], digest: str, reason: str) -> str:
         """Erase what was previewed; the id of the job."""
         given = {"tracklets": list(tracklets), "searches": list(searches), "digest": digest, "reason": reason}
-        return str(self._ask("POST", "/erasures", json=given).json()["job"])
+        return str(self._read("POST", "/erasures", json=given)["job"])
 
     def job(self, job: str) -> dict[str, Any]:
         """A job: its ``state``, and its ``report`` when it is done."""
-        return dict(self._ask("GET", f"/jobs/{job}").json())
+        return dict(self._read("GET", f"/jobs/{job}"))
+
+    def _read(self, method: str, path: str, **more: Any) -> Any:
+        """The JSON of an answer."""
+        answer = self._ask(method, path, **more)
+        try:
+            return answer.json()
+        except ValueError:
+            raise ServiceError(
+                answer.status_code, "http", f"{self._address} answered something else than JSON"
+            ) from None
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
+        """An answer of the API."""
+        httpx = self._httpx
         if method != "GET":
             more["headers"] = {**more.get("headers", {}), "Idempotency-Key": token_hex(16)}
-        answer = self._http.request(method, path, **more)
-        if answer.status_code >= 400:
+        try:
+            try:
+                answer = self._http.request(method, path, **more)
+            except (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError):
+                answer = self._http.request(method, path, **more)  # with the same key
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            what = f"{self._address} cannot be asked: {type(error).__name__}: {error}"
+            raise ServiceError(0, "connection", what) from error
+        if not answer.is_success:
             try:
                 problem = answer.json()
                 raise ServiceError(answer.status_code, problem.get("code", "http"), problem["title"])
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise ServiceError(answer.status_code, "http", answer.text[:200]) from None
+                said = answer.headers.get("location") or answer.text[:200]
+                raise ServiceError(answer.status_code, "http", f"{self._address} answered: {said}") from None
+        if answer.headers.get("content-type", "").startswith("text/html"):
+            what = f"{self._address} answered a web page, so it is not the service's address, or something is before it"
+            raise ServiceError(answer.status_code, "http", what)
         return answer
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -57,12 +57,18 @@ def _sync(path: Path) -> None:
             os.close(handle)
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: str | Path, reads: Iterable[str | Path] = ()) -> None:
     """Raise now, before any long work, if a file cannot be written at ``path``.
 
+    Args:
+        path: the file to write.
+        reads: files that are read meanwhile; ``path`` must be none of them.
+
     Raises:
-        OutputError: ``path`` is a folder, or its folder does not exist or is not writable.
+        OutputError: ``path`` is a folder or one of ``reads``, or its folder does not exist or is not writable.
     """
+    if Path(path).resolve() in {Path(read).resolve() for read in reads}:
+        raise OutputError(f"cannot write {path}: this file is read, and would be lost; choose another name")
     if Path(path).is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")
     folder = Path(path).absolute().parent

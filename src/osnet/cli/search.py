@@ -75,7 +75,7 @@ def search(
     """
     for path in (sheet, clip):
         if path is not None:
-            check_writable(path)
+            check_writable(path, reads=[] if image is None else [image])
     where = make_where(identity, camera, after, before, source)
     if is_archive(store):
         described = {

@@ -16,17 +16,17 @@ from tyro.extras import SubcommandApp
 from osnet import Embedder
 from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, Texts, app, check_counts, report_failures
 from osnet.cli.gallery import choose_weights
-from osnet.errors import DataError, OutputError
+from osnet.errors import DataError
 from osnet.figures.timeline import save_timeline
 from osnet.files import check_writable
 from osnet.runtime.distributed import join_processes
 from osnet.video.archive import ARCHIVE_FILE, Archive, format_time
 from osnet.video.detectors import make_detector
 from osnet.video.drawing import drawn_frames, video_writer
-from osnet.video.indexing import IndexSettings, index_footage, list_files, track_footage
+from osnet.video.indexing import IndexSettings, check_box_file, index_footage, list_files, track_footage
 from osnet.video.links import Decision, LinkSettings, Travel, decide, identities, propose_links, write_links
 from osnet.video.motfile import MotFile, write_mot
-from osnet.video.protocols import Detector, Track, Tracker, Trouble
+from osnet.video.protocols import NO_ID, Detector, Track, Tracker, Trouble
 from osnet.video.source import open_footage, read_frames
 from osnet.video.spread import index_on_many
 from osnet.video.tracking import DEFAULT_TRACKER, front_end, make_tracker
@@ -94,10 +94,10 @@ def video_index(
         gpus: GPUs of each Ray actor, such as 0.25.
     """
     files = list_files(footage)
+    settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
     chosen = choose_weights(out, ARCHIVE_FILE, weights)
     embedder = Embedder(chosen, device, batch_size, backend="fastest")
-    settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     if runner is not None:
         if detector is None:
             raise DataError("--runner needs --detector; --tracks belongs to one process")
@@ -169,12 +169,12 @@ def video_track(
         fps: highest number of frames per second to process.
         device: device of the embedder: auto, cpu, cuda, cuda:1, mps.
     """
-    check_writable(out)
+    check_writable(out, reads=[footage, detector, *([weights] if weights is not None else [])])
+    settings = IndexSettings(fps=fps)
     found = open_footage(footage, 0.0)
     finder, follower = _front_end(detector, threshold, tracker, None, fps, [footage])
     embedder = Embedder(weights, device, backend="fastest") if weights is not None else None
     troubles: list[Trouble] = list(found.troubles)
-    settings = IndexSettings(fps=fps)
     with _Bar() as bar:
         done = track_footage(
             found, finder, follower, embedder=embedder, settings=settings, on_progress=bar.show, troubles=troubles
@@ -267,13 +267,17 @@ def video_draw(
         out: the new video (.mp4, .mkv, .mov, .avi).
         fps: highest number of frames per second to draw.
     """
-    if out.resolve() == footage.resolve():
-        raise OutputError(f"{out} is the footage itself; choose another name")
-    check_writable(out)
+    check_writable(out, reads=[footage, tracks])
+    IndexSettings(fps=fps)  # checks it
     found, given = open_footage(footage, 0.0), MotFile(tracks)
     by_id: dict[int, Track] = {}
     for number in range(1, len(found.times_s) + 1):
         boxes, ids = given.at(number)
+        if NO_ID in ids:
+            raise DataError(
+                f"{tracks} has a box without id (-1) in frame {number}, and only tracks are drawn; make them first: "
+                f"osnet video track {footage} --detector {tracks} --out FILE"
+            )
         for key, box, score in zip(ids.tolist(), boxes.xyxy.tolist(), boxes.scores.tolist(), strict=True):
             by_id.setdefault(key, Track(key)).append(number, 0.0, tuple(box), score)
     if given.num_frames > len(found.times_s):
@@ -348,7 +352,9 @@ def _front_end(
         return front_end(tracks)
     if detector is None:
         raise DataError("no detector: give --detector FILE_OR_NAME, or --tracks FILE (MOTChallenge)")
-    return make_detector(detector, threshold, fps), make_tracker(tracker)
+    finder = make_detector(detector, threshold, fps)
+    check_box_file(finder, files)
+    return finder, make_tracker(tracker)
 
 
 def _ways(travel: tuple[str, ...], store: Archive) -> dict[frozenset[str], Travel]:
@@ -373,5 +379,5 @@ def _zone(name: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise DataError(f"unknown time zone {name!r}; give one like Europe/Berlin") from error

@@ -8,6 +8,7 @@ from typing import Any
 from osnet.cli.gallery import choose_weights
 from osnet.embedding.embedder import Embedder
 from osnet.figures.ranked_list import save_ranked_lists
+from osnet.files import check_writable
 from osnet.gallery import Where
 from osnet.types import Hit, RankedList
 from osnet.video.archive import ARCHIVE_FILE, Archive, Pool, format_time
@@ -34,6 +35,9 @@ def search_archive(
 ) -> None:
     """Search an archive by an image. Print the hits, draw them into ``sheet``, and write the best one to ``clip``."""
     store = Archive.open(folder, Embedder(choose_weights(folder, ARCHIVE_FILE, weights), device, 1))
+    for path in (sheet, clip):
+        if path is not None:
+            check_writable(path, reads=[segment["footage"]["path"] for segment in store.segments])
     hits = store.search(photo, top=top, where=where, pool=pool)
     if as_json:
         print(json.dumps({"query": str(photo), "hits": [_hit_json(store, hit) for hit in hits]}, indent=2))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Literal
 
@@ -350,14 +350,15 @@ def inside(root: Path, relative: str, where: str) -> Path:
     return root / path
 
 
-def parse_time(text: str, where: str, refuse_year: bool = False) -> float:
-    """Convert a time to seconds. A number of seconds is returned as it is. An ISO 8601 time (UTC if no zone is given)
-    becomes seconds since 1970-01-01 UTC.
+def parse_time(text: str, where: str, refuse_year: bool = False, zone: tzinfo = UTC) -> float:
+    """Convert a time to seconds. A number of seconds is returned as it is. An ISO 8601 time becomes seconds since
+    1970-01-01 UTC.
 
     Args:
         text: the time.
         where: its file and line, or its flag. Error messages start with it.
         refuse_year: refuse an integer from 1900 to 2100, which is rather a year than seconds.
+        zone: time zone of an ISO 8601 time without one.
 
     Raises:
         DataError: ``text`` is neither; or it is a number that looks like a date (20240601) or like milliseconds (above
@@ -385,7 +386,7 @@ def parse_time(text: str, where: str, refuse_year: bool = False) -> float:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise DataError(f"{where}: time {text!r} is neither a number of seconds nor ISO 8601") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
 
 
 def _as_date(text: str, refuse_year: bool) -> str | None:

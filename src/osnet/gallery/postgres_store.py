@@ -18,6 +18,7 @@ leaves many rows: then it is approximate.
 
 import contextlib
 import math
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +41,8 @@ EXACT_ROWS = 20_000
 UNSAMPLED = ("source", "identity", "embedding")
 """Columns of which ``ANALYZE`` must not copy values into the statistics: erasing would not reach them there."""
 LIMIT_INT = 2**31
+CONNECT_TIMEOUT_S = "10"
+"""For a server that does not answer, unless the address or ``PGCONNECT_TIMEOUT`` gives another."""
 STANDBY_TIMEOUT_S = 30.0
 """How long erasing waits for standby servers to receive the log."""
 
@@ -402,6 +405,7 @@ def _split(address: str) -> tuple[str, str, str]:
     schema = options.pop("schema", ["osnet"])[-1]
     if not schema.replace("_", "a").isalnum() or not schema.isascii() or len(schema) > 40:
         raise GalleryError(f"schema {schema!r} must be letters, digits and _, at most 40")
+    options.setdefault("connect_timeout", [os.environ.get("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT_S)])
     plain = urlunsplit(parts._replace(query=urlencode(options, doseq=True)))
     host = parts.hostname or options.get("host", ["localhost"])[0]
     return plain, schema, f"postgresql://{host}{parts.path}"

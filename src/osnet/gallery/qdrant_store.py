@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import date
 from hashlib import blake2b
@@ -124,7 +125,7 @@ class QdrantStore(EngineStore):
             api_key: of a server that asks for one.
 
         Raises:
-            GalleryError: there is no store of this name.
+            GalleryError: there is no store of this name; the server cannot be reached; or the folder is open elsewhere.
         """
         self._engine = _open(place, collection, edge, api_key, None)
         self.name = self._engine.name
@@ -289,26 +290,40 @@ class _Client:
         self._collection = collection
         self._lock = threading.RLock()  # the local mode is not safe for threads
         self._on_server = _is_address(place)
-        if self._on_server:
-            self.name = f"{str(place).rstrip('/')}/{collection}"
-            self._client: Any = client.QdrantClient(url=str(place), api_key=api_key)
-        else:
-            self.name = str(place)
-            if create_size is None and not Path(place).is_dir():
-                raise GalleryError(f"no such folder: {place}")
-            self._client = client.QdrantClient(path=str(place))
-        there = self._client.collection_exists(collection)
-        if there != (create_size is None):
-            self._client.close()
-            raise GalleryError(f"{self.name} holds {'a' if there else 'no'} collection {collection!r}")
-        if create_size is not None:
-            self._create(create_size, shards)
         self._days: set[str] | None = None
         """Shard keys; None if the collection is not divided by day."""
+        self.name = f"{str(place).rstrip('/')}/{collection}" if self._on_server else str(place)
+        if not self._on_server and create_size is None:  # Qdrant would write its files into any folder
+            folder = Path(place)
+            if not folder.is_dir():
+                raise GalleryError(f"no such folder: {place}")
+            if not (folder / "meta.json").is_file() or not (folder / "collection" / collection).is_dir():
+                raise GalleryError(f"{place} holds no collection {collection!r}")
+        where = {"url": str(place), "api_key": api_key} if self._on_server else {"path": str(place)}
+        with _translated(self.name, Exception):  # of a folder that is open elsewhere, for instance, a RuntimeError
+            self._client: Any = client.QdrantClient(**where)
+        self._errors = (client.http.exceptions.ApiException, OSError)
+        try:
+            with self._calling():
+                self._settle(create_size, shards)
+        except BaseException:
+            self._client.close()
+            raise
+
+    def _calling(self) -> AbstractContextManager[None]:
+        """One thread at a time. Qdrant's errors become GalleryError."""
+        return _translated(self.name, *self._errors, lock=self._lock)
+
+    def _settle(self, create_size: int | None, shards: _Shards) -> None:
+        there = self._client.collection_exists(self._collection)
+        if there != (create_size is None):
+            raise GalleryError(f"{self.name} holds {'a' if there else 'no'} collection {self._collection!r}")
+        if create_size is not None:
+            self._create(create_size, shards)
         if self._on_server:
-            params = self._client.get_collection(collection).config.params
+            params = self._client.get_collection(self._collection).config.params
             if params.sharding_method == self._models.ShardingMethod.CUSTOM:
-                self._days = {str(one.key) for one in self._client.list_shard_keys(collection).shard_keys or ()}
+                self._days = {str(one.key) for one in self._client.list_shard_keys(self._collection).shard_keys or ()}
 
     def _create(self, size: int, shards: _Shards) -> None:
         models = self._models
@@ -344,7 +359,7 @@ class _Client:
         for point_id, vector, payload in points:
             key = None if self._days is None else _day(payload.get("time_s"))
             groups[key].append(self._models.PointStruct(id=point_id, vector=vector.tolist(), payload=payload))
-        with self._lock:
+        with self._calling():
             for key, structs in groups.items():
                 if self._days is not None and key is not None and key not in self._days:
                     self._client.create_shard_key(self._collection, key)
@@ -354,7 +369,7 @@ class _Client:
                     self._client.upsert(self._collection, part, wait=True, shard_key_selector=key)
 
     def nearest(self, vector: Floats, where: Conditions, limit: int) -> list[tuple[dict[str, Any], Floats, float]]:
-        with self._lock:
+        with self._calling():
             found = self._client.query_points(
                 self._collection,
                 query=vector.tolist(),
@@ -369,7 +384,7 @@ class _Client:
     def scroll(self, where: Conditions, with_vectors: bool) -> Iterator[tuple[str, dict[str, Any], Any]]:
         offset = None
         while True:
-            with self._lock:
+            with self._calling():
                 points, offset = self._client.scroll(
                     self._collection, self._filter(where), limit=PAGE, offset=offset, with_vectors=with_vectors
                 )
@@ -379,21 +394,21 @@ class _Client:
                 return
 
     def retrieve(self, ids: list[str]) -> list[tuple[str, dict[str, Any], Any]]:
-        with self._lock:
+        with self._calling():
             found = self._client.retrieve(self._collection, ids, with_payload=True, with_vectors=True)
         return [(str(point.id), point.payload, point.vector) for point in found]
 
     def count(self, where: Conditions) -> int:
-        with self._lock:
+        with self._calling():
             return int(self._client.count(self._collection, self._filter(where), exact=True).count)
 
     def delete(self, ids: list[str]) -> None:
-        with self._lock:
+        with self._calling():
             self._client.delete(self._collection, self._models.PointIdsList(points=ids), wait=True)
 
     def vacuum(self) -> None:
         """A server does it by itself, by the thresholds of the collection. Days without points are deleted here."""
-        with self._lock:
+        with self._calling():
             for day in sorted(self._days or ()):
                 if not self._client.count(self._collection, exact=True, shard_key_selector=day).count:
                     self._client.delete_shard_key(self._collection, day)
@@ -401,7 +416,7 @@ class _Client:
                     self._days.discard(day)
 
     def close(self) -> None:
-        with self._lock:
+        with self._calling():
             self._client.close()
 
 
@@ -416,17 +431,26 @@ class _Edge:
         if create_size is None:
             if not folder.is_dir():
                 raise GalleryError(f"no such folder: {place}")
-            self._shard = edge.EdgeShard.load(str(folder))
+            if not (folder / "edge_config.json").is_file() and not any(folder.glob("segments/*/segment.json")):
+                raise GalleryError(f"{place} holds no store of Qdrant Edge")  # which would write into any folder
+            with self._calling():
+                self._shard = edge.EdgeShard.load(str(folder))
             return
-        if folder.exists() and any(folder.iterdir()):
-            raise GalleryError(f"{place} is not empty; a new store needs a folder of its own")
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._calling():
+            if folder.exists() and any(folder.iterdir()):
+                raise GalleryError(f"{place} is not empty; a new store needs a folder of its own")
+            folder.mkdir(parents=True, exist_ok=True)
         config = edge.EdgeConfig(
             vectors={"": edge.EdgeVectorParams(size=create_size, distance=edge.Distance.Dot)},
             optimizers=edge.EdgeOptimizersConfig(deleted_threshold=0.0001, vacuum_min_vector_number=1),
             wal_enabled=False,
         )
-        self._shard = edge.EdgeShard.create(str(folder), config)
+        with self._calling():
+            self._shard = edge.EdgeShard.create(str(folder), config)
+
+    def _calling(self) -> AbstractContextManager[None]:
+        """One thread at a time. Qdrant's errors, which are plain ``Exception``, become GalleryError."""
+        return _translated(self.name, Exception, lock=self._lock)
 
     def _filter(self, where: Conditions) -> Any:
         edge = self._edge
@@ -435,7 +459,7 @@ class _Edge:
     def upsert(self, points: list[tuple[str, Floats, dict[str, Any]]]) -> None:
         edge = self._edge
         made = [edge.Point(uuid.UUID(point_id), vector.tolist(), payload) for point_id, vector, payload in points]
-        with self._lock:
+        with self._calling():
             self._shard.update(edge.UpdateOperation.upsert_points(made))
             self._shard.flush()
 
@@ -449,7 +473,7 @@ class _Edge:
             with_vector=True,
             params=edge.SearchParams(exact=True),
         )
-        with self._lock:
+        with self._calling():
             found = self._shard.query(request)
         return [(point.payload, _plain(point.vector), point.score) for point in found]
 
@@ -459,7 +483,7 @@ class _Edge:
             request = self._edge.ScrollRequest(
                 offset=offset, limit=PAGE, filter=self._filter(where), with_payload=True, with_vector=with_vectors
             )
-            with self._lock:
+            with self._calling():
                 points, offset = self._shard.scroll(request)
             for point in points:
                 yield str(point.id), point.payload, _plain(point.vector) if with_vectors else None
@@ -467,28 +491,40 @@ class _Edge:
                 return
 
     def retrieve(self, ids: list[str]) -> list[tuple[str, dict[str, Any], Any]]:
-        with self._lock:
+        with self._calling():
             found = self._shard.retrieve([uuid.UUID(i) for i in ids], with_payload=True, with_vector=True)
         return [(str(point.id), point.payload, _plain(point.vector)) for point in found]
 
     def count(self, where: Conditions) -> int:
-        with self._lock:
+        with self._calling():
             return int(self._shard.count(self._edge.CountRequest(filter=self._filter(where), exact=True)))
 
     def delete(self, ids: list[str]) -> None:
-        with self._lock:
+        with self._calling():
             self._shard.update(self._edge.UpdateOperation.delete_points([uuid.UUID(i) for i in ids]))
 
     def vacuum(self) -> None:
-        with self._lock:
+        with self._calling():
             self._shard.flush()
             while self._shard.optimize():
                 pass
             self._shard.flush()
 
     def close(self) -> None:
-        with self._lock:
+        with self._calling():
             self._shard.close()
+
+
+@contextmanager
+def _translated(name: str, *errors: type[Exception], lock: AbstractContextManager[Any] | None = None) -> Iterator[None]:
+    """Raise GalleryError with the store's name in place of ``errors``."""
+    with lock or nullcontext():
+        try:
+            yield
+        except GalleryError:
+            raise
+        except errors as error:
+            raise GalleryError(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def _open(

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from osnet import downloads
 from osnet.errors import OutputError
 from osnet.files import written_aside
 
@@ -30,10 +31,9 @@ MAX_BYTES = {".json": 1 << 20, ".onnx": 1 << 28}
 
 def cache_folder() -> Path | None:
     """The folder of the graphs, which may not exist; None if this user has no home."""
-    given = os.environ.get("OSNET_CACHE")
     try:
-        return (Path(given) if given else Path.home() / ".cache" / "osnet") / "graphs"
-    except RuntimeError:
+        return downloads.cache_folder() / "graphs"
+    except OutputError:
         return None
 
 

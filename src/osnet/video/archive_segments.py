@@ -8,9 +8,9 @@ Shapes: T tracklets, C crops, R frames of tracklets (all tracklets together), D 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
@@ -62,8 +62,8 @@ class Tracklet:
     """Unix time of the last frame."""
     crops: tuple[Crop, ...]
     """In the order of time; at least one."""
-    footage: Path
-    """The video file, or the address of the stream without credentials."""
+    footage: Path | str
+    """The video file; or, as text, the address of the live stream without credentials."""
     numbers: Ints
     """(R,): frame numbers in the footage, from 1."""
     times_s: Times
@@ -72,6 +72,8 @@ class Tracklet:
     """(R, 5): left, top, right, bottom in pixels, and the detector's score; the score is 0 for interpolated boxes."""
     pieces: tuple[tuple[int, int, int], ...] = ()
     """What it was joined from: the tracker's id, first and last frame number."""
+    footage_record: Mapping[str, Any] = field(default_factory=dict)
+    """What the archive stores of the footage; see ``source.open_recorded``."""
 
     @property
     def best_crop(self) -> Crop:
@@ -184,12 +186,18 @@ class StoredSegment:
             begin_s=row["begin_s"],
             end_s=row["end_s"],
             crops=crops,
-            footage=Path(self.about["footage"]["path"]),
+            footage=footage_place(self.about["footage"]),
             numbers=np.array(self.frames[first:last]),
             times_s=np.array(self.times[first:last]),
             boxes=np.array(self.boxes[first:last]),
             pieces=tuple(tuple(piece) for piece in row["pieces"]),
+            footage_record=self.about["footage"],
         )
+
+
+def footage_place(record: Mapping[str, Any]) -> Path | str:
+    """The file of recorded footage, or the address of a live stream."""
+    return Path(record["path"]) if "bytes" in record else str(record["path"])
 
 
 def list_segments(folder: Path) -> list[str]:

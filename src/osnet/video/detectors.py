@@ -2,17 +2,16 @@
 text, and a detector by motion. This package contains no weights of detectors.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
+from osnet.downloads import cache_folder, download
 from osnet.errors import require_extra
 from osnet.files import make_folder, sha256_file, written_aside
 from osnet.runtime.backends import openvino_core
@@ -412,14 +411,13 @@ def make_detector(name: str | Path, threshold: float | None = None, fps: float |
 def _downloaded(name: str) -> Path:
     """Path of a downloaded detector, whose SHA-256 was checked."""
     address, sha256, most_bytes = DOWNLOADS[name]
-    folder = Path(os.environ.get("OSNET_CACHE", Path.home() / ".cache" / "osnet")) / "detectors"
+    folder = cache_folder() / "detectors"
     path = folder / f"{name}.onnx"
     if path.is_file() and sha256_file(path) == sha256:
         return path
     make_folder(folder)
     try:
-        with urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310  https, from our own table
-            content = answer.read(most_bytes + 1)
+        content = download(address, most_bytes, TIMEOUT_S)
     except OSError as error:
         raise FootageError(
             f"{name} cannot be downloaded from {address}: {error}; download it in another way and give its path"

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from osnet.errors import OutputError, require_extra
-from osnet.files import written_aside
+from osnet.files import check_writable, written_aside
 from osnet.video.archive import Tracklet
 from osnet.video.protocols import FootageError, Track, VideoFrame
-from osnet.video.source import open_footage, read_frames
+from osnet.video.source import open_recorded, read_frames
 
 # The colours of Okabe and Ito without black, which colour-blind people can tell apart.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -140,16 +140,12 @@ def write_clip(tracklet: Tracklet, path: str | Path, margin_s: float = 1.0, labe
         label: text of the box; default: the tracklet's number in its segment.
 
     Raises:
-        FootageError: the footage no longer exists, or has changed.
-        OutputError: ``path`` cannot be written.
+        FootageError: the footage no longer exists, has changed since it was indexed, or is a live stream.
+        OutputError: ``path`` cannot be written, or is the footage itself.
     """
-    footage = open_footage(tracklet.footage, 0.0)
-    last = int(tracklet.numbers[-1])
-    if last > len(footage.times_s):
-        raise FootageError(
-            f"{tracklet.footage} has {len(footage.times_s)} frames, but the tracklet has frame {last}; it has changed"
-        )
-    begin, end = (float(footage.times_s[n - 1]) for n in (int(tracklet.numbers[0]), last))
+    check_writable(path, reads=[tracklet.footage])
+    footage = open_recorded(tracklet.footage, tracklet.footage_record, 0.0)
+    begin, end = (float(footage.times_s[int(n) - 1]) for n in (tracklet.numbers[0], tracklet.numbers[-1]))
     boxes = {int(n): tuple(box[:4].tolist()) for n, box in zip(tracklet.numbers, tracklet.boxes, strict=True)}
     number = int(tracklet.id.rpartition("/")[2])
     with video_writer(path, footage.fps) as write:

@@ -5,20 +5,23 @@ and depends on the footage and the settings only. An interrupted run loses at mo
 resumes and ends with the same bytes.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any
 
 from osnet import Embedder
-from osnet.errors import GalleryError
+from osnet.data.folder import parse_time
+from osnet.errors import DataError, GalleryError
 from osnet.video.appearance import Appearance, refine
 from osnet.video.archive import SEGMENT_FILE, Archive, FinishedTrack, segment_name, write_segment, writing
 from osnet.video.crops import Collector, Sample, choose_samples
+from osnet.video.detectors import MotDetector
 from osnet.video.protocols import NO_ID, Detector, FootageError, Track, Tracker, Trouble, VideoFrame
 from osnet.video.source import Footage, list_footage, open_footage, read_frames, start_from_name
-from osnet.video.tracking import make_tracker
+from osnet.video.tracking import GivenTracks, make_tracker
 
 OnProgress = Callable[[float, float, str], None]
 """Called with the finished seconds of footage, all seconds, and the name of the current file."""
@@ -45,8 +48,8 @@ class IndexSettings:
 
     def __post_init__(self) -> None:
         for name, low in (("segment_s", 10.0), ("sample_s", 0.1), ("crops", 1), ("min_frames", 1)):
-            if not low <= (value := getattr(self, name)):
-                raise FootageError(f"{name} {value:g} must be at least {low:g}")
+            if not low <= (value := getattr(self, name)) < math.inf:
+                raise FootageError(f"{name} {value:g} must be finite and at least {low:g}")
         if not 0 <= self.overlap_s <= self.segment_s / 2:
             raise FootageError(f"overlap_s {self.overlap_s:g} must be from 0 to half of segment_s")
         if self.fps is not None and not 0 < self.fps <= 1000:
@@ -117,6 +120,7 @@ def index_footage(
     settings = settings or IndexSettings()
     tracker = tracker or make_tracker()
     files = list_files(footage)
+    check_box_file(detector, files)
     work = _plan(files, camera, starts, name_pattern, zone, settings)
     report = IndexReport()
     for item in {id(w.footage): w.footage for w in work}.values():
@@ -201,31 +205,34 @@ def track_footage(
 
 
 def list_files(footage: str | Path | Sequence[str | Path]) -> list[Path]:
-    """List the files of all inputs, each once. Raises as ``list_footage``."""
+    """List the files of all inputs, each once, however it is spelled. Raises as ``list_footage``."""
     parts = [footage] if isinstance(footage, str | Path) else list(footage)
     files = [path for part in parts for path in list_footage(part)]
     if not files:
         raise FootageError("no footage was given; give files, folders or patterns")
-    return list(dict.fromkeys(files))
+    each: dict[Path, Path] = {}  # keeps the order and the first spelling
+    for path in files:
+        each.setdefault(path.resolve(), path)
+    return list(each.values())
+
+
+def check_box_file(detector: Detector, files: Sequence[Path]) -> None:
+    """Raise FootageError if the boxes come from a file, which belongs to one video, and there are several."""
+    if len(files) > 1 and isinstance(detector, MotDetector | GivenTracks):
+        raise FootageError(f"a file of boxes belongs to one video, but {len(files)} were given; index each by itself")
 
 
 def parse_start(starts: str | float, zone: tzinfo = UTC) -> float:
     """Convert ISO 8601 or a number of seconds to Unix time.
 
     Raises:
-        FootageError: ``starts`` is neither.
+        FootageError: ``starts`` is neither, or a text of digits that looks like a date or a year.
     """
-    if isinstance(starts, int | float):
-        return float(starts)
+    text = starts if isinstance(starts, str) else repr(float(starts))
     try:
-        return float(starts)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(starts)
-    except ValueError as error:
-        raise FootageError(f"starts {starts!r} is not a time; give one such as 2026-11-28T08:00:00+01:00") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+        return parse_time(text, "starts", refuse_year=True, zone=zone)
+    except DataError as error:
+        raise FootageError(f"{error}; give a time such as 2026-11-28T08:00:00+01:00") from error
 
 
 def _plan(

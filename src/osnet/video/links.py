@@ -82,6 +82,12 @@ class LinkSettings:
     margin: float = 0.02
     """The best match must exceed the second best in the same camera by this cosine."""
 
+    def __post_init__(self) -> None:
+        if self.min_score is not None and not -1 <= self.min_score <= 1:
+            raise FootageError(f"min_score {self.min_score:g} must be from -1 to 1, as a cosine is")
+        if not 0 <= self.max_strangers <= 1:
+            raise FootageError(f"max_strangers {self.max_strangers:g} must be a share from 0 to 1")
+
 
 def propose_links(
     archive: Archive, travel: Mapping[frozenset[str], Travel] | None = None, settings: LinkSettings | None = None

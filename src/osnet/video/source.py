@@ -6,7 +6,7 @@ Times come from the stream's own clock, so variable frame rates need no special 
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -144,6 +144,29 @@ def open_footage(path: str | Path, starts_s: float | None = None) -> Footage:
             path, starts_s, sorted_times - origin_s, (stream.width, stream.height), origin_s, packets.steady,
             tuple(troubles[:MAX_TROUBLES]),
         )  # fmt: skip
+
+
+def open_recorded(path: str | Path, record: Mapping[str, Any], starts_s: float) -> Footage:
+    """``open_footage`` of footage that an archive was made of.
+
+    Args:
+        path: where the file is now.
+        record: ``footage`` of ``segment.json``: ``bytes``, ``frames`` and ``fps`` of the file that was indexed.
+        starts_s: Unix time of its first frame.
+
+    Raises:
+        FootageError: a live stream, which is not kept; a file that is not there, or has changed since.
+    """
+    if "bytes" not in record:
+        raise FootageError(f"{path} is a live stream, which is not kept, so it has no clips and no frames")
+    footage = open_footage(path, starts_s)
+    now = {"bytes": footage.path.stat().st_size, "frames": len(footage.times_s), "fps": round(footage.fps, 3)}
+    for name, value in now.items():
+        if value != record[name]:
+            raise FootageError(
+                f"the footage {path} has changed since it was indexed: its {name} were {record[name]}, now {value}"
+            )
+    return footage
 
 
 def read_frames(

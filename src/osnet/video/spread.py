@@ -1,10 +1,9 @@
 """``index_footage`` on several processes or machines: each segment of the footage is an item of a list of work.
 
-The archive itself says what is done: a segment that it holds is not made again. The result of an item is a small file
-that says what was found, and what could not be read.
+The archive itself says what is done: a segment that it holds is not made again. The result of an item only says that
+the archive holds its segment; what was found, and what could not be read, is in the segment.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, tzinfo
 from pathlib import Path
@@ -25,6 +24,7 @@ from osnet.video.indexing import (
     _plan,
     _process,
     _Work,
+    check_box_file,
     describe,
 )
 from osnet.video.source import Footage, open_footage
@@ -61,7 +61,7 @@ class IndexSegment:
             self._footage = open_footage(path, starts_s)
         one = _Work(self._footage, float(item["start_s"]), float(item["core_s"]), str(item["label"]))
         if (self._archive / one.name / SEGMENT_FILE).exists():
-            write_json(result, {"added": False})
+            write_json(result, {"segment": one.name})
             return
         finished, frames, troubles = _process(
             one, self._detector, self._tracker, self._embedder, self._settings, lambda _: None
@@ -69,8 +69,7 @@ class IndexSegment:
         decides = describe(self._detector, self._tracker, self._settings)
         about = _about(one, self._camera, decides, frames, len(finished), troubles)
         write_segment(self._archive, one.name, finished, about, self._embedder.embedding_size)
-        said = [f"{path} {trouble}" for trouble in troubles]
-        write_json(result, {"added": True, "tracklets": len(finished), "frames": frames, "troubles": said})
+        write_json(result, {"segment": one.name})
 
 
 def index_on_many(
@@ -122,9 +121,11 @@ def index_on_many(
         any_of_all(False)  # the first process has written the list
         run_work(WorkList(folder), runner, on_done=on_done)
         return IndexReport()
+    finder = make_detector(detector, threshold, settings.fps)
+    check_box_file(finder, files)
     planned = _plan(list(files), camera, starts, name_pattern, zone, settings)
     store = Archive.open(archive, embedder)
-    decides = describe(make_detector(detector, threshold, settings.fps), make_tracker(tracker), settings)
+    decides = describe(finder, make_tracker(tracker), settings)
     there = {segment["name"]: segment for segment in store.segments}
     for one in planned:
         if one.name in there:
@@ -151,28 +152,27 @@ def index_on_many(
         "device": device,
         "batch_size": embedder.batch_size,
     }
-    work = WorkList.plan(folder, "video", shared, items)
-    before = set(there)
-    for item, entry in work.items.items():
-        if entry["label"] not in before:  # never made, or removed since
-            work.result(item).unlink(missing_ok=True)
-    with writing(archive, camera):
+    report = IndexReport()
+    for footage in {id(one.footage): one.footage for one in planned}.values():
+        report.troubles += [f"{footage.path} {trouble}" for trouble in footage.troubles]
+    with WorkList.planned(folder, "video", shared, items) as work, writing(archive, camera):
+        store.refresh()
+        before = {segment["name"] for segment in store.segments}
+        for item, entry in work.items.items():
+            if entry["label"] not in before:  # never made, or removed since
+                work.result(item).unlink(missing_ok=True)
         if runner == "torchrun":
             any_of_all(False)  # the others may begin
         run_work(work, runner, workers=workers, gpus=gpus, on_done=on_done)
-    report = IndexReport()
-    report.troubles += [
-        f"{footage.path} {trouble}"
-        for footage in {id(one.footage): one.footage for one in planned}.values()
-        for trouble in footage.troubles
-    ]
-    for item, entry in work.items.items():
-        said = json.loads(work.result(item).read_text(encoding="utf-8"))
-        if said["added"] and entry["label"] not in before:
-            report.segments_added += 1
-            report.tracklets_added += said["tracklets"]
-            report.frames += said["frames"]
-        else:
+        store.refresh()
+        made = {segment["name"]: segment for segment in store.segments}
+    for one in planned:
+        segment = made[one.name]
+        if one.name in before:
             report.segments_there += 1
-        report.troubles += said.get("troubles", [])
+        else:
+            report.segments_added += 1
+            report.tracklets_added += segment["num_tracklets"]
+            report.frames += segment["num_frames"]
+        report.troubles += [f"{one.footage.path} {trouble}" for trouble in segment["troubles"]]
     return report

@@ -27,6 +27,9 @@ FORMATS = "rtsp,mpegts,mov,mp4,matroska,webm,flv,mjpeg,mpjpeg,h264,hevc,avi"
 """The demuxers that are allowed. Playlists (HLS) are excluded, because they open other addresses."""
 PROTOCOLS = "rtsp,rtsps,rtp,udp,tcp,tls,http,https,httpproxy,crypto"
 
+CLOCK_SLACK_S = 1.0
+"""A clock that is set back by more is a gap; until then times wait for it."""
+
 
 @dataclass(frozen=True)
 class StreamSettings:
@@ -109,6 +112,8 @@ class LiveStream:
 
     def events(self) -> Iterator[VideoFrame | Gap]:
         """Frames and gaps in the order of time, until ``stop`` is called or ``max_tries`` is reached.
+
+        After a gap because the clock was set back, times are lower than before.
 
         Raises:
             MissingExtraError: PyAV is not installed.
@@ -222,8 +227,13 @@ class LiveStream:
                 continue
 
     def _now(self) -> float:
-        """The time, at least a millisecond after the last."""
-        self._last_s = max(round(self._clock(), 3), round(self._last_s + 0.001, 3))
+        """The time, at least a millisecond after the last. A clock that was set back is a gap."""
+        now = round(self._clock(), 3)
+        if now < self._last_s - CLOCK_SLACK_S:
+            back_s, self._last_s, self._last_slot = self._last_s - now, now, -1
+            self.counts.gaps += 1
+            self._put(Gap(now, f"the clock was set back by {back_s:.1f} s"))
+        self._last_s = max(now, round(self._last_s + 0.001, 3))
         return self._last_s
 
 
@@ -279,6 +289,8 @@ def index_stream(
         try:
             while source.has_next():
                 start_s = source.start_s
+                while (store.folder / segment_name(camera, start_s)).exists():  # the clock was set back
+                    start_s = round(start_s + 0.001, 3)
                 before = stream.counts.dropped
                 finished, count = process_frames(
                     source.segment(), start_s, start_s + settings.segment_s, fps, detector, tracker, embedder, settings

@@ -8,10 +8,10 @@ these digests from files of our own; for 0286 and 0287, public code with the sam
 
 import os
 import sys
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from osnet.downloads import cache_folder, download
 from osnet.errors import WeightsError
 from osnet.files import make_folder, sha256_file, written_aside
 
@@ -136,7 +136,7 @@ def find_intel(weights: IntelWeights) -> Path:
     Raises:
         WeightsError: the files cannot be downloaded (the message says which files to put where), or the SHA-256 of a
             file is wrong.
-        OutputError: the cache cannot be written.
+        OutputError: the cache cannot be written, or there is no home folder for it.
     """
     return _find_local(weights) or _download(weights)
 
@@ -156,12 +156,8 @@ def _find_local(weights: IntelWeights) -> Path | None:
     return None
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("OSNET_CACHE") or Path.home() / ".cache" / "osnet") / "open_model_zoo"
-
-
 def _download(weights: IntelWeights) -> Path:
-    folder = _cache() / weights.name / weights.precision
+    folder = cache_folder() / "open_model_zoo" / weights.name / weights.precision
     missing = [name for name in weights.files if not (folder / name).is_file()]
     if missing:
         sys.stderr.write(f"downloading {weights.name} from {weights.url(missing[0])}\nlicence: {LICENCE}\n")
@@ -179,9 +175,8 @@ def _fetch(weights: IntelWeights, name: str, target: Path) -> None:
     if not url.startswith(("https://", "http://")):
         raise WeightsError(f"OSNET_OMZ_URL gives the URL {url}; it must start with https:// or http://")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310  # the scheme was checked
-            content = answer.read(num_bytes + 1)
-    except (OSError, ValueError) as error:
+        content = download(url, num_bytes, TIMEOUT_S)
+    except OSError as error:
         folder = os.environ.get("OSNET_WEIGHTS")
         where = folder or "a folder and set the environment variable OSNET_WEIGHTS to it"
         raise WeightsError(

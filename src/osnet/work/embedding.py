@@ -1,6 +1,7 @@
 """``osnet embed`` on many processes: images in blocks, a file of embeddings for each block, and their union."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -92,32 +93,34 @@ def embed_on_many(
         raise OutputError(f"{near} is not an absolute path, by which other machines could find it")
     rank = join_processes()[0] if runner == "torchrun" else 0
     folder = work_folder if work_folder is not None else out.with_name(out.name + ".work")
-    if rank == 0:
-        images = [(str(path), *stamp_of(str(path))) for path in paths]
-        items = [
-            {"label": f"images {start + 1} to {start + len(part)}, from {part[0][0]}", "images": part}
-            for start in range(0, len(images), block)
-            if (part := images[start : start + block])
-        ]
-        settings = {
-            "weights": weights,
-            "weights_sha256": embedder.sha256(),
-            "device": device,
-            "on_error": on_error,
-            "batch_size": embedder.batch_size,
-            "normalize": embedder.normalize,
-            "backend": pick_backend(len(paths)),
-        }
-        WorkList.plan(folder, "embed", settings, items)
-    if runner == "torchrun":
-        any_of_all(False)  # the first process has written the list
-    work = WorkList(folder)
-    shown = iter(progress(range(len(work.items)), len(work.items), "blocks"))
-    for _ in range(len(work.items) - len(work.todo())):
+    with ExitStack() as held:
+        if rank == 0:
+            images = [(str(path), *stamp_of(str(path))) for path in paths]
+            items = [
+                {"label": f"images {start + 1} to {start + len(part)}, from {part[0][0]}", "images": part}
+                for start in range(0, len(images), block)
+                if (part := images[start : start + block])
+            ]
+            settings = {
+                "weights": weights,
+                "weights_sha256": embedder.sha256(),
+                "device": device,
+                "on_error": on_error,
+                "batch_size": embedder.batch_size,
+                "normalize": embedder.normalize,
+                "backend": pick_backend(len(paths)),
+            }
+            work = held.enter_context(WorkList.planned(folder, "embed", settings, items))
+        if runner == "torchrun":
+            any_of_all(False)  # the first process has written the list
+        if rank:
+            work = WorkList(folder)
+        shown = iter(progress(range(len(work.items)), len(work.items), "blocks"))
+        for _ in range(len(work.items) - len(work.todo())):
+            next(shown, None)
+        run_work(work, runner, workers=workers, gpus=gpus, on_done=lambda: next(shown, None))
         next(shown, None)
-    run_work(work, runner, workers=workers, gpus=gpus, on_done=lambda: next(shown, None))
-    next(shown, None)
-    return merge_blocks(work, out) if rank == 0 else Embeddings(np.empty((0, embedder.embedding_size), np.float32))
+        return merge_blocks(work, out) if rank == 0 else Embeddings(np.empty((0, embedder.embedding_size), np.float32))
 
 
 def merge_blocks(work: WorkList, out: Path) -> Embeddings:

@@ -13,14 +13,14 @@ there is no other record. All machines must see the folder at the same path, or 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from osnet.errors import OsnetError, OutputError
 from osnet.files import TEMPORARY_PREFIX
@@ -68,12 +68,24 @@ class WorkList:
                 self.items[identify(self.task, self.settings, item)] = item
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise OutputError(f"{self.folder} holds no list of work: {error}") from error
+        self._lock = None if is_object_store(self.folder) else FileLock(self.folder / ".lock", timeout=0)
 
     @classmethod
     def plan(
         cls, folder: str | Path, task: str, settings: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
     ) -> "WorkList":
-        """Write the list into ``folder``, in place of an older one. Results stay only of items that are still listed.
+        """Write the list into ``folder``, as ``planned``, and let it go."""
+        with cls.planned(folder, task, settings, items) as work:
+            return work
+
+    @classmethod
+    @contextmanager
+    def planned(
+        cls, folder: str | Path, task: str, settings: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
+    ) -> Iterator["WorkList"]:
+        """Write the list into ``folder``, in place of an older one, and hold it until the end of the block.
+
+        Results stay only of items that are still listed.
 
         Args:
             folder: new, or of a list; or ``s3://BUCKET/NAME``.
@@ -82,7 +94,8 @@ class WorkList:
             items: in order; each has a ``label`` for people to read.
 
         Raises:
-            OutputError: the folder holds something else, or cannot be written.
+            OutputError: the folder holds something else, or cannot be written; or another process runs its list,
+                which then stays as it is.
         """
         place = open_place(folder)
         make_place(place)
@@ -94,31 +107,22 @@ class WorkList:
         ):
             raise OutputError(f"{place} is needed for a list of work but holds {strange[0]}; move it away")
         content = {"format": FORMAT, "task": task, "settings": dict(settings), "items": [dict(item) for item in items]}
-        put_json(place / "work.json", content)
-        work = cls(place)
-        for path in [*files_in(place / "results"), *files_in(place / "tries")]:
-            if path.stem not in work.items or path.name.startswith(TEMPORARY_PREFIX):
-                path.unlink(missing_ok=True)
-        return work
+        lock = None if is_object_store(place) else FileLock(place / ".lock", timeout=0)
+        with _holding(lock):
+            put_json(place / "work.json", content)
+            work = cls(place)
+            work._lock = lock
+            for path in [*files_in(place / "results"), *files_in(place / "tries")]:
+                if path.stem not in work.items or path.name.startswith(TEMPORARY_PREFIX):
+                    path.unlink(missing_ok=True)
+            yield work
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Run the list alone. Raises OutputError if another process runs it.
+    def locked(self) -> AbstractContextManager[None]:
+        """Run the list alone; may be nested. Raises OutputError if another process, or another object, holds it.
 
         In an object store nothing is locked: two runs do the same work twice, and the first result of an item stays.
         """
-        if is_object_store(self.folder):
-            yield
-            return
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise OutputError(f"another process works on {self.folder}; wait until it ends") from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return _holding(self._lock)
 
     def result(self, item: str) -> Any:
         """Where the result of an item lies, or will lie: a ``Path``, or a ``UPath`` in an object store."""
@@ -190,6 +194,21 @@ class WorkList:
             )
         if todo := self.todo():
             raise OutputError(f"{len(todo)} of {len(self.items)} items of {self.folder} are not done")
+
+
+@contextmanager
+def _holding(lock: BaseFileLock | None) -> Iterator[None]:
+    if lock is None:
+        yield
+        return
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"another process works on {Path(lock.lock_file).parent}; wait until it ends") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def identify(task: str, settings: Mapping[str, Any], item: Mapping[str, Any]) -> str:
