@@ -68,18 +68,18 @@ class Cases:
 
     def change(self, actor: Actor, case: str, title: str | None = None, notes: str | None = None) -> None:
         """New title or notes."""
-        there = self.get(case)
-        title, notes = there["title"] if title is None else title, there["notes"] if notes is None else notes
-        _check(title, notes)
         with self._database.write() as tx:
+            there = self.get(case)
+            title, notes = there["title"] if title is None else title, there["notes"] if notes is None else notes
+            _check(title, notes)
             tx.run("UPDATE cases SET title = ?, notes = ? WHERE id = ?", title, notes, case)
             record(tx, actor.name, "case.change", {"case": case})
 
     def attach(self, actor: Actor, case: str, search: str) -> None:
-        """Put a search into a case, where everybody who may view cases sees it."""
-        self.get(case)
-        self._searches.get(actor, search)
+        """Put a search into a case, where everybody who may view cases sees it. Raises MissingError."""
         with self._database.write() as tx:
+            self.get(case)
+            self._searches.get(actor, search)
             tx.run("UPDATE searches SET case_id = ? WHERE id = ?", case, search)
             record(tx, actor.name, "case.attach", {"case": case, "search": search})
 
@@ -107,6 +107,7 @@ class Cases:
 
         Raises:
             DataError: nothing is confirmed, or more than 200 tracklets are.
+            MissingError: no such case, or a tracklet was erased meanwhile; the ZIP must not be used.
         """
         there = self.get(case)
         parts = [(row, self._searches.confirmed(actor, row["id"])) for row in there["searches"]]
@@ -157,6 +158,7 @@ class Cases:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         tracklets = sorted({hit.id for _, found in parts for hit in found})
         with self._database.write() as tx:
+            self._searches.check_there(tracklets)
             tx.run(
                 "INSERT INTO exports VALUES (?, ?, ?, ?, ?, ?, ?)",
                 secrets.token_urlsafe(9),

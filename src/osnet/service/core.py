@@ -36,7 +36,7 @@ log = logging.getLogger("osnet.service")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 LEAST_FREE = 200 << 20
 """Bytes that must be free for the service to be ready."""
-RETENTION_EVERY_S, REFRESH_EVERY_S = 3600.0, 2.0
+RETENTION_EVERY_S, REFRESH_EVERY_S, LAST_ALERT_S = 3600.0, 2.0, 15.0
 
 
 class ReasonNeededError(DataError):
@@ -119,7 +119,8 @@ class Service:
         self.sources = Sources(self.database, self.library, options, clock)
         self._key = secrets.token_bytes(32)
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._last_retention = -RETENTION_EVERY_S
         self._load_attributes()
 
     def check_address(self) -> None:
@@ -139,37 +140,43 @@ class Service:
         self.database.claim()
         self.sources.start()
         self.jobs.start()  # after the sources: an erasure that starts again pauses those of its cameras
-        self._thread = threading.Thread(target=self._tick, name="osnet-service", daemon=True)
-        self._thread.start()
+        steps = (self._refresh, self._retain, self.watch.look), (lambda: self.watch.deliver(self._stopped),)
+        for name, own in zip(("osnet-service", "osnet-alerts"), steps, strict=True):
+            self._threads.append(threading.Thread(target=self._repeat, args=own, name=name, daemon=True))
+            self._threads[-1].start()
 
     def stop(self) -> None:
-        """End all of it."""
+        """End all of it. An alert that is being sent is waited for, but not for long."""
         self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join(LAST_ALERT_S if thread.name == "osnet-alerts" else None)
         self.jobs.stop()  # before the sources: an erasure starts those that it had paused
         self.sources.stop()
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.database.unclaim()
         self.database.close()
 
-    def _tick(self) -> None:
-        last_retention = -RETENTION_EVERY_S
+    def _repeat(self, *steps: Callable[[], Any]) -> None:
+        """Do these things every ``REFRESH_EVERY_S`` until the stop; if one fails, the others are still done."""
         while not self._stopped.wait(REFRESH_EVERY_S):
-            try:
-                changed = self.library.refresh()
-                if changed and self.library.attributes:
-                    self.jobs.add("attributes", "service", "new tracklets", {})
-                if time.monotonic() - last_retention > RETENTION_EVERY_S:
-                    last_retention = time.monotonic()
-                    if self.retention.due():
-                        self.jobs.add("retention", "service", "retention", {})
-                self.watch.look()
-                self.watch.deliver()
-            except OsnetError as error:
-                log.warning("beside requests: %s", error)
-            except Exception:  # the next round may be better
-                log.exception("beside requests")
+            for step in steps:
+                try:
+                    step()
+                except OsnetError as error:
+                    log.warning("beside requests: %s", error)
+                except Exception:  # the next round may be better
+                    log.exception("beside requests")
+
+    def _refresh(self) -> None:
+        if self.library.refresh() and self.library.attributes:
+            self.jobs.add("attributes", "service", "new tracklets", {})
+
+    def _retain(self) -> None:
+        if time.monotonic() - self._last_retention > RETENTION_EVERY_S:
+            self._last_retention = time.monotonic()
+            self.jobs.repeat_failed()
+            if self.retention.due():
+                self.jobs.add("retention", "service", "retention", {})
 
     def _erase(self, row: Row, plan: dict[str, Any]) -> dict[str, Any]:
         ids = filter(None, map(self.library.columns.archive_id, plan["tracklets"]))
@@ -264,5 +271,5 @@ def read_zone(name: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise DataError(f"unknown time zone {name!r}; give one like Europe/Berlin") from error

@@ -3,7 +3,7 @@
 The plan names tracklets, crops of galleries, and searches. Erasing rewrites the segments of archives and galleries,
 deletes the rows of the state, empties the database's log, and then looks in every file of the archives' top and touched
 segments, and of the state, for pieces of the erased vectors, pictures and ids. Galleries look into their own files. An
-erasure that was interrupted is repeated at the next start.
+erasure that was interrupted or failed is repeated at the next start, and one that failed each hour too.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from osnet.errors import DataError
+from osnet.errors import DataError, GalleryError, OsnetError
 from osnet.service.audit import erase_details, record
 from osnet.service.columns import public_id, split_public_id
-from osnet.service.database import Database, lists_of
+from osnet.service.database import Database, Transaction, lists_of
 from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.library import Library
 from osnet.service.retention import forget_tracklets
@@ -144,7 +144,7 @@ class Erasure:
             "out_of_reach": {
                 "exports": exports,
                 "footage": sorted(
-                    f"{t.footage.name}: {format_time(t.begin_s)} to {format_time(t.end_s)}"
+                    f"{Path(t.footage).name}: {format_time(t.begin_s)} to {format_time(t.end_s)}"
                     for t in seen.values()
                     if not isinstance(t, GalleryCrop)
                 ),
@@ -181,36 +181,61 @@ class Erasure:
     def run(self, account: str, reason: str, plan: dict[str, Any], job: str = "") -> dict[str, Any]:
         """Erase what a plan names; return the report. It may run again after it was interrupted.
 
+        A camera or gallery that cannot be written, as while another process writes to it, stops nothing else: the
+        rest is erased, also from the state. ``error`` in the report names it, and the job's input then names what is
+        left, for another run.
+
         Args:
             account: who asked.
             reason: why.
             plan: ``tracklets``, ``searches`` and ``contents`` of an ``ErasurePlan``.
-            job: id of the job that holds the plan. Its input names what is erased, so it is emptied too.
+            job: id of the job that holds the plan. Its input names what is erased, so that is removed too.
 
         Raises:
-            GalleryError: another process writes to one of the archives.
-            OutputError, StateError: a disk is full, or a file cannot be written.
+            StateError: the state cannot be written.
         """
         tracklets, searches = set(plan["tracklets"]), set(plan["searches"])
         probes = self._probes(tracklets, searches)
+        before = self._library.columns
         touched: list[str] = []
         removed = {"tracklets": 0, "crops": 0, "links": 0}
         looked: list[dict[str, Any]] = []
-        for name, publics in by_name(tracklets).items():
-            if name in self._library.galleries:
-                gone, erased = self._library.galleries[name].erase(publics)
-                if erased is not None:
-                    touched.append(name)
-                    removed["gallery_crops"] = removed.get("gallery_crops", 0) + len(gone)
-                    looked.append({"gallery": name, "bytes": erased.bytes_searched, "found": list(erased.found_again)})
+        left: set[str] = set()
+        errors: list[str] = []
+        for place, publics in by_camera(tracklets).items():
+            name = place.partition("/")[0]
+            try:
+                if name in self._library.galleries:
+                    gone, erased = self._library.galleries[name].erase(publics)
+                    if erased is not None:
+                        touched.append(name)
+                        removed["gallery_crops"] = removed.get("gallery_crops", 0) + len(gone)
+                        again = list(erased.found_again)
+                        looked.append({"gallery": name, "bytes": erased.bytes_searched, "found": again})
+                    continue
+                if name not in self._library.archives:
+                    raise GalleryError(f"the archive {name} is not served")
+                archive = self._library.archives[name]
+                removal = remove_tracklets(archive, [split_public_id(public)[1] for public in publics])
+            except (OsnetError, OSError) as error:
+                errors.append(f"{place}: {error}")
+                left |= set(publics)
                 continue
-            archive = self._library.archives[name]
-            removal = remove_tracklets(archive, [split_public_id(public)[1] for public in publics])
             touched += [f"{name}/{segment}" for segment in removal.rewritten]
             removed["tracklets"] += len(removal.tracklets)
             removed["crops"] += removal.num_crops
             removed["links"] += removal.num_links
         self._library.refresh(force=True)
+        half = {p for p in left if p in before.place and p not in self._library.columns.place}  # gone before an error
+        touched += sorted({self._segment_of(public) for public in half})
+        removed["tracklets"] += len(half)
+        removed["crops"] += sum(before.glance(before.place[public]).num_crops for public in half)
+        for name, why in self._library.troubles.items():  # it is still searched as it was before
+            if seen := {
+                p for p in tracklets - left if p in self._library.columns.place and split_public_id(p)[0] == name
+            }:
+                errors.append(why)
+                left |= seen
         with self._database.write() as tx:
             rows = forget_tracklets(tx, tracklets)
             for search in searches:
@@ -226,9 +251,18 @@ class Erasure:
                 "audit_entries_without_details": entries,
                 "out_of_reach": {**plan["contents"]["out_of_reach"], "state": self._database.out_of_reach()},
             }
-            unchecked = {**report, "check": "interrupted before the files were looked through"}
-            tx.run("UPDATE jobs SET input = '{}', report = ? WHERE id = ?", json.dumps(unchecked), job)
-            tx.run("UPDATE jobs SET input = '{}' WHERE kind = 'erasure' AND state = 'failed'")
+            if errors:
+                report["error"] = "not all was erased: " + "; ".join(errors)
+                rest = {
+                    "tracklets": sorted(left),
+                    "searches": [],
+                    "contents": {"out_of_reach": plan["contents"]["out_of_reach"]},
+                }
+                tx.run("UPDATE jobs SET input = ? WHERE id = ?", json.dumps(rest), job)
+            else:
+                unchecked = {**report, "check": "interrupted before the files were looked through"}
+                tx.run("UPDATE jobs SET input = '{}', report = ? WHERE id = ?", json.dumps(unchecked), job)
+            _forget_in_failed(tx, tracklets - left, searches)
         self._database.forget()
         found, looked_at = self._look_for(probes, tracklets, touched)
         return {
@@ -297,6 +331,29 @@ class Erasure:
             if path.is_relative_to(folder):
                 return f"{folder.name}/{path.relative_to(folder)}"
         return path.name
+
+
+def _forget_in_failed(tx: Transaction, tracklets: set[str], searches: set[str]) -> None:
+    """Remove what was erased from the plans of other erasures that failed; what is left of them runs again."""
+    for row in tx.all("SELECT id, input FROM jobs WHERE kind = 'erasure' AND state = 'failed' AND input <> '{}'"):
+        plan = json.loads(row["input"])
+        rest = {
+            "tracklets": [public for public in plan["tracklets"] if public not in tracklets],
+            "searches": [search for search in plan["searches"] if search not in searches],
+            "contents": {"out_of_reach": plan["contents"]["out_of_reach"]},
+        }
+        kept = rest if rest["tracklets"] or rest["searches"] else {}
+        tx.run("UPDATE jobs SET input = ? WHERE id = ?", json.dumps(kept), row["id"])
+
+
+def by_camera(publics: Iterable[str]) -> dict[str, list[str]]:
+    """Public ids by gallery (``NAME``) or by archive and camera (``NAME/CAMERA``), in the order of names."""
+    found: dict[str, list[str]] = {}
+    for public in sorted(publics):
+        name, rest = split_public_id(public)
+        parts = rest.split("/")  # DAY/CAMERA/TIME/NUMBER, or a gallery's digest
+        found.setdefault(f"{name}/{parts[1]}" if len(parts) > 1 else name, []).append(public)
+    return found
 
 
 def by_name(publics: Iterable[str]) -> dict[str, list[str]]:

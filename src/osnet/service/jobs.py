@@ -15,7 +15,7 @@ from osnet.service.searches import MissingError
 
 log = logging.getLogger("osnet.service")
 Work = Callable[[Row, dict[str, Any]], dict[str, Any]]
-"""A job's row and its input -> its report."""
+"""A job's row and its input -> its report. ``error`` in it: a part of the work failed."""
 
 
 class Jobs:
@@ -33,7 +33,7 @@ class Jobs:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to work; jobs that were running when the last process died run again."""
+        """Begin to work; jobs that were running when the last process died run again, and erasures that failed."""
         with self._database.write() as tx:
             interrupted = tx.run(
                 "UPDATE jobs SET state = 'done', finished_s = ? "
@@ -41,10 +41,20 @@ class Jobs:
                 self._clock(),
             )
             again = tx.run("UPDATE jobs SET state = 'waiting' WHERE state = 'running'")
+        self.repeat_failed()
         if interrupted or again:
             self._database.forget()  # what a process that was killed had deleted
         self._thread = threading.Thread(target=self._run, name="osnet-jobs", daemon=True)
         self._thread.start()
+
+    def repeat_failed(self) -> None:
+        """Let erasures that failed run again, as far as something is left of them."""
+        with self._database.write() as tx:
+            tx.run(
+                "UPDATE jobs SET state = 'waiting', report = NULL, finished_s = NULL "
+                "WHERE kind = 'erasure' AND state = 'failed' AND input <> '{}'"
+            )
+        self._wake.set()
 
     def stop(self) -> None:
         """Finish the job at hand and end."""
@@ -102,9 +112,9 @@ class Jobs:
             return False
         with self._database.write() as tx:
             tx.run("UPDATE jobs SET state = 'running' WHERE id = ?", row["id"])
-        state, report = "done", {}
         try:
             report = self._work[row["kind"]](row, json.loads(row["input"]))
+            state = "failed" if "error" in report else "done"  # a part of it failed
         except Exception as error:  # a job's failure is its result
             log.exception("the job %s (%s) failed", row["id"], row["kind"])
             state = "failed"

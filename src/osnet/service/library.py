@@ -5,11 +5,14 @@ Shapes: T tracklets and crops, D embedding.
 
 import hashlib
 import io
+import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +20,7 @@ from PIL import Image
 from osnet.data.loading import read_image
 from osnet.embedding.attribute_predictor import AttributePredictor, match_score
 from osnet.embedding.embedder import Embedder
-from osnet.errors import DataError, GalleryError
+from osnet.errors import DataError, GalleryError, OsnetError
 from osnet.files import is_plain_name
 from osnet.gallery import Gallery
 from osnet.runtime.backends import count_cores
@@ -25,9 +28,14 @@ from osnet.service.columns import Columns, Filters, Floats, Glance, local_offset
 from osnet.service.gallery_crops import MANIFEST, GalleryCrop, ServedGallery, gallery_state
 from osnet.service.scores import ScoreScale
 from osnet.video.archive import ARCHIVE_FILE, RESCORED, WEIGHTS, Archive, Tracklet
-from osnet.video.archive_segments import list_segments
+from osnet.video.archive_segments import footage_place, list_segments
 from osnet.video.erasing import finish_erasing
 from osnet.video.protocols import FootageError
+from osnet.video.source import Footage, open_recorded
+
+log = logging.getLogger("osnet.service")
+TRY_AGAIN_S = 30.0
+"""After which a folder that could not be read is tried again, also if no segment came or went."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,8 @@ class Library:
         self._turns: threading.Lock | threading.Semaphore = self.network_lock
         for folder in folders:
             finish_erasing(folder)
+        self.troubles: dict[str, str] = {}  # name -> why it is shown as it was before
+        self._seen, self._seen_at = self._states(), time.monotonic()
         self._columns = self._read()
         galleries = {name: gallery.gallery for name, gallery in self._columns.galleries.items()}
         stores: dict[str, Archive | Gallery] = {**self._columns.archives, **galleries}
@@ -108,28 +118,57 @@ class Library:
     # What there is
 
     def refresh(self, force: bool = False) -> bool:
-        """See what was added or removed; with ``force`` open everything again. True if it changed."""
+        """See what was added or removed; with ``force`` open everything again. True if it changed.
+
+        A folder that cannot be read, as while a segment is being copied into it, stays as it was last read, and
+        ``troubles`` says why. It is tried again when it changes, and every ``TRY_AGAIN_S``.
+        """
         with self._swapping:
-            now = {name: _state_of(folder) for name, folder in self.folders.items()}
-            if now == self._columns.states and not force:
+            now, again = self._states(), bool(self.troubles) and time.monotonic() - self._seen_at > TRY_AGAIN_S
+            if now == self._seen and not force and not again:
                 return False
-            columns = self._read()
+            before = self._columns
+            columns = self._read(before)
             columns.warm()
-            self._columns = columns
+            self._columns, self._seen, self._seen_at = columns, now, time.monotonic()
             known = self._columns.place
             self._probabilities = {public: row for public, row in self._probabilities.items() if public in known}
-            return True
+            return force or columns.ids != before.ids or columns.states != before.states
 
-    def _read(self) -> Columns:
+    def _states(self) -> dict[str, tuple[str, ...]]:
+        return {name: _state_of(folder) for name, folder in self.folders.items()}
+
+    def _open(self, name: str, previous: Columns | None, troubles: dict[str, str]) -> Archive | ServedGallery:
+        """An archive or gallery; if it cannot be read, as it was before. Raises GalleryError if it never was read."""
+        folder = self.folders[name]
+        try:
+            if (folder / MANIFEST).is_file():
+                return ServedGallery(name, folder, self._footage)
+            if not (folder / ARCHIVE_FILE).is_file():
+                raise GalleryError(
+                    f"{folder} has no {ARCHIVE_FILE} and no {MANIFEST}, so it is neither an archive nor a gallery; "
+                    "`osnet video index` and `osnet index` make them"
+                )
+            return Archive.open(folder)
+        except (OsnetError, OSError) as error:
+            if previous is None:
+                raise
+            log.warning("%s stays as it was last read: %s", name, error)
+            troubles[name] = f"{name} cannot be read, and is searched as it was before: {error}"
+            return previous.archives[name] if name in previous.archives else previous.galleries[name]
+
+    def _read(self, previous: Columns | None = None) -> Columns:
         archives: dict[str, Archive] = {}
         galleries: dict[str, ServedGallery] = {}
         states: dict[str, tuple[str, ...]] = {}
+        troubles: dict[str, str] = {}
         ids: list[str] = []
         cameras: list[str] = []
         begins, ends, means = [np.empty(0)], [np.empty(0)], []
-        for name, folder in self.folders.items():
-            if (folder / MANIFEST).is_file():
-                gallery = galleries[name] = ServedGallery(name, folder, self._footage)
+        for name in self.folders:
+            opened = self._open(name, previous, troubles)
+            if isinstance(opened, ServedGallery):
+                gallery = galleries[name] = opened
                 states[name] = gallery.state
                 ids += gallery.ids
                 cameras += gallery.cameras
@@ -137,12 +176,7 @@ class Library:
                 ends.append(gallery.times_s)
                 means.append(gallery.vectors)
                 continue
-            if not (folder / ARCHIVE_FILE).is_file():
-                raise GalleryError(
-                    f"{folder} has no {ARCHIVE_FILE} and no {MANIFEST}, so it is neither an archive nor a gallery; "
-                    "`osnet video index` and `osnet index` make them"
-                )
-            archive = archives[name] = Archive.open(folder)
+            archive = archives[name] = opened
             states[name] = tuple(segment["name"] for segment in archive.segments)
             own, vectors = archive.means()
             own_cameras, own_begins, own_ends = archive.spans()
@@ -153,6 +187,7 @@ class Library:
             means.append(vectors)
         if len({vectors.shape[1] for vectors in means}) > 1:
             raise GalleryError("the folders have embeddings of different sizes; serve them separately")
+        self.troubles = troubles
         begin = np.concatenate(begins)
         return Columns(
             archives,
@@ -195,8 +230,8 @@ class Library:
         return sorted({camera for archive in self.archives.values() for camera in archive.cameras})
 
     def missing(self) -> list[str]:
-        """What is not there any more, in words: folders that were moved, weights that are gone."""
-        wrong = []
+        """What cannot be used, in words: folders that were moved or cannot be read, weights that are gone."""
+        wrong = list(self.troubles.values())
         for name, folder in self.folders.items():
             kind, file = ("gallery", MANIFEST) if name in self.galleries else ("archive", ARCHIVE_FILE)
             if not (folder / file).is_file():
@@ -218,7 +253,7 @@ class Library:
         if name in columns.galleries:
             return columns.galleries[name].crop(public)
         tracklet = columns.archives[name].tracklet(tracklet_id)
-        return replace(tracklet, footage=self._locate(tracklet.footage))
+        return replace(tracklet, footage=self._locate(tracklet.footage_record))
 
     def glance(self, public: str) -> Glance:
         """What lists show of a tracklet or crop. Raises GalleryError if there is none of that id."""
@@ -264,23 +299,27 @@ class Library:
             raise GalleryError(f"there is no tracklet {public[:100]!r}")
         return columns, place
 
-    def _locate(self, footage: Path) -> Path:
-        if not footage.is_file():
-            for folder in self._footage:
-                if (folder / footage.name).is_file():
-                    return folder / footage.name
-        return footage
+    def _locate(self, record: Mapping[str, Any]) -> Path | str:
+        """Where the footage of a segment is now: a file of its name and size; else any of its name."""
+        place = footage_place(record)
+        if isinstance(place, str):
+            return place
+        there = [path for path in (place, *(folder / place.name for folder in self._footage)) if path.is_file()]
+        same = [path for path in there if path.stat().st_size == record["bytes"]]
+        return next(iter([*same, *there, place]))
 
-    def footage_at(self, camera: str, time_s: float) -> Path:
-        """The footage of a camera that was being recorded at a Unix time.
+    def footage_at(self, camera: str, time_s: float) -> Footage:
+        """The footage of a camera that was being recorded at a Unix time, opened.
 
         Raises:
-            FootageError: none was.
+            FootageError: none was, or it is not where it was, has changed, or was a live stream.
         """
         for archive in self.archives.values():
             for segment in archive.segments:
                 if segment["camera"] == camera and segment["start_s"] <= time_s < segment["stop_s"] + 1e-3:
-                    return self._locate(Path(segment["footage"]["path"]))
+                    record = segment["footage"]
+                    starts_s = float(record.get("starts_s", segment["start_s"]))
+                    return open_recorded(self._locate(record), record, starts_s)
         raise FootageError(f"the camera {camera} has no footage at that time")
 
     def footage_begins(self, camera: str) -> float:

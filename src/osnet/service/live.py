@@ -116,7 +116,9 @@ class Sources:
         for row in rows:
             if actor.sees(row["camera"]):
                 runner = self._runners.get(row["id"])
-                state = runner.state if runner else SourceState()
+                served = row["archive"] in self._library.archives
+                why = "" if served else f"the archive {row['archive']} is not served"
+                state = runner.state if runner else SourceState(error=why)
                 shown.append({**row, "address": public_address(row["address"]), **vars(state)})
         return shown
 
@@ -152,7 +154,7 @@ class Sources:
 
     def _start(self, source: str) -> None:
         row = self._database.one("SELECT * FROM sources WHERE id = ?", source)
-        if row is None:
+        if row is None or row["archive"] not in self._library.archives:  # ``list_sources`` says so
             return
         given = {
             "camera": row["camera"],

@@ -18,7 +18,7 @@ from osnet.service.library import Library
 from osnet.video.archive import Tracklet, format_time
 from osnet.video.drawing import write_clip
 from osnet.video.protocols import FootageError
-from osnet.video.source import open_footage, read_frames
+from osnet.video.source import read_frames
 
 MAX_CLIP_S = 120.0
 
@@ -28,7 +28,7 @@ def made_clip(tracklet: Tracklet, folder: Path) -> Iterator[Path]:
     """A passage with the box drawn, as MP4; deleted at the end.
 
     Raises:
-        FootageError: the footage is not there, or the passage is longer than two minutes.
+        FootageError: the footage is not there, or has changed, or the passage is longer than two minutes.
     """
     if isinstance(tracklet, GalleryCrop):
         raise FootageError("a crop of a gallery has no footage, so there is no clip")
@@ -47,19 +47,11 @@ def read_frame(library: Library, camera: str, time_s: float) -> tuple[Image.Imag
     """The frame of a camera at a Unix time: the picture, its own time, and the time of a frame's length.
 
     Raises:
-        FootageError: no footage of that camera and time, or it is not where it was.
+        FootageError: no footage of that camera and time, or it is not where it was, or has changed.
     """
-    path = library.footage_at(camera, time_s)
-    segment = next(
-        s
-        for a in library.archives.values()
-        for s in a.segments
-        if s["camera"] == camera and s["start_s"] <= time_s < s["stop_s"] + 1e-3
-    )
-    starts_s = float(segment["footage"].get("starts_s", segment["start_s"]))
-    footage = open_footage(path, starts_s)
+    footage = library.footage_at(camera, time_s)
     step = 1 / footage.fps
-    at = min(max(0.0, time_s - starts_s), footage.duration_s - step)
+    at = min(max(0.0, time_s - footage.starts_s), footage.duration_s - step)
     for frame in read_frames(footage, max(0.0, at - step / 2)):
         return Image.fromarray(frame.image), frame.time_s, step
     raise FootageError(f"{camera} has no frame at {format_time(time_s)}")

@@ -3,14 +3,19 @@
 import asyncio
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.requests import Request
 
-from osnet.service.database import Database
+from osnet.service.database import Database, StateError
+from osnet.service.web import answer_error
+
+log = logging.getLogger("osnet.service")
 
 Message = dict[str, Any]
 Scope = dict[str, Any]
@@ -216,7 +221,11 @@ class Idempotency:
         request = hashlib.sha256(
             f"{scope['method']} {scope['path']}?{scope['query_string'].decode('latin-1')}\n".encode() + steady
         ).hexdigest()
-        there = await asyncio.to_thread(self._begin, digest, request)
+        try:
+            there = await asyncio.to_thread(self._begin, digest, request)
+        except (StateError, OSError) as error:
+            await answer_error(Request(scope), error)(scope, receive, send)  # type: ignore[arg-type]
+            return
         if there is not None:
             if there["request"] != request:
                 await _plain(send, 422, "this Idempotency-Key was used for another request", True)
@@ -259,7 +268,10 @@ class Idempotency:
         finally:
             final = status < 500 and status not in (401, 403, 409, 429) and len(answer) <= MAX_KEPT
             final = final and (kind == "" or "json" in kind)  # no pictures of people in the state
-            await asyncio.to_thread(self._end, digest, (status, kind, answer) if final else None)
+            try:
+                await asyncio.to_thread(self._end, digest, (status, kind, answer) if final else None)
+            except (StateError, OSError) as error:  # the client has its answer; the key is free in ten minutes
+                log.warning("the answer to an Idempotency-Key cannot be kept: %s", error)
 
     def _begin(self, digest: str, request: str) -> dict[str, Any] | None:
         now = self._clock()

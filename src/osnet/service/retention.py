@@ -7,14 +7,15 @@ nothing is deleted until it is right again.
 """
 
 import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from osnet.errors import DataError
+from osnet.errors import DataError, OsnetError
 from osnet.service.accounts import CLOCK_SLACK_S
 from osnet.service.audit import record
 from osnet.service.columns import public_id, split_public_id
@@ -22,8 +23,10 @@ from osnet.service.database import Database, Transaction, lists_of
 from osnet.service.library import Library
 from osnet.service.roles import Actor
 from osnet.service.times import CLOCK_FROM_S
-from osnet.video.erasing import remove_segments
+from osnet.video.archive import Archive
+from osnet.video.erasing import Removal, remove_segments
 
+log = logging.getLogger("osnet.service")
 DAY_S = 86_400.0
 MAX_DAYS = 3650
 
@@ -147,26 +150,45 @@ class Retention:
     def run(self, account: str) -> dict[str, Any]:
         """Delete what is due. Returns what was removed.
 
+        A camera or gallery that cannot be deleted from, as while another process writes to it, stops none of the
+        others. ``error`` names it, in the report and in the log, and the next run tries again.
+
         Raises:
-            GalleryError: another process is writing to a camera; what was removed before stays removed.
+            StateError: the state cannot be written.
         """
         behind = self.clock_was_set_back()
         due = self.due()
         report: dict[str, Any] = {"clock_behind_s": round(behind), "segments": [], "tracklets": 0, "crops": 0}
         gone: set[str] = set()
+        errors: list[str] = []
         crops = {} if behind else self._due_crops()
         for name in sorted({name for name, _ in crops}):
             old = [public for (gallery, _), publics in crops.items() if gallery == name for public in publics]
-            erased, _ = self._library.galleries[name].erase(old)
+            try:
+                erased, _ = self._library.galleries[name].erase(old)
+            except (OsnetError, OSError) as error:
+                errors.append(f"{name}: {error}")
+                continue
             report["gallery_crops"] = report.get("gallery_crops", 0) + len(erased)
             gone |= set(erased)
-        for name in sorted({archive for archive, _, _ in due if archive in self._library.archives}):
-            segments = [segment for archive, segment, _ in due if archive == name]
-            removal = remove_segments(self._library.archives[name], segments)
+        by_camera: dict[tuple[str, str], list[str]] = {}
+        for name, segment, camera in due:
+            if name in self._library.archives:
+                by_camera.setdefault((name, camera), []).append(segment)
+        for (name, camera), segments in sorted(by_camera.items()):
+            archive = self._library.archives[name]
+            try:
+                removal = remove_segments(archive, segments)
+            except (OsnetError, OSError) as error:
+                errors.append(f"{name}/{camera}: {error}")
+                removal = _what_is_gone(archive, segments)
             report["segments"] += [f"{name}/{segment}" for segment in removal.deleted]
             report["tracklets"] += len(removal.tracklets)
             report["crops"] += removal.num_crops
             gone |= {public_id(name, tracklet) for tracklet in removal.tracklets}
+        if errors:
+            report["error"] = "not all was deleted: " + "; ".join(errors)
+            log.warning("retention: %s", report["error"])
         if gone:
             self._library.refresh(force=True)
         with self._database.write() as tx:
@@ -210,6 +232,13 @@ class Retention:
         tx.run("DELETE FROM idempotency WHERE created_s < ?", now - DAY_S)
         tx.run("DELETE FROM sessions WHERE ends_s < ?", now)
         return {**done, "cases": len(old), "audit_details": len(seqs)}
+
+
+def _what_is_gone(archive: Archive, segments: Sequence[str]) -> Removal:
+    """What ``remove_segments`` had removed of these segments before it failed."""
+    deleted = [name for name in segments if archive.folder.is_dir() and not (archive.folder / name).exists()]
+    ids = sorted(i for i in archive.sources() if i.rpartition("/")[0] in set(deleted))
+    return Removal(tracklets=ids, num_crops=sum(len(archive.tracklet(i).crops) for i in ids), deleted=deleted)
 
 
 def forget_tracklets(tx: Transaction, publics: set[str]) -> dict[str, int]:

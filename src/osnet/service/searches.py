@@ -8,7 +8,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,7 +155,7 @@ class Searches:
 
         Raises:
             DataError: nothing to search for, both pictures and a description, or too many pictures.
-            MissingError: no such case.
+            MissingError: no such case, or a tracklet of the query was erased meanwhile.
         """
         if bool(queries) == bool(having or lacking):
             raise DataError("give pictures of a person, or a description; one of the two")
@@ -169,6 +169,8 @@ class Searches:
         with self._database.write() as tx:
             if case_id is not None and tx.one("SELECT id FROM cases WHERE id = ?", case_id) is None:
                 raise MissingError(f"there is no case {case_id[:100]!r}")
+            self.check_there(q.tracklet for q in queries if q.tracklet)
+            hits = self.still_there(hits)
             tx.run(
                 "INSERT INTO searches VALUES (?, ?, ?, ?, ?, ?, ?)",
                 search,
@@ -200,6 +202,21 @@ class Searches:
             if then is not None:
                 then(search)
         return search
+
+    def check_there(self, publics: Iterable[str]) -> None:
+        """Raise MissingError for a tracklet that was erased meanwhile. For use in the transaction that stores it.
+
+        An erasure removes a tracklet from the library first, and from the state in a later transaction.
+        """
+        known = self._library.columns.place
+        for public in publics:
+            if public not in known:
+                raise MissingError(f"there is no tracklet {public[:200]!r} any more")
+
+    def still_there(self, hits: Sequence[ScoredTracklet]) -> list[ScoredTracklet]:
+        """The hits that were not erased meanwhile, as ``check_there``."""
+        known = self._library.columns.place
+        return [hit for hit in hits if hit.id in known]
 
     @staticmethod
     def _store_hits(tx: Transaction, search: str, hits: Sequence[ScoredTracklet]) -> None:
@@ -378,10 +395,10 @@ class Searches:
         """Keep what a person says of a hit, and rank again.
 
         Raises:
-            MissingError: no such search or tracklet for the asker.
+            MissingError: no such search or tracklet for the asker, or it was deleted meanwhile.
             DataError: nothing to undo.
         """
-        row = self.get(actor, search)
+        vector, row = self.vector(search), self.get(actor, search)  # in this order: the vector is of a search that is
         self.see_tracklet(actor, public)
         filters = {**row["filters"]}
         scope = filters.pop("role_cameras")
@@ -394,7 +411,7 @@ class Searches:
             else:
                 said[public] = answer
             hits = self._rank(
-                self.vector(search),
+                vector,
                 row["description"],
                 filters_from(filters),
                 scope,
@@ -402,10 +419,13 @@ class Searches:
                 [t for t, a in said.items() if a == "no"],
             )
             with self._database.write() as tx:
+                if tx.one("SELECT id FROM searches WHERE id = ?", search) is None:
+                    raise MissingError(f"there is no search {search[:100]!r} any more")
+                self.check_there([public])
                 last = tx.one("SELECT MAX(seq) AS seq FROM answers")
                 seq = int(last["seq"] or 0) + 1 if last else 1
                 now = self._clock()
                 tx.run("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", seq, search, public, answer, actor.name, now)
                 tx.run("DELETE FROM hits WHERE search = ?", search)
-                self._store_hits(tx, search, hits)
+                self._store_hits(tx, search, self.still_there(hits))
                 record(tx, actor.name, f"answer.{answer}", {"search": search, "tracklet": public}, row["reason"])

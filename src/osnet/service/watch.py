@@ -11,6 +11,7 @@ import json
 import secrets
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -107,6 +108,7 @@ class WatchList:
         check_public(webhook, ("https",))
         entry, secret, now = secrets.token_urlsafe(9), secrets.token_urlsafe(32), self._clock()
         with self._database.write() as tx:
+            self._searches.get(actor, search)  # again: it may have been deleted meanwhile
             tx.run(
                 "INSERT INTO watch_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 entry,
@@ -166,7 +168,9 @@ class WatchList:
                 continue
             hits = self._library.search(self._vector(entry["search"]), filters, lambda _: True, 200)
             with self._database.write() as tx:
-                for hit in hits:
+                if tx.one("SELECT id FROM watch_entries WHERE id = ?", entry["id"]) is None:
+                    continue  # it was removed meanwhile
+                for hit in self._searches.still_there(hits):
                     if hit.crop_score is not None and hit.crop_score >= entry["threshold"]:
                         new += tx.run(
                             "INSERT INTO alerts VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL) ON CONFLICT DO NOTHING",
@@ -179,8 +183,8 @@ class WatchList:
                         )
         return new
 
-    def deliver(self) -> int:
-        """Send what waits and is due. Returns how many arrived."""
+    def deliver(self, stopped: threading.Event | None = None) -> int:
+        """Send what waits and is due. Returns how many arrived. Ends between two alerts if ``stopped`` is set."""
         if not self._settings.get("watch_list"):
             return 0
         now, sent = self._clock(), 0
@@ -192,9 +196,11 @@ class WatchList:
             now,
         )
         for alert in due:
+            if stopped is not None and stopped.is_set():
+                break
             error = self._send(alert)
             with self._database.write() as tx:
-                tx.run(
+                there = tx.run(
                     "UPDATE alerts SET tries = tries + 1, error = ?, delivered_s = ?, next_try_s = ? WHERE id = ?",
                     error,
                     None if error else now,
@@ -205,7 +211,7 @@ class WatchList:
                     tx,
                     "service",
                     "alert.sent" if error is None else "alert.failed",
-                    {"entry": alert["entry"], "tracklet": alert["tracklet"]},
+                    {"entry": alert["entry"], **({"tracklet": alert["tracklet"]} if there else {})},  # not if erased
                     alert["reason"],
                 )
             sent += error is None
