@@ -1,16 +1,22 @@
 """Costs of indexing footage: processor time of each stage per frame, and memory over a long run.
 
     python benchmarks/footage_costs.py --data ../shared/data --out benchmarks/results/footage-costs.json \\
-        [--frames 200] [--long 20000]
+        [--frames 200] [--rounds 3] [--boxmot BOXMOT/bin/python] [--long 20000]
 
-Stages are measured on OpenCV's vtest.avi with YOLOX-Nano, C-BIoU and OSNet x0.25, in one process. Processor time of all
-threads depends little on the machine's load. ``--long`` repeats the footage with its detected boxes and indexes it in
-segments of five minutes; the resident memory is recorded every 500 frames.
+Stages are measured on OpenCV's vtest.avi with YOLOX-Nano and OSNet x0.25, for each tracker in its own process with one
+thread. The processes take turns; for each stage, the round with the least processor time counts. BoxMOT, in an
+environment of its own, tracks the same boxes and embeds with the same weights. ``--long`` repeats the footage with its
+detected boxes and indexes it in segments of five minutes; the resident memory is recorded every 500 frames. Without
+``--long``, the memory in the file ``--out`` stays.
 """
 
 import argparse
 import json
+import os
 import platform
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +30,7 @@ from osnet.video.archive import segment_name, write_segment
 from osnet.video.crops import Collector
 from osnet.video.detectors import YoloxDetector
 from osnet.video.indexing import IndexSettings, finish_tracks, process_frames
+from osnet.video.motfile import MotFile
 from osnet.video.protocols import Boxes, VideoFrame
 from osnet.video.source import Footage, open_footage, read_frames
 from osnet.video.tracking import make_tracker
@@ -33,7 +40,8 @@ VIDEO, YOLOX, WEIGHTS = (
     "detectors/yolox_nano_416x416.onnx",
     "weights/osnet_x0_25_msmt17.pth",
 )
-OTHERS = ("decode", "track", "choose and embed crops", "appearance", "write")
+OTHERS = ("decode", "track", "embed", "appearance", "write")
+TRACKERS, PEERS = ("cbiou", "bytetrack"), ("ByteTrack", "BotSort")
 
 
 class Stages:
@@ -50,29 +58,55 @@ class Stages:
         return result
 
 
-def measure(data: Path, frames: int) -> tuple[dict[str, float], dict[int, Boxes]]:
-    """Milliseconds per frame of each stage, and the boxes of each frame."""
+def measure(data: Path, frames: int, tracker_name: str, boxes: Path) -> dict[str, float]:
+    """Milliseconds per frame of each stage. Writes the detected boxes to ``boxes`` as MOTChallenge text."""
     footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu", backend="fastest")
-    detector, tracker, collector = YoloxDetector(data / YOLOX), make_tracker(), Collector(embedder)
+    detector, tracker, collector = YoloxDetector(data / YOLOX), make_tracker(tracker_name), Collector(embedder)
     tracker.reset(footage.fps)
-    stages, found = Stages(), {}
+    stages, lines = Stages(), []
     reader = read_frames(footage)
     warm = next(reader)  # warm up: compiles and starts threads
     embedder.embed([warm.image[:200, :100]] * embedder.batch_size)
     detector.detect(warm)
     for _ in range(frames):
-        frame = stages.run("decode", next, reader, None)
-        if frame is None:
-            break
-        found[frame.number] = stages.run("detect", detector.detect, frame)
-        ids = stages.run("track", tracker.update, found[frame.number], frame)
-        stages.run("choose and embed crops", collector.add, frame, found[frame.number], ids)
-    tracks, samples = stages.run("choose and embed crops", collector.finish)
+        frame = stages.run("decode", next, reader)
+        found = stages.run("detect", detector.detect, frame)
+        ids = stages.run("track", tracker.update, found, frame)
+        stages.run("embed", collector.add, frame, found, ids)
+        for (left, top, right, bottom), score in zip(found.xyxy.tolist(), found.scores.tolist(), strict=True):
+            size = f"{right - left:.3f},{bottom - top:.3f}"
+            lines.append(f"{frame.number},-1,{left:.3f},{top:.3f},{size},{score:.5f}\n")
+    tracks, samples = stages.run("embed", collector.finish)
     tracks, samples = stages.run("appearance", refine, tracks, samples, Appearance(), footage.size_wh)
     finished = finish_tracks(tracks, samples, float("inf"), IndexSettings())
     with tempfile.TemporaryDirectory() as folder:
         stages.run("write", write_segment, Path(folder), "a/b/c", finished, {}, embedder.embedding_size)
-    return {name: round(1000 * seconds / len(found), 2) for name, seconds in stages.seconds.items()}, found
+    boxes.write_text("".join(lines))
+    return {name: round(1000 * seconds / frames, 2) for name, seconds in stages.seconds.items()}
+
+
+def measure_in_turn(
+    data: Path, frames: int, rounds: int, boxmot: Path | None, work: Path
+) -> dict[str, dict[str, float]]:
+    """Contender -> milliseconds per frame of each stage: the least of all rounds."""
+    boxes, weights = work / "boxes.txt", work / Path(WEIGHTS).with_suffix(".pt").name
+    shutil.copyfile(data / WEIGHTS, weights)  # BoxMOT infers the format from the extension
+    ours = [sys.executable, str(Path(__file__).resolve()), "--data", str(data), "--frames", str(frames)]
+    commands = {name: [*ours, "--worker", name, "--out", str(boxes)] for name in TRACKERS}
+    if boxmot is not None:
+        peers = Path(__file__).resolve().with_name("tracking_peers.py")
+        given = [str(boxes), str(data / VIDEO), str(weights), str(frames)]
+        commands |= {f"BoxMOT {name}": [str(boxmot), str(peers), "stages", name, *given] for name in PEERS}
+    best: dict[str, dict[str, float]] = {}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
+            stages = json.loads(printed.splitlines()[-1])
+            print(name, stages, flush=True)
+            before = best.get(name, stages)
+            best[name] = {stage: min(value, before[stage]) for stage, value in stages.items()}
+    return best
 
 
 class Replay:
@@ -129,11 +163,16 @@ def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, tupl
 
 def markdown(report: dict[str, Any]) -> str:
     """Milliseconds per frame of each stage, and the memory of a long run."""
-    stages = report["ms per frame"]
-    share = sum(stages[name] for name in OTHERS) / stages["detect"]
-    rows = [["stage", "ms of processor time per frame"], ["---", "---"]]
-    rows += [[name, f"{stages[name]:.2f}"] for name in ("detect", *OTHERS)]
-    rows.append(["all but the detector, as a share of the detector's time", f"{100 * share:.0f} %"])
+    costs = report["ms per frame"]
+    rows = [["ms per frame", *costs], ["---"] * (1 + len(costs))]
+    rows += [
+        [stage, *(f"{stages[stage]:.2f}" if stage in stages else "" for stages in costs.values())]
+        for stage in ("detect", *OTHERS)
+    ]
+    sums = [sum(stages.get(stage, 0.0) for stage in OTHERS) for stages in costs.values()]
+    rows.append(["all but the detector", *(f"{total:.2f}" for total in sums)])
+    detect = min(stages["detect"] for stages in costs.values() if "detect" in stages)
+    rows.append(["the same, as a share of the detector's", *(f"{100 * total / detect:.0f} %" for total in sums)])
     shown = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     if memory := report.get("resident MB by frame"):
         shown += (
@@ -152,13 +191,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--boxmot", type=Path)
     parser.add_argument("--long", type=int, default=0)
+    parser.add_argument("--worker")
     given = parser.parse_args()
-    stages, found = measure(given.data, given.frames)
-    report: dict[str, Any] = {
-        "facts": {"python": platform.python_version(), "machine": platform.machine(), "frames": len(found)},
-        "ms per frame": stages,
-        "others / detector": round(sum(stages[name] for name in OTHERS) / stages["detect"], 3),
+    if given.worker:
+        print(json.dumps(measure(given.data, given.frames, given.worker, given.out)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        costs = measure_in_turn(given.data, given.frames, given.rounds, given.boxmot, Path(folder))
+        boxes = MotFile(Path(folder) / "boxes.txt")
+    found = {number: boxes.at(number)[0] for number in range(2, given.frames + 2)}
+    before = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
+    report: dict[str, Any] = {key: value for key, value in before.items() if " memory " in key or " MB by " in key}
+    report |= {
+        "facts": {"python": platform.python_version(), "machine": platform.machine(), "frames": given.frames},
+        "ms per frame": costs,
     }
     print(json.dumps(report), flush=True)
     if given.long:

@@ -1,14 +1,17 @@
-"""TrackEval and BoxMOT for ``tracking.py``; each runs in its own environment, which does not need osnet.
+"""TrackEval and BoxMOT for ``tracking.py`` and ``footage_costs.py``, each in an environment that does not need osnet.
 
     PEER/bin/python benchmarks/tracking_peers.py trackeval truth.txt result.txt ...
     PEER/bin/python benchmarks/tracking_peers.py boxmot ByteTrack boxes.txt video.avi weights.pth out.txt
+    PEER/bin/python benchmarks/tracking_peers.py stages BotSort boxes.txt video.avi weights.pt frames
 
 ``trackeval`` prints a JSON list with the scores of each result. ``boxmot`` tracks the given boxes with BoxMOT's
-defaults and writes MOTChallenge text; only BotSort uses the weights. BoxMOT is AGPL-3.0.
+defaults and writes MOTChallenge text; only BotSort uses the weights. ``stages`` prints the milliseconds per
+frame that decoding (by OpenCV, as BoxMOT does), embedding and tracking take. BoxMOT is AGPL-3.0.
 """
 
 import json
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -83,10 +86,55 @@ def track_by_boxmot(name: str, boxes_file: str, video: str, weights: str, out: s
     Path(out).write_text("".join(lines))
 
 
+class Timed:
+    """BoxMOT's network for embeddings; adds up its processor time."""
+
+    def __init__(self, weights: str) -> None:
+        import torch
+        from boxmot.reid.backends.pytorch_backend import PyTorchBackend
+
+        self.network, self.seconds = PyTorchBackend(Path(weights), torch.device("cpu"), False), 0.0
+
+    def get_features(self, boxes: np.ndarray, image: np.ndarray) -> Any:
+        start = time.process_time()
+        features = self.network.get_features(boxes, image)
+        self.seconds += time.process_time() - start
+        return features
+
+
+def stages_of_boxmot(name: str, boxes_file: str, video: str, weights: str, frames: str) -> dict[str, float]:
+    """Milliseconds of processor time per frame of each stage."""
+    import boxmot
+    import cv2
+
+    timed = Timed(weights) if name == "BotSort" else None
+    tracker = getattr(boxmot, name)(**({"reid_model": timed, "use_cmc": False} if timed else {}))
+    boxes, capture = read(boxes_file), cv2.VideoCapture(video)
+    capture.read()  # warm up
+    if timed:
+        timed.get_features(np.array([[0, 0, 100, 200]] * 8, np.float32), np.zeros((576, 768, 3), np.uint8))
+        timed.seconds = 0.0
+    decoded = tracked = 0.0
+    for number in range(2, int(frames) + 2):
+        start = time.process_time()
+        _, image = capture.read()
+        between = time.process_time()
+        rows = np.array(boxes.get(number, []), np.float32).reshape(-1, 6)
+        found = np.zeros((len(rows), 6), np.float32)
+        found[:, :2], found[:, 2:4], found[:, 4] = rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5], rows[:, 5]
+        tracker.update(found, image)
+        decoded, tracked = decoded + between - start, tracked + time.process_time() - between
+    embedded = timed.seconds if timed else 0.0
+    seconds = {"decode": decoded, "track": tracked - embedded, "embed": embedded}
+    return {stage: round(1000 * value / int(frames), 2) for stage, value in seconds.items()}
+
+
 def main() -> None:
     what, *rest = sys.argv[1:]
     if what == "trackeval":
         print(json.dumps([trackeval_scores(rest[0], result) for result in rest[1:]]))
+    elif what == "stages":
+        print(json.dumps(stages_of_boxmot(*rest)))
     else:
         track_by_boxmot(*rest)
 
