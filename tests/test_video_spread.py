@@ -24,7 +24,7 @@ GIVEN: dict[str, Any] = {"camera": "gate", "starts": 1795852800.0, "settings": I
 def test_workers_make_the_same_archive_as_one_process(tiny_weights: Path, tmp_path: Path) -> None:
     write_truth(tmp_path / "det.txt", PATHS, 250, ids=False)
     footage = write_video(tmp_path / "gate.mp4", paint_walkers(PATHS, 250))
-    embedder = Embedder(tiny_weights, device="cpu", batch_size=8)
+    embedder = Embedder(tiny_weights, device="cpu", batch_size=8, backend="fastest")
     finder, follower = make_detector(tmp_path / "det.txt"), make_tracker("bytetrack")
     alone = index_footage(footage, tmp_path / "a", embedder=embedder, detector=finder, tracker=follower, **GIVEN)
 

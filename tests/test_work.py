@@ -271,3 +271,14 @@ def test_ray_workers_share_the_items(tmp_path: Path) -> None:
     with pytest.raises(QuarantineError, match="item 5"):
         run_work(work, "ray", workers=2)
     assert len(work.todo()) == 1
+
+
+def test_workers_compute_by_the_backend_of_the_embedder(tiny_weights: Path, tmp_path: Path) -> None:
+    """On a busy machine, workers that measure for themselves chose others, and the bytes of the results differed."""
+    paths = [write_picture(tmp_path / f"{n}.png", n, (32, 64)) for n in range(3)]
+    embedder = Embedder(tiny_weights, batch_size=2, backend="torch")
+    made = {"embedder": embedder, "weights": str(tiny_weights), "paths": paths, "on_error": "skip", "block": 2}
+    embed_on_many(**made, out=tmp_path / "e.npz", runner="torchrun")  # type: ignore[arg-type]
+    assert WorkList(tmp_path / "e.npz.work").settings["backend"] == "torch"
+    alone = embed_files(embedder, paths, tmp_path / "alone.npz", on_error="skip")
+    np.testing.assert_allclose(read_vectors(tmp_path / "e.npz")[0].vectors, alone.vectors, atol=1e-6)

@@ -48,7 +48,7 @@ class IndexSegment:
             local_device(settings["device"]),
             settings["batch_size"],
             num_workers=1,
-            backend="fastest",
+            backend=settings["backend"],
         )
         if self._embedder.sha256() != settings["weights_sha256"]:
             raise WeightsError(f"{settings['weights']} are not the weights that the list was made for")
@@ -151,6 +151,7 @@ def index_on_many(
         "weights_sha256": embedder.sha256(),
         "device": device,
         "batch_size": embedder.batch_size,
+        "backend": embedder.backend,  # workers that measure for themselves may choose others, with other embeddings
     }
     report = IndexReport()
     for footage in {id(one.footage): one.footage for one in planned}.values():

@@ -12,7 +12,6 @@ from osnet.errors import ImageError, OutputError, WeightsError
 from osnet.features.embedding_files import read_stamps, read_vectors, save_vectors, stamp_of
 from osnet.files import check_writable
 from osnet.progress import Progress, no_progress
-from osnet.runtime.backends import pick_backend
 from osnet.work.runners import Runner, run_work
 from osnet.work.work_list import WorkList
 
@@ -108,7 +107,7 @@ def embed_on_many(
                 "on_error": on_error,
                 "batch_size": embedder.batch_size,
                 "normalize": embedder.normalize,
-                "backend": pick_backend(len(paths)),
+                "backend": embedder.backend,  # workers that measure for themselves may choose others
             }
             work = held.enter_context(WorkList.planned(folder, "embed", settings, items))
         if runner == "torchrun":
