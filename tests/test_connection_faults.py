@@ -221,7 +221,7 @@ def test_a_client_of_a_server_that_is_none(content: bytes | None) -> None:
     ):
         client.cameras()
     with Client(f"http://{address}", "token") as client, pytest.raises(ServiceError, match=address):
-        client.create_case("nobody listens there")
+        client.create_case("no server is there")
 
 
 def test_a_client_of_another_site(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_qdrant_server_that_does_not_answer() -> None:
     from osnet.gallery.qdrant_store import QdrantStore
 
     with answering(b"") as address:
-        pass  # nobody listens there any more
+        pass  # no server is there any more
     for opening in (QdrantStore, lambda place: QdrantStore.create(place, **MADE)):
         with pytest.raises(GalleryError, match=address):
             opening(f"http://{address}")
