@@ -120,7 +120,7 @@ def search(
             f"note: {len(changed)} hits have changed since they were indexed{shown}: {name_some(changed)}",
             file=sys.stderr,
         )
-    if not hits:
+    if where.identities or where.cameras:
         tell_unknown(where, gallery)
     asked = [gallery.attributes[i] for i in find_attributes(gallery.attributes, having + lacking)]
     _print_hits(hits, asked, None if image is None else str(image), (having, lacking), as_json)

@@ -70,7 +70,7 @@ def serve(
     for place in footage:
         if not place.is_dir():
             raise DataError(f"--footage {place} is not a folder")
-    if Path(detector).suffix == ".txt":
+    if Path(detector).suffix.lower() == ".txt":
         raise DataError(f"--detector {detector}: a file of boxes belongs to one video, not to live sources")
     folder = first.with_name(first.name + ".service") if state is None or on_postgres else Path(state)
     options = ServiceOptions(

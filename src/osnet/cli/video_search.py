@@ -1,6 +1,7 @@
 """`osnet search` in an archive of footage."""
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def search_archive(
         if path is not None:
             check_writable(path, reads=[segment["footage"]["path"] for segment in store.segments])
     hits = store.search(photo, top=top, where=where, pool=pool)
+    for name in sorted((where.cameras or frozenset()) - set(store.cameras)):
+        there = ", ".join(map(repr, store.cameras)) or "none"
+        print(f"note: the archive has no camera {name!r}; it has {there}", file=sys.stderr)
     if as_json:
         print(json.dumps({"query": str(photo), "hits": [_hit_json(store, hit) for hit in hits]}, indent=2))
     else:

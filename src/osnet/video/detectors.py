@@ -168,12 +168,13 @@ class MotDetector:
         threshold: lowest confidence.
 
     Raises:
-        FootageError: the text cannot be read.
+        FootageError: the text cannot be read, or the threshold is not from 0 to 1.
     """
 
     warmup_s = 0.0
 
     def __init__(self, path: str | Path, threshold: float = 0.0) -> None:
+        _check_fractions(threshold=threshold)
         self._file, self.threshold = MotFile(path), threshold
 
     @property
@@ -383,12 +384,14 @@ def make_detector(name: str | Path, threshold: float | None = None, fps: float |
         fps: frames per second that it will see; ``motion`` needs it.
 
     Raises:
-        FootageError: unknown detector.
+        FootageError: unknown detector, or a threshold for ``motion``.
     """
     text = str(name)
     given: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
     kind, _, rest = text.partition(":")
     if text == "motion":
+        if threshold is not None:
+            raise FootageError(f"threshold {threshold:g}: the detector motion has none; leave it out (--threshold)")
         return MotionDetector(learns_at_fps=fps or 10.0)
     if text in DOWNLOADS:
         return YoloxDetector(_downloaded(text), **given)
@@ -398,10 +401,10 @@ def make_detector(name: str | Path, threshold: float | None = None, fps: float |
         return rfdetr_detector(rest, **given)
     suffixes: dict[str, Callable[..., Detector]] = {".onnx": YoloxDetector, ".xml": IntelDetector, ".txt": MotDetector}
     path = Path(text)
-    if path.suffix in suffixes:
+    if (suffix := path.suffix.lower()) in suffixes:
         if not path.is_file():
             raise FootageError(f"unknown detector {text!r}: there is no such file")
-        return suffixes[path.suffix](path, **given)
+        return suffixes[suffix](path, **given)
     raise FootageError(
         f"unknown detector {text!r}; give a YOLOX .onnx, an OpenVINO .xml, a MOTChallenge .txt, 'motion', "
         f"{', '.join(DOWNLOADS)}, torchvision:NAME or rfdetr:SIZE"

@@ -32,7 +32,7 @@ class MotFile:
         try:
             if self.path.stat().st_size > MAX_BYTES:
                 raise FootageError(f"{path} is larger than the limit of {MAX_BYTES:,} bytes")
-            with self.path.open(encoding="utf-8") as file:
+            with self.path.open(encoding="utf-8-sig") as file:  # with or without a BOM
                 for place, line in enumerate(file, 1):
                     if line.strip():
                         number, row = _parse(line, f"{path}, line {place}")
