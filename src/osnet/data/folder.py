@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Literal
 
@@ -362,7 +362,7 @@ def parse_time(text: str, where: str, refuse_year: bool = False, zone: tzinfo = 
 
     Raises:
         DataError: ``text`` is neither; or it is a number that looks like a date (20240601) or like milliseconds (above
-            1e11), or like a year if ``refuse_year`` is set.
+            1e11), or like a year if ``refuse_year`` is set; or the time occurs twice or not at all in ``zone``.
     """
     try:
         seconds = float("" if "_" in text else text)  # Python reads 1_0 as 10
@@ -386,7 +386,26 @@ def parse_time(text: str, where: str, refuse_year: bool = False, zone: tzinfo = 
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise DataError(f"{where}: time {text!r} is neither a number of seconds nor ISO 8601") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+    return to_unix_time(moment, zone, f"{where}: time {text!r}")
+
+
+def to_unix_time(moment: datetime, zone: tzinfo, what: str) -> float:
+    """Convert a time to Unix time. One without a zone is in ``zone``.
+
+    Raises:
+        DataError: the time occurs twice or not at all, because the clock is changed. The message starts with ``what``.
+    """
+    if moment.tzinfo is not None:
+        return moment.timestamp()
+    first, second = (moment.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    if first.utcoffset() != second.utcoffset():
+        text = moment.isoformat()
+        twice = (first.utcoffset() or timedelta()) > (second.utcoffset() or timedelta())
+        raise DataError(
+            f"{what}: {text} occurs {'twice' if twice else 'not at all'} in {zone}, because the clock is changed; "
+            f"give its zone too: {first.isoformat()} or {second.isoformat()}"
+        )
+    return first.timestamp()
 
 
 def _as_date(text: str, refuse_year: bool) -> str | None:

@@ -13,7 +13,7 @@ footage -> segments -> decode -> detect -> track -> choose crops -> embed -> arc
 from osnet.video.archive import Archive, Crop, Tracklet
 from osnet.video.detectors import make_detector
 from osnet.video.indexing import IndexSettings, index_footage
-from osnet.video.protocols import Boxes, Detector, FootageError, Tracker, VideoFrame
+from osnet.video.protocols import Boxes, Detector, FootageError, FootageWarning, Tracker, VideoFrame
 from osnet.video.source import Footage, list_footage, open_footage
 from osnet.video.tracking import make_tracker
 
@@ -24,6 +24,7 @@ __all__ = [
     "Detector",
     "Footage",
     "FootageError",
+    "FootageWarning",
     "IndexSettings",
     "Tracker",
     "Tracklet",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from osnet.errors import DataError
+from osnet.errors import DataError, ImageWarning
 
 Floats = NDArray[np.float32]
 Times = NDArray[np.float64]
@@ -22,6 +22,10 @@ NO_ID = -1
 
 class FootageError(DataError):
     """Footage, detections or tracks that cannot be read."""
+
+
+class FootageWarning(ImageWarning):
+    """A warning: files that were left out, or recordings of one camera that overlap a little."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class Detector(Protocol):
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that its boxes depend on (names, numbers, digests), to be stored with the results."""
+        """Everything that its boxes depend on, to be stored with the results as JSON: names, numbers, digests, and
+        lists or dicts of these. Tuples, arrays and paths become lists and text; other values are refused.
+        """
         ...
 
     @property
@@ -82,7 +88,7 @@ class Tracker(Protocol):
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that its ids depend on."""
+        """Everything that its ids depend on; as for a detector."""
         ...
 
     def reset(self, fps: float) -> None:
