@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from dataclasses import asdict
 from datetime import UTC, tzinfo
 from pathlib import Path
@@ -75,11 +76,11 @@ def video_index(
             person-reidentification-retail-0287, which is downloaded if it is missing.
         detector: a YOLOX .onnx, an OpenVINO .xml, a MOTChallenge .txt, motion, yolox_nano, torchvision:NAME,
             rfdetr:SIZE.
-        threshold: lowest score of a box; default: depends on the detector.
+        threshold: lowest score of a box; default: depends on the detector. motion has none.
         tracker: cbiou, bytetrack, ocsort, sort or botsort.
         tracks: a MOTChallenge text with boxes and ids, instead of a detector and a tracker; for one file only.
-        starts: when the footage begins, such as 2026-11-28T08:00:00+01:00; further files follow without a gap. Default:
-            read from each file.
+        starts: when the footage begins, such as 2026-11-28T08:00:00+01:00; further files follow without a gap, in the
+            order of their names (2 before 10). Default: read from each file.
         name_pattern: read the start from the file names by this pattern, such as 'gate_*_%Y%m%d_%H%M%S'.
         zone: time zone of times without one, such as Europe/Berlin.
         fps: highest number of frames per second to process.
@@ -93,7 +94,10 @@ def video_index(
         workers: processes, or Ray actors.
         gpus: GPUs of each Ray actor, such as 0.25.
     """
-    files = list_files(footage)
+    with warnings.catch_warnings(record=True) as left_out:
+        files = list_files(footage)
+    for warning in left_out:
+        warnings.warn(warning.message, stacklevel=1)
     settings = IndexSettings(fps=fps, segment_s=segment_s, appearance=appearance)
     finder, follower = _front_end(detector, threshold, tracker, tracks, fps, files)
     chosen = choose_weights(out, ARCHIVE_FILE, weights)
@@ -140,7 +144,9 @@ def video_index(
     store = Archive.open(out)
     print(
         f"{report.segments_added} segments with {report.tracklets_added} tracklets added to {out}, "
-        f"{report.segments_there} segments were there; {len(store)} tracklets of {len(store.cameras)} cameras in all"
+        f"{report.segments_there} segments were there; {len(store)} tracklets of {len(store.cameras)} cameras in all",
+        *(str(warning.message) for warning in left_out),
+        sep="\n",
     )
     report_failures(report.troubles)
 
@@ -163,7 +169,7 @@ def video_track(
         footage: the video.
         out: the file to write.
         detector: as for `osnet video index`.
-        threshold: lowest score of a box; default: depends on the detector.
+        threshold: lowest score of a box; default: depends on the detector. motion has none.
         tracker: cbiou, bytetrack, ocsort, sort or botsort.
         weights: use these weights to join broken tracks and to split tracks that contain several people.
         fps: highest number of frames per second to process.
@@ -347,6 +353,10 @@ def _front_end(
     if tracks is not None:
         if detector is not None:
             raise DataError("--tracks contains the boxes; leave out --detector")
+        if threshold is not None:
+            raise DataError(f"--threshold {threshold:g} is for a detector; with --tracks, leave it out")
+        if tracker != DEFAULT_TRACKER:
+            raise DataError(f"--tracks contains the ids; leave out --tracker {tracker}")
         if len(files) != 1:
             raise DataError(f"--tracks belongs to one video, but {len(files)} were given")
         return front_end(tracks)

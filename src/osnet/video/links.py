@@ -137,6 +137,8 @@ def _strangers(seen: Sequence[Tracklet], cosines: Floats) -> Floats:
             second = seen[j]
             if first.camera != second.camera or min(first.end_s, second.end_s) - max(first.begin_s, second.begin_s) < 1:
                 continue
+            if first.footage != second.footage:
+                continue  # recordings that overlap show the same person twice
             if mean_overlap(first, second) < 0.1:
                 found.append(float(cosines[i, j]))
     return np.array(found, np.float32)

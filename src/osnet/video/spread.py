@@ -20,7 +20,7 @@ from osnet.video.indexing import (
     IndexReport,
     IndexSettings,
     _about,
-    _check_same,
+    _compare,
     _plan,
     _process,
     _Work,
@@ -123,13 +123,11 @@ def index_on_many(
         return IndexReport()
     finder = make_detector(detector, threshold, settings.fps)
     check_box_file(finder, files)
+    decides = describe(finder, make_tracker(tracker), settings)
     planned = _plan(list(files), camera, starts, name_pattern, zone, settings)
     store = Archive.open(archive, embedder)
-    decides = describe(finder, make_tracker(tracker), settings)
     there = {segment["name"]: segment for segment in store.segments}
-    for one in planned:
-        if one.name in there:
-            _check_same(one, there[one.name], decides)
+    planned, changed = _compare(planned, there, decides, camera, follow=starts is not None)
     items = [
         {
             "label": one.name,
@@ -156,6 +154,7 @@ def index_on_many(
     report = IndexReport()
     for footage in {id(one.footage): one.footage for one in planned}.values():
         report.troubles += [f"{footage.path} {trouble}" for trouble in footage.troubles]
+    report.troubles += changed
     with WorkList.planned(folder, "video", shared, items) as work, writing(archive, camera):
         store.refresh()
         before = {segment["name"] for segment in store.segments}

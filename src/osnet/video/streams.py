@@ -274,14 +274,15 @@ def index_stream(
         on_segment: called after each segment.
 
     Raises:
+        FootageError: a description cannot be stored as JSON.
         GalleryError: the archive has embeddings of other weights, or another process is indexing this camera.
         OutputError: the archive cannot be written. Complete segments remain.
     """
     settings = settings or IndexSettings()
     tracker = tracker or make_tracker()
     segment_name(camera, 0.0)
-    store = Archive.open(archive, embedder)
     decides = describe(detector, tracker, settings)
+    store = Archive.open(archive, embedder)
     report = WatchReport(counts=stream.counts)
     source = _Cutter(stream, settings, until, report)
     fps = stream.settings.fps or 25.0
