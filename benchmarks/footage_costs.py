@@ -29,8 +29,9 @@ from osnet.video.appearance import Appearance, refine
 from osnet.video.archive import segment_name, write_segment
 from osnet.video.crops import Collector
 from osnet.video.detectors import YoloxDetector
-from osnet.video.indexing import IndexSettings, finish_tracks, process_frames
+from osnet.video.indexing import finish_tracks, process_frames
 from osnet.video.motfile import MotFile
+from osnet.video.planning import IndexSettings
 from osnet.video.protocols import Boxes, VideoFrame
 from osnet.video.source import Footage, open_footage, read_frames
 from osnet.video.tracking import make_tracker

@@ -55,7 +55,7 @@ VARIANTS = {
     "motion and vectors": Appearance(),
     "motion and vectors, gaps not filled": replace(Appearance(), fill_s=0),
     "motion and vectors, no cuts at overlaps": replace(Appearance(), crossing_iou=2.0),
-    "motion and vectors, ends inside as at the border": replace(Appearance(), interior_bonus=0.0, exit_penalty=0.0),
+    "motion and vectors, ends inside as at the border": replace(Appearance(), end_evidence=0.0),
 }
 BOTH = "motion and vectors"
 
@@ -218,10 +218,10 @@ def main() -> None:
         "python": platform.python_version(),
         "trackers": version("trackers"),
     }
-    if given.out.exists():  # rows of other sequences and boxes stay
-        measured = {(row["sequence"], row["boxes"]) for row in rows}
+    if given.out.exists():  # rows of other sequences, boxes and trackers stay
+        measured = {(row["sequence"], row["boxes"], row["tracker"]) for row in rows}
         before = json.loads(given.out.read_text(encoding="utf-8"))["rows"]
-        rows += [row for row in before if (row["sequence"], row["boxes"]) not in measured]
+        rows += [row for row in before if (row["sequence"], row["boxes"], row["tracker"]) not in measured]
         rows.sort(key=lambda row: (list(SEQUENCES).index(row["sequence"]), BOXES.index(row["boxes"])))
     write_json(given.out, {"facts": facts, "rows": rows})
 

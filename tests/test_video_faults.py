@@ -20,8 +20,8 @@ from osnet.errors import OutputError
 from osnet.video import Archive, FootageError, IndexSettings, VideoFrame, index_footage, make_detector
 from osnet.video.archive_segments import Tracklet
 from osnet.video.drawing import write_clip
-from osnet.video.indexing import list_files, parse_start
 from osnet.video.links import LinkSettings
+from osnet.video.planning import list_files, parse_start
 from osnet.video.source import open_recorded
 from osnet.video.spread import index_on_many
 from osnet.video.streams import Gap, LiveStream, StreamCounts, StreamSettings, index_stream

@@ -17,11 +17,12 @@ from osnet.cli import main
 from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE
 from osnet.errors import DataError, GalleryError
 from osnet.video import Archive, Boxes, FootageError, IndexSettings, VideoFrame, index_footage, make_detector
-from osnet.video.indexing import IndexReport, describe, parse_start
+from osnet.video.indexing import IndexReport
 from osnet.video.links import _strangers
 from osnet.video.motfile import MotFile
+from osnet.video.planning import describe, parse_start
 from osnet.video.protocols import NO_ID, FootageWarning
-from osnet.video.source import list_footage, natural_order, start_from_name
+from osnet.video.recordings import list_footage, natural_order, start_from_name
 from osnet.video.spread import index_on_many
 from osnet.video.tracking import front_end
 from small_footage import numbered, paint_walkers, walk, write_truth, write_video

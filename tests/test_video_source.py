@@ -12,7 +12,8 @@ pytest.importorskip("av")
 
 from osnet.video import FootageError, list_footage, open_footage
 from osnet.video.protocols import Trouble
-from osnet.video.source import read_frames, start_from_name
+from osnet.video.recordings import start_from_name
+from osnet.video.source import read_frames
 from small_footage import SIZE_WH, grey, number_of, numbered, write_video
 
 

@@ -407,6 +407,20 @@ def test_people_are_lost_inside_the_frame_and_leave_at_its_border() -> None:
     assert len(at_border) == 2
 
 
+def test_who_leaves_the_frame_and_comes_back_is_a_new_track() -> None:
+    """The same person turns round and is lost for a second: inside the frame joined, outside it not."""
+    away, back = moving(1, 0, 40, 100, 5), moving(2, 50, 90, 550, -5)
+    given = {1: samples_of(away, RED), 2: samples_of(back, RED)}
+    assert (away.boxes[-1][2], back.boxes[0][2]) == (315, 320)
+    inside, _ = refine([away, back], given, Appearance(), (1200, 300))
+    assert len(inside) == 1
+    for width in (323, 350):  # at 50 pixels per second, both boxes touch the border within a second
+        outside, _ = refine([away, back], given, Appearance(), (width, 300))
+        assert [t.pieces for t in outside] == [[(1, 1, 40)], [(2, 51, 90)]], width
+    within, _ = refine([away, back], given, Appearance(exit_s=0), (350, 300))
+    assert len(within) == 1
+
+
 def test_no_tracks_give_no_tracks() -> None:
     assert refine([], {}, Appearance(), (400, 300)) == ([], {})
 

@@ -24,9 +24,10 @@ from osnet.runtime.distributed import join_processes
 from osnet.video.archive import ARCHIVE_FILE, Archive, format_time
 from osnet.video.detectors import make_detector
 from osnet.video.drawing import drawn_frames, video_writer
-from osnet.video.indexing import IndexSettings, check_box_file, index_footage, list_files, track_footage
+from osnet.video.indexing import index_footage, track_footage
 from osnet.video.links import Decision, LinkSettings, Travel, decide, identities, propose_links, write_links
 from osnet.video.motfile import MotFile, write_mot
+from osnet.video.planning import IndexSettings, check_box_file, list_files
 from osnet.video.protocols import NO_ID, Detector, Track, Tracker, Trouble
 from osnet.video.source import open_footage, read_frames
 from osnet.video.spread import index_on_many

@@ -12,9 +12,11 @@ footage -> segments -> decode -> detect -> track -> choose crops -> embed -> arc
 
 from osnet.video.archive import Archive, Crop, Tracklet
 from osnet.video.detectors import make_detector
-from osnet.video.indexing import IndexSettings, index_footage
+from osnet.video.indexing import index_footage
+from osnet.video.planning import IndexSettings
 from osnet.video.protocols import Boxes, Detector, FootageError, FootageWarning, Tracker, VideoFrame
-from osnet.video.source import Footage, list_footage, open_footage
+from osnet.video.recordings import list_footage
+from osnet.video.source import Footage, open_footage
 from osnet.video.tracking import make_tracker
 
 __all__ = [

@@ -4,7 +4,7 @@
    overlap.
 2. For each pair (the end of one piece, and the start of another soon after) the log-likelihood ratio of "same person"
    against "two people" is computed. It is a sum of terms for motion (the distance from the predicted position), size,
-   embeddings, and the tracker's own result.
+   embeddings, and the tracker's own result. A person who leaves the frame and comes back is not joined.
 3. One assignment over all pairs chooses the joins with the highest sum. A pair below 0 is never joined.
 
 The distributions are estimated from the footage itself, so they fit the weights and the camera. Prediction errors come
@@ -43,11 +43,12 @@ class Appearance:
     """Cuts at overlaps leave pieces of at least this many seconds."""
     tracker_bonus: float = 3.0
     """In nats, for consecutive pieces of one track. Times ``exp(-gap_s)``: over a gap the tracker knows only motion."""
-    exit_penalty: float = 2.0
-    """In nats, for each end of a join at the border of the frame: the person has probably left, or has just come."""
-    interior_bonus: float = 2.0
-    """In nats, for each end of a join inside the frame: people do not appear or disappear there, they are lost. For
-    consecutive pieces of one track it is added to ``tracker_bonus``."""
+    exit_s: float = 1.0
+    """An end is at the border of the frame if the box, at its velocity, touches the border within this many seconds."""
+    end_evidence: float = 1.0
+    """In nats, for each end of a join. For the join if the end is inside the frame: people do not appear or disappear
+    there, they are lost. Against it if the end is at the border: the person has probably left, or has just come. For
+    consecutive pieces of one track both are added to ``tracker_bonus``, wherever the ends are."""
     max_evidence: float = 7.0
     """In nats: limit of the term for embeddings, on both sides."""
     fill_s: float = 6.0
@@ -150,7 +151,7 @@ def refine(
     if not pieces:
         return [], {}
     known = learn(pieces)
-    follows = _assign(pieces, known, settings, size_wh)
+    follows = _assign(pieces, known, settings, size_wh, lost_s)
     chains = _chains(len(pieces), follows)
     joined = [_join([pieces[i] for i in chain], settings, frame_s) for chain in chains]
     joined.sort(key=lambda one: (one[0].times_s[0], one[0].boxes[0]))
@@ -339,7 +340,7 @@ def _error(before: _State, after: _State, gap_s: float) -> float:
 
 
 def _assign(
-    pieces: Sequence[_Piece], known: Likelihoods, settings: Appearance, size_wh: tuple[int, int]
+    pieces: Sequence[_Piece], known: Likelihoods, settings: Appearance, size_wh: tuple[int, int], lost_s: float
 ) -> dict[int, int]:
     """Choose which piece follows which."""
     optimize = require_extra("scipy.optimize", "video")
@@ -353,12 +354,15 @@ def _assign(
             (starts >= first.end - settings.max_overlap_s) & (starts <= first.end + settings.max_gap_s)
         )
         prior = -math.log(1 + len(window))
-        leaves = _at_border(first.track.boxes[-1], size_wh)
+        leaves = _at_border(first.track.boxes[-1], states[i][1][1] * settings.exit_s, size_wh)
         for j in window.tolist():
             second = pieces[j]
             if i == j or second.end <= first.end:
                 continue
             gap = second.begin - first.end
+            enters = _at_border(second.track.boxes[0], -states[j][0][1] * settings.exit_s, size_wh)
+            if leaves and enters and gap > lost_s:
+                continue  # a person who leaves the frame and comes back is a new track, as in MOTChallenge
             height = (first.height + second.height) / 2
             total = prior + known.motion(
                 _error(states[i][1], states[j][0], gap), gap, height, float(size_wh[0] * size_wh[1])
@@ -370,17 +374,20 @@ def _assign(
                 total += min(settings.max_evidence, max(-settings.max_evidence, evidence))
             consecutive = first.track.id == second.track.id and first.track.numbers[-1] < second.track.numbers[0]
             if consecutive:
-                total += (settings.tracker_bonus + 2 * settings.interior_bonus) * math.exp(-max(0.0, gap))
+                total += (settings.tracker_bonus + 2 * settings.end_evidence) * math.exp(-max(0.0, gap))
             else:
-                for at_border in (leaves, _at_border(second.track.boxes[0], size_wh)):
-                    total += -settings.exit_penalty if at_border else settings.interior_bonus
+                for at_border in (leaves, enters):
+                    total += -settings.end_evidence if at_border else settings.end_evidence
             gain[i, j] = total
     rows, columns = optimize.linear_sum_assignment(-np.concatenate([gain, np.zeros((count, count))], axis=1))
     return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if j < count and gain[i, j] > 0}
 
 
-def _at_border(box: tuple[float, float, float, float], size_wh: tuple[int, int]) -> bool:
+def _at_border(box: tuple[float, float, float, float], ahead: Doubles, size_wh: tuple[int, int]) -> bool:
+    """Whether a box reaches the border, now or after it has moved by ``ahead`` (2,) pixels."""
     left, top, right, bottom = box
+    left, right = left + min(0.0, float(ahead[0])), right + max(0.0, float(ahead[0]))
+    top, bottom = top + min(0.0, float(ahead[1])), bottom + max(0.0, float(ahead[1]))
     margin = 0.01 * max(size_wh)
     return left < margin or top < margin or right > size_wh[0] - margin or bottom > size_wh[1] - margin
 

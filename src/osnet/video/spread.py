@@ -16,17 +16,8 @@ from osnet.runtime.distributed import any_of_all, join_processes, local_device
 from osnet.video.archive import Archive
 from osnet.video.archive_segments import SEGMENT_FILE, write_segment, writing
 from osnet.video.detectors import make_detector
-from osnet.video.indexing import (
-    IndexReport,
-    IndexSettings,
-    _about,
-    _compare,
-    _plan,
-    _process,
-    _Work,
-    check_box_file,
-    describe,
-)
+from osnet.video.indexing import IndexReport, _about, _process
+from osnet.video.planning import IndexSettings, Work, check_box_file, compare, describe, plan_segments
 from osnet.video.source import Footage, open_footage
 from osnet.video.tracking import DEFAULT_TRACKER, make_tracker
 from osnet.work import Runner, WorkList, run_work
@@ -59,7 +50,7 @@ class IndexSegment:
         path, starts_s = Path(item["footage"]), float(item["footage_starts_s"])
         if self._footage is None or (self._footage.path, self._footage.starts_s) != (path, starts_s):
             self._footage = open_footage(path, starts_s)
-        one = _Work(self._footage, float(item["start_s"]), float(item["core_s"]), str(item["label"]))
+        one = Work(self._footage, float(item["start_s"]), float(item["core_s"]), str(item["label"]))
         if (self._archive / one.name / SEGMENT_FILE).exists():
             write_json(result, {"segment": one.name})
             return
@@ -124,10 +115,10 @@ def index_on_many(
     finder = make_detector(detector, threshold, settings.fps)
     check_box_file(finder, files)
     decides = describe(finder, make_tracker(tracker), settings)
-    planned = _plan(list(files), camera, starts, name_pattern, zone, settings)
+    planned = plan_segments(list(files), camera, starts, name_pattern, zone, settings)
     store = Archive.open(archive, embedder)
     there = {segment["name"]: segment for segment in store.segments}
-    planned, changed = _compare(planned, there, decides, camera, follow=starts is not None)
+    planned, changed = compare(planned, there, decides, camera, follow=starts is not None)
     items = [
         {
             "label": one.name,

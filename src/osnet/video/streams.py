@@ -17,7 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 from osnet import Embedder
 from osnet.errors import OsnetError, require_extra
 from osnet.video.archive import Archive, segment_name, write_segment, writing
-from osnet.video.indexing import IndexSettings, describe, process_frames
+from osnet.video.indexing import process_frames
+from osnet.video.planning import IndexSettings, describe
 from osnet.video.protocols import Detector, FootageError, Tracker, VideoFrame
 from osnet.video.source import MAX_PIXELS, upright
 from osnet.video.tracking import make_tracker
