@@ -14,6 +14,7 @@ footage (`benchmarks/tracking.py`), so figures of this one only serve to choose.
 
 import argparse
 import json
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,7 +24,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tracking import score
 
 from osnet import Embedder
 from osnet.files import write_json
@@ -33,6 +33,9 @@ from osnet.video.detectors import iou
 from osnet.video.motfile import write_mot
 from osnet.video.protocols import Boxes, Track, VideoFrame
 from osnet.video.tracking import make_tracker
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tracking import score  # noqa: E402
 
 WIDTH, HEIGHT, FPS, SECONDS = 768, 576, 10.0, 60
 POST = (470, 150, 520, 480)
@@ -269,6 +272,16 @@ def mean_scores(followed: list[tuple[Path, Followed]], settings: Appearance | No
                     rows.append(score(truth, file))
                 result[f"{kind}, {tracker}"] = {m: round(float(np.mean([r[m] for r in rows])), 1) for m in rows[0]}
     return result
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """A table: IDF1 / MOTA."""
+    kinds = list(next(iter(report["rows"].values())))
+    lines = [["IDF1 / MOTA", *kinds], ["---"] * (1 + len(kinds))]
+    for name, cells in report["rows"].items():
+        shown = name.replace("=", " ") if "=" in name else name
+        lines.append([shown, *(f"{cells[kind]['IDF1']:.1f} / {cells[kind]['MOTA']:.1f}" for kind in kinds)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:

@@ -8,11 +8,12 @@ ground truth ("truth"); and the ground truth without random passages of 1 to 5 s
 ("holes").
 
 The settings of `osnet.video.appearance`, of the choice of crops and of the trackers' buffer were chosen on the two TUD
-sequences, on painted footage, and on simulated walks with embeddings of Market-1501, so the rows of TUD are not a test.
-PETS is the test. It was evaluated eight times during development: with a first version; with trackers alone, for
+sequences, on painted footage, and on pasted walks (pasted_walks.py), so the rows of TUD are not a test. PETS is the
+test. It was evaluated nine times during development: with a first version; with trackers alone, for
 several buffers and thresholds, to find out why a prototype scored higher; with a second version; with both versions on
 the same tracks; with the second version, the prototype, and tracks that were joined and split by the truth, to find out
-what is missing; with two stages of this version; and with the true boxes, last. No setting was chosen by its scores.
+what is missing; with two stages of a third version; with the true boxes; and, after the joins of the true boxes had
+been looked at, with this version. No setting was chosen by its scores.
 
 Detections and BoxMOT's tracks are cached in --work, so a second run is quick. `--trackeval` and `--boxmot` name the
 Python of an environment with that package; see tracking_peers.py.

@@ -419,6 +419,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "video.md": {
         "tracking": lambda: str(benchmark("tracking").markdown(results("tracking.json"))),
+        "pasted walks": lambda: str(benchmark("pasted_walks").markdown(results("pasted-walks.json"))),
         "costs": lambda: str(benchmark("footage_costs").markdown(results("footage-costs.json"))),
         "tracklet search": lambda: str(benchmark("tracklet_links").search_table(results("tracklet_links.json"))),
         "links": lambda: str(benchmark("tracklet_links").links_table(results("tracklet_links.json"))),
