@@ -23,6 +23,8 @@ from osnet.gallery import Where
 from osnet.types import Hit, Item
 
 Answer = Literal["yes", "no", "undone"]
+MAX_PICTURES = 16
+"""So many photos or tracklets make one search; the service refuses more."""
 
 
 class ServiceError(OsnetError, RuntimeError):
@@ -138,6 +140,10 @@ class Client:
         if unused:
             kind = "photos" if photos else "tracklets or a description"
             raise DataError(f"{', '.join(unused)}: the service cannot use this in a search by {kind}; leave it out")
+        if (given_pictures := len(photos) + len(tracklets)) > MAX_PICTURES:
+            raise DataError(f"{given_pictures} pictures; at most {MAX_PICTURES} make one search")
+        if boxes is not None and len(boxes) != len(photos):
+            raise DataError(f"{len(boxes)} boxes for {len(photos)} photos; give one box, or None, for each photo")
         filters = {
             "cameras": None if where.cameras is None else sorted(where.cameras),
             "after_s": where.after_s,

@@ -135,8 +135,12 @@ def report_other_files(folder: Path) -> None:
 
 @contextmanager
 def warn_once() -> Iterator[None]:
-    """Print each ``ImageWarning`` once, as one line on standard error; after ``MAX_WARNINGS``, only their number."""
+    """Print each ``UserWarning`` once, as one line on standard error. Other kinds are for programmers; they stay.
+
+    After ``MAX_WARNINGS``, of ``ImageWarning`` only the number is printed.
+    """
     printed: list[str] = []
+    hidden: list[str] = []
 
     def show(
         message: Warning | str,
@@ -146,11 +150,13 @@ def warn_once() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if not issubclass(category, ImageWarning):
+        if not issubclass(category, UserWarning):
             usual(message, category, filename, lineno, file, line)
-        elif str(message) not in printed:
-            printed.append(str(message))
-            if len(printed) <= MAX_WARNINGS:
+        elif str(message) not in [*printed, *hidden]:
+            if issubclass(category, ImageWarning) and len(printed) >= MAX_WARNINGS:
+                hidden.append(str(message))
+            else:
+                printed.append(str(message))
                 tqdm.write(f"warning: {message}", file=sys.stderr)
 
     usual = warnings.showwarning
@@ -160,8 +166,8 @@ def warn_once() -> Iterator[None]:
         try:
             yield
         finally:
-            if len(printed) > MAX_WARNINGS:
-                print(f"warning: {len(printed) - MAX_WARNINGS} more such warnings", file=sys.stderr)
+            if hidden:
+                print(f"warning: {len(hidden)} more such warnings", file=sys.stderr)
 
 
 def check_counts(**counts: int) -> None:

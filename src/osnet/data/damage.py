@@ -1,4 +1,4 @@
-"""Find damage in JPEG files that still decode.
+"""Find damage in JPEG, AVIF and WebP files that still decode.
 
 JPEG has no checksum, so overwritten bytes decode to wrong pixels. There are three signs of damage:
 
@@ -7,6 +7,11 @@ JPEG has no checksum, so overwritten bytes decode to wrong pixels. There are thr
 * quantisation and Huffman tables with impossible values
 
 Damage that leaves a valid sequence of Huffman codes cannot be detected.
+
+AVIF has no checksum either. Its image data contain no long runs of zero bytes, so these count as damage. WebP's can
+contain them (encoders write them for plain areas), so only a file that is shorter than its header says is found. BMP,
+PPM and TIFF files that are too short do not decode, and changed pixels in them cannot be detected. In PNG files, the
+decoder compares checksums.
 """
 
 import re
@@ -39,15 +44,19 @@ class _Stream:
 
 
 def find_damage(content: bytes, complaint: str | None = None) -> str | None:
-    """Describe the damage in a JPEG file. Returns None if no damage is found or the file is not a JPEG.
+    """Describe the damage in a JPEG, AVIF or WebP file. Returns None if no damage is found, and for other formats.
 
     Some encoders write extra bytes before a marker. These do not count as damage if they all have one value, or if
     there are at most ``FEW_BYTES``.
 
     Args:
         content: the bytes of the file.
-        complaint: warning or error message of the decoder, or None.
+        complaint: warning or error message of the JPEG decoder, or None.
     """
+    if content[4:8] == b"ftyp":
+        return _find_zeros_in_avif(content)
+    if content[:4] == b"RIFF" and (stated := 8 + int.from_bytes(content[4:8], "little")) > len(content):
+        return f"{len(content):,} bytes, but its header says {stated:,}"
     if not content.startswith(b"\xff\xd8\xff"):
         return None
     if complaint is None and bytes(ZERO_RUN) not in content:
@@ -57,6 +66,26 @@ def find_damage(content: bytes, complaint: str | None = None) -> str | None:
     if harmless or _is_from_encoder(stream, complaint or ""):
         complaint = None
     return complaint or _find_impossible(stream)
+
+
+def _find_zeros_in_avif(content: bytes) -> str | None:
+    """Describe a run of zero bytes in the image data of an AVIF file, or return None.
+
+    Files with Exif or XMP are left out: these lie among the image data and may contain zero bytes.
+    """
+    boxes: dict[bytes, bytes] = {}
+    at = 0
+    while at + 8 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        start = at + (16 if length == 1 else 8)  # 1: the length is a 64-bit number; 0: up to the end of the file
+        length = int.from_bytes(content[at + 8 : start], "big") if length == 1 else length
+        end = at + length if length else len(content)
+        boxes.setdefault(content[at + 4 : at + 8], content[start:end])
+        at = max(end, at + 8)
+    if any(kind in boxes.get(b"meta", b"") for kind in (b"Exif", b"mime")):
+        return None
+    zeros = bytes(ZERO_RUN) in boxes.get(b"mdat", b"")
+    return f"{ZERO_RUN} or more zero bytes in a row in the image data" if zeros else None
 
 
 def _is_from_encoder(stream: _Stream, complaint: str) -> bool:

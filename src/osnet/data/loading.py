@@ -87,7 +87,7 @@ def decode_pixels(content: bytes, name: str, max_pixels: int = MAX_PIXELS, warn:
         ImageError: the image cannot be decoded; see ``read_image``.
 
     Warns:
-        ImageWarning: a JPEG file is damaged (see ``describe_damage``) but decodes. Its pixels are returned.
+        ImageWarning: a file is damaged (see ``describe_damage``) but decodes. Its pixels are returned.
     """
     pixels, complaint = _decode_jpeg(content, max_pixels)
     if pixels is None:
@@ -98,11 +98,11 @@ def decode_pixels(content: bytes, name: str, max_pixels: int = MAX_PIXELS, warn:
 
 
 def describe_damage(content: bytes) -> str | None:
-    """Describe the damage in a JPEG file that decodes (see ``find_damage``). Returns None if none is found.
+    """Describe the damage in a file that decodes (see ``find_damage``). Returns None if none is found.
 
-    Without simplejpeg, the decoder's warnings are not available and less damage is found.
+    Without simplejpeg, the JPEG decoder's warnings are not available and less damage is found.
     """
-    return find_damage(content, _complain(content)) if content.startswith(JPEG) else None
+    return find_damage(content, _complain(content) if content.startswith(JPEG) else None)
 
 
 def sees_all_damage() -> bool:
@@ -153,7 +153,7 @@ def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS, warn: bool = Tru
         ImageError: the image cannot be read; see ``read_image``.
 
     Warns:
-        ImageWarning: a JPEG file is damaged but decodes; see ``decode_pixels``.
+        ImageWarning: a file is damaged but decodes; see ``decode_pixels``.
     """
     return decode_pixels(read_bytes(path), str(path), max_pixels, warn)
 

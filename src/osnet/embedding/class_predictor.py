@@ -3,6 +3,7 @@
 Shapes: N inputs, B batch, C classes, P outputs of the head (here P = C), D embedding.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from osnet.runtime.backends import BackendName
 from osnet.types import ChannelOrder, Preprocessing
 from osnet.weights.checkpoint import Checkpoint
 
-IMAGENET = "imagenet"
+IMAGENET, NUM_IMAGENET = "imagenet", 1000
 """If a card has this ``training_data`` but no class names, the classes are ImageNet's 1000, in the order of their
 WordNet ids."""
 
@@ -61,6 +62,10 @@ class ClassPredictor(Predictor):
         WeightsError: the weights do not exist, are damaged, or have no classifier or no class names. A classifier of
             identities has no class names.
         ModelError: the number of names differs from the number of the classifier's outputs, or ``Embedder`` raises it.
+
+    Warns:
+        UserWarning: the card says ImageNet and names no classes, but the classifier has another number of outputs; the
+            names are the outputs' numbers.
     """
 
     def __init__(
@@ -79,7 +84,8 @@ class ClassPredictor(Predictor):
         model, source = open_source(model)
         if isinstance(model, Checkpoint):
             classifier = classifier or model.build_classifier()
-            classes = classes or known_classes(model)
+            if not classes and (classes := known_classes(model)) and not model.card.classes:
+                _tell_numbers(source, len(classes))
         elif classifier is None and isinstance(model, Network):
             classifier = model.classifier
         if classifier is None:
@@ -131,7 +137,16 @@ class ClassPredictor(Predictor):
 
 def known_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Class names of a checkpoint: those on its card; "0" to "999" for ImageNet weights without names; else none."""
-    card = checkpoint.card
-    if not card.classes and card.training_data == IMAGENET:
-        return tuple(map(str, range(card.num_classes)))
+    card, head = checkpoint.card, checkpoint.state.get("classifier.weight")
+    if not card.classes and card.training_data == IMAGENET and head is not None:
+        return tuple(map(str, range(len(head))))
     return card.classes
+
+
+def _tell_numbers(source: str, num_outputs: int) -> None:
+    if num_outputs != NUM_IMAGENET:
+        warnings.warn(
+            f"{source}: its card says {IMAGENET}, but its classifier has {num_outputs} outputs instead of "
+            f"{NUM_IMAGENET}, so these are not ImageNet's classes; they are shown as numbers from 0",
+            stacklevel=3,
+        )

@@ -240,7 +240,7 @@ class Embedder:
             DataError: a folder that does not exist.
 
         Warns:
-            ImageWarning: a JPEG that is damaged inside but decodes; files of a folder that are not images.
+            ImageWarning: an image that is damaged inside but decodes; files of a folder that are not images.
         """
         result = self.embed_named(inputs, channels=channels, on_error=on_error)
         if not result.failures:

@@ -1,5 +1,8 @@
 """Checks before an evaluation: can the data set be scored, and were the weights trained on its test images?"""
 
+from collections import defaultdict
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,6 +11,7 @@ from osnet.data.reid.catalog import BENCHMARKS, splits_overlap
 from osnet.data.reid.market1501 import MARKET_FOLDER
 from osnet.errors import DataError
 from osnet.features.labels import LabelledVectors
+from osnet.files import sha256_file
 from osnet.types import DISTRACTOR_PID, ReidDataset, Split
 from osnet.weights.card import Card
 
@@ -82,6 +86,58 @@ def check_lengths(query_QD: NDArray[np.float32], gallery_GD: NDArray[np.float32]
             f"{found.max():.4g}, so Euclidean distances between them mean nothing; normalise both or neither, or "
             "compare by cosine alone"
         )
+
+
+def warn_about_copies(query: Split, gallery: Split) -> list[str]:
+    """A warning if matches of queries are the query's own image: equal files, under any name.
+
+    Only copies that count as a match raise the scores: of the query's identity, and not of its camera. The protocol
+    ignores those of its camera. Files are compared only if identity and size are equal, so that few are read. Copies
+    with other bytes, such as images that were saved again, are not found.
+    """
+    sizes: dict[tuple[int, int], list[tuple[int, Path]]] = defaultdict(list)
+    people = set(query.pids)
+    for crop in gallery.crops:
+        if crop.pid in people and (size := _size(crop.path)):
+            sizes[crop.pid, size].append((crop.camid, crop.path))
+    digests: dict[Path, str] = {}
+    copies: list[str] = []
+    for crop in query.crops:
+        alike = [path for camid, path in sizes.get((crop.pid, _size(crop.path)), ()) if camid != crop.camid]
+        if alike:
+            for path in (crop.path, *alike):
+                if path not in digests:
+                    digests[path] = sha256_file(path)
+            copies += [f"{crop.path} = {path}" for path in alike if digests[path] == digests[crop.path]][:1]
+    if not copies:
+        return []
+    return [
+        f"{len(copies)} of {len(query)} queries have their own image in the gallery as a match ({copies[0]}), so they "
+        "find themselves and the scores are too high; leave these images out of one part"
+    ]
+
+
+def warn_about_equal_vectors(query: LabelledVectors, gallery: LabelledVectors) -> list[str]:
+    """As ``warn_about_copies``, for embeddings: matches that are equal to the query's embedding, and not zero."""
+    cameras: dict[tuple[int, bytes], set[int]] = defaultdict(set)
+    for pid, camid, vector in zip(gallery.pids, gallery.camids, gallery.vectors, strict=True):
+        cameras[int(pid), vector.tobytes()].add(int(camid))
+    rows = zip(query.pids, query.camids, query.vectors, strict=True)
+    number = sum(bool(v.any() and cameras.get((int(p), v.tobytes()), set()) - {int(c)}) for p, c, v in rows)
+    if not number:
+        return []
+    return [
+        f"{number} of {len(query)} queries have an equal embedding in the gallery as a match; if these are the same "
+        "images, they find themselves and the scores are too high"
+    ]
+
+
+def _size(path: Path) -> int:
+    """Number of bytes; 0 for a file that is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def check_leak(card: Card | None, data: ReidDataset, force: bool) -> list[str]:

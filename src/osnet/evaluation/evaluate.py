@@ -12,7 +12,14 @@ from osnet.data.folder import read_dataset
 from osnet.data.reid.benchmark import Benchmark
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError
-from osnet.evaluation.checks import check_leak, check_lengths, check_matches, check_scorable
+from osnet.evaluation.checks import (
+    check_leak,
+    check_lengths,
+    check_matches,
+    check_scorable,
+    warn_about_copies,
+    warn_about_equal_vectors,
+)
 from osnet.evaluation.results import Evaluation, SplitEvaluation
 from osnet.evaluation.scoring import DEFAULT_RULE, DEFAULT_SCORING, Scoring
 from osnet.evaluation.split_embeddings import (
@@ -148,6 +155,7 @@ def evaluate_features(
         unmatched=tuple(query.names[q] for q in scores.unmatched),
         unreadable=(),
         protocol=str(scoring),
+        warnings=tuple(warn_about_equal_vectors(query, gallery)),
         decisions=decisions,
         scores_by_distance=by_distance,
     )
@@ -210,7 +218,11 @@ def _score_split(
         unmatched=tuple(query.names[q] for q in scores.unmatched),
         unreadable=tuple(str(failure) for failure in failures),
         protocol=str(scoring),
-        warnings=(*warnings, *_warn_about_distance(embedder, scoring)),
+        warnings=(
+            *warnings,
+            *_warn_about_distance(embedder, scoring),
+            *warn_about_copies(*(part.split for part in parts)),
+        ),
         decisions=_score_decisions(query, gallery, scoring),
         scores_by_distance=by_distance,
     )

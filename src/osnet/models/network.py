@@ -86,6 +86,9 @@ class Network(nn.Module, ABC):
             repo_id: ``org/name``; created if it does not exist.
             figures: measured results to show on the model page.
             **options: ``commit_message``, ``private``, ``token``, ``branch``, ``create_pr``.
+
+        Raises:
+            OutputError: the Hub refused, cannot be reached, or the name is not valid.
         """
         address: str = _hub().push(self, repo_id, figures=figures, **options)
         return address

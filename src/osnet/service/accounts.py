@@ -266,7 +266,10 @@ class Accounts:
         now = self._clock()
         for kind, subject in subjects.items():
             rows = self._database.all(
-                "SELECT at_s FROM failed_logins WHERE subject = ? AND at_s > ? ORDER BY at_s", subject, now - FAILURES_S
+                "SELECT at_s FROM failed_logins WHERE subject = ? AND at_s > ? AND at_s <= ? ORDER BY at_s",
+                subject,
+                now - FAILURES_S,
+                now + CLOCK_SLACK_S,  # later ones are of a clock that was ahead; they would block for as long
             )
             if len(rows) >= MAX_FAILURES[kind]:
                 raise TooManyFailuresError(rows[-MAX_FAILURES[kind]]["at_s"] + FAILURES_S - now)

@@ -81,17 +81,20 @@ def attributes(service: ServiceDep, _: Viewer) -> list[str]:
 @router.post("/searches", status_code=201, tags=["search"])
 def search(service: ServiceDep, actor: Searcher, given: SearchIn) -> SearchOut:
     """Search by tracklets, by boxes on frames, or by a description."""
-    reason = service.check_reason(given.reason)
-    queries = [service.searches.read_tracklet(actor, public) for public in given.tracklets]
+    reason, filters = service.check_reason(given.reason), to_filters(given.filters)
+    num_pictures = len(given.tracklets) + len(given.boxes)
+    service.searches.check_request(num_pictures, bool(given.having or given.lacking), given.case)
     for box in given.boxes:
         check_camera(service, actor, box.camera)
+    queries = [service.searches.read_tracklet(actor, public) for public in given.tracklets]
+    for box in given.boxes:
         frame, time_s, _ = read_frame(service.library, box.camera, box.time_s)
         queries.append(service.searches.read_box(actor, box.camera, time_s, box.box, frame))
     shown: list[SearchOut] = []
     service.searches.create(
         actor,
         queries,
-        to_filters(given.filters),
+        filters,
         having=given.having,
         lacking=given.lacking,
         reason=reason,
@@ -116,7 +119,8 @@ def search_photos(
         raise DataError(f"options: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if said.boxes is not None and len(said.boxes) != len(photos):
         raise DataError(f"options.boxes has {len(said.boxes)} entries for {len(photos)} photos")
-    reason = service.check_reason(said.reason)
+    reason, filters = service.check_reason(said.reason), to_filters(said.filters)
+    service.searches.check_request(len(photos), False, said.case)
     boxes = said.boxes or [None] * len(photos)
     queries = [
         service.searches.read_photo(photo.file.read(), photo.filename or "photo", box)
@@ -126,7 +130,7 @@ def search_photos(
     service.searches.create(
         actor,
         queries,
-        to_filters(said.filters),
+        filters,
         reason=reason,
         case_id=said.case,
         then=lambda new: shown.append(show_search(service, actor, new)),

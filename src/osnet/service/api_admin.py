@@ -147,8 +147,9 @@ def verify_audit(service: ServiceDep, _: Administrator) -> dict[str, Any]:
 
 @router.get("/retention", tags=["retention"])
 def get_retention(service: ServiceDep, _: Administrator) -> dict[str, Any]:
-    """For how long each camera's footage is kept, and what is due."""
-    return {"days": service.retention.days(), "due": ["/".join(due[:2]) for due in service.retention.due()]}
+    """For how long each camera's footage is kept, what is due, and what is wrong with the clock (empty: nothing)."""
+    due = ["/".join(due[:2]) for due in service.retention.due()]
+    return {"days": service.retention.days(), "due": due, "clock": service.retention.clock_fault()}
 
 
 @router.put("/retention/{camera}", status_code=204, tags=["retention"])
@@ -161,6 +162,12 @@ def set_retention(service: ServiceDep, actor: Administrator, camera: str, given:
 def run_retention(service: ServiceDep, actor: Administrator, given: ReasonIn) -> dict[str, str]:
     """Delete what is due, now, as a job."""
     return {"job": service.jobs.add("retention", actor.name, given.reason, {})}
+
+
+@router.post("/retention/clock", status_code=204, tags=["retention"])
+def confirm_clock(service: ServiceDep, actor: Administrator, given: ReasonIn) -> None:
+    """Say that the service's clock is right although it jumped; retention goes on."""
+    service.retention.confirm_clock(actor, given.reason)
 
 
 @router.get("/settings", tags=["retention"])

@@ -175,6 +175,7 @@ class Service:
         if time.monotonic() - self._last_retention > RETENTION_EVERY_S:
             self._last_retention = time.monotonic()
             self.jobs.repeat_failed()
+            self.retention.note_clock()
             if self.retention.due():
                 self.jobs.add("retention", "service", "retention", {})
 
@@ -245,9 +246,8 @@ class Service:
         wrong = self.library.missing()
         try:
             self.database.one("SELECT 1 AS one")
-            behind = self.retention.clock_was_set_back()
-            if behind:
-                wrong.append(f"the clock is {behind:.0f} s behind the audit log; nothing is deleted until it is right")
+            if fault := self.retention.clock_fault():
+                wrong.append(fault)
         except StateError as error:
             wrong.append(str(error))
         free = shutil.disk_usage(self.options.state).free

@@ -85,6 +85,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         begin, status = time.perf_counter(), 500
+        head = scope["method"] == "HEAD"  # probes ask so; answered as GET, without the body
         api = scope["path"].startswith("/api/")
 
         failure: list[tuple[int, str]] = []  # what the body's reader found, whatever the code inside makes of it
@@ -102,6 +103,8 @@ class Guard:
 
         async def with_headers(message: Message) -> None:
             nonlocal status
+            if head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
                 there = {name.lower() for name, _ in message["headers"]}
@@ -117,7 +120,8 @@ class Guard:
                 await _plain(with_headers, *problem, api)
             else:
                 try:
-                    await self._app(scope, self._limited(receive, failure), answer)
+                    inner = {**scope, "method": "GET"} if head else scope
+                    await self._app(inner, self._limited(receive, failure), answer)
                 except _BodyError:
                     await _plain(with_headers, *failure[0], api)
         self._metrics.requests.labels(scope["method"] if scope["method"] in _METHODS else "other", str(status)).inc()

@@ -76,18 +76,6 @@ def search(
     reason = service.check_reason(reason)
     uploaded = [photo for photo in photos or [] if photo.size]
     given_boxes = _boxes(boxes, len(uploaded))
-    queries = [
-        service.searches.read_photo(photo.file.read(), photo.filename or "photo", box)
-        for photo, box in zip(uploaded, given_boxes, strict=True)
-    ]
-    queries += [service.searches.read_tracklet(actor, public) for public in tracklet or []]
-    if frame_camera:
-        check_camera(service, actor, frame_camera)
-        picture, time_of, _ = read_frame(service.library, frame_camera, read_number(frame_time, "time"))
-        box = _boxes(f"[{frame_box or 'null'}]", 1)[0]
-        if box is None:
-            raise DataError("draw a box around the person first")
-        queries.append(service.searches.read_box(actor, frame_camera, time_of, box, picture))
     filters = Filters(
         cameras=tuple(camera) if camera else None,
         after_s=_time(after, service),
@@ -96,6 +84,21 @@ def search(
         from_hour=_hour(from_hour),
         to_hour=_hour(to_hour),
     )
+    num_pictures = len(uploaded) + len(tracklet or []) + bool(frame_camera)
+    service.searches.check_request(num_pictures, bool(having or lacking), case or None)
+    if frame_camera:
+        check_camera(service, actor, frame_camera)
+    queries = [
+        service.searches.read_photo(photo.file.read(), photo.filename or "photo", box)
+        for photo, box in zip(uploaded, given_boxes, strict=True)
+    ]
+    queries += [service.searches.read_tracklet(actor, public) for public in tracklet or []]
+    if frame_camera:
+        picture, time_of, _ = read_frame(service.library, frame_camera, read_number(frame_time, "time"))
+        box = _boxes(f"[{frame_box or 'null'}]", 1)[0]
+        if box is None:
+            raise DataError("draw a box around the person first")
+        queries.append(service.searches.read_box(actor, frame_camera, time_of, box, picture))
     new = service.searches.create(
         actor, queries, filters, having=having or (), lacking=lacking or (), reason=reason, case_id=case or None
     )

@@ -201,11 +201,12 @@ def retention_page(request: Request, service: ServiceDep) -> HTMLResponse:
         actor,
         title="Retention",
         days=service.retention.days(),
-        due=service.retention.due(),
+        due=service.retention.old(),
         settings=service.settings.all(),
         about=SETTINGS,
         jobs=service.jobs.list_jobs(20),
-        behind=service.retention.clock_was_set_back(),
+        fault=service.retention.clock_fault(),
+        now=service.clock(),
     )
 
 
@@ -233,6 +234,13 @@ def run_retention(request: Request, service: ServiceDep, csrf: Csrf) -> Response
     """Delete what is due, now."""
     actor = submit(request, csrf, "admin")
     return go(f"/jobs/{service.jobs.add('retention', actor.name, '', {})}")
+
+
+@router.post("/retention/clock")
+def confirm_clock(request: Request, service: ServiceDep, csrf: Csrf) -> Response:
+    """The clock is right."""
+    service.retention.confirm_clock(submit(request, csrf, "admin"))
+    return go("/retention")
 
 
 @router.get("/live")

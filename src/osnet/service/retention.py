@@ -2,8 +2,8 @@
 the rest.
 
 No camera keeps longer than the site's maximum. Until an administrator decides on it, no footage is deleted, so that
-serving an old archive for the first time does not empty it. Times are those of the footage. If the clock was set back,
-nothing is deleted until it is right again.
+serving an old archive for the first time does not empty it. Times are those of the footage. If the clock was set back
+or jumped ahead, nothing is deleted until it is right again, or an administrator confirms it.
 """
 
 import json
@@ -22,13 +22,15 @@ from osnet.service.columns import public_id, split_public_id
 from osnet.service.database import Database, Transaction, lists_of
 from osnet.service.library import Library
 from osnet.service.roles import Actor
-from osnet.service.times import CLOCK_FROM_S
+from osnet.service.times import CLOCK_FROM_S, show_moment
 from osnet.video.archive import Archive
 from osnet.video.erasing import Removal, remove_segments
 
 log = logging.getLogger("osnet.service")
 DAY_S = 86_400.0
 MAX_DAYS = 3650
+MOST_AHEAD_S = 7 * DAY_S
+"""The clock may be so far ahead of the last time that is known: the service may have been off for a week."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,76 @@ class Retention:
             )
             record(tx, actor.name, "retention.change", {"camera": camera, "days": days}, reason)
 
+    # The clock. The state keeps the last time at which it was right, and the audit log's last entry then: later entries
+    # that are far ahead of that time come from a clock that was wrong, and do not count.
+
+    def _noted(self) -> tuple[float, int] | None:
+        row = self._database.one("SELECT value FROM settings WHERE name = 'clock'")
+        return None if row is None else (float(json.loads(row["value"])[0]), int(json.loads(row["value"])[1]))
+
+    def _last_known(self) -> float:
+        """The latest time of which the service knows; 0 if it knows none."""
+        noted_s, seq = self._noted() or (0.0, 0)
+        until = noted_s + MOST_AHEAD_S if noted_s else float(2**62)
+        last = self._database.one("SELECT MAX(at_s) AS at_s FROM audit WHERE seq > ? AND at_s <= ?", seq, until)
+        return max(noted_s, float((last and last["at_s"]) or 0.0))
+
     def clock_was_set_back(self) -> float:
-        """By how many seconds the clock is behind the last entry of the audit log; 0 if it is not."""
-        last = self._database.one("SELECT MAX(at_s) AS at_s FROM audit")
-        behind = float(last["at_s"] or 0) - self._clock() if last else 0.0
+        """By how many seconds the clock is behind the last time that is known; 0 if it is not."""
+        behind = self._last_known() - self._clock()
         return behind if behind > CLOCK_SLACK_S else 0.0
 
+    def clock_is_ahead(self) -> float:
+        """By how many seconds the clock is ahead of the last time that is known; 0 if that may be so.
+
+        The date may be wrong, or the service was off for long. Only people know.
+        """
+        ahead = self._clock() - self._last_known()
+        return ahead if ahead > MOST_AHEAD_S and self._noted() else 0.0
+
+    def clock_fault(self) -> str:
+        """What is wrong with the clock, and what to do; empty if nothing is."""
+        if behind := self.clock_was_set_back():
+            return (
+                f"the clock is {behind:.0f} s behind the audit log; nothing is deleted until it is right, or an "
+                "administrator confirms it on the page Retention"
+            )
+        if ahead := self.clock_is_ahead():
+            return (
+                f"the clock says {show_moment(self._clock())}, {ahead / DAY_S:.0f} days after the last time that the "
+                f"service ran ({show_moment(self._last_known())}); nothing is deleted until the clock is right, or, "
+                "if the service was off so long, an administrator confirms it on the page Retention"
+            )
+        return ""
+
+    def note_clock(self) -> None:
+        """Keep the present time as one at which the clock was right; the last known time, if it is not right."""
+        if self._noted() and self.clock_fault():
+            return
+        with self._database.write() as tx:
+            self._note(tx, self._clock() if self._noted() else (self._last_known() or self._clock()))
+
+    def confirm_clock(self, actor: Actor, reason: str = "") -> None:
+        """An administrator says that the clock is right; what is due is deleted again."""
+        with self._database.write() as tx:
+            what = {"now": show_moment(self._clock()), "last_known": show_moment(self._last_known())}
+            record(tx, actor.name, "retention.clock-confirmed", what, reason)
+            self._note(tx, self._clock())
+
+    @staticmethod
+    def _note(tx: Transaction, time_s: float) -> None:
+        last = tx.one("SELECT MAX(seq) AS seq FROM audit")
+        tx.run(
+            "INSERT INTO settings VALUES ('clock', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            json.dumps([time_s, int((last and last["seq"]) or 0)]),
+        )
+
     def due(self) -> list[tuple[str, str, str]]:
+        """As ``old``; nothing while the clock is wrong."""
+        return [] if self.clock_fault() else self.old()
+
+    def old(self) -> list[tuple[str, str, str]]:
         """Archive, segment and camera of everything that is too old; of a gallery its name, ``N crops``, the camera."""
-        if self.clock_was_set_back():
-            return []
         days, now = self.days(), self._clock()
         crops = [(name, f"{len(old)} crops", camera) for (name, camera), old in self._due_crops().items()]
         return crops + [
@@ -156,12 +218,14 @@ class Retention:
         Raises:
             StateError: the state cannot be written.
         """
-        behind = self.clock_was_set_back()
-        due = self.due()
+        fault, behind = self.clock_fault(), self.clock_was_set_back()
+        due = [] if fault else self.old()
         report: dict[str, Any] = {"clock_behind_s": round(behind), "segments": [], "tracklets": 0, "crops": 0}
+        if fault:
+            report["held"] = fault
         gone: set[str] = set()
         errors: list[str] = []
-        crops = {} if behind else self._due_crops()
+        crops = {} if fault else self._due_crops()
         for name in sorted({name for name, _ in crops}):
             old = [public for (gallery, _), publics in crops.items() if gallery == name for public in publics]
             try:
@@ -194,7 +258,7 @@ class Retention:
         with self._database.write() as tx:
             report |= {"searches": 0, "cases": 0, "audit_details": 0}
             forget_tracklets(tx, gone)
-            if not behind:
+            if not fault:
                 report |= self._expire(tx)
             what = {**report, "segments": report["segments"][:1000]}
             record(tx, account, "retention.run", what, "retention")

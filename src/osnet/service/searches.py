@@ -130,6 +130,20 @@ class Searches:
 
     # Searches
 
+    def check_request(self, num_pictures: int, described: bool, case_id: str | None) -> None:
+        """Check what costs nothing to check, before pictures are read.
+
+        Raises:
+            DataError: nothing to search for, both pictures and a description, or too many pictures.
+            MissingError: no such case.
+        """
+        if bool(num_pictures) == described:
+            raise DataError("give pictures of a person, or a description; one of the two")
+        if num_pictures > MAX_QUERIES:
+            raise DataError(f"{num_pictures} pictures; at most {MAX_QUERIES} make one search")
+        if case_id is not None and self._database.one("SELECT id FROM cases WHERE id = ?", case_id) is None:
+            raise MissingError(f"there is no case {case_id[:100]!r}")
+
     def create(
         self,
         actor: Actor,
@@ -157,10 +171,7 @@ class Searches:
             DataError: nothing to search for, both pictures and a description, or too many pictures.
             MissingError: no such case, or a tracklet of the query was erased meanwhile.
         """
-        if bool(queries) == bool(having or lacking):
-            raise DataError("give pictures of a person, or a description; one of the two")
-        if len(queries) > MAX_QUERIES:
-            raise DataError(f"{len(queries)} pictures; at most {MAX_QUERIES} make one search")
+        self.check_request(len(queries), bool(having or lacking), case_id)
         description = {"having": list(having), "lacking": list(lacking)}
         scope = None if actor.cameras is None else sorted(actor.cameras)
         hits = self._rank(queries_vector(queries), description, filters, scope, [], [])

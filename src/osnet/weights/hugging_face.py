@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from osnet.errors import WeightsError
+from osnet.errors import OutputError, WeightsError
 from osnet.files import make_folder, write_json, written_aside
 from osnet.models.counting import count_cost
 from osnet.models.network import Network
@@ -159,15 +159,34 @@ def push(
 
     The repository is created if it does not exist. The other arguments are those of huggingface_hub's
     ``ModelHubMixin.push_to_hub``.
+
+    Raises:
+        OutputError: the Hub refused, cannot be reached, or the name is not valid.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
     with TemporaryDirectory() as folder:
         save_for_hub(network, folder, figures)
-        full_name = api.create_repo(repository, private=private, exist_ok=True).repo_id
         options: dict[str, Any] = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
-        return str(api.upload_folder(repo_id=full_name, folder_path=folder, **options))
+        try:
+            full_name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+            return str(api.upload_folder(repo_id=full_name, folder_path=folder, **options))
+        except Exception as error:  # as for downloads: errors of several libraries
+            raise OutputError(_explain_push(repository, branch, error)) from error
+
+
+def _explain_push(repository: str, branch: str | None, error: Exception) -> str:
+    what = f"{repository} at revision {branch}" if branch else repository
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    first = str(error).splitlines()[0] if str(error) else ""
+    if status in (401, 403) or type(error).__name__ == "LocalTokenNotFoundError":
+        hint = "; it needs a token that may write there: pass token=... or run `hf auth login`"
+    elif type(error).__name__ == "RevisionNotFoundError":
+        hint = f"; the repository has no branch {branch!r}: make it first, or leave branch out"
+    else:
+        hint = ""
+    return f"the network cannot be uploaded to {what} ({type(error).__name__}: {first}){hint}"
 
 
 def write_page(card: Card, network: Network, figures: Mapping[str, str] | None = None) -> str:

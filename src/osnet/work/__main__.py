@@ -5,6 +5,7 @@ python -m osnet.work FOLDER
 
 import json
 import sys
+import warnings
 from typing import Any
 
 from osnet.work.worker import Worker
@@ -15,6 +16,7 @@ def main() -> None:
     worker = Worker(sys.argv[1])
     answers = sys.stdout
     sys.stdout = sys.stderr  # what a library prints must not be taken for an answer
+    warnings.formatwarning = lambda message, *_args, **_more: f"warning: {message}\n"
     for line in sys.stdin:
         answer: dict[str, Any] = {"item": line.strip(), "error": worker.do(line.strip())}
         answers.write(json.dumps(answer) + "\n")
