@@ -35,7 +35,7 @@ from osnet.video.protocols import Boxes, Track, VideoFrame
 from osnet.video.tracking import make_tracker
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tracking import score  # noqa: E402
+from tracking import score
 
 WIDTH, HEIGHT, FPS, SECONDS = 768, 576, 10.0, 60
 POST = (470, 150, 520, 480)
