@@ -417,8 +417,8 @@ def test_who_leaves_the_frame_and_comes_back_is_a_new_track() -> None:
     for width in (323, 350):  # at 50 pixels per second, both boxes touch the border within a second
         outside, _ = refine([away, back], given, Appearance(), (width, 300))
         assert [t.pieces for t in outside] == [[(1, 1, 40)], [(2, 51, 90)]], width
-    within, _ = refine([away, back], given, Appearance(exit_s=0), (350, 300))
-    assert len(within) == 1
+    for other in (Appearance(exit_s=0), Appearance(join_returns=True)):
+        assert len(refine([away, back], given, other, (350, 300))[0]) == 1
 
 
 def test_no_tracks_give_no_tracks() -> None:

@@ -4,7 +4,7 @@
    overlap.
 2. For each pair (the end of one piece, and the start of another soon after) the log-likelihood ratio of "same person"
    against "two people" is computed. It is a sum of terms for motion (the distance from the predicted position), size,
-   embeddings, and the tracker's own result. A person who leaves the frame and comes back is not joined.
+   embeddings, and the tracker's own result. Over the border of the frame, people are not joined.
 3. One assignment over all pairs chooses the joins with the highest sum. A pair below 0 is never joined.
 
 The distributions are estimated from the footage itself, so they fit the weights and the camera. Prediction errors come
@@ -45,6 +45,8 @@ class Appearance:
     """In nats, for consecutive pieces of one track. Times ``exp(-gap_s)``: over a gap the tracker knows only motion."""
     exit_s: float = 1.0
     """An end is at the border of the frame if the box, at its velocity, touches the border within this many seconds."""
+    join_returns: bool = False
+    """True: a person who leaves the frame and comes back keeps the track; MOTChallenge counts two."""
     end_evidence: float = 1.0
     """In nats, for each end of a join. For the join if the end is inside the frame: people do not appear or disappear
     there, they are lost. Against it if the end is at the border: the person has probably left, or has just come. For
@@ -361,8 +363,8 @@ def _assign(
                 continue
             gap = second.begin - first.end
             enters = _at_border(second.track.boxes[0], -states[j][0][1] * settings.exit_s, size_wh)
-            if leaves and enters and gap > lost_s:
-                continue  # a person who leaves the frame and comes back is a new track, as in MOTChallenge
+            if leaves and enters and gap > lost_s and not settings.join_returns:
+                continue
             height = (first.height + second.height) / 2
             total = prior + known.motion(
                 _error(states[i][1], states[j][0], gap), gap, height, float(size_wh[0] * size_wh[1])
