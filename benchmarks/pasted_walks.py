@@ -301,10 +301,11 @@ def main() -> None:
             truth = Path(folder) / f"{seed}.txt"
             followed.append((truth, follow(seed, people, embedder, truth)))
             print(f"footage {seed + 1} of {given.seeds}", flush=True)
-        variants = {
+        variants: dict[str, Appearance | None] = {
             "tracker alone": None,
             "motion only": Appearance(use_vectors=False),
             "motion and vectors": Appearance(),
+            "returns joined": Appearance(join_returns=True),
         }
         for change in given.change:
             name, value = change.split("=")
