@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine_files import read_all
 from osnet.errors import GalleryError
 from osnet.gallery import Where
 from osnet.gallery.traces import pieces_of
@@ -146,7 +147,7 @@ def test_a_standby_serves_searches_and_receives_erasures(server: tuple[str, Path
             standby.add_embeddings(people(5, 3)[:1], [Item("new")], weights_sha256=SHA)
 
         def seen(folder: Path) -> int:
-            everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+            everything = read_all(folder.rglob("*"))
             return sum(piece in everything for piece in pieces)
 
         assert seen(standby_data) > 0

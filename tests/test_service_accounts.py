@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from engine_files import read_all
+
 pytest.importorskip("argon2")
 
 from osnet.service.accounts import IDLE_S, MAX_FAILURES, SESSION_S, Accounts
@@ -57,7 +59,7 @@ def test_nothing_secret_is_stored_in_plain(accounts: Accounts, database: Databas
     session = accounts.log_in("root", PASSWORD, "1.2.3.4")
     _, token = accounts.make_token(root, "t", ["view"], 1)
     database.forget()
-    content = b"".join(path.read_bytes() for path in database.files())
+    content = read_all(database.files())
     for secret in (PASSWORD, session, token, token.split("_", 2)[2]):  # osnet_ID_SECRET; the secret may hold "_"
         assert secret.encode() not in content
     assert b"$argon2id$" in content

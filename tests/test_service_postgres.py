@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from engine_files import read_there
+
 pytest.importorskip("fastapi")
 
 from osnet.service import audit
@@ -49,7 +51,7 @@ def test_a_days_work_on_postgres(painted_archive: Path, tmp_path: Path) -> None:
             """Files of the server that hold a piece of the query's vector, or the tracklet's id."""
             database.all("SELECT pg_switch_wal()")
             places = [path for path in folder.rglob("*") if path.is_file()]
-            return {p.relative_to(folder).as_posix() for p in places if any(n in p.read_bytes() for n in needles)}
+            return {p.relative_to(folder).as_posix() for p in places if any(n in read_there(p) for n in needles)}
 
         assert holders()  # the control: they are there before
         plan = client.post(f"{API}/erasures/preview", json={"tracklets": [public], "searches": [search]}).json()

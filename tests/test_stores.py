@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine_files import read_all
 from osnet.errors import DataError, GalleryError
 from osnet.gallery import Gallery, VectorStore, Where
 from osnet.gallery.traces import pieces_of
@@ -272,7 +273,7 @@ def traces(store: VectorStore, chosen: list[Item]) -> dict[str, list[bytes]]:
 
 
 def seen(folder: Path, pieces: list[bytes]) -> int:
-    everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    everything = read_all(path for path in folder.rglob("*") if path.name != ".lock")
     return sum(piece in everything for piece in pieces)
 
 

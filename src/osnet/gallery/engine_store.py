@@ -5,6 +5,7 @@ Shapes: N items, D embedding, Q queries.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -241,10 +242,11 @@ class EngineStore(ABC):
         folder = self._folder()
         for path in sorted(folder.rglob("*")) if folder is not None else ():
             if path.is_file():
-                content = path.read_bytes()
-                searched += len(content)
-                if traces.are_in(content):
-                    found.append(str(path))
+                with suppress(FileNotFoundError):  # the engine deletes files of its own meanwhile
+                    content = path.read_bytes()
+                    searched += len(content)
+                    if traces.are_in(content):
+                        found.append(str(path))
         return Erased(len(sources), rewritten, deleted, searched, tuple(found), self._out_of_reach())
 
     def _settle(self, where: Where | None) -> Where:
