@@ -305,8 +305,8 @@ def stores() -> str:
         f"{recall:.3f}. The items are of 20 cameras and 7 days, so 1,000 new items are spread over 140 files, the "
         'worst case. "NumPy" is the float32 product and the choice of the ten best. The 10,000,000 items were measured '
         "alone and not compared with float64: the product needs 20 GB of memory. There, a search after opening uses "
-        f"{most['memory_own_mb']:.0f} MB of its own and maps {most['memory_mapped_mb'] / 1000:.1f} GB of the files; the "
-        f"first one, which reads them from the disk, took {most['first_search']['wall_ms'] / 1000:.0f} s, the best of "
+        f"{most['memory_own_mb']:.0f} MB of its own and maps {most['memory_mapped_mb'] / 1000:.1f} GB of the files; "
+        f"the first, which reads them from the disk, took {most['first_search']['wall_ms'] / 1000:.0f} s, the best of "
         f"the later ones {most['search_1']['wall_ms'] / 1000:.1f} s (elapsed)."
     )
 
