@@ -33,13 +33,13 @@ BERLIN = ZoneInfo("Europe/Berlin")
 PATHS = [walk(2, 20, 1.0), walk(140, 70, -0.6)]
 
 
-class Nobody:
+class FindsNoOne:
     """A detector and a tracker that find nothing."""
 
     warmup_s = 0.0
 
     def __init__(self, **description: Any) -> None:
-        self.description: Any = {"detector": "nobody", **description}
+        self.description: Any = {"detector": "no one", **description}
 
     def reset(self, fps: float = 0.0) -> None:
         pass
@@ -76,7 +76,8 @@ def write(path: Path, seconds: float = 2.0, fps: int = 5) -> Path:
 
 def index(footage: Any, out: Path, embedder: Embedder, **changes: Any) -> IndexReport:
     given: dict[str, Any] = {
-        "camera": "gate", "detector": Nobody(), "tracker": Nobody(), "settings": IndexSettings(appearance=False),
+        "camera": "gate", "detector": FindsNoOne(), "tracker": FindsNoOne(),
+        "settings": IndexSettings(appearance=False),
     }  # fmt: skip
     return index_footage(footage, out, embedder=embedder, **{**given, **changes})
 
@@ -226,17 +227,21 @@ DESCRIBED: dict[str, Any] = {
 
 def test_descriptions_are_stored_as_json_and_indexing_resumes(tmp_path: Path, embedder: Embedder) -> None:
     gate, out = write(tmp_path / "gate.mp4"), tmp_path / "a"
-    given: dict[str, Any] = {"detector": Nobody(**DESCRIBED), "tracker": Nobody(sizes=(1, 2)), "starts": START_S}
+    given: dict[str, Any] = {
+        "detector": FindsNoOne(**DESCRIBED),
+        "tracker": FindsNoOne(sizes=(1, 2)),
+        "starts": START_S,
+    }
     given["settings"] = IndexSettings(fps=np.float32(5), crops=np.int64(3), appearance=False)
     assert index(gate, out, embedder, **given).segments_added == 1
     assert index(gate, out, embedder, **given).segments_there == 1
     stored = Archive.open(out).segments[0]["detector"]
     assert stored == {
-        "detector": "nobody", "size": [640, 480], "threshold": 0.5, "classes": [0, 2], "path": "a/b.onnx",
+        "detector": "no one", "size": [640, 480], "threshold": 0.5, "classes": [0, 2], "path": "a/b.onnx",
         "deep": [{"scale": 2, "3": True}], "none": None,
     }  # fmt: skip
     with pytest.raises(GalleryError, match=r"detector: threshold was 0\.5, now 0\.25; use the same"):
-        index(gate, out, embedder, **{**given, "detector": Nobody(**{**DESCRIBED, "threshold": 0.25})})
+        index(gate, out, embedder, **{**given, "detector": FindsNoOne(**{**DESCRIBED, "threshold": 0.25})})
 
 
 @pytest.mark.parametrize(
@@ -247,13 +252,13 @@ def test_descriptions_that_json_cannot_hold_are_refused(
 ) -> None:
     gate = write(tmp_path / "gate.mp4")
     with pytest.raises(FootageError, match=f"detector.*'sizes', \\[1\\] is .*{named}"):
-        index(gate, tmp_path / "a", embedder, starts=START_S, detector=Nobody(sizes=[1, value]))
+        index(gate, tmp_path / "a", embedder, starts=START_S, detector=FindsNoOne(sizes=[1, value]))
     with pytest.raises(FootageError, match="tracker, 'x'"):
-        index(gate, tmp_path / "a", embedder, starts=START_S, tracker=Nobody(x=value))
-    plain = Nobody()
+        index(gate, tmp_path / "a", embedder, starts=START_S, tracker=FindsNoOne(x=value))
+    plain = FindsNoOne()
     plain.description = "yolo"
     with pytest.raises(FootageError, match="description of the detector is of type str"):
-        describe(plain, Nobody(), IndexSettings())
+        describe(plain, FindsNoOne(), IndexSettings())
     assert not (tmp_path / "a").exists()
 
 
@@ -287,7 +292,7 @@ def test_a_recording_that_has_grown_is_left_out_and_the_others_are_indexed(
             capsys, "video", "index", folder, "--camera", "gate", "--out", out, "--name-pattern", "%Y%m%d_%H%M%S",
             "--detector", "motion", "--device", "cpu", *how,
         )  # fmt: skip
-        assert (status, "detector was 'nobody', now 'motion'" in err, printed) == (EXIT_ERROR, True, "")
+        assert (status, "detector was 'no one', now 'motion'" in err, printed) == (EXIT_ERROR, True, "")
 
 
 def test_many_processes_leave_out_a_recording_that_has_grown(

@@ -166,7 +166,7 @@ def run_retention(service: ServiceDep, actor: Administrator, given: ReasonIn) ->
 
 @router.post("/retention/clock", status_code=204, tags=["retention"])
 def confirm_clock(service: ServiceDep, actor: Administrator, given: ReasonIn) -> None:
-    """Say that the service's clock is right although it jumped; retention goes on."""
+    """Say that the service's clock is right although it jumped; retention deletes again."""
     service.retention.confirm_clock(actor, given.reason)
 
 
