@@ -277,19 +277,25 @@ def get_width(suffix: str) -> float:
 
 
 def draw_curves(path: Path) -> bool:
-    """Draw held-out mAP by epoch and by time for every run that has it. False if there is none."""
+    """Draw held-out mAP by epoch and by time for every run that has it. False if there is none.
+
+    Runs of one network share colour and line; markers are filled for the first seed only.
+    """
     runs = {n: r for plan in ("gpu", "cpu") for n, r in read(OMNI.format(plan)).get("runs", {}).items()
             if any(SCORE in row for row in r["curve"])}  # fmt: skip
     if not runs:
         return False
     with new_figure((9.6, 4.0)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        for number, (name, run) in enumerate(runs.items()):
-            colour, dash, marker = STYLES[number % len(STYLES)]
+        networks = list(dict.fromkeys(name.rpartition("-seed")[0] for name in runs))
+        for name, run in runs.items():
+            network, _, seed = name.rpartition("-seed")
+            colour, dash, marker = STYLES[networks.index(network) % len(STYLES)]
+            look = {"color": colour, "marker": marker, "fillstyle": "full" if seed == "1" else "none"}
             rows = [row for row in run["curve"] if SCORE in row]
             values = [100 * row[SCORE] for row in rows]
             for axes, x in ((left, [row["epoch"] for row in rows]), (right, [row["cpu_s"] / 60 for row in rows])):
-                axes.plot(x, values, dash, color=colour, marker=marker, markersize=4, linewidth=1.2, label=name)
+                axes.plot(x, values, dash, **look, markersize=5, linewidth=1.2, label=name)
         left.set_xlabel("epoch")
         right.set_xlabel("processor minutes of training")
         left.set_ylabel("mAP on held-out people (%)")
