@@ -1,7 +1,7 @@
 """Footage to choose the settings of `osnet.video.appearance` on: crops of real people that walk over a plain ground.
 
     python benchmarks/pasted_walks.py --market Market-1501-v15.09.15 --weights osnet_x0_25_msmt17.pth \\
-        --out benchmarks/results/pasted-walks.json [--seeds 8] [--change exit_s=0.5 exit_penalty=4]
+        --out benchmarks/results/pasted-walks.json [--seeds 8] [--change exit_s=0.5 end_evidence=2]
 
 People enter at a border, walk by way-points, pause, walk in pairs, pass behind a post, leave at a border, and may come
 back some seconds later. Their pixels are crops of one tracklet of a training identity of Market-1501, so embeddings
@@ -291,7 +291,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument(
-        "--change", nargs="*", default=[], metavar="NAME=VALUE", help="one more row with these settings"
+        "--change", nargs="*", default=[], metavar="NAME=VALUE", help="a further row for each: this setting changed"
     )
     given = parser.parse_args()
     people, embedder = tracklets(given.market), Embedder(given.weights, device="cpu")

@@ -24,12 +24,8 @@ from osnet.video.tracking import GivenTracks
 
 MAX_OVERLAP_S = 10.0
 """Recordings of one camera may cover the same time by this much: recorders let successive files overlap."""
-
-
 MIN_OVERLAP_S = 1.0
 """Shorter overlaps are not worth a warning, because names often give whole seconds."""
-
-
 MEANINGS = {
     "bytes": "its size in bytes", "frames": "its number of frames", "size_wh": "its width and height",
     "fps": "its frames per second", "starts_s": "its start (Unix time)",

@@ -43,8 +43,6 @@ SUFFIXES = frozenset(
     ]
 )
 """Files of a folder with these extensions are footage. Of other files, the content decides."""
-
-
 MAX_NAMED = 5
 """A warning names at most this many of the files that were left out."""
 
