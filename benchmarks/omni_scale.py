@@ -102,7 +102,8 @@ def make_cpu_plan() -> list[Run]:
     return [
         small("osnet_x1_0", 1), small("osnet_t1", 1), small("osnet_x1_0", 2), small("osnet_t1", 2),
         small(WIDENED, 1), small(WIDENED, 2),
-        large("osnet_x1_0", 1), large("osnet_t1", 1), small("osnet_t2", 1), small("osnet_add", 1),
+        small("osnet_x1_0", 3), small(WIDENED, 3), small("osnet_t2", 3), small("osnet_add", 3),
+        large("osnet_t1", 1), large("osnet_x1_0", 1),
     ]  # fmt: skip
 
 
@@ -253,7 +254,9 @@ class Settings:
     data: Path | None = None
     """Folder or archive of Market-1501."""
     report: Path | None = None
-    """Only write a report of the runs in ``work`` to this file."""
+    """Only write a report of the runs in ``work`` to this file; what it has of other runs stays in it."""
+    only: tuple[str, ...] = ()
+    """Only run those whose name contains one of these."""
     minutes: float = 1e6
     """Save and stop after this time; the same command resumes."""
     threads: int = 1
@@ -315,7 +318,6 @@ def run_one(run: Run, settings: Settings, dataset: ReidDataset, deadline: float)
         "testing": {"wall_s": time.monotonic() - start, "cpu_s": time.process_time() - cpu},
         "pids": list(dataset.query.pids),
         "ap_per_query": [round(float(ap), 6) for ap in ranks.ap_per_query],
-        "first_rank_per_query": ranks.first_rank_per_query.tolist(),
         "machine": describe_machine(settings),
     })  # fmt: skip
 
@@ -331,6 +333,7 @@ def run_plan(settings: Settings, runs: Sequence[Run]) -> bool:
     """Run all open runs in order. False if the time is up or other processes are still running some."""
     deadline = time.monotonic() + 60 * settings.minutes
     dataset = read_market(settings.data or Path(), make_folder(settings.work))
+    runs = [run for run in runs if not settings.only or any(part in run.name for part in settings.only)]
     for run in runs:
         folder = make_folder(settings.work / run.name)
         try:
@@ -367,29 +370,42 @@ CONTRASTS = (
 """Two networks, and the second's row in Table 5; OSNet is row 1."""
 
 
-def make_report(settings: Settings, runs: Sequence[Run]) -> dict[str, Any]:
-    """The results so far, of finished and unfinished runs."""
-    results = {run: read_result(settings.work / run.name) for run in runs}
+def make_report(settings: Settings, runs: Sequence[Run], earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The results so far, of finished and unfinished runs.
+
+    Args:
+        settings: the folder of the state.
+        runs: those of the plan.
+        earlier: a report, from which a run is taken if the state has fewer of its epochs: the state may be gone.
+    """
+    kept = (earlier or {}).get("runs", {})
     report: dict[str, Any] = {"plan": settings.plan, "runs": {}, "contrasts": []}
     for run in runs:
-        folder, result = settings.work / run.name, results[run]
-        curve = read_curve(folder)
-        summary = (
-            {key: result[key] for key in ("scores", "best_epoch", "held_out_mAP", "testing", "machine")}
-            if result
-            else {}
-        )
-        report["runs"][run.name] = {
-            "run": asdict(run), "cost": count_run(run), "epochs_done": sum("loss" in row for row in curve),
-            "finished": bool(result), "held_out_distance": read_distance(folder), **summary, "curve": curve,
-        }  # fmt: skip
+        found, before = summarize_run(settings.work / run.name, run), kept.get(run.name)
+        report["runs"][run.name] = before if before and before["epochs_done"] > found["epochs_done"] else found
+    contrasts = {(c["group"], c["first"], c["second"]): c for c in (earlier or {}).get("contrasts", [])}
     for group in dict.fromkeys(run.group for run in runs):
         for first, second, row in CONTRASTS:
             pairs = [(a, b) for a in runs for b in runs if (a.model, b.model) == (first, second)
                      and a.group == b.group == group and a.seed == b.seed]  # fmt: skip
             if pairs:
-                report["contrasts"].append(contrast(settings.work, pairs, results) | {"table_5_row": row})
+                found = contrast(report["runs"], pairs)
+                known = contrasts.get((group, first, second), {})
+                if "test_mAP_over_seeds" in known and "test_mAP_over_seeds" not in found:
+                    found = known  # from before a report kept the average precision of each query
+                report["contrasts"].append(found | {"table_5_row": row})
     return report
+
+
+def summarize_run(folder: Path, run: Run) -> dict[str, Any]:
+    """A run as a report has it."""
+    result, curve = read_result(folder), read_curve(folder)
+    kept = ("scores", "best_epoch", "held_out_mAP", "testing", "machine", "pids", "ap_per_query")
+    return {
+        "run": asdict(run), "cost": count_run(run), "epochs_done": sum("loss" in row for row in curve),
+        "finished": bool(result), "held_out_distance": read_distance(folder),
+        **({name: result[name] for name in kept} if result else {}), "curve": curve,
+    }  # fmt: skip
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -421,16 +437,15 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
     return [epochs[number] for number in sorted(epochs)]
 
 
-def contrast(work: Path, pairs: list[tuple[Run, Run]], results: dict[Run, dict[str, Any] | None]) -> dict[str, Any]:
+def contrast(summaries: dict[str, Any], pairs: list[tuple[Run, Run]]) -> dict[str, Any]:
     """First network minus second: on the test set if both are done, and on held-out people per epoch."""
     first, second = pairs[0]
     found: dict[str, Any] = {"group": first.group, "first": first.model, "second": second.model, "seeds": {}}
     differences = []
     for a, b in pairs:
-        curves = [read_curve(work / run.name) for run in (a, b)]
-        entry: dict[str, Any] = {"held_out": compare_curves(*curves)}
-        one, other = results[a], results[b]
-        if one and other:
+        one, other = summaries[a.name], summaries[b.name]
+        entry: dict[str, Any] = {"held_out": compare_curves(one["curve"], other["curve"])}
+        if "ap_per_query" in one and "ap_per_query" in other:
             differences.append((np.array(one["ap_per_query"]) - np.array(other["ap_per_query"]), one["pids"]))
             entry["test_mAP"] = asdict(cluster_interval(*differences[-1]))
         found["seeds"][a.seed] = entry
@@ -481,7 +496,9 @@ def judge(found: dict[str, Any]) -> str:
 def main(settings: Settings) -> None:
     runs = PLANS[settings.plan]()
     if settings.report is not None:
-        write_json(settings.report, make_report(settings, runs))
+        path = settings.report
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        write_json(path, make_report(settings, runs, earlier))
         return
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.benchmark = True

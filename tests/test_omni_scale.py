@@ -1,8 +1,10 @@
 """The experiment on the paper's Table 5 (benchmarks/omni_scale.py): device batches, resuming, and its report."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +74,21 @@ def test_a_resumed_plan_gives_the_same_weights(tmp_path: Path, monkeypatch: pyte
     assert len(found["seeds"][1]["held_out"]["by_epoch"]) == 2
     partial = omni_scale.make_report(parts, omni_scale.PLANS["tiny"]())
     assert [entry["finished"] for entry in partial["runs"].values()] == [True, False]
+    gone = replace(whole, work=tmp_path / "gone")
+    plan = omni_scale.PLANS["tiny"]()
+    assert read_back(omni_scale.make_report(gone, plan, read_back(report))) == read_back(report)
+    assert omni_scale.make_report(whole, plan, read_back(partial))["runs"] == report["runs"]
+    assert not any(entry["curve"] for entry in omni_scale.make_report(gone, plan)["runs"].values())
+    del report["runs"][run.name]["ap_per_query"]  # as reports were
+    assert read_back(omni_scale.make_report(gone, plan, read_back(report)))["contrasts"] == read_back([found])
+    chosen = replace(gone, only=("osnet_t1",), minutes=0)
+    assert not omni_scale.run_plan(chosen, plan)
+    assert sorted(path.name for path in gone.work.iterdir()) == [plan[1].name]
+
+
+def read_back(report: Any) -> Any:
+    """As a report is read from its file."""
+    return json.loads(json.dumps(report))
 
 
 def test_the_widened_baseline_has_osnets_parameters() -> None:
