@@ -31,6 +31,8 @@ from osnet.runtime.backends import (
     run_plainly,
 )
 from osnet.types import Preprocessing
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import save_weights
 
 CPU = torch.device("cpu")
 NAMED = ["torch", "onnxruntime", "openvino"]
@@ -136,6 +138,29 @@ def test_single_images_are_checked_too(tiny_network: OSNet, monkeypatch: pytest.
     monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", WrongForSingleImages)
     with pytest.raises(ModelError, match="differ from the network's by"):
         make_backend("onnxruntime", tiny_network, Preprocessing(size_hw=(64, 32)), CPU)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_embedding_starts_no_threads_of_torch(tmp_path: Path) -> None:
+    """After a copy with several cores, torch's threads spin beside the runtime, which then takes twice as long."""
+    need("onnxruntime")
+    network = OSNet(OSNetConfig(width=0.25)).eval()
+    save_weights(network, tmp_path / "weights", Card(network.config))
+    code = f"""
+import os
+import numpy as np
+from PIL import Image
+from osnet import Embedder
+embedder = Embedder({str(tmp_path / "weights")!r}, device="cpu", backend="onnxruntime", num_threads=1)
+before = len(os.listdir("/proc/self/task"))
+crop = Image.fromarray(np.full((128, 64, 3), 99, np.uint8))
+shapes = [len(embedder.embed(images)) for images in (crop, [crop] * 5, np.full((128, 64, 3), 99, np.uint8))]
+print(len(os.listdir("/proc/self/task")) - before, shapes)
+"""
+    environment = {**os.environ, "OSNET_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
+    for _ in ("the first traces the network with torch", "the second has the graph"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "0 [1, 5, 1]", done.stdout + done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

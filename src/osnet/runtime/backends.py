@@ -149,7 +149,9 @@ class ThreadedBackend(Backend):
     def run(self, pixels: Tensor) -> Tensor:
         """See ``Backend``."""
         self.settle()
-        images = pixels.contiguous().numpy()
+        images = np.ascontiguousarray(
+            pixels.numpy()
+        )  # torch would copy with all cores, which then spin beside the runtime
         uint8 = images.dtype == np.uint8
         if len(images) <= 1 or self.num_threads == 1:
             return torch.from_numpy(self._runner(uint8, self.sharing)(images))
