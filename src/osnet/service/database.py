@@ -85,7 +85,7 @@ def storable(text: str) -> str:
     """The text with U+FFFD for what no database stores: zero bytes, and halves of surrogate pairs."""
     if not text.isascii():
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text.replace("\0", "\ufffd")
+    return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 class Transaction(ABC):
@@ -118,12 +118,7 @@ class Transaction(ABC):
 
 
 def _storable(values: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(
-        [
-            storable(value) if type(value) is str and ("\0" in value or not value.isascii()) else value
-            for value in values
-        ]
-    )
+    return tuple([storable(value) if type(value) is str else value for value in values])
 
 
 class Database(ABC):
