@@ -1,9 +1,10 @@
 """The folded inference graph and its ONNX file compute the same as the network, for every named variant."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,18 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.shape_prop import ShapeProp
 
-from conftest import create_small
-from osnet import OSNet, OSNetConfig, create_model, list_models
+from conftest import create_small, shared_data
+from osnet import OSNet, OSNetConfig, create_model, list_models, load_weights
 from osnet.data.transforms import normalize, to_fractions
+from osnet.models.denormals import TINY
+from osnet.recipes import get_recipe
+from osnet.runtime import folding
 from osnet.runtime.folding import InferenceGraph, fold, optimize
 from osnet.runtime.onnx_graph import UnknownStepError, _Writer, trace, write_onnx
+from osnet.training.recipe import build_network
 from osnet.types import Preprocessing
+from osnet.weights.card import Card
+from osnet.weights.checkpoint import save_weights
 
 ODD = Preprocessing(mean=(0.2, 0.4, 0.6), std=(0.3, 0.2, 0.1), channel_order="bgr")
 """Different values per channel, so that swapped channels are noticed."""
@@ -84,6 +91,44 @@ def test_folding_removes_all_batch_norms() -> None:
     for graph in (fold(network), optimize(network, Preprocessing())):
         assert count(graph, nn.BatchNorm2d) + count(graph, nn.BatchNorm1d) == 0
         assert count(graph, nn.Conv2d) == count(network, nn.Conv2d)
+
+
+def count_tiny(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(int(((t != 0) & (t.abs() < TINY)).sum()) for t in tensors if t.is_floating_point())
+
+
+def test_folding_sets_tiny_weights_to_zero(tmp_path: Path) -> None:
+    """As do trainings that start from weights. The network itself keeps them, and larger weights stay."""
+    network = randomize_norms(OSNet(OSNetConfig(width=0.25)))
+    with torch.no_grad():
+        network.conv3[0].reduce.conv.weight[:9] = -1e-22
+        network.conv3[1].reduce.conv.weight[7] = 1e-15
+        network.conv4[1].reduce.conv.weight[3] = 1e-39
+    before = count_tiny(network.state_dict().values())
+    for graph in (fold(network, ODD), optimize(network)):
+        assert count_tiny(graph.state_dict().values()) == 0
+        assert (graph.body.conv3[0].reduce.conv.weight[:9] == 0).all()
+        assert (graph.body.conv3[1].reduce.conv.weight[7].abs() > 1e-18).all()
+    assert before == count_tiny(network.state_dict().values()) > 9
+    path = tmp_path / "weights"
+    save_weights(network, path, Card(network.config))
+    started = build_network(get_recipe("market1501-osnet-x0-25", pretrained=str(path))).state_dict()
+    assert count_tiny(started.values()) == 0
+    kept = {name: torch.where(value.abs() < TINY, 0, value) for name, value in network.state_dict().items()}
+    assert all(torch.equal(value, kept[name]) for name, value in started.items())
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25_msmt17", "osnet_x0_25_market1501"])
+def test_the_released_weights_do_not_need_their_tiny_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings are equal to the last bit without them."""
+    network = load_weights(shared_data(f"weights/{name}.pth"))
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 256, 128), dtype=np.uint8))
+    without = fold(network, Preprocessing())
+    monkeypatch.setattr(folding, "zero_tiny", lambda _: None)
+    whole = fold(network, Preprocessing())
+    assert count_tiny(whole.state_dict().values()) > 100
+    with torch.inference_mode():
+        assert torch.equal(without(pixels), whole(pixels))
 
 
 def test_folding_leaves_the_network_as_it_is() -> None:

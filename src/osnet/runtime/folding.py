@@ -1,6 +1,7 @@
 """The same function in fewer steps: a network that will be used and not trained.
 
 ``fold`` merges BatchNorms into the convolutions before them, and the card's normalisation into the first convolution.
+It also sets weights to zero that are too small to matter, because processors are slow with denormal numbers.
 Every backend starts from the folded network. ``optimize`` adds what helps PyTorch: ReLUs in place, channels last.
 
 Shapes: B batch, C channels, H height, W width, D embedding.
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_eval
 
+from osnet.models.denormals import zero_tiny
 from osnet.models.layers import ChannelShuffle, ConvNormAct, EmbeddingLayer, LiteConv3x3
 from osnet.models.osnet import OSBlock
 from osnet.types import Preprocessing
@@ -96,6 +98,7 @@ def fold(network: nn.Module, preprocessing: Preprocessing | None = None) -> Infe
     if isinstance(neck, nn.BatchNorm1d):  # a ReLU between it and the linear layer prevents merging
         body.neck = Affine(neck)
     first = nn.Identity() if preprocessing is None else _fold_preprocessing(body, preprocessing)
+    zero_tiny(body)
     return InferenceGraph(first.to(next(body.parameters()).device), body).eval()
 
 

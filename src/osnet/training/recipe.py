@@ -13,6 +13,7 @@ from osnet.data.augmentation import Augmentation
 from osnet.data.loading import read_image
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError, ModelError
+from osnet.models.denormals import zero_tiny
 from osnet.models.network import Network
 from osnet.models.norms import estimate_norms, lacks_statistics
 from osnet.models.registry import get_config, without_neck
@@ -159,6 +160,7 @@ def build_network(recipe: Recipe, examples: Sequence[Path] = (), preprocessing: 
     """Build the network with the weights from which the recipe's training starts. They depend on its seed.
 
     A BNNeck's BatchNorm in the pretrained weights is dropped, because it belongs to the identities of that training.
+    Pretrained weights that are too small to matter become zero (see ``models.denormals``).
 
     Args:
         recipe: gives the network, its weights and the seed.
@@ -177,6 +179,8 @@ def build_network(recipe: Recipe, examples: Sequence[Path] = (), preprocessing: 
         )
     torch.manual_seed(recipe.seed)
     network = without_neck(create_model(recipe.model, recipe.pretrained, **recipe.network_settings()))
+    if recipe.pretrained is not None:
+        zero_tiny(network)
     if recipe.pretrained is not None and examples and lacks_statistics(network):
         settings = preprocessing or Preprocessing()
         chosen = [examples[i] for i in range(0, len(examples), max(1, len(examples) // NUM_EXAMPLES))][:NUM_EXAMPLES]
