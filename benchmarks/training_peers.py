@@ -4,7 +4,8 @@
 
 Each contender runs in a process of its own and reads, augments and trains on batches of the same generated crops with
 the same settings: softmax with label smoothing, Adam with amsgrad, flips, all files decoded in the loop. With one
-thread, processor time is what other programs disturb least.
+thread, processor time is what other programs disturb least. ``--weights`` starts from released weights, which have
+denormal numbers, and not from random ones.
 """
 
 import sys
@@ -33,6 +34,8 @@ class Settings:
     threads: int = 1
     crop: float = 0.0
     """Probability of a random crop: a resize to 9/8 and a window of it."""
+    weights: Path | None = None
+    """Start from these; None: random weights."""
     peer_python: Path | None = None
     """Python of an environment with torchreid 0.2.5."""
     old: Path | None = None
@@ -40,15 +43,17 @@ class Settings:
     out: Path | None = None
 
 
-def worker(kind: str, folder: str, model: str, steps: int, batch_size: int, crop: float, threads: int) -> None:
-    in_turn.pin(threads)
+def worker(kind: str, values: list[str]) -> None:
+    folder, model, weights, steps, batch_size, crop, threads = values
+    in_turn.pin(int(threads))
     import torch
 
-    torch.set_num_threads(threads)
-    (by_torchreid if kind == "torchreid" else by_osnet)(Path(folder), model, steps, batch_size, crop)
+    torch.set_num_threads(int(threads))
+    train = by_torchreid if kind == "torchreid" else by_osnet
+    train(Path(folder), model, weights or None, int(steps), int(batch_size), float(crop))
 
 
-def by_osnet(folder: Path, model: str, steps: int, batch_size: int, crop: float) -> None:
+def by_osnet(folder: Path, model: str, weights: str | None, steps: int, batch_size: int, crop: float) -> None:
     from osnet.data.augmentation import Augmentation
     from osnet.data.folder import read_dataset
     from osnet.tasks.reid import ReidRecipe
@@ -73,13 +78,13 @@ def by_osnet(folder: Path, model: str, steps: int, batch_size: int, crop: float)
                   file=sys.__stdout__, flush=True)  # fmt: skip
         raise SystemExit
 
-    recipe = ReidRecipe("benchmark", model=model, epochs=9, batch_size=batch_size,
+    recipe = ReidRecipe("benchmark", model=model, pretrained=weights, epochs=9, batch_size=batch_size,
                         augmentation=Augmentation(flip=0.5, crop=crop))  # fmt: skip
     with tempfile.TemporaryDirectory() as out:
         Trainer(recipe, read_dataset(folder), Path(out) / "run", RunOptions(workers=0, cpu=True)).run(serve)
 
 
-def by_torchreid(folder: Path, model: str, steps: int, batch_size: int, crop: float) -> None:
+def by_torchreid(folder: Path, model: str, weights: str | None, steps: int, batch_size: int, crop: float) -> None:
     import torchreid.reid as reid
 
     files = sorted((folder / "bounding_box_train").rglob("*.jpg"))
@@ -98,6 +103,8 @@ def by_torchreid(folder: Path, model: str, steps: int, batch_size: int, crop: fl
         use_gpu=False,
     )  # fmt: skip
     network = reid.models.build_model(model, len(pids), loss="softmax", pretrained=False).train()
+    if weights:
+        reid.utils.load_pretrained_weights(network, weights)
     optimizer = reid.optim.build_optimizer(network, optim="amsgrad", lr=0.0015)
     engine = reid.engine.ImageSoftmaxEngine(manager, network, optimizer, use_gpu=False)
 
@@ -119,7 +126,8 @@ def main(settings: Settings) -> None:
         contenders["torchreid"] = (str(settings.peer_python), None)
     with tempfile.TemporaryDirectory() as folder:
         root = generate_dataset(Path(folder) / "people", GeneratedSettings(64, 4, 4, seed=1))
-        values = (root, settings.model, settings.steps, settings.batch_size, settings.crop, settings.threads)
+        weights = str(settings.weights.resolve()) if settings.weights else ""
+        values = (root, settings.model, weights, settings.steps, settings.batch_size, settings.crop, settings.threads)
         workers = []
         for kind, (python, source) in contenders.items():
             version = ["env", f"PYTHONPATH={source}"] if source else []
@@ -129,14 +137,14 @@ def main(settings: Settings) -> None:
     for name, row in rows.items():
         print(f"{name:<12}{row['cpu_ms']:8.0f} ms of processor time per step, {row['median_ms']:8.0f} ms, "
               f"{1 / row['cpu_ratio']:.2f} times ours", flush=True)  # fmt: skip
-    about = {"machine": in_turn.machine(settings.threads), "model": settings.model, "rounds": settings.rounds}
+    about = {"machine": in_turn.machine(settings.threads), "model": settings.model, "rounds": settings.rounds,
+             "weights": settings.weights.name if settings.weights else "random"}  # fmt: skip
     in_turn.write(settings.out, {**about, "batch_size": settings.batch_size, "crop": settings.crop, "rows": rows})
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        _, _, kind, folder, model, steps, batch_size, crop, threads = sys.argv
-        worker(kind, folder, model, int(steps), int(batch_size), float(crop), int(threads))
+        worker(sys.argv[2], sys.argv[3:])
     else:
         import tyro
 

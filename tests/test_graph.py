@@ -20,7 +20,7 @@ from osnet.models.denormals import TINY
 from osnet.recipes import get_recipe
 from osnet.runtime import folding
 from osnet.runtime.folding import InferenceGraph, fold, optimize
-from osnet.runtime.onnx_graph import UnknownStepError, _Writer, trace, write_onnx
+from osnet.runtime.onnx_graph import UnknownStepError, _Writer, trace, write_onnx, zero_tiny_weights
 from osnet.training.recipe import build_network
 from osnet.types import Preprocessing
 from osnet.weights.card import Card
@@ -116,6 +116,29 @@ def test_folding_sets_tiny_weights_to_zero(tmp_path: Path) -> None:
     assert count_tiny(started.values()) == 0
     kept = {name: torch.where(value.abs() < TINY, 0, value) for name, value in network.state_dict().items()}
     assert all(torch.equal(value, kept[name]) for name, value in started.items())
+
+
+def test_files_of_others_run_without_tiny_weights() -> None:
+    """Only these change. Files without any stay as they are, to the byte, and so does what is no ONNX file."""
+    onnx = pytest.importorskip("onnx")
+    content = write_onnx(fold(OSNet(OSNetConfig(width=0.25)).eval()), (64, 32), ["embeddings"])
+    assert zero_tiny_weights(content) == content
+    assert zero_tiny_weights(b"no file") == b"no file"
+    model = onnx.load_from_string(content)
+    kernel = next(one for one in model.graph.initializer if len(one.dims) == 4)
+    values = onnx.numpy_helper.to_array(kernel).copy()
+    values[0], values[1, 0, 0, 0] = 1e-39, -3e-19
+    kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
+    outside = model.graph.initializer.add(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="/etc/passwd")
+    found = onnx.load_from_string(zero_tiny_weights(model.SerializeToString()))
+    values[0] = 0
+    for before, after in zip(model.graph.initializer, found.graph.initializer, strict=True):
+        if before.name == kernel.name:
+            assert np.array_equal(onnx.numpy_helper.to_array(after), values)
+        else:
+            assert after == before
 
 
 @pytest.mark.parametrize("name", ["osnet_x0_25_msmt17", "osnet_x0_25_market1501"])

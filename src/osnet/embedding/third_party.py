@@ -25,6 +25,7 @@ from osnet.errors import DataError, ModelError, WeightsError, require_extra
 from osnet.files import check_fields, is_plain_name, make_folder, write_json, written_aside
 from osnet.models.network import Network
 from osnet.runtime.backends import Runner, count_cores, generate_pixels, openvino_core
+from osnet.runtime.onnx_graph import zero_tiny_weights
 from osnet.types import ChannelOrder, Interpolation, Preprocessing
 from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, Card
 
@@ -162,7 +163,8 @@ class Session:
         options.log_severity_level = 3
         options.intra_op_num_threads = count_cores()
         try:
-            session = runtime.InferenceSession(file.content, options, providers=["CPUExecutionProvider"])
+            content = zero_tiny_weights(file.content)
+            session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises many types of errors
             raise WeightsError(f"{file.path} cannot be read by ONNX Runtime: {error}") from error
         self.metadata = dict(session.get_modelmeta().custom_metadata_map)

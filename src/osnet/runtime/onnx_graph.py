@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node, Tracer
 
 from osnet.errors import ModelError, require_extra
+from osnet.models.denormals import TINY
 from osnet.models.layers import ChannelShuffle, DepthwisePool, LinearContextGate
 from osnet.runtime.folding import Centre, Normalize
 
@@ -98,6 +99,28 @@ def with_float_input(content: bytes) -> bytes:
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     written: bytes = model.SerializeToString()
     return written
+
+
+def zero_tiny_weights(content: bytes) -> bytes:
+    """An ONNX file of any origin with its weights below ``TINY`` set to zero (see ``models.denormals``).
+
+    What is no ONNX file, and weights that are kept in other files, are returned as they are.
+    """
+    onnx: Any = require_extra("onnx", "speed")
+    try:
+        model = onnx.load_from_string(content)
+    except Exception:  # the runtime will say what is wrong with it
+        return content
+    changed = False
+    for weights in model.graph.initializer:
+        if weights.data_type != onnx.TensorProto.FLOAT or weights.data_location != onnx.TensorProto.DEFAULT:
+            continue
+        values = onnx.numpy_helper.to_array(weights)
+        tiny = (values != 0) & (np.abs(values) < TINY)
+        if tiny.any():
+            weights.CopyFrom(onnx.numpy_helper.from_array(np.where(tiny, np.float32(0), values), weights.name))
+            changed = True
+    return bytes(model.SerializeToString()) if changed else content
 
 
 def trace(graph: nn.Module) -> Graph:
