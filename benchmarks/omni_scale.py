@@ -102,8 +102,8 @@ def make_cpu_plan() -> list[Run]:
     return [
         small("osnet_x1_0", 1), small("osnet_t1", 1), small("osnet_x1_0", 2), small("osnet_t1", 2),
         small(WIDENED, 1), small(WIDENED, 2),
-        small("osnet_x1_0", 3), small(WIDENED, 3), small("osnet_t2", 3), small("osnet_add", 3),
-        large("osnet_t1", 1), large("osnet_x1_0", 1),
+        large("osnet_x1_0", 1), large("osnet_t1", 1), small("osnet_t2", 1), small("osnet_add", 1),
+        small("osnet_x1_0", 3), small(WIDENED, 3),
     ]  # fmt: skip
 
 
