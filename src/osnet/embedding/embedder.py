@@ -469,12 +469,15 @@ def _check_third_party(network: ThirdPartyNetwork, device: str | torch.device, b
 
 
 def stack_images(images: Sequence[Tensor]) -> Tensor:
-    """B tensors of one shape and type on the CPU -> (B, ...).
+    """B tensors (3, H, W) of one size and type on the CPU -> (B, 3, H, W), contiguous.
 
     ``torch.stack`` copies with all cores, which then wait for work and slow down the runtime that comes next: on two
     cores it doubles the time of one image.
     """
-    return images[0][None] if len(images) == 1 else torch.from_numpy(np.stack([image.numpy() for image in images]))
+    stacked = np.empty((len(images), *images[0].shape), images[0].numpy().dtype)
+    for place, image in enumerate(images):
+        stacked[place] = image.numpy()
+    return torch.from_numpy(stacked)
 
 
 def join_embeddings(batches: Sequence[Embeddings], failures: list[ImageError]) -> Embeddings:
