@@ -1,5 +1,6 @@
 """Helpers for tests of training: tiny recipes, interrupted runs, comparing runs, two processes."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -110,9 +111,11 @@ def free_port() -> int:
 
 
 def spawn(one_of_two: Callable[..., None], folder: Path, *args: object) -> None:
-    """Run ``one_of_two(rank, folder, *args)`` in two processes."""
+    """Run ``one_of_two(rank, folder, *args)`` in two processes, forks of one that has imported what they need."""
     (folder / "port").write_text(str(free_port()))
-    torch.multiprocessing.spawn(one_of_two, args=(str(folder), *args), nprocs=2)
+    imported = ["pytest", "accelerate", "torch._dynamo", "torch.utils.tensorboard", "osnet.training.trainer"]
+    multiprocessing.set_forkserver_preload(imported)
+    torch.multiprocessing.start_processes(one_of_two, args=(str(folder), *args), nprocs=2, start_method="forkserver")
 
 
 def spawn_two(one_of_two: Callable[..., None], folder: Path, *args: object) -> dict[str, torch.Tensor]:
