@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from osnet.cli import main
 from osnet.data.augmentation import Augmentation
 from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.tasks.attribute_task import AttributeRecipe
@@ -129,6 +131,15 @@ def join_as_rank(rank: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
     torch.set_num_threads(1)
+
+
+def command_as(rank: int, folder: str, *words: object) -> None:
+    """Run a command of ``osnet`` as one of two processes; its output is in the files ``out-RANK``, ``errors-RANK``."""
+    join_as_rank(rank, folder)
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "errors")):
+        with (Path(folder) / f"{name}-{rank}").open("w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    main([str(word) for word in words])
 
 
 def save_gradients(rank: int, folder: str, task: torch.nn.Module) -> None:
