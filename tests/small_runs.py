@@ -112,11 +112,14 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+IMPORTED = ["pytest", "accelerate", "numba", "onnxruntime", "torch._dynamo", "torch.utils.tensorboard", "torchvision"]
+"""What the processes of ``spawn`` are forked with; not ``osnet``, which computes otherwise in a forked process."""
+
+
 def spawn(one_of_two: Callable[..., None], folder: Path, *args: object) -> None:
-    """Run ``one_of_two(rank, folder, *args)`` in two processes, forks of one that has imported what they need."""
+    """Run ``one_of_two(rank, folder, *args)`` in two processes, forks of one that has imported libraries only."""
     (folder / "port").write_text(str(free_port()))
-    imported = ["pytest", "accelerate", "torch._dynamo", "torch.utils.tensorboard", "osnet.training.trainer"]
-    multiprocessing.set_forkserver_preload(imported)
+    multiprocessing.set_forkserver_preload(IMPORTED)
     torch.multiprocessing.start_processes(one_of_two, args=(str(folder), *args), nprocs=2, start_method="forkserver")
 
 
