@@ -1,7 +1,9 @@
 """Helpers for tests of training: tiny recipes, interrupted runs, comparing runs, two processes."""
 
+import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from osnet.cli import main
 from osnet.data.augmentation import Augmentation
 from osnet.photos.photo_augmentation import PhotoAugmentation
 from osnet.tasks.attribute_task import AttributeRecipe
@@ -109,10 +112,15 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+IMPORTED = ["pytest", "accelerate", "numba", "onnxruntime", "torch._dynamo", "torch.utils.tensorboard", "torchvision"]
+"""What the processes of ``spawn`` are forked with; not ``osnet``, which computes otherwise in a forked process."""
+
+
 def spawn(one_of_two: Callable[..., None], folder: Path, *args: object) -> None:
-    """Run ``one_of_two(rank, folder, *args)`` in two processes."""
+    """Run ``one_of_two(rank, folder, *args)`` in two processes, forks of one that has imported libraries only."""
     (folder / "port").write_text(str(free_port()))
-    torch.multiprocessing.spawn(one_of_two, args=(str(folder), *args), nprocs=2)
+    multiprocessing.set_forkserver_preload(IMPORTED)
+    torch.multiprocessing.start_processes(one_of_two, args=(str(folder), *args), nprocs=2, start_method="forkserver")
 
 
 def spawn_two(one_of_two: Callable[..., None], folder: Path, *args: object) -> dict[str, torch.Tensor]:
@@ -126,6 +134,15 @@ def join_as_rank(rank: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
     torch.set_num_threads(1)
+
+
+def command_as(rank: int, folder: str, *words: object) -> None:
+    """Run a command of ``osnet`` as one of two processes; its output is in the files ``out-RANK``, ``errors-RANK``."""
+    join_as_rank(rank, folder)
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "errors")):
+        with (Path(folder) / f"{name}-{rank}").open("w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    main([str(word) for word in words])
 
 
 def save_gradients(rank: int, folder: str, task: torch.nn.Module) -> None:

@@ -1,18 +1,22 @@
 """Ranks from score blocks: exact for any block size, against a complete matrix and slow loops."""
 
 import json
-import os
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.multiprocessing.spawn import ProcessException
 
+from osnet.cli import main
+from osnet.evaluation.evaluate import rank_shared
+from osnet.evaluation.scoring import Scoring
+from osnet.features.labels import LabelledVectors
 from osnet.metrics import rank_counting as streaming
 from osnet.metrics.matching_rules import Labels, draw_single_shot
 from osnet.metrics.ranking import rank_scores, rank_scores_from_distances
+from osnet.runtime.distributed import join_processes, leave_processes
+from small_runs import command_as, join_as_rank, spawn
 from test_ranking import slow_scores
 
 
@@ -208,53 +212,51 @@ def test_cuhk03_draws_one_image_per_person_uniformly() -> None:
 
 # Several processes
 
-SHARED = """
-import json, sys
-import numpy as np
-from osnet.evaluation.evaluate import rank_shared
-from osnet.evaluation.scoring import Scoring
-from osnet.features.labels import LabelledVectors
-from osnet.runtime.distributed import join_processes, leave_processes
-rng = np.random.default_rng(0)
-parts = [LabelledVectors(rng.normal(size=(n, 64)).astype(np.float32), rng.integers(1, 9, n), rng.integers(1, 4, n), ())
-         for n in (51, 400)]
-scores = [rank_shared(*parts, Scoring(rule=rule)) for rule in ("market1501", "cuhk03")]
-if join_processes()[0] == 0:
-    values = [[s.mean_ap, s.mean_inp, s.cmc.tolist(), s.ap_per_query.tolist()] for s in scores]
-    open(sys.argv[1], "w").write(json.dumps(values))
-leave_processes()
-"""
+
+def rank_as(rank: int, folder: str) -> None:
+    """One of two processes."""
+    join_as_rank(rank, folder)
+    rank_random(Path(folder) / "2.json")
+
+
+def rank_random(out: Path) -> None:
+    rng = np.random.default_rng(0)
+    parts = [
+        LabelledVectors(rng.normal(size=(n, 64)).astype(np.float32), rng.integers(1, 9, n), rng.integers(1, 4, n), ())
+        for n in (51, 400)
+    ]
+    scores = [rank_shared(*parts, Scoring(rule=rule)) for rule in ("market1501", "cuhk03")]
+    if join_processes()[0] == 0:
+        values = [[s.mean_ap, s.mean_inp, s.cmc.tolist(), s.ap_per_query.tolist()] for s in scores]
+        out.write_text(json.dumps(values))
+    leave_processes()
 
 
 @pytest.mark.slow
 def test_two_processes_give_equal_scores(tmp_path: Path) -> None:
-    script = tmp_path / "shared.py"
-    script.write_text(SHARED)
-    found = []
-    for processes in (1, 2):
-        out = tmp_path / f"{processes}.json"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        done = subprocess.run([*launch, str(script), str(out)], capture_output=True, text=True, env={**os.environ})
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(json.loads(out.read_text()))
-    assert found[0] == found[1]  # bit for bit
+    rank_random(tmp_path / "1.json")
+    spawn(rank_as, tmp_path)
+    one, two = (json.loads((tmp_path / f"{processes}.json").read_text()) for processes in (1, 2))
+    assert one == two  # bit for bit
 
 
 @pytest.mark.slow
-def test_two_processes_share_an_evaluation(tiny_weights: Path, market: Path, tmp_path: Path) -> None:
-    """``osnet evaluate`` under torchrun: processes split images and queries, and one process prints."""
+def test_two_processes_share_an_evaluation(
+    tiny_weights: Path, market: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``osnet evaluate`` in two processes: they split images and queries, and one process prints."""
     found, printed = [], []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torchrun sets it too
     for processes in (1, 2):
         out = tmp_path / f"{processes}.json"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        words = ["-m", "osnet.cli", "evaluate", "--weights", tiny_weights, "--data", market, "--batch-size", "2",
+        words = ["evaluate", "--weights", tiny_weights, "--data", market, "--batch-size", "2",
                  "--features", tmp_path / f"features-{processes}", "--out", out]  # fmt: skip
-        start = launch if processes > 1 else [sys.executable]
-        done = subprocess.run([*start, *map(str, words)], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-2000:]
+        if processes == 1:
+            main([str(word) for word in words])
+            printed.append(capfd.readouterr().out)
+        else:
+            spawn(command_as, tmp_path, *words)
+            printed.append("".join((tmp_path / f"out-{rank}").read_text() for rank in range(2)))
         found.append(json.loads(out.read_text()))
-        printed.append(done.stdout)
     assert found[0] == found[1]
     assert printed[0] == printed[1]
     one, two = (np.load(tmp_path / f"features-{n}" / "gallery.npz") for n in (1, 2))
@@ -262,6 +264,6 @@ def test_two_processes_share_an_evaluation(tiny_weights: Path, market: Path, tmp
     np.testing.assert_array_equal(one["vectors"], two["vectors"])
     next((market / "bounding_box_test").glob("*.jpg")).write_bytes(b"broken")
     words[-3] = tmp_path / "new"
-    done = subprocess.run([*launch, *map(str, words)], capture_output=True, text=True, env=environment)
-    assert done.returncode != 0  # both processes stop, neither waits for the other
-    assert "not an image" in done.stderr
+    with pytest.raises(ProcessException):  # both stop, neither waits for the other
+        spawn(command_as, tmp_path, *words)
+    assert "not an image" in "".join((tmp_path / f"errors-{rank}").read_text() for rank in range(2))

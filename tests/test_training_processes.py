@@ -32,7 +32,7 @@ from small_runs import (
     NEVER,
     REID,
     assert_same_gradients,
-    free_port,
+    command_as,
     join_as_rank,
     save_gradients,
     spawn,
@@ -96,14 +96,18 @@ def test_train_command_under_torchrun(people: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12)]
     assert load_weights(tmp_path / "run" / "weights").card.name == "osnet_x0_25"
-    again = subprocess.run([*launch, *args, "2"], capture_output=True, text=True, env=environment)
-    assert "resuming at epoch 3, batch 1" in again.stdout
+    spawn(command_as, tmp_path, *args, "2")
+    assert "resuming at epoch 3, batch 1" in (tmp_path / "out-0").read_text()
+    assert (tmp_path / "out-1").read_text() == ""
 
 
-def make_trainer(rank: int, folder: str, recipe: ReidRecipe = REID) -> Trainer:
-    """A trainer in this process; both processes use the same run folder."""
+def make_trainer(rank: int, folder: str, recipe: ReidRecipe = REID, nodes: bool = False) -> Trainer:
+    """A trainer in this process. Both processes use the same run folder, or each is a node with a disk of its own."""
     join_as_rank(rank, folder)
-    return Trainer(recipe, read_any(Path(folder) / "people"), Path(folder) / "run", INLINE)
+    if nodes:
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    out = Path(folder) / (f"disk-{rank}/run" if nodes else "run")
+    return Trainer(recipe, read_any(Path(folder) / "people"), out, INLINE)
 
 
 def run_and_record(rank: int, folder: str, trainer: Trainer) -> None:
@@ -126,9 +130,9 @@ def saved_progress(folder: Path) -> dict:
     return torch.load(folder / "run" / "state.pt", weights_only=True)["progress"]
 
 
-def terminated_at(rank: int, folder: str, step: int) -> None:
+def terminated_at(rank: int, folder: str, step: int, nodes: bool = False) -> None:
     """The second process gets a SIGTERM during this step; with ``NEVER``, none does."""
-    trainer = make_trainer(rank, folder)
+    trainer = make_trainer(rank, folder, nodes=nodes)
     train = trainer._step
 
     def train_and_kill(*args: object) -> None:
@@ -243,52 +247,15 @@ def test_different_data_and_single_images_are_refused(people: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-NODE = """
-import os, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-import test_training_processes as here
-from small_runs import INLINE, NEVER, REID
-rank, out, step = int(os.environ["RANK"]), Path(sys.argv[3]), int(sys.argv[4])
-trainer = here.Trainer(REID, here.read_any(sys.argv[2]), out / "run", INLINE)
-train = trainer._step
-def train_and_kill(*args):
-    train(*args)
-    if rank == 1 and trainer.progress.step + 1 == step:
-        os.kill(os.getpid(), here.signal.SIGTERM)
-trainer._step = train_and_kill
-here.run_and_record(rank, sys.argv[5], trainer)
-"""
-
-
 @pytest.mark.slow
 def test_two_nodes_without_a_shared_disk(people: Path, tmp_path: Path) -> None:
     """The first node stores the state; the second receives it from the first."""
-    (tmp_path / "node.py").write_text(NODE)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def launch(step: int) -> list[dict]:
-        port = free_port()
-        nodes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node),
-                 "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port),
-                 str(tmp_path / "node.py"), str(Path(__file__).parent), str(people), str(tmp_path / f"disk-{node}"),
-                 str(step), str(tmp_path)],
-                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-            for node in range(2)
-        ]  # fmt: skip
-        for node in nodes:
-            _, errors = node.communicate()
-            assert node.returncode == 0, errors
-        return outcomes(tmp_path)
-
-    for one in launch(9):
+    (tmp_path / "people").symlink_to(people)
+    spawn(terminated_at, tmp_path, 9, True)
+    for one in outcomes(tmp_path):
         assert one == {"what": "KeyboardInterrupt ", "epoch": 1, "batch": 3, "step": 9}
-    for one in launch(NEVER):
+    spawn(terminated_at, tmp_path, NEVER, True)
+    for one in outcomes(tmp_path):
         assert (one["what"], one["step"]) == ("done", 18)
     rows = [json.loads(line) for line in (tmp_path / "disk-0" / "run" / "metrics.jsonl").open()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12), (3, 18)]
