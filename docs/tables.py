@@ -416,6 +416,42 @@ def runners() -> str:
     )
 
 
+def service_alone() -> str:
+    """Milliseconds of one request at a time, beside what it is made of."""
+    ways = {
+        "plain_archive_search": "search in the archive by a stored vector, without the service",
+        "plain_gallery_search": "search in a gallery of the same vectors, without the service",
+        "by_tracklet": "the service: search by a tracklet, with log, 200 kept hits and the first page",
+        "plain_embed": "the network for one crop",
+        "by_photo": "the service: search by a photo",
+    }
+    alone = results("service-100000.json")["alone"]
+    rows = [[title, f"{alone[way]['processor_ms']:.0f}", f"{alone[way]['p50_ms']:.0f}"] for way, title in ways.items()]
+    return table(["", "processor time, ms", "median time, ms"], rows)
+
+
+def service_load() -> str:
+    """Latencies of many requests."""
+    report = results("service-100000.json")
+    rounds = {
+        "one at a time, by tracklet": report["alone"]["by_tracklet"],
+        f"{report['clients']} at once for 60 s, by tracklet": report["at_once"],
+        f"{report['clients']} at once for 60 s, by photo": report["photos_at_once"],
+        "photos of 10 MB, one at a time": report["uploads"],
+        "by tracklet, beside 20 clients that send a byte each 0.1 s": report["beside_slow_clients"],
+    }
+    rows = [
+        [title, f"{row['n']:,}", f"{row['p50_ms'] / 1000:.2f}", f"{row['p99_ms'] / 1000:.2f}",
+         f"{row['per_s']:.0f}" if "per_s" in row else ""]
+        for title, row in rounds.items()
+    ]  # fmt: skip
+    memory = ", ".join(f"{megabytes:,} {when}" for when, megabytes in report["memory_mb"].items())
+    return (
+        f"{table(['requests', 'number', 'p50, s', 'p99, s', 'per second'], rows)}\n\n"
+        f"Errors: {len(report['errors'])}. Memory, MB: {memory}."
+    )
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "attributes.md": {
         "scores": attribute_scores,
@@ -443,6 +479,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "training": training,
         "machine code": machine_code,
     },
+    "service/administrators.md": {"service alone": service_alone, "service load": service_load},
     "video.md": {
         "tracking": lambda: str(benchmark("tracking").markdown(results("tracking.json"))),
         "pasted walks": lambda: str(benchmark("pasted_walks").markdown(results("pasted-walks.json"))),
