@@ -134,9 +134,7 @@ def main() -> None:
     repeats = args.repeats or (30 if args.rows <= 100_000 else 9)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
-        filled = {"fill_s": fill(folder / "gallery", args.rows)}
-        if args.rows <= MOST_COMPARED:
-            filled["edge_fill_s"] = fill_edge(folder / "edge", args.rows)
+        filled = fill_all(folder, args.rows)
         if args.fill:
             print(filled)
             return
@@ -150,6 +148,17 @@ def main() -> None:
 def draw_block(start: int, count: int, rows: int) -> np.ndarray:
     """Random rows ``start`` to ``start + count`` of a set of ``rows`` that may be too large for memory."""
     return draw(count, 0 if rows <= BLOCK else 1000 + start // BLOCK)
+
+
+def fill_all(folder: Path, rows: int) -> dict[str, float]:
+    """Fill the stores. Returns the seconds, which are kept in the folder for a later measurement."""
+    path = folder / "filled.json"
+    seconds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"fill_s": 0.0, "edge_fill_s": 0.0}
+    seconds["fill_s"] += fill(folder / "gallery", rows)
+    if rows <= MOST_COMPARED:
+        seconds["edge_fill_s"] += fill_edge(folder / "edge", rows)
+    path.write_text(json.dumps(seconds), encoding="utf-8")
+    return seconds
 
 
 def fill(folder: Path, rows: int) -> float:
@@ -237,13 +246,13 @@ class Edge:
         self.shard.flush()
 
 
-def fill_edge(folder: Path, rows: int) -> float | None:
-    """As ``fill``; None if Qdrant Edge is not installed."""
+def fill_edge(folder: Path, rows: int) -> float:
+    """As ``fill``; nothing happens if Qdrant Edge is not installed."""
     try:
         edge = Edge(folder)
     except ImportError:
         print("Qdrant Edge is not installed")
-        return None
+        return 0.0
     seconds, there = 0.0, len(edge)
     for start in range(there, rows, BLOCK):
         count = min(BLOCK, rows - start)
@@ -278,20 +287,21 @@ def edge_only(folder: Path, rows: int) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """The processor, and the loops that NumPy's product uses on it."""
-    from threadpoolctl import threadpool_info
+    from threadpoolctl import threadpool_info  # type: ignore[import-untyped, unused-ignore]
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    blas = [f"{one['internal_api']} {one['version']} {one.get('architecture')}" for one in threadpool_info()]
+    blas = [one for one in threadpool_info() if one["user_api"] == "blas"]
     return {
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared with other work",
         "cpu": f"{about['model name']}, family {about['cpu family']}, model {about['model']}",
         "instructions": [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if name in about["flags"]],
-        "blas": blas,
+        "blas": ", ".join(f"{one['internal_api']} {one['version']}" for one in blas),
+        "blas_kernel": ", ".join(str(one.get("architecture")) for one in blas),
     }
 
 
-def run(folder: Path, rows: int, repeats: int, filled: dict[str, float | None]) -> dict[str, Any]:
+def run(folder: Path, rows: int, repeats: int, filled: dict[str, float]) -> dict[str, Any]:
     """All measurements."""
     queries = draw(64, 99)
     result: dict[str, Any] = {
@@ -304,7 +314,7 @@ def run(folder: Path, rows: int, repeats: int, filled: dict[str, float | None]) 
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        **{key: seconds or None for key, seconds in filled.items()},
+        **filled,
         "disk_before_mb": size_mb(folder / "gallery"),
         "segments": len(list((folder / "gallery").glob("*.safetensors"))),
     }

@@ -34,11 +34,13 @@ _TOOLS: Any = cgutils
 STREAMS = 4
 """Rows are read at this many places in turn. At one place alone, the memory waits at the end of each page (4 KiB)."""
 
+AHEAD = 4
+"""Each row is requested from memory this many rows before its use. Processors themselves look ahead only in a page."""
 LANES = 64
-"""Products of one step of the sum."""
+"""Products of one step of the sum: the codes of one cache line."""
 
 
-def _define_sum(typing: Any, codes_ND: Any, row: Any, query_D: Any) -> Any:
+def _define_sum(typing: Any, codes_ND: Any, row: Any, query_D: Any, later: Any) -> Any:
     """What numba needs to compile ``_sum_products``."""
     byte, short, word, index = (ir.IntType(bits) for bits in (8, 16, 32, 64))
     products, sums = ir.VectorType(word, LANES), ir.VectorType(word, LANES // 2)
@@ -49,9 +51,12 @@ def _define_sum(typing: Any, codes_ND: Any, row: Any, query_D: Any) -> Any:
             for kind, value in ((signature.args[0], values[0]), (signature.args[2], values[2]))
         )
         size = builder.extract_value(codes.shape, 1)
-        first = builder.gep(codes.data, [builder.mul(values[1], size)])
+        first, ahead = (builder.gep(codes.data, [builder.mul(number, size)]) for number in (values[1], values[3]))
         step = ir.Constant(index, LANES)
         whole = builder.mul(builder.udiv(size, step), step)
+        prefetch = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word])
+        fetch = _TOOLS.get_or_insert_function(builder.module, prefetch, "llvm.prefetch.p0")
+        to_read_soon = [word(0), word(3), word(1)]  # reading, into the nearest cache, data
         total = _TOOLS.alloca_once_value(builder, ir.Constant(sums, None))
 
         def widen(array: Any, place: Any, kind: Any) -> Any:
@@ -65,6 +70,7 @@ def _define_sum(typing: Any, codes_ND: Any, row: Any, query_D: Any) -> Any:
             return builder.shuffle_vector(vector, ir.Constant(products, ir.Undefined), places)
 
         with _TOOLS.for_range_slice(builder, ir.Constant(index, 0), whole, step, inc=True) as (place, _):
+            builder.call(fetch, [builder.gep(ahead, [place]), *to_read_soon])
             product = builder.mul(widen(first, place, byte), widen(query.data, place, short))
             pairs = builder.add(every_other(product, 0), every_other(product, 1))
             builder.store(builder.add(builder.load(total), pairs), total)
@@ -72,11 +78,12 @@ def _define_sum(typing: Any, codes_ND: Any, row: Any, query_D: Any) -> Any:
         add_up = _TOOLS.get_or_insert_function(builder.module, ir.FunctionType(word, [sums]), name)
         return builder.call(add_up, [builder.load(total)])
 
-    return numba.i4(codes_ND, row, query_D), generate
+    return numba.i4(codes_ND, row, query_D, later), generate
 
 
 _sum_products: Any = intrinsic(_define_sum)
-"""The 32-bit sum of ``codes_ND[row, d] * query_D[d]`` over the first whole steps of ``LANES``.
+"""The 32-bit sum of ``codes_ND[row, d] * query_D[d]`` over the first whole steps of ``LANES``. Row ``later`` is
+loaded into the cache.
 
 Of a plain loop, LLVM makes products of 8 codes at a time. Here the products of neighbours are added first, for which
 processors have one instruction (x86: ``vpdpwssd`` or ``vpmaddwd``, of up to 32 codes).
@@ -112,7 +119,7 @@ def find_passing(
     for start in range(stride):
         for place in range(start, count, stride):
             row = rows[place]
-            total = _sum_products(codes_ND, row, query_D)
+            total = _sum_products(codes_ND, row, query_D, rows[min(place + AHEAD, count - 1)])
             for d in range(size // LANES * LANES, size):
                 total = np.int32(total + np.int32(np.int32(codes_ND[row, d]) * np.int32(query_D[d])))
             score = np.float32(total * (scale * scales_N2[row, 0]))
