@@ -15,6 +15,7 @@ without a log, and a segment with a deleted point is rewritten.
 
 import argparse
 import json
+import mmap
 import os
 import platform
 import resource
@@ -185,13 +186,13 @@ class Edge:
         config = edge.EdgeConfig(
             vectors={"": edge.EdgeVectorParams(size=SIZE, distance=edge.Distance.Dot)},
             optimizers=edge.EdgeOptimizersConfig(
-                deleted_threshold=0.0001, vacuum_min_vector_number=1, indexing_threshold=2**40, default_segment_number=1
+                deleted_threshold=0.0, vacuum_min_vector_number=1, indexing_threshold=2**40, default_segment_number=1
             ),
             max_search_threads=int(os.environ.get("OMP_NUM_THREADS", "0")) or None,
             wal_enabled=False,
         )
         if folder.exists():
-            self.shard = edge.EdgeShard.load(str(folder))
+            self.shard = edge.EdgeShard.load(str(folder), config)
             return
         folder.mkdir(parents=True)
         self.shard = edge.EdgeShard.create(str(folder), config)
@@ -265,8 +266,8 @@ def fill_edge(folder: Path, rows: int) -> float:
     return round(seconds, 1)
 
 
-def edge_only(folder: Path, rows: int) -> dict[str, Any]:
-    """Open Qdrant Edge; add 1,000 rows and erase one person, in a copy."""
+def edge_only(folder: Path) -> dict[str, Any]:
+    """Open Qdrant Edge."""
     result: dict[str, Any] = {"version": metadata.version("qdrant-edge-py"), "disk_mb": size_mb(folder)}
     result["open"] = measure(lambda: Edge(folder), 3, lambda edge: edge.shard.close())
     before = memory_mb("RssAnon")
@@ -274,15 +275,33 @@ def edge_only(folder: Path, rows: int) -> dict[str, Any]:
     edge.search(draw(1, 99))
     result["memory_own_mb"] = round(memory_mb("RssAnon") - before, 1)
     edge.shard.close()
+    return result
+
+
+def edge_write_and_erase(folder: Path, rows: int) -> dict[str, Any]:
+    """Add 1,000 rows to a copy, and erase one person."""
     copy = folder.with_name("edge-copy")
     shutil.copytree(folder, copy)
     edge, more, items = Edge(copy), draw(1000, 5), make_items(1000, rows)
-    result["add_1000"] = measure(lambda: edge.add(rows, more, items), 1)
+    result: dict[str, Any] = {"add_1000": measure(lambda: edge.add(rows, more, items), 1)}
     result["erase_one_person"] = measure(edge.erase, 1)
     assert len(edge) == rows + 1000 - PERSON, len(edge)
     edge.shard.close()
+    piece = draw_block(0, 1, rows)[0, :16].tobytes()  # of the person's first row
+    assert holds(folder, piece)
+    assert not holds(copy, piece), "Qdrant Edge has not erased"
     shutil.rmtree(copy)
     return result
+
+
+def holds(folder: Path, piece: bytes) -> bool:
+    """Whether a file holds these bytes."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                if mapped.find(piece) >= 0:
+                    return True
+    return False
 
 
 def describe_machine() -> dict[str, Any]:
@@ -319,11 +338,13 @@ def run(folder: Path, rows: int, repeats: int, filled: dict[str, float]) -> dict
         "segments": len(list((folder / "gallery").glob("*.safetensors"))),
     }
     result["gallery"] = gallery_only(folder / "gallery", queries, repeats)
+    has_edge = (folder / "edge").exists()
+    result["qdrant_edge"] = edge_only(folder / "edge") if has_edge else None
     if rows <= MOST_COMPARED:
         result |= compare(folder, queries, repeats)
     result["gallery"] |= write_and_erase(folder / "gallery", rows)
-    if (folder / "edge").exists():
-        result["qdrant_edge"] = edge_only(folder / "edge", rows)
+    if has_edge:
+        result["qdrant_edge"] |= edge_write_and_erase(folder / "edge", rows)
     result["memory_peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
     return result
 
