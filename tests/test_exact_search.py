@@ -94,6 +94,29 @@ def test_error_bounds_hold_and_candidates_are_few(monkeypatch: pytest.MonkeyPatc
     assert scores == pytest.approx([1, -1], abs=1e-3)
 
 
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 200, 512])
+def test_sums_of_codes_are_exact(size: int) -> None:
+    """Also for sizes that are no multiple of the compiled loop's step, at any address, and up to the 32-bit limit."""
+    draw, count = np.random.default_rng(size), 50
+    stored = draw.integers(-127, 128, 1 + count * size).astype(np.int8)
+    stored[-size:] = np.where(stored[-size:] < 0, -127, 127)
+    codes = np.frombuffer(stored.tobytes(), np.int8, offset=1).reshape(count, size)
+    most = min(32767, (2**31 - 1) // (127 * size))
+    rows = np.arange(count)[::-3]
+    for query in (draw.integers(-most, most + 1, size), np.full(size, most), np.arange(size) % 7 - 3):
+        query = np.where(codes[-1] < 0, -query, query).astype(np.int16)
+        passing, heap = np.empty(len(rows), np.int64), np.full(count, -np.inf, np.float32)
+        scores, errors = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+        ones = np.ones((count, 2), np.float32)
+        found = exact._kernel()(codes, ones, rows[:9], query, 1.0, 0.0, 0.0, heap, 70, 0, passing, scores, errors)
+        assert found == 9
+        found = exact._kernel()(codes, ones, rows[9:], query, 1.0, 0.0, 0.0, heap, 70, found, passing, scores, errors)
+        assert found == len(rows)
+        assert sorted(passing) == sorted(rows + 70)
+        truth = codes[passing - 70].astype(np.int64) @ query.astype(np.int64)
+        assert (scores == truth.astype(np.float32)).all()
+
+
 def test_large_and_small_galleries_search_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same hits and scores for memory-mapped or in-memory vectors, one or many queries, with or without codes."""
     rows = people(600, 1)

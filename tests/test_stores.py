@@ -355,3 +355,23 @@ def test_concurrent_adds_searches_and_removals(store: VectorStore) -> None:
     assert errors == []
     assert store.sources() == {f"{p}-{n}-{i}" for p in "ab" for n in range(4) for i in range(3)}
     assert store.check() == []
+
+
+def test_edge_erases_one_item_of_many_and_builds_no_graph(tmp_path: Path) -> None:
+    """Its default leaves a small share of deleted points in the files; its graph takes long and is not used here."""
+    pytest.importorskip("qdrant_edge")
+    from osnet.gallery.qdrant_store import QdrantStore
+
+    count, size = 12_000, 512
+    vectors = np.random.default_rng(0).random((count, size), np.float32)
+    items = [Item(f"{n}", str(n)) for n in range(count)]
+    store = QdrantStore.create(tmp_path / "edge", weights_sha256=SHA, embedding_size=size, edge=True)
+    store.add_embeddings(vectors, items, weights_sha256=SHA)
+    for person in ("7", "9"):  # the second one is in a file that Edge has rewritten
+        (piece, _) = pieces_of(store.embeddings([person])[0])
+        assert piece in read_all(tmp_path.rglob("*"))
+        assert store.erase(Where(identities=frozenset({person}))).rows == 1
+        assert piece not in read_all(tmp_path.rglob("*"))
+    assert store._engine._shard.info().indexed_vectors_count == 0
+    assert store.search_embedding(vectors[8], weights_sha256=SHA, top=1)[0].item.source == "8"
+    store.close()

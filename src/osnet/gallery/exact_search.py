@@ -209,35 +209,38 @@ def scan_codes(
     threads = min(MAX_THREADS, count_cores())
     heaps = [np.full(top, -np.inf, np.float32) for _ in range(threads)]  # lower bounds: one for each thread
 
-    def score(block: Block, rows: Indices, heap: Floats) -> tuple[Indices, Floats, Floats]:
-        if block.codes is None or block.scales is None:
-            error = np.float32(bound_rounding(len(unit_D)) * LENGTH * LENGTH + SLACK)
-            return rows + block.start, block.vectors[rows] @ unit_D, np.full(len(rows), error)
-        passing = np.empty(len(rows), np.int64)
-        scores, errors = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-        found = kernel(block.codes, block.scales, rows, query, *bounds, heap, passing, scores, errors)
-        return passing[:found] + block.start, scores[:found].copy(), errors[:found].copy()
-
-    def score_all(parts: list[tuple[Block, Indices]]) -> list[tuple[Indices, Floats, Floats]]:
-        heap = heaps.pop()
-        scored = [score(*part, heap) for part in parts]
+    def score(parts: list[tuple[Block, Indices]]) -> tuple[Indices, Floats, Floats]:
+        heap, room, found = heaps.pop(), sum(len(rows) for _, rows in parts), 0
+        passing = np.empty(room, np.int64)
+        scores, errors = np.empty(room, np.float32), np.empty(room, np.float32)
+        for block, rows in parts:
+            if block.codes is None or block.scales is None:
+                here = slice(found, found + len(rows))
+                passing[here], scores[here] = rows + block.start, block.vectors[rows] @ unit_D
+                errors[here] = bound_rounding(len(unit_D)) * LENGTH * LENGTH + SLACK
+                found += len(rows)
+            else:
+                found = kernel(
+                    *(block.codes, block.scales, rows, query, *bounds, heap),
+                    *(block.start, found, passing, scores, errors),
+                )
         heaps.append(heap)
-        return scored
+        return passing[:found].copy(), scores[:found].copy(), errors[:found].copy()
 
     found = [(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))]
     if threads == 1:
         for parts in _share(blocks):
-            found += score_all(parts)
+            found.append(score(parts))
     else:
-        waiting: deque[Future[list[tuple[Indices, Floats, Floats]]]] = deque()
+        waiting: deque[Future[tuple[Indices, Floats, Floats]]] = deque()
         pool = _pool(os.getpid(), threads)
         try:
             for parts in _share(blocks):  # a few at a time: each may keep files open
-                waiting.append(pool.submit(score_all, parts))
+                waiting.append(pool.submit(score, parts))
                 if len(waiting) > 2 * threads:
-                    found += waiting.popleft().result()
+                    found.append(waiting.popleft().result())
             for one in waiting:
-                found += one.result()
+                found.append(one.result())
         finally:
             wait(waiting)
     return (
@@ -250,13 +253,15 @@ def scan_codes(
 def _share(blocks: Iterable[tuple[Block, Indices | None]]) -> Iterator[list[tuple[Block, Indices]]]:
     """Parts of blocks, in groups of about ``CODES_AT_ONCE`` rows: small ones cost more to hand over than to score."""
     group: list[tuple[Block, Indices]] = []
-    room = CODES_AT_ONCE
+    room, all_rows = CODES_AT_ONCE, np.empty(0, np.int64)
     for block, rows in blocks:
-        count = len(block.vectors) if rows is None else len(rows)
-        for start in range(0, count, CODES_AT_ONCE):
-            stop = min(count, start + CODES_AT_ONCE)
-            group.append((block, np.arange(start, stop) if rows is None else rows[start:stop]))
-            room -= stop - start
+        if rows is None:
+            if len(block.vectors) > len(all_rows):  # made anew for each of many blocks, they would take time
+                all_rows = np.arange(max(CODES_AT_ONCE, len(block.vectors)))
+            rows = all_rows[: len(block.vectors)]
+        for start in range(0, len(rows), CODES_AT_ONCE):
+            group.append((block, rows[start : start + CODES_AT_ONCE]))
+            room -= len(group[-1][1])
             if room <= 0:
                 yield group
                 group, room = [], CODES_AT_ONCE

@@ -40,6 +40,8 @@ PAGE = 1000
 ABOUT = str(uuid.UUID(int=1))
 """The id of the point that says whose embeddings these are."""
 NO_ORDER = -1
+NO_GRAPH = 1 << 40
+"""Edge builds a graph from this size on, in KiB: never. Searches here are exact and would not use it."""
 
 
 class Engine(Protocol):
@@ -442,7 +444,11 @@ class _Edge:
             folder.mkdir(parents=True, exist_ok=True)
         config = edge.EdgeConfig(
             vectors={"": edge.EdgeVectorParams(size=create_size, distance=edge.Distance.Dot)},
-            optimizers=edge.EdgeOptimizersConfig(deleted_threshold=0.0001, vacuum_min_vector_number=1),
+            optimizers=edge.EdgeOptimizersConfig(
+                deleted_threshold=0.0,  # one deleted point among millions, too, is removed from the files
+                vacuum_min_vector_number=1,
+                indexing_threshold=NO_GRAPH,
+            ),
             wal_enabled=False,
         )
         with self._calling():
