@@ -1,7 +1,7 @@
-"""The Kalman filters of the package ``trackers``, at a quarter of their cost.
+"""The Kalman filters of the package ``trackers``, for less processor time.
 
 In C-BIoU and ByteTrack, each of the four coordinates of a box has a position and a velocity, and no noise is shared
-between coordinates. So the filter of eight states is four filters of two, whose matrices need no linear algebra.
+between coordinates. So the filter of eight states is four filters of two, which need no linear algebra.
 """
 
 from functools import cache, lru_cache
