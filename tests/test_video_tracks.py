@@ -264,11 +264,11 @@ def test_cover_is_the_share_hidden_by_people_in_front() -> None:
 
 
 def test_iou_and_shared_areas_by_hand() -> None:
-    some = np.array([[0, 0, 10, 20], [5, 10, 15, 30], [10, 0, 20, 20], [7, 7, 7, 9]], np.float32)
-    assert intersections(some[:2], some).tolist() == [[200, 50, 0, 0], [50, 200, 50, 0]]
-    np.testing.assert_allclose(iou(some[:2], some), [[1, 50 / 350, 0, 0], [50 / 350, 1, 50 / 350, 0]])
-    assert iou(some[3:], some[3:]).tolist() == [[0]]  # no area
-    assert iou(some[:0], some).shape == (0, 4)
+    some = np.array([[0, 0, 10, 20], [5, 10, 15, 30], [10, 0, 20, 20], [30, 0, 40, 20], [7, 7, 7, 9]], np.float32)
+    assert intersections(some[:2], some).tolist() == [[200, 50, 0, 0, 0], [50, 200, 50, 0, 0]]
+    np.testing.assert_allclose(iou(some[:2], some), [[1, 1 / 7, 0, 0, 0], [1 / 7, 1, 1 / 7, 0, 0]])
+    assert iou(some[4:], some[4:]).tolist() == [[0]]  # no area
+    assert iou(some[:0], some).shape == (0, 5)
 
 
 def test_sharpness_is_exact_for_large_crops() -> None:
@@ -372,21 +372,17 @@ def test_crops_of_a_crossing_are_embedded_only_if_there_are_no_others() -> None:
 
 
 def test_boxes_without_an_id_cover_crops_but_are_no_crossing() -> None:
-    """Of two equal boxes, the one without an id stands in front from frame 11 on: frame 1 stays the best crop."""
+    """Until frame 10 somebody stands in front. Then the crop is better; with an id, five frames after the crossing."""
     box, front = (90.0, 20.0, 110.0, 80.0), (90.0, 21.0, 110.0, 81.0)
-    numbers = {}
-    for other in (NO_ID, 8):
+    image = np.random.RandomState(0).randint(0, 255, (120, 200, 3)).astype(np.uint8)
+    for other, best in ((NO_ID, 11), (8, 16)):
         collector = Collector(Counting(), 100.0)  # type: ignore[arg-type]
-        image = np.random.RandomState(0).randint(0, 255, (120, 200, 3)).astype(np.uint8)
         for n in range(1, 31):
-            here = boxes(box, front) if n > 10 else boxes(box)
-            ids = np.array([5, other][: len(here)], np.int64)
-            collector.add(VideoFrame(image, 1000 + n / 10, n), here, ids)
-            assert len(collector._waiting) == (1 if other == 8 and n > 10 else 0), "a crossing ends the run"
+            here = boxes(box, front) if n <= 10 else boxes(box)
+            collector.add(VideoFrame(image, 1000 + n / 10, n), here, np.array([5, other][: len(here)], np.int64))
         tracks, samples = collector.finish()
         assert [track.id for track in tracks] == ([5] if other == NO_ID else [5, 8])
-        numbers[other] = [s.number for s in samples[5]]
-    assert numbers[NO_ID] == numbers[8][:1] == [1]
+        assert [s.number for s in samples[5]] == [best]
 
 
 # ---- appearance after tracking
@@ -498,6 +494,10 @@ def test_tracks_are_cut_where_they_overlap_most_in_the_frames_of_both() -> None:
         assert sorted(piece for track in whole for piece in track.pieces) == [
             (1, 1, 49), (1, 50, 100), (2, 11, 47), (2, 50, 95),
         ]  # fmt: skip
+    later = moving(2, 50, 51, 0)  # in frame 90, where the other was in frame 51: they do not meet
+    never = Track(2, [1, 90], [0.0, 8.9], [(300.0, 10.0, 320.0, 70.0), *later.boxes], [0.9, 0.9])
+    whole, _ = refine([right, never], {}, Appearance(use_vectors=False, tracker_bonus=-50), (400, 300))
+    assert (1, 1, 100) in [piece for track in whole for piece in track.pieces]
     apart = moving(3, 100, 150, 0)
     assert len(refine([right, apart], {}, Appearance(use_vectors=False, max_gap_s=0), (400, 300))[0]) == 2
 
