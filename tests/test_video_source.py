@@ -10,10 +10,12 @@ import pytest
 
 pytest.importorskip("av")
 
+import av
+
 from osnet.video import FootageError, list_footage, open_footage
 from osnet.video.protocols import Trouble
 from osnet.video.recordings import start_from_name
-from osnet.video.source import read_frames
+from osnet.video.source import make_converter, read_frames, upright
 from small_footage import SIZE_WH, grey, number_of, numbered, write_video
 
 
@@ -34,6 +36,21 @@ def test_times_numbers_and_pixels(clip: Path) -> None:
     assert [f.number for f in frames] == list(range(1, 101))
     assert [number_of(f.image) for f in frames] == list(range(100))
     np.testing.assert_allclose([f.time_s for f in frames], 1000 + np.arange(100) / 10)
+
+
+def test_one_converter_serves_frames_of_changing_sizes_formats_and_ranges() -> None:
+    """As each frame's own: odd sizes, full and limited range, two colour spaces, and back to the first."""
+    dice, converter = np.random.default_rng(0), make_converter()
+    for size, layout, space, span in [
+        ((64, 48), "yuv420p", 1, 1), ((64, 48), "yuv420p", 5, 1), ((64, 48), "yuvj420p", 5, 2),
+        ((51, 33), "yuv444p", 1, 1), ((64, 48), "gray", 2, 0), ((64, 48), "rgb24", 0, 0), ((64, 48), "yuv420p", 1, 1),
+    ]:  # fmt: skip
+        image = dice.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=layout)
+        frame.colorspace, frame.color_range = space, span
+        got = upright(frame, "some.mp4", converter)
+        np.testing.assert_array_equal(got, frame.to_ndarray(format="rgb24"))
+        assert got.shape == (size[1], size[0], 3)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts"])

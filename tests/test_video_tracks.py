@@ -16,7 +16,7 @@ from conftest import shared_data
 from osnet.video import Boxes, FootageError, VideoFrame, make_detector, make_tracker, open_footage
 from osnet.video.appearance import Appearance, Likelihoods, refine
 from osnet.video.crops import Collector, Sample, choose_samples, cover, crop_quality, sharpness
-from osnet.video.detectors import MotionDetector, iou, rfdetr_detector, suppress, torchvision_detector
+from osnet.video.detectors import MotionDetector, intersections, iou, rfdetr_detector, suppress, torchvision_detector
 from osnet.video.motfile import MotFile, write_mot
 from osnet.video.protocols import NO_ID, Track
 from osnet.video.source import read_frames
@@ -92,6 +92,33 @@ def test_a_hidden_person_keeps_the_id_for_three_seconds() -> None:
         later = [int(tracker.update(boxes(box), frame(n))[0]) for n in range(45, 50)]
         assert (later[-1] == ids[-1]) is same
         assert tracker.description["lost_track_buffer"] == options.get("lost_track_buffer", 90)
+
+
+@pytest.mark.parametrize(("name", "estimator"), [("cbiou", "XCYCWH"), ("bytetrack", "XYXY")])
+def test_quick_filters_compute_what_the_packages_own_do(name: str, estimator: str) -> None:
+    """People who walk, hide, and are seen with low scores; frames that come late, twice as late, and not at all."""
+    own = getattr(pytest.importorskip("trackers.utils.state_representations"), f"{estimator}StateEstimator")
+    quick, slow = make_tracker(name), make_tracker(name, state_estimator_class=own)
+    dice = np.random.default_rng(0)
+    people, speeds = dice.uniform(0, 400, (8, 2)), dice.uniform(-4, 4, (8, 2))
+    compared, time_s = 0, 1000.0
+    for tracker in (quick, slow):
+        tracker.reset(10.0)
+    for n in range(1, 200):
+        steps = (1, 1, 1, 1.03, 2, 0.4, 1 if n % 50 else 15)[n % 7]
+        time_s, people = time_s + 0.1 * steps, people + speeds * steps
+        seen = dice.permutation(8)[: dice.integers(9)]
+        left_top = (people + dice.normal(0, 1, people.shape))[seen]
+        corners = np.concatenate([left_top, left_top + dice.normal((40, 90), 1, left_top.shape)], axis=1)
+        found = Boxes(corners.astype(np.float32), dice.choice([0.3, 0.65, 0.9], len(seen), p=[0.2, 0.2, 0.6]))
+        ids, want = (tracker.update(found, VideoFrame(BLANK, time_s, n)) for tracker in (quick, slow))
+        assert ids.tolist() == want.tolist()
+        got, known = (tracker._tracker.tracked_objects for tracker in (quick, slow))
+        np.testing.assert_allclose(got.xyxy, known.xyxy, rtol=0, atol=1e-9 * 400)
+        compared += len(got)
+    assert compared > 1000
+    assert type(quick._tracker.tracks[0].state_estimator) is not own
+    assert "state_estimator_class" not in quick.description
 
 
 def test_unknown_trackers_options_and_detectors_are_named(tmp_path: Path) -> None:
@@ -236,6 +263,29 @@ def test_cover_is_the_share_hidden_by_people_in_front() -> None:
     assert cover(some[:0]).shape == (0,)
 
 
+def test_iou_and_shared_areas_by_hand() -> None:
+    some = np.array([[0, 0, 10, 20], [5, 10, 15, 30], [10, 0, 20, 20], [30, 0, 40, 20], [7, 7, 7, 9]], np.float32)
+    assert intersections(some[:2], some).tolist() == [[200, 50, 0, 0, 0], [50, 200, 50, 0, 0]]
+    np.testing.assert_allclose(iou(some[:2], some), [[1, 1 / 7, 0, 0, 0], [1 / 7, 1, 1 / 7, 0, 0]])
+    assert iou(some[4:], some[4:]).tolist() == [[0]]  # no area
+    assert iou(some[:0], some).shape == (0, 5)
+
+
+def test_sharpness_is_exact_for_large_crops() -> None:
+    """The extremes of the Laplacian, -1020 and 1020, in a sum that float32 does not hold."""
+    chess = np.zeros((800, 600, 3), np.uint8)
+    chess[::4, ::4] = chess[2::4, 2::4] = 255  # of every second pixel, every second one
+    assert sharpness(chess) == 1020**2 / (1020**2 + 960)
+    chess[0, 0] = chess[400, 300] = 100
+    values = chess[::2, ::2, 1].astype(int)
+    total = sum(
+        (values[y - 1, x] + values[y + 1, x] + values[y, x - 1] + values[y, x + 1] - 4 * values[y, x]) ** 2
+        for y in range(1, 399) for x in range(1, 299)
+    )  # fmt: skip
+    assert sharpness(chess) == pytest.approx(total / (398 * 298) / (total / (398 * 298) + 960), rel=1e-12)
+    assert sharpness(chess[:4]) == sharpness(chess[:, :4]) == 0
+
+
 def test_quality_falls_with_each_fault() -> None:
     best = crop_quality(0.9, 200, 0.0, False, 0.8)
     assert 0 < best <= 1
@@ -319,6 +369,20 @@ def test_crops_of_a_crossing_are_embedded_only_if_there_are_no_others() -> None:
         {1: [(n, still) for n in range(1, 31)], 2: [(n, (92.0, 20, 112, 80)) for n in range(1, 31)]}, 10.0
     )
     assert [len(together[key]) for key in (1, 2)] == [1, 1]
+
+
+def test_boxes_without_an_id_cover_crops_but_are_no_crossing() -> None:
+    """Until frame 10 somebody stands in front. Then the crop is better; with an id, five frames after the crossing."""
+    box, front = (90.0, 20.0, 110.0, 80.0), (90.0, 21.0, 110.0, 81.0)
+    image = np.random.RandomState(0).randint(0, 255, (120, 200, 3)).astype(np.uint8)
+    for other, best in ((NO_ID, 11), (8, 16)):
+        collector = Collector(Counting(), 100.0)  # type: ignore[arg-type]
+        for n in range(1, 31):
+            here = boxes(box, front) if n <= 10 else boxes(box)
+            collector.add(VideoFrame(image, 1000 + n / 10, n), here, np.array([5, other][: len(here)], np.int64))
+        tracks, samples = collector.finish()
+        assert [track.id for track in tracks] == ([5] if other == NO_ID else [5, 8])
+        assert [s.number for s in samples[5]] == [best]
 
 
 # ---- appearance after tracking
@@ -419,6 +483,23 @@ def test_who_leaves_the_frame_and_comes_back_is_a_new_track() -> None:
         assert [t.pieces for t in outside] == [[(1, 1, 40)], [(2, 51, 90)]], width
     for other in (Appearance(exit_s=0), Appearance(join_returns=True)):
         assert len(refine([away, back], given, other, (350, 300))[0]) == 1
+
+
+def test_tracks_are_cut_where_they_overlap_most_in_the_frames_of_both() -> None:
+    """They meet at frame 51, and one has a box in every third frame only, from frame 11 to frame 95."""
+    right, left = moving(1, 0, 100, 0), moving(2, 10, 95, 200, -2)
+    sparse = Track(2, *(rows[::3] for rows in (left.numbers, left.times_s, left.boxes, left.scores)))
+    for tracks in ([right, sparse], [sparse, right]):
+        whole, _ = refine(tracks, {}, Appearance(use_vectors=False, tracker_bonus=-50), (400, 300))
+        assert sorted(piece for track in whole for piece in track.pieces) == [
+            (1, 1, 49), (1, 50, 100), (2, 11, 47), (2, 50, 95),
+        ]  # fmt: skip
+    later = moving(2, 50, 51, 0)  # in frame 90, where the other was in frame 51: they do not meet
+    never = Track(2, [1, 90], [0.0, 8.9], [(300.0, 10.0, 320.0, 70.0), *later.boxes], [0.9, 0.9])
+    whole, _ = refine([right, never], {}, Appearance(use_vectors=False, tracker_bonus=-50), (400, 300))
+    assert (1, 1, 100) in [piece for track in whole for piece in track.pieces]
+    apart = moving(3, 100, 150, 0)
+    assert len(refine([right, apart], {}, Appearance(use_vectors=False, max_gap_s=0), (400, 300))[0]) == 2
 
 
 def test_no_tracks_give_no_tracks() -> None:

@@ -13,7 +13,7 @@ pieces that are visible at once. A few fixed observations are added, for footage
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -149,7 +149,8 @@ def refine(
     """
     frame_s = _frame_length(tracks)
     lost_s = max(settings.lost_s, 1.5 * frame_s)
-    pieces = [p for track in tracks for p in _cut(track, samples.get(track.id, []), tracks, settings, lost_s)]
+    tables = {track.id: (np.array(track.numbers), np.array(track.boxes)) for track in tracks}
+    pieces = [p for track in tracks for p in _cut(track, samples.get(track.id, []), tables, settings, lost_s)]
     if not pieces:
         return [], {}
     known = learn(pieces)
@@ -169,13 +170,15 @@ def _frame_length(tracks: Sequence[Track]) -> float:
     return float(np.median(steps)) if steps else 0.1
 
 
-def _cut(
-    track: Track, samples: list[Sample], tracks: Sequence[Track], settings: Appearance, lost_s: float
-) -> list[_Piece]:
+_Tables = Mapping[int, tuple[NDArray[np.int64], Doubles]]
+"""By the id of a track: its frame numbers (R,) and boxes (R, 4)."""
+
+
+def _cut(track: Track, samples: list[Sample], tables: _Tables, settings: Appearance, lost_s: float) -> list[_Piece]:
     """Cut a track into pieces."""
     times, count = track.times_s, len(track)
     places = [i for i in range(1, count) if times[i] - times[i - 1] > lost_s]
-    places += _crossings(track, tracks, settings)
+    places += _crossings(track.id, tables, settings)
     bounds, last = [0], 0
     for place in sorted(set(places) - {0}):
         lost = times[place] - times[place - 1] > lost_s
@@ -211,17 +214,18 @@ def _smoothed(points: Doubles) -> Doubles:
     return result
 
 
-def _crossings(track: Track, tracks: Sequence[Track], settings: Appearance) -> list[int]:
-    """Indices of the frames of ``track`` in which its box overlaps another's most."""
+def _crossings(key: int, tables: _Tables, settings: Appearance) -> list[int]:
+    """Indices of the frames of track ``key`` in which its box overlaps another's most."""
     found = []
-    boxes, numbers = np.array(track.boxes), np.array(track.numbers)
-    for other in tracks:
-        if other.id == track.id or other.numbers[-1] < numbers[0] or other.numbers[0] > numbers[-1]:
+    numbers, boxes = tables[key]
+    for other, (others, their_boxes) in tables.items():
+        if other == key or others[-1] < numbers[0] or others[0] > numbers[-1]:
             continue
-        _, mine, theirs = np.intersect1d(numbers, np.array(other.numbers), assume_unique=True, return_indices=True)
+        places = np.minimum(np.searchsorted(others, numbers), len(others) - 1)
+        mine = np.flatnonzero(others[places] == numbers)
         if not len(mine):
             continue
-        overlap = _row_iou(boxes[mine], np.array(other.boxes)[theirs])
+        overlap = _row_iou(boxes[mine], their_boxes[places[mine]])
         close = np.flatnonzero(overlap >= settings.crossing_iou)
         for run in np.split(close, np.flatnonzero(np.diff(close) > 5) + 1):
             if len(run):
@@ -324,7 +328,10 @@ _State = tuple[Doubles, Doubles]
 
 def _state(times: Doubles, centres: Doubles, at_end: bool) -> _State:
     """Position and velocity at one end, from the frames within a second of it."""
-    near = times >= times[-1] - 1.0 if at_end else times <= times[0] + 1.0
+    if at_end:
+        near = slice(int(np.searchsorted(times, times[-1] - 1.0)), None)
+    else:
+        near = slice(int(np.searchsorted(times, times[0] + 1.0, "right")))
     t, p = times[near], centres[near]
     where = p[-1] if at_end else p[0]
     if len(t) < 3:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osnet import Embedder
-from osnet.video.detectors import iou
+from osnet.video.detectors import intersections, iou
 from osnet.video.protocols import NO_ID, Boxes, Floats, Ints, Track, VideoFrame
 
 GOOD_HEIGHT = 160
@@ -107,28 +107,32 @@ class Collector:
 
     def add(self, frame: VideoFrame, boxes: Boxes, ids: Ints) -> None:
         """Add the next frame."""
-        seen: set[int] = set()
         self._frames += 1
         before_s, self._time_s = self._time_s, frame.time_s
         for key in [k for k, last_s in self._open.items() if last_s < before_s and frame.time_s - last_s > LOST_S]:
             self._release(self._kept[key])
             del self._open[key]
-        places = np.flatnonzero(ids != NO_ID)
-        covered, overlaps = cover(boxes.xyxy), iou(boxes.xyxy[places], boxes.xyxy[places])
+        if not (ids != NO_ID).any():
+            return
+        overlaps = iou(boxes.xyxy, boxes.xyxy)
         np.fill_diagonal(overlaps, 0)
-        for row, place in enumerate(places.tolist()):
-            key, box = int(ids[place]), tuple(boxes.xyxy[place].tolist())
-            kept = self._kept.setdefault(key, _Kept(Track(key)))
-            if key in seen:
+        crossed = (overlaps[:, ids != NO_ID] >= CROSSING_IOU).any(1)
+        columns = (ids, boxes.xyxy, boxes.scores, cover(boxes.xyxy), crossed)
+        seen: set[int] = set()
+        for key, corners, score, covered, crosses in zip(*(column.tolist() for column in columns), strict=True):
+            if key == NO_ID or key in seen:
                 continue  # if a tracker assigns an id twice in a frame, the first box counts
             seen.add(key)
-            kept.track.append(frame.number, frame.time_s, box, float(boxes.scores[place]))
+            if (kept := self._kept.get(key)) is None:
+                kept = self._kept[key] = _Kept(Track(key))
+            box = tuple(corners)
+            kept.track.append(frame.number, frame.time_s, box, score)
             crossing = kept.crossed is not None and self._frames - kept.crossed <= CROSSING_FRAMES
-            if (overlaps[row] >= CROSSING_IOU).any():
+            if crosses:
                 if not crossing:
                     self._release(kept)
                 kept.crossed, crossing = self._frames, True
-            self._consider(kept, frame, box, float(boxes.scores[place]), float(covered[place]), not crossing)
+            self._consider(kept, frame, box, score, covered, not crossing)
             self._open[key] = frame.time_s
 
     def _consider(
@@ -215,12 +219,15 @@ def crop_quality(score: float, height: int, covered: float, cut: bool, sharp: fl
 
 def sharpness(pixels: NDArray[np.uint8]) -> float:
     """Sharpness in [0, 1): from the mean squared Laplacian of every second pixel of the green channel."""
-    green = pixels[::2, ::2, 1].astype(np.float32)
+    green = pixels[::2, ::2, 1].astype(np.int16)
     if min(green.shape) < 3:
         return 0.0
-    inner = green[1:-1, 1:-1]
-    laplacian = green[:-2, 1:-1] + green[2:, 1:-1] + green[1:-1, :-2] + green[1:-1, 2:] - 4 * inner
-    energy = float((laplacian * laplacian).mean())
+    laplacian = green[:-2, 1:-1] + green[2:, 1:-1]
+    laplacian += green[1:-1, :-2]
+    laplacian += green[1:-1, 2:]
+    laplacian -= 4 * green[1:-1, 1:-1]
+    values = laplacian.ravel().astype(np.float64)  # a sum of whole numbers is exact, whatever the order
+    energy = float(values @ values) / values.size
     return energy / (energy + SHARP * 16)
 
 
@@ -231,12 +238,9 @@ def cover(xyxy: Floats) -> Floats:
     """
     if len(xyxy) < 2:
         return np.zeros(len(xyxy), np.float32)
-    top_left = np.maximum(xyxy[:, None, :2], xyxy[None, :, :2])
-    bottom_right = np.minimum(xyxy[:, None, 2:], xyxy[None, :, 2:])
-    inside = np.clip(bottom_right - top_left, 0, None).prod(2)
     area = np.maximum((xyxy[:, 2:] - xyxy[:, :2]).prod(1), 1e-6)
     before = xyxy[None, :, 3] > xyxy[:, None, 3]
-    result: Floats = np.where(before, inside / area[:, None], 0).max(1).astype(np.float32)
+    result: Floats = np.where(before, intersections(xyxy, xyxy) / area[:, None], 0).max(1).astype(np.float32)
     return result
 
 

@@ -443,11 +443,17 @@ def suppress(boxes: Boxes, max_iou: float) -> Boxes:
     return Boxes(boxes.xyxy[kept], boxes.scores[kept])
 
 
+def intersections(a_N4: Floats, b_M4: Floats) -> Floats:
+    """Returns (N, M): the area that two boxes share, in square pixels."""
+    width = np.minimum(a_N4[:, None, 2], b_M4[:, 2]) - np.maximum(a_N4[:, None, 0], b_M4[:, 0])
+    height = np.minimum(a_N4[:, None, 3], b_M4[:, 3]) - np.maximum(a_N4[:, None, 1], b_M4[:, 1])
+    shared: Floats = np.maximum(width, 0) * np.maximum(height, 0)
+    return shared
+
+
 def iou(a_N4: Floats, b_M4: Floats) -> Floats:
     """Returns (N, M): intersection over union; 0 for boxes without area."""
-    top_left = np.maximum(a_N4[:, None, :2], b_M4[None, :, :2])
-    bottom_right = np.minimum(a_N4[:, None, 2:], b_M4[None, :, 2:])
-    inside = np.clip(bottom_right - top_left, 0, None).prod(2)
+    inside = intersections(a_N4, b_M4)
     areas = [np.clip(x[:, 2:] - x[:, :2], 0, None).prod(1) for x in (a_N4, b_M4)]
     union = areas[0][:, None] + areas[1][None, :] - inside
     result: Floats = np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)

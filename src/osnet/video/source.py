@@ -174,7 +174,7 @@ def _read(footage: Footage, wanted: NDArray[np.int64], troubles: list[Trouble], 
             except av.error.FFmpegError:
                 raise _SeekTooFarError from None
         at_start, passed = seek, 0
-        packets = _Packets(container, stream)
+        packets, converter = _Packets(container, stream), make_converter()
         for packet, _ in packets:
             try:
                 frames = packet.decode()
@@ -192,7 +192,7 @@ def _read(footage: Footage, wanted: NDArray[np.int64], troubles: list[Trouble], 
                 if index in todo and abs(footage.times_s[index] - time_s) <= tolerance_s:
                     todo.discard(index)
                     taken_s = round(footage.starts_s + float(footage.times_s[index]), 6)
-                    yield VideoFrame(upright(frame, footage.path), taken_s, index + 1)
+                    yield VideoFrame(upright(frame, footage.path, converter), taken_s, index + 1)
             if not todo or passed > MAX_REORDER:
                 break
     for first, count in _runs(sorted(todo)):
@@ -300,10 +300,18 @@ def _check_size(path: Path | str, width: int, height: int) -> None:
         raise FootageError(f"{path} has frames of {width} x {height} pixels; the limit is {MAX_PIXELS:,} pixels")
 
 
-def upright(frame: Any, path: Path | str) -> NDArray[np.uint8]:
-    """Convert a frame to RGB (height, width, 3), and apply the rotation that phones store."""
+def make_converter() -> Any:
+    """What converts the pixels of a stream's frames; its tables are made once, for the first frame."""
+    return require_extra("av.video.reformatter", "video").VideoReformatter()
+
+
+def upright(frame: Any, path: Path | str, converter: Any) -> NDArray[np.uint8]:
+    """Convert a frame to RGB (height, width, 3), and apply the rotation that phones store.
+
+    ``converter`` is from ``make_converter``, one for each stream.
+    """
     _check_size(path, frame.width, frame.height)
-    image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    image: NDArray[np.uint8] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     quarters = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 

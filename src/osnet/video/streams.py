@@ -20,7 +20,7 @@ from osnet.video.archive import Archive, segment_name, write_segment, writing
 from osnet.video.indexing import process_frames
 from osnet.video.planning import IndexSettings, describe
 from osnet.video.protocols import Detector, FootageError, Tracker, VideoFrame
-from osnet.video.source import MAX_PIXELS, upright
+from osnet.video.source import MAX_PIXELS, make_converter, upright
 from osnet.video.tracking import make_tracker
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
@@ -181,10 +181,11 @@ class LiveStream:
             with av.open(source, timeout=timeouts, container_options=options, metadata_errors="replace") as container:
                 if not container.streams.video:
                     return "it has no video"
+                converter = make_converter()
                 for frame in container.decode(container.streams.video[0]):
                     if self._stop.is_set():
                         return "stopped"
-                    self._take(frame)
+                    self._take(frame, converter)
             return "it ended"
         except (av.error.ExitError, TimeoutError):
             return f"nothing came for {self.settings.read_timeout_s:g} s"
@@ -196,7 +197,7 @@ class LiveStream:
             if hasattr(source, "close"):
                 source.close()
 
-    def _take(self, frame: Any) -> None:
+    def _take(self, frame: Any, converter: Any) -> None:
         """Put a decoded frame into the queue, or count why not."""
         now = self._now()
         self._number += 1
@@ -217,7 +218,7 @@ class LiveStream:
         if self._queue.full():
             self.counts.dropped += 1
             return
-        self._put(VideoFrame(upright(frame, public_address(self.address)), now, self._number))
+        self._put(VideoFrame(upright(frame, public_address(self.address), converter), now, self._number))
 
     def _put(self, event: VideoFrame | Gap | None) -> None:
         while not self._stop.is_set():

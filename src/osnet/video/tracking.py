@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from osnet.errors import require_extra
+from osnet.video.kalman import quick_estimator
 from osnet.video.motfile import MotFile
 from osnet.video.protocols import NO_ID, Boxes, Detector, FootageError, Ints, Tracker, VideoFrame
 
@@ -23,6 +24,9 @@ DEFAULTS = {"lost_track_buffer": 90}
 This was chosen on TUD with passages left out (docs/video.md)."""
 FRAME_USERS = frozenset({"botsort"})
 """These trackers need the pixels, to compensate camera motion."""
+ESTIMATOR = "state_estimator_class"
+QUICK = frozenset({"cbiou", "bytetrack"})
+"""The filters of these trackers are replaced by equal ones that cost less."""
 
 
 class NamedTracker:
@@ -47,6 +51,9 @@ class NamedTracker:
         if unknown := sorted(set(options) - set(known)):
             raise FootageError(f"tracker {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
         self.name, self._options = name, {**{k: v for k, v in DEFAULTS.items() if k in known}, **options}
+        self._quick: dict[str, Any] = {}
+        if name in QUICK and ESTIMATOR in known and ESTIMATOR not in options:
+            self._quick[ESTIMATOR] = quick_estimator(inspect.signature(self._class).parameters[ESTIMATOR].default)
         self.reset(30.0)
 
     @property
@@ -56,7 +63,7 @@ class NamedTracker:
 
     def reset(self, fps: float) -> None:
         """Replace the tracker by a new one for ``fps`` frames per second."""
-        self._tracker = self._class(frame_rate=fps, **self._options)
+        self._tracker = self._class(frame_rate=fps, **self._options, **self._quick)
 
     def update(self, boxes: Boxes, frame: VideoFrame) -> Ints:
         """Returns the ids (N,)."""
