@@ -4,10 +4,10 @@
         [--frames 200] [--rounds 3] [--boxmot BOXMOT/bin/python] [--long 20000]
 
 Stages are measured on OpenCV's vtest.avi with YOLOX-Nano and OSNet x0.25, for each tracker in its own process with one
-thread. The processes take turns; for each stage, the round with the least processor time counts. BoxMOT, in an
-environment of its own, tracks the same boxes and embeds with the same weights. ``--long`` repeats the footage with its
-detected boxes and indexes it in segments of five minutes; the resident memory is recorded every 500 frames. Without
-``--long``, the memory in the file ``--out`` stays.
+thread. As in indexing, a few frames pass each stage together. The processes take turns; for each stage, the round with
+the least processor time counts. BoxMOT, in an environment of its own, tracks the same boxes and embeds with the same
+weights. ``--long`` repeats the footage with its detected boxes and indexes it in segments of five minutes; the
+resident memory is recorded every 500 frames. Without ``--long``, the memory in the file ``--out`` stays.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from osnet.video.appearance import Appearance, refine
 from osnet.video.archive import segment_name, write_segment
 from osnet.video.crops import Collector
 from osnet.video.detectors import YoloxDetector
-from osnet.video.indexing import finish_tracks, process_frames
+from osnet.video.indexing import TOGETHER, finish_tracks, in_blocks, process_frames
 from osnet.video.motfile import MotFile
 from osnet.video.planning import IndexSettings
 from osnet.video.protocols import Boxes, VideoFrame
@@ -59,6 +60,12 @@ class Stages:
         return result
 
 
+def timed(frames: Iterator[VideoFrame], stages: Stages) -> Iterator[VideoFrame]:
+    """Frames, whose decoding is counted."""
+    while (frame := stages.run("decode", next, frames, None)) is not None:
+        yield frame
+
+
 def measure(data: Path, frames: int, tracker_name: str, boxes: Path) -> dict[str, float]:
     """Milliseconds per frame of each stage. Writes the detected boxes to ``boxes`` as MOTChallenge text."""
     footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu", backend="fastest")
@@ -69,14 +76,14 @@ def measure(data: Path, frames: int, tracker_name: str, boxes: Path) -> dict[str
     warm = next(reader)  # warm up: compiles and starts threads
     embedder.embed([warm.image[:200, :100]] * embedder.batch_size)
     detector.detect(warm)
-    for _ in range(frames):
-        frame = stages.run("decode", next, reader)
-        found = stages.run("detect", detector.detect, frame)
-        ids = stages.run("track", tracker.update, found, frame)
-        stages.run("embed", collector.add, frame, found, ids)
-        for (left, top, right, bottom), score in zip(found.xyxy.tolist(), found.scores.tolist(), strict=True):
-            size = f"{right - left:.3f},{bottom - top:.3f}"
-            lines.append(f"{frame.number},-1,{left:.3f},{top:.3f},{size},{score:.5f}\n")
+    for block in in_blocks(timed(islice(reader, frames), stages), TOGETHER):  # in the order of process_frames
+        detected = [(frame, stages.run("detect", detector.detect, frame)) for frame in block]
+        tracked = [(frame, found, stages.run("track", tracker.update, found, frame)) for frame, found in detected]
+        for frame, found, ids in tracked:
+            stages.run("embed", collector.add, frame, found, ids)
+            for (left, top, right, bottom), score in zip(found.xyxy.tolist(), found.scores.tolist(), strict=True):
+                size = f"{right - left:.3f},{bottom - top:.3f}"
+                lines.append(f"{frame.number},-1,{left:.3f},{top:.3f},{size},{score:.5f}\n")
     tracks, samples = stages.run("embed", collector.finish)
     tracks, samples = stages.run("appearance", refine, tracks, samples, Appearance(), footage.size_wh)
     finished = finish_tracks(tracks, samples, float("inf"), IndexSettings())

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from osnet.video import (
     IndexSettings,
     archive_segments,
     index_footage,
+    indexing,
     make_detector,
     make_tracker,
 )
+from osnet.video.protocols import VideoFrame
 from osnet.video.tracking import front_end
 from small_footage import numbered, paint_walkers, walk, write_truth, write_video
 
@@ -108,6 +111,38 @@ def test_the_same_input_gives_the_same_ids_and_bytes(
 ) -> None:
     index(footage, tmp_path / "again", embedder)
     assert digest_of(tmp_path / "again") == digest_of(archive)
+
+
+@pytest.mark.parametrize("together", [1, 7])
+def test_the_archive_does_not_depend_on_how_many_frames_pass_a_step_together(
+    archive: Path, footage: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(indexing, "TOGETHER", together)
+    index(footage, tmp_path / "again", embedder)
+    assert digest_of(tmp_path / "again") == digest_of(archive)
+
+
+def test_blocks_of_frames_are_bounded_in_number_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame is decoded only when its block needs it; one frame that is too large is a block by itself."""
+    monkeypatch.setattr(indexing, "TOGETHER_BYTES", 3 * 600)
+    decoded: list[int] = []
+
+    def decode(heights: list[int]) -> Iterator[VideoFrame]:
+        decoded.clear()
+        for number, height in enumerate(heights, 1):
+            decoded.append(number)
+            yield VideoFrame(np.zeros((height, 20, 3), np.uint8), float(number), number)
+
+    def numbers(heights: list[int], most: int) -> list[list[int]]:
+        return [[frame.number for frame in block] for block in indexing.in_blocks(decode(heights), most)]
+
+    assert numbers([1] * 7, 3) == [[1, 2, 3], [4, 5, 6], [7]]
+    assert numbers([10] * 7, 8) == [[1, 2, 3], [4, 5, 6], [7]]
+    assert numbers([99] * 2, 8) == [[1], [2]]
+    assert numbers([], 8) == []
+    blocks = indexing.in_blocks(decode([1] * 7), 3)
+    next(blocks)
+    assert decoded == [1, 2, 3]
 
 
 def test_search_finds_the_person_and_the_time(archive: Path, embedder: Embedder) -> None:

@@ -98,7 +98,8 @@ class TorchBackend(Backend):
 class ThreadedBackend(Backend):
     """A runtime that shares a single image among threads, and gives each thread its own images of a batch.
 
-    So in a batch, no thread waits for the others after each step of the graph, and its data stay in its core's cache.
+    So in a batch, no thread waits for the others after each step of the graph. Each takes two images at a time, whose
+    data stay in its core's cache: with one thread too, that takes a sixth less time than 32 at once.
     """
 
     def __init__(self, content: bytes, num_threads: int | None = None) -> None:
@@ -153,12 +154,13 @@ class ThreadedBackend(Backend):
             pixels.numpy()
         )  # torch would copy with all cores, which then spin beside the runtime
         uint8 = images.dtype == np.uint8
-        if len(images) <= 1 or self.num_threads == 1:
+        if len(images) <= 1:
             return torch.from_numpy(self._runner(uint8, self.sharing)(images))
         run = self._runner(uint8, 1)
         step = min(self.at_a_time, -(-len(images) // self.num_threads))
         parts = [images[start : start + step] for start in range(0, len(images), step)]
-        return torch.from_numpy(np.concatenate(list(self._pool.map(run, parts))))
+        done = map(run, parts) if self.num_threads == 1 else self._pool.map(run, parts)
+        return torch.from_numpy(np.concatenate(list(done)))
 
 
 _WITH_THREADS: WeakSet[ThreadedBackend] = WeakSet()
