@@ -31,13 +31,13 @@ docs: $(VENV)/.ready
 	$(BIN)/mkdocs build --strict --quiet
 
 wheel: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet build twine
+	$(BIN)/python -m pip install --quiet build hatchling twine
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
 	rm -rf build/bare
-	$(PYTHON) -m venv build/bare
-	build/bare/bin/python -m pip install --quiet dist/*.whl
+	$(PYTHON) -m venv --without-pip build/bare
+	$(BIN)/python -m pip --python build/bare/bin/python install --quiet --no-compile dist/*.whl
 	cd build && bare/bin/osnet --help >/dev/null && bare/bin/python -c 'import osnet; osnet.create_model("osnet_x0_25")'
 	rm -rf build/bare
 

@@ -21,7 +21,10 @@ from osnet.weights.factory import create_model
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
-LONGEST = ("test_readme", "test_demo", "test_training", "test_streaming", "test_attribute_training", "test_browser")
+LONGEST = (
+    "test_market1501_figures", "test_training", "test_tutorials", "test_work", "test_openvino_ir", "test_export",
+    "test_demo", "test_training_processes", "test_attribute_training", "test_forks", "test_readme", "test_browser",
+)  # fmt: skip
 """The slowest files, run first in this order: started last, they would leave the other workers idle."""
 
 

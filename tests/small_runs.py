@@ -23,6 +23,7 @@ from osnet.tasks.joint import JointRecipe
 from osnet.tasks.reid import ReidRecipe
 from osnet.training.recipe import Recipe
 from osnet.training.trainer import RunOptions, Trainer
+from warm_start import LIBRARIES
 
 INLINE = RunOptions(workers=0, cpu=True)
 REID = ReidRecipe(
@@ -112,14 +113,10 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-IMPORTED = ["pytest", "accelerate", "numba", "onnxruntime", "torch._dynamo", "torch.utils.tensorboard", "torchvision"]
-"""What the processes of ``spawn`` are forked with; not ``osnet``, which computes otherwise in a forked process."""
-
-
 def spawn(one_of_two: Callable[..., None], folder: Path, *args: object) -> None:
     """Run ``one_of_two(rank, folder, *args)`` in two processes, forks of one that has imported libraries only."""
     (folder / "port").write_text(str(free_port()))
-    multiprocessing.set_forkserver_preload(IMPORTED)
+    multiprocessing.set_forkserver_preload(["pytest", *LIBRARIES])
     torch.multiprocessing.start_processes(one_of_two, args=(str(folder), *args), nprocs=2, start_method="forkserver")
 
 

@@ -252,7 +252,7 @@ def test_frozen_epochs_train_only_the_classifier(people: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_training_reduces_the_loss(people: Path, tmp_path: Path) -> None:
-    settings = {"size_hw": (64, 32), "epochs": 25, "milestones": (), "augmentation": Augmentation()}
+    settings = {"size_hw": (64, 32), "epochs": 20, "milestones": (), "augmentation": Augmentation()}
     recipe = replace(REID, **settings, loss=ReidLoss(smoothing=0))
     Trainer(recipe, read_any(people), tmp_path / "run", INLINE).run()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
@@ -398,7 +398,7 @@ def test_fine_tuning_real_weights_on_real_crops(people_mini: Path, msmt17_pth: P
 
     data = read_any(people_mini)
     recipe = replace(
-        RECIPES["market1501-osnet-x0-25"](), name="people-mini", pretrained=str(msmt17_pth), epochs=4, frozen_epochs=1,
+        RECIPES["market1501-osnet-x0-25"](), name="people-mini", pretrained=str(msmt17_pth), epochs=3, frozen_epochs=1,
         backbone_lr_factor=0.02, batch_size=25, schedule="cosine",
     )  # fmt: skip
     Trainer(recipe, data, tmp_path / "whole", INLINE).run()

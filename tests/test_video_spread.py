@@ -1,9 +1,6 @@
 """Indexing footage with several processes gives the same archive as with one."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from osnet.errors import OutputError
 from osnet.video import Archive, IndexSettings, index_footage, make_detector, make_tracker
 from osnet.video.spread import index_on_many
 from small_footage import paint_walkers, walk, write_truth, write_video
+from small_runs import command_as, spawn
 
 PATHS = [walk(2, 20, 1.0, 0, 120), walk(140, 70, -0.6, 30, 230), walk(20, 60, 0.5, 150, 250)]
 GIVEN: dict[str, Any] = {"camera": "gate", "starts": 1795852800.0, "settings": IndexSettings(segment_s=10)}
@@ -46,15 +44,12 @@ def test_workers_make_the_same_archive_as_one_process(tiny_weights: Path, tmp_pa
     found = [str(tracklet) for tracklet in Archive.open(tmp_path / "b").tracklets()]
     assert found == [str(tracklet) for tracklet in Archive.open(tmp_path / "a").tracklets()]
     assert Archive.open(tmp_path / "b").check() == []
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    index = ["video", "index", str(footage), "--camera", "gate", "--out", str(tmp_path / "c"), "--detector"]
-    given = ["--tracker", "bytetrack", "--weights", str(tiny_weights), "--starts", "2026-11-28T08:00:00"]
+    index = ["video", "index", footage, "--camera", "gate", "--out", tmp_path / "c", "--detector", tmp_path / "det.txt"]
+    given = ["--tracker", "bytetrack", "--weights", tiny_weights, "--starts", "2026-11-28T08:00:00"]
     how = ["--segment-s", "10", "--device", "cpu", "--batch-size", "8", "--runner", "torchrun"]
-    done = subprocess.run(
-        [*torchrun, "osnet.cli", *index, str(tmp_path / "det.txt"), *given, *how],
-        capture_output=True, text=True, check=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.stdout.count("3 segments with") == 1, "only the first process reports"
+    spawn(command_as, tmp_path, *index, *given, *how)
+    assert (tmp_path / "out-0").read_text().count("3 segments with") == 1
+    assert (tmp_path / "out-1").read_text() == "", "only the first process reports"
     for path in sorted((tmp_path / "b").rglob("*.npy")):
         assert (tmp_path / "c" / path.relative_to(tmp_path / "b")).read_bytes() == path.read_bytes(), path
     again = on_many()

@@ -20,9 +20,11 @@ from conftest import write_picture
 from osnet import Embedder
 from osnet.errors import OutputError
 from osnet.features.embedding_files import embed_files, read_vectors
+from osnet.runtime.distributed import leave_processes
 from osnet.work import Runner, WorkList, run_work
 from osnet.work.embedding import embed_on_many
 from osnet.work.work_list import MAX_DEATHS, MAX_TRIES, QuarantineError
+from small_runs import join_as_rank, spawn
 
 
 def items(count: int, seconds: float = 0.0) -> list[dict[str, Any]]:
@@ -136,17 +138,14 @@ def descendants() -> dict[int, str]:
 
 
 def share_by_torchrun(work: WorkList, folder: Path, *options: str) -> None:
-    """Run the list with two processes; a process that cannot do all writes why into ``folder/RANK``."""
+    """Run the list with two processes."""
     script = folder / "share.py"
     script.write_text(
-        "import os, sys\nfrom pathlib import Path\nfrom osnet.runtime.distributed import leave_processes\n"
-        "from osnet.work import *\nfrom osnet.work.work_list import QuarantineError\ndone = []\n"
-        "try:\n    run_work(WorkList(sys.argv[1]), 'torchrun', on_done=lambda: done.append(1))\n"
-        "except QuarantineError as error:\n"
-        "    Path(sys.argv[2], os.environ['RANK']).write_text(f'{len(done)} {error}')\nleave_processes()\n"
+        "import sys\nfrom osnet.runtime.distributed import leave_processes\nfrom osnet.work import *\n"
+        "run_work(WorkList(sys.argv[1]), 'torchrun')\nleave_processes()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-    subprocess.run([*command, str(script), str(work.folder), str(folder)], check=True, timeout=300)
+    subprocess.run([*command, str(script), str(work.folder)], check=True, timeout=300)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
@@ -242,13 +241,23 @@ def test_embedding_on_several_processes_gives_the_same_bytes(tiny_weights: Path,
     np.testing.assert_allclose(read_vectors(tmp_path / "2.npz")[0].vectors, alone.vectors, atol=1e-5)
 
 
+def share_items(rank: int, folder: str) -> None:
+    """As one of two processes of torchrun; writes how many items were done, and why not all."""
+    join_as_rank(rank, folder)
+    done: list[int] = []
+    with pytest.raises(QuarantineError) as caught:
+        run_work(WorkList(Path(folder) / "w"), "torchrun", on_done=lambda: done.append(1))
+    (Path(folder) / str(rank)).write_text(f"{len(done)} {caught.value}")
+    leave_processes()
+
+
 @pytest.mark.slow
 def test_torchrun_processes_share_the_items(tmp_path: Path) -> None:
     listed = items(9)
     listed[4]["fails"] = True
     work = plan(tmp_path / "w", listed)
-    share_by_torchrun(work, tmp_path)
-    said = [(tmp_path / rank).read_text() for rank in ("0", "1")]  # files: two processes may mix lines of their output
+    spawn(share_items, tmp_path)
+    said = [(tmp_path / rank).read_text() for rank in ("0", "1")]
     assert [line.split(" of")[0] for line in said] == ["5 1", "4 1"]
     assert all("item 4" in line for line in said)
     assert len(work.todo()) == 1
