@@ -160,7 +160,7 @@ def long_run(data: Path, found: dict[int, Boxes], frames: int) -> dict[int, tupl
         for start in range(0, frames, per_segment):
             part = (frame for _, frame in zip(range(min(per_segment, frames - start)), stream, strict=False))
             finished, _ = process_frames(
-                part, 0.0, float("inf"), footage.fps, detector, tracker, embedder, settings
+                part, 0.0, float("inf"), footage.fps, detector, tracker, embedder, settings, together=TOGETHER
             )  # fmt: skip
             name = segment_name("gate", start / footage.fps)
             write_segment(Path(folder), name, finished, {}, embedder.embedding_size)
