@@ -66,7 +66,7 @@ def timed(frames: Iterator[VideoFrame], stages: Stages) -> Iterator[VideoFrame]:
         yield frame
 
 
-def measure(data: Path, frames: int, tracker_name: str, boxes: Path) -> dict[str, float]:
+def measure(data: Path, frames: int, tracker_name: str, boxes: Path, together: int) -> dict[str, float]:
     """Milliseconds per frame of each stage. Writes the detected boxes to ``boxes`` as MOTChallenge text."""
     footage, embedder = open_footage(data / VIDEO, 0.0), Embedder(data / WEIGHTS, device="cpu", backend="fastest")
     detector, tracker, collector = YoloxDetector(data / YOLOX), make_tracker(tracker_name), Collector(embedder)
@@ -76,7 +76,7 @@ def measure(data: Path, frames: int, tracker_name: str, boxes: Path) -> dict[str
     warm = next(reader)  # warm up: compiles and starts threads
     embedder.embed([warm.image[:200, :100]] * embedder.batch_size)
     detector.detect(warm)
-    for block in in_blocks(timed(islice(reader, frames), stages), TOGETHER):  # in the order of process_frames
+    for block in in_blocks(timed(islice(reader, frames), stages), together):  # in the order of process_frames
         detected = [(frame, stages.run("detect", detector.detect, frame)) for frame in block]
         tracked = [(frame, found, stages.run("track", tracker.update, found, frame)) for frame, found in detected]
         for frame, found, ids in tracked:
@@ -94,12 +94,13 @@ def measure(data: Path, frames: int, tracker_name: str, boxes: Path) -> dict[str
 
 
 def measure_in_turn(
-    data: Path, frames: int, rounds: int, boxmot: Path | None, work: Path
+    data: Path, frames: int, rounds: int, boxmot: Path | None, work: Path, together: int
 ) -> dict[str, dict[str, float]]:
     """Contender -> milliseconds per frame of each stage: the least of all rounds."""
     boxes, weights = work / "boxes.txt", work / Path(WEIGHTS).with_suffix(".pt").name
     shutil.copyfile(data / WEIGHTS, weights)  # BoxMOT infers the format from the extension
     ours = [sys.executable, str(Path(__file__).resolve()), "--data", str(data), "--frames", str(frames)]
+    ours += ["--together", str(together)]
     commands = {name: [*ours, "--worker", name, "--out", str(boxes)] for name in TRACKERS}
     if boxmot is not None:
         peers = Path(__file__).resolve().with_name("tracking_peers.py")
@@ -200,15 +201,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--together", type=int, default=TOGETHER, help="frames that pass a stage together")
     parser.add_argument("--boxmot", type=Path)
     parser.add_argument("--long", type=int, default=0)
     parser.add_argument("--worker")
     given = parser.parse_args()
     if given.worker:
-        print(json.dumps(measure(given.data, given.frames, given.worker, given.out)))
+        print(json.dumps(measure(given.data, given.frames, given.worker, given.out, given.together)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        costs = measure_in_turn(given.data, given.frames, given.rounds, given.boxmot, Path(folder))
+        costs = measure_in_turn(given.data, given.frames, given.rounds, given.boxmot, Path(folder), given.together)
         boxes = MotFile(Path(folder) / "boxes.txt")
     found = {number: boxes.at(number)[0] for number in range(2, given.frames + 2)}
     before = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
