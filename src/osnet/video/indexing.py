@@ -254,15 +254,18 @@ def process_frames(
     collector = Collector(embedder, settings.sample_s)
     count, size_wh = 0, (1, 1)
     for block in in_blocks(frames, together):
-        detected = []
+        found = []
         for frame in block:
-            detected.append((frame, detector.detect(frame)))
+            found.append(detector.detect(frame))
             tell(frame.time_s)
-        inside = [(frame, boxes) for frame, boxes in detected if frame.time_s >= start_s - 1e-6]
-        for frame, boxes, ids in [(frame, boxes, tracker.update(boxes, frame)) for frame, boxes in inside]:
+        inside = [(frame, boxes) for frame, boxes in zip(block, found, strict=True) if frame.time_s >= start_s - 1e-6]
+        given = [tracker.update(boxes, frame) for frame, boxes in inside]
+        for (frame, boxes), ids in zip(inside, given, strict=True):
             count += 1
             size_wh = (frame.image.shape[1], frame.image.shape[0])
             collector.add(frame, boxes, ids)
+        block.clear()
+        inside.clear()  # else these frames stay in memory while the next ones are decoded
     tracks, samples = collector.finish()
     if settings.appearance:
         tracks, samples = refine(tracks, samples, Appearance(), size_wh)
