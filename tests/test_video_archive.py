@@ -28,7 +28,8 @@ from osnet.video import (
     make_detector,
     make_tracker,
 )
-from osnet.video.protocols import VideoFrame
+from osnet.video.detectors import MotDetector
+from osnet.video.protocols import Boxes, Ints, VideoFrame
 from osnet.video.tracking import front_end
 from small_footage import numbered, paint_walkers, walk, write_truth, write_video
 
@@ -120,6 +121,30 @@ def test_the_archive_does_not_depend_on_how_many_frames_pass_a_step_together(
     monkeypatch.setattr(indexing, "TOGETHER", together)
     index(footage, tmp_path / "again", embedder)
     assert digest_of(tmp_path / "again") == digest_of(archive)
+
+
+def test_a_detector_that_is_the_tracker_takes_turns_with_itself(
+    footage: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    """Such an object may keep ids from ``detect`` to ``update``, as ``GivenTracks`` does. Two objects may not."""
+    calls: list[tuple[str, int]] = []
+
+    class Both(MotDetector):
+        def detect(self, frame: VideoFrame) -> Boxes:
+            calls.append(("detect", frame.number))
+            return super().detect(frame)
+
+        def update(self, boxes: Boxes, frame: VideoFrame) -> Ints:
+            calls.append(("update", frame.number))
+            return np.arange(1, 1 + len(boxes))
+
+        def reset(self, fps: float = 0.0) -> None:
+            calls.clear()
+
+    both = Both(footage.with_name("det.txt"))
+    index(footage, tmp_path / "one", embedder, detector=both, tracker=both)
+    assert [call for call, _ in calls[:4]] == ["detect", "update", "detect", "update"]
+    assert all(calls[n][1] == calls[n + 1][1] for n in range(0, len(calls), 2))
 
 
 def test_blocks_of_frames_are_bounded_in_number_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

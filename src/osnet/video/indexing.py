@@ -247,13 +247,14 @@ def process_frames(
         embedder: computes the embeddings.
         settings: sampling, number of crops, appearance.
         tell: called with the time of each frame.
-        together: frames that are decoded before the first of them is tracked. The result does not depend on it.
+        together: frames that are detected before the first of them is tracked; one if the detector is the tracker. The
+            result does not depend on it.
     """
     detector.reset()
     tracker.reset(fps)
     collector = Collector(embedder, settings.sample_s)
     count, size_wh = 0, (1, 1)
-    for block in in_blocks(frames, together):
+    for block in in_blocks(frames, 1 if id(detector) == id(tracker) else together):
         found = []
         for frame in block:
             found.append(detector.detect(frame))

@@ -79,7 +79,11 @@ class Detector(Protocol):
         ...
 
     def detect(self, frame: VideoFrame) -> Boxes:
-        """Find the people in a frame."""
+        """Find the people in a frame.
+
+        The next few frames may come before the tracker gets the boxes of this one. If detector and tracker are one
+        object, ``detect`` and ``update`` take turns.
+        """
         ...
 
 
