@@ -13,7 +13,7 @@ pytest.importorskip("av")
 pytest.importorskip("trackers")
 
 from conftest import shared_data
-from osnet.video import Boxes, FootageError, VideoFrame, make_detector, make_tracker, open_footage
+from osnet.video import Boxes, FootageError, VideoFrame, kalman, make_detector, make_tracker, open_footage
 from osnet.video.appearance import Appearance, Likelihoods, refine
 from osnet.video.crops import Collector, Sample, choose_samples, cover, crop_quality, sharpness
 from osnet.video.detectors import MotionDetector, intersections, iou, rfdetr_detector, suppress, torchvision_detector
@@ -119,6 +119,15 @@ def test_quick_filters_compute_what_the_packages_own_do(name: str, estimator: st
     assert compared > 1000
     assert type(quick._tracker.tracks[0].state_estimator) is not own
     assert "state_estimator_class" not in quick.description
+
+
+def test_a_version_of_trackers_without_these_parts_keeps_its_own_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pytest.importorskip("trackers.utils.motion_models")
+    own = pytest.importorskip("trackers.utils.state_representations").XYXYStateEstimator
+    monkeypatch.delattr(models, "ScalableProcessNoise")
+    kalman._scale_noise.cache_clear()
+    assert kalman.quick_estimator.__wrapped__(own) is own
+    kalman._scale_noise.cache_clear()
 
 
 def test_unknown_trackers_options_and_detectors_are_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from osnet.errors import require_extra
+from osnet.errors import MissingExtraError, require_extra
 
 
 @cache
@@ -19,9 +19,14 @@ def quick_estimator(base: type) -> Any:
     Its noise must be diagonal, and its ``kf`` has the state, but not the covariance.
 
     Args:
-        base: ``XYXYStateEstimator`` or ``XCYCWHStateEstimator``. Another class is returned as it is.
+        base: ``XYXYStateEstimator`` or ``XCYCWHStateEstimator``. Another class is returned as it is. So are these
+            if a later version of ``trackers`` does not have the parts that this module uses.
     """
-    shapes = require_extra("trackers.utils.state_representations", "video")
+    try:
+        shapes = require_extra("trackers.utils.state_representations", "video")
+        _scale_noise(1.0, None)
+    except (MissingExtraError, AttributeError, TypeError, ValueError):
+        return base
     if base not in (shapes.XYXYStateEstimator, shapes.XCYCWHStateEstimator):
         return base
     centred = base is shapes.XCYCWHStateEstimator
