@@ -336,14 +336,15 @@ def test_networks_run_while_other_threads_write_onnx() -> None:
                 found.append(network(images))
 
     with ThreadPoolExecutor(4) as pool:
-        running = pool.submit(keep_running)
-        written = [pool.submit(write_onnx, graph, (64, 32), ["out"]) for graph in graphs * 2]
+        running, files = pool.submit(keep_running), set()
         try:
-            files = {future.result() for future in written}
+            while len(found) <= 5 and not running.done():  # on a quick machine all are written before the network runs
+                written = [pool.submit(write_onnx, graph, (64, 32), ["out"]) for graph in graphs * 2]
+                files |= {future.result() for future in written}
         finally:
             done.set()
         running.result()
     assert len(files) == 1
-    assert len(found) > 1
+    assert len(found) > 5
     assert all(torch.equal(one, expected) for one in found)
     assert nn.Module.__call__ is call
