@@ -99,7 +99,7 @@ class ThreadedBackend(Backend):
     """A runtime that shares a single image among threads, and gives each thread its own images of a batch.
 
     So in a batch, no thread waits for the others after each step of the graph. Each takes two images at a time, whose
-    data stay in its core's cache: with one thread too, that takes a sixth less time than 32 at once.
+    data stay in its core's cache. That helps a single thread, too.
     """
 
     def __init__(self, content: bytes, num_threads: int | None = None) -> None:
@@ -150,9 +150,7 @@ class ThreadedBackend(Backend):
     def run(self, pixels: Tensor) -> Tensor:
         """See ``Backend``."""
         self.settle()
-        images = np.ascontiguousarray(
-            pixels.numpy()
-        )  # torch would copy with all cores, which then spin beside the runtime
+        images = np.ascontiguousarray(pixels.numpy())  # torch copies with all cores, which then spin beside the runtime
         uint8 = images.dtype == np.uint8
         if len(images) <= 1:
             return torch.from_numpy(self._runner(uint8, self.sharing)(images))
