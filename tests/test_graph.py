@@ -1,5 +1,6 @@
 """The folded inference graph and its ONNX file compute the same as the network, for every named variant."""
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -348,3 +349,18 @@ def test_networks_run_while_other_threads_write_onnx() -> None:
     assert len(found) > 5
     assert all(torch.equal(one, expected) for one in found)
     assert nn.Module.__call__ is call
+
+
+def test_math_stays_as_it_is_while_a_network_is_traced() -> None:
+    """torch.fx would replace its functions for all threads; numba, loaded in one of them, would keep these."""
+    before, seen = dict(vars(math)), []
+
+    class Looking(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with ThreadPoolExecutor(1) as pool:
+                seen.append(pool.submit(lambda: dict(vars(math))).result())
+            return x * math.sqrt(4)
+
+    steps = trace(Looking())
+    assert seen == [before]
+    assert [node.args[1] for node in steps.nodes if node.op == "call_function"] == [2.0]
