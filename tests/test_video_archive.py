@@ -28,8 +28,10 @@ from osnet.video import (
     make_detector,
     make_tracker,
 )
+from osnet.video.archive import FinishedTrack, Pool, segment_name, write_segment
+from osnet.video.crops import Sample, encode_jpeg
 from osnet.video.detectors import MotDetector
-from osnet.video.protocols import Boxes, Ints, VideoFrame
+from osnet.video.protocols import Boxes, Ints, Track, VideoFrame
 from osnet.video.tracking import front_end
 from small_footage import numbered, paint_walkers, walk, write_truth, write_video
 
@@ -214,6 +216,45 @@ def test_an_archive_has_the_search_methods_of_a_gallery(archive: Path, embedder:
     chosen = frozenset(sorted(store.sources())[:2])
     assert {h.item.source for h in store.search(paths[0], where=Where(sources=chosen))} == chosen
     assert store.search(paths[0], where=Where(identities=frozenset({"7"}))) == []
+
+
+@pytest.mark.parametrize("pool", ["mean", "best", "both"])
+@pytest.mark.parametrize("top", [1, 5, 1000])
+def test_search_equals_a_slow_loop_with_many_ties(
+    pool: Pool, top: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Components of 1/2, and means of 1, give few and exact cosines. Four segments, one of them without tracklets."""
+    monkeypatch.setattr("osnet.video.archive.RESCORED", 7)
+    about = {"format": "osnet-archive-1", "weights_sha256": "0" * 64, "weights_name": "made up", "embedding_size": 4}
+    (tmp_path / "archive.json").write_text(json.dumps(about))
+    rng, jpeg = np.random.default_rng(0), encode_jpeg(np.full((8, 4, 3), 90, np.uint8))
+    for order, number in enumerate([20, 0, 1, 30]):
+        finished = []
+        for _ in range(number):
+            one = rng.choice(np.float32([-0.5, 0.5]), 4)
+            other = one * rng.permutation(np.float32([1, -1, -1, -1])) if rng.random() < 0.5 else one
+            track = Track(1, [1, 2], [order * 60.0, order * 60.0 + 1], [(0.0, 0.0, 8.0, 16.0)] * 2, [0.9] * 2)
+            samples = [Sample(1, order * 60.0, track.boxes[0], 0.5, vector, jpeg) for vector in (one, other)]
+            finished.append(FinishedTrack(track, samples))
+        said = {"camera": "gate", "start_s": order * 60.0, "footage": {"path": "/gate.mp4"}, "troubles": []}
+        write_segment(tmp_path, segment_name("gate", order * 60.0), finished, said, 4)
+    store, query = Archive.open(tmp_path), np.float32([0.5, 0.5, -0.5, 0.5])
+    for where in (None, Where(after_s=100.0), Where(before_s=100.0), Where(after_s=1e6)):
+        ids, means = store.means()
+        rows = []
+        for place, (tracklet_id, mean) in enumerate(zip(ids, means, strict=True)):
+            tracklet, best = store.tracklet(tracklet_id), max((store.vectors(tracklet_id) @ query).tolist())
+            if where is None or (
+                (where.after_s is None or tracklet.end_s >= where.after_s)
+                and (where.before_s is None or tracklet.begin_s <= where.before_s)
+            ):
+                rows.append((-best if pool == "best" else -float(mean @ query), place, -best))
+        rows.sort()
+        if pool == "both":
+            rows = sorted(((mean + best) / 2, place, best) for mean, place, best in rows[: max(top, 7)])
+        hits = store.search_embedding(query, weights_sha256="0" * 64, top=top, where=where, pool=pool)
+        assert [(hit.score, hit.item.source) for hit in hits] == [(-cost, ids[place]) for cost, place, _ in rows[:top]]
+        assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
 
 
 def test_search_by_time_finds_tracklets_that_overlap_it(archive: Path, embedder: Embedder) -> None:

@@ -278,17 +278,15 @@ class Archive:
             raise GalleryError(f"a query of length {length:g}; it must be finite and not zero")
         query = query.reshape(-1) / length
         where = self._settled(where)
-        found: list[tuple[float, int, int]] = []
-        for order, segment in enumerate(self._segments):
-            places = np.flatnonzero(_passing(segment, where))
-            if not len(places):
-                continue
-            scores = _best_crops(segment, query)[places] if pool == "best" else segment.means[places] @ query
-            kept = np.argsort(-scores, kind="stable")[: max(top, RESCORED)]
-            found += [(float(scores[i]), order, int(places[i])) for i in kept]
-        found.sort(key=lambda one: (-one[0], one[1:]))
+        scores_T = np.concatenate(
+            [np.empty(0, np.float32), *(_scores(segment, query, where, pool) for segment in self._segments)]
+        )
+        kept = _highest(scores_T, max(top, RESCORED) if pool == "both" else top)
+        firsts = np.cumsum([0, *map(len, self._segments)])
+        orders = np.searchsorted(firsts, kept, "right") - 1
+        found = list(zip(scores_T[kept].tolist(), orders.tolist(), (kept - firsts[orders]).tolist(), strict=True))
         if pool == "both":
-            found = self._rescored(found[: max(top, RESCORED)], query)
+            found = self._rescored(found, query)
         return [
             Hit(rank, float(np.clip(score, -1, 1)), self._segments[order].item(place))
             for rank, (score, order, place) in enumerate(found[:top], 1)
@@ -350,6 +348,25 @@ def _passing(segment: StoredSegment, where: Where) -> NDArray[np.bool_]:
     if not others.is_empty:
         passing &= np.array([others.matches(segment.item(place)) for place in range(len(segment))], bool)
     return passing
+
+
+def _scores(segment: StoredSegment, query: Floats, where: Where, pool: Pool) -> Floats:
+    """(T,): a query's cosine with each tracklet's mean, or best crop; -inf for those that do not pass ``where``."""
+    passing = _passing(segment, where)
+    if not passing.any():
+        return np.full(len(segment), -np.inf, np.float32)
+    scores = _best_crops(segment, query) if pool == "best" else segment.means @ query
+    return np.where(passing, scores, np.float32(-np.inf))
+
+
+def _highest(scores_T: Floats, number: int) -> NDArray[np.intp]:
+    """The places of the highest scores, best first, equal ones in their order. Without those of -inf."""
+    costs = -scores_T
+    places = np.arange(len(costs))
+    if number < len(costs):
+        places = np.flatnonzero(~(costs > np.partition(costs, number - 1)[number - 1]))
+    places = places[np.argsort(costs[places], kind="stable")][:number]
+    return places[costs[places] < np.inf]
 
 
 def _best_crops(segment: StoredSegment, query: Floats) -> Floats:
