@@ -103,7 +103,7 @@ def make_cpu_plan() -> list[Run]:
         small("osnet_x1_0", 1), small("osnet_t1", 1), small("osnet_x1_0", 2), small("osnet_t1", 2),
         small(WIDENED, 1), small(WIDENED, 2),
         large("osnet_x1_0", 1), large("osnet_t1", 1), small("osnet_t2", 1), small("osnet_add", 1),
-        small("osnet_x1_0", 3), small(WIDENED, 3),
+        small("osnet_x1_0", 3), small(WIDENED, 3), small("osnet_x1_0", 4), small(WIDENED, 4),
     ]  # fmt: skip
 
 
