@@ -44,6 +44,15 @@ def test_a_changed_figure_is_noticed() -> None:
     assert TABLES.fill("attributes.md", page.replace(shown, "99.9 (")) == page
 
 
+def test_the_page_of_results_agrees_with_the_results() -> None:
+    """If this fails, run ``python benchmarks/results_page.py``."""
+    script = TABLES.benchmark("results_page")
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.fill(page) == page
+    assert page.count("91.18 / 74.94 |") == 1
+    assert script.fill(page.replace("91.18 / 74.94 |", "91.19 / 74.94 |")) == page
+
+
 def test_missing_comments_are_named() -> None:
     page = (ROOT / "docs" / "attributes.md").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="end of thresholds"):

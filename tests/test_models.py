@@ -70,6 +70,20 @@ def test_stream_t_sees_2t_plus_1_pixels(t: int, pixels: int) -> None:
     assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [pixels, pixels]
 
 
+@pytest.mark.parametrize(("name", "pixels"), [("osnet_t1", 135), ("osnet_add", 471)])
+def test_receptive_fields(name: str, pixels: int) -> None:
+    """Rows of the image on which a row of the last map depends. The streams of ``osnet_add`` are those of OSNet."""
+    network = create_model(name, width=0.0625).double().eval()
+    for parameter in network.parameters():  # no ReLU is 0 and no terms cancel
+        parameter.data.abs_()
+    network.stem_pool = nn.AvgPool2d(3, 2, 1)  # a maximum would hide pixels
+    x = torch.rand(1, 3, 640, 16, dtype=torch.float64, requires_grad=True)
+    network.feature_map(x)[0, :, 20].sum().backward()
+    assert x.grad is not None
+    rows = x.grad[0].abs().sum((0, 2)).nonzero()
+    assert int(rows.max() - rows.min()) + 1 == pixels
+
+
 def test_lite_3x3_is_a_pointwise_then_a_depthwise_convolution() -> None:
     """Against loops over channels, with BatchNorm at its initial values."""
     torch.manual_seed(1)

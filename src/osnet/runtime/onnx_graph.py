@@ -42,8 +42,8 @@ _TRACING = Lock()
 class _LeafTracer(Tracer):
     """Traces our small layers as one step each. Networks that run in other threads meanwhile are not traced.
 
-    The functions of ``math`` stay as they are. ``torch.fx`` would replace them for all threads, and numba, if first used
-    in another thread meanwhile, would keep the replacements and fail to compile until the process ends.
+    The functions of ``math`` stay as they are. ``torch.fx`` would replace them for all threads, and numba, if first
+    used in another thread meanwhile, would keep the replacements and fail to compile until the process ends.
     """
 
     def __init__(self) -> None:
