@@ -269,6 +269,14 @@ class _Packets:
             self.troubles.append(Trouble(time_s, what))
 
 
+def open_input(place: Any, **options: Any) -> Any:
+    """``av.open`` for reading. Metadata need not be UTF-8: PyAV 19 takes other bytes too, PyAV 18 if it is told so."""
+    av = require_extra("av", "video")
+    if int(av.__version__.split(".")[0]) < 19:
+        options["metadata_errors"] = "surrogateescape"
+    return av.open(place, **options)
+
+
 @contextmanager
 def open_container(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open a file. Yields the container and its first video stream."""
@@ -277,7 +285,7 @@ def open_container(path: Path) -> Iterator[tuple[Any, Any]]:
         raise FootageError(f"no such footage: {path}")
     try:
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-        container = av.open(str(path.absolute()), container_options=options, metadata_errors="replace")
+        container = open_input(str(path.absolute()), container_options=options)
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FootageError(

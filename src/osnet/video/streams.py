@@ -20,7 +20,7 @@ from osnet.video.archive import Archive, segment_name, write_segment, writing
 from osnet.video.indexing import process_frames
 from osnet.video.planning import IndexSettings, describe
 from osnet.video.protocols import Detector, FootageError, Tracker, VideoFrame
-from osnet.video.source import MAX_PIXELS, make_converter, upright
+from osnet.video.source import MAX_PIXELS, make_converter, open_input, upright
 from osnet.video.tracking import make_tracker
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
@@ -178,7 +178,7 @@ class LiveStream:
         source: Any = None
         try:
             source = self._opener()
-            with av.open(source, timeout=timeouts, container_options=options, metadata_errors="replace") as container:
+            with open_input(source, timeout=timeouts, container_options=options) as container:
                 if not container.streams.video:
                     return "it has no video"
                 converter = make_converter()
