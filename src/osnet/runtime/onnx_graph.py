@@ -11,7 +11,7 @@ Shapes: B batch, C channels, H height, W width.
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node, Tracer
 
 from osnet.errors import ModelError, require_extra
+from osnet.forks import make_lock
 from osnet.models.denormals import TINY
 from osnet.models.layers import ChannelShuffle, DepthwisePool, LinearContextGate
 from osnet.runtime.folding import Centre, Normalize
@@ -35,15 +36,15 @@ class UnknownStepError(ModelError):
     """A network with an operation that the writer does not know."""
 
 
-_TRACING = Lock()
-"""Held while tracing: ``torch.fx`` patches ``nn.Module`` for all threads meanwhile."""
+TRACING = make_lock()
+"""Held while tracing: ``torch.fx`` patches ``nn.Module`` for all threads meanwhile. PyTorch's exporters trace, too."""
 
 
 class _LeafTracer(Tracer):
     """Traces our small layers as one step each. Networks that run in other threads meanwhile are not traced.
 
-    The functions of ``math`` stay as they are. ``torch.fx`` would replace them for all threads, and numba, if first used
-    in another thread meanwhile, would keep the replacements and fail to compile until the process ends.
+    The functions of ``math`` stay as they are. ``torch.fx`` would replace them for all threads, and numba, if first
+    used in another thread meanwhile, would keep the replacements and fail to compile until the process ends.
     """
 
     def __init__(self) -> None:
@@ -135,7 +136,7 @@ def trace(graph: nn.Module) -> Graph:
     """
     tracer = _LeafTracer()
     try:
-        with _TRACING:
+        with TRACING:
             return tracer.trace(graph)
     except Exception as error:  # tracing runs any forward with proxies instead of tensors
         raise UnknownStepError(f"{type(graph).__name__} cannot be traced: {error}") from error
