@@ -37,7 +37,8 @@ class UnknownStepError(ModelError):
 
 
 TRACING = make_lock()
-"""Held while tracing: ``torch.fx`` patches ``nn.Module`` for all threads meanwhile. PyTorch's exporters trace, too."""
+"""Held while tracing: ``torch.fx`` patches ``nn.Module`` for all threads meanwhile. PyTorch's exporters do so, too, and
+run without oneDNN, which changes the last digits of networks in other threads. Two at once could leave it so."""
 
 
 class _LeafTracer(Tracer):
