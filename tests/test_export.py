@@ -1,6 +1,7 @@
 """Exported files: inputs, outputs and metadata; a file that fails its check is not left on disk."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,15 @@ def test_torch_export(checkpoint: Checkpoint, tmp_path: Path, precision: str) ->
     _, embeddings, _ = expected_of(checkpoint, pixels)
     assert torch.nn.functional.cosine_similarity(found, torch.from_numpy(embeddings)).min() > 0.999
     assert json.loads(extra["osnet.json"])["network_sha256"] == network_sha256(checkpoint.build(), SMALL)
+
+
+@pytest.mark.slow
+def test_threads_export_at_once(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """torch.export changes what all threads use, and would leave PyTorch in its compiling state."""
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(lambda part: export(checkpoint, tmp_path / part, format="torch-export"), "ab")
+        assert [len(files) for files in made] == [2, 2]
+    assert not torch.compiler.is_compiling()
 
 
 def test_a_file_with_wrong_outputs_is_not_written(

@@ -132,6 +132,55 @@ for name, one in work.items():
     assert run(code, tiny_weights) == ["codes 0", "scores 0", "rerank 0", "maps 0", "classes 0", "new 0"]
 
 
+LOCKS = """
+import threading, time
+import numba
+import osnet
+from numba.core.compiler_lock import global_compiler_lock
+from osnet.compiled import compile_function
+from osnet.forks import import_compiled
+from osnet.runtime.onnx_graph import trace
+sys.path.insert(0, sys.argv[1])
+begun = threading.Event()
+
+class Slow(torch.nn.Module):
+    def forward(self, x):
+        begun.set()
+        time.sleep(1)
+        return x + 1
+
+def compile_slowly():
+    with global_compiler_lock:
+        begun.set()
+        time.sleep(1)
+
+def import_slowly():
+    threading.slow_import = begun
+    import_compiled("slow_to_import")
+
+work = {
+    "trace": (lambda: trace(Slow()), lambda: trace(torch.nn.Linear(2, 2))),
+    "compile": (compile_slowly, lambda: compile_function(lambda x: x + 1)(1)),
+    "import": (import_slowly, lambda: import_compiled("slow_to_import")),
+}
+for name, (of_parent, of_child) in work.items():
+    begun.clear()
+    thread = threading.Thread(target=of_parent)
+    thread.start()
+    begun.wait()
+    print(name, in_child(of_child))
+    thread.join()
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_waits_for_what_its_child_could_not_finish(tmp_path: Path) -> None:
+    """Another thread traces, compiles or imports meanwhile, under a lock that the child would find held for ever."""
+    words = "import threading, time; threading.slow_import.set(); time.sleep(1)"
+    (tmp_path / "slow_to_import.py").write_text(words)
+    assert run(LOCKS, tmp_path) == ["trace 0", "compile 0", "import 0"]
+
+
 def test_only_a_child_is_limited_to_one_thread() -> None:
     code = """
 import osnet

@@ -5,12 +5,17 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 
 import osnet.weights.hub as published
 from osnet import OSNet, OSNetConfig, create_model
@@ -206,6 +211,32 @@ def test_a_download_with_a_wrong_hash_is_refused_naming_both(hub: Hub) -> None:
     assert entry.sha256 is not None
     assert entry.sha256 in str(caught.value)
     assert hashlib.sha256(content).hexdigest() in str(caught.value)
+
+
+def test_downloads_at_once_leave_the_level_of_the_log(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins before the first ends, and ends after it."""
+    usual, first_is_done, both = hub_logging.get_verbosity(), threading.Event(), threading.Barrier(2)
+
+    def download(_repository: str, file: str, local_files_only: bool = False, **_more: object) -> str:
+        if not local_files_only:
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+            if file == names[1]:
+                first_is_done.wait(0.5)
+        raise LocalEntryNotFoundError("not here")
+
+    def try_to_load(data: str) -> None:
+        with pytest.raises(WeightsError):
+            create_model("osnet_x0_25", pretrained=data)
+
+    names = [PUBLISHED["osnet_x0_25", data].file for data in ("msmt17", "market1501")]
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(try_to_load, "msmt17"), pool.submit(try_to_load, "market1501")
+        first.result()
+        first_is_done.set()
+        second.result()
+    assert hub_logging.get_verbosity() == usual
 
 
 def test_a_download_with_the_known_hash_is_accepted(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

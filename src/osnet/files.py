@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from secrets import token_hex
+from threading import get_native_id
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from unicodedata import category
@@ -27,14 +28,14 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``. The file written there is renamed to ``path`` at the end.
 
     The rename is atomic: a reader sees the old file or the new one, also after a crash. If the body raises, ``path``
-    stays as it was and the temporary file is deleted.
+    stays as it was and the temporary file is deleted. Of several threads or processes, the last one's file stays.
 
     Raises:
         OutputError: the folder does not exist or cannot be written to.
     """
     path = Path(path)
     check_writable(path)
-    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{_TOKEN}-{path.name}")
+    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{get_native_id()}-{_TOKEN}-{path.name}")
     try:
         yield aside
         _sync(aside)

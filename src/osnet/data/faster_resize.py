@@ -8,11 +8,13 @@ next ones. The kernel is used only if it computes what the installed Pillow comp
 import os
 from collections.abc import Callable
 from itertools import count
-from threading import Lock, Thread, current_thread
+from threading import Thread, current_thread
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from osnet.forks import import_compiled, make_lock
 
 Resize = Callable[[NDArray[np.uint8], tuple[int, int], bool], NDArray[np.uint8]]
 """An image (h, w, 3), the size (H, W) and whether to reverse the channels -> (3, H, W)."""
@@ -23,7 +25,7 @@ ENOUGH = 2000
 _resized = count(1)
 _resize: Resize | None = None
 _loading: Thread | None = None
-_starting = Lock()
+_starting = make_lock()
 
 
 def get() -> Resize | None:
@@ -53,7 +55,7 @@ def start_loading() -> Thread:
 def _load() -> None:
     global _resize
     try:
-        from osnet.data.resize_kernel import resize_rgb
+        resize_rgb = import_compiled("osnet.data.resize_kernel").resize_rgb
     except Exception:  # a damaged installation may raise anything; Pillow is used then
         return
     for height_first in (_is_height_first, _never):

@@ -7,14 +7,14 @@ Shapes: h, w the given height and width; H, W the wanted ones; T the number of t
 result depends on.
 """
 
-from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
 
 import numba
 import numpy as np
 from numba import int32, int64, uint8, uint64
 from numpy.typing import NDArray
+
+from osnet.compiled import compile_function
 
 BITS = 22
 """Precision of the weights: 8 bits are left for the pixel, and two for the sum."""
@@ -72,19 +72,12 @@ def _weigh(size: int, wanted: int, least_taps: int) -> tuple[NDArray[np.int64], 
     return first, weights
 
 
-def _compiled(function: Callable[..., Any], signature: Any) -> Any:
-    """Compile with numba; the machine code is cached on disk if a cache folder is writable."""
-    try:
-        return numba.njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError:
-        return numba.njit(signature, nogil=True)(function)
-
-
 _GIVEN = partial(numba.types.Array, layout="C", readonly=True)
 
 
 @partial(
-    _compiled,
+    compile_function,
+    nogil=True,
     signature=numba.void(_GIVEN(uint8, 3), _GIVEN(int64, 1), _GIVEN(int32, 2), uint8[:, :, ::1]),
 )
 def _resize_height(image, first, weights, out):  # type: ignore[no-untyped-def]
@@ -105,7 +98,8 @@ def _resize_height(image, first, weights, out):  # type: ignore[no-untyped-def]
 
 
 @partial(
-    _compiled,
+    compile_function,
+    nogil=True,
     signature=numba.void(_GIVEN(uint8, 2), _GIVEN(int64, 1), _GIVEN(int32, 2), numba.boolean, uint8[:, :, ::1]),
 )
 def _resize_width(image, first, weights, bgr, out):  # type: ignore[no-untyped-def]

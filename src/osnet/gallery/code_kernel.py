@@ -1,5 +1,6 @@
 """The loop of ``exact_search`` over 8-bit codes, compiled by numba. Importing this module compiles it."""
 
+from functools import partial
 from typing import Any
 
 import numba
@@ -8,6 +9,8 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from osnet.compiled import compile_function
 
 
 def _read_only(kind: Any, dimensions: int, layout: Any) -> Any:
@@ -90,7 +93,7 @@ processors have one instruction (x86: ``vpdpwssd`` or ``vpmaddwd``, of up to 32 
 """
 
 
-@numba.njit(SIGNATURE, cache=True, nogil=True)  # type: ignore[misc, untyped-decorator, unused-ignore]
+@partial(compile_function, signature=SIGNATURE, nogil=True)
 def find_passing(
     codes_ND: NDArray[np.int8],
     scales_N2: NDArray[np.float32],

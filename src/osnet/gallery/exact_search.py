@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from osnet.forks import import_compiled
 from osnet.gallery.columns import Indices
 from osnet.runtime.backends import count_cores
 
@@ -283,6 +284,4 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 @cache
 def _kernel() -> Any:
     """The loop over codes. numba compiles it at the first use (a second or two) and keeps it."""
-    from osnet.gallery.code_kernel import find_passing
-
-    return find_passing
+    return import_compiled("osnet.gallery.code_kernel").find_passing

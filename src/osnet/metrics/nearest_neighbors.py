@@ -7,7 +7,6 @@ Shapes: N items, K neighbours, D components of an embedding.
 """
 
 from dataclasses import dataclass
-from importlib import import_module
 from types import ModuleType
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from osnet.errors import DataError
-from osnet.forks import was_forked
+from osnet.forks import import_compiled, was_forked
 
 TILE = 2048
 """Rows and columns of a tile on the CPU: 16 MiB, which fits into the last-level cache."""
@@ -78,12 +77,10 @@ def kernels_on(device: torch.device) -> ModuleType | None:
     """
     if device.type != "cpu" or was_forked():
         return None
-    import numba
-
     threads = torch.get_num_threads()
-    kernels = import_module("osnet.metrics.rerank_kernels")
-    at_most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined, unused-ignore]
-    numba.set_num_threads(min(threads, at_most))
+    kernels = import_compiled("osnet.metrics.rerank_kernels")
+    at_most: int = kernels.numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined, unused-ignore]
+    kernels.numba.set_num_threads(min(threads, at_most))
     torch.set_num_threads(threads)  # both use OpenMP: when numba starts its threads, it changes PyTorch's number too
     return kernels
 

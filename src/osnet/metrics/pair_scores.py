@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from osnet.metrics.matching_rules import Ints
-from osnet.metrics.rank_counting import compile_function
+from osnet.metrics.rank_counting import compiled
 from osnet.metrics.score_blocks import ScoredPairs
 
 NUM_BINS = 4000
@@ -106,7 +106,7 @@ def count_pairs(
     return PairCurves(PairCounts(same, different), _mean_precision(scored))
 
 
-@compile_function
+@compiled
 def _add_bins(score_RC, counts):  # type: ignore[no-untyped-def]
     """Add scores to the histogram ``counts`` over [-1, 1]; excluded pairs (-inf) are skipped."""
     half = np.float32(len(counts) / 2)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from osnet.compiled import compile_function
 from osnet.metrics.matching_rules import Ints, Pairs
 from osnet.types import Distance as Distance
 
@@ -40,21 +40,13 @@ LONGEST = 1e15
 """Longer embeddings would overflow float32 when squared."""
 
 
-def compile_function(function: Callable[..., Any], reorder: bool = False) -> Callable[..., Any]:
-    """Compile with numba; the machine code is cached on disk if the cache folder is writable.
-
-    ``reorder`` allows the compiler to vectorise sums. Such a function is compiled once, before its callers, so that the
-    order of summation is the same in all of them and equal embeddings give equal values (a test checks this).
-    """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"} if reorder else False}
-    try:
-        compiled: Callable[..., Any] = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable cache folder
-        compiled = numba.njit(**options)(function)
-    return compiled
+compiled: Callable[..., Any] = partial(compile_function, nogil=True)
+_summing: Callable[..., Any] = partial(compiled, fastmath={"reassoc", "contract", "nsz"})
+"""The compiler may vectorise sums. Such a function is compiled once, before its callers, so that the order of summation
+is the same in all of them and equal embeddings give equal values (a test checks this)."""
 
 
-@partial(compile_function, reorder=True)
+@_summing
 def _dot(a_D, b_D):  # type: ignore[no-untyped-def]
     """Dot product in float64, in which products of float32 values are exact."""
     total = 0.0
@@ -63,7 +55,7 @@ def _dot(a_D, b_D):  # type: ignore[no-untyped-def]
     return total
 
 
-@partial(compile_function, reorder=True)
+@_summing
 def _squared_distance(a_D, b_D):  # type: ignore[no-untyped-def]
     total = 0.0
     for k in range(len(a_D)):
@@ -72,7 +64,7 @@ def _squared_distance(a_D, b_D):  # type: ignore[no-untyped-def]
     return total
 
 
-@compile_function
+@compiled
 def _lengths(vectors_ND):  # type: ignore[no-untyped-def]
     """(N,) Euclidean lengths in float64; not finite if an embedding is not."""
     out = np.empty(len(vectors_ND))
@@ -81,7 +73,7 @@ def _lengths(vectors_ND):  # type: ignore[no-untyped-def]
     return out
 
 
-@compile_function
+@compiled
 def _closeness(query_D, gallery_D, query_length, gallery_length, euclidean):  # type: ignore[no-untyped-def]
     """Closeness of two embeddings, higher is closer. Cosine: the cosine, 0 for an embedding of length 0. Euclidean:
     (|q|^2 - |q - g|^2) / 2."""
@@ -90,7 +82,7 @@ def _closeness(query_D, gallery_D, query_length, gallery_length, euclidean):  # 
     return (query_length * query_length - _squared_distance(query_D, gallery_D)) / 2
 
 
-@compile_function
+@compiled
 def _pair_closeness(query_QD, gallery_GD, query_lengths, gallery_lengths, queries, items, euclidean):  # type: ignore[no-untyped-def]
     out = np.empty(len(items))
     for m in range(len(items)):
@@ -99,7 +91,7 @@ def _pair_closeness(query_QD, gallery_GD, query_lengths, gallery_lengths, querie
     return out
 
 
-@compile_function
+@compiled
 def hide_pairs(block_RC, first, starts, items, columns_C):  # type: ignore[no-untyped-def]
     """Set the block's values to -inf for the pairs (``starts``, ``items``)."""
     for r in range(len(block_RC)):
@@ -109,7 +101,7 @@ def hide_pairs(block_RC, first, starts, items, columns_C):  # type: ignore[no-un
                 block_RC[r, c] = -np.inf
 
 
-@compile_function
+@compiled
 def _compare(row_C, high, low):  # type: ignore[no-untyped-def]
     """Count values above ``high`` and values of at least ``low``. This is the hot loop; it is vectorised."""
     above, at_least = np.int32(0), np.int32(0)
@@ -121,7 +113,7 @@ def _compare(row_C, high, low):  # type: ignore[no-untyped-def]
     return above, at_least
 
 
-@compile_function
+@compiled
 def _count(  # type: ignore[no-untyped-def]
     block_RC,
     first,
@@ -153,7 +145,7 @@ def _count(  # type: ignore[no-untyped-def]
             exact_C[:] = np.nan
 
 
-@compile_function
+@compiled
 def _is_before(c, g, item, wanted, exact_C, vectors):  # type: ignore[no-untyped-def]
     """Whether gallery item ``g`` (column ``c``) comes before the wanted item, decided in float64."""
     if g == item:
@@ -164,7 +156,7 @@ def _is_before(c, g, item, wanted, exact_C, vectors):  # type: ignore[no-untyped
     return exact_C[c] > wanted or (exact_C[c] == wanted and g < item)
 
 
-@compile_function
+@compiled
 def _count_few(row_C, columns_C, items, wanted_P, margin, exact_C, vectors, before_P):  # type: ignore[no-untyped-def]
     """Count with one pass over the row per wanted item. True if exact values were computed."""
     used = False
@@ -186,7 +178,7 @@ def _count_few(row_C, columns_C, items, wanted_P, margin, exact_C, vectors, befo
     return used
 
 
-@compile_function
+@compiled
 def _count_many(row_C, columns_C, items, wanted_P, margin, exact_C, vectors, before_P):  # type: ignore[no-untyped-def]
     """Count with one pass over the row and a binary search among the wanted items per value. Always True: exact
     values are nearly always needed."""

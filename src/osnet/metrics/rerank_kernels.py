@@ -8,25 +8,30 @@ Shapes: N items, K neighbours, D components of an embedding, B x C a tile, P pai
 a block of distances.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from osnet.compiled import compile_function
+
 CHUNK = 128
 """Number of values compared at once; a multiple of any CPU's vector length."""
 
 
-def _compiled(signature: str) -> Any:
+def _compiled(signature: str) -> Callable[..., Any]:
     """Compile when this module is first imported (some seconds); later imports read numba's cache.
 
     Distances are never NaN, so the compiler may reorder minima and sums.
     """
-    return numba.njit(signature, parallel=True, cache=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
+    fast = {"nnan", "nsz", "reassoc", "contract"}
+    return partial(compile_function, signature=signature, parallel=True, fastmath=fast)
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[misc, untyped-decorator, unused-ignore]
+@numba.njit(inline="always")  # type: ignore[misc, untyped-decorator, unused-ignore]
 def _insert(closest_K: Any, index_K: Any, distance: Any, index: int) -> None:
     """Insert a neighbour after those at the same distance; callers go by increasing index, so ties keep that order."""
     place = len(closest_K) - 1
@@ -38,7 +43,7 @@ def _insert(closest_K: Any, index_K: Any, distance: Any, index: int) -> None:
     index_K[place] = index
 
 
-@_compiled("void(f4[:,::1], f4[::1], f4[::1], f4[:,::1], i4[:,::1], f4[::1], i8)")  # type: ignore[misc, untyped-decorator, unused-ignore]
+@_compiled("void(f4[:,::1], f4[::1], f4[::1], f4[:,::1], i4[:,::1], f4[::1], i8)")
 def update_rows(
     tile_BC: NDArray[np.float32],
     squares_B: NDArray[np.float32],
@@ -79,7 +84,7 @@ def update_rows(
         furthest_B[b] = furthest
 
 
-@_compiled("void(f4[:,::1], f4[:,::1], i4[:,::1], f4[::1], i8)")  # type: ignore[misc, untyped-decorator, unused-ignore]
+@_compiled("void(f4[:,::1], f4[:,::1], i4[:,::1], f4[::1], i8)")
 def update_columns(
     tile_BC: NDArray[np.float32],
     closest_CK: NDArray[np.float32],
@@ -110,7 +115,7 @@ def update_columns(
                         limit[c] = closest_CK[start + c, worst]
 
 
-@_compiled("void(f4[:,::1], i8[::1], i8[::1], f4[::1])")  # type: ignore[misc, untyped-decorator, unused-ignore]
+@_compiled("void(f4[:,::1], i8[::1], i8[::1], f4[::1])")
 def pair_distances(
     items_ND: NDArray[np.float32], one_P: NDArray[np.int64], other_P: NDArray[np.int64], distance_P: NDArray[np.float32]
 ) -> None:
@@ -124,7 +129,7 @@ def pair_distances(
         distance_P[p] = total
 
 
-@_compiled("void(i8, i8[::1], i8[::1], f8[::1], i8[::1], i8[::1], f8[::1], f8, f4, f4[:,::1])")  # type: ignore[misc, untyped-decorator, unused-ignore]
+@_compiled("void(i8, i8[::1], i8[::1], f8[::1], i8[::1], i8[::1], f8[::1], f8, f4, f4[:,::1])")
 def add_jaccard(
     first_row: int,
     start: NDArray[np.int64],

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from osnet.metrics.matching_rules import Ints
-from osnet.metrics.rank_counting import Distance, compile_function
+from osnet.metrics.rank_counting import Distance, compiled
 from osnet.metrics.score_blocks import ScoredPairs
 
 MIN_ERRORS = 30
@@ -233,7 +233,7 @@ def _allowed(rate: float, count: int) -> int:
 # their keys, then, in a second pass, by the lower 16 bits within the bins that contain the wanted ranks.
 
 
-@compile_function
+@compiled
 def _key(bits):  # type: ignore[no-untyped-def]
     """Map the bits of a float32 to an integer of the same order; -0 maps to the key of 0."""
     if bits == np.uint32(0x80000000):
@@ -245,14 +245,14 @@ _HIDDEN_BIN = 0x007F
 """Upper 16 bits of the key of -inf (excluded pairs); no finite value has them."""
 
 
-@compile_function
+@compiled
 def _add_high(bits_RC, counts):  # type: ignore[no-untyped-def]
     for r in range(len(bits_RC)):
         for c in range(bits_RC.shape[1]):
             counts[_key(bits_RC[r, c]) >> np.uint32(16)] += 1
 
 
-@compile_function
+@compiled
 def _add_low(bits_RC, place_of_bin, counts):  # type: ignore[no-untyped-def]
     for r in range(len(bits_RC)):
         for c in range(bits_RC.shape[1]):

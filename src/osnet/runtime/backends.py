@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from threading import Lock
 from typing import Any, Literal, get_args
 from weakref import WeakSet
 
@@ -29,6 +28,7 @@ from torch.nn.functional import normalize as unit_length
 
 from osnet.data.transforms import normalize, to_fractions
 from osnet.errors import ModelError, require_extra
+from osnet.forks import make_lock
 from osnet.runtime.folding import fold, optimize
 from osnet.runtime.onnx_graph import INPUT, UnknownStepError, with_float_input, write_onnx
 from osnet.types import Preprocessing
@@ -164,13 +164,11 @@ class ThreadedBackend(Backend):
 _WITH_THREADS: WeakSet[ThreadedBackend] = WeakSet()
 
 
-_making_core = Lock()
+_making_core = make_lock()
 
 
 def _prepare_child() -> None:
     """Keep runtimes alive in a forked process: destroying one would wait for threads that exist only in the parent."""
-    global _making_core
-    _making_core = Lock()  # a thread of the parent may hold the other
     for backend in list(_WITH_THREADS):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))  # a Python reference would be dropped at exit
 
@@ -380,20 +378,25 @@ def measure_difference(backend: Backend, network: nn.Module, preprocessing: Prep
     return float((found - expected[[0, 1, 1]]).abs().max())
 
 
-_ONE_THREAD = Lock()
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """PyTorch with one thread: on a busy machine, threads that wait for each other at each of 500 steps take 25 times
-    the processor time."""
-    with _ONE_THREAD:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    the processor time.
+
+    OpenMP is told so for this thread alone. ``torch.set_num_threads`` tells it for all, and threads that first use
+    PyTorch meanwhile would keep one for ever.
+    """
+    before = torch.get_num_threads()
+    try:
+        tell = ctypes.CDLL(torch._C.__file__).omp_set_num_threads
+    except (OSError, AttributeError):  # a build without OpenMP, or on Windows, which does not find it there
+        yield
+        return
+    tell(1)
+    try:
+        yield
+    finally:
+        tell(before)
 
 
 def run_plainly(network: nn.Module, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

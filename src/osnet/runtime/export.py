@@ -23,7 +23,7 @@ from osnet.errors import DataError, ExportError, ModelError, require_extra
 from osnet.files import make_folder, sha256_file, written_aside
 from osnet.runtime.backends import generate_pixels, openvino_core
 from osnet.runtime.folding import fold
-from osnet.runtime.onnx_graph import INPUT, UnknownStepError, write_onnx
+from osnet.runtime.onnx_graph import INPUT, TRACING, UnknownStepError, write_onnx
 from osnet.types import Preprocessing
 from osnet.weights.checkpoint import Checkpoint, network_sha256
 from osnet.weights.file_kinds import check_folder_name
@@ -276,15 +276,16 @@ def _onnx_bytes(
     onnx = require_extra("onnx", "export")
     require_extra("onnxscript", "export")
     example = generate_pixels(2, size_hw) if uint8 else generate_pixels(2, size_hw).float()
-    program = torch.onnx.export(
-        graph,
-        (example,),
-        dynamo=True,
-        input_names=[INPUT],
-        output_names=list(names),
-        verbose=False,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )
+    with TRACING:
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=list(names),
+            verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, about)
@@ -331,12 +332,13 @@ def _write_torch_export(
 ) -> None:
     pixels = generate_pixels(2, size_hw)
     module = Half(graph) if precision == "fp16" else graph
-    program = torch.export.export(
-        module,
-        (pixels if kind == "uint8" else pixels.float(),),
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=4096)}},
-    )
-    torch.export.save(program, aside, extra_files={"osnet.json": json.dumps(about)})
+    with TRACING:
+        program = torch.export.export(
+            module,
+            (pixels if kind == "uint8" else pixels.float(),),
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=4096)}},
+        )
+        torch.export.save(program, aside, extra_files={"osnet.json": json.dumps(about)})
 
 
 class Half(nn.Module):
@@ -370,7 +372,8 @@ def _read_openvino(path: Path) -> FileRunner:
 
 
 def _read_torch_export(path: Path) -> FileRunner:
-    module = torch.export.load(path).module()
+    with TRACING:
+        module = torch.export.load(path).module()
 
     def run(images: NDArray[Any]) -> list[NDArray[np.float32]]:
         with torch.inference_mode():

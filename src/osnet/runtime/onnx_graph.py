@@ -11,7 +11,7 @@ Shapes: B batch, C channels, H height, W width.
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node, Tracer
 
 from osnet.errors import ModelError, require_extra
+from osnet.forks import make_lock
 from osnet.models.denormals import TINY
 from osnet.models.layers import ChannelShuffle, DepthwisePool, LinearContextGate
 from osnet.runtime.folding import Centre, Normalize
@@ -35,8 +36,9 @@ class UnknownStepError(ModelError):
     """A network with an operation that the writer does not know."""
 
 
-_TRACING = Lock()
-"""Held while tracing: ``torch.fx`` patches ``nn.Module`` for all threads meanwhile."""
+TRACING = make_lock()
+"""Held while tracing: ``torch.fx`` patches ``nn.Module`` for all threads meanwhile. PyTorch's exporters do so, too, and
+run without oneDNN, which changes the last digits of networks in other threads. Two at once could leave it so."""
 
 
 class _LeafTracer(Tracer):
@@ -135,7 +137,7 @@ def trace(graph: nn.Module) -> Graph:
     """
     tracer = _LeafTracer()
     try:
-        with _TRACING:
+        with TRACING:
             return tracer.trace(graph)
     except Exception as error:  # tracing runs any forward with proxies instead of tensors
         raise UnknownStepError(f"{type(graph).__name__} cannot be traced: {error}") from error

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from osnet.errors import WeightsError
+from osnet.forks import make_lock
 from osnet.weights.file_kinds import HEAD_BYTES, SAVE_TENSORS, describe_other, is_safetensors
 
 SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
@@ -124,7 +124,7 @@ _PASSED_OVER = frozenset(
 )
 """Types of Python's standard library that are skipped."""
 _PLAIN_TYPES = frozenset({"list", "dict", "tuple", "int", "float", "str", "bool", "frozenset", "bytes", "object"})
-_LOADING = Lock()
+_LOADING = make_lock()
 """Only one file is read at a time, because PyTorch keeps the names of placeholders in a global table."""
 
 

@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from os import PathLike
@@ -20,6 +22,7 @@ from typing import Literal
 
 from osnet.errors import WeightsError
 from osnet.files import make_folder, sha256_file, write_json
+from osnet.forks import make_lock
 from osnet.models.network import Network
 from osnet.models.registry import VARIANTS
 from osnet.weights.card import CARD_FILE, LICENCE_ZOO
@@ -232,17 +235,15 @@ def _download(published: PublishedWeights) -> Path:
         pass
     doubt = " (a name derived from similar files; never seen)" if published.certainty == "never seen" else ""
     sys.stderr.write(f"downloading {published.file}{doubt} from {REPOSITORY}\nlicence of the weights: {LICENCE_ZOO}\n")
-    hub_log = logging.getLogger("huggingface_hub")
-    level = hub_log.level
-    hub_log.setLevel(logging.ERROR)  # otherwise each retry prints the whole URL
     try:
-        path = hf_hub_download(
-            REPOSITORY,
-            published.file,
-            revision=revision,
-            endpoint=os.environ.get("HF_ENDPOINT"),
-            etag_timeout=ETAG_TIMEOUT_S,
-        )
+        with _quiet():
+            path = hf_hub_download(
+                REPOSITORY,
+                published.file,
+                revision=revision,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+                etag_timeout=ETAG_TIMEOUT_S,
+            )
     except LocalEntryNotFoundError:
         raise WeightsError(_offline_message(published, "the repository cannot be reached")) from None
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -255,9 +256,26 @@ def _download(published: PublishedWeights) -> Path:
         ) from None
     except Exception as error:  # the HTTP library raises its own errors
         raise WeightsError(_offline_message(published, f"the download failed ({error})")) from None
-    finally:
-        hub_log.setLevel(level)
     return _verified(Path(path), published, revision)
+
+
+_QUIET = make_lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The Hub's library without its warnings, which print the whole URL at each retry.
+
+    In one thread at a time: the level counts for all, and a second one would take it for the usual one.
+    """
+    log = logging.getLogger("huggingface_hub")
+    with _QUIET:
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def _offline_message(published: PublishedWeights, reason: str) -> str:
