@@ -259,23 +259,28 @@ def _download(published: PublishedWeights) -> Path:
     return _verified(Path(path), published, revision)
 
 
-_QUIET = make_lock()
+_counting = make_lock()
+_quiet_levels: list[int] = []
+"""For each download that is running, the level of the Hub's log before the first of them."""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The Hub's library without its warnings, which print the whole URL at each retry.
 
-    In one thread at a time: the level counts for all, and a second one would take it for the usual one.
+    Its level counts for all threads, so the last download sets it back.
     """
     log = logging.getLogger("huggingface_hub")
-    with _QUIET:
-        level = log.level
+    with _counting:
+        _quiet_levels.append(_quiet_levels[0] if _quiet_levels else log.level)
         log.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            log.setLevel(level)
+    try:
+        yield
+    finally:
+        with _counting:
+            level = _quiet_levels.pop()
+            if not _quiet_levels:
+                log.setLevel(level)
 
 
 def _offline_message(published: PublishedWeights, reason: str) -> str:
