@@ -130,6 +130,7 @@ def test_files_of_others_run_without_tiny_weights() -> None:
     values = onnx.numpy_helper.to_array(kernel).copy()
     values[0], values[1, 0, 0, 0] = 1e-39, -3e-19
     kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-38), "keeps from dividing by zero"))
     outside = model.graph.initializer.add(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1])
     outside.data_location = onnx.TensorProto.EXTERNAL
     outside.external_data.add(key="location", value="/etc/passwd")

@@ -39,7 +39,11 @@ def test_days_have_shards_and_empty_days_are_deleted(monkeypatch: pytest.MonkeyP
             real.create_collection(name, vectors_config=given["vectors_config"])
 
         def get_collection(self, name: str) -> Any:
-            return SimpleNamespace(config=SimpleNamespace(params=SimpleNamespace(**made)))
+            config = SimpleNamespace(params=SimpleNamespace(**made), optimizer_config=made["optimizers_config"])
+            return SimpleNamespace(config=config)
+
+        def update_collection(self, name: str, optimizers_config: Any) -> None:
+            made["optimizers_config"] = optimizers_config
 
         def list_shard_keys(self, name: str) -> Any:
             return SimpleNamespace(shard_keys=[SimpleNamespace(key=key) for key in shards])
@@ -65,6 +69,8 @@ def test_days_have_shards_and_empty_days_are_deleted(monkeypatch: pytest.MonkeyP
     store = QdrantStore.create("http://127.0.0.1:6333", **given, shards=2, replicas=3, by_day=True)
     assert made["sharding_method"] == models.ShardingMethod.CUSTOM
     assert (made["shard_number"], made["replication_factor"]) == (2, 3)
+    assert made["optimizers_config"].deleted_threshold == 0, "one deleted point of millions starts a vacuum"
+    made["optimizers_config"].deleted_threshold = 0.0001  # as of an earlier version
     times = [20_785 * DAY_S, 20_786 * DAY_S - 1, 20_786 * DAY_S, None, -1.0, 1e18]
     items = [Item(f"{n}", f"p{n}", None, time_s) for n, time_s in enumerate(times)]
     rows = np.random.default_rng(0).normal(size=(6, SIZE)).astype(np.float32)
@@ -74,6 +80,7 @@ def test_days_have_shards_and_empty_days_are_deleted(monkeypatch: pytest.MonkeyP
     store = QdrantStore("http://127.0.0.1:6333", api_key="secret")
     assert store.search_embedding(rows[2], weights_sha256=SHA, top=1)[0].item.source == "2"
     store.erase(Where(identities=frozenset({"p0"})))
+    assert made["optimizers_config"].deleted_threshold == 0
     assert "2026-11-28" in shards, "the other item of this day"
     assert store.expire(20_786 * DAY_S).rows == 2
     assert set(shards) == {"undated", "2026-11-29"}

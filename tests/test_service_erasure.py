@@ -173,6 +173,28 @@ def test_an_erasure_killed_between_two_steps_is_finished(
     assert Archive.open(site.archive).sources() == before - {inner}
 
 
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_service_that_starts_during_an_erasure_changes_nothing(
+    site: Site, renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the new segment takes the place of the old one, and when the old one has just left it."""
+    archive = Archive.open(site.archive)
+    before, rename, done = archive.sources(), Path.rename, []
+
+    def interfere(path: Path, target: Path) -> Path:
+        done.append(path)
+        if len(done) == renames + 1:
+            erasing.finish_erasing(site.archive)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interfere)
+    erasing.remove_tracklets(archive, [min(before)])
+    monkeypatch.undo()
+    now = Archive.open(site.archive)
+    assert now.sources() == before - {min(before)}
+    assert now.check() == []
+
+
 def test_tracklets_can_be_erased_one_by_one(site: Site) -> None:
     archive = Archive.open(site.archive)
     first = archive.segments[0]["name"]

@@ -17,6 +17,7 @@ from filelock import FileLock
 from osnet.errors import DataError, OutputError
 from osnet.service import audit, core
 from osnet.service.app import make_app
+from osnet.service.database import StateBusyError
 from osnet.service.database_sqlite import SqliteDatabase
 from osnet.service.searches import MissingError
 from osnet.video import Archive, erasing
@@ -518,3 +519,21 @@ def test_a_step_that_fails_and_a_slow_webhook_stop_nothing_else(site: Site, monk
     for thread in site.service._threads:
         thread.join(60)
     assert len(sent) == 1  # no further one after the stop
+
+
+def test_a_second_service_on_the_state_is_refused_and_leaves_the_files_of_the_first(site: Site) -> None:
+    """Clips and exports that are being made; those of a process that was killed are deleted at the next start."""
+    site.service.database.claim()
+    clip = site.service.temporary / "clip.mp4"
+    clip.write_bytes(b"being made")
+    second = core.Service(site.service.options, site.clock)
+    with pytest.raises(StateBusyError):
+        second.start()
+    assert clip.exists()
+    site.service.database.unclaim()
+    second.start()
+    try:
+        assert not clip.exists()
+        assert second.temporary.is_dir()
+    finally:
+        second.stop()

@@ -16,6 +16,7 @@ pytest.importorskip("fastapi")
 
 from osnet.service import camera_stream, live, rtsp_relay, watch
 from osnet.service.addresses import AddressError
+from osnet.service.library import ScoredTracklet
 from osnet.service.scores import CalibratedPoint, ScoreScale
 from osnet.video import Archive
 from rtsp_camera import rtsp_camera
@@ -74,6 +75,17 @@ def test_alerts_are_sent_once_and_signed(watched: dict[str, Any]) -> None:
     assert b"missing" not in body  # the reason stays here
     log = site.client().get(f"{API}/audit").json()["entries"]
     assert sum(entry["action"] == "alert.sent" for entry in log) == new
+
+
+def test_many_earlier_sightings_hide_no_new_one(watched: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an entry are as many as the person was seen; each reaches the threshold, and none has an alert yet."""
+    service = watched["site"].service
+    seen = [ScoredTracklet(f"a~{n}", 0.99 - n / 1e5, 0.99 - n / 1e5) for n in range(500)]
+    others = [ScoredTracklet(f"a~{n}", 0.5, 0.5) for n in range(500, 2000)]
+    monkeypatch.setattr(service.library, "search", lambda _query, _filters, _sees, top: [*seen, *others][:top])
+    monkeypatch.setattr(service.searches, "still_there", list)
+    assert service.watch.look() == len(seen)
+    assert service.watch.look() == 0
 
 
 def test_failed_alerts_are_retried_with_growing_pauses(watched: dict[str, Any]) -> None:

@@ -176,6 +176,20 @@ def test_retention_deletes_old_segments_and_says_so(painted_archive: Path, tmp_p
     assert read_links(Archive.open(site.archive)) == []
 
 
+def test_retention_meets_a_camera_that_came_just_now(
+    painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first segment is seen between two readings of the archives. It stays, and the others are judged."""
+    site = Site(tmp_path, copy_archive(painted_archive, tmp_path))
+    site.service.settings.set(site.actor(), "maximum_days", 1)
+    site.clock.ahead = 5000 * 86400
+    retention, days = site.service.retention, site.service.retention.days()
+    old = retention.old()
+    new = next(iter(days))
+    monkeypatch.setattr(retention, "days", lambda: {camera: kept for camera, kept in days.items() if camera != new})
+    assert retention.old() == [one for one in old if one[2] != new] != old
+
+
 def test_old_searches_go_and_those_in_cases_stay(painted_archive: Path, tmp_path: Path) -> None:
     site = Site(tmp_path, painted_archive)
     case = site.client().post(f"{API}/cases", json={"title": "kept"}).json()["id"]

@@ -235,3 +235,32 @@ def test_a_stream_is_cut_into_segments_that_overlap_and_a_gap_ends_all_tracks(
     assert all("secret" not in path.read_text() for path in (tmp_path / "a").rglob("segment.json"))
     crops = [c for t in store.tracklets() for c in t.crops]
     np.testing.assert_array_equal([c.path.is_file() for c in crops], True)
+
+
+@pytest.mark.parametrize("end", ["gap", "until"])
+def test_people_who_are_seen_in_an_overlap_alone_are_kept_if_it_is_interrupted(
+    end: str, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """The second person comes at 10.5 s, in the overlap from 10 to 12 s. At 11.5 s the stream breaks, or is ended."""
+    paths = [walk(2, 20, 0.5), walk(2, 70, 0.5, 105, 115)]
+    finder, follower = front_end(write_truth(tmp_path / "gt.txt", paths, 150))
+    start, frames = 1795852800.0, paint_walkers(paths, 150)
+    events: list[VideoFrame | Gap] = [
+        VideoFrame(image, round(start + n / 10, 3), n + 1) for n, image in enumerate(frames)
+    ]
+    if end == "gap":
+        events.insert(115, Gap(start + 11.45, "nothing came for 10 s"))
+    calls = itertools.count(1)
+    index_stream(
+        Played(events, 10), str(tmp_path / "a"), camera="gate", detector=finder, tracker=follower,  # type: ignore[arg-type]
+        embedder=Embedder(tiny_weights, device="cpu", backend="torch"),
+        settings=IndexSettings(segment_s=10, overlap_s=2, appearance=False),
+        until=lambda: end == "until" and next(calls) > 114,
+    )  # fmt: skip
+    store = Archive.open(tmp_path / "a")
+    spans = [(round(t.begin_s - start, 1), round(t.end_s - start, 1)) for t in store.tracklets()]
+    after = [(11.5, 14.9)] if end == "gap" else []
+    assert sorted(spans) == [(0.0, 11.4), (10.0, 11.4), (10.5, 11.4), *after]
+    covered = [(round(s["start_s"] - start, 1), round(s["stop_s"] - start, 1)) for s in store.segments]
+    assert sorted(covered) == [(0.0, 10.0), (10.0, 11.4), *after]
+    assert [len(s["troubles"]) for s in store.segments] == ([1, 0, 0] if end == "gap" else [0, 0])

@@ -6,8 +6,9 @@ weights' digest. Vectors have length 1 and are compared by their dot product, so
 
 Search asks for exact scores (``exact=True``) by default: Qdrant then uses no graph.
 
-A server must be set up to erase: deleted points stay in its files until a vacuum, so the collection is made with
-``deleted_threshold`` 0.0001 and ``vacuum_min_vector_number`` 100, its lowest. Its write-ahead log keeps them longer.
+A server must be set up to erase: deleted points stay in its files until a vacuum, which it begins when their share of
+a segment is above ``deleted_threshold``. So this is 0, and ``vacuum_min_vector_number`` is 100, its lowest: in smaller
+segments, deleted points stay until a merge. Its write-ahead log keeps them longer.
 On a cluster, ``by_day=True`` makes shards for each day (``shard_key``): a day without items is deleted with its files.
 We could not run a server: its part is tested against a stand-in that records what is asked of it.
 """
@@ -252,9 +253,12 @@ class QdrantStore(EngineStore):
     def _out_of_reach(self) -> tuple[str, ...]:
         found = ["snapshots, backups, and what the disk keeps of deleted files"]
         if self._place is None:
-            found.append("the server's files: deleted points stay until its vacuum, and longer in its write-ahead log")
+            found.append(
+                "the server's files: deleted points stay until its vacuum, which leaves out segments of fewer than 100 "
+                "points, and longer in its write-ahead log"
+            )
         elif not self._looks:
-            found.append("the files were not looked at: the local mode of the client compresses what it stores")
+            found.append("the files were not looked at: the local mode of the client stores embeddings in another form")
         return tuple(found)
 
     def check(self) -> list[str]:
@@ -289,6 +293,7 @@ class _Client:
     ) -> None:
         client = require_extra("qdrant_client", "qdrant")
         self._models: ModuleType = client.models
+        self._erasing = client.models.OptimizersConfigDiff(deleted_threshold=0.0, vacuum_min_vector_number=100)
         self._collection = collection
         self._lock = threading.RLock()  # the local mode is not safe for threads
         self._on_server = _is_address(place)
@@ -337,7 +342,7 @@ class _Client:
         self._client.create_collection(
             self._collection,
             vectors_config=models.VectorParams(size=size, distance=models.Distance.DOT),
-            optimizers_config=models.OptimizersConfigDiff(deleted_threshold=0.0001, vacuum_min_vector_number=100),
+            optimizers_config=self._erasing,
             **on_cluster,
         )
         if self._on_server:
@@ -409,8 +414,14 @@ class _Client:
             self._client.delete(self._collection, self._models.PointIdsList(points=ids), wait=True)
 
     def vacuum(self) -> None:
-        """A server does it by itself, by the thresholds of the collection. Days without points are deleted here."""
+        """A server does it by itself, by the thresholds of the collection: earlier versions of this package made it
+        with a higher one. Days without points are deleted here.
+        """
         with self._calling():
+            if self._on_server:
+                config = self._client.get_collection(self._collection).config
+                if config.optimizer_config.deleted_threshold:
+                    self._client.update_collection(self._collection, optimizers_config=self._erasing)
             for day in sorted(self._days or ()):
                 if not self._client.count(self._collection, exact=True, shard_key_selector=day).count:
                     self._client.delete_shard_key(self._collection, day)

@@ -110,7 +110,8 @@ def with_float_input(content: bytes) -> bytes:
 def zero_tiny_weights(content: bytes) -> bytes:
     """An ONNX file of any origin with its weights below ``TINY`` set to zero (see ``models.denormals``).
 
-    What is no ONNX file, and weights that are kept in other files, are returned as they are.
+    What is no ONNX file, weights that are kept in other files, and single numbers are returned as they are. A single
+    number may be what a division by zero is prevented with.
     """
     onnx: Any = require_extra("onnx", "speed")
     try:
@@ -123,7 +124,7 @@ def zero_tiny_weights(content: bytes) -> bytes:
             continue
         values = onnx.numpy_helper.to_array(weights)
         tiny = (values != 0) & (np.abs(values) < TINY)
-        if tiny.any():
+        if values.size > 1 and tiny.any():
             weights.CopyFrom(onnx.numpy_helper.from_array(np.where(tiny, np.float32(0), values), weights.name))
             changed = True
     return bytes(model.SerializeToString()) if changed else content

@@ -92,8 +92,7 @@ class Service:
         self.options, self.clock = options, clock
         make_folder(options.state)
         self.temporary = options.state / "tmp"
-        shutil.rmtree(self.temporary, ignore_errors=True)  # of a process that was killed
-        self.temporary.mkdir(mode=0o700)
+        self.temporary.mkdir(mode=0o700, exist_ok=True)
         attributes = None if options.attributes is None else AttributePredictor(options.attributes, options.device)
         self.library = Library(
             options.archives, options.calibration, options.footage, attributes, read_zone(options.zone), options.device
@@ -138,6 +137,8 @@ class Service:
             StateBusyError: another service runs on the same state.
         """
         self.database.claim()
+        shutil.rmtree(self.temporary, ignore_errors=True)  # of a process that was killed; until here, of a running one
+        self.temporary.mkdir(mode=0o700)
         self.sources.start()
         self.jobs.start()  # after the sources: an erasure that starts again pauses those of its cameras
         steps = (self._refresh, self._retain, self.watch.look), (lambda: self.watch.deliver(self._stopped),)

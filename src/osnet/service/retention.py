@@ -192,7 +192,8 @@ class Retention:
             (name, segment["name"], segment["camera"])
             for name, archive in self._library.archives.items()
             for segment in archive.segments
-            if days[segment["camera"]] and segment["stop_s"] < now - days[segment["camera"]] * DAY_S
+            if (kept := days.get(segment["camera"], 0))  # a camera may have come just now
+            and segment["stop_s"] < now - kept * DAY_S
         ]
 
     def _due_crops(self) -> dict[tuple[str, str], list[str]]:

@@ -22,7 +22,7 @@ from osnet.service.addresses import AddressError, check_public
 from osnet.service.audit import record
 from osnet.service.columns import Filters
 from osnet.service.database import Database, Row
-from osnet.service.library import Library
+from osnet.service.library import Library, ScoredTracklet
 from osnet.service.queries import mean_of
 from osnet.service.retention import Settings
 from osnet.service.roles import Actor
@@ -31,6 +31,8 @@ from osnet.service.times import CLOCK_FROM_S, show_time
 
 MAX_DAYS, MAX_TRIES, FIRST_PAUSE_S, TIMEOUT_S = 90, 8, 30.0, 10.0
 DAY_S = 86_400.0
+AT_FIRST = 200
+"""Tracklets that are asked for; more, as long as the last of them reaches the threshold."""
 Post = Callable[[str, bytes, dict[str, str]], int]
 """Address, body, headers -> HTTP status."""
 
@@ -166,22 +168,31 @@ class WatchList:
             filters = Filters(after_s=entry["seen_s"])
             if not c.passing(filters, lambda _: True).any():
                 continue
-            hits = self._library.search(self._vector(entry["search"]), filters, lambda _: True, 200)
+            hits = self._reaching(entry["threshold"], self._vector(entry["search"]), filters)
             with self._database.write() as tx:
                 if tx.one("SELECT id FROM watch_entries WHERE id = ?", entry["id"]) is None:
                     continue  # it was removed meanwhile
                 for hit in self._searches.still_there(hits):
-                    if hit.crop_score is not None and hit.crop_score >= entry["threshold"]:
-                        new += tx.run(
-                            "INSERT INTO alerts VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL) ON CONFLICT DO NOTHING",
-                            secrets.token_urlsafe(9),
-                            entry["id"],
-                            hit.id,
-                            hit.score,
-                            now,
-                            now,
-                        )
+                    new += tx.run(
+                        "INSERT INTO alerts VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL) ON CONFLICT DO NOTHING",
+                        secrets.token_urlsafe(9),
+                        entry["id"],
+                        hit.id,
+                        hit.score,
+                        now,
+                        now,
+                    )
         return new
+
+    def _reaching(self, threshold: float, query_D: Any, filters: Filters) -> list[ScoredTracklet]:
+        """The tracklets whose best crop reaches a threshold; most of them had their alerts earlier."""
+        top = AT_FIRST
+        while True:
+            hits = self._library.search(query_D, filters, lambda _: True, top)
+            reaching = [hit for hit in hits if hit.crop_score is not None and hit.crop_score >= threshold]
+            if len(hits) < top or reaching[-1:] != hits[-1:]:
+                return reaching
+            top *= 4
 
     def deliver(self, stopped: threading.Event | None = None) -> int:
         """Send what waits and is due. Returns how many arrived. Ends between two alerts if ``stopped`` is set."""

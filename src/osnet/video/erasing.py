@@ -9,12 +9,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from osnet.errors import GalleryError, OutputError
 from osnet.files import sha256_file, write_json
@@ -128,15 +128,25 @@ def remove_segments(archive: Archive, names: Iterable[str]) -> Removal:
 
 
 def finish_erasing(folder: Path) -> None:
-    """Finish what a killed run began: a new segment takes the place of the old one; the old one is deleted."""
-    for new in folder.glob(f"*/*/{NEW}*"):
+    """Finish what a killed run began: a new segment takes the place of the old one; the old one is deleted.
+
+    A camera that another process writes to is left alone: it may be erasing there.
+    """
+    cameras = {path.parent.name for mark in (NEW, OLD) for path in folder.glob(f"*/*/{mark}*")}
+    for camera in sorted(cameras):
+        with suppress(Timeout), FileLock(folder / f"{LOCK}-{camera}", timeout=0):
+            _finish(folder, camera)
+
+
+def _finish(folder: Path, camera: str) -> None:
+    for new in folder.glob(f"*/{camera}/{NEW}*"):
         target = new.with_name(new.name.removeprefix(NEW))
         if (new / SEGMENT_FILE).is_file() and not target.exists():
             new.rename(target)
             _sync(target.parent)
         else:
             shutil.rmtree(new)  # it was not complete, or did not take its place yet; the old one is still there
-    for old in folder.glob(f"*/*/{OLD}*"):
+    for old in folder.glob(f"*/{camera}/{OLD}*"):
         shutil.rmtree(old)
 
 

@@ -326,7 +326,7 @@ class _Cutter:
         self._events = stream.events()
         self._settings, self._until, self._report = settings, until, report
         self._carried: list[VideoFrame] = []
-        self._over = False
+        self._gap_follows = self._over = False
         self.start_s = self.stop_s = 0.0
         self.troubles: list[str] = []
 
@@ -346,20 +346,24 @@ class _Cutter:
         return bool(self._carried)
 
     def segment(self) -> Iterator[VideoFrame]:
-        """The frames of the segment, up to the end of the overlap or to a gap."""
+        """The frames of the segment, up to the end of the overlap or to a gap.
+
+        If a gap or the end comes during the overlap, its frames are the next segment: people may be in no others.
+        """
         border = self.start_s + self._settings.segment_s
         end = border + self._settings.overlap_s
         carried, self._carried = self._carried, []
+        gap_follows, self._gap_follows = self._gap_follows, False
         self.stop_s = carried[-1].time_s
         yield from carried
-        while not self._over:
+        while not (self._over or gap_follows):
             event = next(self._events, None)
             if event is None:
                 self._over = True
                 return
             if isinstance(event, Gap):
                 self._note(event)
-                self._carried = []  # tracks do not continue after a gap
+                self._gap_follows = bool(self._carried)  # tracks do not continue after a gap
                 return
             if event.time_s >= border:
                 self._carried.append(event)
@@ -369,7 +373,6 @@ class _Cutter:
             yield event
             if self._until():
                 self._over = True
-                self._carried = []
 
     def _note(self, gap: Gap) -> None:
         text = f"at {gap.time_s:.1f}: {gap.reason}"
