@@ -86,6 +86,7 @@ def count_instructions(call: Callable[[], object]) -> int:
         count += event == "opcode"
         return trace
 
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 counts none if no frame asked for it before settrace
     sys.settrace(trace)
     try:
         call()
