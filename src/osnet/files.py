@@ -1,4 +1,4 @@
-"""Atomic writing, checks of values read from files, file names, hashing."""
+"""Atomic writing, locks, checks of values read from files, file names, hashing."""
 
 import hashlib
 import json
@@ -46,6 +46,43 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_writer(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
+    """Let one process at a time write ``path`` and the files that belong to it.
+
+    The lock file lies beside ``path`` and is deleted at the end. The operating system releases the lock of a process
+    that dies. On a file system without locks there is no protection.
+
+    Args:
+        path: the file to write; its folder exists.
+        timeout_s: how long to wait for another process, in seconds.
+
+    Raises:
+        OutputError: another process holds the lock for longer than ``timeout_s``.
+    """
+    from filelock import FileLock, Timeout  # its import takes long, and most commands need no lock
+
+    file = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.lock")
+    lock = FileLock(file, timeout=timeout_s)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"another process has been writing {path} for more than {timeout_s:g} s; wait until it ends or stop it"
+        ) from error
+    except (OSError, NotImplementedError):  # if the folder cannot be written to, the write says so
+        pass
+    try:
+        yield
+    finally:
+        try:
+            if lock.is_locked:
+                with suppress(OSError):  # Windows cannot delete an open file
+                    file.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def _sync(path: Path) -> None:

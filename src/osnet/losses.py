@@ -60,11 +60,13 @@ def smoothed_cross_entropy_sum(
 def pairwise_distance(embeddings_BD: Tensor) -> Tensor:
     """Euclidean distances between all pairs of rows: (B, B).
 
-    They are at least 1e-6, because the square root has no finite gradient at 0.
+    They are at least 1e-6, because the square root has no finite gradient at 0. Autocast is off here:
+    with products in bfloat16, small distances would be rounding errors.
     """
-    squared = embeddings_BD.square().sum(1)
-    products = embeddings_BD @ embeddings_BD.T
-    return (squared[:, None] + squared[None, :] - 2 * products).clamp(min=1e-12).sqrt()
+    with torch.autocast(embeddings_BD.device.type, enabled=False):
+        squared = embeddings_BD.square().sum(1)
+        products = embeddings_BD @ embeddings_BD.T
+        return (squared[:, None] + squared[None, :] - 2 * products).clamp(min=1e-12).sqrt()
 
 
 def batch_hard_triplet(embeddings_BD: Tensor, pids_B: Tensor, margin: float | None = MARGIN) -> Tensor:

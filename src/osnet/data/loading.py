@@ -186,8 +186,7 @@ def _decode(source: Path | BytesIO, name: str, max_pixels: int) -> Image.Image:
     try:
         with Image.open(source, formats=FORMATS) as image:
             check_size(name, image.size, max_pixels)
-            if image.mode.startswith(("I", "F")):
-                raise ImageError(name, f"pixels of mode {image.mode!r}; convert it to 8 bits per channel")
+            _check_mode(name, image.mode)
             image.load()
             return _upright_rgb(image)
     except ImageError:
@@ -205,13 +204,15 @@ def check_header(path: str | Path) -> None:
     """Check the header of an image file, without decoding the image.
 
     Raises:
-        ImageError: the file is missing or not a regular file, its format is unknown, or the image is too large.
+        ImageError: the file is missing or not a regular file, its format is unknown, or the image is too large or
+            has more than 8 bits per channel.
     """
     path = Path(path)
     _check_file(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
             check_size(str(path), image.size)
+            _check_mode(str(path), image.mode)
     except ImageError:
         raise
     except Exception as error:  # with untrusted bytes, decoders may raise any type of error
@@ -231,6 +232,11 @@ def check_size(name: str, size_wh: tuple[int, int], max_pixels: int = MAX_PIXELS
         raise ImageError(name, f"{width} x {height} is more than the {max_pixels:,} pixels allowed")
 
 
+def _check_mode(name: str, mode: str) -> None:
+    if mode.startswith(("I", "F")):
+        raise ImageError(name, f"pixels of mode {mode!r}; convert it to 8 bits per channel")
+
+
 def own_rgb(image: Image.Image, name: str) -> Image.Image:
     """Convert a Pillow image in memory to RGB by the rules of ``read_image``. Returns a copy, loaded and upright.
 
@@ -238,8 +244,7 @@ def own_rgb(image: Image.Image, name: str) -> Image.Image:
         ImageError: the image is closed, truncated, too large, or has more than 8 bits per channel.
     """
     check_size(name, image.size)
-    if image.mode.startswith(("I", "F")):
-        raise ImageError(name, f"pixels of mode {image.mode!r}; convert it to 8 bits per channel")
+    _check_mode(name, image.mode)
     try:
         return _upright_rgb(image)
     except MemoryError:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import DataError, ImageError, OutputError
 from osnet.features.array_files import read_arrays
-from osnet.files import check_writable, make_folder, write_json, written_aside
+from osnet.files import TEMPORARY_PREFIX, check_writable, make_folder, write_json, written_aside
 from osnet.progress import Progress, no_progress
 
 SAVED = ("vectors", "names", "failures", "weights_sha256")
@@ -200,7 +200,8 @@ class _VectorLog:
 
     def __enter__(self) -> "_VectorLog":
         make_folder(self.folder)
-        if strange := sorted({path.name for path in self.folder.iterdir()} - self.FILES):
+        names = {path.name for path in self.folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
+        if strange := sorted(names - self.FILES):
             raise OutputError(
                 f"{self.folder} is needed for unfinished embeddings but contains {', '.join(strange[:3])}; move these "
                 "away"

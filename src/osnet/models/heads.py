@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from osnet.errors import WeightsError
-from osnet.files import write_json
+from osnet.files import one_writer, write_json
 from osnet.weights.card import CARD_FILE, Card, read_card
 
 PREFIX = "attributes."
@@ -204,10 +204,12 @@ def switch_attributes(
     if both := sorted(off & on):
         raise WeightsError(f"the attributes {', '.join(both)} are in both off and on; name each only once")
     switched: dict[Path, tuple[Card, bool]] = {}
-    for folder, (card, weights_file) in cards.items():
-        now_off = (set(card.attributes_off) | off) - on
-        changed = replace(card, attributes_off=tuple(name for name in card.attributes if name in now_off))
-        if changed != card:
-            write_json(folder / CARD_FILE, changed.to_json(weights_file))
+    for folder in cards:
+        with one_writer(folder / CARD_FILE):
+            card, weights_file = read_card(folder)  # again, under the lock: a training run may have saved other weights
+            now_off = (set(card.attributes_off) | off) - on
+            changed = replace(card, attributes_off=tuple(name for name in card.attributes if name in now_off))
+            if changed != card:
+                write_json(folder / CARD_FILE, changed.to_json(weights_file))
         switched[folder] = changed, changed != card
     return switched

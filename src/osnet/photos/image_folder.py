@@ -188,7 +188,7 @@ class PhotoSamples(Dataset[dict[str, Tensor | int]]):
         epoch, position, index = key
         rng = np.random.default_rng([self.seed, epoch, position])
         make = self.augmentation.draw if self.as_bytes else self.augmentation.apply
-        image = make(read_pixels(self.photos.paths[index]), self.preprocessing, rng)
+        image = make(read_pixels(self.photos.paths[index], warn=False), self.preprocessing, rng)
         return {"image": image, "label": self.labels[index]}
 
     def name_of(self, index: int) -> str:

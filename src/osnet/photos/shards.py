@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from osnet.data.loading import check_header, decode_pixels
+from osnet.data.loading import IMAGE_SUFFIXES, check_header, decode_pixels
 from osnet.errors import DataError, require_extra
 from osnet.files import is_plain_name, make_folder, sha256_file, write_json, written_aside
 from osnet.photos.image_folder import Photos
@@ -101,7 +101,7 @@ def write_packed(
         ):
             for place, index in enumerate(members, start):
                 path, label = photos.paths[index], photos.labels[index]
-                suffix = path.suffix.lower().lstrip(".")
+                suffix = path.suffix.lower().lstrip(".") if path.suffix.lower() in IMAGE_SUFFIXES else "image"
                 tar.write({"__key__": f"{place:09d}", suffix: path.read_bytes(), "cls": str(label).encode()})
         shards.append(Shard(file.name, len(members), sha256_file(file)))
     index = PackedIndex(str(folder), photos.name, photos.classes, tuple(shards))
@@ -264,7 +264,7 @@ class PackedPhotos(IterableDataset[dict[str, Tensor | int]]):
                 continue
             rng = np.random.default_rng([self.seed, self.epoch, key])
             make = self.augmentation.draw if self.as_bytes else self.augmentation.apply
-            yield {"image": make(decode_pixels(content, name), self.preprocessing, rng), "label": label}
+            yield {"image": make(decode_pixels(content, name, warn=False), self.preprocessing, rng), "label": label}
 
     def _shuffled(self, worker: int) -> Iterator[tuple[int, str, bytes, int]]:
         from webdataset.filters import shuffle

@@ -154,6 +154,11 @@ class ReidRecipe(Recipe):
             raise ModelError(f"recipe {self.name}: a triplet loss needs sampler 'identity', not {self.sampler!r}")
         if self.loss.triplet and self.images_per_label < 2:
             raise ModelError(f"recipe {self.name}: a triplet loss needs at least 2 images_per_label")
+        if self.loss.triplet and self.batch_size < 2 * self.images_per_label:
+            raise ModelError(
+                f"recipe {self.name}: a triplet loss needs two identities in a batch; {self.batch_size} images with "
+                f"{self.images_per_label} per label have one"
+            )
 
     def read(self, folders: Sequence[Path], combine_all: bool = False, work_dir: Path | None = None) -> ReidDataset:
         """Read folders, and benchmarks given as NAME=FOLDER (``read_source``). Several are joined into one data set.
@@ -219,6 +224,12 @@ class ReidPlan(Plan):
         recipe = self.recipe
         if recipe.sampler == "random":
             return RandomBatches(self.samples.labels, recipe.batch_size, recipe.seed, rank, num_ranks)
+        if recipe.loss.triplet and recipe.batch_size < 2 * recipe.images_per_label * num_ranks:
+            raise DataError(
+                f"batch size {recipe.batch_size} with {recipe.images_per_label} images per label gives each of "
+                f"{num_ranks} processes one identity, but a triplet loss needs two; choose a batch size of at least "
+                f"{2 * recipe.images_per_label * num_ranks}"
+            )
         labels = {
             "identity": self.samples.labels,
             "camera": [crop.camid for crop in self.samples.crops],

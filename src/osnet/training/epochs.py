@@ -1,5 +1,6 @@
 """The batches of one process, by epoch."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -102,8 +103,13 @@ class _CurrentKeys:
 
 
 def ignore_interrupts(_worker: int) -> None:
-    """Make a DataLoader worker ignore Ctrl-C. The training loop handles the signal and ends its workers."""
+    """Make a DataLoader worker ignore Ctrl-C, and end without an error on SIGTERM.
+
+    The training loop handles these signals. Clusters send SIGTERM to every process of a job. A worker that the signal
+    killed would raise an error in the training process at once, perhaps within an optimiser step.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(0))
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:

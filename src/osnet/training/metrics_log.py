@@ -33,17 +33,21 @@ class MetricsLog:
         self._events.flush()
 
     def cut(self, progress: RunProgress) -> None:
-        """Delete rows that were logged after ``progress``, the state from which the run is resumed."""
+        """Delete damaged rows, and those that were logged after ``progress``, the state from which the run resumes."""
         path = self.folder / LOG_FILE
         if path.exists():
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            rows = [line for line in lines if _belongs(json.loads(line), progress)]
+            lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+            rows = [line for line in lines if _belongs(line, progress)]
             with written_aside(path) as aside:
-                aside.write_text("".join(rows))
+                aside.write_bytes(b"".join(rows))
 
 
-def _belongs(row: dict[str, Any], progress: RunProgress) -> bool:
+def _belongs(line: bytes, progress: RunProgress) -> bool:
     """True if a row was logged before ``progress`` was saved. Validation rows are compared by their epoch."""
+    try:
+        row = json.loads(line)
+    except ValueError:  # after a power failure, the end of the file may be zeros
+        return False
     if any(name.startswith(VALIDATION) for name in row):
         return bool(row["epoch"] <= progress.published)
     return bool(row["step"] <= progress.step and row["epoch"] <= progress.epoch)

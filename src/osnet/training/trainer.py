@@ -28,7 +28,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,12 @@ import torch
 from torch import nn
 
 from osnet.errors import DataError, OutputError, TrainingError, require_extra
-from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
+from osnet.files import TEMPORARY_PREFIX, make_folder, one_writer, write_json
 from osnet.progress import Progress
 from osnet.runtime.distributed import any_of_all, gather_bytes, share_bytes
 from osnet.training.data_list import DATA_FILE, DataList, check_same
 from osnet.training.epochs import Batch, split_batch
-from osnet.training.metrics_log import EVENTS, LOG_FILE, VALIDATION, MetricsLog
+from osnet.training.metrics_log import VALIDATION, MetricsLog
 from osnet.training.optimizer import Average, make_optimizer
 from osnet.training.recipe import Recipe, learning_rate
 from osnet.training.state import STATE_FILE, RunProgress, parse_state, read_state, save_state
@@ -51,8 +51,10 @@ from osnet.training.stopping import buffers_kept_on_error, interruptible
 from osnet.training.task import Task
 
 SAVE_EVERY_S = 300.0
-RUN_FILES = ("recipe.json", DATA_FILE, STATE_FILE, "weights", "best", LOG_FILE, EVENTS)
-"""Names of the files and folders of a run."""
+LOCK_TIMEOUT_S = 30.0
+"""A run waits this long for another process in its folder: the workers of a killed run hold its lock for seconds."""
+FIRST_FILES = ("recipe.json", DATA_FILE)
+"""Names of the files that a run writes before its first state."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Trainer:
                 f"the {self.accelerator.num_processes} processes found different training data; each machine needs the "
                 "same data set"
             )
+        self._stamp = self._stamp_now()
         state = parse_state(share_bytes(read_state(self.out)), self.out)
         if state is not None:
             self._check_state(state, data)
@@ -149,9 +152,11 @@ class Trainer:
             TrainingError: the loss is not finite (the message lists the step and the batch's files), or another process
                 failed.
             ImageError: a training image cannot be read.
+            OutputError: another process is training in ``out``, or has done so since this trainer was made.
             KeyboardInterrupt: this process or another one received Ctrl-C or SIGTERM.
         """
-        with interruptible() as self._stopping:
+        with ExitStack() as stack, interruptible() as self._stopping:
+            self._claim(stack)
             try:
                 self._in_first(self._begin)
                 self._publish()
@@ -173,10 +178,30 @@ class Trainer:
             tensors = {"task": self._bare().state_dict(), "optimizer": self.optimizer.state_dict()}
             tensors["average"] = self.average.state
             save_state(self.out, _plain(self.recipe), self._data_sha256, self.progress, tensors)
+            self._stamp = self._stamp_now()
         self._saved, self._saved_at = replace(self.progress), time.monotonic()
 
+    def _claim(self, stack: ExitStack) -> None:
+        """Lock the folder until ``stack`` is closed. If that fails, nothing is saved: the folder is another's."""
+        failure: OutputError | None = None
+        if self.accelerator.is_main_process:
+            try:
+                stack.enter_context(one_writer(self.out / STATE_FILE, LOCK_TIMEOUT_S))
+                if self._stamp_now() != self._stamp:
+                    raise OutputError(f"another process has trained in {self.out} meanwhile; start again to resume")
+            except OutputError as error:
+                failure = error
+        if message := share_bytes(str(failure or "").encode()):
+            raise failure or OutputError(message.decode())
+
+    def _stamp_now(self) -> tuple[int, int] | None:
+        """Tells whether the saved state was replaced; None if there is none."""
+        path = self.out / STATE_FILE
+        return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
     def _begin(self) -> None:
-        """Write the recipe and a first state, which makes the folder a run."""
+        """Write the recipe and a first state, which makes the folder a run. Clean the log of a resumed run."""
+        self.log.cut(self.progress)
         write_json(self.out / "recipe.json", describe_run(self.recipe, self.plan.describe_data()))
         if self.progress.step == 0:
             self.save()
@@ -244,7 +269,7 @@ class Trainer:
         if not self.out.is_dir() or (self.out / STATE_FILE).exists():
             return
         names = [path.name for path in self.out.iterdir()]
-        if others := [name for name in names if name not in RUN_FILES and not name.startswith(TEMPORARY_PREFIX)]:
+        if others := [name for name in names if name not in FIRST_FILES and not name.startswith(TEMPORARY_PREFIX)]:
             raise DataError(f"{self.out} contains {', '.join(others[:5])} but no run; choose another folder")
 
     def _check_share(self, task: nn.Module) -> None:
@@ -304,8 +329,6 @@ class Trainer:
                 f"{self.out} was stopped inside an epoch with {before} processes, and the order of its data depends on "
                 f"their number; resume it with {before}, not {now}"
             )
-        if self.accelerator.is_main_process:
-            self.log.cut(self.progress)
 
     def _train_epoch(self, draw: Progress | None) -> None:
         progress, recipe = self.progress, self.recipe
@@ -333,7 +356,8 @@ class Trainer:
                     reader = iter(batches) if reader is None else reader
                     batch = next(reader, None)
                 except Exception as error:
-                    failure = error
+                    stop = self._stopping.is_set()  # then perhaps a worker got the signal too
+                    failure = None if stop else error
             self._agree(stop, failure)
             if batch is None:
                 return

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from osnet.errors import ModelError, WeightsError
-from osnet.files import TEMPORARY_PREFIX, make_folder, sha256_file, write_json, written_aside
+from osnet.files import TEMPORARY_PREFIX, make_folder, one_writer, sha256_file, write_json, written_aside
 from osnet.models.config import NetworkConfig, OSNetConfig
 from osnet.models.heads import PREFIX, AttributeHead, build_classifier, build_head, check_classifier, check_head
 from osnet.models.network import Network
@@ -227,8 +227,6 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
     content = save({key: value.contiguous() for key, value in checkpoint.state.items()})
     digest = hashlib.sha256(content).hexdigest()
     weights_file = f"weights-{digest[:12]}.safetensors"
-    with written_aside(folder / weights_file) as aside:
-        aside.write_bytes(content)
     num_classes = _num_classes(checkpoint.state)
     card = replace(
         card,
@@ -237,11 +235,14 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Card:
         classes=card.classes if num_classes else (),
         sha256=digest,
     )
-    write_json(folder / CARD_FILE, card.to_json(weights_file))
-    ours = re.compile(rf"weights-[0-9a-f]{{12}}\.safetensors|{re.escape(TEMPORARY_PREFIX)}.*")
-    for old in list(folder.iterdir()):  # files that this save replaces, or left over from an interrupted save
-        if old.name != weights_file and ours.fullmatch(old.name):
-            old.unlink(missing_ok=True)
+    ours = re.compile(rf"weights-[0-9a-f]{{12}}\.safetensors|{re.escape(TEMPORARY_PREFIX)}.*(?<!\.lock)")
+    with one_writer(folder / CARD_FILE):  # another save would delete these files as leftovers
+        with written_aside(folder / weights_file) as aside:
+            aside.write_bytes(content)
+        write_json(folder / CARD_FILE, card.to_json(weights_file))
+        for old in list(folder.iterdir()):  # files that this save replaces, or left over from an interrupted save
+            if old.name != weights_file and ours.fullmatch(old.name):
+                old.unlink(missing_ok=True)
     return card
 
 
@@ -317,12 +318,14 @@ def _read_folder(folder: Path, architecture: str | None, config: NetworkConfig |
     card, weights_file = read_card(folder)
     _check_asked(card, folder, architecture, config)
     path = folder / weights_file
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing; {folder / CARD_FILE} refers to it")
-    if (digest := sha256_file(path)) != card.sha256:
-        raise WeightsError(f"{path} is damaged: its SHA-256 is {digest}, but its card has {card.sha256}")
     try:
+        if (digest := sha256_file(path)) != card.sha256:
+            raise WeightsError(f"{path} is damaged: its SHA-256 is {digest}, but its card has {card.sha256}")
         state = load_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        if read_card(folder)[1] != weights_file:  # a save replaced the weights meanwhile
+            return _read_folder(folder, architecture, config)
+        raise WeightsError(f"{path} is missing; {folder / CARD_FILE} refers to it") from None
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a safetensors file: {error}") from error
     check_head(card, state, str(path))

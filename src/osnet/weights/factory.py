@@ -60,7 +60,8 @@ def create_model(
         settings = get_config(name, **config)
         checkpoint = read_checkpoint(find_weights(name, pretrained), architecture=name, config=settings)
         network = checkpoint.build()
-        if num_classes and checkpoint.card.num_classes == num_classes:
+        weight = checkpoint.state.get("classifier.weight")
+        if num_classes and weight is not None and weight.shape[:1] == (num_classes,):
             classifier = checkpoint.build_classifier()
     if num_classes:
         if classifier is None:

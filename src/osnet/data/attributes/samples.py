@@ -17,6 +17,8 @@ from osnet.errors import DataError
 from osnet.types import DISTRACTOR_PID, Preprocessing, ReidDataset
 
 NO_LABEL = -1
+UNNUMBERED = (NO_IDENTITY, DISTRACTOR_PID)
+"""Pids that are no identity and keep their number when data sets are joined."""
 
 
 class AttributeSamples(Dataset[dict[str, Tensor | int]]):
@@ -80,9 +82,9 @@ def join_labels(datasets: Sequence[AttributeDataset | ReidDataset]) -> Attribute
             splits: tuple[AttributeSplit, ...] = (AttributeSplit("train", crops, all_unknown),)
         else:
             splits = dataset.select(names).splits if names else dataset.splits
-        pids = sorted({crop.pid for split in splits for crop in split.crops} - {NO_IDENTITY})
+        pids = sorted({crop.pid for split in splits for crop in split.crops} - set(UNNUMBERED))
         camids = sorted({crop.camid for split in splits for crop in split.crops})
-        pid_of = {pid: first_pid + i for i, pid in enumerate(pids)} | {NO_IDENTITY: NO_IDENTITY}
+        pid_of = {pid: first_pid + i for i, pid in enumerate(pids)} | {pid: pid for pid in UNNUMBERED}
         camid_of = {camid: first_camid + i for i, camid in enumerate(camids)}
         first_pid, first_camid = first_pid + len(pids), first_camid + len(camids)
         for split in splits:
