@@ -60,10 +60,11 @@ def smoothed_cross_entropy_sum(
 def pairwise_distance(embeddings_BD: Tensor) -> Tensor:
     """Euclidean distances between all pairs of rows: (B, B).
 
-    They are at least 1e-6, because the square root has no finite gradient at 0. Autocast is off here:
-    with products in bfloat16, small distances would be rounding errors.
+    They are at least 1e-6, because the square root has no finite gradient at 0. Computed in float32 or float64,
+    also under autocast: in bfloat16, small distances would be rounding errors.
     """
     with torch.autocast(embeddings_BD.device.type, enabled=False):
+        embeddings_BD = embeddings_BD.to(torch.promote_types(embeddings_BD.dtype, torch.float32))
         squared = embeddings_BD.square().sum(1)
         products = embeddings_BD @ embeddings_BD.T
         return (squared[:, None] + squared[None, :] - 2 * products).clamp(min=1e-12).sqrt()
