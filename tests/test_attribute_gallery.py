@@ -58,6 +58,24 @@ def test_search_by_attributes(store: Gallery) -> None:
             store.search_attributes(having, lacking)
 
 
+def test_attributes_that_another_thread_deletes_during_a_search(
+    store: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The columns of the state that is read are named by that state: else a hat would be scored as a sex."""
+    expected = store.search_attributes(["backpack"], ["hat"])
+    read = store._read
+
+    def read_late(action):  # type: ignore[no-untyped-def]
+        def delayed(state):  # type: ignore[no-untyped-def]
+            store.forget_attributes(["Female"])
+            return action(state)
+
+        return read(delayed)
+
+    monkeypatch.setattr(store, "_read", read_late)
+    assert store.search_attributes(["backpack"], ["hat"]) == expected
+
+
 def test_search_by_image_and_attributes(store: Gallery) -> None:
     """Attributes filter, each by its own threshold; the image ranks."""
     everything = store.search_embedding([1.0, 0.0], weights_sha256="w")

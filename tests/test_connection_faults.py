@@ -197,6 +197,30 @@ def test_a_request_is_sent_again_with_the_same_key_after_a_broken_connection() -
     assert len(keys) == 2, "once more, not for ever"
 
 
+def test_answers_while_hits_are_read_hide_none() -> None:
+    """As at the service: pages go by places, and an answer ranks all hits again; here it puts the hit last."""
+    httpx = pytest.importorskip("httpx")
+    order = [f"t{n}" for n in range(6)]
+
+    def row(place: int) -> dict[str, Any]:
+        rest = {"identity": None, "camera": "gate", "begin_s": 0.0, "score": 0.5}
+        return {"tracklet": order[place], "place": place + 1, **rest}
+
+    def answer(request: Any) -> Any:
+        if request.method == "POST":
+            order.append(order.pop(order.index(json.loads(request.content)["tracklet"])))
+        start = int(request.url.params.get("cursor", 0))
+        page = [row(place) for place in range(start, min(start + 2, 6))]
+        return httpx.Response(200, json={"hits": page, "next": str(start + 2) if start < 4 else None})
+
+    seen = []
+    with client_of(answer) as client:
+        for hit in client.hits("s"):
+            seen.append(hit.item.source)
+            client.answer("s", hit.item.source, "no")
+    assert seen == [f"t{n}" for n in range(6)]
+
+
 def test_a_request_that_lasts_too_long_is_not_sent_again() -> None:
     httpx = pytest.importorskip("httpx")
     seen: list[Any] = []

@@ -11,6 +11,9 @@ from osnet import Embedder
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
 from osnet.evaluation.calibration import calibrate
+from osnet.evaluation.evaluate import evaluate_features
+from osnet.evaluation.scoring import Scoring
+from osnet.features.labels import LabelledVectors
 from osnet.metrics import rank_counting
 from osnet.metrics.bootstrap import cluster_interval, ratio_interval
 from osnet.metrics.thresholds import DecisionScores, count_decisions, identification_scores, verification_scores
@@ -189,6 +192,36 @@ def test_impossible_rates_are_refused_before_embedding(
     with pytest.raises(DataError) as caught:
         calibrate(embedder, people, **rates)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("rates", [{"fpr": 0.5}, {"fpir": 0.5}])
+def test_matches_of_one_identity_are_refused(rates: dict, embedder: Embedder, tmp_path: Path) -> None:
+    """Queries show two identities, but only one has matches: no interval over identities can be given for misses."""
+    for n in range(40):
+        write_picture(tmp_path / "query" / f"000{1 + n % 2}_c1s1_{n:06d}_00.jpg", n)
+    for n in range(20):
+        write_picture(tmp_path / "bounding_box_test" / f"000{1 if n < 10 else 3}_c2s1_{n:06d}_00.jpg", 100 + n)
+    if "fpir" in rates:
+        for n in range(20):
+            write_picture(tmp_path / "query" / f"0001_c1s1_1{n:05d}_00.jpg", 200 + n)
+    with pytest.raises(DataError, match="one identity"):
+        calibrate(embedder, tmp_path, **rates)
+
+
+def test_a_threshold_that_all_pass_is_written_as_json() -> None:
+    """Nearly all queries show the only person of the gallery, so that few unknown people can be mistaken for them."""
+    rng = np.random.default_rng(0)
+
+    def part(pids: list[int], camera: int) -> LabelledVectors:
+        names = tuple(f"{n}" for n in range(len(pids)))
+        vectors = rng.standard_normal((len(pids), 4)).astype(np.float32)
+        return LabelledVectors(vectors, np.array(pids), np.full(len(pids), camera), names)
+
+    result = evaluate_features(part([1] * 95 + [2] * 5, 1), part([1] * 9, 2), scoring=Scoring(decisions=True))
+    content = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    (points,) = [found["points"] for found in content["decisions"] if found["kind"] == "identification"]
+    assert [point["threshold"] is None for point in points] == [False, False, False, True]
+    assert result.splits[0].decisions[1].at(0.1).threshold == -np.inf
 
 
 def test_few_matches_are_refused(embedder: Embedder, people: Path, tmp_path: Path) -> None:

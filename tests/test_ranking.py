@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from osnet.metrics import rank_counting as streaming
+from osnet.metrics.matching_rules import Rule
 from osnet.metrics.ranking import RankingScores, rank_scores, rank_scores_from_distances, summarize
 
 
@@ -176,3 +177,10 @@ def test_embeddings_of_different_sizes_are_refused() -> None:
         rank_scores(np.ones((1, 8)), np.ones((1, 9)), [1], [1], [1], [2])
     with pytest.raises(ValueError, match="not finite"):
         rank_scores(np.full((1, 8), np.inf), np.ones((1, 8)), [1], [1], [1], [2])
+
+
+@pytest.mark.parametrize("rule", ["market1501", "cuhk03"])
+def test_gallery_ids_below_junk_are_refused(rule: Rule) -> None:
+    """They have no meaning: one rule would count them as distractors, the other leave them out."""
+    with pytest.raises(ValueError, match="-2"):
+        rank_scores_from_distances([[0.1, 0.2, 0.3]], [1], [1, -2, 2], [1], [2, 2, 2], rule=rule)

@@ -75,6 +75,23 @@ def test_a_viewer_sees_no_buttons_that_do_nothing(painted_archive: Path, tmp_pat
             assert word not in text, (path, word)
 
 
+def test_times_that_occur_twice_or_not_at_all_are_refused(painted_archive: Path, tmp_path: Path) -> None:
+    """In Berlin, 02:30 occurs twice on 25 October 2026, and not at all on 29 March: no search takes one silently."""
+    site = Site(tmp_path, painted_archive, zone="Europe/Berlin")
+    page, public = site.browser(), site.tracklets()[0]
+
+    def search(**times: str) -> Any:
+        return page.post("/search", data={"csrf": page.csrf, "tracklet": public, **times})  # type: ignore[attr-defined]
+
+    for time in ("2026-10-25T02:30", "2026-03-29T02:30"):
+        for name in ("after", "before"):
+            answer = search(**{name: time})
+            assert answer.status_code == 422, (name, time)
+            assert time in answer.text
+    assert search(after="2026-10-25T01:30", before="2026-10-25T03:00").status_code == 303
+    assert search(after="2026-10-25T02:30+02:00").status_code == 303
+
+
 # In a browser
 
 

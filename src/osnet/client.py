@@ -173,14 +173,15 @@ class Client:
         return Search(found["id"], [_hit(row) for row in found["hits"]], found["hits"])
 
     def hits(self, search: str) -> Iterator[Hit]:
-        """All hits of a search, page by page, in their present order."""
+        """All hits of a search, in their present order. All are read first: an answer changes the order of the rest."""
+        found: list[Hit] = []
         cursor: str | None = None
         while True:
             page = self._read("GET", f"/searches/{search}/hits", params={"cursor": cursor} if cursor else {})
-            yield from map(_hit, page["hits"])
+            found += map(_hit, page["hits"])
             cursor = page["next"]
             if cursor is None:
-                return
+                return iter(found)
 
     def answer(self, search: str, tracklet: str, answer: Answer) -> list[Hit]:
         """Say yes or no of a hit, or undo it. Returns the first page in its new order."""

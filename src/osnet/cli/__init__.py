@@ -6,13 +6,16 @@ A command's module is imported when that command runs, so ``osnet --help`` loads
 import difflib
 import inspect
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
 
 COMMANDS: dict[str, str] = {
     "index": "Embed a folder of crops into a gallery.",
@@ -74,7 +77,8 @@ def can_resume(args: Sequence[str]) -> bool:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``osnet``.
 
-    Exit status: 0 done; 1 done, but something was left out or found wrong; 2 an error; 130 interrupted.
+    Exit status: 0 done; 1 done, but something was left out or found wrong; 2 an error; 130 interrupted;
+    141 what reads the output has ended, so that work may be left.
     """
     given = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):  # a file name may hold characters that the terminal cannot show
@@ -94,12 +98,16 @@ def main(args: Sequence[str] | None = None) -> None:
             raise SystemExit(EXIT_ERROR)
         else:
             _run(given)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here a full disk is still an error with words
     except KeyboardInterrupt:
         resume = " Resume with the same command." if can_resume(given) else ""
         print(f"osnet: Interrupted.{resume}", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the program that reads the output has ended; work may be left
+        with suppress(OSError, ValueError, AttributeError):  # no file behind it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
+        raise SystemExit(EXIT_PIPE) from None
     except OSError as error:  # no permission, a full disk
         print(f"osnet: {error}", file=sys.stderr)
         raise SystemExit(EXIT_ERROR) from None

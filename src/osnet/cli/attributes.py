@@ -104,7 +104,7 @@ def evaluate(
         as_json: print JSON.
     """
     if out is not None:
-        check_writable(out)
+        check_writable(out, reads=[data])
     dataset = read_attributes(data, "skip" if skip_mismatches else "raise")
     predictor = AttributePredictor(weights, device, batch_size)
     part = labelled(next(s for s in dataset.splits if s.name == split))

@@ -22,7 +22,7 @@ def average(
         out: write the averages here as JSON.
     """
     if out is not None:
-        check_writable(out)
+        check_writable(out, reads=files)
     result = average_results(files)
     if out is not None:
         write_json(out, result.to_json())

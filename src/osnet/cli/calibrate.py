@@ -48,7 +48,7 @@ def calibrate(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     if out is not None:
-        check_writable(out)
+        check_writable(out, reads=layout.reads())
     dataset = tell_unlisted(read_dataset(data, layout.layout(), name))
     embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip, backend="fastest")
     result = calibrate_weights(

@@ -71,6 +71,10 @@ class FolderOptions:
         values = (self.identity_from != "auto", self.pattern is not None, self.csv is not None)
         return [flag for flag, value in zip(self.FLAGS, values, strict=True) if value]
 
+    def reads(self) -> list[Path]:
+        """The files that are read beside the images; no output may replace them."""
+        return [] if self.csv is None else [self.csv]
+
     def layout(self) -> FolderLayout:
         """Convert to the ``FolderLayout`` that the readers take.
 
@@ -175,6 +179,12 @@ def check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise DataError(f"{name} {value} must be at least 1")
+
+
+def refuse_without_runner(**options: bool) -> None:
+    """Raise DataError for options that are given (True) and mean nothing without ``--runner``."""
+    if given := [f"--{name}" for name, is_given in options.items() if is_given]:
+        raise DataError(f"{', '.join(given)}: needs --runner, such as --runner local")
 
 
 def check_seed(seed: int) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import app, check_counts, draw_progress, list_inputs, report_failures
+from osnet.cli.common import app, check_counts, draw_progress, list_inputs, refuse_without_runner, report_failures
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import OutputError
 from osnet.features.embedding_files import embed_files
@@ -52,6 +52,8 @@ def embed(
         block: images of one block.
         work: folder of the blocks, which all machines see at this path, or s3://BUCKET/NAME. Default: OUT.work.
     """
+    if runner is None:
+        refuse_without_runner(workers=workers != 1, gpus=gpus != 0, block=block != BLOCK, work=work is not None)
     paths = list_inputs(inputs)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another name or add --overwrite")

@@ -87,7 +87,7 @@ def evaluate(
             f"{features}` scores the embeddings of a file"
         )
     if out is not None:
-        check_writable(out)
+        check_writable(out, reads=layout.reads())
     try:
         benchmarks = _read_benchmarks(data, root, targets, layout, name, work_dir)
     except DataError as error:

@@ -39,7 +39,7 @@ def evaluate_features(
     if not files:
         raise DataError("no files; give one file of embeddings, or two: query, then gallery")
     if out is not None:
-        check_writable(out)
+        check_writable(out, reads=[*files, *([csv] if csv is not None else [])])
     query, gallery = read_labelled(files, csv)
     root = ", ".join(map(str, files))
     result = evaluate_embeddings(query, gallery, scoring=scoring, name=name or files[0].stem, root=root)

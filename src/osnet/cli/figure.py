@@ -104,11 +104,12 @@ def activation(
         number: number of images to take from each folder, and from the sequence.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-    check_figure_path(out)
+    paths = _list_paths(images, number)
+    check_figure_path(out, reads=paths)
     check_colours(colours)
     if not layers:
         raise DataError("--layers is empty; name at least one layer, or leave the option out for the last one")
-    shown = read_boxed_images(_list_paths(images, number)) + (cut_mot_people(mot, number) if mot is not None else [])
+    shown = read_boxed_images(paths) + (cut_mot_people(mot, number) if mot is not None else [])
     if not shown:
         raise DataError("no images were given; name images, folders of images, or --mot SEQUENCE")
     embedders = load_all((weights, *compare), device)
@@ -138,8 +139,9 @@ def match(
         out: a file that ends in .png, .pdf or .svg.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-    check_figure_path(out)
-    boxed = read_boxed_images([query, hit, *([following] if following is not None else [])])
+    images = [query, hit, *([following] if following is not None else [])]
+    check_figure_path(out, reads=images)
+    boxed = read_boxed_images(images)
     maps = explain_match(Embedder(weights, device=device), *[each.image for each in boxed])
     draw_match(boxed, maps, out)
     apart = "" if maps.next_score is None else f", next identity {maps.next_score:.3f}"
@@ -178,13 +180,15 @@ def gates(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     shares_out = shares_out or out.with_name(f"{out.stem}-shares{out.suffix}")
-    for path in (out, shares_out):
-        check_figure_path(path)
+    check_figure_path(out)
+    check_figure_path(shares_out, reads=[out])
     check_counts(clusters=clusters, shown=shown, nearest=nearest, number=number)
     check_seed(seed)
     for example in examples:
         check_header(example)
     paths = list(dict.fromkeys([*_list_paths((data,), number), *examples]))
+    for path in (out, shares_out):
+        check_writable(path, reads=paths)
     record = record_gates(Embedder(weights, device=device), paths, draw_progress)
     grouped = cluster_gates(record, clusters, seed)
     draw_clusters(record, grouped, paths, out, shown, nearest)
@@ -224,7 +228,7 @@ def shares(
     """
     check_figure_path(out)
     if json_out is not None:
-        check_writable(json_out)
+        check_writable(json_out, reads=[out])
     found = measure_shares(read_dataset(data).query.crops, load_all((weights, compare), device), measure, draw_progress)
     draw_shares_inside(found, out)
     if json_out is not None:

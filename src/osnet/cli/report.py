@@ -43,7 +43,7 @@ def report(
         layout: where identities and cameras are read from.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-    check_writable(out)
+    check_writable(out, reads=[*layout.reads(), *([threshold] if threshold is not None else [])])
     limit = parse_threshold(threshold)
     dataset = tell_unlisted(read_dataset(data, layout.layout()))
     given = (weights, *compare)

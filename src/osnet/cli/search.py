@@ -106,6 +106,8 @@ def search(
             raise DataError(f"{flag} needs an archive of footage (`osnet video index`); {store} is not one")
     if image is None and not having + lacking:
         raise DataError("nothing to search for: give an image, or a description: --with backpack --without hat")
+    if min_probability is not None and not having + lacking:
+        raise DataError("--min-probability needs a description: --with backpack --without hat")
     where = _fitting(where, having, lacking, min_probability)
     gallery = Gallery.open(store)  # raises if it does not exist; a search must not create a gallery
     if image is None:

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from osnet.cli.common import EXIT_FOUND_TROUBLE, Texts, draw_progress, name_some, store_app
 from osnet.cli.gallery import make_where
 from osnet.data.folder import parse_time
+from osnet.errors import GalleryError
 from osnet.gallery import Erased
 from osnet.gallery.copying import copy_store, open_store
 
@@ -90,6 +91,8 @@ def store_erase(
         dry_run: count the items and delete nothing.
     """
     where = make_where(identity, camera, after, before, source)
+    if where.is_empty:
+        raise GalleryError("erase needs a condition; to delete everything, delete the store")
     if dry_run:
         opened = open_store(store)
         print(f"{opened.count(where)} of {len(opened)} items would be erased")

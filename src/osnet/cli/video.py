@@ -15,7 +15,15 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from osnet import Embedder
-from osnet.cli.common import EXIT_FOUND_TROUBLE, JsonFlag, Texts, app, check_counts, report_failures
+from osnet.cli.common import (
+    EXIT_FOUND_TROUBLE,
+    JsonFlag,
+    Texts,
+    app,
+    check_counts,
+    refuse_without_runner,
+    report_failures,
+)
 from osnet.cli.gallery import choose_weights
 from osnet.errors import DataError
 from osnet.figures.timeline import save_timeline
@@ -95,6 +103,8 @@ def video_index(
         workers: processes, or Ray actors.
         gpus: GPUs of each Ray actor, such as 0.25.
     """
+    if runner is None:
+        refuse_without_runner(workers=workers != 1, gpus=gpus != 0)
     with warnings.catch_warnings(record=True) as left_out:
         files = list_files(footage)
     for warning in left_out:

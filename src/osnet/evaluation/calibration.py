@@ -123,7 +123,14 @@ def calibrate(
         raise DataError(f"{data.root}: {error}") from error
     point = scores.at(rate)
     _refuse_small(data, rate, scores.num_negatives, scores.num_positives, scores.kind)
+    if not np.isfinite(point.threshold):
+        raise DataError(f"{data.root}: {scores.num_negatives:,} {KINDS[scores.kind][0]} all pass {rate:g}; add people")
     per_query = count_decisions(*arrays, point.threshold, identify=fpir is not None)
+    if len(np.unique(query.pids[per_query.num_positives > 0])) < 2:
+        raise DataError(
+            f"{data.root}: all {KINDS[scores.kind][1]} show one identity; an interval over identities needs at least "
+            "two. Add people"
+        )
     return Calibration(
         kind=scores.kind,
         asked=rate,

@@ -1,6 +1,7 @@
 """Results of evaluations: of one split, of all splits of a data set, and averages over several runs."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -133,6 +134,9 @@ class Evaluation:
 
 def _split_to_json(split: SplitEvaluation, benchmark: dict[str, Any] | None) -> dict[str, Any]:
     content = asdict(split)
+    for point in (point for scores in content["decisions"] for point in scores["points"]):
+        if point["threshold"] == -math.inf:  # JSON has no infinity
+            point["threshold"] = None
     by_distance = content.pop("scores_by_distance")
     return {**content, "benchmark": benchmark, "scores_by_distance": by_distance}
 

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,16 +50,20 @@ def plain(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def check_figure_path(path: str | Path) -> None:
+def check_figure_path(path: str | Path, reads: Iterable[str | Path] = ()) -> None:
     """Check before any work that a figure can be written at ``path``.
 
+    Args:
+        path: the file to write.
+        reads: images that are read meanwhile; ``path`` must be none of them.
+
     Raises:
-        OutputError: the path does not end in .png, .pdf or .svg, or cannot be written.
+        OutputError: the path does not end in .png, .pdf or .svg, is one of ``reads``, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     if Path(path).suffix.lower() not in FILE_TYPES:
         raise OutputError(f"{path} must end in one of {', '.join(FILE_TYPES)}")
-    check_writable(path)
+    check_writable(path, reads)
     require_extra("matplotlib", "figures")
 
 

@@ -188,7 +188,8 @@ class SearchableRows(StoredRows):
         check_page(top, 0)
 
         def search(state: Snapshot) -> list[Hit]:
-            scores = match_score(state.probabilities, self.attributes, having, lacking)
+            names = [attribute.name for attribute in state.manifest.attributes]
+            scores = match_score(state.probabilities, names, having, lacking)
             rows = _candidates(state, where)
             rows = np.arange(len(state)) if rows is None else rows
             return _hits(state, [_rank(state, rows, scores[rows], top, 0)])[0]

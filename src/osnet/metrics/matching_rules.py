@@ -67,7 +67,8 @@ class Labels:
         """Convert to int64 and validate.
 
         Raises:
-            ValueError: an array has another length or is not integer, or a query has pid 0 or less.
+            ValueError: an array has another length or is not integer, a query has pid 0 or less, or a gallery item has
+                one below -1.
         """
         given: dict[str, tuple[ArrayLike, int]] = {
             "query_pids": (query_pids, num_queries),
@@ -86,6 +87,11 @@ class Labels:
             raise ValueError(
                 f"{len(invalid)} queries have pid 0 or less (the first is query {invalid[0]}), which Market-1501's "
                 "rule reserves for distractors (0) and junk (-1); number people from 1"
+            )
+        odd = arrays["gallery_pids"][arrays["gallery_pids"] < JUNK_PID]
+        if len(odd):
+            raise ValueError(
+                f"{len(odd)} gallery items have a pid below -1 (the first is {odd[0]}); -1 is junk, 0 a distractor"
             )
         return cls(**arrays)
 

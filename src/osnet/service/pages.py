@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
+from osnet.data.folder import to_unix_time
 from osnet.errors import DataError
 from osnet.service.api import make_export, show_hits
 from osnet.service.api_footage import boxes_at, check_camera, has_picture, see_frame, view_reason
@@ -132,8 +133,9 @@ def _time(text: str, service: Service) -> float | None:
     if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=service.library.zone)).timestamp()
+        return to_unix_time(datetime.fromisoformat(text), service.library.zone, "time")
+    except DataError as error:  # the form's field takes no zone
+        raise DataError(f"{error}; or choose a time before or after that hour") from error
     except (ValueError, OverflowError) as error:
         raise DataError(f"{text[:40]!r} is no time; give one like 2026-11-28T08:00") from error
 
