@@ -15,9 +15,9 @@ several processes can share a plan. The same command resumes an interrupted plan
 weights and vectors, so it must be outside the repository, or in a folder that git ignores. A report needs no data and
 can be made at any time.
 
-On a CPU: 30 epochs in float32 at 128 x 64; 20 epochs in bfloat16 at 256 x 128, faster on processors with AMX. A complete
-short schedule, with all its rate steps, tells more than the first part of a longer one. On a GPU: 60 epochs in
-bfloat16, with images and batches in its memory.
+On a CPU: 30 epochs in float32 at 128 x 64; 20 epochs in bfloat16 at 256 x 128, faster on processors with AMX. A
+complete short schedule, with all its rate steps, tells more than the first part of a longer one. On a GPU: 60 epochs
+in bfloat16, with images and batches in its memory.
 """
 
 import json
@@ -206,7 +206,8 @@ def make_recipe(run: Run, plan: PlanName) -> ReidRecipe:
     milestones = tuple(round(step * run.epochs / paper.epochs) for step in paper.milestones)
     values |= {"name": run.name, "model": model, "width": width, "seed": run.seed, "epochs": run.epochs,
                "milestones": milestones, "batch_size": run.batch_size, "size_hw": run.size_hw,
-               "precision": run.precision, "validation": HELD_OUT, "evaluate_every": max(1, run.epochs // 15)}  # fmt: skip
+               "precision": run.precision,
+               "validation": HELD_OUT, "evaluate_every": max(1, run.epochs // 15)}  # fmt: skip
     return KeptRecipe(**values) if plan == "cpu" else DeviceRecipe(**values)
 
 

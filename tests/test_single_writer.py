@@ -6,14 +6,16 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from filelock import FileLock
 
 import layouts
 from layouts import MAKERS
 from osnet.data.reid.catalog import read_benchmark
-from osnet.data.reid.single_writer import one_at_a_time
 from osnet.errors import OutputError
+from osnet.files import one_writer
 
 CHILD = """
 import sys, time
@@ -111,17 +113,24 @@ def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 
-def test_lock_times_out_and_its_file_stays_after_a_failure(tmp_path: Path) -> None:
+def test_lock_times_out_and_leaves_no_file(tmp_path: Path) -> None:
     thing = tmp_path / "thing"
-    late = pytest.raises(OutputError, match=r"another process .*thing .*0 s")
-    with one_at_a_time(thing), late, one_at_a_time(thing, timeout_s=0.05):
+    late = pytest.raises(OutputError, match=r"another process .*thing")
+    with one_writer(thing), late, one_writer(thing, timeout_s=0.05):
         pass
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(KeyError), one_at_a_time(thing):
+    with pytest.raises(KeyError), one_writer(thing):
         raise KeyError
-    assert [path.name for path in tmp_path.iterdir()] == [".writing-thing.lock"]
-    with one_at_a_time(thing):
-        pass
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(OutputError, match="there is no folder"), one_at_a_time(tmp_path / "no" / "thing"):
+
+
+def test_a_folder_where_there_can_be_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing, thing = tmp_path / "no" / "thing", tmp_path / "thing"
+    with pytest.raises(OutputError, match="there is no folder"), one_writer(missing, needs_lock=True):
         pass
+    monkeypatch.setattr(FileLock, "acquire", Mock(side_effect=NotImplementedError("no flock")))
+    with one_writer(thing):
+        thing.touch()
+    with pytest.raises(OutputError, match="no flock"), one_writer(thing, needs_lock=True):
+        pass
+    assert list(tmp_path.iterdir()) == [thing]

@@ -49,22 +49,27 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def one_writer(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
-    """Let one process at a time write ``path`` and the files that belong to it.
+def one_writer(path: Path, timeout_s: float = 600.0, needs_lock: bool = False) -> Iterator[None]:
+    """Let one process at a time write ``path``, a file or a folder, and what belongs to it.
 
-    The lock file lies beside ``path`` and is deleted at the end. The operating system releases the lock of a process
-    that dies. On a file system without locks there is no protection.
+    Others wait; once it is their turn, they must look again whether ``path`` exists. The lock file lies beside ``path``
+    and is deleted at the end. The operating system releases the lock of a process that dies.
 
     Args:
-        path: the file to write; its folder exists.
+        path: what to write; the folder it lies in exists.
         timeout_s: how long to wait for another process, in seconds.
+        needs_lock: raise where there can be no lock. Otherwise there is no protection, and if the folder cannot be
+            written to, the write says so.
 
     Raises:
-        OutputError: another process holds the lock for longer than ``timeout_s``.
+        OutputError: another process holds the lock for longer than ``timeout_s``. With ``needs_lock`` also: the folder
+            is not writable, or its file system has no locks.
     """
     from filelock import FileLock, Timeout  # its import takes long, and most commands need no lock
 
     file = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.lock")
+    if needs_lock:
+        check_writable(file)
     lock = FileLock(file, timeout=timeout_s)
     try:
         lock.acquire()
@@ -72,8 +77,9 @@ def one_writer(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
         raise OutputError(
             f"another process has been writing {path} for more than {timeout_s:g} s; wait until it ends or stop it"
         ) from error
-    except (OSError, NotImplementedError):  # if the folder cannot be written to, the write says so
-        pass
+    except (OSError, NotImplementedError) as error:
+        if needs_lock:
+            raise OutputError(f"cannot lock {file}: {error}") from error
     try:
         yield
     finally:

@@ -14,9 +14,8 @@ from osnet.data.loading import check_header
 from osnet.data.reid.benchmark import Benchmark, Published
 from osnet.data.reid.layout import find_folder, match_names
 from osnet.data.reid.random_splits import draw_halves, drawn_datasets
-from osnet.data.reid.single_writer import one_at_a_time
 from osnet.errors import DataError, ImageError, OutputError
-from osnet.files import TEMPORARY_PREFIX, make_folder
+from osnet.files import TEMPORARY_PREFIX, make_folder, one_writer
 from osnet.types import Crop, as_tuple
 
 LAYOUT = "cuhk01/campus/0001001.png, or cuhk01/CUHK01.zip"
@@ -78,7 +77,7 @@ def _find(root: str | Path, work_dir: Path | None) -> Path:
             raise DataError(f"{error}; there is no CUHK01.zip either") from None
     folder = zips[0].parent if work_dir is None else make_folder(work_dir)
     try:
-        with one_at_a_time(folder / "campus"):
+        with one_writer(folder / "campus", timeout_s=3600, needs_lock=True):
             if not (folder / "campus").is_dir():
                 _unpack(zips[0], folder)
     except OutputError as error:

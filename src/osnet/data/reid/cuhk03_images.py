@@ -19,9 +19,8 @@ from PIL import Image
 from osnet.data.loading import check_size, read_image
 from osnet.data.reid.layout import SHOWN
 from osnet.data.reid.random_splits import read_json_object
-from osnet.data.reid.single_writer import one_at_a_time
 from osnet.errors import DataError, ImageError, OutputError, require_extra
-from osnet.files import TEMPORARY_PREFIX, make_folder, write_json
+from osnet.files import TEMPORARY_PREFIX, make_folder, one_writer, write_json
 from osnet.progress import Progress
 
 Boxes = Literal["detected", "labeled"]
@@ -67,7 +66,7 @@ def read_extracted(mat: Path | None, boxes: Boxes, folder: Path, progress: Progr
             raise DataError(f"neither cuhk-03.mat nor {listing}, the list of its extracted images, exists")
         try:
             make_folder(folder)
-            with one_at_a_time(listing):
+            with one_writer(listing, timeout_s=3600, needs_lock=True):
                 if not listing.exists():
                     _extract(mat, boxes, folder, listing, progress)
         except OutputError as error:
