@@ -120,6 +120,9 @@ def test_index_and_search(run: Run, tiny_weights: Path, market: Path, tmp_path: 
     assert hits[0]["source"] == str(more)
     assert hits[0]["score"] == pytest.approx(1.0, abs=1e-5)
     assert Image.open(tmp_path / "sheet.png").size[0] > 4 * 128
+    photo, pixels = market / "query" / "0001_c1s1_000000_00.jpg", more.read_bytes()
+    status, _, err = run("search", gallery, photo, "--sheet", more)  # more is one of the hits
+    assert (status, str(more) in err, more.read_bytes()) == (EXIT_ERROR, True, pixels)
     _, out, _ = run("search", gallery, more, "--camera", "2", "--identity", "3")
     assert [line.split()[2] for line in out.splitlines()[1:]] == ["3"]
     assert "no item of the gallery" in run("search", gallery, more, "--after", "2026-01-01")[1]

@@ -334,6 +334,23 @@ def test_bad_counts_are_refused_before_reading_anything(tmp_path: Path, capsys: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_figure_replaces_no_image_of_its_data(
+    people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, names = ["path,identity,camera,split"], []
+    for split in read_dataset(people).splits:
+        for number, crop in enumerate(split.crops):
+            names.append(f"{split.name}{number:04d}.png")
+            Image.open(crop.path).save(tmp_path / names[-1])
+            rows.append(f"{names[-1]},{crop.pid:04d},{crop.camid},{split.name}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    out = tmp_path / next(name for name in names if name.startswith("gallery"))
+    before, options = out.read_bytes(), ("--weights", weights["one"], "--csv", tmp_path / "labels.csv", "--out", out)
+    for figure in (("ranks", tmp_path), ("embeddings", tmp_path), ("curves", "cmc", "--data", tmp_path)):
+        assert str(out) in fails_with(capsys, "figure", *figure, *options)
+        assert out.read_bytes() == before
+
+
 def test_embedding_map_needs_three_images(
     weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -229,7 +229,9 @@ def shares(
     check_figure_path(out)
     if json_out is not None:
         check_writable(json_out, reads=[out])
-    found = measure_shares(read_dataset(data).query.crops, load_all((weights, compare), device), measure, draw_progress)
+    crops = read_dataset(data).query.crops
+    check_writable(out, reads=[crop.path for crop in crops])
+    found = measure_shares(crops, load_all((weights, compare), device), measure, draw_progress)
     draw_shares_inside(found, out)
     if json_out is not None:
         write_json(json_out, found.to_json())
@@ -267,6 +269,7 @@ def embeddings(
     dataset = tell_unlisted(read_any(data, layout.layout()))
     crops: tuple[Crop, ...] = dataset.gallery.crops or dataset.train.crops
     chosen = [crops[i] for i in choose_crops(crops, number)]
+    check_writable(out, reads=[crop.path for crop in chosen])
     if len(chosen) < MIN_ON_MAP:
         raise DataError(
             f"{data}: --number {number} selects {len(chosen)} of {len(crops)} images; at least {MIN_ON_MAP} needed: "
@@ -347,7 +350,7 @@ def ranks(
     """
     check_figure_path(out)
     check_counts(top=top)
-    dataset = tell_unlisted(read_dataset(data, layout.layout()))
+    dataset = _read_for(out, data, layout)
     names = [crop.path.name for crop in dataset.query.crops]
     if unknown := [name for name in query if name not in names]:
         raise DataError(f"unknown query {', '.join(unknown)}; queries have names like {', '.join(names[:1])}")
@@ -412,7 +415,7 @@ def curves(
         raise DataError(f"scores takes one of --weights, not {len(weights)}")
     else:
         limit = parse_threshold(threshold)
-        dataset = tell_unlisted(read_dataset(data, layout.layout()))
+        dataset = _read_for(out, data, layout)
         if kind != "cmc":
             check_people(dataset)
         embedders = load_all(weights, device)
@@ -421,6 +424,14 @@ def curves(
         studied = _study_all(embedders, dataset, features, force)
         _draw_curves(kind, dataset, studied, out, limit.score if limit else None)
     print(f"{kind} in {out}")
+
+
+def _read_for(out: Path, data: Path, layout: FolderOptions) -> ReidDataset:
+    """Read a data set; raise OutputError if ``out`` is one of its query or gallery images."""
+    dataset = tell_unlisted(read_dataset(data, layout.layout()))
+    if out.exists():
+        check_writable(out, reads=[crop.path for part in (dataset.query, dataset.gallery) for crop in part.crops])
+    return dataset
 
 
 def _refuse_unused(kind: Curve, given: list[str]) -> None:

@@ -126,6 +126,8 @@ def search(
         tell_unknown(where, gallery)
     asked = [gallery.attributes[i] for i in find_attributes(gallery.attributes, having + lacking)]
     _print_hits(hits, asked, None if image is None else str(image), (having, lacking), as_json)
+    if sheet is not None:
+        check_writable(sheet, reads=[hit.item.source for hit in hits])
     if sheet is not None and image is not None:
         save_ranked_lists([RankedList(image, hits)], sheet, f"{image.name} in {store}")
     elif sheet is not None:
