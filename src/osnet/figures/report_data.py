@@ -28,7 +28,7 @@ from osnet.figures.report import EmbeddingMap, Look, QueryRow, Report, ShownFail
 from osnet.files import make_folder
 from osnet.metrics.pair_scores import PairCurves, count_pairs
 from osnet.progress import Progress, no_progress
-from osnet.synthetic.generate import ANNOTATIONS_FILE, read_annotations, read_pairs
+from osnet.synthetic.generate import ANNOTATIONS_FILE, annotations_of, read_pairs
 from osnet.types import JUNK_PID, RankedList, ReidDataset
 
 PLACES = {
@@ -231,8 +231,7 @@ def _read_truth(
     """
     if not (dataset.root / ANNOTATIONS_FILE).is_file():
         return None, {}, {}
-    truth = read_annotations(dataset.root)
-    hidden = np.array([truth[crop.path.relative_to(dataset.root).as_posix()].hidden for crop in dataset.query.crops])
+    hidden = np.array([note.hidden for note in annotations_of(dataset.root, dataset.query.paths)])
     notes: dict[int, dict[str, str]] = {}
     for a, b, kind in read_pairs(dataset.root):
         notes.setdefault(a, {})[str(b)] = TWINS[kind]
@@ -337,9 +336,12 @@ def compile_report(
         progress: draws a progress bar.
 
     Raises:
-        DataError: as for ``evaluate``; no query has a match; or the data set shows only one person.
+        DataError: as for ``evaluate``; no query has a match; the data set shows only one person; or a query is in the
+            folder of a generated data set but not of it.
     """
     check_people(dataset)
+    if (dataset.root / ANNOTATIONS_FILE).is_file():
+        annotations_of(dataset.root, dataset.query.paths)
     made = [
         evaluate_network(n, e, dataset, features_folder(features, n), force, progress) for n, e in embedders.items()
     ]

@@ -19,7 +19,7 @@ Identities are generated in groups of four, and each group is in one split:
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -275,6 +275,22 @@ def read_annotations(root: str | Path) -> dict[str, Annotation]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{root} is not a generated data set: {path} cannot be read ({error})") from error
     return {note.file: note for note in notes}
+
+
+def annotations_of(root: Path, paths: Iterable[Path]) -> list[Annotation]:
+    """The ground truth of images of the generated data set in ``root``, in the given order.
+
+    Raises:
+        DataError: ``root`` is not a generated data set, or an image was not generated with it.
+    """
+    notes = read_annotations(root)
+    names = [path.relative_to(root).as_posix() for path in paths]
+    if unknown := [name for name in names if name not in notes]:
+        raise DataError(
+            f"{root}: {len(unknown)} images are not in {ANNOTATIONS_FILE}: {', '.join(unknown[:5])}; move them to "
+            "another data set"
+        )
+    return [notes[name] for name in names]
 
 
 def read_pairs(root: str | Path) -> list[tuple[int, int, PairKind]]:
