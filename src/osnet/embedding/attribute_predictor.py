@@ -157,21 +157,25 @@ def match_score(
 def find_attributes(names: Sequence[str], asked: Sequence[str]) -> list[int]:
     """Indices of attributes in ``names``.
 
-    Case, spaces, punctuation and a final s are ignored: "long sleeves" finds ``LongSleeve``.
+    If no name is equal, case, spaces, punctuation and a final s are ignored: "long sleeves" finds ``LongSleeve``.
 
     Raises:
-        DataError: an unknown name; the message lists the known ones.
+        DataError: an unknown name; the message lists the known ones. Or a name that fits several.
     """
-    place = {_plain(name): i for i, name in enumerate(names)}
     places = []
     for name in asked:
-        plain = _plain(name)
-        found = place.get(plain, place.get(plain.removesuffix("s")))
-        if found is None:
+        found: list[int] = []
+        for spell in (str, _plain, lambda text: _plain(text).removesuffix("s")):
+            found = found or [i for i, known in enumerate(names) if spell(known) == spell(name)]
+        if not found:
             raise DataError(
                 f"unknown attribute {name!r}; choose from: {', '.join(names) or '(no attributes are stored)'}"
             )
-        places.append(found)
+        if len(found) > 1:
+            raise DataError(
+                f"attribute {name!r} may be {' or '.join(names[i] for i in found)}; write it as it is stored"
+            )
+        places += found
     return places
 
 

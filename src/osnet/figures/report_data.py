@@ -296,10 +296,19 @@ def read_run(folder: Path) -> tuple[dict[str, str], Line | None]:
     for key, value in (rows.get("recipe", {}) if isinstance(rows, dict) else {}).items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         recipe |= {f"{key} {k}".strip().replace("_", " "): str(v) for k, v in inner}
-    lines = _read_quietly(folder / "metrics.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
-    losses = [row for row in lines or [] if isinstance(row, dict) and "loss" in row and "epoch" in row]
+    text = _read_quietly(folder / "metrics.jsonl", str) or ""
+    losses = [row for row in map(_read_row, text.splitlines()) if "loss" in row and "epoch" in row]
     line = Line([row["epoch"] for row in losses], [row["loss"] for row in losses]) if losses else None
     return recipe, line
+
+
+def _read_row(line: str) -> dict[str, Any]:
+    """A row of the metrics log; empty if it is damaged: a run may be writing it, or was killed."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def _read_quietly(path: Path, parse: Callable[[str], Any]) -> Any:
