@@ -205,7 +205,7 @@ def test_names_with_spaces_and_brackets(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "my model (1).onnx")
     write_card(path, scaled(SIZE))
     embedder = Embedder(path)
-    Gallery.open(tmp_path / "gallery", embedder).add([make_picture(0)])
+    Gallery.open(tmp_path / "gallery", embedder).add([write_picture(tmp_path / "a.png")])
     assert Embedder(tmp_path / "gallery").sha256() == embedder.sha256()
     odd = write_onnx(tmp_path / "a:b.onnx")
     with pytest.raises(WeightsError, match="':'"):

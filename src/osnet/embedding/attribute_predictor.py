@@ -162,11 +162,13 @@ def find_attributes(names: Sequence[str], asked: Sequence[str]) -> list[int]:
     Raises:
         DataError: an unknown name; the message lists the known ones. Or a name that fits several.
     """
-    places = []
+    known = [_spellings(name) for name in names]
+    places: list[int] = []
     for name in asked:
+        wanted = _spellings(name)
         found: list[int] = []
-        for spell in (str, _plain, lambda text: _plain(text).removesuffix("s")):
-            found = found or [i for i, known in enumerate(names) if spell(known) == spell(name)]
+        for level in range(len(wanted)):
+            found = found or [i for i, spelled in enumerate(known) if spelled[level] == wanted[level]]
         if not found:
             raise DataError(
                 f"unknown attribute {name!r}; choose from: {', '.join(names) or '(no attributes are stored)'}"
@@ -179,5 +181,7 @@ def find_attributes(names: Sequence[str], asked: Sequence[str]) -> list[int]:
     return places
 
 
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
+def _spellings(name: str) -> tuple[str, str, str]:
+    """The name; without case, spaces and punctuation; also without a final s."""
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    return name, plain, plain.removesuffix("s")

@@ -144,11 +144,16 @@ def generate_dataset(
             contains something else.
     """
     out = Path(out)
-    check_writable(out)
+    _check_new(out)
     with one_writer(out, timeout_s=3600):
-        if out.exists():
-            raise OutputError(f"{out} exists; choose another name, or delete it first")
+        _check_new(out)  # another process may have made it meanwhile
         return _generate(out, settings, progress)
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise OutputError(f"{out} exists; choose another name, or delete it first")
+    check_writable(out)
 
 
 def _generate(out: Path, settings: GeneratedSettings, progress: Progress | None) -> Path:
