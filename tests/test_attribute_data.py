@@ -1,5 +1,6 @@
 """Data sets of attributes: reading each layout, and errors that list every mismatch."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_pa100k_in_both_layouts(inner: str, images: str, tmp_path: Path) -> None
     assert dataset.problems == ()
     assert dataset.notes[0] == "train has 3 usable images; PA-100K has 80,000 as published"
     assert {crop.pid for crop in dataset.train.crops} == {NO_IDENTITY}
+
+
+def test_pa100k_with_one_image_in_a_split(tmp_path: Path) -> None:
+    """MATLAB files do not tell one row from none of the usual kind."""
+    names, labels = cells(["000004.jpg"]), np.arange(26, dtype=np.uint8)[None] % 2
+    root = write_pa100k(tmp_path, val_images_name=names, val_label=labels)
+    (root / "data" / "000005.jpg").unlink()
+    dataset = read_pa100k(root)
+    assert [len(split) for split in dataset.splits] == [3, 1, 2]
+    np.testing.assert_array_equal(dataset.val.labels, labels)
 
 
 def test_pa100k_attributes_are_in_the_papers_order() -> None:
@@ -234,6 +245,12 @@ def test_market_labels_are_joined_to_its_images(market: Path) -> None:
     assert len(read_attributes(market, "skip").train) == 8
 
 
+def test_market_labels_of_one_identity(tmp_path: Path) -> None:
+    _, of_split, _ = read_market_labels(market_mat(tmp_path / "market_attribute.mat", [2, 7], [11]))
+    assert [list(of_split[part]) for part in ("train", "test")] == [[2, 7], [11]]
+    assert of_split["test"][11].shape == (30,)
+
+
 def test_the_real_market_labels() -> None:
     names, of_split, notes = read_market_labels(shared_data("market1501-attribute/market_attribute.mat"))
     assert notes == []
@@ -254,6 +271,17 @@ def test_generated_people(people_with_attributes: Path) -> None:
             note = notes[crop.path.relative_to(people_with_attributes).as_posix()]
             assert tuple(n for n, v in zip(ATTRIBUTES, row, strict=True) if v) == note.attributes
             assert (crop.pid, crop.camid) == (note.pid, note.camid)
+
+
+def test_annotations_of_generated_people_stay_in_their_folder(people_with_attributes: Path, tmp_path: Path) -> None:
+    lines = (people_with_attributes / "annotations.jsonl").read_text().splitlines(keepends=True)
+    outside = write_picture(tmp_path / "outside.jpg")
+    (tmp_path / "people").mkdir()
+    for name in ("../outside.jpg", str(outside)):
+        row = json.loads(lines[0]) | {"file": name}
+        (tmp_path / "people" / "annotations.jsonl").write_text(json.dumps(row) + "\n")
+        with pytest.raises(DataError, match=r"outside\.jpg"):
+            read_attributes(tmp_path / "people")
 
 
 def test_csv(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from osnet import cli
 from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
+from osnet.evaluation.comparison import group_generated
 from osnet.figures.canvas import check_figure_path
 from osnet.figures.embeddings import choose_crops, project
 from osnet.figures.map_overlap import NOISE, OTHER_IMAGE, measure_shares
@@ -145,10 +146,32 @@ def test_maps_of_embeddings() -> None:
 
 
 def test_choose_crops_takes_all_crops_of_each_chosen_person() -> None:
-    crops = [Crop(Path(f"{i}.jpg"), i % 10, 1) for i in range(50)]
+    crops = [Crop(Path(f"{i}.jpg"), 1 + i % 10, 1) for i in range(50)]
     chosen = choose_crops(crops, 15)
-    assert [crops[i].pid for i in chosen] == [0] * 5 + [3] * 5 + [6] * 5
+    assert [crops[i].pid for i in chosen] == [1] * 5 + [4] * 5 + [7] * 5
     assert len(choose_crops(crops, 1000)) == 50
+
+
+def test_distractors_are_not_chosen_as_one_person() -> None:
+    """Market-1501's gallery has 2,793 distractors with the pid 0, more than a map shows."""
+    people = [Crop(Path(f"{i}.jpg"), 1 + i // 5, 1) for i in range(50)]
+    others = [Crop(Path(f"{pid}_{i}.jpg"), pid, 1) for pid in (-1, 0) for i in range(30)]
+    crops = [*others, *people]
+    assert [crops[i].pid for i in choose_crops(crops, 15)] == [1] * 5 + [4] * 5 + [7] * 5
+    assert choose_crops(others, 15) == []
+
+
+def test_images_without_annotation_are_named_before_the_work(
+    weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user's own image among generated people."""
+    data = generate_dataset(tmp_path / "people", GeneratedSettings(8, 2, 1, 0))
+    write_picture(data / "query" / "0077_c1s1_000001_00.jpg")
+    write_picture(data / "bounding_box_test" / "0077_c2s1_000001_00.jpg")
+    said = fails_with(capsys, "report", weights["one"], "--data", data, "--out", tmp_path / "r.html", "--device", "cpu")
+    assert "0077_c1s1_000001_00.jpg" in said
+    with pytest.raises(DataError, match=r"0077_c1s1_000001_00\.jpg"):
+        group_generated(read_dataset(data))
 
 
 @pytest.mark.slow

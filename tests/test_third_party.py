@@ -200,6 +200,19 @@ def test_damaged_cards_are_refused(plain: Path, change: dict[str, Any], words: s
         Embedder(plain)
 
 
+def test_names_with_spaces_and_brackets(tmp_path: Path) -> None:
+    """As a browser names a second download."""
+    path = write_onnx(tmp_path / "my model (1).onnx")
+    write_card(path, scaled(SIZE))
+    embedder = Embedder(path)
+    Gallery.open(tmp_path / "gallery", embedder).add([write_picture(tmp_path / "a.png")])
+    assert Embedder(tmp_path / "gallery").sha256() == embedder.sha256()
+    odd = write_onnx(tmp_path / "a:b.onnx")
+    with pytest.raises(WeightsError, match="':'"):
+        write_card(odd, scaled(SIZE))
+    assert not card_path(odd).exists()
+
+
 def test_other_devices_and_backends_are_refused(plain: Path) -> None:
     assert Embedder(plain, device="cpu", backend="onnxruntime").backend == "onnxruntime"
     with pytest.raises(ModelError, match="openvino"):

@@ -8,7 +8,15 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from osnet.cli.common import JsonFlag, app, check_probabilities_file, list_inputs, report_failures, write_probabilities
+from osnet.cli.common import (
+    JsonFlag,
+    app,
+    check_counts,
+    check_probabilities_file,
+    list_inputs,
+    report_failures,
+    write_probabilities,
+)
 from osnet.embedding.attribute_predictor import AttributePredictions, AttributePredictor
 from osnet.embedding.class_predictor import ClassPredictions, ClassPredictor
 from osnet.embedding.embedder import OnError
@@ -95,6 +103,7 @@ def predict_classes(
     """
     if out is not None:
         check_probabilities_file(out)
+    check_counts(top=top)
     paths = list_inputs(inputs)
     seen = ClassPredictor(weights, device, batch_size).predict(paths, on_error=on_error)
     if out is not None:

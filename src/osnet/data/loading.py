@@ -7,6 +7,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -59,11 +60,12 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image file as 8-bit RGB. The EXIF orientation is applied and transparent pixels become white.
 
     The format is recognised by the content, not by the name; see ``FORMATS``. If a file has several frames or pages,
-    the first is read. The size is checked before the image is decoded.
+    the first is read. The size is checked before the image is decoded. Of colours with 16 bits per channel, the upper
+    8 are taken.
 
     Raises:
         ImageError: the file is missing or not a regular file, its format is unknown, it is truncated or damaged, it has
-            more than ``max_pixels`` pixels or no pixels, or more than 8 bits per channel.
+            more than ``max_pixels`` pixels or no pixels, or grey values of more than 8 bits.
     """
     path = Path(path)
     _check_file(path)
@@ -176,19 +178,29 @@ def read_bytes(path: str | Path) -> bytes:
 
 def _check_file(path: Path) -> None:
     """Raise ImageError if ``path`` is not a regular file."""
-    if path.is_symlink() and not path.exists():
-        raise ImageError(str(path), f"a broken link: there is no file {path.readlink()}")
-    if not path.is_file():
-        raise ImageError(str(path), "no such file" if not path.exists() else "not a regular file")
+    try:
+        if path.is_symlink() and not path.exists():
+            raise ImageError(str(path), f"a broken link: there is no file {path.readlink()}")
+        if not path.is_file():
+            raise ImageError(str(path), "no such file" if not path.exists() else "not a regular file")
+    except OSError as error:  # the name is too long, or the folder must not be read
+        raise ImageError(str(path), f"cannot be read: {error.strerror}") from error
 
 
 def _decode(source: Path | BytesIO, name: str, max_pixels: int) -> Image.Image:
+    with _opened(source, name, max_pixels) as image:
+        image.load()
+        return _upright_rgb(image)
+
+
+@contextmanager
+def _opened(source: Path | BytesIO, name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """An image whose header was checked. Errors, also those of the block, become ImageErrors."""
     try:
         with Image.open(source, formats=FORMATS) as image:
             check_size(name, image.size, max_pixels)
             _check_mode(name, image.mode)
-            image.load()
-            return _upright_rgb(image)
+            yield image
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -205,18 +217,12 @@ def check_header(path: str | Path) -> None:
 
     Raises:
         ImageError: the file is missing or not a regular file, its format is unknown, or the image is too large or
-            has more than 8 bits per channel.
+            has grey values of more than 8 bits.
     """
     path = Path(path)
     _check_file(path)
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_size(str(path), image.size)
-            _check_mode(str(path), image.mode)
-    except ImageError:
-        raise
-    except Exception as error:  # with untrusted bytes, decoders may raise any type of error
-        raise ImageError(str(path), _why_not_image(path)) from error
+    with _opened(path, str(path), MAX_PIXELS):
+        pass
 
 
 def check_size(name: str, size_wh: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
@@ -241,7 +247,7 @@ def own_rgb(image: Image.Image, name: str) -> Image.Image:
     """Convert a Pillow image in memory to RGB by the rules of ``read_image``. Returns a copy, loaded and upright.
 
     Raises:
-        ImageError: the image is closed, truncated, too large, or has more than 8 bits per channel.
+        ImageError: the image is closed, truncated, too large, or has grey values of more than 8 bits.
     """
     check_size(name, image.size)
     _check_mode(name, image.mode)

@@ -177,7 +177,7 @@ def run_demo_on(data: Path, weights: str, out: Path, device: str, progress: Prog
     step = max(1, len(dataset.query) // NUM_SHOWN)
     shown = dataset.query.crops[::step][:NUM_SHOWN]
     lists = [search_elsewhere(gallery, crop) for crop in shown]
-    save_ranked_lists(lists, out / "ranked.png", f"{dataset.name}: {NUM_SHOWN} queries, found in other cameras")
+    save_ranked_lists(lists, out / "ranked.png", f"{dataset.name}: {len(lists)} queries, found in other cameras")
     print(f"ranked lists of {len(lists)} queries: {(out / 'ranked.png').absolute()}")
     write_report(
         compile_evaluated(dataset, [(studied, result)], {name: Path(weights)}, progress=progress), out / "report.html"

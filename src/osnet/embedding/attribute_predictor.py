@@ -157,23 +157,31 @@ def match_score(
 def find_attributes(names: Sequence[str], asked: Sequence[str]) -> list[int]:
     """Indices of attributes in ``names``.
 
-    Case, spaces, punctuation and a final s are ignored: "long sleeves" finds ``LongSleeve``.
+    If no name is equal, case, spaces, punctuation and a final s are ignored: "long sleeves" finds ``LongSleeve``.
 
     Raises:
-        DataError: an unknown name; the message lists the known ones.
+        DataError: an unknown name; the message lists the known ones. Or a name that fits several.
     """
-    place = {_plain(name): i for i, name in enumerate(names)}
-    places = []
+    known = [_spellings(name) for name in names]
+    places: list[int] = []
     for name in asked:
-        plain = _plain(name)
-        found = place.get(plain, place.get(plain.removesuffix("s")))
-        if found is None:
+        wanted = _spellings(name)
+        found: list[int] = []
+        for level in range(len(wanted)):
+            found = found or [i for i, spelled in enumerate(known) if spelled[level] == wanted[level]]
+        if not found:
             raise DataError(
                 f"unknown attribute {name!r}; choose from: {', '.join(names) or '(no attributes are stored)'}"
             )
-        places.append(found)
+        if len(found) > 1:
+            raise DataError(
+                f"attribute {name!r} may be {' or '.join(names[i] for i in found)}; write it as it is stored"
+            )
+        places += found
     return places
 
 
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
+def _spellings(name: str) -> tuple[str, str, str]:
+    """The name; without case, spaces and punctuation; also without a final s."""
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    return name, plain, plain.removesuffix("s")

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize as unit_length
 from osnet.data.loading import list_images, read_image
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError, ModelError, WeightsError, require_extra
-from osnet.files import check_fields, is_plain_name, make_folder, write_json, written_aside
+from osnet.files import check_fields, make_folder, write_json, written_aside
 from osnet.models.network import Network
 from osnet.runtime.backends import Runner, count_cores, generate_pixels, openvino_core
 from osnet.runtime.onnx_graph import zero_tiny_weights
@@ -31,6 +31,8 @@ from osnet.weights.card import CARD_FILE, LICENCE_UNKNOWN, Card
 
 FORMAT = "osnet-third-party-1"
 SUFFIXES = (".onnx", ".xml")
+SEPARATORS = frozenset("/\\:\0")
+"""Characters that a file's name must not contain: it is stored in the card, which is read on any system."""
 MAX_FILE_BYTES = 4 * 2**30
 MIN_SPREAD = 1e-3
 """If all cosines between different images are above 1 - ``MIN_SPREAD``, the network is rejected. This is also the
@@ -342,7 +344,7 @@ def _read_card(path: Path) -> tuple[ThirdPartyCard, str]:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read: {error!r}") from error
-    if not is_plain_name(name):
+    if set(name) & SEPARATORS:
         raise WeightsError(f"{path} names the file {name!r}, which is not a plain name in its own folder")
     return card, name
 
@@ -462,6 +464,8 @@ def write_card(
     if target.exists() and not overwrite:
         raise DataError(f"{target} exists; pass overwrite=True (--overwrite) to replace it")
     file = read_model_file(path)
+    if odd := sorted(set(path.name) & SEPARATORS):
+        raise WeightsError(f"{path}: a card cannot name a file with {odd[0]!r} in its name; rename it")
     session = Session(file)
     _check_size(session, preprocessing)
     pixels = _read_pixels(images, preprocessing)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from osnet.errors import DataError
 from osnet.metrics.bootstrap import Interval, cluster_interval
 from osnet.metrics.ranking import rank_scores
-from osnet.synthetic.generate import PairKind, read_annotations, read_pairs
+from osnet.synthetic.generate import PairKind, annotations_of, read_pairs
 from osnet.types import ReidDataset
 
 METRICS = ("rank-1", "rank-5", "mAP", "mINP")
@@ -253,10 +253,9 @@ def group_generated(dataset: ReidDataset) -> list[Group]:
     people in other cameras, so the score depends on that cue alone. Guessing has a rank-1 of 50 %.
 
     Raises:
-        DataError: the data set is not a generated one.
+        DataError: the data set is not a generated one, or a query was not generated with it.
     """
-    notes = read_annotations(dataset.root)
-    hidden = np.array([notes[crop.path.relative_to(dataset.root).as_posix()].hidden for crop in dataset.query.crops])
+    hidden = np.array([note.hidden for note in annotations_of(dataset.root, dataset.query.paths)])
     whole_gallery = np.arange(len(dataset.gallery))
     groups = [_group_pairs(dataset, kind) for kind in PAIR_GROUPS]
     for low, high, name, about in HIDDEN_STEPS:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -232,7 +233,7 @@ class _VectorLog:
 
     def _settle(self) -> None:
         """Truncate both files to the rows that both contain."""
-        lines = [line for line in self.names_path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        lines = list(takewhile(_is_row, self.names_path.read_bytes().splitlines(keepends=True)))
         rows = min(len(lines), self.vectors_path.stat().st_size // (4 * self.size))
         lines = lines[:rows]
         for path, length in ((self.names_path, sum(map(len, lines))), (self.vectors_path, rows * 4 * self.size)):
@@ -267,6 +268,15 @@ class _VectorLog:
     def delete(self) -> None:
         self._close()
         shutil.rmtree(self.folder)
+
+
+def _is_row(line: bytes) -> bool:
+    """Whether a line holds a name and a stamp. After a power failure, the end of the file may be zeros."""
+    try:
+        name, size, changed_ns = json.loads(line)
+    except (ValueError, TypeError):
+        return False
+    return line.endswith(b"\n") and isinstance(name, str) and isinstance(size, int) and isinstance(changed_ns, int)
 
 
 def _same_json(path: Path, value: Any) -> bool:

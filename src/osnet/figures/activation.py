@@ -58,7 +58,7 @@ class LayerMap:
         """Entropy, and the share inside the box if it is known."""
         if math.isnan(self.entropy):
             return "no activation"
-        lines = f"entropy {self.entropy:.2f}\nof {math.log2(self.strength.size):.0f} bits"
+        lines = f"entropy {self.entropy:.2f}\nof {math.log2(self.strength.size):.3g} bits"
         if self.share is None:
             return lines
         inside, uniform = (100 * value for value in self.share)

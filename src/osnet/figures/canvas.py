@@ -19,6 +19,14 @@ STYLES = (
     ("#e69f00", "-", "v"),
 )
 GREY = "#888888"
+
+
+def style_of(number: int) -> tuple[str, str, str]:
+    """Colour, dash and marker of a curve: the first five are ``STYLES``; 25 differ in colour or marker."""
+    other = STYLES[(number + number // len(STYLES)) % len(STYLES)]
+    return STYLES[number % len(STYLES)][0], other[1], other[2]
+
+
 INK = "#010203"
 """Placeholder colour, which ``as_svg`` replaces by the page's text colour."""
 SETTINGS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from osnet.figures.canvas import GREY, INK, STYLES, as_svg, new_axes, plain
+from osnet.figures.canvas import GREY, INK, STYLES, as_svg, new_axes, plain, style_of
 from osnet.metrics.bootstrap import Interval
 from osnet.metrics.pair_scores import RECALL_LEVELS, PairCounts, PairCurves
 
@@ -64,7 +64,7 @@ def plot_lines(
     with new_axes((5.6, 3.6)) as (figure, axes):
         places = list(style.names or lines)
         for name, line in lines.items():
-            colour, dash, marker = STYLES[places.index(name) % len(STYLES)]
+            colour, dash, marker = style_of(places.index(name))
             y = [100 * value for value in line.y] if style.percent else line.y
             every = max(1, len(line.x) // 8)
             axes.plot(
@@ -142,7 +142,8 @@ def plot_scores(counts: PairCounts, threshold: float, title: str = "") -> Iterat
         )
         used = np.flatnonzero(counts.same + counts.different)
         if len(used):
-            axes.set_xlim(counts.edges[used[0]] - 0.02, min(1.02, counts.edges[used[-1] + 1] + 0.02))
+            low, high = counts.edges[used[0]], counts.edges[used[-1] + 1]
+            axes.set_xlim(min(low, threshold) - 0.02, min(1.02, max(high, threshold) + 0.02))
         axes.set_ylim(0, axes.get_ylim()[1] * 1.42)  # space for the legend
         axes.set(xlabel="cosine score of a pair", ylabel="density")
         axes.legend(loc="upper left", fontsize=9)

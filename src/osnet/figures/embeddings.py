@@ -16,7 +16,7 @@ from PIL import Image
 from osnet.data.loading import read_image
 from osnet.errors import DataError, require_extra
 from osnet.figures.canvas import DPI, Sheet, new_figure, save_figure
-from osnet.types import Crop
+from osnet.types import DISTRACTOR_PID, JUNK_PID, Crop
 
 Projection = Literal["tsne", "pca"]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#000000", "#999999", "#f0e442")
@@ -57,12 +57,18 @@ def project(vectors: ArrayLike, method: Projection = "tsne", seed: int = 0) -> N
 
 
 def choose_crops(crops: Sequence[Crop], number: int) -> list[int]:
-    """Indices of up to ``number`` crops: all images of people spread evenly over the sorted identities."""
+    """Indices of up to ``number`` crops: all images of people spread evenly over the sorted identities.
+
+    Junk and distractors belong to no identity and are left out.
+    """
     by_pid: dict[int, list[int]] = {}
     for place, crop in enumerate(crops):
-        by_pid.setdefault(crop.pid, []).append(place)
+        if crop.pid not in (JUNK_PID, DISTRACTOR_PID):
+            by_pid.setdefault(crop.pid, []).append(place)
     pids = sorted(by_pid)
-    wanted = max(1, min(len(pids), number * len(pids) // max(1, len(crops))))
+    if not pids:
+        return []
+    wanted = max(1, min(len(pids), number * len(pids) // sum(map(len, by_pid.values()))))
     chosen = [pids[i * len(pids) // wanted] for i in range(wanted)]
     return [place for pid in chosen for place in by_pid[pid]][:number]
 

@@ -28,7 +28,7 @@ from osnet.figures.report import EmbeddingMap, Look, QueryRow, Report, ShownFail
 from osnet.files import make_folder
 from osnet.metrics.pair_scores import PairCurves, count_pairs
 from osnet.progress import Progress, no_progress
-from osnet.synthetic.generate import ANNOTATIONS_FILE, read_annotations, read_pairs
+from osnet.synthetic.generate import ANNOTATIONS_FILE, annotations_of, read_pairs
 from osnet.types import JUNK_PID, RankedList, ReidDataset
 
 PLACES = {
@@ -231,8 +231,7 @@ def _read_truth(
     """
     if not (dataset.root / ANNOTATIONS_FILE).is_file():
         return None, {}, {}
-    truth = read_annotations(dataset.root)
-    hidden = np.array([truth[crop.path.relative_to(dataset.root).as_posix()].hidden for crop in dataset.query.crops])
+    hidden = np.array([note.hidden for note in annotations_of(dataset.root, dataset.query.paths)])
     notes: dict[int, dict[str, str]] = {}
     for a, b, kind in read_pairs(dataset.root):
         notes.setdefault(a, {})[str(b)] = TWINS[kind]
@@ -297,10 +296,19 @@ def read_run(folder: Path) -> tuple[dict[str, str], Line | None]:
     for key, value in (rows.get("recipe", {}) if isinstance(rows, dict) else {}).items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         recipe |= {f"{key} {k}".strip().replace("_", " "): str(v) for k, v in inner}
-    lines = _read_quietly(folder / "metrics.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
-    losses = [row for row in lines or [] if isinstance(row, dict) and "loss" in row and "epoch" in row]
+    text = _read_quietly(folder / "metrics.jsonl", str) or ""
+    losses = [row for row in map(_read_row, text.splitlines()) if "loss" in row and "epoch" in row]
     line = Line([row["epoch"] for row in losses], [row["loss"] for row in losses]) if losses else None
     return recipe, line
+
+
+def _read_row(line: str) -> dict[str, Any]:
+    """A row of the metrics log; empty if it is damaged: a run may be writing it, or was killed."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def _read_quietly(path: Path, parse: Callable[[str], Any]) -> Any:
@@ -337,9 +345,12 @@ def compile_report(
         progress: draws a progress bar.
 
     Raises:
-        DataError: as for ``evaluate``; no query has a match; or the data set shows only one person.
+        DataError: as for ``evaluate``; no query has a match; the data set shows only one person; or a query is in the
+            folder of a generated data set but not of it.
     """
     check_people(dataset)
+    if (dataset.root / ANNOTATIONS_FILE).is_file():
+        annotations_of(dataset.root, dataset.query.paths)
     made = [
         evaluate_network(n, e, dataset, features_folder(features, n), force, progress) for n, e in embedders.items()
     ]

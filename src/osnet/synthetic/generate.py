@@ -19,7 +19,8 @@ Identities are generated in groups of four, and each group is in one split:
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,7 @@ from PIL import Image
 
 from osnet.data.attributes.pa100k import ATTRIBUTES
 from osnet.errors import DataError, OutputError
-from osnet.files import check_writable, write_json
+from osnet.files import TEMPORARY_PREFIX, check_writable, make_folder, one_writer, write_json
 from osnet.progress import Progress
 from osnet.synthetic.people import Person, View, overall_twin, roll_person, small_twin
 from osnet.synthetic.rasterizer import Dice
@@ -36,6 +37,7 @@ from osnet.synthetic.scenes import Camera, Shot, make_camera, shoot
 
 FORMAT = "osnet-generated-1"
 SETTINGS_FILE, ANNOTATIONS_FILE = "generated.json", "annotations.jsonl"
+FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 GROUP = 4
 JPEG_QUALITY = 90
 
@@ -138,12 +140,23 @@ def generate_dataset(
         The path of the folder.
 
     Raises:
-        OutputError: ``out`` exists or cannot be written.
+        OutputError: ``out`` exists or cannot be written, or the folder of unfinished people (``out`` with ``.partial``)
+            contains something else.
     """
     out = Path(out)
+    _check_new(out)
+    with one_writer(out, timeout_s=3600):
+        _check_new(out)  # another process may have made it meanwhile
+        return _generate(out, settings, progress)
+
+
+def _check_new(out: Path) -> None:
     if out.exists():
         raise OutputError(f"{out} exists; choose another name, or delete it first")
     check_writable(out)
+
+
+def _generate(out: Path, settings: GeneratedSettings, progress: Progress | None) -> Path:
     partial = out.with_name(f"{out.name}.partial")
     done = _resume(partial, settings)
     cameras = [make_camera(settings.seed, number) for number in range(1, settings.cameras + 1)]
@@ -164,13 +177,15 @@ def _resume(partial: Path, settings: GeneratedSettings) -> set[int]:
     head = {"format": FORMAT, **asdict(settings), "complete": False}
     settings_file, annotations = partial / SETTINGS_FILE, partial / ANNOTATIONS_FILE
     try:
-        same = json.loads(settings_file.read_text(encoding="utf-8")) == head
-    except (OSError, ValueError):
+        there = json.loads(settings_file.read_text(encoding="utf-8"))
+        same = {**head, "complete": there["complete"]} == {key: there[key] for key in head}
+    except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
+        _refuse_strange(partial)
         shutil.rmtree(partial, ignore_errors=True)
-        for folder in ("bounding_box_train", "query", "bounding_box_test"):
-            (partial / folder).mkdir(parents=True)
+        for folder in FOLDERS:
+            make_folder(partial / folder)
         write_json(settings_file, head)
         annotations.touch()
         return set()
@@ -178,10 +193,21 @@ def _resume(partial: Path, settings: GeneratedSettings) -> set[int]:
     per_person: dict[int, list[bytes]] = {}
     for line in lines:
         if line.endswith(b"\n"):
-            per_person.setdefault(int(json.loads(line)["pid"]), []).append(line)
+            with suppress(ValueError, KeyError, TypeError):  # after a power failure, the end of the file may be zeros
+                per_person.setdefault(int(json.loads(line)["pid"]), []).append(line)
     complete = {pid: group for pid, group in per_person.items() if len(group) == _images_each(settings, pid)}
     annotations.write_bytes(b"".join(line for group in complete.values() for line in group))
     return set(complete)
+
+
+def _refuse_strange(partial: Path) -> None:
+    """Raise OutputError if ``partial`` contains what ``generate_dataset`` does not write: it would be deleted."""
+    if partial.exists() and not partial.is_dir():
+        raise OutputError(f"{partial} is needed for unfinished people but is a file; move it away")
+    names = {path.name for path in partial.iterdir()} if partial.exists() else set()
+    known = {*FOLDERS, SETTINGS_FILE, ANNOTATIONS_FILE}
+    if strange := sorted(name for name in names - known if not name.startswith(TEMPORARY_PREFIX)):
+        raise OutputError(f"{partial} is needed for unfinished people but contains {strange[0]}; move it away")
 
 
 def _images_each(settings: GeneratedSettings, pid: int) -> int:
@@ -275,6 +301,22 @@ def read_annotations(root: str | Path) -> dict[str, Annotation]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{root} is not a generated data set: {path} cannot be read ({error})") from error
     return {note.file: note for note in notes}
+
+
+def annotations_of(root: Path, paths: Iterable[Path]) -> list[Annotation]:
+    """The ground truth of images of the generated data set in ``root``, in the given order.
+
+    Raises:
+        DataError: ``root`` is not a generated data set, or an image was not generated with it.
+    """
+    notes = read_annotations(root)
+    names = [path.relative_to(root).as_posix() for path in paths]
+    if unknown := [name for name in names if name not in notes]:
+        raise DataError(
+            f"{root}: {len(unknown)} images are not in {ANNOTATIONS_FILE}: {', '.join(unknown[:5])}; move them to "
+            "another data set"
+        )
+    return [notes[name] for name in names]
 
 
 def read_pairs(root: str | Path) -> list[tuple[int, int, PairKind]]:

@@ -1,5 +1,6 @@
 """``osnet embed`` on many processes: images in blocks, a file of embeddings for each block, and their union."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -110,6 +111,12 @@ def embed_on_many(
                 "backend": embedder.backend,  # workers that measure for themselves may choose others
             }
             work = held.enter_context(WorkList.planned(folder, "embed", settings, items))
+            if runner != "torchrun" and workers > len(items):
+                warnings.warn(
+                    f"{len(images)} images make {len(items)} block(s) of {block}, so {len(items)} of {workers} workers "
+                    "have work; use a smaller block",
+                    stacklevel=2,
+                )
         if runner == "torchrun":
             any_of_all(False)  # the first process has written the list
         if rank:

@@ -76,12 +76,12 @@ def _run_local(work: WorkList, workers: int, on_done: OnDone) -> None:
     def serve() -> None:
         nonlocal open_items
         process: subprocess.Popen[str] | None = None
-        while True:
+        while not stop:
             try:
                 item = todo.get(timeout=0.1)
             except queue.Empty:
                 with changed:
-                    if stop or not open_items:
+                    if not open_items:
                         break
                 continue
             if process is None:

@@ -213,6 +213,11 @@ def read_mat(path: Path) -> dict[str, Any]:
     return {key: value for key, value in content.items() if not key.startswith("__")}
 
 
+def as_list(cells: Any) -> list[Any]:
+    """Return the cells of a MATLAB column. ``read_mat`` gives the cell of a column that has only one."""
+    return list(np.atleast_1d(np.asarray(cells, dtype=object)))
+
+
 def as_text(value: Any) -> str:
     """Return the text of a MATLAB cell; '' if it is empty or not text."""
     return str(value) if isinstance(value, str) else ""

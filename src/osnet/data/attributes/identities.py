@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from osnet.data.attributes.dataset import AttributeDataset, AttributeSplit, Found, OnMismatch, finish, read_mat
+from osnet.data.attributes.dataset import AttributeDataset, AttributeSplit, Found, OnMismatch, as_list, finish, read_mat
 from osnet.data.attributes.pa100k import ATTRIBUTES
+from osnet.data.folder import inside
 from osnet.data.reid.market1501 import find_market1501, read_market1501
 from osnet.errors import DataError
-from osnet.synthetic.generate import GROUP, read_annotations
+from osnet.synthetic.generate import ANNOTATIONS_FILE, GROUP, read_annotations
 from osnet.types import DISTRACTOR_PID, Crop
 
 MARKET_FILE = "market_attribute.mat"
@@ -100,9 +101,14 @@ def read_market_labels(path: Path) -> tuple[list[str], dict[str, dict[int, Any]]
     of_split: dict[str, dict[int, Any]] = {}
     for part in ("train", "test"):
         table = content[part]
-        pids = [int(name) for name in table["image_index"]]
-        values = np.stack([np.asarray(table[column]) for column in columns], axis=1)
-        ages = np.asarray(table["age"])
+        try:
+            pids = [int(name) for name in as_list(table["image_index"])]
+            values = np.stack([np.atleast_1d(table[column]) for column in columns], axis=1)
+            ages = np.atleast_1d(table["age"])
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise DataError(f"{path}: {part} cannot be read: {error}") from error
+        if not len(pids) == len(values) == len(ages):
+            raise DataError(f"{path}: {part} has {len(pids)} identities, but {len(values)} rows and {len(ages)} ages")
         if not np.isin(values, (1, 2)).all() or not np.isin(ages, (1, 2, 3, 4)).all():
             raise DataError(f"{path}: {part} has values other than 1 and 2 (1 to 4 for the age)")
         rows = np.concatenate([values == 2, ages[:, None] == np.arange(1, 5)], axis=1).astype(np.float32)
@@ -122,7 +128,7 @@ def read_generated_attributes(root: str | Path) -> AttributeDataset:
     least two groups, at least one.
 
     Raises:
-        DataError: ``root`` is not a generated data set.
+        DataError: ``root`` is not a generated data set, or a path in its annotations is outside it.
     """
     root = Path(root)
     notes = read_annotations(root)
@@ -130,7 +136,8 @@ def read_generated_attributes(root: str | Path) -> AttributeDataset:
     labels: dict[str, list[list[float]]] = {"train": [], "test": []}
     for file, note in sorted(notes.items()):
         part = "train" if file.startswith("bounding_box_train/") else "test"
-        crops[part].append(Crop(root / file, note.pid, note.camid, f"{note.pid:04d}", str(note.camid)))
+        path = inside(root, file, f"{root / ANNOTATIONS_FILE}")
+        crops[part].append(Crop(path, note.pid, note.camid, f"{note.pid:04d}", str(note.camid)))
         labels[part].append([float(name in note.attributes) for name in ATTRIBUTES])
     pids = sorted({crop.pid for crop in crops["train"]})
     fours = len(pids) // GROUP

@@ -6,11 +6,14 @@ ROOT/data/000001.jpg             or  ROOT/release_data/release_data/000001.jpg
 
 from pathlib import Path
 
+import numpy as np
+
 from osnet.data.attributes.dataset import (
     AttributeDataset,
     Found,
     Listed,
     OnMismatch,
+    as_list,
     as_text,
     check_counts,
     finish,
@@ -88,7 +91,9 @@ def read_pa100k(root: str | Path, on_mismatch: OnMismatch = "raise") -> Attribut
     found.problems = [f"{annotation.name}: unknown key {key!r}" for key in sorted(set(content) - KEYS)]
     rows = []
     for split in SPLITS:
-        files, labels = content[f"{split}_images_name"], content[f"{split}_label"]
+        files, labels = as_list(content[f"{split}_images_name"]), content[f"{split}_label"]
+        if len(files) == 1:
+            labels = np.atleast_2d(labels)
         if len(files) != len(labels):
             raise DataError(f"{annotation}: {len(files)} names but {len(labels)} rows of labels in {split}")
         for number, (file, row) in enumerate(zip(files, labels, strict=True), start=1):
