@@ -69,14 +69,14 @@ def _run_local(work: WorkList, workers: int, on_done: OnDone) -> None:
     listed = work.todo()
     for item in listed:
         todo.put(item)
-    open_items, changed, stop = len(listed), threading.Condition(), False
+    open_items, changed, stop = len(listed), threading.Condition(), threading.Event()
     processes: set[subprocess.Popen[str]] = set()
     errors: list[BaseException] = []
 
     def serve() -> None:
         nonlocal open_items
         process: subprocess.Popen[str] | None = None
-        while not stop:
+        while not stop.is_set():
             try:
                 item = todo.get(timeout=0.1)
             except queue.Empty:
@@ -88,7 +88,7 @@ def _run_local(work: WorkList, workers: int, on_done: OnDone) -> None:
                 process = _start_worker(work)
                 processes.add(process)
             answer = _ask(process, item)
-            if answer is None and stop:  # interrupted: the worker was ended with us
+            if answer is None and stop.is_set():  # interrupted: the worker was ended with us
                 break
             if answer is None:
                 processes.discard(process)
@@ -104,12 +104,11 @@ def _run_local(work: WorkList, workers: int, on_done: OnDone) -> None:
                 on_done()
 
     def guarded() -> None:
-        nonlocal stop
         try:
             serve()
         except BaseException as error:
             errors.append(error)
-            stop = True
+            stop.set()
 
     threads = [threading.Thread(target=guarded, daemon=True) for _ in range(workers)]
     try:
@@ -118,7 +117,7 @@ def _run_local(work: WorkList, workers: int, on_done: OnDone) -> None:
         for thread in threads:
             thread.join()
     finally:
-        stop = True
+        stop.set()
         for process in list(processes):
             if process.stdin is not None:
                 with contextlib.suppress(OSError):
