@@ -66,9 +66,9 @@ class Checkpoint:
     """The tensors by their names in this package. ``classifier.*`` and ``attributes.*`` belong to heads."""
 
     def build(self) -> Network:
-        """Build the network with these tensors, in eval mode."""
+        """Build the network with copies of these tensors, in eval mode."""
         network = build_network(self.card.architecture, "meta")
-        tensors = {key: value for key, value in self.state.items() if not key.startswith(HEADS)}
+        tensors = {key: value.clone() for key, value in self.state.items() if not key.startswith(HEADS)}
         network.load_state_dict(tensors, assign=True)
         network.card = self.card
         return network.eval()
@@ -264,8 +264,11 @@ def convert(
 
     Raises:
         WeightsError: the source cannot be read, its classifier does not fit, or the target exists.
-        ModelError: Torchreid has no network with these settings, for example none with a BNNeck.
+        ModelError: Torchreid has no network with these settings, for example none with a BNNeck or maximum pooling.
         OutputError: the target cannot be written, or it ends in ``.safetensors``, ``.onnx`` or the like.
+
+    Warns:
+        UserWarning: a Torchreid file is written, which cannot hold the preprocessing or the attribute head.
     """
     target = Path(target)
     if target.exists() and not overwrite:
@@ -281,8 +284,21 @@ def convert(
             f"wrong results in {target}; run its training command again to write complete weights"
         )
     check_classifier(checkpoint.card, checkpoint.state)
+    lost = [f"the preprocessing ({checkpoint.card.preprocessing})"] * _is_special(checkpoint.card)
+    if checkpoint.card.attributes:
+        lost.append("the attribute head")
+    if lost:
+        warnings.warn(
+            f"{target}: a file of Torchreid cannot hold {' and '.join(lost)}, so it is left out; keep the source, too",
+            stacklevel=2,
+        )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
+
+
+def _is_special(card: Card) -> bool:
+    """Whether a reader of the tensors alone would prepare images in another way."""
+    return card.training_data != "imagenet" and card.preprocessing != Preprocessing()
 
 
 def network_sha256(network: Network, preprocessing: Preprocessing) -> str:
