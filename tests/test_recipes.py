@@ -119,7 +119,7 @@ def test_a_run_has_a_command_docstring_and_row() -> None:
     [
         *(("market1501-osnet-x0-25", *one) for one in (("optimizer", "rmsprop"), ("schedule", "multistep"))),
         *(("market1501-osnet-x0-25", *one) for one in (("precision", "fp16"), ("sampler", "identities"))),
-        *(("market1501-osnet-x0-25", *one) for one in (("epochs", 2.5), ("size_hw", (256,)), ("pretrained", ROOT))),
+        *(("market1501-osnet-x0-25", *one) for one in (("epochs", 180.5), ("size_hw", (256,)), ("pretrained", ROOT))),
         ("both-osnet-x0-25", "sampler", "identity"),
         ("cifar10-osnet-x0-25", "interpolation", "cubic"),
     ],
