@@ -284,7 +284,9 @@ def convert(
             f"wrong results in {target}; run its training command again to write complete weights"
         )
     check_classifier(checkpoint.card, checkpoint.state)
-    lost = [f"the preprocessing ({checkpoint.card.preprocessing})"] * _is_special(checkpoint.card)
+    lost = []
+    if checkpoint.card.preprocessing != _usual_preprocessing(checkpoint.card.training_data):
+        lost.append(f"the preprocessing ({checkpoint.card.preprocessing})")
     if checkpoint.card.attributes:
         lost.append("the attribute head")
     if lost:
@@ -296,9 +298,9 @@ def convert(
     return replace(checkpoint.card, sha256=sha256_file(target))
 
 
-def _is_special(card: Card) -> bool:
-    """Whether a reader of the tensors alone would prepare images in another way."""
-    return card.training_data != "imagenet" and card.preprocessing != Preprocessing()
+def _usual_preprocessing(training_data: str) -> Preprocessing:
+    """The preprocessing that a file without a card is taken to need."""
+    return Preprocessing(size_hw=(224, 224)) if training_data == "imagenet" else Preprocessing()
 
 
 def network_sha256(network: Network, preprocessing: Preprocessing) -> str:
@@ -416,7 +418,7 @@ def _read_file(path: Path, architecture: str | None, config: NetworkConfig | Non
     card = Card(
         architecture=config,
         name=name_of(config),
-        preprocessing=Preprocessing(size_hw=(224, 224)) if training_data == "imagenet" else Preprocessing(),
+        preprocessing=_usual_preprocessing(training_data),
         num_classes=num_classes,
         training_data=training_data,
         licence=LICENCE_UNKNOWN if training_data == "unknown" else LICENCE_ZOO,
