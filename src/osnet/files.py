@@ -186,12 +186,13 @@ def check_fields(settings: Any) -> None:
     Raises:
         ValueError: a value of another type, or a float that is not finite. An int is accepted for a float.
     """
-    hints = _type_hints(type(settings))
+    kind: Any = type(settings)
+    hints = _type_hints(kind)
     for entry in fields(settings):
         value = getattr(settings, entry.name)
         if not _fits(value, hints[entry.name]):
-            kind = entry.type.__name__ if isinstance(entry.type, type) else entry.type
-            raise ValueError(f"{entry.name} is {value!r}, not {kind}")
+            wanted = entry.type.__name__ if isinstance(entry.type, type) else entry.type
+            raise ValueError(f"{entry.name} is {value!r}, not {wanted}")
 
 
 _type_hints = cache(get_type_hints)

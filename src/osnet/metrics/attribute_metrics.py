@@ -108,7 +108,7 @@ def score_attributes(
     probabilities, labels = probabilities[some], labels[some]
     limits = np.asarray(thresholds, dtype=np.float64)
     if limits.shape not in ((), (len(names),)) or np.isnan(limits).any():
-        raise ValueError(f"thresholds {thresholds} must be one number, or {len(names)}: one for each name")
+        raise ValueError(f"thresholds {thresholds!r} must be one number, or {len(names)}: one for each name")
     limits = np.broadcast_to(limits, (len(names),))
     known, true = ~np.isnan(labels), labels == 1
     predicted = (probabilities >= limits) & known
