@@ -166,3 +166,23 @@ def test_chosen_thresholds_are_the_best() -> None:
     low = [[0.1]] * 10 + [[0.3]] * 10
     assert choose_thresholds(low, [[0]] * 10 + [[1]] * 10, ["a"]).tolist() == [pytest.approx(0.2)]
     assert choose_thresholds(low, [[0]] * 11 + [[1]] * 9, ["a"]).tolist() == [0.5]  # too few positives to choose by
+
+
+def test_criteria_and_thresholds_are_checked() -> None:
+    probabilities, labels = np.full((30, 2), 0.5), np.arange(60).reshape(30, 2) % 4 < 2
+    for criterion in ("f1", "ma"):
+        with pytest.raises(ValueError, match=f"'{criterion}'"):
+            choose_thresholds(probabilities, labels, ["a", "b"], criterion)  # type: ignore[arg-type]
+    for thresholds in ([0.5, 0.5, 0.5], [[0.5, 0.5]], NAN, [0.5, NAN]):
+        with pytest.raises(ValueError, match="thresholds"):
+            score_attributes(probabilities, labels, ["a", "b"], thresholds)
+
+
+def test_an_image_without_a_known_label_is_in_no_score() -> None:
+    """It has no true and no predicted attribute, but that does not make the prediction right."""
+    labels = np.array([[1, 0], [NAN, NAN], [NAN, NAN]])
+    found = score_attributes(np.full((3, 2), 0.1), labels, ["a", "b"])
+    assert found == score_attributes(np.full((1, 2), 0.1), labels[:1], ["a", "b"])
+    assert (found.accuracy, found.recall, found.num_images) == (0, 0, 1)
+    with pytest.raises(ValueError, match="known label"):
+        score_attributes(np.full((2, 2), 0.1), labels[1:], ["a", "b"])

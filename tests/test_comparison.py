@@ -1,5 +1,6 @@
 """Comparisons of networks, and confidence intervals: cases worked by hand."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from osnet.data.folder import read_dataset
 from osnet.errors import DataError
 from osnet.evaluation.comparison import Comparison, Entrant, Group, compare, group_generated
+from osnet.metrics import bootstrap
 from osnet.metrics.bootstrap import cluster_interval
 from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations, read_pairs
 from osnet.types import Crop, ReidDataset, Split
@@ -43,6 +45,25 @@ def test_interval_ignores_nan_and_needs_two_clusters() -> None:
     for values, clusters in (([1, 2], [7, 7]), ([1, 2], [1]), ([np.nan, 1], [1, 2])):
         with pytest.raises(ValueError):
             cluster_interval(values, clusters)
+
+
+def test_the_interval_does_not_depend_on_how_many_clusters_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, clusters = np.random.default_rng(6).normal(size=90), np.arange(90) % 37
+    whole = cluster_interval(values, clusters, num_resamples=101)
+    for draws in (1, 37 * 7, 37 * 101):
+        monkeypatch.setattr(bootstrap, "DRAWS", draws)
+        assert cluster_interval(values, clusters, num_resamples=101) == whole
+    with pytest.raises(ValueError, match="num_resamples 0"):
+        cluster_interval(values, clusters, num_resamples=0)
+
+
+def test_the_interval_of_many_clusters_needs_little_memory() -> None:
+    values = np.random.default_rng(7).normal(size=100_000)
+    tracemalloc.start()
+    cluster_interval(values, np.arange(len(values)), num_resamples=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 110e6  # all resamples at once take 160 MB
 
 
 def as_split(name: str, people: list[int], cameras: list[int]) -> Split:

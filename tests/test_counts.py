@@ -158,3 +158,18 @@ def test_counting_does_not_change_the_network() -> None:
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     assert not any(module._forward_hooks for module in network.modules())
     assert count_parameters(network) == 201_864
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "mobilenetv1_x0_5"])
+def test_an_added_classifier_is_not_counted(name: str) -> None:
+    plain, classifying = create_model(name), create_model(name, num_classes=1000)
+    for num_classes in (0, 1000):
+        assert count_cost(classifying, (64, 32), num_classes) == count_cost(plain, (64, 32), num_classes)
+
+
+def test_counting_keeps_the_mode_of_every_module() -> None:
+    network = create_model("osnet_x0_25").train()
+    network.conv2.eval()
+    count_cost(network, (64, 32))
+    assert network.training
+    assert not any(module.training for module in network.conv2.modules())

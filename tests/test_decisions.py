@@ -241,3 +241,11 @@ def test_a_rate_is_supported_from_30_expected_errors() -> None:
     found = verification_scores(query, gallery, *labels, (0.0099, 0.01))
     assert isinstance(found, DecisionScores)
     assert [point.supported for point in found.points] == [False, True]
+
+
+def test_a_search_that_finds_no_other_person_is_no_false_positive() -> None:
+    """The second query's person is alone in the gallery once the first one's is removed: here there is one person."""
+    arrays = (np.eye(2), np.eye(2), [1, 1], [1, 1], [0, 0], [1, 1])
+    point = identification_scores(*arrays, [1.0]).points[0]
+    counts = count_decisions(*arrays, point.threshold, identify=True)
+    assert point.false_positive_rate == counts.num_false.sum() == 0

@@ -1,5 +1,6 @@
 """The embedder: kinds of input, bad input, order, batching, settings, and agreement with an independent export."""
 
+import copy
 import itertools
 import threading
 import zlib
@@ -426,3 +427,12 @@ def test_real_weights_agree_with_an_independent_export(
     record_property("largest_difference", largest)
     assert got.shape == (396, 512)
     assert largest <= 1e-4
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_of_another_number_format_embeds(tiny_network: OSNet, kind: torch.dtype) -> None:
+    picture = np.asarray(make_picture(3))
+    expected = Embedder(tiny_network, backend="torch").embed(picture)
+    found = Embedder(copy.deepcopy(tiny_network).to(kind)).embed(picture)
+    assert found.dtype == np.float32
+    assert float((found * expected).sum()) > 0.99

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from osnet.metrics import distance_blocks as blocks
 from osnet.metrics.query_expansion import expand_queries
@@ -37,3 +38,15 @@ def test_expansion_against_a_slow_loop(alpha: float, monkeypatch: pytest.MonkeyP
             total = total + max(cosines[g], 0) ** alpha * gallery[g] / np.linalg.norm(gallery[g])
         wanted.append(total / np.linalg.norm(total))
     np.testing.assert_allclose(expand_queries(query, gallery, 4, alpha), wanted, atol=1e-5)
+
+
+def test_a_block_holds_few_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small gallery, the neighbours' embeddings take more memory than the distances."""
+    query, gallery, *_ = make_features(20, 30)
+    whole = expand_queries(query, gallery, 10)
+    sizes = []
+    einsum = torch.einsum
+    monkeypatch.setattr(torch, "einsum", lambda rule, *a: sizes.append(a[1].numel()) or einsum(rule, *a))
+    monkeypatch.setattr(blocks, "BLOCK_DISTANCES", 3 * 10 * query.shape[1])
+    np.testing.assert_allclose(expand_queries(query, gallery, 10), whole, atol=1e-6)
+    assert max(sizes) <= blocks.BLOCK_DISTANCES

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,53 @@ def test_torch_export(checkpoint: Checkpoint, tmp_path: Path, precision: str) ->
     _, embeddings, _ = expected_of(checkpoint, pixels)
     assert torch.nn.functional.cosine_similarity(found, torch.from_numpy(embeddings)).min() > 0.999
     assert json.loads(extra["osnet.json"])["network_sha256"] == network_sha256(checkpoint.build(), SMALL)
+
+
+def test_half_precision_leaves_the_heads_as_they_are() -> None:
+    """Both files are made with the same heads, and compared with them."""
+    heads = {"logits": torch.nn.Linear(4, 2)}
+    half = exporting.Half(WithHeads(torch.nn.Flatten(), heads))
+    embeddings, logits = half(torch.ones(1, 4))
+    assert heads["logits"].weight.dtype == embeddings.dtype == torch.float32
+    torch.testing.assert_close(logits, heads["logits"](embeddings), atol=1e-2, rtol=0)
+
+
+def test_words_of_a_card_stay_inside_the_folder(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+
+    def named(name: str | None, data: str) -> Checkpoint:
+        return replace(checkpoint, card=replace(checkpoint.card, name=name, training_data=data))
+
+    stems = {
+        ("osnet_x0_25", "unknown"): "osnet_x0_25",
+        ("osnet_x0_25", "a/b + c"): "osnet_x0_25_a-b-+-c",
+        (None, "../.."): "osnet",
+        ("..", "unknown"): "osnet",
+        ("../../osnet", "a\\b"): "osnet_a-b",
+    }
+    assert {given: exporting._file_stem(named(*given)) for given in stems} == stems
+    files = export(named("../../osnet", "unknown"), tmp_path / "a" / "b")
+    written = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert (
+        written
+        == sorted(file.path for file in files)
+        == [tmp_path / "a" / "b" / n for n in ("osnet.onnx", "osnet_uint8.onnx")]
+    )
+
+
+def test_a_file_is_compared_on_every_image(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+    seen = []
+
+    def spy(path: Path) -> exporting.FileRunner:
+        run = exporting.run_onnx(path.read_bytes())
+        return lambda images: seen.extend(image.tobytes() for image in images) or run(images)
+
+    monkeypatch.setitem(exporting._READERS, "onnx", spy)
+    export(checkpoint, tmp_path)
+    assert len(set(seen)) == 2 * 12, "twelve images for each of two files"
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from osnet import OSNet, create_model, load_weights
 from osnet.errors import ModelError, WeightsError
 from osnet.models.baselines.backbone import Backbone
 from osnet.models.counting import count_parameters
+from osnet.weights import hugging_face
+from osnet.weights.checkpoint import read_checkpoint, save_weights
 from osnet.weights.hub import load_model
 
 COMMITS = {"main": "1" * 40, "v1": "2" * 40}
@@ -220,3 +222,24 @@ def test_push_to_hub(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "revision": "next",
         "create_pr": None,
     }
+
+
+def test_the_model_page_counts_the_network_and_loads_any(tmp_path: Path) -> None:
+    """The files hold no classifier, and networks that are no OSNets are saved, too."""
+    for name in ("osnet_x0_25", "mobilenetv1_x0_5"):
+        create_model(name, num_classes=751).save_pretrained(tmp_path / name)
+        page = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+        assert f"{count_parameters(create_model(name)):,} parameters" in page
+        assert "OSNet.from_pretrained" not in page
+        assert 'create_model("hf-hub:' in page
+
+
+def test_a_classifier_from_the_hub_is_used(
+    tiny_network: OSNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = torch.nn.Linear(512, 5)
+    save_weights(tiny_network, tmp_path, classifier=head.state_dict())
+    monkeypatch.setattr(hugging_face, "fetch_checkpoint", lambda _name: read_checkpoint(tmp_path))
+    network = create_model("hf-hub:org/name", num_classes=5)
+    assert network.classifier is not None
+    assert torch.equal(network.classifier.weight, head.weight)

@@ -4,6 +4,7 @@ import copy
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -272,3 +273,25 @@ def test_errors_name_the_value_and_what_would_work(call, words: list[str]) -> No
         call()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("depth", 2), ("depth", (2, 2.0, 2)), ("pooled_hw", 16), ("width", "0.5"), ("width", np.float32(0.5))),
+        *(("width", True), ("streams", 2.0), ("stream_depth", 1.5), ("groups", 2.0), ("lite", "no"), ("neck", 1)),
+        *(("embedding_size", 256.0), ("embedding_size", np.int64(128)), ("input_norm", None)),
+    ],
+)
+def test_settings_of_another_type_are_refused_at_once(name: str, value: object) -> None:
+    """A card could not hold them: the weights of a finished training could not be saved, or not be read again."""
+    with pytest.raises(ModelError) as caught:
+        create_model("osnet_x0_25", **{name: value})
+    assert name in str(caught.value)
+    assert repr(value) in str(caught.value)
+    with pytest.raises(ModelError, match=r"projection.*16\.0"):
+        create_model("mobilenetv1_x0_5", projection=16.0)
+
+
+def test_lists_are_as_good_as_tuples() -> None:
+    assert create_model("osnet_x0_25", depth=[1, 2, 1]).config == OSNetConfig(width=0.25, depth=(1, 2, 1))

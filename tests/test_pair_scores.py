@@ -66,3 +66,10 @@ def test_rates_and_threshold_by_hand() -> None:
 def test_labels_of_the_wrong_length_are_refused() -> None:
     with pytest.raises(ValueError, match="query_pids must be 2 "):
         count_pairs(np.ones((2, 4)), np.ones((3, 4)), [1], [1, 2, 3], [1, 1], [2, 2, 2])
+
+
+@pytest.mark.parametrize("num_bins", [0, -1])
+def test_there_is_at_least_one_bin(num_bins: int) -> None:
+    """With none, scores were counted outside the histogram's memory."""
+    with pytest.raises(ValueError, match=f"num_bins {num_bins}"):
+        count_pairs(np.eye(2), np.eye(2), [1, 2], [1, 2], [0, 0], [1, 1], num_bins)

@@ -4,10 +4,13 @@ import pytest
 
 from conftest import ROOT
 from osnet.data.augmentation import Augmentation
+from osnet.errors import ModelError
 from osnet.models.registry import get_config
-from osnet.recipes import RECIPES, RUNS
+from osnet.recipes import RECIPES, RUNS, get_recipe
 from osnet.recipes.published_runs import Printed, Run, describe_runs, make_run
-from osnet.tasks.reid import ReidRecipe
+from osnet.tasks.attribute_task import AttributeLoss
+from osnet.tasks.joint import JointLoss
+from osnet.tasks.reid import ReidLoss, ReidRecipe
 
 
 def rows(where: str) -> list[tuple[Run, Printed]]:
@@ -109,3 +112,46 @@ def test_a_run_has_a_command_docstring_and_row() -> None:
     assert run.command == "osnet train mine --data a=DATA b=DATA --combine-all --out RUN"
     assert "1.0 / - on c (paper, Table 9, row 2; odd)" in (run.make.__doc__ or "")
     assert "| `mine` | a + b, all images | c | 1.0 / - | row 2; odd | not run |" in describe_runs([run])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "value"),
+    [
+        *(("market1501-osnet-x0-25", *one) for one in (("optimizer", "rmsprop"), ("schedule", "multistep"))),
+        *(("market1501-osnet-x0-25", *one) for one in (("precision", "fp16"), ("sampler", "identities"))),
+        *(("market1501-osnet-x0-25", *one) for one in (("epochs", 180.5), ("size_hw", (256,)), ("pretrained", ROOT))),
+        ("both-osnet-x0-25", "sampler", "identity"),
+        ("cifar10-osnet-x0-25", "interpolation", "cubic"),
+    ],
+)
+def test_unknown_values_are_refused(recipe: str, name: str, value: object) -> None:
+    """Some were ignored: any unknown optimiser was Adam, any unknown schedule a constant rate."""
+    with pytest.raises(ModelError) as caught:
+        get_recipe(recipe, **{name: value})
+    assert name in str(caught.value)
+    assert repr(value) in str(caught.value)
+
+
+def test_losses_are_checked_before_any_data_are_read() -> None:
+    for settings, word in (
+        ({"smoothing": 1.0}, "smoothing 1.0"),
+        ({"smoothing": -0.1}, "smoothing -0.1"),
+        ({"cross_entropy": -1.0}, "cross_entropy is -1.0"),
+        ({"triplet": float("nan")}, "triplet is nan"),
+        ({"margin": -0.3}, "margin -0.3"),
+        ({"cross_entropy": 0.0}, "losses are 0"),
+    ):
+        with pytest.raises(ModelError, match=word):
+            ReidLoss(**settings)
+    with pytest.raises(ModelError, match="attributes"):
+        JointLoss(cross_entropy=0, attributes=0)
+    with pytest.raises(ModelError, match="'per-label'"):
+        get_recipe("pa100k-osnet-x1-0", loss=AttributeLoss("per-label"))  # type: ignore[arg-type]
+
+
+def test_frozen_epochs_need_the_loss_that_trains_the_classifier() -> None:
+    """Without it the loss of these epochs has no gradient."""
+    only_triplet = {"loss": ReidLoss(cross_entropy=0, triplet=1), "sampler": "identity"}
+    with pytest.raises(ModelError, match="frozen_epochs 10"):
+        get_recipe("market1501-osnet-x0-25", **only_triplet)
+    assert get_recipe("market1501-osnet-x0-25", **only_triplet, frozen_epochs=0).frozen_epochs == 0

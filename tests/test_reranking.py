@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conftest import FIXTURES
+from osnet.errors import DataError
 from osnet.metrics import distance_blocks as blocks
 from osnet.metrics import k_reciprocal as rerank
 from osnet.metrics import nearest_neighbors as nearest
@@ -282,3 +283,12 @@ for threads in (1, 2):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "2"]
+
+
+@pytest.mark.parametrize("where", ["query", "gallery"])
+def test_values_whose_squares_overflow_are_refused(where: str) -> None:
+    """Their distances would be NaN."""
+    query, gallery, *_ = make_features(3, 12)
+    (query if where == "query" else gallery)[1, 2] = -1e20
+    with pytest.raises(DataError, match=rf"{where}.*1\.0e\+20"):
+        rerank_all(query, gallery)

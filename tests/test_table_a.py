@@ -17,7 +17,14 @@ from osnet.errors import ModelError, WeightsError
 from osnet.losses import smoothed_cross_entropy
 from osnet.models.baselines.backbone import Backbone
 from osnet.models.baselines.shufflenet import ShuffleUnit
-from osnet.models.config import LATE_SETTINGS, BackboneConfig, OSNetConfig, round_to_eight
+from osnet.models.config import (
+    LATE_SETTINGS,
+    SHUFFLENET_CHANNELS,
+    SHUFFLENET_STEMS,
+    BackboneConfig,
+    OSNetConfig,
+    round_to_eight,
+)
 from osnet.models.counting import TABLE_A, count_cost
 from osnet.models.layers import ChannelShuffle
 from osnet.models.registry import VARIANTS, build_network
@@ -363,3 +370,18 @@ def test_models_refuses_sizes_too_small_for_a_network(capsys: pytest.CaptureFixt
         main(["models", "--size", "16", "16"])
     assert "too small for mobilenetv1_x0_5" in capsys.readouterr().err
     main(["models", "osnet_x0_25", "--size", "16", "16"])
+
+
+def test_all_shufflenets_can_be_built_or_are_refused() -> None:
+    """Width 0.5 with 8 groups has 16 channels in the stem, as the authors published it."""
+    refused = set()
+    for width in SHUFFLENET_STEMS:
+        for groups in SHUFFLENET_CHANNELS:
+            try:
+                network = build_network(BackboneConfig("shufflenet", width=width, groups=groups), "meta")
+            except ModelError:
+                refused.add((width, groups))
+            else:
+                stem = 16 if (width, groups) == (0.5, 8) else SHUFFLENET_STEMS[width]
+                assert network.state_dict()["body.0.conv.weight"].shape[0] == stem
+    assert refused == {(0.5, 2), (0.5, 4), (1.5, 2), (1.5, 4)}

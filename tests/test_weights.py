@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import torch
 
 from osnet.errors import ModelError, WeightsError
 from osnet.models.config import OSNetConfig
+from osnet.models.heads import AttributeHead
 from osnet.models.osnet import OSNet
+from osnet.models.registry import build_network
 from osnet.types import Preprocessing
 from osnet.weights.card import CARD_FILE, Card, read_card
 from osnet.weights.checkpoint import convert, load_weights, network_sha256, read_checkpoint, save_weights
-from osnet.weights.torchreid import torchreid_names, training_data_from_file, write_torchreid
+from osnet.weights.torchreid import infer_config, torchreid_names, training_data_from_file, write_torchreid
 
 
 def torchreid_state(network: OSNet, num_classes: int = 0) -> "OrderedDict[str, torch.Tensor]":
@@ -401,3 +404,49 @@ def test_a_deeply_nested_card_is_refused(tiny_weights: Path, tmp_path: Path) -> 
     (tmp_path / "w" / "card.json").write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(WeightsError):
         load_weights(tmp_path / "w")
+
+
+@pytest.mark.parametrize("settings", [{"norm": "stem"}, {"pooling": "max"}, {"pooling": "depthwise"}])
+def test_convert_refuses_what_a_torchreid_file_cannot_say(tmp_path: Path, settings: dict) -> None:
+    """Its readers would miss tensors, or pool by the average and get other embeddings."""
+    save_weights(OSNet(OSNetConfig(width=0.25, **settings)), tmp_path / "w")
+    ((name, value),) = settings.items()
+    with pytest.raises(ModelError, match=f"{name}='{value}'"):
+        convert(tmp_path / "w", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_a_torchreid_file_with_maximum_pooling_can_be_read(tmp_path: Path, tiny_network: OSNet) -> None:
+    torch.save(torchreid_state(tiny_network), tmp_path / "attributes.pth")
+    config = OSNetConfig(width=0.25, pooling="max")
+    assert load_weights(tmp_path / "attributes.pth", config=config).config == config
+
+
+def test_convert_warns_of_what_it_leaves_out(tmp_path: Path, tiny_network: OSNet) -> None:
+    card = Card(tiny_network.config, preprocessing=Preprocessing(size_hw=(128, 64)))
+    save_weights(tiny_network, tmp_path / "w", card, attributes=AttributeHead(512, ["hat"]))
+    with pytest.warns(UserWarning, match=r"\(128, 64\).*attribute head"):
+        convert(tmp_path / "w", tmp_path / "out.pth")
+    save_weights(tiny_network, tmp_path / "plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert(tmp_path / "plain", tmp_path / "plain.pth")
+
+
+@pytest.mark.parametrize("width", [0.05, 0.1, 0.3, 0.3125, 0.6, 0.7, 1.3])
+@pytest.mark.parametrize("ours", [False, True])
+def test_any_width_is_found_in_the_tensors(tmp_path: Path, width: float, ours: bool) -> None:
+    network = build_network(OSNetConfig(width=width), "meta")
+    state = network.state_dict() if ours else torchreid_state(network)
+    assert infer_config(state) == network.config
+
+
+def test_networks_of_one_checkpoint_share_no_tensors(tiny_weights: Path) -> None:
+    checkpoint = read_checkpoint(tiny_weights)
+    one, other = checkpoint.build(), checkpoint.build()
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with torch.no_grad():
+        for tensor in one.state_dict().values():
+            tensor.add_(1)
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+    assert all(torch.equal(checkpoint.state[key], value) for key, value in before.items())

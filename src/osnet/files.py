@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from threading import get_native_id
@@ -185,11 +186,16 @@ def check_fields(settings: Any) -> None:
     Raises:
         ValueError: a value of another type, or a float that is not finite. An int is accepted for a float.
     """
-    hints = get_type_hints(type(settings))
+    kind: Any = type(settings)
+    hints = _type_hints(kind)
     for entry in fields(settings):
         value = getattr(settings, entry.name)
         if not _fits(value, hints[entry.name]):
-            raise ValueError(f"{entry.name} is {value!r}, not {entry.type}")
+            wanted = entry.type.__name__ if isinstance(entry.type, type) else entry.type
+            raise ValueError(f"{entry.name} is {value!r}, not {wanted}")
+
+
+_type_hints = cache(get_type_hints)
 
 
 def _fits(value: Any, hint: Any) -> bool:

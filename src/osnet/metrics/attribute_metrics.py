@@ -2,12 +2,12 @@
 
 Definitions: Li et al., "A Richly Annotated Dataset for Pedestrian Attribute Recognition", 2016, section 4, as in the
 PA-100K paper. A NaN label is unknown: it does not enter the attribute's counts, and in the instance-based scores it is
-neither true nor predicted. Shapes: N images, A attributes.
+neither true nor predicted. An image without a known label is left out. Shapes: N images, A attributes.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -99,10 +99,17 @@ def score_attributes(
         thresholds: one threshold, or one per attribute; an attribute is predicted if its probability is at least this.
 
     Raises:
-        ValueError: shapes differ, there are no images, or a value is out of range.
+        ValueError: shapes differ, there are no images with a known label, or a value is out of range.
     """
     probabilities, labels = _check(probabilities_NA, labels_NA, names)
-    limits = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), (len(names),))
+    some = ~np.isnan(labels).all(1)
+    if not some.any():
+        raise ValueError(f"none of {len(labels)} images has a known label")
+    probabilities, labels = probabilities[some], labels[some]
+    limits = np.asarray(thresholds, dtype=np.float64)
+    if limits.shape not in ((), (len(names),)) or np.isnan(limits).any():
+        raise ValueError(f"thresholds {thresholds!r} must be one number, or {len(names)}: one for each name")
+    limits = np.broadcast_to(limits, (len(names),))
     known, true = ~np.isnan(labels), labels == 1
     predicted = (probabilities >= limits) & known
     rows = tuple(
@@ -161,8 +168,10 @@ def choose_thresholds(
             ``F1`` maximises 2 TP / (2 TP + FP + FN), which suits reading the predictions.
 
     Raises:
-        ValueError: as for ``score_attributes``.
+        ValueError: as for ``score_attributes``; or an unknown criterion.
     """
+    if criterion not in get_args(Criterion):
+        raise ValueError(f"unknown criterion {criterion!r}; choose from {', '.join(get_args(Criterion))}")
     probabilities, labels = _check(probabilities_NA, labels_NA, names)
     chosen = np.full(len(names), THRESHOLD)
     for a in range(len(names)):

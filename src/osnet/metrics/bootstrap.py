@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 NUM_RESAMPLES = 2000
+DRAWS = 1 << 22
+"""Largest number of clusters drawn at once (32 MiB); at least one resample."""
 COVERAGE = 0.95
 """Confidence level of the intervals."""
 
@@ -39,10 +41,10 @@ def cluster_interval(
         values: (Q,); NaN (a query without a match) is left out.
         clusters: (Q,); cluster of each value, for instance the identity.
         seed: seed of the resampling.
-        num_resamples: number of bootstrap samples.
+        num_resamples: number of bootstrap samples, at least 1.
 
     Raises:
-        ValueError: lengths differ, or fewer than two clusters have a value.
+        ValueError: lengths differ, fewer than two clusters have a value, or ``num_resamples`` is below 1.
     """
     numbers = np.asarray(values, dtype=np.float64)
     known = ~np.isnan(numbers)
@@ -59,23 +61,29 @@ def ratio_interval(
         wholes: (Q,), >= 0; denominators. Rows with 0 are left out.
         clusters: (Q,); cluster of each row, for instance the identity.
         seed: seed of the resampling.
-        num_resamples: number of bootstrap samples.
+        num_resamples: number of bootstrap samples, at least 1.
 
     Raises:
-        ValueError: lengths differ, or fewer than two clusters have a value.
+        ValueError: as ``cluster_interval``.
     """
     numbers, counts = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
     names = np.asarray(clusters)
     if numbers.ndim != 1 or numbers.shape != names.shape or counts.shape != names.shape:
         raise ValueError(
-            f"values of shape {numbers.shape} and clusters of shape {names.shape} must be 1-D and equally long"
+            f"values of shape {numbers.shape}, denominators of shape {counts.shape} and clusters of shape "
+            f"{names.shape} must be 1-D and equally long"
         )
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples {num_resamples} must be at least 1")
     known = counts > 0
     unique, index = np.unique(names[known], return_inverse=True)
     if len(unique) < 2:
         raise ValueError(f"{len(unique)} clusters have a value; an interval needs at least two")
     part_sums, whole_sums = (np.bincount(index, weights=x[known]) for x in (numbers, counts))
-    drawn = np.random.default_rng(seed).integers(0, len(unique), (num_resamples, len(unique)))
-    ratios = part_sums[drawn].sum(1) / whole_sums[drawn].sum(1)
-    low, high = np.quantile(ratios, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    rng, step = np.random.default_rng(seed), max(1, DRAWS // len(unique))
+    ratios = []
+    for start in range(0, num_resamples, step):
+        drawn = rng.integers(0, len(unique), (min(step, num_resamples - start), len(unique)))
+        ratios.append(part_sums[drawn].sum(1) / whole_sums[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(ratios), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Interval(float(part_sums.sum() / whole_sums.sum()), float(low), float(high), len(unique))

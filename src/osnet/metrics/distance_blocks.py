@@ -44,7 +44,8 @@ def check_pair(query_QD: ArrayLike, gallery_GD: ArrayLike) -> tuple[Tensor, Tens
     """Return both as float32 tensors on the CPU.
 
     Raises:
-        DataError: an array is not 2-D or is empty, the numbers of components differ, or a value is not finite.
+        DataError: an array is not 2-D or is empty, the numbers of components differ, or a value is not finite or too
+            large to be squared.
     """
     query, gallery = as_embeddings(query_QD, "query"), as_embeddings(gallery_GD, "gallery")
     if query.shape[1] != gallery.shape[1]:

@@ -22,6 +22,9 @@ TILE = 2048
 STRIP_FLOATS = 1 << 25
 """Largest number of distances in a strip (128 MiB); a strip has at least one row."""
 
+LARGEST = 1e15
+"""Squared distances of larger values would overflow float32."""
+
 
 @dataclass(frozen=True)
 class Nearest:
@@ -39,13 +42,15 @@ def as_embeddings(embeddings: ArrayLike, name: str) -> Tensor:
     """Convert embeddings (N, D) to a float32 tensor on the CPU. ``name`` is used in errors.
 
     Raises:
-        DataError: the array is not 2-D or is empty, or a value is not finite.
+        DataError: the array is not 2-D or is empty, or a value is not finite or too large to be squared.
     """
     array = np.ascontiguousarray(np.asarray(embeddings), dtype=np.float32)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(f"{name} embeddings have shape {array.shape}; they must be (number, components) and not empty")
     if not np.isfinite(array).all():
         raise DataError(f"{name} embeddings contain values that are not finite in float32")
+    if (largest := max(array.max(), -array.min())) > LARGEST:
+        raise DataError(f"{name} embeddings contain values up to {largest:.1e}, above {LARGEST:.0e}; scale them")
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 

@@ -93,11 +93,13 @@ def count_pairs(
         gallery_pids: (G,), -1 junk, 0 distractor.
         query_camids: (Q,).
         gallery_camids: (G,).
-        num_bins: K, the number of bins over [-1, 1].
+        num_bins: K, the number of bins over [-1, 1], at least 1.
 
     Raises:
-        ValueError: as for ``rank_scores``.
+        ValueError: as for ``rank_scores``; or ``num_bins`` is below 1.
     """
+    if num_bins < 1:
+        raise ValueError(f"num_bins {num_bins} must be at least 1")
     scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), "cosine")
     same, different = (np.zeros(num_bins, dtype=np.int64) for _ in range(2))
     for block in scored.blocks():

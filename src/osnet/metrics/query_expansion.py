@@ -46,10 +46,12 @@ def expand_queries(
     query, gallery = (
         normalize(rows.to(pick_device(device, float64=True))) for rows in check_pair(query_QD, gallery_GD)
     )
+    num_nearest = min(num_nearest, len(gallery))
     parts = []
-    for start, stop in block_starts(len(query), len(gallery), None):
+    # A block holds the cosines with the gallery, and then the neighbours' embeddings.
+    for start, stop in block_starts(len(query), max(len(gallery), num_nearest * query.shape[1]), None):
         some = query[start:stop]
-        cosine, index = torch.mm(some, gallery.T).topk(min(num_nearest, len(gallery)), dim=1)
+        cosine, index = torch.mm(some, gallery.T).topk(num_nearest, dim=1)
         weight = cosine.clamp_(min=0).pow_(alpha)
         parts.append(normalize(some + torch.einsum("bk,bkd->bd", weight, gallery[index])))
     expanded: NDArray[np.float32] = torch.cat(parts).cpu().numpy()

@@ -174,7 +174,7 @@ def rank_scores_from_distances(
     """
     array = np.asarray(distance_QG)
     if array.dtype != np.float32:
-        array = array.astype(np.float64)
+        array = array.astype(np.float64, copy=False)
     if array.ndim != 2:
         raise ValueError(f"distances have shape {array.shape}; they must be (queries, gallery)")
     if any(np.isnan(row).any() for row in array):

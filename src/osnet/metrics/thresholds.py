@@ -206,9 +206,8 @@ def count_decisions(
         mated = np.isfinite(mate_Q)
         missed = mated & ~(found_Q & (mate_Q >= threshold))
         searches = np.ones(len(other_Q), dtype=np.int64)
-        return QueryCounts(
-            mated.astype(np.int64), missed.astype(np.int64), searches, (other_Q >= threshold).astype(int)
-        )
+        false = (other_Q >= threshold) & np.isfinite(other_Q)  # without another person there is no false positive
+        return QueryCounts(mated.astype(np.int64), missed.astype(np.int64), searches, false.astype(np.int64))
     counts: Ints = np.zeros((4, len(scored.labels.query_pids)), dtype=np.int64)
     for block in scored.blocks():
         rows, real_RC = slice(block.first, block.first + len(block.different_RC)), block.different_RC > -np.inf

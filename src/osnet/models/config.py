@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from osnet.errors import ModelError
+from osnet.files import check_fields
 
 Aggregation = Literal["unified_gate", "separate_gates", "streamwise_gate", "static_gates", "addition", "concatenation"]
 Normalization = Literal["bn", "ibn", "ain", "stem"]
@@ -74,13 +75,17 @@ class OSNetConfig:
 
     def __post_init__(self) -> None:
         for name in ("depth", "pooled_hw"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
+            if isinstance(value := getattr(self, name), list):  # as JSON gives it
+                object.__setattr__(self, name, tuple(value))
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ModelError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+        if not isinstance(self.depth, tuple) or len(self.depth) != 3:
+            raise ModelError(f"depth {self.depth!r} is invalid; it must be three numbers, such as (2, 2, 2)")
+        _check_types(self)
         if not 0.05 <= self.width <= 16:
             raise ModelError(f"width {self.width} is outside 0.05 to 16")
-        if len(self.depth) != 3 or not all(1 <= blocks <= 64 for blocks in self.depth):
+        if not all(1 <= blocks <= 64 for blocks in self.depth):
             raise ModelError(f"depth {self.depth} is invalid; it must be three numbers from 1 to 64, such as (2, 2, 2)")
         for name, low, high in (("streams", 1, 4), ("groups", 1, 512), ("embedding_size", 1, 65536)):
             if not low <= (value := getattr(self, name)) <= high:
@@ -188,7 +193,8 @@ SHUFFLENET_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 """Maps the number of groups to the channels of stage 2 at width 1.0 (Zhang et al., ShuffleNet, Table 1). Each later
 stage has twice as many."""
 SHUFFLENET_STEMS = {0.5: 12, 1.0: 24, 1.5: 24, 2.0: 48}
-"""Maps the width to the channels of the stem, as in the authors' released code. Other widths were not published."""
+"""Maps the width to the channels of the stem, as in the authors' released code. Other widths were not published. At
+width 0.5 with 8 groups there are 16 (see ``shufflenet_stem``)."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +232,7 @@ class BackboneConfig:
         ):
             if (value := getattr(self, name)) not in choices:
                 raise ModelError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+        _check_types(self)
         if not 0 <= self.projection <= 65536:
             raise ModelError(f"projection {self.projection} is outside 0 to 65536")
         if self.family == "shufflenet":
@@ -233,6 +240,12 @@ class BackboneConfig:
                 raise ModelError(f"ShuffleNet has no width {self.width}; choose from {_listed(SHUFFLENET_STEMS)}")
             if self.groups not in SHUFFLENET_CHANNELS:
                 raise ModelError(f"ShuffleNet has no groups {self.groups}; choose from {_listed(SHUFFLENET_CHANNELS)}")
+            first = round(SHUFFLENET_CHANNELS[self.groups] * self.width)
+            if uneven := [c for c in (first // 4, first - shufflenet_stem(self.width, self.groups)) if c % self.groups]:
+                raise ModelError(
+                    f"groups {self.groups} does not divide the {uneven[0]} channels of a layer of ShuffleNet at width "
+                    f"{self.width}; choose other groups or another width"
+                )
         elif self.groups != 1:
             raise ModelError(f"{self.family} has no grouped pointwise convolutions, so groups {self.groups} must be 1")
         if self.family == "squeezenet" and self.width != 1:
@@ -275,6 +288,19 @@ def round_to_eight(channels: float) -> int:
     """Round to a multiple of 8 as in the MobileNets. The result is at least 8 and at most 10 % below ``channels``."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def shufflenet_stem(width: float, groups: int) -> int:
+    """Channels of ShuffleNet's stem."""
+    return 16 if (width, groups) == (0.5, 8) else SHUFFLENET_STEMS[width]
+
+
+def _check_types(config: NetworkConfig) -> None:
+    """Check the types of all settings: a card could not hold others."""
+    try:
+        check_fields(config)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
 
 
 def _listed(table: dict[float, int] | dict[int, int]) -> str:

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from osnet.models.network import Network
+
 
 @dataclass(frozen=True)
 class Cost:
     """The cost of a network for one image."""
 
     params: int
-    """Trainable parameters; shared ones count once."""
+    """Parameters; shared ones count once."""
     madds: int
     """Multiply-adds by the rule above."""
     norm_ops: int
@@ -38,9 +40,11 @@ def count_parameters(network: nn.Module) -> int:
 def count_cost(network: nn.Module, size_hw: tuple[int, int], num_classes: int = 0) -> Cost:
     """Count the cost of one image of ``size_hw`` pixels, with a linear classifier if ``num_classes`` > 0.
 
+    A ``network.classifier`` of its own is not counted, because the embedding does not need it.
+
     Args:
         network: maps (1, 3, H, W) to (1, D). It is run once on zeros in eval mode, on its own device, which may be the
-            meta device. Its mode is restored afterwards.
+            meta device. The modes of its modules are restored afterwards.
         size_hw: height and width of the image in pixels.
         num_classes: number of outputs of a linear classifier that is added to the counts; 0 for none.
     """
@@ -55,17 +59,21 @@ def count_cost(network: nn.Module, size_hw: tuple[int, int], num_classes: int = 
             norm_ops += output[0].numel()
 
     hooks = [module.register_forward_hook(count) for module in network.modules()]
-    was_training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     first = next(network.parameters())
     try:
         with torch.no_grad():
             embedding = network.eval()(torch.zeros(1, 3, *size_hw, device=first.device, dtype=first.dtype))
     finally:
-        network.train(was_training)
+        for module, training in modes:
+            module.training = training
         for hook in hooks:
             hook.remove()
     head = (embedding.shape[1] + 1) * num_classes
-    return Cost(count_parameters(network) + head, madds + head, norm_ops)
+    params = count_parameters(network)
+    if isinstance(network, Network) and network.classifier is not None:
+        params -= count_parameters(network.classifier)
+    return Cost(params + head, madds + head, norm_ops)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def estimate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
     from the first step on; without this, they would be wrong by the factors that were folded into the convolutions.
 
     Args:
-        network: the network to change. Its mode is kept.
+        network: the network to change. The modes of its modules are kept.
         batches: batches of images (B, 3, H, W), preprocessed for the network, with B of at least 2.
 
     Returns:
@@ -47,7 +47,7 @@ def estimate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
 
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     hooks = [norm.register_forward_pre_hook(add) for norm in norms]
-    training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     num_images = 0
     try:
         network.eval()
@@ -55,7 +55,8 @@ def estimate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
             network(images)
             num_images += len(images)
     finally:
-        network.train(training)
+        for module, training in modes:
+            module.training = training
         for hook in hooks:
             hook.remove()
     for norm in norms:

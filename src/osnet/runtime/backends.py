@@ -403,7 +403,14 @@ def run_plainly(network: nn.Module, pixels: Tensor, preprocessing: Preprocessing
     """The reference: (B, 3, H, W) RGB uint8 -> the network's output in eval mode, (B, D) float32 on the CPU."""
     device = next(network.parameters()).device
     with torch.inference_mode():
-        return in_eval_mode(network)(normalize(to_fractions(pixels), preprocessing).to(device)).float().cpu()
+        return run_as_it_is(network, normalize(to_fractions(pixels), preprocessing).to(device)).cpu()
+
+
+def run_as_it_is(network: nn.Module, images: Tensor) -> Tensor:
+    """Normalised images (B, 3, H, W) -> (B, D) float32, in eval mode and in the number format of the network."""
+    first = next(network.parameters(), None)
+    embeddings: Tensor = in_eval_mode(network)(images if first is None else images.to(first.dtype))
+    return embeddings.float()
 
 
 def in_eval_mode(network: nn.Module) -> Any:

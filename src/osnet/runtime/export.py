@@ -6,8 +6,10 @@ outputs. Shapes: B batch, D embedding, C classes, A attributes.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -209,7 +211,10 @@ def _file_stem(checkpoint: Checkpoint) -> str:
     """A file name from which BoxMOT recognises the network."""
     card = checkpoint.card
     name = card.name or "osnet"
-    return name if card.training_data == "unknown" else f"{name}_{card.training_data}"
+    stem = name if card.training_data == "unknown" else f"{name}_{card.training_data}"
+    return (
+        re.sub(r"[^\w.+-]+", "-", stem).strip("._-")[:120] or "osnet"
+    )  # the card's words are not those of a file name
 
 
 def _pixels_to_compare(images: str | Path | None, preprocessing: Preprocessing) -> Tensor:
@@ -236,11 +241,10 @@ def _compare(
     Raises:
         ExportError: one of them is outside ``ALLOWED``, or a shape differs.
     """
-    difference, cosine = 0.0, 1.0
+    difference, cosine, done = 0.0, 1.0, 0
     for batch in BATCHES:
-        rows = torch.arange(batch) % len(inputs) if batch > len(inputs) else torch.arange(batch)
-        if batch < len(inputs):
-            rows += len(inputs) - batch  # other images at every batch size
+        rows = torch.arange(done, done + batch) % len(inputs)  # other images at every batch size
+        done += batch
         found = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in run(inputs[rows].numpy())]
         for name, value, right in zip(names, found, [part[rows] for part in expected], strict=True):
             if value.shape != right.shape or not bool(torch.isfinite(value).all()):
@@ -342,11 +346,11 @@ def _write_torch_export(
 
 
 class Half(nn.Module):
-    """``graph`` in float16, with float32 input and outputs."""
+    """A copy of ``graph`` in float16, with float32 input and outputs."""
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
-        self.network = graph.half()
+        self.network = deepcopy(graph).half()  # the heads in it are those of the other file, too
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) float32 -> the outputs of ``graph`` as float32."""

@@ -19,7 +19,7 @@ from osnet.losses import LABEL_SMOOTHING, smoothed_cross_entropy_sum
 from osnet.models.config import Pooling
 from osnet.models.network import Network
 from osnet.tasks.attribute_task import AttributeLoss, AttributeTask, LabelledPlan, attribute_losses, mean_count
-from osnet.tasks.reid import embed
+from osnet.tasks.reid import check_losses, embed
 from osnet.training.epochs import Batch
 from osnet.training.recipe import Recipe
 from osnet.training.task import Plan
@@ -28,7 +28,11 @@ from osnet.weights.checkpoint import save_weights
 
 @dataclass(frozen=True)
 class JointLoss:
-    """Weights of the two losses."""
+    """Weights of the two losses.
+
+    Raises:
+        ModelError: a value is out of range, or both weights are 0.
+    """
 
     cross_entropy: float = 1.0
     """Weight of the label-smoothed cross-entropy over training identities: a mean over images with a known identity."""
@@ -36,6 +40,9 @@ class JointLoss:
     """Label smoothing of the cross-entropy, from 0 to less than 1."""
     attributes: float = 1.0
     """Weight of the attribute loss: a mean over known labels."""
+
+    def __post_init__(self) -> None:
+        check_losses(self.smoothing, cross_entropy=self.cross_entropy, attributes=self.attributes)
 
 
 class JointTask(AttributeTask):

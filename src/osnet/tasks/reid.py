@@ -1,5 +1,6 @@
 """Training for re-identification: classification of the training identities, optionally with a triplet loss."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,9 @@ class ReidLoss:
     With a BNNeck (Luo et al., CVPRW 2019) a BatchNorm without shift is between the embedding and the classifier, which
     has no bias. The triplet loss takes the embedding before the BatchNorm. The saved network includes the BatchNorm, so
     search uses the embedding after it.
+
+    Raises:
+        ModelError: a value is out of range, or the weights of both losses are 0.
     """
 
     cross_entropy: float = 1.0
@@ -52,6 +56,26 @@ class ReidLoss:
     """Use the soft margin instead of ``margin``."""
     bnneck: bool = False
     """Use a BNNeck: a BatchNorm between embedding and classifier. Search uses the embedding after it."""
+
+    def __post_init__(self) -> None:
+        check_losses(self.smoothing, cross_entropy=self.cross_entropy, triplet=self.triplet)
+        if not 0 <= self.margin < math.inf:
+            raise ModelError(f"margin {self.margin} must be at least 0")
+
+
+def check_losses(smoothing: float, **weights: float) -> None:
+    """Check the label smoothing and the weights of losses.
+
+    Raises:
+        ModelError: one is out of range, or all weights are 0.
+    """
+    if not 0 <= smoothing < 1:
+        raise ModelError(f"smoothing {smoothing} must be at least 0 and less than 1")
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ModelError(f"the weight of the loss {name} is {weight}; it must be at least 0")
+    if not any(weights.values()):
+        raise ModelError(f"the weights of all losses are 0 ({', '.join(weights)}); one must be above 0")
 
 
 class ReidTask(Task):
@@ -150,6 +174,11 @@ class ReidRecipe(Recipe):
         super().__post_init__()
         self.check_range("images_per_label", 1, 1000)
         self.check_range("validation", 0, 0.5)
+        if self.frozen_epochs and not self.loss.cross_entropy:
+            raise ModelError(
+                f"recipe {self.name}: frozen_epochs {self.frozen_epochs} train only the classifier, so they need a "
+                "cross_entropy above 0; set frozen_epochs to 0"
+            )
         if self.loss.triplet and self.sampler != "identity":
             raise ModelError(f"recipe {self.name}: a triplet loss needs sampler 'identity', not {self.sampler!r}")
         if self.loss.triplet and self.images_per_label < 2:

@@ -13,6 +13,7 @@ from osnet.data.augmentation import Augmentation
 from osnet.data.loading import read_image
 from osnet.data.transforms import normalize, resize_image, to_fractions
 from osnet.errors import DataError, ModelError
+from osnet.files import check_fields
 from osnet.models.denormals import zero_tiny
 from osnet.models.network import Network
 from osnet.models.norms import estimate_norms, lacks_statistics
@@ -86,6 +87,10 @@ class Recipe(ABC):
     """Number of epochs between scores on the validation data, if there are any."""
 
     def __post_init__(self) -> None:
+        try:
+            check_fields(self)
+        except ValueError as error:
+            raise ModelError(f"recipe {self.name}: {error}") from None
         get_config(self.model, **self.network_settings())
         for name, low, high in (
             ("epochs", 1, 100_000),

@@ -66,9 +66,9 @@ class Checkpoint:
     """The tensors by their names in this package. ``classifier.*`` and ``attributes.*`` belong to heads."""
 
     def build(self) -> Network:
-        """Build the network with these tensors, in eval mode."""
+        """Build the network with copies of these tensors, in eval mode."""
         network = build_network(self.card.architecture, "meta")
-        tensors = {key: value for key, value in self.state.items() if not key.startswith(HEADS)}
+        tensors = {key: value.clone() for key, value in self.state.items() if not key.startswith(HEADS)}
         network.load_state_dict(tensors, assign=True)
         network.card = self.card
         return network.eval()
@@ -264,8 +264,11 @@ def convert(
 
     Raises:
         WeightsError: the source cannot be read, its classifier does not fit, or the target exists.
-        ModelError: Torchreid has no network with these settings, for example none with a BNNeck.
+        ModelError: Torchreid has no network with these settings, for example none with a BNNeck or maximum pooling.
         OutputError: the target cannot be written, or it ends in ``.safetensors``, ``.onnx`` or the like.
+
+    Warns:
+        UserWarning: a Torchreid file is written, which cannot hold the preprocessing or the attribute head.
     """
     target = Path(target)
     if target.exists() and not overwrite:
@@ -281,8 +284,23 @@ def convert(
             f"wrong results in {target}; run its training command again to write complete weights"
         )
     check_classifier(checkpoint.card, checkpoint.state)
+    lost = []
+    if checkpoint.card.preprocessing != _usual_preprocessing(checkpoint.card.training_data):
+        lost.append(f"the preprocessing ({checkpoint.card.preprocessing})")
+    if checkpoint.card.attributes:
+        lost.append("the attribute head")
+    if lost:
+        warnings.warn(
+            f"{target}: a file of Torchreid cannot hold {' and '.join(lost)}, so it is left out; keep the source, too",
+            stacklevel=2,
+        )
     write_torchreid(target, checkpoint.state, checkpoint.card.architecture)
     return replace(checkpoint.card, sha256=sha256_file(target))
+
+
+def _usual_preprocessing(training_data: str) -> Preprocessing:
+    """The preprocessing that a file without a card is taken to need."""
+    return Preprocessing(size_hw=(224, 224)) if training_data == "imagenet" else Preprocessing()
 
 
 def network_sha256(network: Network, preprocessing: Preprocessing) -> str:
@@ -400,7 +418,7 @@ def _read_file(path: Path, architecture: str | None, config: NetworkConfig | Non
     card = Card(
         architecture=config,
         name=name_of(config),
-        preprocessing=Preprocessing(size_hw=(224, 224)) if training_data == "imagenet" else Preprocessing(),
+        preprocessing=_usual_preprocessing(training_data),
         num_classes=num_classes,
         training_data=training_data,
         licence=LICENCE_UNKNOWN if training_data == "unknown" else LICENCE_ZOO,

@@ -1,7 +1,7 @@
 """``create_model``: build a network by name, with random or pretrained weights."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -9,6 +9,9 @@ from osnet.errors import ModelError
 from osnet.models.layers import init_weights
 from osnet.models.network import Network
 from osnet.models.registry import build_network, get_config
+
+if TYPE_CHECKING:
+    from osnet.weights.checkpoint import Checkpoint
 
 
 def create_model(
@@ -45,12 +48,13 @@ def create_model(
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
         raise ModelError(f"num_classes {num_classes!r} must be a whole number of at least 0; 0 means no classifier")
     classifier: nn.Linear | None = None
+    checkpoint: Checkpoint | None = None
     if name.startswith("hf-hub:"):
         if pretrained not in (None, False, True) or config:
             raise ModelError(f"{name} includes its weights and settings; leave out pretrained and other settings")
         from osnet.weights.hugging_face import fetch_checkpoint
 
-        network = fetch_checkpoint(name).build()
+        checkpoint = fetch_checkpoint(name)
     elif pretrained is None or pretrained is False:
         network = build_network(get_config(name, **config))
     else:
@@ -59,6 +63,7 @@ def create_model(
 
         settings = get_config(name, **config)
         checkpoint = read_checkpoint(find_weights(name, pretrained), architecture=name, config=settings)
+    if checkpoint is not None:
         network = checkpoint.build()
         weight = checkpoint.state.get("classifier.weight")
         if num_classes and weight is not None and weight.shape[:1] == (num_classes,):

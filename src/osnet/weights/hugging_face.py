@@ -219,9 +219,9 @@ def write_page(card: Card, network: Network, figures: Mapping[str, str] | None =
 Maps an image of a person or thing to an embedding of {network.config.embedding_size} numbers. Embeddings of the same
 identity are close to each other. Architecture: `{name}` (OSNet: Zhou et al., ICCV 2019, arXiv:1905.00953).
 
-    from osnet import Embedder, OSNet
+    from osnet import Embedder, create_model
 
-    network = OSNet.from_pretrained("ORG/NAME", revision="COMMIT")  # use the commit that you have tested
+    network = create_model("hf-hub:ORG/NAME@COMMIT")  # use the commit that you have tested
     embeddings = Embedder(network).embed(["a.jpg", "b.jpg"])
 
 ## Results

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from osnet.errors import ModelError, WeightsError
 from osnet.files import written_aside
-from osnet.models.config import GroupExtent, NetworkConfig, Normalization, OSNetConfig
+from osnet.models.config import BASE_CHANNELS, GroupExtent, NetworkConfig, Normalization, OSNetConfig
 from osnet.models.registry import GROUPED_NAME, VARIANTS, get_config, list_tensors, name_of
 from osnet.types import Distance
 from osnet.weights.file_kinds import SAVE_TENSORS
@@ -95,7 +95,10 @@ def torchreid_names(config: NetworkConfig) -> "OrderedDict[str, str]":
     if not isinstance(config, OSNetConfig):
         raise ModelError(f"only OSNets can be converted to Torchreid's format, not {config.family}")
     plain = OSNetConfig(
-        width=config.width, norm=config.norm, pooling=config.pooling, embedding_size=config.embedding_size
+        width=config.width,
+        norm="bn" if config.norm == "stem" else config.norm,
+        pooling="max" if config.pooling == "max" else "avg",  # as in the authors' code for attributes
+        embedding_size=config.embedding_size,
     )
     if config != plain:
         settings = [k for k in OSNetConfig.__dataclass_fields__ if getattr(config, k) != getattr(plain, k)]
@@ -153,8 +156,11 @@ def infer_config(state: Mapping[str, Tensor]) -> OSNetConfig | None:
     linear = state.get("embedding.linear.weight" if ours else "fc.0.weight")
     if stem is None or linear is None or stem.ndim != 4 or linear.ndim != 2:
         return None
+    block = "expand" if ours else "conv3"
+    stages = [state.get(f"conv{stage}.0.{block}.conv.weight") for stage in (2, 3, 4)]
+    channels = [len(weight) for weight in (stem, *stages) if weight is not None and weight.ndim]
     try:
-        plain = OSNetConfig(width=stem.shape[0] / 64, embedding_size=linear.shape[0], neck="neck.weight" in state)
+        plain = OSNetConfig(width=_infer_width(channels), embedding_size=len(linear), neck="neck.weight" in state)
     except ModelError:
         return None
     if ours:
@@ -162,6 +168,16 @@ def infer_config(state: Mapping[str, Tensor]) -> OSNetConfig | None:
     if "conv2.0.conv2.0.layers.0.conv1.weight" in state:
         return replace(plain, norm="ain")
     return replace(plain, norm="ibn") if "conv2.0.IN.weight" in state else plain
+
+
+def _infer_width(channels: list[int]) -> float:
+    """A width that gives these channels of the stem and, if known, of the stages: the stem's share if that does, else
+    the one with the fewest decimals."""
+    pairs = list(zip(channels, BASE_CHANNELS, strict=False))
+    low, high = max((c - 0.5) / base for c, base in pairs), min((c + 0.5) / base for c, base in pairs)
+    share = channels[0] / BASE_CHANNELS[0]
+    candidates = [share, *(round((low + high) / 2, decimals) for decimals in range(1, 6))]
+    return next((width for width in candidates if low < width < high), share)
 
 
 def choose_config(
@@ -244,10 +260,16 @@ def write_torchreid(path: str | Path, state: dict[str, Tensor], config: NetworkC
     one.
 
     Raises:
-        ModelError: Torchreid has no network with these settings.
+        ModelError: Torchreid has no network with these settings, or one that pools by the maximum: the file could not
+            say so, and its readers pool by the average.
         OutputError: the file cannot be written.
     """
     names = torchreid_names(config)
+    if config.pooling == "max":
+        raise ModelError(
+            "pooling='max' cannot be stored in Torchreid's format, whose readers would pool by the average and get "
+            "other embeddings; convert to a checkpoint folder"
+        )
     theirs = OrderedDict((names[key], state[key].contiguous().clone()) for key in names)
     head = [key for key in ("classifier.weight", "classifier.bias") if key in state]
     theirs.update((key, state[key].contiguous().clone()) for key in head)

@@ -2,13 +2,14 @@
 
 Implemented here because neither torchvision nor timm has it. Details that the paper does not give follow its authors'
 released code: blocks have a quarter of the channels inside, the first 1x1 convolution of stage 2 is not grouped, and
-the stem has 48 channels at width 2.0. Shapes: B batch, C channels, H height, W width.
+the stem has 48 channels at width 2.0, and 16 at width 0.5 with 8 groups.
+Shapes: B batch, C channels, H height, W width.
 """
 
 import torch
 from torch import Tensor, nn
 
-from osnet.models.config import SHUFFLENET_CHANNELS, SHUFFLENET_STEMS
+from osnet.models.config import SHUFFLENET_CHANNELS, shufflenet_stem
 from osnet.models.layers import ConvNormAct, init_weights
 
 REPEATS = (4, 8, 4)
@@ -50,7 +51,7 @@ class ShuffleNet(nn.Sequential):
     """
 
     def __init__(self, width: float, groups: int, small: bool) -> None:
-        channels = SHUFFLENET_STEMS[width]
+        channels = shufflenet_stem(width, groups)
         layers: list[nn.Module] = [ConvNormAct(3, channels, 3, stride=1 if small else 2)]
         if not small:
             layers.append(nn.MaxPool2d(3, 2, padding=1))
