@@ -341,11 +341,11 @@ def test_weights_are_checked_under_the_lock(tmp_path: Path) -> None:
     assert len(Gallery.open(other.folder)) == 0
     shutil.rmtree(tmp_path / "g")
     Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=8)
-    with pytest.raises(GalleryError, match=r"\(N, 8\)"):
-        store_again = Gallery.open(tmp_path / "g")
-        shutil.rmtree(tmp_path / "g")
-        Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=8)
-        store_again.add_embeddings(np.ones((1, 4)), [Item("x")], weights_sha256=SHA)
+    older = Gallery.open(tmp_path / "g")
+    shutil.rmtree(tmp_path / "g")
+    Gallery.create(tmp_path / "g", weights_sha256=SHA, embedding_size=4)
+    with pytest.raises(GalleryError, match=r"\(N, 4\)"):
+        older.add_embeddings(np.ones((1, 8)), [Item("x")], weights_sha256=SHA)
     shutil.rmtree(tmp_path / "g")
     with pytest.raises(GalleryError, match="no such folder"):
         store.add_embeddings(np.ones((1, 4)), [Item("x")], weights_sha256=SHA)

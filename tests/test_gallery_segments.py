@@ -104,6 +104,7 @@ def test_names_of_removed_people_are_deleted_from_the_files(tmp_path: Path) -> N
 
 def test_relabel_moves_rows_between_files_and_keeps_the_order(tmp_path: Path) -> None:
     store = make(tmp_path / "g", [Item(f"{n}", None, "c", DAY_S) for n in range(4)])
+    before = store.embeddings(list("0123"))
     stamp = FileStamp(1, 2, 3, "ab" * 32)
     store.relabel([Item("1", "ada", "d", 2 * DAY_S), Item("gone")], {"2": stamp})
     again = Gallery.open(store.folder)
@@ -111,7 +112,7 @@ def test_relabel_moves_rows_between_files_and_keeps_the_order(tmp_path: Path) ->
     assert again.items[1] == Item("1", "ada", "d", 2 * DAY_S)
     assert [again.stored()[name].stamp for name in "12"] == [None, stamp]
     assert sorted(name[:12] for name in files(store)) == ["1970-01-02_c", "1970-01-03_d"]
-    np.testing.assert_array_equal(again.embeddings(list("0123")), Gallery.open(store.folder).embeddings(list("0123")))
+    np.testing.assert_array_equal(again.embeddings(list("0123")), before)
     assert again.search_embedding(rows(4)[1], weights_sha256=SHA, top=1)[0].item.source == "1"
 
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +44,13 @@ def network() -> OSNet:
 def test_two_savers_of_one_folder_leave_complete_weights(tmp_path: Path, monkeypatch, pause_after: str) -> None:
     """The second save starts while the first one has written, but not yet renamed, a file."""
     folder, real, threads = tmp_path / "w", checkpoint.written_aside, []
+    lock, waits = checkpoint.one_writer, threading.Event()
     errors: list[Exception] = []
+
+    def one_writer(path: Path) -> AbstractContextManager[None]:
+        if threads:
+            waits.set()
+        return lock(path)
 
     def save_second() -> None:
         try:
@@ -62,11 +69,13 @@ def test_two_savers_of_one_folder_leave_complete_weights(tmp_path: Path, monkeyp
             if not threads and self.path.name.startswith(pause_after):
                 threads.append(threading.Thread(target=save_second))
                 threads[0].start()
-                threads[0].join(1)  # a save without a lock is done by then
+                while threads[0].is_alive() and not waits.wait(0.05):
+                    pass  # a save without a lock is done then
             self.inner.__exit__(*exc)
 
     monkeypatch.setattr(checkpoint, "written_aside", Pausing)
     monkeypatch.setattr("osnet.files.written_aside", Pausing)
+    monkeypatch.setattr(checkpoint, "one_writer", one_writer)
     save_weights(network(), folder)
     threads[0].join()
     assert errors == []

@@ -121,8 +121,12 @@ def test_a_failed_download_names_the_files_and_folder(
 
 
 def test_file_urls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "zoo" / NAME / "FP32"
+    folder.mkdir(parents=True)
+    for suffix, content in CONTENTS.items():
+        (folder / f"{NAME}{suffix}").write_bytes(content)
     monkeypatch.setenv("OSNET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OSNET_OMZ_URL", f"file://{tmp_path}")
+    monkeypatch.setenv("OSNET_OMZ_URL", f"file://{tmp_path / 'zoo'}")
     with pytest.raises(WeightsError, match="file:"):
         find_intel(ENTRY)
 

@@ -40,8 +40,14 @@ def refused(run: Run, given: Path, *arguments: object) -> None:  # noqa: F811
 
 
 def test_results_do_not_replace_what_is_read(run: Run, tmp_path: Path) -> None:  # noqa: F811
-    vectors, table = write_vectors(tmp_path / "v.npz"), tmp_path / "labels.csv"
-    table.write_text("path,identity\n")
+    """All inputs but the weights are valid, so that no other error names them."""
+    vectors, table, data = write_vectors(tmp_path / "v.npz"), tmp_path / "labels.csv", tmp_path / "own"
+    rows = ("0.png,ann,1,query", "1.png,ben,1,query", "2.png,ann,2,gallery", "3.png,ben,2,gallery")
+    table.write_text("path,identity,camera,split\n" + "\n".join(rows))
+    images = [str(write_picture(data / f"{n}.png", n)) for n in range(4)]
+    np.savez(tmp_path / "named.npz", vectors=np.eye(4), names=images)
+    hats = data / "hats.csv"
+    hats.write_text("path,split,hat\n0.png,train,1\n1.png,train,0\n2.png,test,1\n3.png,test,0\n")
     results = []
     for seed in range(2):
         results.append(tmp_path / f"r{seed}.json")
@@ -52,12 +58,16 @@ def test_results_do_not_replace_what_is_read(run: Run, tmp_path: Path) -> None: 
     assert run("average", *results, "--out", tmp_path / "mean.json")[0] == 0
     refused(run, results[0], "average", *results, "--out", results[0])
     refused(run, vectors, "evaluate-features", vectors, "--out", vectors)
-    refused(run, table, "evaluate-features", vectors, "--csv", table, "--out", table)
+    refused(run, table, "evaluate-features", tmp_path / "named.npz", "--csv", table, "--out", table)
     for command in ("evaluate", "calibrate"):
-        given = ("--weights", "none", "--data", tmp_path, "--csv", table, "--out", table)
+        given = ("--weights", "none", "--data", data, "--csv", table, "--out", table)
         refused(run, table, command, *given, *(("--fpr", 0.1) if command == "calibrate" else ()))
-    refused(run, table, "report", "none", "--data", tmp_path, "--threshold", table, "--out", table)
-    refused(run, table, "attributes", "evaluate", "--weights", "none", "--data", table, "--out", table)
+    report = ("report", "none", "--data", data, "--csv", table)
+    refused(run, table, *report, "--out", table)
+    threshold = tmp_path / "threshold.json"
+    threshold.write_text('{"threshold": 0.5}')
+    refused(run, threshold, *report, "--threshold", threshold, "--out", threshold)
+    refused(run, hats, "attributes", "evaluate", "--weights", "none", "--data", hats, "--out", hats)
 
 
 def test_figures_do_not_replace_the_images_that_they_show(run: Run, tiny_weights: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -277,18 +277,20 @@ def test_a_timeline_connects_confirmed_appearances(site: Site) -> None:
     assert found["ways"][0]["seconds"] == pytest.approx(second.begin_s - first.end_s)
 
 
-def test_travel_times_are_learnt_from_three_confirmed_pairs(site: Site) -> None:
+def test_travel_times_are_learnt_from_three_confirmed_pairs(painted_archive: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path, painted_archive)
     pairs = list(zip(site.tracklets("camera-1"), site.tracklets("camera-2"), strict=False))[:3]
     gaps = []
     for a, b in pairs:
+        assert site.service.timelines.learn_ways() == {}
         search = upload(site, a)["id"]
         for public in (a, b):
             site.service.searches.answer(site.actor(), search, public, "yes")
         first, second = sorted((site.service.library.tracklet(p) for p in (a, b)), key=lambda t: t.begin_s)
         gaps.append(second.begin_s - first.end_s)
     learnt = site.service.timelines.learn_ways()[frozenset(("camera-1", "camera-2"))]
-    assert learnt.min_s <= min(gaps)
-    assert learnt.max_s >= max(max(gaps), 0)
+    assert learnt.min_s == pytest.approx(min(gaps) / 2 if min(gaps) > 0 else min(gaps) * 2)
+    assert learnt.max_s == pytest.approx(max(0, max(gaps) * 2))
 
 
 # Scores
@@ -338,7 +340,9 @@ def test_the_openapi_document_has_examples_and_errors(site: Site) -> None:
     assert "archive~2026-11-28~gate~081400.000~1" in text
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            assert operation.get("summary") or operation.get("description"), (path, method)
+            assert operation["description"], (path, method)
+            for status in ("401", "403", "404", "422"):
+                assert "application/problem+json" in operation["responses"][status]["content"], (path, method, status)
 
 
 def test_the_client_returns_the_librarys_types(site: Site, tmp_path: Path) -> None:

@@ -67,12 +67,16 @@ def test_a_viewer_sees_no_buttons_that_do_nothing(painted_archive: Path, tmp_pat
     client, public = site.client(), site.tracklets()[0]
     case = client.post("/api/v1/cases", json={"title": "t"}).json()["id"]
     search = client.post("/api/v1/searches", json={"tracklets": [public], "case": case}).json()["id"]
-    page = site.browser("vera")
-    for path in (f"/cases/{case}", f"/searches/{search}", f"/tracklets/{public}?search={search}"):
+    page, administrator = site.browser("vera"), site.browser()
+    paths = (f"/cases/{case}", f"/searches/{search}", f"/tracklets/{public}?search={search}")
+    words = ("Yes</button>", "Export", "Delete the case", "Erase")
+    for path in paths:
         text = page.get(path).text
         assert page.get(path).status_code == 200
-        for word in ("Yes</button>", "Export", "Delete the case", "Erase"):
+        for word in words:
             assert word not in text, (path, word)
+    shown = "".join(administrator.get(path).text for path in paths)
+    assert [word for word in words if word not in shown] == []
 
 
 def test_times_that_occur_twice_or_not_at_all_are_refused(painted_archive: Path, tmp_path: Path) -> None:

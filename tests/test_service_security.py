@@ -40,8 +40,8 @@ def site(painted_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Sit
     "path",
     [
         "/static/../../../../etc/passwd",
-        "/static/%2e%2e/%2e%2e/core.py",
-        "/static/..%2f..%2fcore.py",
+        "/static/%2e%2e/core.py",
+        "/static/..%2fcore.py",
         "/api/v1/tracklets/..%2F..%2Farchive.json",
         "/api/v1/tracklets/archive~..~..~..~1",
         "/api/v1/tracklets/archive~2026-01-05~camera-1~080000.000~1%00",
@@ -332,21 +332,20 @@ def test_a_log_line_cannot_be_forged(site: Site) -> None:
 
 
 def png_bomb(width: int, height: int) -> bytes:
-    """A small PNG that says it has so many pixels."""
+    """A small PNG of so many black pixels; of a high one, the first 5000 rows."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    )
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1 + -(-width // 8)) * min(height, 5000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def test_pixel_bombs(site: Site) -> None:
     for width, height in ((60_000, 60_000), (5_001, 5_000), (1_000_000, 30)):
         answer = site.client().post(f"{API}/searches/photos", files=[("photos", ("b.png", png_bomb(width, height)))])
-        assert (answer.status_code, answer.json()["code"]) == (422, "image")
+        assert (answer.status_code, answer.json().get("code")) == (422, "image")
 
 
 def test_zip_and_other_files_as_photos(site: Site) -> None:
@@ -460,15 +459,20 @@ def test_a_body_that_never_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     assert sent[0]["status"] == 408
 
 
-def test_uploads_are_not_written_to_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_are_not_written_to_disk(
+    painted_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two megabytes: Starlette by itself keeps one of them in memory."""
     import tempfile
+
+    site = Site(tmp_path, painted_archive)
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a temporary file")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(tempfile, "_TemporaryFileWrapper", refuse, raising=False)
-    big = crop_file(site, site.tracklets()[0]) + b"\0" * 900_000
+    big = crop_file(site, site.tracklets()[0]) + b"\0" * 2_000_000
     answer = site.client().post(f"{API}/searches/photos", files=[("photos", ("a.jpg", big))])
     assert answer.status_code == 201, answer.text
 

@@ -281,6 +281,8 @@ def test_samples_depend_only_on_their_keys(people: Path) -> None:
     augmentation = replace(REID.augmentation, patch=1.0)
     samples = TrainingSet(read_any(people).train.crops, augmentation, Preprocessing(size_hw=(32, 16)), 1)
     one = samples[1, 5, 7]["image"]
+    for place in range(8):
+        samples[1, place, place + 20]
     np.testing.assert_array_equal(one.numpy(), samples[1, 5, 7]["image"].numpy())
     assert any((one != samples[epoch, 5, 7]["image"]).any() for epoch in (2, 3, 4))
     assert samples[1, 5, 7]["label"] == samples.labels[7]
