@@ -4,12 +4,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import write_picture
-from osnet import Embedder, Scoring, evaluate
+from osnet import Embedder, OSNet, OSNetConfig, Scoring, evaluate
 from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError, EmbeddingError, ImageError, OutputError
@@ -180,13 +182,18 @@ def test_an_interrupted_run_resumes(embedder: Embedder, tmp_path: Path) -> None:
 
 
 def test_partial_results_of_other_weights_are_not_resumed(embedder: Embedder, tmp_path: Path) -> None:
-    paths, out = write_pictures(tmp_path / "p", 3), tmp_path / "v.npz"
-    partial = tmp_path / "v.npz.partial"
-    partial.mkdir()
-    (partial / "head.json").write_text(json.dumps({"weights_sha256": "other", "normalize": True}))
-    (partial / "names.jsonl").write_text(json.dumps(str(paths[0])) + "\n")
-    (partial / "vectors.f32").write_bytes(bytes(4 * 512))
-    np.testing.assert_allclose(embed_files(embedder, paths, out).vectors, embedder.embed(paths), atol=1e-6)
+    paths, out = write_pictures(tmp_path / "p", 6), tmp_path / "v.npz"
+    torch.manual_seed(9)
+    other = Embedder(OSNet(OSNetConfig(width=0.25)), batch_size=4, backend="torch")
+    content = paths[5].read_bytes()
+    paths[5].write_bytes(b"broken")
+    with pytest.raises(ImageError):
+        embed_files(other, paths, out)
+    assert (tmp_path / "v.npz.partial" / "vectors.f32").stat().st_size >= 4 * 512 * 4
+    paths[5].write_bytes(content)
+    expected = embedder.embed(paths)
+    assert np.abs(other.embed(paths) - expected).max() > 0.01
+    np.testing.assert_allclose(embed_files(embedder, paths, out).vectors, expected, atol=1e-6)
 
 
 def test_a_bad_image_keeps_the_embeddings_before_it(embedder: Embedder, tmp_path: Path) -> None:
@@ -210,6 +217,16 @@ def test_saved_features_are_reused(embedder: Embedder, market: Path, tmp_path: P
         evaluate(embedder, market, features=tmp_path / "f")
 
 
+class Touches:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 def test_vectors_are_written_without_pickles(tmp_path: Path) -> None:
     embeddings = Embeddings(np.ones((1, 4), np.float32), ["ä b.jpg"], [ImageError("x", "why")])
     save_vectors(tmp_path / "v.npz", embeddings, "sha")
@@ -220,9 +237,11 @@ def test_vectors_are_written_without_pickles(tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"not a zip")
     with pytest.raises(DataError, match=r"bad\.npz is not an \.npz of plain arrays"):
         read_vectors(tmp_path / "bad.npz")
-    np.savez(tmp_path / "pickled.npz", vectors=np.array([{}]), names=np.array(["a"]), failures=[], weights_sha256="s")
-    with pytest.raises(DataError):
+    arrays = {"vectors": np.array([Touches(tmp_path / "touched")]), "names": np.array(["a"])}
+    np.savez(tmp_path / "pickled.npz", **arrays, failures=np.zeros((0, 2), np.str_), weights_sha256="s")
+    with pytest.raises(DataError, match=r"pickled\.npz"):
         read_vectors(tmp_path / "pickled.npz")
+    assert not (tmp_path / "touched").exists()
 
 
 def test_embedding_error_is_an_image_error(embedder: Embedder, tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_bad_arguments_are_refused_before_the_work(
 
     assert ".png, .pdf, .svg" in fails("figure", "activation", "x.jpg", "--weights", "no", "--out", tmp_path / "a.gif")
     assert "no folder" in fails("figure", "gates", "x", "--weights", "no", "--out", tmp_path / "no" / "a.png")
-    assert "perceptually" not in fails(
+    assert "'hsv'" in fails(
         "figure", "activation", "x.jpg", "--weights", "no", "--out", tmp_path / "a.png", "--colours", "hsv"
     )
     assert "no images were given" in fails("figure", "activation", "--weights", "no", "--out", tmp_path / "a.png")

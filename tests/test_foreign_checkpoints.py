@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import pickle
+import shutil
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -137,11 +138,12 @@ def test_files_without_an_osnet_are_refused(tmp_path: Path) -> None:
     for words in ("model (dict)", "lr (float)", "torch.save(model.state_dict()"):
         assert words in message
     torch.save({f"layer{n}.weight": torch.rand(2) for n in range(300)}, tmp_path / "osnet_x0_25.pth")
-    for file in (tmp_path / "osnet_x0_25.pth", (tmp_path / "osnet_x0_25.pth").rename(tmp_path / "resnet.pth")):
-        message = refusal_message(file)
+    shutil.copyfile(tmp_path / "osnet_x0_25.pth", tmp_path / "resnet.pth")
+    for name, words in (("osnet_x0_25.pth", "conv1.conv.weight"), ("resnet.pth", "300 tensors")):
+        message = refusal_message(tmp_path / name)
+        assert words in message
         assert len(message.splitlines()) <= 12
         assert len(message) < 2000
-    assert "300 tensors" in message
 
 
 def test_at_most_ten_tensors_are_listed(tmp_path: Path, tiny_network: OSNet) -> None:

@@ -51,7 +51,16 @@ def test_login_sessions_and_their_ends(accounts: Accounts, clock: Clock) -> None
     clock.ahead = 0
     clock.ahead = -3600  # the clock was set back
     assert accounts.by_session(secret) is None
-    assert SESSION_S > IDLE_S
+
+
+def test_a_session_that_is_used_ends_too(accounts: Accounts, clock: Clock) -> None:
+    actor(accounts)
+    secret = accounts.log_in("root", PASSWORD, "1.2.3.4")
+    while clock.ahead + IDLE_S / 2 < SESSION_S:
+        clock.ahead += IDLE_S / 2
+        assert accounts.by_session(secret) is not None
+    clock.ahead = SESSION_S + 10
+    assert accounts.by_session(secret) is None
 
 
 def test_nothing_secret_is_stored_in_plain(accounts: Accounts, database: Database) -> None:

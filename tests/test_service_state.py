@@ -254,6 +254,14 @@ def test_no_file_holds_deleted_bytes_after_forget(database: Database) -> None:
     assert secret not in read_all(database.files())
 
 
+def test_what_is_stored_stands_in_the_files_as_it_is(database: Database) -> None:
+    """The check after an erasure looks for bytes. A database that compressed them would hide what remains."""
+    secret = b"PIECE-OF-A-VECTOR-0123456789"
+    with database.write() as tx:
+        tx.run("INSERT INTO settings VALUES ('long', ?)", secret.decode() + 5000 * "0")
+    assert secret in read_all(database.files())
+
+
 def test_a_state_that_another_process_holds_is_busy(
     database: Database, state_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,11 +209,13 @@ def test_an_audio_file_has_no_video_stream(tmp_path: Path) -> None:
         open_footage(path, 0.0)
 
 
-def test_a_playlist_opens_no_other_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".mp4", ".m3u8"])
+def test_a_playlist_opens_no_other_files(tmp_path: Path, suffix: str) -> None:
+    """FFmpeg itself refuses a playlist with another suffix than .m3u8."""
     write_video(tmp_path / "other.ts", numbered(10))
-    playlist = tmp_path / "list.mp4"
+    playlist = tmp_path / f"list{suffix}"
     playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(FootageError, match=r"list\.mp4"):
+    with pytest.raises(FootageError, match=playlist.name):
         open_footage(playlist, 0.0)
 
 

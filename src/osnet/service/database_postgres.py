@@ -110,18 +110,19 @@ class PostgresDatabase(Database):
                 tx.run(f"CREATE SCHEMA {self.schema}")
             tx.run("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, applied_s DOUBLE PRECISION)")
             there = {row["number"] for row in tx.all("SELECT number FROM migrations")}
-            pending = list_pending(there, self.name)
-            for number, statements in pending:
+            for number, statements in list_pending(there, self.name):
                 for statement in statements:
                     tx.run(statement.replace(" BYTES", " BYTEA"))
                 tx.run("INSERT INTO migrations VALUES (?, extract(epoch FROM now()))", number)
-            if pending:
-                for row in tx.all(
-                    "SELECT table_name, column_name FROM information_schema.columns "
-                    "WHERE table_schema = ? AND data_type IN ('text', 'bytea')",
-                    self.schema,
-                ):
-                    tx.run(f"ALTER TABLE {row['table_name']} ALTER {row['column_name']} SET STATISTICS 0")
+            for row in tx.all(  # texts and bytes as Postgres stores them by itself: compressed if they are long
+                "SELECT c.relname AS place, a.attname AS name FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid "
+                "JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = ? AND relkind = 'r' AND attnum > 0 "
+                "AND NOT attisdropped AND attstorage = 'x'",
+                self.schema,
+            ):
+                alter = f"ALTER TABLE {row['place']} ALTER {row['name']}"
+                tx.run(f"{alter} SET STATISTICS 0")  # nothing is copied into the statistics
+                tx.run(f"{alter} SET STORAGE EXTERNAL")  # the check after an erasure looks for bytes
 
     def _statements(self, connection: Any) -> PostgresTransaction:
         return PostgresTransaction(connection, self._touched)
