@@ -1,4 +1,4 @@
-"""Benchmarks are extracted and their splits drawn once, even if several processes start at the same time."""
+"""Of several processes that start at the same time, one extracts a benchmark; all draw the same splits."""
 
 import shutil
 import subprocess
