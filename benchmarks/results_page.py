@@ -233,6 +233,10 @@ def fill(page: str) -> str:
     return page
 
 
+PAIR = {"osnet_x1_0": "OSNet", "osnet_t1": "T=1"}
+"""The networks of Table 5 in the picture of costs."""
+
+
 def cost_point(
     family: str, label: str, model: str, width: float, size_hw: tuple[int, int], mean_ap: float
 ) -> CostPoint:
@@ -267,18 +271,14 @@ def draw_costs(path: Path) -> None:
         points.append(cost_point("measured: released weights", "", "osnet_x1_0", 0.25, large, scores["mAP"]))
     for plan in ("gpu", "cpu"):
         for run in read(OMNI.format(plan)).get("runs", {}).values():
-            if run["finished"] and run["run"]["seed"] == 1:
-                settings = run["run"]
+            settings = run["run"]
+            if run["finished"] and settings["seed"] == 1 and settings["model"] in PAIR:
                 place = f"{settings['epochs']} epochs, {settings['size_hw'][0]} x {settings['size_hw'][1]}"
                 family = f"measured: trained here, {place}"
-                points.append(CostPoint(family, shown(settings["model"]), run["cost"]["parameters"],
+                label = f"{PAIR[settings['model']]} x{settings['width']:g}"
+                points.append(CostPoint(family, label, run["cost"]["parameters"],
                                         run["cost"]["multiply_adds"], run["scores"]["euclidean"]["mAP"]))  # fmt: skip
     save_costs(points, path, "mAP", "Market-1501, Euclidean distance: published, and measured here")
-
-
-def shown(model: str) -> str:
-    """A network's name at its point."""
-    return {"osnet_x1_0": "OSNet x0.5", "osnet_t1": "T=1 x0.5"}.get(model, model.removeprefix("osnet_"))
 
 
 def get_width(suffix: str) -> float:
