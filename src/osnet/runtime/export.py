@@ -212,9 +212,8 @@ def _file_stem(checkpoint: Checkpoint) -> str:
     card = checkpoint.card
     name = card.name or "osnet"
     stem = name if card.training_data == "unknown" else f"{name}_{card.training_data}"
-    return (
-        re.sub(r"[^\w.+-]+", "-", stem).strip("._-")[:120] or "osnet"
-    )  # the card's words are not those of a file name
+    # The card may contain any text, a file name may not.
+    return re.sub(r"[^\w.+-]+", "-", stem).strip("._-")[:120] or "osnet"
 
 
 def _pixels_to_compare(images: str | Path | None, preprocessing: Preprocessing) -> Tensor:
