@@ -19,7 +19,9 @@ from osnet.weights.factory import create_model
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md", ROOT / "docs" / "images"
-RELEASED, OMNI, ATTRIBUTES = "published-weights-cpu.json", "omni-scale-{}.json", "market-attributes-cpu.json"
+RELEASED, OMNI = "published-weights-cpu.json", "omni-scale-{}.json"
+ATTRIBUTES = {"x0.25": "market-attributes-cpu.json", "x0.5": "market-attributes-x0_5-cpu.json"}
+"""Files of Market-1501's attributes by width."""
 MARKET, MSMT = "osnet_x0_25_market1501", "osnet_x0_25_msmt17"
 NOT_YET = "not measured yet"
 TABLE6_256 = {"x1.0": (1.0, 84.9), "x0.75": (0.75, 84.1), "x0.5": (0.5, 82.6), "x0.25": (0.25, 77.8)}
@@ -189,25 +191,37 @@ def make_runs_table() -> str:
 
 
 def make_attribute_table() -> str:
-    """Attribute scores of real people, and searches by attributes."""
-    found = read(ATTRIBUTES)
+    """Attribute scores of real people and searches by attributes, a network beside the other."""
+    found = {width: result for width, name in ATTRIBUTES.items() if (result := read(name))}
     if not found:
         return f"{NOT_YET[0].upper()}{NOT_YET[1:]}."
-    scores, none = found["scores at 0.5"], found["majority"]
-    ours, common = (
-        f"mA {percent(row['mA'], 1)}, F1 {percent(row['F1'], 1)}, of the labels "
-        f"{percent(row['accuracy per attribute'], 1)} %"
-        for row in (scores, none)
-    )
-    lines = [f"One seed: {ours} right. The most common answer for everybody: {common} right.", "",
-             "| attributes asked for | people who fit | right among the first 10 | right by chance | "
-             "right in a search by photo |",
-             "|---|---|---|---|---|"]  # fmt: skip
-    for row in found["searches"]:
+    first = next(iter(found.values()))
+    scores = {width: result["scores at 0.5"] for width, result in found.items()}
+    lines = ["| | mA | F1 | right labels |", "|---|---|---|---|"]
+    for name, row in {**scores, "the most common answer for everybody": first["majority"]}.items():
+        values = [percent(row[key], 1) for key in ("mA", "F1", "accuracy per attribute")]
+        lines.append(f"| {name} | {' | '.join(values)} % |")
+    columns = [
+        "attributes asked for",
+        "people who fit",
+        "by chance",
+        *found,
+        *(f"by photo, {width}" for width in found),
+    ]
+    lines += [
+        "",
+        "Right images among the first 10 of a search:",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+    ]
+    for rows in zip(*(result["searches"] for result in found.values()), strict=True):
+        row = rows[0]
+        if any((other["with"], other["without"]) != (row["with"], row["without"]) for other in rows):
+            raise ValueError(f"different searches in {' and '.join(ATTRIBUTES.values())}")
         asked = ", ".join([*row["with"], *(f"not {name}" for name in row["without"])])
-        lines.append(
-            f"| {asked} | {row['fitting people']} | {row['right']} | {row['by chance']:.1f} | {row['by photo']:.1f} |"
-        )
+        values = [str(other["right"]) for other in rows] + [f"{other['by photo']:.1f}" for other in rows]
+        lines.append(f"| {asked} | {row['fitting people']} | {row['by chance']:.1f} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
