@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,14 +94,14 @@ def test_a_constant_map_has_no_share_above_its_controls(people: Path, monkeypatc
     middle = np.zeros((8, 4), np.float32)
     middle[2:6, 1:3] = 1
 
-    def fake(embedder: str, pictures: list, measure: str) -> dict:
-        if embedder == "person":
+    def fake(embedder: SimpleNamespace, pictures: list, measure: str) -> dict:
+        if embedder.sees == "person":
             maps = []
             for picture in pictures:
                 box = known.get(picture.tobytes())
                 maps.append(np.ones((8, 4), np.float32) if box is None else fill(box, picture.size))
             return {"last": np.stack(maps)}
-        return {"last": np.stack([middle if embedder == "middle" else np.ones_like(middle)] * len(pictures))}
+        return {"last": np.stack([middle if embedder.sees == "middle" else np.ones_like(middle)] * len(pictures))}
 
     def fill(box: tuple, size: tuple[int, int]) -> np.ndarray:
         cells = np.zeros((8, 4), np.float32)
@@ -113,12 +114,15 @@ def test_a_constant_map_has_no_share_above_its_controls(people: Path, monkeypatc
         for crop in crops
     }
     monkeypatch.setattr("osnet.figures.map_overlap.compute_maps", fake)
-    found = measure_shares(crops, {"middle": "middle", "flat": "flat"})  # type: ignore[dict-item]
+    networks = {
+        sees: SimpleNamespace(sees=sees, preprocessing=Preprocessing()) for sees in ("person", "middle", "flat")
+    }
+    found = measure_shares(crops, {name: networks[name] for name in ("middle", "flat")})  # type: ignore[misc]
     assert found.differences["all"].low > 0.1  # without controls, the middle looks like attention
     assert abs(found.corrected[NOISE]["all"].mean) < 1e-6
     assert abs(found.corrected[OTHER_IMAGE]["all"].mean) < 1e-6
     assert found.controls[NOISE]["flat"].mean == pytest.approx(found.uniform)
-    found = measure_shares(crops, {"person": "person", "middle": "middle"})  # type: ignore[dict-item]
+    found = measure_shares(crops, {name: networks[name] for name in ("person", "middle")})  # type: ignore[misc]
     assert found.corrected[NOISE]["all"].low > 0.05
     assert found.corrected[OTHER_IMAGE]["all"].mean > 0
 

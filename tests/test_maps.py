@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conftest import make_picture, shared_data, texts_outside, write_picture
+from osnet.data.transforms import seen_part
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError, ModelError
 from osnet.figures.activation import OPACITY, collect_maps, draw_activation, overlay_map, wrap_name
@@ -22,6 +24,7 @@ from osnet.figures.maps import (
     measure_share,
     stretch_map,
 )
+from osnet.figures.match import explain_match, overlay_parts
 from osnet.figures.person_boxes import BoxedImage, cut_mot_people, find_annotation, read_boxed_images
 from osnet.models.osnet import OSNet
 from osnet.synthetic.generate import GeneratedSettings, generate_dataset, read_annotations
@@ -153,6 +156,38 @@ def test_maps_of_any_network_with_a_feature_map() -> None:
     assert seen.share == pytest.approx((1.0, 0.25))
     assert seen.entropy == pytest.approx(9)
     assert "100 % in box,\nuniform 25 %" in seen.caption
+
+
+def test_maps_of_a_network_that_crops_the_centre(tmp_path: Path) -> None:
+    """An image of 96 x 64 becomes 48 x 32, of which the middle 32 x 32 are seen: columns 16 to 80 of the image."""
+    picture = Image.new("RGB", (96, 64), (90, 90, 90))
+    picture.paste((255, 0, 0), (16, 0, 48, 64))
+    crops = Preprocessing(size_hw=(32, 32), interpolation="nearest", keep_aspect=True)
+    cropping = replace(crops, mean=(0.36, 0.36, 0.36), std=(1, 1, 1))
+    plain = Embedder.__new__(Embedder)
+    plain._network, plain.device, plain.preprocessing = Plain(), torch.device("cpu"), cropping  # type: ignore[assignment]
+    ((seen,),) = collect_maps([BoxedImage("p", picture, (0, 0, 48, 64))], {"plain": plain})
+    assert seen.part == pytest.approx((1 / 6, 0, 5 / 6, 1))
+    assert seen.share == pytest.approx((1.0, 0.5)), "the 16 columns of the box that are not seen do not count"
+    grey = np.asarray(picture.convert("L").convert("RGB"))
+    match = explain_match(plain, picture, picture)
+    assert match.query_part == match.hit_part == seen.part
+    for laid in (
+        overlay_map(picture, seen.strength, part=seen.part),
+        overlay_parts(picture, match.query_for_hit, float(match.query_for_hit.max()), False, match.query_part),
+    ):
+        np.testing.assert_array_equal(laid[:, :16], grey[:, :16])
+        np.testing.assert_array_equal(laid[:, 80:], grey[:, 80:])
+        most, least = np.array([253, 231, 37]), np.array([68, 1, 84])
+        np.testing.assert_allclose(laid[32, 30], (1 - OPACITY) * grey[32, 30] + OPACITY * most, atol=1.5)
+        np.testing.assert_allclose(laid[32, 70], (1 - OPACITY) * grey[32, 70] + OPACITY * least, atol=1.5)
+    assert seen_part((64, 128), Preprocessing()) == (0, 0, 1, 1)
+    assert seen_part((500, 400), Preprocessing(size_hw=(224, 224), crop_from=(256, 256))) == (
+        16 / 256,
+        16 / 256,
+        240 / 256,
+        240 / 256,
+    )
 
 
 def test_overlay_mixes_grey_and_colour() -> None:

@@ -96,6 +96,14 @@ def resized_wh(size_wh: tuple[int, int], preprocessing: Preprocessing) -> tuple[
     return width, max(height, width * given_height // given_width)
 
 
+def seen_part(size_wh: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+    """The part of an image of ``size_wh`` that the network sees: left, top, right, bottom as fractions of its size."""
+    width, height = resized_wh(size_wh, preprocessing)
+    seen_height, seen_width = preprocessing.size_hw
+    top, left = round((height - seen_height) / 2), round((width - seen_width) / 2)
+    return left / width, top / height, (left + seen_width) / width, (top + seen_height) / height
+
+
 def crop_centre(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Crop the centre (3, H, W) of (3, h, w). Odd margins are rounded as in torchvision's CenterCrop."""
     height, width = size_hw

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from osnet.data.transforms import seen_part
 from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError, require_extra
 from osnet.figures.canvas import Sheet, new_figure, save_figure
 from osnet.figures.maps import (
     LAST,
+    WHOLE,
     Box,
     Floats,
     Measure,
@@ -52,6 +54,8 @@ class LayerMap:
     """Bits; see ``measure_entropy``."""
     share: tuple[float, float] | None
     """Share of the map inside the person's box, and that share for a uniform map; None if the box is unknown."""
+    part: Box = WHOLE
+    """The part of the image that the network sees, as fractions; see ``seen_part``."""
 
     @property
     def caption(self) -> str:
@@ -78,7 +82,7 @@ def collect_maps(
     """
     crops = [boxed.image for boxed in images]
     columns = [
-        (name, layer, maps)
+        (name, layer, maps, [seen_part(crop.size, embedder.preprocessing) for crop in crops])
         for name, embedder in embedders.items()
         for layer, maps in compute_maps(embedder, crops, layers, measure).items()
     ]
@@ -89,21 +93,41 @@ def collect_maps(
                 layer,
                 maps[i],
                 measure_entropy(maps[i]),
-                measure_share(maps[i], boxed.box, boxed.image.size) if boxed.box else None,
+                measure_share(maps[i], boxed.box, boxed.image.size, parts[i]) if boxed.box else None,
+                parts[i],
             )
-            for name, layer, maps in columns
+            for name, layer, maps, parts in columns
         ]
         for i, boxed in enumerate(images)
     ]
 
 
-def overlay_map(image: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS) -> NDArray[np.uint8]:
-    """Overlay a map on a grey image: (height, width, 3). The map is scaled by its own minimum and maximum."""
+def overlay_map(
+    image: Image.Image, strength: Floats, colours: str = DEFAULT_COLOURS, part: Box = WHOLE
+) -> NDArray[np.uint8]:
+    """Overlay a map on a grey image: (height, width, 3). The map is scaled by its own minimum and maximum.
+
+    What the network does not see (outside ``part``, in fractions) stays grey.
+    """
     check_colours(colours)
     matplotlib = require_extra("matplotlib", "figures")
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255
-    coloured = matplotlib.colormaps[colours](stretch_map(strength, image.size))[..., :3]
-    return np.rint(255 * ((1 - OPACITY) * grey + OPACITY * coloured)).astype(np.uint8)
+    return colour_part(image, part, lambda size_wh: matplotlib.colormaps[colours](stretch_map(strength, size_wh)))
+
+
+def colour_part(image: Image.Image, part: Box, paint: Callable[[tuple[int, int]], NDArray[Any]]) -> NDArray[np.uint8]:
+    """Turn an image grey, (height, width, 3), and lay colours over a part of it.
+
+    Args:
+        image: RGB image.
+        part: left, top, right, bottom as fractions of the image.
+        paint: takes width and height of the part in pixels; returns (height, width, 3 or more) in [0, 1].
+    """
+    edges = zip(part, (*image.size, *image.size), strict=True)
+    left, top, right, bottom = (round(edge * length) for edge, length in edges)
+    mixed = np.repeat(np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255, 3, axis=2)
+    mixed[top:bottom, left:right] *= 1 - OPACITY
+    mixed[top:bottom, left:right] += OPACITY * paint((right - left, bottom - top))[..., :3]
+    return np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
 
 
 def check_colours(colours: str) -> None:
@@ -166,7 +190,7 @@ def _draw_group(
     for place in range(1 + len(maps)):
         seen = maps[place - 1] if place else None
         x = corner[0] + place * (CELL_IN[0] + GAP_IN)
-        pixels = np.asarray(cell) if seen is None else overlay_map(cell, seen.strength, colours)
+        pixels = np.asarray(cell) if seen is None else overlay_map(cell, seen.strength, colours, seen.part)
         axes = sheet.add_image(pixels, x, corner[1], CELL_IN[0], cell_h)
         if boxed.box is not None:
             _draw_box(axes, boxed.box, boxed.image.size, pixels.shape)

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osnet.data.loading import read_image
+from osnet.data.transforms import seen_part
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
 from osnet.evaluation.comparison import HIDDEN_STEPS
 from osnet.figures.canvas import GREY, STYLES, new_figure, plain, save_figure
-from osnet.figures.maps import Measure, compute_maps, measure_entropy, measure_share
+from osnet.figures.maps import Box, Measure, compute_maps, measure_entropy, measure_share
 from osnet.figures.person_boxes import find_annotation
 from osnet.metrics.bootstrap import Interval, cluster_interval
 from osnet.progress import Progress, no_progress
-from osnet.synthetic.generate import Annotation
 from osnet.types import Crop
 
 CHUNK = 64
@@ -129,19 +129,21 @@ def measure_shares(
     maps_of: dict[str, list[NDArray[np.float32]]] = {name: [] for name in embedders}
     bits = {name: np.empty(len(crops)) for name in embedders}
     uniform = np.empty(len(crops))
+    sizes = [_read_size(crop) for crop in crops]
+    parts = {name: [seen_part(size, embedder.preprocessing) for size in sizes] for name, embedder in embedders.items()}
     starts = range(0, len(crops), CHUNK)
     for start in progress(starts, len(starts), "shares"):
         images = [read_image(crop.path) for crop in crops[start : start + CHUNK]]
         for name, embedder in embedders.items():
             (maps,) = compute_maps(embedder, images, measure=measure).values()
             maps_of[name] += list(maps)
-            for i, (strength, image) in enumerate(zip(maps, images, strict=True), start):
-                shares[name][i], uniform[i] = measure_share(strength, known[i].box, image.size)
+            for i, strength in enumerate(maps, start):
+                shares[name][i], uniform[i] = measure_share(strength, known[i].box, sizes[i], parts[name][i])
                 bits[name][i] = measure_entropy(strength)
-    sizes = [_read_size(crop) for crop in crops]
+    places = {name: list(zip([note.box for note in known], sizes, parts[name], strict=True)) for name in embedders}
     controls = {
-        OTHER_IMAGE: {name: _share_others(maps, known, sizes, pids) for name, maps in maps_of.items()},
-        NOISE: {name: _share_noise(embedder, known, sizes, measure) for name, embedder in embedders.items()},
+        OTHER_IMAGE: {name: _share_others(maps, places[name], pids) for name, maps in maps_of.items()},
+        NOISE: {name: _share_noise(embedder, places[name], measure) for name, embedder in embedders.items()},
     }
     first, second = embedders
     hidden = np.array([note.hidden for note in known])
@@ -171,32 +173,29 @@ def _read_size(crop: Crop) -> tuple[int, int]:
     return read_image(crop.path).size
 
 
+Place = tuple[Box, tuple[int, int], Box]
+"""The person's box, the image's width and height, and the part of it that the network sees."""
+
+
 def _share_others(
-    maps: Sequence[NDArray[np.float32]],
-    notes: Sequence[Annotation],
-    sizes: Sequence[tuple[int, int]],
-    pids: NDArray[np.int64],
+    maps: Sequence[NDArray[np.float32]], places: Sequence[Place], pids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """(N,): for each image's box, the share of the map of a random image of another person."""
     rng = np.random.default_rng(0)
     others = [int(rng.choice(np.flatnonzero(pids != pid))) for pid in pids]
-    return np.array(
-        [measure_share(maps[other], note.box, size)[0] for other, note, size in zip(others, notes, sizes, strict=True)]
-    )
+    return np.array([measure_share(maps[other], *place)[0] for other, place in zip(others, places, strict=True)])
 
 
-def _share_noise(
-    embedder: Embedder, notes: Sequence[Annotation], sizes: Sequence[tuple[int, int]], measure: Measure
-) -> NDArray[np.float64]:
+def _share_noise(embedder: Embedder, places: Sequence[Place], measure: Measure) -> NDArray[np.float64]:
     """(N,): for each image's box, the mean share of the maps of noise."""
-    width, height = sizes[0]
+    width, height = places[0][1]
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (NUM_NOISE, height, width, 3), dtype=np.uint8)
     (maps,) = compute_maps(embedder, [Image.fromarray(image) for image in noise], measure=measure).values()
     mean = np.mean(
         [m / m.sum() for m in maps if m.sum() > 0], axis=0
     )  # the share of the mean map is the mean of the shares
-    return np.array([measure_share(mean, note.box, size)[0] for note, size in zip(notes, sizes, strict=True)])
+    return np.array([measure_share(mean, *place)[0] for place in places])
 
 
 def _measure_losses(

@@ -31,6 +31,8 @@ Measure = Literal["absolute", "squares"]
 Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the image; right and bottom are exclusive."""
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+"""The whole of an image as a part of it, in fractions; see ``seen_part``."""
 
 LAST, STAGES, STREAMS = "last", "stages", "streams"
 BATCH = 32
@@ -61,7 +63,7 @@ def measure_entropy(strength: Floats) -> float:
     return max(0.0, float(-(p * np.log2(p)).sum()))
 
 
-def measure_share(strength: Floats, box: Box, size_wh: tuple[int, int]) -> tuple[float, float]:
+def measure_share(strength: Floats, box: Box, size_wh: tuple[int, int], part: Box = WHOLE) -> tuple[float, float]:
     """Share of a map's sum inside a box, and that share for a uniform map; both in [0, 1].
 
     A cell stands for a rectangle of the image. A cell that is partly inside the box counts by that part. The receptive
@@ -70,12 +72,18 @@ def measure_share(strength: Floats, box: Box, size_wh: tuple[int, int]) -> tuple
 
     Args:
         strength: (H, W), >= 0, not scaled for display.
-        box: in pixels of the image; parts outside the image are ignored.
+        box: in pixels of the image; what the network does not see is ignored.
         size_wh: width and height of the image.
+        part: the part that the network sees, as fractions of the image; see ``seen_part``.
     """
-    (height, width), (left, top, right, bottom) = strength.shape, box
-    rows = _overlap(height, top / size_wh[1], bottom / size_wh[1])
-    columns = _overlap(width, left / size_wh[0], right / size_wh[0])
+    height, width = strength.shape
+    columns, rows = (
+        _overlap(
+            cells,
+            *((box[side] / size_wh[axis] - part[axis]) / (part[axis + 2] - part[axis]) for side in (axis, axis + 2)),
+        )
+        for axis, cells in enumerate((width, height))
+    )
     exact = strength.astype(np.float64)
     total = float(exact.sum())
     share = float(rows @ exact @ columns) / total if total > 0 else math.nan

@@ -20,11 +20,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from osnet.data.transforms import seen_part
 from osnet.embedding.embedder import Embedder
 from osnet.errors import ModelError, require_extra
-from osnet.figures.activation import OPACITY, fit_size, wrap_name
+from osnet.figures.activation import colour_part, fit_size, wrap_name
 from osnet.figures.canvas import Sheet, new_figure, save_figure
-from osnet.figures.maps import Floats, prepare_images
+from osnet.figures.maps import WHOLE, Box, Floats, prepare_images
 from osnet.figures.person_boxes import BoxedImage
 from osnet.runtime.backends import in_eval_mode
 
@@ -46,6 +47,9 @@ class MatchMaps:
     """Contribution of each cell of the hit to the same score."""
     query_rather_than_next: Floats | None
     """Contribution of each cell of the query to score minus next score; positive values favour the hit."""
+    query_part: Box = WHOLE
+    """The part of the query that the network sees, as fractions; see ``seen_part``."""
+    hit_part: Box = WHOLE
 
 
 def explain_match(
@@ -71,6 +75,7 @@ def explain_match(
         maps[0],
         maps[1],
         maps[2] if following is not None else None,
+        *(seen_part(image.size, embedder.preprocessing) for image in (query, hit)),
     )
 
 
@@ -126,7 +131,9 @@ def _held_map(network: Any) -> Iterator[list[Tensor]]:
         del network.feature_map
 
 
-def overlay_parts(image: Image.Image, parts: Floats, greatest: float, signed: bool) -> NDArray[np.uint8]:
+def overlay_parts(
+    image: Image.Image, parts: Floats, greatest: float, signed: bool, part: Box = WHOLE
+) -> NDArray[np.uint8]:
     """Overlay contributions on a grey image: (height, width, 3).
 
     Args:
@@ -134,14 +141,19 @@ def overlay_parts(image: Image.Image, parts: Floats, greatest: float, signed: bo
         parts: (H, W) contributions.
         greatest: value of the last colour; if ``signed``, its negative is the value of the first one.
         signed: use a diverging colour map centred at 0; else one that starts at 0.
+        part: the part that the network sees, as fractions of the image; the rest stays grey.
     """
     matplotlib = require_extra("matplotlib", "figures")
-    wide = interpolate(torch.from_numpy(parts)[None, None], (image.height, image.width), mode="bilinear")[0, 0]
-    scaled = wide.numpy() / max(greatest, 1e-12)
-    coloured = matplotlib.colormaps[DIVERGING if signed else SEQUENTIAL]((scaled + 1) / 2 if signed else scaled)
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255
-    mixed = (1 - OPACITY) * grey + OPACITY * coloured[..., :3]
-    return np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
+
+    def paint(size_wh: tuple[int, int]) -> NDArray[Any]:
+        wide = interpolate(torch.from_numpy(parts)[None, None], size_wh[::-1], mode="bilinear")[0, 0]
+        scaled = wide.numpy() / max(greatest, 1e-12)
+        coloured: NDArray[Any] = matplotlib.colormaps[DIVERGING if signed else SEQUENTIAL](
+            (scaled + 1) / 2 if signed else scaled
+        )
+        return coloured
+
+    return colour_part(image, part, paint)
 
 
 def draw_match(images: Sequence[BoxedImage], maps: MatchMaps, path: str | Path) -> None:
@@ -182,7 +194,8 @@ def draw_match(images: Sequence[BoxedImage], maps: MatchMaps, path: str | Path) 
             signed = place == 2
             ground = image if place == 1 else query
             sheet.write(middle, row_h + TITLE_IN - 0.08, title, ha="center", va="baseline", fontsize=8)
-            over = overlay_parts(ground, parts, greatest[signed], signed)
+            part = maps.hit_part if place == 1 else maps.query_part
+            over = overlay_parts(ground, parts, greatest[signed], signed, part)
             sheet.add_image(over, x, row_h + TITLE_IN, CELL_IN[0], cell_h)
         y = row_h + TITLE_IN + cell_h + 0.1
         _draw_bar(sheet, GAP_IN / 2, y, 2 * CELL_IN[0] + GAP_IN, SEQUENTIAL, (0, greatest[0]))

@@ -251,7 +251,7 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
     images = {path: _small(path) for path, _ in look.maps}
     maps = [
         _Cell(
-            _as_data_uri(overlay_map(image, seen.strength)) if (image := images[path]) else "",
+            _as_data_uri(overlay_map(image, seen.strength, part=seen.part)) if (image := images[path]) else "",
             path.name,
             "",
             ["query" if not place else f"{place}.", *seen.caption.split("\n")],
@@ -263,8 +263,8 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
     if match is not None and query is not None and hit is not None:
         greatest = max(float(match.query_for_hit.max()), float(match.hit_for_query.max()))
         parts = [
-            (query, match.query_for_hit, greatest, False, ["query: parts that", "match the first hit"]),
-            (hit, match.hit_for_query, greatest, False, ["first hit: parts that", "match the query"]),
+            (query, match.query_for_hit, greatest, match.query_part, ["query: parts that", "match the first hit"]),
+            (hit, match.hit_for_query, greatest, match.hit_part, ["first hit: parts that", "match the query"]),
         ]
         if match.query_rather_than_next is not None:
             apart = match.query_rather_than_next
@@ -273,10 +273,10 @@ def _show_look(look: Look, ranked: RankedList) -> dict[str, list[_Cell]]:
                 "or the next person",
                 f"(blue), {match.score - (match.next_score or 0):+.3f}",
             ]
-            parts.append((query, apart, float(np.abs(apart).max()), True, said))
+            parts.append((query, apart, float(np.abs(apart).max()), match.query_part, said))
         why = [
-            _Cell(_as_data_uri(overlay_parts(image, part, top, signed)), " ".join(lines), "", lines)
-            for image, part, top, signed, lines in parts
+            _Cell(_as_data_uri(overlay_parts(image, cells, top, place == 2, part)), " ".join(lines), "", lines)
+            for place, (image, cells, top, part, lines) in enumerate(parts)
         ]
     return {"maps": maps, "why": why}
 
