@@ -233,3 +233,9 @@ def test_workers_without_work_are_told(
     embedder = Embedder(tiny_network, device="cpu")
     with pytest.warns(UserWarning, match="2 of 4 workers"):
         embed_on_many(embedder, "w", paths, tmp_path / "v.npz", workers=4, block=2)
+
+
+def test_workers_need_images(tiny_network: torch.nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="paths"):
+        embed_on_many(Embedder(tiny_network, device="cpu"), "w", [], tmp_path / "v.npz")
+    assert not list(tmp_path.iterdir())

@@ -74,15 +74,17 @@ class _Captured:
         """At most B images -> their embeddings, which later calls do not overwrite."""
         self.turn = 1 - self.turn
         host = self.hosts[self.turn]
-        if self.on_gpu:
-            self.copied[self.turn].synchronize()
-        host[: len(pixels)].copy_(pixels)  # what is left of earlier images in the other rows is not returned
-        self.input.copy_(host, non_blocking=True)
         if not self.on_gpu:
+            host[: len(pixels)].copy_(pixels)  # what is left of earlier images in the other rows is not returned
+            self.input.copy_(host)
             return self.steps(self.input)[: len(pixels)]
-        self.copied[self.turn].record()
-        self.graph.replay()
-        return self.output[: len(pixels)].clone()
+        with torch.cuda.device(self.input.device):  # events and graphs run on the current device's stream
+            self.copied[self.turn].synchronize()
+            host[: len(pixels)].copy_(pixels)
+            self.input.copy_(host, non_blocking=True)
+            self.copied[self.turn].record()
+            self.graph.replay()
+            return self.output[: len(pixels)].clone()
 
 
 class CudaGraphs(Backend):

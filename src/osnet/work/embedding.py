@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from osnet.embedding.embedder import Embedder, Embeddings, OnError
-from osnet.errors import ImageError, OutputError, WeightsError
+from osnet.errors import DataError, ImageError, OutputError, WeightsError
 from osnet.features.embedding_files import read_stamps, read_vectors, save_vectors, stamp_of
 from osnet.files import check_writable
 from osnet.progress import Progress, no_progress
@@ -82,6 +82,7 @@ def embed_on_many(
         progress: shows progress over the blocks.
 
     Raises:
+        DataError: there are no paths.
         QuarantineError: blocks that failed three times; the others are kept.
         OutputError: ``out`` cannot be written, or another process runs the list.
     """
@@ -89,6 +90,8 @@ def embed_on_many(
 
     out = Path(out)
     check_writable(out)
+    if not paths:
+        raise DataError("no images to embed: paths is empty")
     if runner == "ray" and (near := next((path for path in [*paths] if not path.is_absolute()), None)):
         raise OutputError(f"{near} is not an absolute path, by which other machines could find it")
     rank = join_processes()[0] if runner == "torchrun" else 0
