@@ -356,13 +356,14 @@ def intel_scores() -> str:
 def things() -> str:
     """The example with things instead of people."""
     report = results("things-cpu.json")
-    scores, counts, missed = report["scores"]["scores"], report["scores"]["counts"], report["threshold"]["misses"]
+    scores, counts, threshold = report["scores"]["scores"], report["scores"]["counts"], report["threshold"]
+    right, wrong = threshold["num_positives"], threshold["num_negatives"]
     return (
         f"With {report['scores']['photographs']}, half of them for training, one run: {counts['query']['images']} "
-        f"queries, {counts['gallery']['images']} gallery images, rank-1 {percent(scores['rank-1'])} %, mAP "
-        f"{percent(scores['mAP'])} % (1 % by chance). The threshold that accepts 1 % of the pairs of different things "
-        f"misses {percent(missed['mean'])} % of the others. So the commands work on things; a network trained on 100 "
-        "things for a few minutes is a weak one."
+        f"queries, {counts['gallery']['images']} gallery images, rank-1 {percent(scores['rank-1'])} % "
+        f"({percent(right / (right + wrong))} % by chance), mAP {percent(scores['mAP'])} %. The threshold that accepts "
+        f"1 % of the pairs of different things misses {percent(threshold['misses']['mean'])} % of the others. So the "
+        "commands work on things; a network trained on 100 things for a few minutes is a weak one."
     )
 
 
@@ -384,7 +385,8 @@ def parts() -> str:
             rows.append([f"`{name}`", part, str(row["images"]), shown, without, *others])
     telling = ", ".join(f"`{name}` {show(found['telling']['closer'])} %" for name, found in report["networks"].items())
     heads = ["network", "part", "images", "share (uniform), %", "beyond: without the part", "another person", "noise"]
-    return f"{table(heads, rows)}\n\nThe same person is closer than the twin with another logo in: {telling}."
+    closer = "The same person is closer than the twin with another logo (by chance 50 %)"
+    return f"{table(heads, rows)}\n\n{closer}: {telling}."
 
 
 def postgres() -> str:
