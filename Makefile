@@ -14,7 +14,7 @@ help:
 	@echo "make bench   how fast embedding is here"
 	@echo "make clean   remove $(VENV)"
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.demo
 	$(BIN)/osnet demo
 
 test: $(VENV)/.ready
@@ -27,11 +27,9 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/mkdocs build --strict --quiet
 
 wheel: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet build hatchling twine
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
@@ -46,11 +44,20 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/extraction.py
 
-$(VENV)/.ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "osnet needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+# The demo needs a part of what the tests need. Modules are compiled when they are first imported: most never are.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "osnet needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+$(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install --quiet --no-compile --editable '.[$(1)]'
+endef
+
+$(VENV)/.demo: pyproject.toml
+	$(call install,demo)
 	@touch $@
+
+$(VENV)/.ready: pyproject.toml
+	$(call install,dev)
+	@touch $(VENV)/.demo $@
 
 clean:
 	rm -rf $(VENV)
