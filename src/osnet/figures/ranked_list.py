@@ -75,7 +75,7 @@ def _judge(ranked: RankedList, hit: Hit) -> tuple[list[str], str, int]:
     camera = hit.item.camera or ""
     if camera and not camera.lower().startswith("cam"):
         camera = f"camera {camera}"
-    about = " ".join(part for part in (hit.item.identity or "", camera) if part)
+    about = ", ".join(part for part in (hit.item.identity, camera) if part)
     if hit.item.source in ranked.ignored:
         return [f"ignored   {hit.score:.3f}", about], NEUTRAL, 1
     if ranked.identity is None:
