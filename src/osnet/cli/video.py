@@ -332,6 +332,8 @@ def video_show(archive: ArchiveArg, *, check: bool = False, as_json: JsonFlag = 
     if check and (wrong := store.check()):
         print(*wrong, sep="\n", file=sys.stderr)
         raise SystemExit(EXIT_FOUND_TROUBLE)
+    if check and not as_json:
+        print("no faults")
 
 
 class _Bar:
