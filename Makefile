@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test check docs wheel bench clean
 
 help:
-	@echo "make demo    paint footage, find the people in it, search, and write a page: under three minutes"
+	@echo "make demo    paint footage, find the people in it, search, and write a page: under three minutes once $(VENV) is made"
 	@echo "make test    all tests"
 	@echo "make check   format, lint, types, who may import whom"
 	@echo "make docs    the documentation site, in site/"
@@ -16,6 +16,7 @@ help:
 
 demo: $(VENV)/.demo
 	$(BIN)/osnet demo
+	@echo "osnet is $(BIN)/osnet; after '. $(BIN)/activate' the commands above work as they stand"
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
@@ -48,6 +49,7 @@ bench: $(VENV)/.ready
 define install
 @$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "osnet needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 $(PYTHON) -m venv $(VENV)
+@echo "installing PyTorch and the other packages into $(VENV); this takes some minutes"
 $(BIN)/python -m pip install --quiet --no-compile --editable '.[$(1)]'
 endef
 

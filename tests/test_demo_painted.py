@@ -1,8 +1,11 @@
 """The demo: painted footage is indexed, searched and compared with the ground truth."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,10 +32,27 @@ SMALL = FootageSettings(people=3, cameras=2, seconds=14, fps=5, seed=3)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bars() -> Counter[str]:
+    """How far each progress bar of the demo came."""
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, bars: Counter[str]) -> Path:
+    def count(items: Iterable[Any], _total: int, label: str) -> Iterator[Any]:
+        for item in items:
+            bars[label] += 1
+            yield item
+
     out = tmp_path_factory.mktemp("demo") / "out"
-    run_demo(out, SMALL, no_progress)
+    run_demo(out, SMALL, count)
     return out
+
+
+def test_painting_and_indexing_show_how_far_they_are(demo: Path, bars: Counter[str]) -> None:
+    """A bar for the frames that are painted, and one for each camera that is indexed."""
+    num_frames = round(SMALL.seconds * SMALL.fps)
+    assert bars == {"frames": 2 * num_frames, "camera-1": num_frames, "camera-2": num_frames}
 
 
 def test_the_page_agrees_with_the_files(demo: Path) -> None:

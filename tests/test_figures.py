@@ -33,6 +33,17 @@ def test_ranked_list(tmp_path: Path) -> None:
     assert pixels_of(unknown, RIGHT) == pixels_of(unknown, WRONG) == 0
 
 
+def test_a_camera_that_is_called_camera_is_not_called_so_twice(tmp_path: Path) -> None:
+    photo = write_picture(tmp_path / "a.png")
+
+    def sheet(item: Item) -> np.ndarray:
+        return np.asarray(draw_ranked_lists([RankedList(photo, [Hit(1, 0.5, item)])]))
+
+    name = "camera 1"  # as an identity it is drawn as it is
+    assert np.array_equal(sheet(Item(str(photo), camera=name)), sheet(Item(str(photo), name)))
+    assert np.array_equal(sheet(Item(str(photo), camera="1")), sheet(Item(str(photo), name)))
+
+
 def test_a_missing_file_leaves_a_placeholder(tmp_path: Path) -> None:
     photo = write_picture(tmp_path / "a.png")
     sheet = draw_ranked_lists([RankedList(photo, [Hit(1, 0.5, Item(str(tmp_path / "gone.png")))])])

@@ -70,6 +70,13 @@ def test_links_of_the_readme_exist() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_start_page_links_every_page() -> None:
+    """The README calls it the list of all pages."""
+    docs = ROOT / "docs"
+    links = set(re.findall(r"\]\(([^)#]+\.md)\)", (docs / "index.md").read_text(encoding="utf-8")))
+    assert links == {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")} - {"index.md"}
+
+
 def test_pages_have_no_placeholders() -> None:
     """No page contains a placeholder such as @TABLE@."""
     assert len(PAGES) > 5

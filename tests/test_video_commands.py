@@ -148,6 +148,8 @@ def test_link_decide_and_show(archive: Path, capsys: pytest.CaptureFixture[str],
     status, out, _ = run(capsys, "show", archive, "--check")
     assert status == 0
     assert "gate: 2026-11-28T08:00:00.0Z to 2026-11-28T08:00:23.0Z" in out
+    assert out.startswith(shown := run(capsys, "show", archive)[1])
+    assert out != shown, "a check that finds nothing says so"
 
 
 def test_faults_in_footage_are_listed_and_the_exit_code_is_1(

@@ -1,6 +1,7 @@
 """Links between cameras: proposals, decisions, identities and timelines."""
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,3 +196,4 @@ def test_the_timeline_is_drawn(two_cameras: Archive, tmp_path: Path) -> None:
     drawn = (tmp_path / "when.svg").read_text()
     assert "gate" in drawn
     assert "hall" in drawn
+    assert re.search(r"00:00:\d\d", drawn), "seconds alone could be minutes"

@@ -22,8 +22,8 @@ COMMANDS: dict[str, str] = {
     "search": "Search a gallery by an image, by a description, or by both.",
     "gallery": "Show what a gallery holds, or delete items from it.",
     "store": "Copy, show or check embeddings in a gallery, PostgreSQL or Qdrant, or delete items.",
-    "video": "Index, track, search and draw footage.",
-    "serve": "Serve archives as a page and an HTTP API.",
+    "video": "Index, track, link and draw footage.",
+    "serve": "Serve archives and galleries as a page and an HTTP API.",
     "audit": "Check the audit log of a service.",
     "embed": "Embed images into a file of embeddings.",
     "evaluate": "Score re-identification weights on a data set or on benchmarks.",
@@ -93,7 +93,7 @@ def main(args: Sequence[str] | None = None) -> None:
             print(f"osnet {__version__}")
         elif given[0] not in COMMANDS:
             near = difflib.get_close_matches(given[0], COMMANDS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             print(f"osnet: unknown command {given[0]!r}{hint} `osnet --help` lists the commands.", file=sys.stderr)
             raise SystemExit(EXIT_ERROR)
         else:

@@ -18,7 +18,8 @@ train_app = SubcommandApp()
 app.command(
     train_app,
     name="train",
-    help="Train by a recipe; `osnet recipes` lists them. After an interruption the same command resumes.",
+    help="Train by a recipe; `osnet recipes` lists them, `osnet train RECIPE --help` the options of one. After an "
+    "interruption the same command resumes.",
 )
 
 

@@ -43,7 +43,7 @@ from osnet.video.tracking import DEFAULT_TRACKER, front_end, make_tracker
 from osnet.work import Runner
 
 video_app = SubcommandApp()
-app.command(video_app, name="video", help="Index, track, search and draw footage.")
+app.command(video_app, name="video", help="Index, track, link and draw footage.")
 
 FootageArgs = Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="FOOTAGE")]
 ArchiveArg = Annotated[Path, Positional, tyro.conf.arg(metavar="ARCHIVE")]
@@ -238,8 +238,8 @@ def video_link(
             rate = "-" if link.strangers is None else f"{100 * link.strangers:.1f} %"
             said = link.decision or "-"
             print(f"{link.score:6.3f}  {rate:>9}  {link.gap_s:5.1f} s  {said:<10}{link.a}  {link.b}  ({link.kind})")
-        people = identities(links)
-        print(f"{len(links)} links; {len(store)} tracklets make {len(store) - sum(len(p) - 1 for p in people)} people")
+        groups = len(store) - sum(len(group) - 1 for group in identities(links))
+        print(f"{len(links)} links; they join {len(store)} tracklets into {groups} groups")
     if figure is not None:
         save_timeline(
             list(store.tracklets()), links, figure, f"Who was seen where, by the links proposed ({archive.name})"
@@ -332,6 +332,8 @@ def video_show(archive: ArchiveArg, *, check: bool = False, as_json: JsonFlag = 
     if check and (wrong := store.check()):
         print(*wrong, sep="\n", file=sys.stderr)
         raise SystemExit(EXIT_FOUND_TROUBLE)
+    if check and not as_json:
+        print("no faults")
 
 
 class _Bar:

@@ -15,7 +15,7 @@ on such people only. So the demo shows that the parts work together, and nothing
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -114,7 +114,7 @@ def run_demo(out: Path, settings: FootageSettings, progress: Progress) -> Path:
     with _step(2, "detect by motion, track, and embed the best crops"):
         embedder = Embedder(weights_folder(), device="cpu", backend="fastest")
         for camera, video in videos.items():
-            _index(out / "archive", camera, video, embedder, settings.fps)
+            _index(out / "archive", camera, video, embedder, settings, progress)
         archive = Archive.open(out / "archive", embedder)
         shown = _name_tracklets(archive, videos)
     with _step(3, "propose links between the cameras"):
@@ -179,12 +179,7 @@ def _paint(folder: Path, settings: FootageSettings, progress: Progress) -> dict[
     """Paint the footage if it is not there. Returns the videos by camera."""
     if not folder.exists():
         total = settings.cameras * round(settings.seconds * settings.fps)
-        frames = iter(progress(range(total), total, "frames"))
-
-        def tell(_done: int, _total: int) -> None:
-            next(frames, None)
-
-        write_painted_footage(folder, settings, tell)
+        write_painted_footage(folder, settings, _tell(progress, total, "frames"))
     try:
         there = json.loads((folder / "footage.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -194,9 +189,18 @@ def _paint(folder: Path, settings: FootageSettings, progress: Progress) -> dict[
     return {f"camera-{n}": folder / f"camera-{n}.mp4" for n in range(1, settings.cameras + 1)}
 
 
-def _index(archive: Path, camera: str, video: Path, embedder: Embedder, fps: int) -> None:
-    detector = MotionDetector(learns_at_fps=fps)
-    report = index_footage(video, archive, camera=camera, embedder=embedder, detector=detector)
+def _tell(progress: Progress, total: int, label: str) -> Callable[..., None]:
+    """A function to call after each of ``total`` frames, with any arguments."""
+    frames = iter(progress(range(total), total, label))
+    return lambda *_: next(frames, None)
+
+
+def _index(
+    archive: Path, camera: str, video: Path, embedder: Embedder, settings: FootageSettings, progress: Progress
+) -> None:
+    detector = MotionDetector(learns_at_fps=settings.fps)
+    tell = _tell(progress, round(settings.seconds * settings.fps), camera)
+    report = index_footage(video, archive, camera=camera, embedder=embedder, detector=detector, on_progress=tell)
     if report.troubles:
         raise DemoError(f"the demo's own footage cannot be read: {report.troubles[0]}")
 

@@ -72,9 +72,10 @@ def save_ranked_lists(lists: Sequence[RankedList], path: str | Path, title: str 
 
 def _judge(ranked: RankedList, hit: Hit) -> tuple[list[str], str, int]:
     """Caption lines, frame colour and number of frames of a hit."""
-    about = " ".join(
-        part for part in (hit.item.identity or "", f"camera {hit.item.camera}" if hit.item.camera else "") if part
-    )
+    camera = hit.item.camera or ""
+    if camera and not camera.lower().startswith("cam"):
+        camera = f"camera {camera}"
+    about = ", ".join(part for part in (hit.item.identity, camera) if part)
     if hit.item.source in ranked.ignored:
         return [f"ignored   {hit.score:.3f}", about], NEUTRAL, 1
     if ranked.identity is None:

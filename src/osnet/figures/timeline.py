@@ -71,7 +71,15 @@ def save_timeline(tracklets: Sequence[Tracklet], links: Sequence[Link], path: st
             axes.axhline(bases[camera] - 1, color="#dddddd", linewidth=0.8)
         axes.invert_yaxis()
         axes.xaxis_date(tz=UTC)
-        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(dates.AutoDateLocator(), tz=UTC))
+        axes.xaxis.set_major_formatter(
+            dates.ConciseDateFormatter(
+                dates.AutoDateLocator(),
+                tz=UTC,
+                formats=["%Y", "%b", "%d", "%H:%M", "%H:%M", "%H:%M:%S.%f"],  # "05" would be minutes or seconds
+                zero_formats=["", "%Y", "%b", "%b-%d", "%H:%M", "%H:%M:%S"],
+                offset_formats=["", "%Y", "%Y-%b", "%Y-%b-%d", "%Y-%b-%d", "%Y-%b-%d"],
+            )
+        )
         axes.set_title(title)
         axes.spines[["top", "right"]].set_visible(False)
         save_figure(figure, path)

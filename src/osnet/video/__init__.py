@@ -4,7 +4,7 @@ footage -> segments -> decode -> detect -> track -> choose crops -> embed -> arc
 
 >>> embedder = Embedder("osnet_x0_25_msmt17")
 >>> index_footage("gate.mp4", "archive", camera="gate", starts="2026-11-28T08:00:00+01:00",
-...               embedder=embedder, detector=make_detector("yolox_nano.onnx"))
+...               embedder=embedder, detector=make_detector("yolox_nano"))
 >>> archive = Archive.open("archive", embedder)
 >>> for hit in archive.search("photo.jpg"):
 ...     print(hit.score, archive.tracklet(hit.item.source))
