@@ -88,35 +88,35 @@ def checkpoint(width: float = 0.25, classes: int = 1041, norm: str = "bn") -> tu
 
 
 def test_download_once_then_from_the_cache(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    """x0_25 on Market-1501, whose hash is not in the table."""
+    """x0_25 on DukeMTMC-reID, whose hash is not in the table."""
     network, content = checkpoint(classes=751)
-    entry = PUBLISHED["osnet_x0_25", "market1501"]
+    entry = PUBLISHED["osnet_x0_25", "dukemtmcreid"]
     hub.files[entry.file] = content
-    loaded = create_model("osnet_x0_25", pretrained="market1501")
+    loaded = create_model("osnet_x0_25", pretrained="dukemtmcreid")
     assert all(
         torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), network.state_dict().values(), strict=True)
     )
     assert loaded.card is not None
-    assert loaded.card.training_data == "market1501"
+    assert loaded.card.training_data == "dukemtmcreid"
     printed = capsys.readouterr().err
     assert entry.file in printed
     assert "MIT" in printed
     assert "research purpose only" in printed
     assert any(published.REVISION in request and request.startswith("GET") for request in hub.requests)
     hub.requests.clear()
-    create_model("osnet_x0_25", pretrained="market1501")
+    create_model("osnet_x0_25", pretrained="dukemtmcreid")
     assert hub.requests == []
 
 
 def test_an_unverified_download_is_reported_every_time(
     hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    entry = PUBLISHED["osnet_x0_25", "market1501"]
+    entry = PUBLISHED["osnet_x0_25", "dukemtmcreid"]
     _, content = checkpoint(classes=751)
     hub.files[entry.file] = content
     digest = hashlib.sha256(content).hexdigest()
     for _ in range(3):
-        load_model("osnet_x0_25_market1501")
+        load_model("osnet_x0_25_dukemtmcreid")
         printed = capsys.readouterr().err
         assert "not verified" in printed
         assert entry.file in printed
@@ -130,26 +130,26 @@ def test_a_file_that_differs_from_the_first_download_is_refused(
     hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a known hash, the first download's is recorded: a pinned file must not change."""
-    entry = PUBLISHED["osnet_x0_25", "market1501"]
+    entry = PUBLISHED["osnet_x0_25", "dukemtmcreid"]
     (_, first), (_, second) = checkpoint(classes=751), checkpoint(classes=752)
     hub.files[entry.file] = first
-    path = find_weights("osnet_x0_25", "market1501")
+    path = find_weights("osnet_x0_25", "dukemtmcreid")
     path.unlink()
     path.write_bytes(second)
     with pytest.raises(WeightsError) as caught:
-        find_weights("osnet_x0_25", "market1501")
+        find_weights("osnet_x0_25", "dukemtmcreid")
     for content in (first, second):
         assert hashlib.sha256(content).hexdigest() in str(caught.value)
     record = tmp_path / "hub-cache" / published.RECORDS / f"{entry.file}.json"
     assert str(record) in str(caught.value)
     record.write_text("damaged")
-    assert find_weights("osnet_x0_25", "market1501") == path
+    assert find_weights("osnet_x0_25", "dukemtmcreid") == path
     assert hashlib.sha256(second).hexdigest() in record.read_text()
     record.unlink()
     record.parent.rmdir()
     record.parent.write_text("in the way")  # the record cannot be written, which is only reported
     capsys.readouterr()
-    assert find_weights("osnet_x0_25", "market1501") == path
+    assert find_weights("osnet_x0_25", "dukemtmcreid") == path
     assert "not recorded" in capsys.readouterr().err
 
 
@@ -336,4 +336,4 @@ def test_published_table_has_the_quoted_names() -> None:
         assert files["osnet_x1_0", data] == f"osnet_x1_0_{short}{tail}"
     assert files["osnet_x1_0", "imagenet"] == "osnet_x1_0_imagenet.pth"
     known = {w.sha256 for w in PUBLISHED.values() if w.sha256}
-    assert len(known) == 3
+    assert len(known) == 4

@@ -83,6 +83,7 @@ def _published() -> list[PublishedWeights]:
     }
     short: dict[Dataset, str] = {"market1501": "market", "dukemtmcreid": "duke", "msmt17": "msmt17"}
     sha256 = {
+        "osnet_x0_25 market1501": "c0ff09177a21417a19bc73bbf5af4eb5d2b097c2074ed35e67819ee6cd93612c",
         "osnet_x0_25 msmt17": "6f57607fed9f502b9efed546108132ee715df5a5b6e6932c6269bacb47f59f99",
         "osnet_x0_25 msmt17_combineall": "cf55163d78fc44c62c82f85ab62d39f10438679b5abe8c698ae08cfa84aa6e18",
         "osnet_ain_x1_0 msmt17_combineall": "8a07e8da38946f7cee37f4561617bf8b6d2fe8f3a4027852893ea092e46d919f",
