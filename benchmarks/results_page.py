@@ -210,7 +210,7 @@ def make_attribute_table() -> str:
     ]
     lines += [
         "",
-        "Right images among the first 10 of a search:",
+        "Right images among the first 10 of a search; in brackets, how many people these 10 show:",
         "",
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
@@ -220,7 +220,9 @@ def make_attribute_table() -> str:
         if any((other["with"], other["without"]) != (row["with"], row["without"]) for other in rows):
             raise ValueError(f"different searches in {' and '.join(ATTRIBUTES.values())}")
         asked = ", ".join([*row["with"], *(f"not {name}" for name in row["without"])])
-        values = [str(other["right"]) for other in rows] + [f"{other['by photo']:.1f}" for other in rows]
+        values = [f"{other['right']} ({other['different people among them']})" for other in rows] + [
+            f"{other['by photo']:.1f}" for other in rows
+        ]
         lines.append(f"| {asked} | {row['fitting people']} | {row['by chance']:.1f} | {' | '.join(values)} |")
     return "\n".join(lines)
 
