@@ -27,15 +27,28 @@ from osnet.weights.checkpoint import Checkpoint, network_sha256, read_checkpoint
 SMALL = Preprocessing(size_hw=(64, 32), channel_order="bgr", mean=(0.4, 0.5, 0.6))
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tiny_network: OSNet, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def save_checkpoint(network: OSNet, folder: Path) -> Checkpoint:
     """A checkpoint for small BGR images, with a classifier of 7 classes."""
     torch.manual_seed(2)
     head = torch.nn.Linear(512, 7)
-    folder = tmp_path_factory.mktemp("export") / "weights"
-    card = Card(tiny_network.config, preprocessing=SMALL, training_data="nothing", licence="MIT")
-    save_weights(tiny_network, folder, card, classifier=head.state_dict())
+    card = Card(network.config, preprocessing=SMALL, training_data="nothing", licence="MIT")
+    save_weights(network, folder, card, classifier=head.state_dict())
     return read_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_network: OSNet, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return save_checkpoint(tiny_network, tmp_path_factory.mktemp("export") / "weights")
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """One block per stage, two streams per block: `torch.export` takes seconds for each layer."""
+    torch.manual_seed(1)
+    network = OSNet(OSNetConfig(width=0.25, depth=(1, 1, 1), streams=2))
+    with torch.no_grad():
+        network.train()(torch.rand(8, 3, 64, 32))
+    return save_checkpoint(network.eval(), tmp_path_factory.mktemp("shallow") / "weights")
 
 
 def run(path: Path, images: np.ndarray) -> list[np.ndarray]:
@@ -118,16 +131,16 @@ def test_openvino(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_torch_export(checkpoint: Checkpoint, tmp_path: Path, precision: str) -> None:
-    files = export(checkpoint, tmp_path, format="torch-export", precision=precision)  # type: ignore[arg-type]
+def test_torch_export(shallow: Checkpoint, tmp_path: Path, precision: str) -> None:
+    files = export(shallow, tmp_path, format="torch-export", precision=precision)  # type: ignore[arg-type]
     extra = {"osnet.json": ""}
     module = torch.export.load(files[1].path, extra_files=extra).module()
     pixels = generate_pixels(3, SMALL.size_hw, seed=9)
     with torch.no_grad():
         (found,) = module(pixels)
-    _, embeddings, _ = expected_of(checkpoint, pixels)
+    _, embeddings, _ = expected_of(shallow, pixels)
     assert torch.nn.functional.cosine_similarity(found, torch.from_numpy(embeddings)).min() > 0.999
-    assert json.loads(extra["osnet.json"])["network_sha256"] == network_sha256(checkpoint.build(), SMALL)
+    assert json.loads(extra["osnet.json"])["network_sha256"] == network_sha256(shallow.build(), SMALL)
 
 
 def test_half_precision_leaves_the_heads_as_they_are() -> None:
@@ -178,10 +191,10 @@ def test_a_file_is_compared_on_every_image(
 
 
 @pytest.mark.slow
-def test_threads_export_at_once(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_threads_export_at_once(shallow: Checkpoint, tmp_path: Path) -> None:
     """torch.export changes what all threads use, and would leave PyTorch in its compiling state."""
     with ThreadPoolExecutor(2) as pool:
-        made = pool.map(lambda part: export(checkpoint, tmp_path / part, format="torch-export"), "ab")
+        made = pool.map(lambda part: export(shallow, tmp_path / part, format="torch-export"), "ab")
         assert [len(files) for files in made] == [2, 2]
     assert not torch.compiler.is_compiling()
 
@@ -253,7 +266,7 @@ def test_openvino_files_are_replaced_together(
 
 @pytest.mark.slow
 def test_unknown_layers_are_exported_by_pytorch(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -262,9 +275,9 @@ def test_unknown_layers_are_exported_by_pytorch(
         raise UnknownStepError("a step")
 
     monkeypatch.setattr(exporting, "write_onnx", unknown)
-    files = export(checkpoint, tmp_path, outputs=("logits",))
+    files = export(shallow, tmp_path, outputs=("logits",))
     pixels = generate_pixels(5, SMALL.size_hw, seed=9)
-    _, embeddings, logits = expected_of(checkpoint, pixels)
+    _, embeddings, logits = expected_of(shallow, pixels)
     found = run(files[1].path, pixels.numpy())
     np.testing.assert_allclose(found[0], embeddings, atol=1e-4 * embeddings.max())
     np.testing.assert_allclose(found[1], logits, atol=1e-4 * np.abs(logits).max())

@@ -43,12 +43,13 @@ def run_openvino(xml: Path, paths: list[Path]) -> NDArray[np.float32]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
-def test_every_backend_gives_openvinos_vectors_on_200_crops(number: str) -> None:
+def test_every_backend_gives_openvinos_vectors(number: str) -> None:
+    """On 200 crops by the smallest network, on 40 by the others."""
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
-    xml, paths = find_xml(number), crops(200)
+    xml, paths = find_xml(number), crops(200 if number == "0288" else 40)
     expected = run_openvino(xml, paths)
-    assert expected.shape == (200, 256)
+    assert expected.shape == (len(paths), 256)
     assert np.abs(expected).max() > 0.5
     for backend in ("torch", "onnxruntime", "openvino"):
         found = Embedder(xml, backend=backend, normalize=False).embed(paths)
