@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from conftest import ROOT, write_picture
 from osnet import Embedder, OSNet, OSNetConfig
 from osnet.cli import COMMANDS, RESUMABLE, join_lines, load_command, main
-from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED, app
+from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED, app, draw_progress
 from osnet.gallery import Gallery
 from osnet.weights.checkpoint import save_weights
 
@@ -365,3 +366,12 @@ def test_help_joins_the_lines_of_an_argument() -> None:
     joined = join_lines(command.__doc__ or "")
     assert joined == "Do.\n\nMore,\non two lines.\n\nArgs:\n    one: first, second third.\n    two: fourth."
     assert join_lines(joined) == joined
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0, 30, 59, 61, 61, 100, 130, 130])  # seconds: at the start, after each item, and after each line
+    monkeypatch.setattr("osnet.cli.common.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert list(draw_progress("abcde", 5, "epoch 1/2")) == list("abcde")
+    assert capsys.readouterr().err == "epoch 1/2: 3 of 5\nepoch 1/2: 5 of 5\n"

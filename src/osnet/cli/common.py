@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,6 +93,8 @@ MAX_SEED = 2**32 - 1
 """The largest seed that scikit-learn accepts."""
 MAX_NAMES = 10
 """Largest number of names that a message lists."""
+LOG_EVERY_S = 60.0
+"""Seconds between two lines of progress where standard error is no terminal."""
 
 app = SubcommandApp()
 data_app = SubcommandApp()
@@ -103,8 +106,30 @@ app.command(gallery_app, name="gallery", help="Show what a gallery holds, or del
 
 
 def draw_progress(iterable: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    """Show a progress bar on standard error, if that is a terminal."""
-    return tqdm(iterable, total=total, desc=label, unit="img", disable=None, dynamic_ncols=True)
+    """Show a progress bar on standard error. If that is not a terminal, print a line now and then: see ``LogLines``."""
+    if sys.stderr.isatty():
+        return tqdm(iterable, total=total, desc=label, unit="img", dynamic_ncols=True)
+    return _log_progress(iterable, total, label)
+
+
+def _log_progress(iterable: Iterable[Any], total: int, label: str) -> Iterator[Any]:
+    lines = LogLines()
+    for number, item in enumerate(iterable, 1):
+        yield item
+        lines.show(f"{label}: {number} of {total}")
+
+
+class LogLines:
+    """Lines of progress on standard error, at most one per ``LOG_EVERY_S`` seconds."""
+
+    def __init__(self) -> None:
+        self._shown_at = time.monotonic()
+
+    def show(self, line: str) -> None:
+        """Print the line, if it is time for one."""
+        if time.monotonic() - self._shown_at >= LOG_EVERY_S:
+            print(line, file=sys.stderr, flush=True)
+            self._shown_at = time.monotonic()
 
 
 def report_failures(failures: list[str]) -> None:

@@ -48,7 +48,7 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
         try:
             weights = trainer.run(draw_progress)
         except KeyboardInterrupt:
-            print(f"stopped after {trainer.progress.step} batches; the run is in {out}")
+            print(f"stopped after batch {trainer.progress.step}; the run is in {out}")
             raise
         print(f"trained {trainer.progress.epoch} epochs; weights of the last one in {weights}")
         if trainer.progress.best_epoch > 0:

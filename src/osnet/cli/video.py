@@ -18,6 +18,7 @@ from osnet import Embedder
 from osnet.cli.common import (
     EXIT_FOUND_TROUBLE,
     JsonFlag,
+    LogLines,
     Texts,
     app,
     check_counts,
@@ -337,10 +338,11 @@ def video_show(archive: ArchiveArg, *, check: bool = False, as_json: JsonFlag = 
 
 
 class _Bar:
-    """A progress bar in seconds of footage, on standard error, if that is a terminal."""
+    """A progress bar in seconds of footage, on standard error. If that is not a terminal, a line now and then."""
 
     def __init__(self) -> None:
         self._bar: Any = tqdm(total=0, unit="s", disable=None, dynamic_ncols=True, unit_scale=True)
+        self._lines = LogLines()
 
     def __enter__(self) -> "_Bar":
         return self
@@ -350,6 +352,9 @@ class _Bar:
 
     def show(self, done_s: float, total_s: float, what: str) -> None:
         """Show that ``done_s`` of ``total_s`` seconds are done."""
+        if self._bar.disable:
+            self._lines.show(f"{what}: {done_s:.0f} of {total_s:.0f} s")
+            return
         self._bar.total = total_s
         self._bar.set_description(what, refresh=False)
         self._bar.update(max(0.0, done_s - self._bar.n))
