@@ -61,8 +61,9 @@ def save_costs(points: Sequence[CostPoint], path: str | Path, y_label: str, titl
                 members = sorted((p for p in shown if p.family == family), key=lambda p: getattr(p, cost))
                 _draw_family(axes, members, cost, family, number)
             axes.set_xscale("log")
-            axes.margins(x=0.15, y=0.1)
+            axes.margins(x=0.22, y=0.1)
             axes.set_xlabel(label)
+            axes.tick_params(labelsize=8)
             _plain_ticks(axes)
         left.set_ylabel(f"{y_label} (%)")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
@@ -91,7 +92,7 @@ def _draw_family(axes: Any, members: Sequence[CostPoint], cost: str, family: str
         if point.low is not None and point.high is not None:
             bar = [[y[place] - 100 * point.low], [100 * point.high - y[place]]]
             axes.errorbar(x[place], y[place], bar, color=colour, capsize=4, linewidth=1.2)
-        above = number % 4 == 3  # lines rise to the right, so labels go below right; every fourth family above left
+        above = number % 4 in (0, 3)  # lines rise to the right: labels go above left, or below right
         axes.annotate(
             plain(point.label),
             (x[place], y[place]),
