@@ -26,16 +26,18 @@ from osnet.training.trainer import RunOptions, Trainer
 from warm_start import LIBRARIES
 
 INLINE = RunOptions(workers=0, cpu=True)
+# OSNet's single-scale baseline has a third of OSNet's tensors, and is saved and read that much faster.
 REID = ReidRecipe(
-    "tiny", model="osnet_x0_25", size_hw=(32, 16), epochs=3, batch_size=8, lr=0.002, schedule="multi_step",
+    "tiny", model="osnet_t1", width=0.25, size_hw=(32, 16), epochs=3, batch_size=8, lr=0.002, schedule="multi_step",
     milestones=(2,), augmentation=Augmentation(crop=0.5, flip=0.5, jitter=0.5, erase=0.5),
 )  # fmt: skip
 CLASSES = ClassificationRecipe(
-    "tiny", model="osnet_x0_25", width=0.0625, stem="cifar", size_hw=(8, 8), epochs=2, batch_size=8, optimizer="sgd",
+    "tiny", model="osnet_t1", width=0.0625, stem="cifar", size_hw=(8, 8), epochs=2, batch_size=8, optimizer="sgd",
     lr=0.02, schedule="constant", in_memory=True, augmentation=PhotoAugmentation(window="padded", pad=1),
 )  # fmt: skip
 _SMALL = {
-    "model": "osnet_x0_25", "size_hw": (32, 16), "batch_size": 8, "augmentation": Augmentation(crop=0.5, flip=0.5),
+    "model": "osnet_t1", "width": 0.25, "size_hw": (32, 16), "batch_size": 8,
+    "augmentation": Augmentation(crop=0.5, flip=0.5),
 }  # fmt: skip
 ATTRIBUTES = AttributeRecipe("tiny", epochs=2, optimizer="sgd", lr=0.02, schedule="constant", **_SMALL)
 BOTH = JointRecipe("both", epochs=2, lr=0.002, schedule="constant", **_SMALL)

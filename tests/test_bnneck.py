@@ -30,7 +30,14 @@ from osnet.weights.factory import create_model
 from small_runs import INLINE, REID
 
 RECIPE = replace(
-    REID, sampler="identity", images_per_label=2, loss=ReidLoss(triplet=1.0, bnneck=True), lr=0.01, ema=0.5
+    REID,
+    model="osnet_x0_25",
+    width=None,
+    sampler="identity",
+    images_per_label=2,
+    loss=ReidLoss(triplet=1.0, bnneck=True),
+    lr=0.01,
+    ema=0.5,
 )
 
 

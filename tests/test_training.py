@@ -30,7 +30,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPE_KINDS = {
     "cross-entropy": REID,
     "triplet, frozen, EMA, SGD": replace(
-        REID, optimizer="sgd", lr=0.02, sampler="identity", images_per_label=2, loss=ReidLoss(triplet=1.0, bnneck=True),
+        REID, model="osnet_x0_25", width=None, optimizer="sgd", lr=0.02, sampler="identity", images_per_label=2,
+        loss=ReidLoss(triplet=1.0, bnneck=True),
         frozen_epochs=1, ema=0.9, warmup_epochs=1, schedule="cosine",
     ),
 }  # fmt: skip
@@ -244,7 +245,7 @@ def test_learning_rates_match_torchs_schedulers() -> None:
 def test_frozen_epochs_train_only_the_classifier(people: Path, tmp_path: Path) -> None:
     recipe = replace(REID, epochs=1, frozen_epochs=1)
     torch.manual_seed(recipe.seed)
-    start = create_model("osnet_x0_25").state_dict()
+    start = create_model(recipe.model, width=recipe.width).state_dict()
     trainer = Trainer(recipe, read_any(people), tmp_path / "run", INLINE)
     heads = {key: value.clone() for key, value in trainer.task.classifier.state_dict().items()}
     trainer.run()

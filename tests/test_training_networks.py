@@ -25,7 +25,7 @@ NETWORKS = [row.model for row in TABLE_A]
 def test_a_step_updates_every_parameter_and_is_saved(
     task: str, model: str, people_with_attributes: Path, tmp_path: Path
 ) -> None:
-    settings = {"model": model, "size_hw": (64, 32), "batch_size": 4, "epochs": 1}
+    settings = {"model": model, "width": None, "size_hw": (64, 32), "batch_size": 4, "epochs": 1}
     if task == "people":
         trainer = Trainer(
             replace(REID, **settings, milestones=()), read_any(people_with_attributes), tmp_path / "run", INLINE
