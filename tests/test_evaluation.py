@@ -15,6 +15,7 @@ from osnet import Embedder, OSNet, OSNetConfig, Scoring, evaluate
 from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embeddings
 from osnet.errors import DataError, EmbeddingError, ImageError, OutputError
+from osnet.evaluation import split_embeddings
 from osnet.evaluation.results import Evaluation
 from osnet.evaluation.split_embeddings import embed_dataset
 from osnet.features.embedding_files import embed_files, find_changed, read_vectors, save_vectors
@@ -297,3 +298,15 @@ def test_a_user_folder_named_like_partial_results_is_not_touched(embedder: Embed
     (tmp_path / "w.npz.partial").write_text("a file")
     with pytest.raises(OutputError, match="cannot make the folder"):
         embed_files(embedder, paths, tmp_path / "w.npz")
+
+
+def test_only_many_images_are_worth_measuring_backends(
+    tiny_weights: Path, market: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read_dataset(market)
+    chosen: list[str] = []
+    monkeypatch.setattr(split_embeddings, "Embedder", lambda _weights, *, backend: chosen.append(backend))
+    for many in (len(data.query) + len(data.gallery) + 1, len(data.query) + len(data.gallery)):
+        monkeypatch.setattr("osnet.runtime.backends.MANY", many)
+        split_embeddings.make_embedder(tiny_weights, [data])
+    assert chosen == ["auto", "fastest"]

@@ -6,7 +6,9 @@ from osnet.cli.common import PLAIN_FOLDER, FolderArgs, app, draw_progress, repor
 from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.evaluation.calibration import calibrate as calibrate_weights
+from osnet.evaluation.split_embeddings import count_images
 from osnet.files import check_writable, write_json
+from osnet.runtime.backends import pick_backend
 
 
 @app.command
@@ -50,7 +52,8 @@ def calibrate(
     if out is not None:
         check_writable(out, reads=layout.reads())
     dataset = tell_unlisted(read_dataset(data, layout.layout(), name))
-    embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip, backend="fastest")
+    backend = pick_backend(count_images([dataset]))
+    embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip, backend=backend)
     result = calibrate_weights(
         embedder, dataset, fpr=fpr, fpir=fpir, force=force, on_error=on_error, features=features, progress=draw_progress
     )

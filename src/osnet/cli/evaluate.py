@@ -24,7 +24,9 @@ from osnet.errors import DataError, WeightsError
 from osnet.evaluation.evaluate import evaluate as evaluate_weights
 from osnet.evaluation.results import Evaluation
 from osnet.evaluation.scoring import Scoring
+from osnet.evaluation.split_embeddings import count_images
 from osnet.files import check_writable, write_json
+from osnet.runtime.backends import pick_backend
 from osnet.runtime.distributed import join_processes, leave_processes, local_device
 from osnet.types import ReidDataset
 from osnet.weights.hub import find_checkpoint
@@ -97,7 +99,9 @@ def evaluate(
                 f"--data {data}"
             ) from error
         raise
-    embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip, backend="fastest")
+    datasets = [d for each in benchmarks.values() for d in (each.datasets if isinstance(each, Benchmark) else (each,))]
+    backend = pick_backend(count_images(datasets))
+    embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip, backend=backend)
     _write_results(_score_all(embedder, benchmarks, scoring, force, on_error, features), out)
 
 

@@ -111,7 +111,7 @@ def calibrate(
     data = dataset if isinstance(dataset, ReidDataset) else read_dataset(dataset)
     check_scorable(data)
     _check_size(data, rate, identify=fpir is not None)
-    embedder = make_embedder(weights)
+    embedder = make_embedder(weights, [data])
     warnings = check_leak(embedder.card, data, force)
     embedded = embed_dataset(embedder, data, on_error, features, progress)
     query, gallery = (part.labelled() for part in embedded)

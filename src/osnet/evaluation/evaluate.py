@@ -91,7 +91,7 @@ def evaluate(
         raise DataError("the data has 0 splits to evaluate; give at least one data set")
     for dataset in datasets:
         check_scorable(dataset)
-    embedder = make_embedder(weights)
+    embedder = make_embedder(weights, datasets)
     card = embedder.card
     scoring = scoring.resolve(benchmark.rule if benchmark else DEFAULT_RULE, card.distance if card else None)
     if scoring.needs_lengths:

@@ -1,6 +1,6 @@
 """Embeddings of the splits of a data set: made by weights, or read from a folder where an earlier run stored them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from osnet.features.labels import LabelledVectors
 from osnet.files import make_folder
 from osnet.models.network import Network
 from osnet.progress import Progress
+from osnet.runtime.backends import pick_backend
 from osnet.runtime.distributed import embed_shared, gather_bytes, join_processes
 from osnet.types import ReidDataset, Split
 
@@ -50,15 +51,20 @@ class EmbeddedSplit:
         return EmbeddedSplit(Split(split.name, crops), self.vectors[[row[crop.path] for crop in crops]], failures)
 
 
-def make_embedder(weights: Embedder | Network | str | Path) -> Embedder:
-    """Return an embedder as it is; load weights or wrap a network in one.
+def count_images(datasets: Iterable[ReidDataset]) -> int:
+    """Number of query and gallery images of all data sets."""
+    return sum(len(dataset.query) + len(dataset.gallery) for dataset in datasets)
+
+
+def make_embedder(weights: Embedder | Network | str | Path, datasets: Iterable[ReidDataset]) -> Embedder:
+    """Return an embedder as it is; load weights or wrap a network in one, with the backend for so many images.
 
     Raises:
         WeightsError: the weights do not exist or are damaged.
     """
     if isinstance(weights, Embedder):
         return weights
-    return Embedder(weights, backend="auto" if isinstance(weights, Network) else "fastest")
+    return Embedder(weights, backend="auto" if isinstance(weights, Network) else pick_backend(count_images(datasets)))
 
 
 def keep_lengths(embedder: Embedder) -> Embedder:
