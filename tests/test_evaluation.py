@@ -305,7 +305,12 @@ def test_only_many_images_are_worth_measuring_backends(
 ) -> None:
     data = read_dataset(market)
     chosen: list[str] = []
-    monkeypatch.setattr(split_embeddings, "Embedder", lambda _weights, *, backend: chosen.append(backend))
+
+    class Spy:
+        def __init__(self, _weights: Path, *, backend: str) -> None:
+            chosen.append(backend)
+
+    monkeypatch.setattr(split_embeddings, "Embedder", Spy)
     for many in (len(data.query) + len(data.gallery) + 1, len(data.query) + len(data.gallery)):
         monkeypatch.setattr("osnet.runtime.backends.MANY", many)
         split_embeddings.make_embedder(tiny_weights, [data])
