@@ -181,6 +181,8 @@ def test_maps_of_a_network_that_crops_the_centre(tmp_path: Path) -> None:
         most, least = np.array([253, 231, 37]), np.array([68, 1, 84])
         np.testing.assert_allclose(laid[32, 30], (1 - OPACITY) * grey[32, 30] + OPACITY * most, atol=1.5)
         np.testing.assert_allclose(laid[32, 70], (1 - OPACITY) * grey[32, 70] + OPACITY * least, atol=1.5)
+    sliver = overlay_map(Image.new("RGB", (256, 2)), seen.strength, part=seen_part((30_000, 100), cropping))
+    assert (sliver.max(axis=(0, 2)) > 0).sum() == 1, "a column at least is drawn"
     assert seen_part((64, 128), Preprocessing()) == (0, 0, 1, 1)
     assert seen_part((500, 400), Preprocessing(size_hw=(224, 224), crop_from=(256, 256))) == (
         16 / 256,

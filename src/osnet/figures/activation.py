@@ -122,8 +122,9 @@ def colour_part(image: Image.Image, part: Box, paint: Callable[[tuple[int, int]]
         part: left, top, right, bottom as fractions of the image.
         paint: takes width and height of the part in pixels; returns (height, width, 3 or more) in [0, 1].
     """
-    edges = zip(part, (*image.size, *image.size), strict=True)
-    left, top, right, bottom = (round(edge * length) for edge, length in edges)
+    left, top = (min(round(edge * length), length - 1) for edge, length in zip(part[:2], image.size, strict=True))
+    right, bottom = (round(edge * length) for edge, length in zip(part[2:], image.size, strict=True))
+    right, bottom = max(right, left + 1), max(bottom, top + 1)  # of a very wide image, less than a pixel may be seen
     mixed = np.repeat(np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255, 3, axis=2)
     mixed[top:bottom, left:right] *= 1 - OPACITY
     mixed[top:bottom, left:right] += OPACITY * paint((right - left, bottom - top))[..., :3]
