@@ -45,12 +45,12 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/extraction.py
 
-# The demo needs a part of what the tests need. Modules are compiled when they are first imported: most never are.
+# The demo needs a part of what the tests need.
 define install
 @$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "osnet needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 $(PYTHON) -m venv $(VENV)
 @echo "installing PyTorch and the other packages into $(VENV); this takes some minutes"
-$(BIN)/python -m pip install --quiet --no-compile --editable '.[$(1)]'
+$(BIN)/python -m pip install --quiet --editable '.[$(1)]'
 endef
 
 $(VENV)/.demo: pyproject.toml
