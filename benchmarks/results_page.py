@@ -201,28 +201,17 @@ def make_attribute_table() -> str:
     for name, row in {**scores, "the most common answer for everybody": first["majority"]}.items():
         values = [percent(row[key], 1) for key in ("mA", "F1", "accuracy per attribute")]
         lines.append(f"| {name} | {' | '.join(values)} % |")
-    columns = [
-        "attributes asked for",
-        "people who fit",
-        "by chance",
-        *found,
-        *(f"by photo, {width}" for width in found),
-    ]
-    lines += [
-        "",
-        "Right images among the first 10 of a search; in brackets, how many people these 10 show:",
-        "",
-        f"| {' | '.join(columns)} |",
-        "|---" * len(columns) + "|",
-    ]
+    lines += ["", "Right images among the first 10 of a search; in brackets, how many people these 10 show:", ""]
+    photo = [f"by photo, {width}" for width in found]
+    columns = ["attributes asked for", "people who fit", "by chance", *found, *photo]
+    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for rows in zip(*(result["searches"] for result in found.values()), strict=True):
         row = rows[0]
         if any((other["with"], other["without"]) != (row["with"], row["without"]) for other in rows):
             raise ValueError(f"different searches in {' and '.join(ATTRIBUTES.values())}")
         asked = ", ".join([*row["with"], *(f"not {name}" for name in row["without"])])
-        values = [f"{other['right']} ({other['different people among them']})" for other in rows] + [
-            f"{other['by photo']:.1f}" for other in rows
-        ]
+        values = [f"{other['right']} ({other['different people among them']})" for other in rows]
+        values += [f"{other['by photo']:.1f}" for other in rows]
         lines.append(f"| {asked} | {row['fitting people']} | {row['by chance']:.1f} | {' | '.join(values)} |")
     return "\n".join(lines)
 

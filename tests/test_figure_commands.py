@@ -298,6 +298,20 @@ def test_labels_from_a_csv_give_the_same_figures(
     assert Image.open(tmp_path / "r-csv.png").size == Image.open(tmp_path / "r-names.png").size
 
 
+def test_a_report_does_not_say_camera_twice(people: Path, weights: dict[str, str], tmp_path: Path) -> None:
+    dataset = read_dataset(people)
+    for split in (dataset.query, dataset.gallery):
+        (tmp_path / "d" / split.name).mkdir(parents=True)
+        for number, crop in enumerate(split.crops):
+            copy = tmp_path / "d" / split.name / f"{crop.pid}-camera-{crop.camid}-{number}.jpg"
+            copy.write_bytes(crop.path.read_bytes())
+    out, pattern = tmp_path / "r.html", r"(?P<identity>\d+)-(?P<camera>camera-\d+)-"
+    run("report", weights["one"], "--data", tmp_path / "d", "--pattern", pattern, "--out", out)
+    text = out.read_text()
+    assert "in camera-1: first hit person" in text
+    assert "camera camera" not in text
+
+
 def test_report_with_a_pattern_and_unknown_cameras(
     people: Path, weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,11 @@ def plain(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
+def name_camera(camera: str) -> str:
+    """A camera's name as a caption has it: ``camera 1``, but ``camera-1`` as it is."""
+    return camera if camera.lower().startswith("cam") else f"camera {camera}"
+
+
 def check_figure_path(path: str | Path, reads: Iterable[str | Path] = ()) -> None:
     """Check before any work that a figure can be written at ``path``.
 

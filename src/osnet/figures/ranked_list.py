@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from osnet.data.loading import read_image
 from osnet.errors import ImageError
-from osnet.figures.canvas import DPI, Sheet, new_figure, save_figure
+from osnet.figures.canvas import DPI, Sheet, name_camera, new_figure, save_figure
 from osnet.files import printable, written_aside
 from osnet.types import Hit, RankedList
 
@@ -72,9 +72,7 @@ def save_ranked_lists(lists: Sequence[RankedList], path: str | Path, title: str 
 
 def _judge(ranked: RankedList, hit: Hit) -> tuple[list[str], str, int]:
     """Caption lines, frame colour and number of frames of a hit."""
-    camera = hit.item.camera or ""
-    if camera and not camera.lower().startswith("cam"):
-        camera = f"camera {camera}"
+    camera = name_camera(hit.item.camera) if hit.item.camera else ""
     about = ", ".join(part for part in (hit.item.identity, camera) if part)
     if hit.item.source in ranked.ignored:
         return [f"ignored   {hit.score:.3f}", about], NEUTRAL, 1

@@ -16,6 +16,7 @@ from osnet.data.loading import read_image
 from osnet.errors import ImageError, require_extra
 from osnet.evaluation.comparison import METRICS, Comparison
 from osnet.figures.activation import LayerMap, overlay_map
+from osnet.figures.canvas import name_camera
 from osnet.figures.curves import (
     Line,
     LineStyle,
@@ -166,6 +167,7 @@ def render_report(report: Report) -> str:
     cameras = sorted({camera for pair in report.cameras for camera in pair}, key=lambda name: (len(name), name))
     return str(
         environment.from_string(source).render(
+            name_camera=name_camera,
             report=report,
             metrics=METRICS,
             figures=_draw_figures(report),
@@ -240,7 +242,7 @@ def _judge(ranked: RankedList, hit: Hit, notes: Mapping[str, str], thumbs: "_Thu
     verdict = "" if ranked.identity is None else "same" if hit.item.identity == ranked.identity else "other"
     lines = [f"{hit.rank}.  {hit.score:.3f}", f"person {hit.item.identity or 'unknown'}"]
     if hit.item.camera:
-        lines.append(f"camera {hit.item.camera}")
+        lines.append(name_camera(hit.item.camera))
     if verdict == "other" and hit.item.identity is not None and hit.item.identity in notes:
         lines.append(notes[hit.item.identity])
     return _Cell(thumbs.of(Path(hit.item.source)), Path(hit.item.source).name, verdict, lines)

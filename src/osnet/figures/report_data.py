@@ -20,6 +20,7 @@ from osnet.evaluation.ranked_lists import Rankings, pick_queries, sample_queries
 from osnet.evaluation.results import Evaluation
 from osnet.features.embedding_files import read_vectors
 from osnet.figures.activation import collect_maps
+from osnet.figures.canvas import name_camera
 from osnet.figures.curves import Line
 from osnet.figures.embeddings import MIN_ON_MAP, choose_crops, project
 from osnet.figures.match import explain_match
@@ -217,8 +218,8 @@ def _describe_failure(rankings: Rankings, q: int) -> str:
     crop, hit = rankings.dataset.query.crops[q], rankings.dataset.gallery.crops[int(rankings.first_hit_Q[q])]
     rank = rankings.scores.first_rank_per_query[q]
     return (
-        f"Person {crop.identity or crop.pid} in camera {crop.camera or 'unknown'}: first hit person "
-        f"{hit.identity or hit.pid} in camera {hit.camera or 'unknown'}; first match at rank {rank:.0f}"
+        f"Person {crop.identity or crop.pid} in {name_camera(crop.camera or 'unknown')}: first hit person "
+        f"{hit.identity or hit.pid} in {name_camera(hit.camera or 'unknown')}; first match at rank {rank:.0f}"
     )
 
 
@@ -263,7 +264,7 @@ def _list_rows(rankings: Rankings) -> list[QueryRow]:
         g = int(rankings.first_hit_Q[q])
         hit = rankings.dataset.gallery.crops[g] if g >= 0 else None
         score = float(rankings.query[q] @ rankings.gallery[g]) if hit else float("nan")
-        found = f"person {hit.identity or hit.pid}, camera {hit.camera or 'unknown'}" if hit else "nothing"
+        found = f"person {hit.identity or hit.pid}, {name_camera(hit.camera or 'unknown')}" if hit else "nothing"
         name = rankings.dataset.query.crops[q].path.name
         rows.append(QueryRow(name, float(ap[q]), float(rankings.scores.first_rank_per_query[q]), found, score))
     return rows
