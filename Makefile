@@ -30,12 +30,15 @@ check: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/mkdocs build --strict --quiet
 
+# The empty environment links to the PyTorch of $(VENV), because a second one takes 5 GB; pip installs the rest.
 wheel: $(VENV)/.ready
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
 	rm -rf build/bare
-	$(PYTHON) -m venv --without-pip build/bare
+	$(BIN)/python -m venv --without-pip build/bare
+	find $(abspath $(VENV))/lib/python*/site-packages -maxdepth 1 \( -name 'torch*' -o -name 'triton*' -o -name 'nvidia*' \) \
+		-exec ln -s {} "$$(echo build/bare/lib/python*/site-packages)" \;
 	$(BIN)/python -m pip --python build/bare/bin/python install --quiet --no-compile dist/*.whl
 	cd build && bare/bin/osnet --help >/dev/null && bare/bin/python -c 'import osnet; osnet.create_model("osnet_x0_25")'
 	rm -rf build/bare
