@@ -1,6 +1,7 @@
 """The command line, run as users run it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from osnet import Embedder, OSNet, OSNetConfig
 from osnet.cli import COMMANDS, RESUMABLE, join_lines, load_command, main
 from osnet.cli.common import EXIT_ERROR, EXIT_FOUND_TROUBLE, EXIT_INTERRUPTED, app, draw_progress
 from osnet.gallery import Gallery
+from osnet.recipes import RECIPES
 from osnet.weights.checkpoint import save_weights
 
 
@@ -213,8 +215,18 @@ def test_generate_train_and_evaluate(run: Run, tmp_path: Path) -> None:
     assert "mAP" in text
     status, _, err = run(*train, *quick, "--lr", 0.01)
     assert (status, "values of lr" in err) == (EXIT_ERROR, True)
-    status, text, _ = run("recipes")
+    status, text, _ = run("recipes", "market1501-osnet-x1-0")
     assert "94.8 / 84.9 (paper, Table 6" in text
+    assert re.search(r"--lr +0.0015\n", text)
+
+
+def test_lists_of_recipes_have_a_line_for_each(run: Run) -> None:
+    status, text, _ = run("recipes")
+    listed = [line.split("  ")[0] for line in text.splitlines() if line and not line.startswith("`")]
+    assert (status, listed) == (0, list(RECIPES))
+    _, text, _ = run("train", "--help")
+    assert [name for name in RECIPES if f" • {name} " not in text] == []
+    assert "Source:" not in text  # with sources it has over a thousand lines
 
 
 def test_demo(run: Run, tiny_weights: Path, market: Path, tmp_path: Path) -> None:

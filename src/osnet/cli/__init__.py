@@ -33,7 +33,7 @@ COMMANDS: dict[str, str] = {
     "calibrate": "Choose a score threshold on a validation set.",
     "rerank": "Re-rank embeddings (k-reciprocal, Zhong et al. 2017).",
     "train": "Train by a recipe.",
-    "recipes": "List the recipes, or print the values of one.",
+    "recipes": "List the recipes, or print one with its sources and values.",
     "predict": "Predict attributes or classes.",
     "attributes": "Show, switch off or evaluate the attributes of weights.",
     "data": "Check, generate or pack a data set; list the benchmarks.",

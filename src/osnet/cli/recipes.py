@@ -1,4 +1,4 @@
-"""osnet recipes: list the recipes, or print the values of some."""
+"""osnet recipes: list the recipes, or print some of them whole."""
 
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from tyro.conf import Positional
 from osnet.cli.common import app
 from osnet.errors import DataError
 from osnet.models.registry import get_config
-from osnet.recipes import RECIPES, RUNS
+from osnet.recipes import RECIPES, RUNS, get_title
 from osnet.recipes.published_runs import describe_runs
 
 
@@ -18,10 +18,10 @@ from osnet.recipes.published_runs import describe_runs
 def recipes(
     names: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="NAME...")] = (), *, markdown: bool = False
 ) -> None:
-    """List the recipes with their sources and expected results, or print all values of the named ones.
+    """List the recipes, or print the named ones with command, sources, expected results and all values.
 
     Args:
-        names: recipes whose values to print, each under the name of the flag that overrides it.
+        names: recipes to print; each value is under the name of the flag that overrides it.
         markdown: print the tables of docs/benchmarks.md.
     """
     if markdown:
@@ -34,9 +34,13 @@ def recipes(
             near = get_close_matches(name, RECIPES, n=4)
             hint = f"did you mean {', '.join(near)}? " if near else ""
             raise DataError(f"unknown recipe {name!r}; {hint}`osnet recipes` lists them")
-    for name in names or RECIPES:
+    for name in names:
         text = (RECIPES[name].__doc__ or "").strip()
-        print("\n".join([name, f"    {text}", *(f"    {line}" for line in describe_values(name) if names), ""]))
+        print("\n".join([name, f"    {text}", *(f"    {line}" for line in describe_values(name)), ""]))
+    if not names:
+        width = max(map(len, RECIPES)) + 2
+        print("\n".join(f"{name:<{width}}{get_title(name)}" for name in RECIPES))
+        print("\n`osnet recipes NAME` prints a recipe's command, sources, expected result and values.")
 
 
 def describe_values(name: str) -> list[str]:

@@ -1,6 +1,5 @@
 """osnet train: train by a recipe. Each recipe is a sub-command whose flags are its fields."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +9,7 @@ from tyro.extras import SubcommandApp
 
 from osnet.cli import join_lines
 from osnet.cli.common import app, draw_progress
-from osnet.recipes import RECIPES
-from osnet.training.recipe import Recipe
+from osnet.recipes import RECIPES, get_title
 from osnet.training.trainer import RunOptions, Trainer
 
 train_app = SubcommandApp()
@@ -23,8 +21,8 @@ app.command(
 )
 
 
-def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
-    default = make()
+def _make_command(name: str) -> Callable[..., None]:
+    default = RECIPES[name]()
     kind: Any = type(default)  # so that fields of a subclass become flags too
 
     def train(
@@ -55,7 +53,7 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
             score = f"{100 * trainer.progress.best_score:.2f} % {trainer.plan.metric} on {trainer.plan.validated_on}"
             print(f"best epoch {trainer.progress.best_epoch} with {score}; weights in {out / 'best'}")
 
-    text = f"""{(make.__doc__ or "").strip()}
+    text = f"""{get_title(name)} `osnet recipes {name}` prints its command, sources and expected result.
 
     Args:
         data: the training data. For re-identification: a folder in Market-1501's layout; or with sub-folders train,
@@ -70,9 +68,9 @@ def _make_command(make: Callable[[], Recipe]) -> Callable[..., None]:
         workers: number of processes that read and augment images; 0 for none; default: chosen for the machine.
         cpu: train on the CPU, even if there is a GPU.
     """
-    train.__doc__ = re.sub(r"\n(Source|Expect):", r"\n\n\1:", join_lines(text))  # a paragraph each
+    train.__doc__ = join_lines(text)
     return train
 
 
-for _name, _make in RECIPES.items():
-    train_app.command(name=_name)(_make_command(_make))
+for _name in RECIPES:
+    train_app.command(name=_name)(_make_command(_name))

@@ -71,6 +71,11 @@ def list_recipes() -> list[str]:
     return sorted(RECIPES)
 
 
+def get_title(name: str) -> str:
+    """The first line of a recipe's docstring, for instance ``OSNet x1.0 from scratch.``"""
+    return (RECIPES[name].__doc__ or "").strip().split("\n")[0]
+
+
 def get_recipe(name: str, **changes: Any) -> Recipe:
     """Return a recipe by name, with some fields changed.
 
