@@ -78,6 +78,7 @@ def test_commands_with_odd_names(terminal: Terminal, odd: Path, tmp_path: Path) 
     status, out, _ = terminal("search", gallery, odd / ODD_NAME, "--sheet", tmp_path / "s.png")
     assert status == 0
     assert r"za\udcff\udcfe b" in out
+    assert out.splitlines()[-1].endswith("s.png")
     status, out, _ = terminal("search", gallery, odd / ODD_NAME, "--json", "--top", 1)
     assert (status, json.loads(out)["hits"][0]["source"]) == (0, str(odd / ODD_NAME))
     assert Gallery.open(gallery).sources() == {str(odd / ODD_NAME), str(odd / "plain.png")}

@@ -92,6 +92,7 @@ def test_search_prints_camera_and_times(archive: Path, capsys: pytest.CaptureFix
     frames = list(read_frames(open_footage(clip, 0.0)))
     first, last = (int(n) for n in (best.numbers[0], best.numbers[-1]))
     assert len(frames) == min(230, last + 9) - max(1, first - 10) + 1  # a second more on either side
+    assert f"drawn in {sheet}\n" in run(capsys, "search", archive, photo, "--sheet", sheet)[1]
     status, out, _ = run(capsys, "search", archive, photo, "--before", "2026-11-28T07:00:00Z")
     assert status == 0
     assert str(wanted.best_crop.path) not in out
@@ -143,6 +144,7 @@ def test_link_decide_and_show(archive: Path, capsys: pytest.CaptureFixture[str],
     (border,) = json.loads(out)  # person 2 walks across the border at 15 s
     assert border["kind"] == "border"
     assert Image.open(figure).width > 300
+    assert str(figure) in run(capsys, "link", archive, "--figure", figure)[1]
     assert run(capsys, "decide", archive, border["a"], border["b"], "--as", "rejected", "--by", "ann")[0] == 0
     assert json.loads(run(capsys, "link", archive, "--json")[1])[0]["decision"] == "rejected"
     status, out, _ = run(capsys, "show", archive, "--check")

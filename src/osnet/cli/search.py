@@ -133,6 +133,8 @@ def search(
     elif sheet is not None:
         words = [f"with {name}" for name in having] + [f"without {name}" for name in lacking]
         _draw_described(hits, asked, sheet, f"{', '.join(words)} in {store}")
+    if sheet is not None and not as_json:
+        print(f"the hits are drawn in {sheet}")
 
 
 def _fitting(where: Where, having: tuple[str, ...], lacking: tuple[str, ...], min_probability: float | None) -> Where:

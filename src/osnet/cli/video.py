@@ -245,6 +245,8 @@ def video_link(
         save_timeline(
             list(store.tracklets()), links, figure, f"Who was seen where, by the links proposed ({archive.name})"
         )
+        if not as_json:
+            print(f"the timeline is drawn in {figure}")
 
 
 @video_app.command(name="decide")

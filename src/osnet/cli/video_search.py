@@ -49,6 +49,8 @@ def search_archive(
         _print_hits(store, hits)
     if sheet is not None:
         _draw_sheet(store, photo, hits, sheet, f"{photo.name} in {folder.name}")
+        if not as_json:
+            print(f"the hits are drawn in {sheet}")
     if clip is not None and hits:
         best = store.tracklet(hits[0].item.source)
         write_clip(best, clip, label=f"{hits[0].score:.3f}")
