@@ -304,7 +304,7 @@ def main() -> None:
         variants: dict[str, Appearance | None] = {
             "tracker alone": None,
             "motion only": Appearance(use_vectors=False),
-            "motion and vectors": Appearance(),
+            "motion and embeddings": Appearance(),
             "returns joined": Appearance(join_returns=True),
         }
         for change in given.change:

@@ -53,12 +53,12 @@ THRESHOLD = 0.2
 VARIANTS = {
     "tracker alone": None,
     "motion only": Appearance(use_vectors=False),
-    "motion and vectors": Appearance(),
-    "motion and vectors, gaps not filled": replace(Appearance(), fill_s=0),
-    "motion and vectors, no cuts at overlaps": replace(Appearance(), crossing_iou=2.0),
-    "motion and vectors, ends inside as at the border": replace(Appearance(), end_evidence=0.0),
+    "motion and embeddings": Appearance(),
+    "motion and embeddings, gaps not filled": replace(Appearance(), fill_s=0),
+    "motion and embeddings, no cuts at overlaps": replace(Appearance(), crossing_iou=2.0),
+    "motion and embeddings, ends inside as at the border": replace(Appearance(), end_evidence=0.0),
 }
-BOTH = "motion and vectors"
+BOTH = "motion and embeddings"
 
 
 def detect(footage: Footage, model: Path, out: Path) -> Path:

@@ -430,8 +430,8 @@ def runners() -> str:
 def service_alone() -> str:
     """Milliseconds of one request at a time, beside what it is made of."""
     ways = {
-        "plain_archive_search": "search in the archive by a stored vector, without the service",
-        "plain_gallery_search": "search in a gallery of the same vectors, without the service",
+        "plain_archive_search": "search in the archive by a stored embedding, without the service",
+        "plain_gallery_search": "search in a gallery of the same embeddings, without the service",
         "by_tracklet": "the service: search by a tracklet, with log, 200 kept hits and the first page",
         "plain_embed": "the network for one crop",
         "by_photo": "the service: search by a photo",

@@ -2,7 +2,7 @@
 
 The plan names tracklets, crops of galleries, and searches. Erasing rewrites the segments of archives and galleries,
 deletes the rows of the state, empties the database's log, and then looks in every file of the archives' top and touched
-segments, and of the state, for pieces of the erased vectors, pictures and ids. Galleries look into their own files. An
+segments, and of the state, for pieces of the erased embeddings, pictures and ids. Galleries look into their own files. An
 erasure that was interrupted or failed is repeated at the next start, and one that failed each hour too.
 """
 
@@ -274,7 +274,7 @@ class Erasure:
                 + sum(one["bytes"] for one in looked),
                 "found": found + [f"{one['gallery']}/{file}" for one in looked for file in one["found"]],
                 "galleries": looked,
-                "means": "pieces of each vector, picture and id were looked for in these files after erasing",
+                "means": "pieces of each embedding, picture and id were looked for in these files after erasing",
             },
         }
 

@@ -53,7 +53,7 @@ class Library:
     """Archives and galleries that are searched together.
 
     Args:
-        folders: of archives and galleries, all with vectors of the same weights.
+        folders: of archives and galleries, all with embeddings of the same weights.
         calibrations: files of ``osnet calibrate --fpr --out``.
         footage: folders in which footage, and the pictures of galleries, are looked for if they are not where they
             were indexed.
@@ -62,7 +62,7 @@ class Library:
         device: of the embedder.
 
     Raises:
-        GalleryError: no folder, a damaged one, none with a copy of the weights, or vectors of different weights.
+        GalleryError: no folder, a damaged one, none with a copy of the weights, or embeddings of different weights.
         DataError: two folders of one name, or a calibration that does not belong to the weights.
     """
 
@@ -99,7 +99,7 @@ class Library:
         for name, store in stores.items():
             if store.weights_sha256 != first.weights_sha256:
                 raise GalleryError(
-                    f"{name} has vectors of the weights {store.weights_sha256[:12]}, the first folder of "
+                    f"{name} has embeddings of the weights {store.weights_sha256[:12]}, the first folder of "
                     f"{first.weights_sha256[:12]}; serve them separately"
                 )
         weights = next((f / WEIGHTS for f in folders if (f / WEIGHTS).is_dir()), None)
