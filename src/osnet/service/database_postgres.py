@@ -234,5 +234,7 @@ class PostgresDatabase(Database):
     def unclaim(self) -> None:
         """Let another service have it."""
         if self._claimed is not None:
+            with suppress(self._psycopg.Error):  # the connection is broken
+                self._claimed.execute("SELECT pg_advisory_unlock_all()")  # closing alone unlocks a moment later
             self._claimed.close()
             self._claimed = None
