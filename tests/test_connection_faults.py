@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import write_picture
@@ -219,6 +220,47 @@ def test_answers_while_hits_are_read_hide_none() -> None:
             seen.append(hit.item.source)
             client.answer("s", hit.item.source, "no")
     assert seen == [f"t{n}" for n in range(6)]
+
+
+def test_a_reason_in_any_language_is_sent(tmp_path: Path) -> None:
+    httpx = pytest.importorskip("httpx")
+    sent: list[bytes] = []
+
+    def answer(request: Any) -> Any:
+        sent.append(dict(request.headers.raw)[b"X-Reason"])
+        return httpx.Response(200, content=b"mp4")
+
+    with client_of(answer) as client:
+        for reason in ("Südtor", "盗難", "two\nlines"):
+            client.save_clip("t", tmp_path / "c.mp4", reason)
+    assert sent == ["Südtor".encode(), "盗難".encode(), b"two lines"]
+
+
+def test_the_client_takes_numbers_of_numpy() -> None:
+    httpx = pytest.importorskip("httpx")
+    sent: list[bytes] = []
+
+    def answer(request: Any) -> Any:
+        sent.append(request.content)
+        return httpx.Response(200, json={"id": "s", "hits": []})
+
+    boxes = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+    where = Where(after_s=np.float32(3))  # type: ignore[arg-type]
+    with client_of(answer) as client:
+        for given in (boxes, [boxes[0], None], [boxes[0].astype(np.float32), tuple(boxes[1])]):
+            client.search([b"a", b"b"], boxes=given)
+        client.search(tracklets=["t"], where=where, weekdays=np.arange(2))  # type: ignore[arg-type]
+        for wrong in ({"photos": "photo.jpg"}, {"photos": b"bytes"}, {"tracklets": "t1"}):
+            with pytest.raises(DataError, match=next(iter(wrong))):
+                client.search(**wrong)  # type: ignore[arg-type]
+        for photos in ([b"a"], []):
+            with pytest.raises(DataError, match="before_s"):
+                client.search(photos, tracklets=["t"][len(photos) :], where=Where(before_s=float("inf")))
+    first, second = [1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]
+    read = [json.loads(content.partition(b'"options"\r\n\r\n')[2].partition(b"\r\n")[0]) for content in sent[:3]]
+    assert [options["boxes"] for options in read] == [[first, second], [first, None], [first, second]]
+    filters = json.loads(sent[3])["filters"]
+    assert (filters["after_s"], filters["weekdays"]) == (3.0, [0, 1])
 
 
 def test_a_request_that_lasts_too_long_is_not_sent_again() -> None:

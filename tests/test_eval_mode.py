@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import make_picture
-from osnet import Embedder, OSNet, OSNetConfig
+from osnet import ClassPredictor, Embedder, OSNet, OSNetConfig, Preprocessing, create_model
 from osnet.runtime.backends import in_eval_mode
 
 WAIT_S = 240
@@ -99,3 +99,16 @@ def test_in_eval_mode_copies_modules_and_shares_tensors(network: OSNet) -> None:
     assert modes_of(network) == before
     assert [p.data_ptr() for p in copy.parameters()] == [p.data_ptr() for p in network.parameters()]
     assert len(list(copy.modules())) == len(list(network.modules()))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_heads_run_in_the_number_format_of_their_network(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network = create_model("osnet_x0_25", num_classes=3)
+    pixels = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    settings = {"preprocessing": Preprocessing(size_hw=(64, 32)), "classes": ("a", "b", "c")}
+    expected = ClassPredictor(network, **settings).predict(pixels).probabilities  # type: ignore[arg-type]
+    predictor = ClassPredictor(network.to(kind), **settings)  # type: ignore[arg-type]
+    for found in (predictor.predict(pixels).probabilities, predictor.classify_bytes(pixels)):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=0.02)

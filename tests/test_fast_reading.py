@@ -11,7 +11,7 @@ from PIL import Image
 from conftest import make_picture, shared_data
 from osnet.data import faster_resize, loading
 from osnet.data.loading import read_image, read_pixels
-from osnet.data.transforms import resize_image, resize_pixels
+from osnet.data.transforms import resize_fractions, resize_image, resize_pixels
 from osnet.errors import ImageError
 from osnet.types import Preprocessing
 
@@ -89,6 +89,15 @@ def test_resized_pixels_are_pillows(size_hw: tuple[int, int], interpolation: str
     found = resize_pixels(as_tensor(picture), preprocessing)
     assert found.shape == (3, 256, 128)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size_hw", [(256, 128), (77, 33), (500, 200), (300, 20)])
+def test_nearest_takes_the_same_pixels_of_fractions(size_hw: tuple[int, int]) -> None:
+    """As Pillow: those at the centres. PyTorch's mode of that name takes other ones."""
+    preprocessing = Preprocessing(interpolation="nearest")
+    pixels = as_tensor(noisy(3, size_hw[::-1]))
+    found = resize_fractions(pixels.float() / 255, preprocessing)
+    np.testing.assert_array_equal((255 * found).round().to(torch.uint8), resize_pixels(pixels, preprocessing))
 
 
 @pytest.mark.parametrize("target_hw", [(256, 128), (32, 512), (1, 2), (288, 144), (224, 224), (92, 101), (384, 128)])

@@ -28,6 +28,14 @@ def store(tmp_path: Path) -> Gallery:
     return store
 
 
+@pytest.mark.parametrize("given", [{"embedding_size": 0}, {"embedding_size": 4.0}, {"weights_sha256": None}])
+def test_a_gallery_that_could_not_be_opened_is_not_made(given: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"weights_sha256": SHA, "embedding_size": SIZE, **given}
+    with pytest.raises(GalleryError, match=next(iter(given))):
+        Gallery.create(tmp_path / "new", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -40,6 +48,22 @@ def test_an_item_that_cannot_be_stored_is_named_and_nothing_is_written(store: Ga
     with pytest.raises(GalleryError, match="time" if field == "time_s" else field):
         store.add_embeddings(rows(2), [Item("/fine.jpg"), item], weights_sha256=SHA)
     assert Gallery.open(store.folder).count() == 4
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_an_item_that_is_a_folder_is_no_image(on_error: Any, tiny_weights: Path, tmp_path: Path) -> None:
+    """The embedder takes a folder for the images in it, but these are not the item."""
+    store = Gallery.open(tmp_path / "g", Embedder(tiny_weights))
+    (tmp_path / "crops").mkdir()
+    pictures = [write_picture(tmp_path / "crops" / f"{n}.png", n, (16, 32)) for n in range(3)]
+    given = [pictures[0], Item(str(tmp_path / "crops")), pictures[1]]
+    if on_error == "raise":
+        with pytest.raises(ImageError, match="crops"):
+            store.add(given, on_error=on_error)
+    else:
+        assert [failure.name for failure in store.add(given, on_error=on_error).failures] == [str(tmp_path / "crops")]
+    kept = pictures[:1] if on_error == "raise" else pictures[:2]
+    assert store.sources() == {str(picture) for picture in kept}
 
 
 def test_an_item_is_checked_before_its_image_is_embedded(tiny_weights: Path, tmp_path: Path) -> None:

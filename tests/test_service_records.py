@@ -99,6 +99,15 @@ def test_everything_is_in_the_log_with_reason_and_what_was_looked_at(site: Site)
     assert client.get(f"{API}/audit/verify").json()["whole"] is True
 
 
+def test_a_reason_in_a_header_is_utf8(site: Site) -> None:
+    """Other programs send Latin-1, which is kept, too."""
+    client, public = site.client(), site.tracklets()[0]
+    for sent in ("Südtor 盗難".encode(), "Südtor".encode("latin-1")):
+        assert client.get(f"{API}/tracklets/{public}", headers={"X-Reason": sent}).status_code == 200
+    entries = [e for e in audit.list_entries(site.service.database, limit=9) if e.action == "view.tracklet"]
+    assert [e.reason for e in reversed(entries)][-2:] == ["Südtor 盗難", "Südtor"]
+
+
 def test_a_reason_can_be_made_obligatory(site: Site) -> None:
     client, public = site.client(), site.tracklets()[0]
     client.put(f"{API}/settings/require_reason", json={"value": 1, "reason": "policy"})

@@ -4,7 +4,9 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -375,3 +377,49 @@ def test_edge_erases_one_item_of_many_and_builds_no_graph(tmp_path: Path) -> Non
     assert store._engine._shard.info().indexed_vectors_count == 0
     assert store.search_embedding(vectors[8], weights_sha256=SHA, top=1)[0].item.source == "8"
     store.close()
+
+
+def test_conditions_that_say_nothing_delete_nothing(kind: Kind) -> None:
+    """An empty list is no condition on attributes. NaN is larger than any other number in PostgreSQL."""
+    store, items = kind.create(), [Item(f"/{n}.jpg", camera=f"c{n % 2}", time_s=float(n)) for n in range(4)]
+    store.add_embeddings(vectors(4), items, weights_sha256=SHA)
+    for nothing in ([], (), set(), None):
+        for where in (Where(having=nothing), Where(lacking=nothing)):  # type: ignore[arg-type]
+            with pytest.raises(GalleryError):
+                store.remove(where)
+            with pytest.raises(GalleryError):
+                store.erase(where)
+    with pytest.raises(DataError, match="nan"):
+        store.expire(float("nan"))
+    assert store.find() == items
+    with pytest.raises(GalleryError, match="-1"):
+        store.find(limit=-1)
+    assert store.find(limit=0) == []
+    assert store.count(Where(cameras=(f"c{n}" for n in (1, 7)))) == 2  # type: ignore[arg-type]
+
+
+def test_times_may_be_any_real_numbers(kind: Kind) -> None:
+    store = kind.create()
+    times: list[Any] = [np.float32(7.5), Fraction(1, 2), 10, np.int64(-3)]
+    items = [Item(f"/{n}.jpg", time_s=time_s) for n, time_s in enumerate(times)]
+    store.add_embeddings(vectors(4), items, weights_sha256=SHA)
+    assert [item.time_s for item in store.find()] == [7.5, 0.5, 10.0, -3.0]
+    assert all(type(item.time_s) is float for item in store.find())
+    for after_s, count in ((np.float32(7.5), 2), (Fraction(1, 2), 3), (np.int64(8), 1)):
+        assert store.count(Where(after_s=after_s)) == count  # type: ignore[arg-type]
+    with pytest.raises(GalleryError, match="time"):
+        store.add_embeddings(vectors(1), [Item("/x.jpg", time_s=10**400)], weights_sha256=SHA)
+    assert len(store) == 4
+
+
+@pytest.mark.parametrize("edge", [False, True])
+def test_a_closed_store_says_so(edge: bool, tmp_path: Path) -> None:
+    pytest.importorskip("qdrant_edge" if edge else "qdrant_client")
+    from osnet.gallery.qdrant_store import QdrantStore
+
+    store = QdrantStore.create(tmp_path / "q", weights_sha256=SHA, embedding_size=SIZE, edge=edge)
+    store.close()
+    store.close()
+    for call in (store.find, store.__len__):
+        with pytest.raises(GalleryError):
+            call()

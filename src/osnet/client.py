@@ -11,8 +11,10 @@
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal
@@ -128,7 +130,13 @@ class Client:
             DataError: something given cannot be used in this kind of search.
             ServiceError: the service refused.
         """
+        for name, several in (("photos", photos), ("tracklets", tracklets)):
+            if isinstance(several, str | bytes):
+                raise DataError(f"{name} must be a list, not {type(several).__name__}: give [{name[:-1]}]")
         where = where or Where()
+        for name in ("after_s", "before_s"):
+            if not math.isfinite(getattr(where, name) or 0.0):
+                raise DataError(f"{name} {getattr(where, name)}: the service takes finite times; leave it out")
         unused = [
             name for name in ("identities", "source", "sources", "min_probability") if getattr(where, name) is not None
         ]
@@ -148,12 +156,15 @@ class Client:
             "cameras": None if where.cameras is None else sorted(where.cameras),
             "after_s": where.after_s,
             "before_s": where.before_s,
-            "weekdays": None if weekdays is None else list(weekdays),
+            "weekdays": None if weekdays is None else [index(day) for day in weekdays],
             "from_hour": hours[0] if hours else None,
             "to_hour": hours[1] if hours else None,
         }
         if photos:
-            options = {"boxes": boxes and [box and list(box) for box in boxes], "filters": filters, "reason": reason}
+            given_boxes = (
+                None if boxes is None else [None if box is None else [float(side) for side in box] for box in boxes]
+            )
+            options = {"boxes": given_boxes, "filters": filters, "reason": reason}
             files = [
                 ("photos", ("photo", p) if isinstance(p, bytes) else (Path(p).name, Path(p).read_bytes()))
                 for p in photos
@@ -194,7 +205,8 @@ class Client:
 
     def save_clip(self, tracklet: str, path: str | Path, reason: str = "") -> None:
         """Write the passage of a tracklet, with the box drawn, as MP4."""
-        content = self._ask("GET", f"/tracklets/{tracklet}/clip.mp4", headers={"X-Reason": reason}).content
+        why = " ".join(reason.split()).encode()  # a header has no line breaks, and other letters as UTF-8
+        content = self._ask("GET", f"/tracklets/{tracklet}/clip.mp4", headers={"X-Reason": why}).content
         with written_aside(path) as aside:
             aside.write_bytes(content)
 

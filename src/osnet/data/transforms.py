@@ -67,7 +67,8 @@ def resize_fractions(image: Tensor, preprocessing: Preprocessing) -> Tensor:
         return crop_centre(image, preprocessing.size_hw)
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-    mode = InterpolationMode[preprocessing.interpolation.upper()]
+    nearest = preprocessing.interpolation == "nearest"
+    mode = InterpolationMode.NEAREST_EXACT if nearest else InterpolationMode(preprocessing.interpolation)
     resized: Tensor = resize(image, [height, width], mode, antialias=True)
     return crop_centre(resized.clamp(0, 1), preprocessing.size_hw)
 

@@ -60,7 +60,8 @@ class Predictor(Embedder):
     def _read_probabilities(self, vectors: Tensor) -> NDArray[np.float32]:
         """Probabilities (B, P) of embeddings (B, D)."""
         with torch.inference_mode():
-            logits = self.head(vectors.to(self.device)).float()
+            weights = next(self.head.parameters(), vectors)  # of a network in half precision, too
+            logits = self.head(vectors.to(self.device, weights.dtype)).float()
             return self.to_probabilities(logits).cpu().numpy()
 
 

@@ -160,11 +160,19 @@ def check_items(items: Iterable[Item]) -> None:
             if value == "":
                 raise GalleryError(f"{item}: the {name} is empty; give None if it is unknown")
         time_s: Any = item.time_s
-        if time_s is not None and not (isinstance(time_s, Real) and math.isfinite(time_s)):
+        if time_s is not None and not (isinstance(time_s, Real) and math.isfinite(to_float(time_s))):
             raise GalleryError(f"{item.source}: the time {time_s!r} is not a finite number of seconds")
         if item.source in seen:
             raise GalleryError(f"{item.source} is in the new items twice; each source has one item")
         seen.add(item.source)
+
+
+def to_float(number: Real) -> float:
+    """The number as a float; NaN for an integer that is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.nan
 
 
 def join_columns(parts: Sequence[Columns]) -> Columns:

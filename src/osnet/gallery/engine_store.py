@@ -17,7 +17,7 @@ from osnet.errors import GalleryError
 from osnet.gallery.columns import check_items
 from osnet.gallery.exact_search import LENGTH, ROUNDING, SLACK, Floats, score_exactly
 from osnet.gallery.stored_rows import unit_rows
-from osnet.gallery.top_hits import check_page
+from osnet.gallery.top_hits import check_limit, check_page
 from osnet.gallery.traces import Traces
 from osnet.gallery.vector_store import Erased, Where
 from osnet.types import Hit, Item
@@ -189,8 +189,9 @@ class EngineStore(ABC):
             limit: at most this many.
 
         Raises:
-            GalleryError: ``after`` is not stored.
+            GalleryError: ``after`` is not stored, or ``limit`` is negative.
         """
+        check_limit(limit)
         if after is not None and not self._fetch([after]):
             raise GalleryError(f"{self.name} has no item of the source {after!r}")
         return self._list(self._settle(where), after, limit)

@@ -26,7 +26,7 @@ from osnet.embedding.attribute_predictor import AttributePredictor
 from osnet.embedding.embedder import Embedder, OnError
 from osnet.embedding.third_party import ThirdPartyNetwork, save_third_party
 from osnet.errors import GalleryError
-from osnet.files import make_folder, plain_path, sha256_file
+from osnet.files import check_fields, make_folder, plain_path, sha256_file
 from osnet.gallery.columns import Columns, Indices
 from osnet.gallery.indexing import Indexed, index_files, join_labels, list_items
 from osnet.gallery.item_attributes import AttributeProbabilities, choose_columns, stored_attributes
@@ -45,6 +45,7 @@ from osnet.gallery.segments import (
 from osnet.gallery.snapshot import Snapshot
 from osnet.gallery.stamps import Added, FileStamp, Stored, has_changed, is_gone, lies_below
 from osnet.gallery.stored_rows import LOCK_TIMEOUT_S, open_snapshot
+from osnet.gallery.top_hits import check_limit
 from osnet.gallery.traces import Traces
 from osnet.gallery.vector_store import Erased, Where
 from osnet.progress import Progress, no_progress
@@ -126,11 +127,18 @@ class Gallery(SearchableRows):
             attributes: attributes whose probabilities will be stored beside the embeddings.
 
         Raises:
-            GalleryError: the folder is not empty.
+            GalleryError: the folder is not empty, or a value could not be read again: an ``embedding_size`` below 1,
+                for instance.
             OutputError: the folder cannot be made or written to.
         """
-        folder = make_folder(folder)
         manifest = Manifest(weights_sha256, weights_name, embedding_size, attributes=tuple(attributes))
+        try:
+            check_fields(manifest)
+        except ValueError as error:
+            raise GalleryError(f"{folder}: no gallery can be made: {error}") from error
+        if embedding_size < 1:
+            raise GalleryError(f"embedding_size {embedding_size} must be at least 1")
+        folder = make_folder(folder)
         with locked(folder, LOCK_TIMEOUT_S):
             if (folder / MANIFEST).exists():
                 raise GalleryError(f"{folder} holds a gallery already; open it instead")
@@ -154,8 +162,9 @@ class Gallery(SearchableRows):
             limit: at most this many.
 
         Raises:
-            GalleryError: ``after`` is not stored.
+            GalleryError: ``after`` is not stored, or ``limit`` is negative.
         """
+        check_limit(limit)
 
         def find(state: Snapshot) -> list[Item]:
             rows = state.in_order if where is None else state.in_order[state.passing(where)[state.in_order]]

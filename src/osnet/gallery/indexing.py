@@ -134,7 +134,13 @@ def index_files(
     def stamped(sources: Iterable[str]) -> Iterator[str]:
         for source in sources:
             stamps[source] = FileStamp.of(source)  # before the file is read: a later change is noticed next time
-            yield source
+            if stamps[source] is None and Path(source).is_dir():  # the embedder would take all images in it
+                folder = ImageError(source, "a folder; give the path of an image")
+                if on_error == "raise":
+                    raise folder
+                failures.append(folder)
+            else:
+                yield source
 
     def flush() -> None:
         if waiting:

@@ -95,7 +95,6 @@ class Conditions:
         self.is_void = any(not wanted for _, wanted in self.any_of)
         """Nothing can pass: Qdrant refuses, or ignores, an empty list."""
         self.after_s, self.before_s = _finite(where.after_s), _finite(where.before_s)
-        self.is_void |= any(x is not None and np.isnan(x) for x in (where.after_s, where.before_s))
         self.is_void |= where.after_s == np.inf or where.before_s == -np.inf
         self.is_timed = where.after_s is not None or where.before_s is not None
 
@@ -309,7 +308,7 @@ class _Client:
         where = {"url": str(place), "api_key": api_key} if self._on_server else {"path": str(place)}
         with _translated(self.name, Exception):  # of a folder that is open elsewhere, for instance, a RuntimeError
             self._client: Any = client.QdrantClient(**where)
-        self._errors = (client.http.exceptions.ApiException, OSError)
+        self._errors = (client.http.exceptions.ApiException, OSError, RuntimeError)  # the last: of a closed store
         try:
             with self._calling():
                 self._settle(create_size, shards)
@@ -582,7 +581,8 @@ def _point_id(source: str) -> str:
 
 
 def _payload(item: Item, order: int) -> dict[str, Any]:
-    values = {"source": item.source, "identity": item.identity, "camera": item.camera, "time_s": item.time_s}
+    time_s = None if item.time_s is None else float(item.time_s)  # JSON has no NumPy numbers, and no fractions
+    values = {"source": item.source, "identity": item.identity, "camera": item.camera, "time_s": time_s}
     return {name: value for name, value in values.items() if value is not None} | {"order": order}
 
 

@@ -18,6 +18,12 @@ def check_page(top: int, skip: int) -> None:
         raise GalleryError(f"skip {skip} must be at least 0")
 
 
+def check_limit(limit: int | None) -> None:
+    """Raise GalleryError for a negative ``limit``: a slice would leave out the last items."""
+    if limit is not None and limit < 0:
+        raise GalleryError(f"limit {limit} must be at least 0, or None for all")
+
+
 def choose_top(scores_N: NDArray[Any], orders: Callable[[Indices], Int64s], top: int) -> Indices:
     """Places of the ``top`` highest scores, highest first; equal scores by their order.
 

@@ -1,5 +1,6 @@
 """The filter ``Where``, and the contract of all stores."""
 
+import math
 import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from osnet.errors import DataError
+from osnet.gallery.columns import to_float
 from osnet.types import Hit, Item
 
 
@@ -18,6 +21,10 @@ class Where:
     """A filter; an item passes if it meets every condition that is set.
 
     An item whose identity, camera or time is unknown does not meet a condition on it.
+
+    Raises:
+        TypeError: a string where a set of names belongs, or a value of another type.
+        DataError: a number that is NaN or beyond float64.
     """
 
     identities: frozenset[str] | None = None
@@ -38,16 +45,29 @@ class Where:
     """An attribute is predicted positive from this probability on; None: from its own threshold."""
 
     def __post_init__(self) -> None:
+        if self.source is not None and not isinstance(self.source, str):
+            raise TypeError(f"source must be text, not {self.source!r}; write {str(self.source)!r}")
         for name in ("identities", "cameras", "sources", "having", "lacking"):
-            if isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} must be a set of names, not the string {getattr(self, name)!r}")
-            for value in getattr(self, name) or ():
-                if not isinstance(value, str):
-                    raise TypeError(f"{name} must hold names, not {value!r}; write {str(value)!r}")
-        for name in ("after_s", "before_s"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Real):
-                raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+            if isinstance(value, str):
+                raise TypeError(f"{name} must be a set of names, not the string {value!r}")
+            if value is None and name not in ("having", "lacking"):
+                continue
+            names = frozenset(() if value is None else value)  # an empty list, too, is then no condition on attributes
+            for entry in names:
+                if not isinstance(entry, str):
+                    raise TypeError(f"{name} must hold names, not {entry!r}; write {str(entry)!r}")
+            object.__setattr__(self, name, names)
+        for name in ("after_s", "before_s", "min_probability"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number, not {value!r}")
+            number = to_float(value)
+            if math.isnan(number):  # in PostgreSQL it is larger than any other number
+                raise DataError(f"{name} {value!r} cannot be compared with numbers")
+            object.__setattr__(self, name, number)
 
     @property
     def is_empty(self) -> bool:
@@ -164,7 +184,7 @@ class VectorStore(Protocol):
             limit: at most this many.
 
         Raises:
-            GalleryError: ``after`` is not stored.
+            GalleryError: ``after`` is not stored, or ``limit`` is negative.
         """
         ...
 
@@ -185,7 +205,11 @@ class VectorStore(Protocol):
         ...
 
     def expire(self, before_s: float) -> Erased:
-        """``erase`` of the items taken before this time (Unix seconds). Items without a time stay."""
+        """``erase`` of the items taken before this time (Unix seconds). Items without a time stay.
+
+        Raises:
+            DataError: the time is NaN.
+        """
         ...
 
     def check(self) -> list[str]:

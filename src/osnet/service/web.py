@@ -13,6 +13,7 @@ from fastapi import Depends, Header, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from markupsafe import Markup
+from pydantic import AfterValidator
 from starlette.exceptions import HTTPException as StarletteError
 
 from osnet.errors import DataError, GalleryError, ImageError, MissingExtraError, ModelError, OsnetError, OutputError
@@ -24,7 +25,19 @@ from osnet.video.protocols import FootageError
 
 log = logging.getLogger("osnet.service")
 COOKIE, LOGIN_COOKIE = "osnet_session", "osnet_login"
-Reason = Annotated[str, Header(alias="X-Reason", max_length=1000, description="Why this is asked for.")]
+
+
+def _from_utf8(text: str) -> str:
+    """The text of a header, which Starlette reads as Latin-1. What is not UTF-8 stays as it is."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+Reason = Annotated[
+    str, Header(alias="X-Reason", max_length=1000, description="Why this is asked for."), AfterValidator(_from_utf8)
+]
 
 
 class NotLoggedInError(AccessError):
