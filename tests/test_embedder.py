@@ -353,6 +353,7 @@ def test_preprocessing_comes_from_the_card(tiny_network: OSNet, photos: list[Pat
     ("arguments", "words"),
     [
         ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 2.5}, "batch_size 2.5"),  # no batch would ever be full
         ({"num_workers": 0}, "num_workers 0"),
         ({"num_threads": 0}, "num_threads 0"),
         ({"device": "gpu9"}, "'gpu9'"),

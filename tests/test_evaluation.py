@@ -208,6 +208,16 @@ def test_a_bad_image_keeps_the_embeddings_before_it(embedder: Embedder, tmp_path
     assert [failure.name for failure in read_vectors(out)[0].failures] == [str(paths[6])]
 
 
+def test_a_folder_is_no_image(embedder: Embedder, tmp_path: Path) -> None:
+    paths, out = [tmp_path / "p", *write_pictures(tmp_path / "p", 2)], tmp_path / "v.npz"
+    with pytest.raises(ImageError, match="folder"):
+        embed_files(embedder, paths, out)
+    assert not (tmp_path / "v.npz.partial").exists()
+    result = embed_files(embedder, paths, out, on_error="skip")
+    assert result.names == [str(path) for path in paths[1:]]
+    assert [failure.name for failure in result.failures] == [str(paths[0])]
+
+
 def test_saved_features_are_reused(embedder: Embedder, market: Path, tmp_path: Path, monkeypatch) -> None:
     first = evaluate(embedder, market, features=tmp_path / "f")
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["gallery.npz", "query.npz"]

@@ -123,12 +123,9 @@ class Embedder:
         backend: BackendName = "auto",
         num_threads: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ModelError(f"batch_size {batch_size} must be at least 1")
-        if num_workers is not None and num_workers < 1:
-            raise ModelError(f"num_workers {num_workers} must be at least 1")
-        if num_threads is not None and num_threads < 1:
-            raise ModelError(f"num_threads {num_threads} must be at least 1")
+        for name, number in (("batch_size", batch_size), ("num_workers", num_workers), ("num_threads", num_threads)):
+            if number is not None and (number < 1 or number % 1):
+                raise ModelError(f"{name} {number} must be a whole number of at least 1")
         self._process = os.getpid()
         self.batch_size = batch_size
         self.normalize = normalize

@@ -158,15 +158,18 @@ def embed_files(
     out = Path(out)
     _check_npz(out)
     check_writable(out)
+    failures = [ImageError(str(path), "a folder; give the path of an image") for path in paths if path.is_dir()]
+    if failures and on_error == "raise":
+        raise failures[0]
     key = {"format": 2, "weights_sha256": embedder.sha256(), "normalize": embedder.normalize}
     with _VectorLog(out.with_name(out.name + ".partial"), key, embedder) as log:
         if out.exists() and not overwrite:  # checked under the lock: another run may have finished meanwhile
             if not log.names:
                 log.delete()
             raise OutputError(f"{out} exists; choose another name, or set overwrite")
-        failures: list[ImageError] = []
+        folders = {failure.name for failure in failures}
         stamps = {str(path): stamp_of(str(path)) for path in paths}  # taken before any file is read
-        todo = [path for path in paths if log.known.get(str(path)) != stamps[str(path)]]
+        todo = [path for path in paths if str(path) not in folders and log.known.get(str(path)) != stamps[str(path)]]
         for batch in embedder.stream(progress(todo, len(todo), label), on_error=on_error):
             log.append(batch, stamps)
             failures += batch.failures

@@ -2,8 +2,8 @@
 
 The plan names tracklets, crops of galleries, and searches. Erasing rewrites the segments of archives and galleries,
 deletes the rows of the state, empties the database's log, and then looks in every file of the archives' top and touched
-segments, and of the state, for pieces of the erased embeddings, pictures and ids. Galleries look into their own files. An
-erasure that was interrupted or failed is repeated at the next start, and one that failed each hour too.
+segments, and of the state, for pieces of the erased embeddings, pictures and ids. Galleries look into their own files.
+An erasure that was interrupted or failed is repeated at the next start, and one that failed each hour too.
 """
 
 import hashlib
