@@ -221,6 +221,21 @@ def test_scoring_may_take_longer_than_a_collective(people: Path, tmp_path: Path)
     assert load_weights(tmp_path / "run" / "best").card.num_classes == 5
 
 
+def triplet_alone(rank: int, folder: str) -> None:
+    """The classifier takes no part in the loss."""
+    loss = ReidLoss(cross_entropy=0, triplet=1)
+    recipe = replace(REID, epochs=1, loss=loss, sampler="identity", images_per_label=2)
+    run_and_record(rank, folder, make_trainer(rank, folder, recipe))
+
+
+@pytest.mark.slow
+def test_a_triplet_loss_alone(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "people").symlink_to(people)
+    spawn(triplet_alone, tmp_path)
+    for one in outcomes(tmp_path):
+        assert (one["what"], one["epoch"]) == ("done", 1)
+
+
 def with_other_data(rank: int, folder: str) -> None:
     """First the second process has one image less; then each process would get one image per batch."""
     join_as_rank(rank, folder)

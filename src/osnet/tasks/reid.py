@@ -102,6 +102,9 @@ class ReidTask(Task):
         nn.init.normal_(self.classifier.weight, 0, 0.01)
         if self.classifier.bias is not None:
             nn.init.zeros_(self.classifier.bias)
+        if not loss.cross_entropy:  # no loss uses them, and DDP waits for the gradients of all trained parameters
+            self.neck.requires_grad_(False)
+            self.classifier.requires_grad_(False)
 
     def forward(self, batch: Batch, frozen: bool = False) -> dict[str, Tensor]:
         """Compute the losses of ``image`` (B, 3, H, W) with ``label`` (B,).
