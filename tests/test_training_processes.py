@@ -318,3 +318,14 @@ def test_batches_have_equal_parts_of_every_data_set(people: Path, tmp_path: Path
         assert sorted(joined.train.crops[index].dsetid for index in batch) == [0] * 4 + [1] * 4
     trainer.run()
     assert load_weights(tmp_path / "run" / "weights").card.training_data == "people+other"
+
+
+def test_images_without_a_camera_label_count_as_one_camera(people: Path) -> None:
+    """Each has a camid of its own (negative). Taken as cameras, a batch would have the same image K times."""
+    data = read_any(people)
+    crops = tuple(replace(c, camid=-1 - i if c.camid == 1 else c.camid) for i, c in enumerate(data.train.crops))
+    data = replace(data, train=replace(data.train, crops=crops))
+    sampler = replace(REID, sampler="camera", images_per_label=4).plan(data).make_sampler(0, 1)
+    for batch in sampler.batches(0):
+        assert len(set(batch)) == 8
+        assert len({max(crops[index].camid, 0) for index in batch}) == 2
