@@ -54,6 +54,11 @@ class OperatingPoint:
         """False if fewer than ``MIN_ERRORS`` errors are allowed, so that the rate is unreliable."""
         return self.num_allowed >= MIN_ERRORS
 
+    @property
+    def caution(self) -> str:
+        """A remark for text after the rates; empty if the rate is supported."""
+        return "" if self.supported else f"unreliable: allows only {self.num_allowed} errors"
+
 
 @dataclass(frozen=True)
 class DecisionScores:
@@ -85,8 +90,8 @@ class DecisionScores:
         lines = [f"{self.kind}: {self.num_positives:,} {positives}, {self.num_negatives:,} {negatives}"]
         for point in self.points:
             found = 1 - point.miss_rate if hit == "TPR" else point.miss_rate
-            few = "" if point.supported else f"   unreliable: allows only {point.num_allowed} errors"
-            lines.append(f"  {rate} {point.asked:<7g} {hit} {100 * found:6.2f} %   score >= {point.threshold:.4f}{few}")
+            line = f"  {rate} {point.asked:<7g} {hit} {100 * found:6.2f} %   score >= {point.threshold:.4f}"
+            lines.append(f"{line}   {point.caution}".rstrip())
         return "\n".join(lines)
 
 
