@@ -57,7 +57,7 @@ def test_people_with_camera_labels_give_one_query_per_camera() -> None:
 def test_junk_and_distractors_are_not_held_out(reserved: int, seed: int) -> None:
     """Whether they are drawn or not: as queries they would stop the run at its first validation."""
     people = split_of(*[(pid, camid) for pid in (reserved, 1, 2, 3) for camid in (1, 2) for _ in range(2)])
-    with pytest.raises(DataError, match="0.jpg"):
+    with pytest.raises(DataError, match=r"0\.jpg"):
         hold_out(people, 0.5, seed)
 
 
