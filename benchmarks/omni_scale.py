@@ -473,7 +473,12 @@ def compare_curves(a: list[dict[str, float]], b: list[dict[str, float]]) -> dict
 
 
 def interval_over_seeds(differences_SQ: Any, pids: Sequence[int], num_resamples: int = 2000) -> dict[str, Any]:
-    """Mean difference with a bootstrap interval over seeds and people; with one seed, over people only."""
+    """Mean difference with a bootstrap interval over seeds and people; with one seed, over people only.
+
+    It cannot reach beyond the seeds that were run. With two or three it therefore holds for other seeds less often than
+    in 95 % of cases (about 80 and 87 % if seeds and people vary as on Market-1501 here). ``judge`` takes that into
+    account.
+    """
     names, index = np.unique(pids, return_inverse=True)
     counts = np.bincount(index)
     sums = np.stack([np.bincount(index, weights=row) for row in differences_SQ])
@@ -488,12 +493,22 @@ def interval_over_seeds(differences_SQ: Any, pids: Sequence[int], num_resamples:
             "num_people": len(names), "by_seed": [float(row.mean()) for row in differences_SQ]}  # fmt: skip
 
 
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182}
+"""By number of seeds: the 97.5 % quantile of Student's t distribution with one degree of freedom less."""
+
+
 def judge(found: dict[str, Any]) -> str:
-    """Whether the paper's claim, that the first is better, is confirmed; needs at least two seeds."""
+    """Whether the paper's claim, that the first is better, is confirmed; needs at least two seeds.
+
+    Both intervals must be on one side of 0: the one over seeds and people, and Student's of the seeds' differences.
+    """
     over = found.get("test_mAP_over_seeds")
     if over is None or over["num_seeds"] < 2:
         return "open"
-    return "confirmed" if over["low"] > 0 else "refuted" if over["high"] < 0 else "open"
+    by_seed = np.array(over["by_seed"])
+    half = STUDENT[len(by_seed)] * by_seed.std(ddof=1) / len(by_seed) ** 0.5
+    low, high = min(over["low"], by_seed.mean() - half), max(over["high"], by_seed.mean() + half)
+    return "confirmed" if low > 0 else "refuted" if high < 0 else "open"
 
 
 def main(settings: Settings) -> None:

@@ -198,8 +198,13 @@ def rerank(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
 
 def open_set(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
     """Verification and identification; thresholds calibrated on one half of the people and applied to the other."""
-    from osnet.metrics.bootstrap import ratio_interval
-    from osnet.metrics.thresholds import count_decisions, identification_scores, verification_scores
+    from osnet.metrics.bootstrap import pair_interval, ratio_interval
+    from osnet.metrics.thresholds import (
+        count_decisions,
+        count_false_pairs,
+        identification_scores,
+        verification_scores,
+    )
 
     arrays = load(folder, "plain")
     found: dict[str, Any] = {}
@@ -216,6 +221,9 @@ def open_set(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
         for point in measure(*one, rates).points:
             counts = count_decisions(*other, point.threshold, identify=identify)
             false = ratio_interval(counts.num_false, counts.num_negatives, other[2])
+            if not identify:
+                pairs = count_false_pairs(*other, point.threshold)
+                false = pair_interval(pairs.first_K, pairs.second_K, pairs.counts_K, pairs.queries_C, pairs.items_C)
             missed = ratio_interval(counts.num_missed, counts.num_positives, other[2])
             calibrated.append({
                 "kind": "identification" if identify else "verification", "asked": point.asked,

@@ -149,7 +149,7 @@ def make_threshold_table() -> str:
         lines += [f"`{weights}`", "", "| kind | false positive rate | threshold | missed |", "|---|---|---|---|"]
         for kind, scores in found["open set"].items():
             lines += [
-                f"| {kind} | {100 * p['asked']:g} | {p['threshold']:.4f} | {percent(p['miss_rate'])} |"
+                f"| {kind} | {100 * p['asked']:g} | {p['threshold']:.4f} | {percent(p['miss_rate'])}{caution(p)} |"
                 for p in scores["points"]
             ]
         lines += [
@@ -167,6 +167,11 @@ def make_threshold_table() -> str:
             )
         lines.append("")
     return "\n".join(lines).strip()
+
+
+def caution(point: dict[str, Any]) -> str:
+    """A remark on a rate that allows too few errors to be measured."""
+    return "" if point["supported"] else f" (unreliable: allows {point['num_allowed']} errors)"
 
 
 def make_runs_table() -> str:

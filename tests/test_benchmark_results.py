@@ -70,7 +70,11 @@ def test_results_over_splits_print_counts_and_left_out_images(tiny_weights: Path
     assert f"splits file: {benchmark.splits_file}" in shown
     assert "weights  " in shown
     rates = [part.decisions[0].points[-1].miss_rate for part in result.splits]
-    assert f"FPR 0.1     TPR {100 * (1 - np.mean(rates)):6.2f} %" in shown
+    (shown_rate,) = [line for line in shown.splitlines() if "  FPR 0.1 " in line]
+    fewest = min((part.decisions[0].points[-1] for part in result.splits), key=lambda point: point.num_allowed)
+    assert fewest.num_allowed == 1  # 4 or 5 queries x 4 or 5 others
+    assert shown_rate == f"  FPR 0.1     TPR {100 * (1 - np.mean(rates)):6.2f} %   {fewest.caution}"
+    assert "1" in fewest.caution
     (line,) = result.unreadable
     assert line.startswith(f"{broken}:")
     single = evaluate(Embedder(tiny_weights), benchmark.datasets[2:3], on_error="skip")

@@ -21,6 +21,7 @@ from osnet.models.registry import build_network, without_neck
 from osnet.runtime.backends import generate_pixels, make_backend, run_plainly
 from osnet.runtime.export import export
 from osnet.tasks.reid import ReidLoss, ReidTask
+from osnet.training.optimizer import make_optimizer
 from osnet.training.recipe import build_network as build_for
 from osnet.training.trainer import Trainer
 from osnet.types import Preprocessing
@@ -89,6 +90,22 @@ def test_search_uses_embeddings_after_the_neck(trained: tuple[ReidTask, Path]) -
     np.testing.assert_allclose(found, expected, atol=1e-4)
     scored = Embedder(task.search_network(), preprocessing=Preprocessing(size_hw=REID.size_hw))
     np.testing.assert_allclose(scored.embed(pixels), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("bnneck", [False, True])
+@pytest.mark.parametrize("cross_entropy", [0.0, 1.0])
+def test_every_trained_parameter_gets_a_gradient(cross_entropy: float, bnneck: bool) -> None:
+    """DDP waits for all of them. Without cross-entropy, classifier and neck take no part in the loss."""
+    torch.manual_seed(0)
+    network = OSNet(OSNetConfig(width=0.25, streams=1, aggregation="addition"))
+    task = ReidTask(network, 3, ReidLoss(cross_entropy, triplet=1.0, bnneck=bnneck))
+    batch = {"image": torch.rand(4, 3, 32, 16), "label": torch.tensor([0, 0, 1, 1])}
+    optimizer = make_optimizer(RECIPE, task)
+    task(batch)["loss"].backward()
+    assert [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None] == []
+    before = task.classifier.weight.clone()
+    optimizer.step()
+    assert torch.equal(task.classifier.weight, before) == (not cross_entropy)
 
 
 def test_triplet_loss_uses_embeddings_before_the_neck() -> None:

@@ -52,6 +52,15 @@ def test_people_with_camera_labels_give_one_query_per_camera() -> None:
     assert sorted(zip(query.pids, query.camids, strict=True)) == sorted(zip(gallery.pids, gallery.camids, strict=True))
 
 
+@pytest.mark.parametrize("reserved", [-1, 0])
+@pytest.mark.parametrize("seed", range(4))
+def test_junk_and_distractors_are_not_held_out(reserved: int, seed: int) -> None:
+    """Whether they are drawn or not: as queries they would stop the run at its first validation."""
+    people = split_of(*[(pid, camid) for pid in (reserved, 1, 2, 3) for camid in (1, 2) for _ in range(2)])
+    with pytest.raises(DataError, match=r"0\.jpg"):
+        hold_out(people, 0.5, seed)
+
+
 @pytest.mark.parametrize("camid", [-1, 1])
 def test_impossible_validation_does_not_suggest_holding_out_more(camid: int) -> None:
     """One image of each person; or one camera for all."""

@@ -1,6 +1,7 @@
 """Decision thresholds and their error rates: cases worked by hand, slow loops with ties, refused inputs."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,14 @@ from osnet.evaluation.evaluate import evaluate_features
 from osnet.evaluation.scoring import Scoring
 from osnet.features.labels import LabelledVectors
 from osnet.metrics import rank_counting
-from osnet.metrics.bootstrap import cluster_interval, ratio_interval
-from osnet.metrics.thresholds import DecisionScores, count_decisions, identification_scores, verification_scores
+from osnet.metrics.bootstrap import cluster_interval, pair_interval, ratio_interval
+from osnet.metrics.thresholds import (
+    DecisionScores,
+    count_decisions,
+    count_false_pairs,
+    identification_scores,
+    verification_scores,
+)
 from test_streaming import draw_labels, signs
 
 RATES = (0.0, 0.01, 0.05, 0.3, 1.0)
@@ -129,6 +136,62 @@ def test_ratio_interval() -> None:
     assert (a.mean, a.low, a.high) == pytest.approx((b.mean, b.low, b.high))
 
 
+def test_pair_interval_against_the_slow_loop() -> None:
+    """All queries and items of the drawn people are paired; pairs of a person with itself do not count."""
+    rng = np.random.default_rng(2)
+    queries, items = np.array([2, 0, 1, 3, 0]), np.array([1, 4, 0, 2, 1])
+    counts = np.minimum(rng.integers(0, 9, (5, 5)), np.outer(queries, items))
+    np.fill_diagonal(counts, 0)
+    first, second = np.nonzero(counts)
+    found = pair_interval(first, second, counts[first, second], queries, items, num_resamples=50)
+    shares = []
+    for drawn in np.random.default_rng(0).integers(0, 5, (50, 5)):
+        pairs = [(a, b) for a in drawn for b in drawn if a != b]
+        if total := sum(queries[a] * items[b] for a, b in pairs):
+            shares.append(sum(counts[a, b] for a, b in pairs) / total)
+    assert (found.low, found.high) == pytest.approx(np.quantile(shares, [0.025, 0.975]).tolist())
+    assert found.mean == pytest.approx(counts.sum() / (np.outer(queries, items).sum() - queries @ items))
+    assert found.num_clusters == 5
+    with pytest.raises(ValueError, match="0 pairs"):
+        pair_interval([], [], [], [3], [2])
+
+
+def test_people_of_the_gallery_widen_the_interval() -> None:
+    """Each query has the same false positives, with one person of the gallery. Over queries alone nothing varies."""
+    people = np.arange(12)
+    first = people[people != 3]
+    pairs = pair_interval(first, np.full(11, 3), np.ones(11), np.ones(12), np.ones(12))
+    alone = ratio_interval(np.ones(11), np.full(11, 11), first)
+    assert alone.low == alone.high == alone.mean
+    assert pairs.mean == pytest.approx(1 / 12)
+    assert pairs.low == 0
+    assert pairs.high > 0.15
+
+
+def test_false_pairs_by_hand() -> None:
+    """Against all cosines; person 1 has two queries, two distractors are two people, junk is left out."""
+    rng = np.random.default_rng(5)
+    query, gallery = rng.normal(size=(4, 3)), rng.normal(size=(9, 3))
+    query_pids, gallery_pids = [1, 1, 2, 4], [1, 1, 2, 3, 0, 0, -1, 3, 2]
+    labels = (query_pids, gallery_pids, [1, 2, 1, 1], [1, 2, 2, 1, 1, 2, 1, 2, 1])
+    found = count_false_pairs(query, gallery, *labels, 0.1)
+    cosines = query @ gallery.T / np.outer(np.linalg.norm(query, axis=1), np.linalg.norm(gallery, axis=1))
+    names = [f"{pid}" if pid else f"distractor {place}" for place, pid in enumerate(gallery_pids)]
+    wanted = Counter(
+        (str(query_pids[q]), names[g])
+        for q, g in zip(*np.nonzero(cosines >= 0.1), strict=True)
+        if gallery_pids[g] not in (query_pids[q], -1)
+    )
+    people = ["distractor 5", "distractor 4", "1", "2", "3", "4"]  # sorted by their numbers
+    keys = zip(found.first_K, found.second_K, strict=True)
+    assert {(people[a], people[b]): n for (a, b), n in zip(keys, found.counts_K, strict=True)} == wanted
+    assert found.queries_C.tolist() == [0, 0, 2, 1, 0, 1]
+    assert found.items_C.tolist() == [1, 1, 2, 2, 2, 0]
+    counts = count_decisions(query, gallery, *labels, 0.1)
+    assert found.counts_K.sum() == counts.num_false.sum()
+    assert found.queries_C.sum() * found.items_C.sum() - found.queries_C @ found.items_C == counts.num_negatives.sum()
+
+
 # Calibration
 
 
@@ -159,6 +222,8 @@ def test_calibrate_finds_the_threshold_of_its_vectors(embedder: Embedder, people
     assert found.false_positives.mean <= 0.05 < (different >= found.threshold - 0.002).mean() + 0.01
     assert (same < found.threshold).mean() == pytest.approx(found.misses.mean, abs=0.04)
     assert found.misses.low <= found.misses.mean <= found.misses.high
+    pairs = count_false_pairs(query, gallery, *labels, found.threshold)
+    assert found.false_positives == pair_interval(*(getattr(pairs, name) for name in pairs.__dataclass_fields__))
     assert (found.num_negatives, found.num_positives) == (32 * 31, 32)
     printed = str(found)
     assert f"accept at a cosine of {found.threshold:.4f} or more" in printed

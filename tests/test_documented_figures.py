@@ -53,6 +53,33 @@ def test_the_page_of_results_agrees_with_the_results() -> None:
     assert script.fill(page.replace("91.18 / 74.94 |", "91.19 / 74.94 |")) == page
 
 
+def test_rates_of_few_errors_are_marked() -> None:
+    """Of 3,368 searches, a rate of 0.0001 allows none and 0.001 three; every other rate allows at least 30."""
+    table = TABLES.benchmark("results_page").make_threshold_table()
+    marked = [row.split(" | ")[0:2] for row in table.splitlines() if "unreliable" in row]
+    kinds = [f"| identification, {distance}" for distance in ("cosine", "euclidean")]
+    assert marked == [[kind, rate] for kind in kinds for rate in ("0.01", "0.1")] * 2
+
+
+def test_held_out_people_are_compared_within_a_seed() -> None:
+    """Each seed holds out other people."""
+    runs, page = results("omni-scale-cpu.json")["runs"], (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    ranges = {}
+    for other in ("t2", "add"):
+        curves = [
+            {
+                row["epoch"]: row["validation_mAP"]
+                for row in run["curve"]
+                if row["epoch"] >= 14 and "validation_mAP" in row
+            }
+            for run in (runs[f"x0.5-128x64-30epochs-osnet_{name}-seed1"] for name in ("x1_0", other))
+        ]
+        gaps = [100 * (curves[0][epoch] - value) for epoch, value in curves[1].items()]
+        ranges[other] = f"{min(gaps):.1f} to {max(gaps):.1f}"
+    said = "On the held-out people of this seed OSNet is {t2} mAP above T=2 from epoch 14 on, and {add} above addition."
+    assert said.format(**ranges) in " ".join(page.split())
+
+
 def test_missing_comments_are_named() -> None:
     page = (ROOT / "docs" / "attributes.md").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="end of thresholds"):

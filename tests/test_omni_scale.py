@@ -115,8 +115,18 @@ def test_intervals_resample_people_and_seeds() -> None:
     assert (differing["mean"], differing["low"], differing["high"]) == pytest.approx((0.1, -0.1, 0.3))
     assert omni_scale.judge({"test_mAP_over_seeds": differing}) == "open"
     for low, high, verdict in ((0.01, 0.2, "confirmed"), (-0.2, -0.01, "refuted")):
-        over = {"num_seeds": 2, "low": low, "high": high}
+        mean = (low + high) / 2
+        over = {"num_seeds": 2, "low": low, "high": high, "by_seed": [mean - 0.001, mean + 0.001]}
         assert omni_scale.judge({"test_mAP_over_seeds": over}) == verdict
+        over["by_seed"] = [mean - 0.05, mean + 0.05]  # Student's interval is then mean +- 0.64
+        assert omni_scale.judge({"test_mAP_over_seeds": over}) == "open"
+        over |= {"num_seeds": 4, "by_seed": [mean - 0.01, mean + 0.01] * 2}  # mean +- 0.018
+        assert omni_scale.judge({"test_mAP_over_seeds": over}) == verdict
+
+
+def test_verdicts_are_those_of_the_results() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "omni-scale-cpu.json").read_text(encoding="utf-8"))
+    assert [omni_scale.judge(found) for found in report["contrasts"]] == [c["verdict"] for c in report["contrasts"]]
 
 
 def test_state_in_tracked_folders_is_refused() -> None:

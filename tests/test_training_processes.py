@@ -221,6 +221,21 @@ def test_scoring_may_take_longer_than_a_collective(people: Path, tmp_path: Path)
     assert load_weights(tmp_path / "run" / "best").card.num_classes == 5
 
 
+def triplet_alone(rank: int, folder: str) -> None:
+    """The classifier takes no part in the loss."""
+    loss = ReidLoss(cross_entropy=0, triplet=1)
+    recipe = replace(REID, epochs=1, loss=loss, sampler="identity", images_per_label=2)
+    run_and_record(rank, folder, make_trainer(rank, folder, recipe))
+
+
+@pytest.mark.slow
+def test_a_triplet_loss_alone(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "people").symlink_to(people)
+    spawn(triplet_alone, tmp_path)
+    for one in outcomes(tmp_path):
+        assert (one["what"], one["epoch"]) == ("done", 1)
+
+
 def with_other_data(rank: int, folder: str) -> None:
     """First the second process has one image less; then each process would get one image per batch."""
     join_as_rank(rank, folder)
@@ -303,3 +318,14 @@ def test_batches_have_equal_parts_of_every_data_set(people: Path, tmp_path: Path
         assert sorted(joined.train.crops[index].dsetid for index in batch) == [0] * 4 + [1] * 4
     trainer.run()
     assert load_weights(tmp_path / "run" / "weights").card.training_data == "people+other"
+
+
+def test_images_without_a_camera_label_count_as_one_camera(people: Path) -> None:
+    """Each has a camid of its own (negative). Taken as cameras, a batch would have the same image K times."""
+    data = read_any(people)
+    crops = tuple(replace(c, camid=-1 - i if c.camid == 1 else c.camid) for i, c in enumerate(data.train.crops))
+    data = replace(data, train=replace(data.train, crops=crops))
+    sampler = replace(REID, sampler="camera", images_per_label=4).plan(data).make_sampler(0, 1)
+    for batch in sampler.batches(0):
+        assert len(set(batch)) == 8
+        assert len({max(crops[index].camid, 0) for index in batch}) == 2

@@ -31,11 +31,7 @@ class TrainingSet(Dataset[dict[str, Tensor | int]]):
     def __init__(
         self, crops: Sequence[Crop], augmentation: Augmentation, preprocessing: Preprocessing, seed: int
     ) -> None:
-        if reserved := [crop.path.name for crop in crops if crop.pid in (JUNK_PID, DISTRACTOR_PID)]:
-            raise DataError(
-                f"{len(reserved)} training images are labelled junk (identity -1) or distractor (0): "
-                f"{', '.join(reserved[:5])}; leave them out, or number people from 1"
-            )
+        _refuse_reserved(crops)
         self.crops = list(crops)
         self.pids = sorted({crop.pid for crop in crops})
         if len(self.pids) < 2:
@@ -100,6 +96,14 @@ def check_headers(paths: Iterable[Path]) -> None:
         raise DataError(f"{len(bad)} training images cannot be read: {'; '.join(bad[:5])}")
 
 
+def _refuse_reserved(crops: Iterable[Crop]) -> None:
+    if reserved := [crop.path.name for crop in crops if crop.pid in (JUNK_PID, DISTRACTOR_PID)]:
+        raise DataError(
+            f"{len(reserved)} training images are labelled junk (identity -1) or distractor (0): "
+            f"{', '.join(reserved[:5])}; leave them out, or number people from 1"
+        )
+
+
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split, Split]:
     """Hold out a share of the identities for validation. Returns train, query and gallery.
 
@@ -113,9 +117,10 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split, Split
         seed: seed of the random choice.
 
     Raises:
-        DataError: no query would have a match. A match is an image of the same person in another camera, or without a
-            camera label.
+        DataError: a crop is labelled junk or distractor, or no query would have a match. A match is an image of the
+            same person in another camera, or without a camera label.
     """
+    _refuse_reserved(split.crops)
     pids = sorted(set(split.pids))
     chosen = set(np.random.default_rng([seed, 77]).permutation(pids)[: max(1, round(share * len(pids)))].tolist())
     train = tuple(crop for crop in split.crops if crop.pid not in chosen)

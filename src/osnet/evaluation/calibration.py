@@ -12,8 +12,14 @@ from osnet.embedding.embedder import Embedder, OnError
 from osnet.errors import DataError
 from osnet.evaluation.checks import check_leak, check_scorable
 from osnet.evaluation.split_embeddings import describe_weights, embed_dataset, make_embedder
-from osnet.metrics.bootstrap import Interval, ratio_interval
-from osnet.metrics.thresholds import MIN_ERRORS, count_decisions, identification_scores, verification_scores
+from osnet.metrics.bootstrap import Interval, pair_interval, ratio_interval
+from osnet.metrics.thresholds import (
+    MIN_ERRORS,
+    count_decisions,
+    count_false_pairs,
+    identification_scores,
+    verification_scores,
+)
 from osnet.models.network import Network
 from osnet.progress import Progress, no_progress
 from osnet.types import ReidDataset
@@ -22,6 +28,9 @@ KINDS = {
     "verification": ("pairs of different people", "pairs of one person in two cameras", "FPR", "missed (1 - TPR)"),
     "identification": ("searches for unknown people", "searches for people in the gallery", "FPIR", "FNIR, rank 1"),
 }
+
+KEPT = {"verification": "", "identification": " who are searched for, in this gallery"}
+"""What the intervals leave out, by kind."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,10 @@ class Calibration:
     threshold: float
     """The threshold, in [-1, 1]."""
     false_positives: Interval
-    """False positive rate on this data, with a 95 % interval over query identities."""
+    """False positive rate on this data, with a 95 % interval: for pairs over all identities, as queries and in the
+    gallery; for searches over query identities, with the gallery as it is."""
     misses: Interval
-    """Miss rate (1 - TPR, or FNIR), with the same kind of interval."""
+    """Miss rate (1 - TPR, or FNIR), with a 95 % interval over query identities."""
     num_negatives: int
     """Number of pairs of different people, or of searches for people who are not in the gallery."""
     num_positives: int
@@ -63,7 +73,7 @@ class Calibration:
             f"accept at a cosine of {self.threshold:.4f} or more",
             f"{false_name:<16} {_show(self.false_positives)} of {self.num_negatives:,} {negatives}",
             f"{miss_name:<16} {_show(self.misses)} of {self.num_positives:,} {positives}",
-            "95 % intervals over people; calibrate again for other cameras, clothes or seasons",
+            f"95 % intervals over people{KEPT[self.kind]}; calibrate again for other cameras, clothes or seasons",
         ]
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} left out: {', '.join(self.unreadable[:5])}")
@@ -131,11 +141,16 @@ def calibrate(
             f"{data.root}: all {KINDS[scores.kind][1]} show one identity; an interval over identities needs at least "
             "two. Add people"
         )
+    if fpr is None:
+        false_positives = ratio_interval(per_query.num_false, per_query.num_negatives, query.pids)
+    else:
+        pairs = count_false_pairs(*arrays, point.threshold)
+        false_positives = pair_interval(pairs.first_K, pairs.second_K, pairs.counts_K, pairs.queries_C, pairs.items_C)
     return Calibration(
         kind=scores.kind,
         asked=rate,
         threshold=point.threshold,
-        false_positives=ratio_interval(per_query.num_false, per_query.num_negatives, query.pids),
+        false_positives=false_positives,
         misses=ratio_interval(per_query.num_missed, per_query.num_positives, query.pids),
         num_negatives=scores.num_negatives,
         num_positives=scores.num_positives,

@@ -342,7 +342,8 @@ def _describe_means(mean: Scores, deviation: Scores, scores: Sequence[Scores]) -
 
 
 def _describe_decisions(splits: Sequence[SplitEvaluation]) -> list[str]:
-    """Lines with the mean of each operating point over the splits that have it."""
+    """Lines with the mean of each operating point over the splits that have it. One that is unreliable in any split is
+    marked."""
     lines = []
     for kind, (_, _, rate, hit) in WORDS.items():
         scored = [scores for split in splits for scores in split.decisions if scores.kind == kind]
@@ -350,7 +351,9 @@ def _describe_decisions(splits: Sequence[SplitEvaluation]) -> list[str]:
             continue
         lines.append(f"{kind}: mean over {len(scored)} splits")
         for index, point in enumerate(scored[0].points):
-            misses = [scores.points[index].miss_rate for scores in scored]
-            values = [1 - miss for miss in misses] if hit == "TPR" else misses
-            lines.append(f"  {rate} {point.asked:<7g} {hit} {100 * statistics.fmean(values):6.2f} %")
+            points = [scores.points[index] for scores in scored]
+            values = [1 - p.miss_rate if hit == "TPR" else p.miss_rate for p in points]
+            fewest = min(points, key=lambda p: p.num_allowed)
+            line = f"  {rate} {point.asked:<7g} {hit} {100 * statistics.fmean(values):6.2f} %   {fewest.caution}"
+            lines.append(line.rstrip())
     return lines

@@ -24,6 +24,7 @@ from osnet.errors import DataError, ModelError, require_extra
 from osnet.figures.activation import fit_size
 from osnet.figures.canvas import STYLES, Sheet, new_figure, plain, save_figure
 from osnet.figures.maps import BATCH, prepare_images
+from osnet.models.layers import StaticGate
 from osnet.models.osnet import SeparateGates, UnifiedGate
 from osnet.progress import Progress, no_progress
 from osnet.runtime.backends import in_eval_mode
@@ -86,8 +87,6 @@ def record_gates(embedder: Embedder, paths: Sequence[Path], progress: Progress =
             with torch.inference_mode():
                 in_eval_mode(embedder.network).feature_map(images)
             stacked = [torch.stack([gate.flatten(1) for gate in outputs[name]], 1).float() for name in blocks]
-            if len(stacked[-1]) != len(images):
-                raise ModelError("the network has static gates, which are the same for every image")
             sums = torch.stack([gates.sum(2) for gates in stacked], 1)
             shares.append((sums / sums.sum(2, keepdim=True)).cpu().numpy())
             vectors.append(stacked[-1].flatten(1).cpu().numpy())
@@ -108,6 +107,8 @@ def _find_gates(network: nn.Module) -> dict[str, tuple[list[nn.Module], tuple[in
             gates: list[nn.Module] = [aggregate.gate]  # one shared gate, called once per stream, in order
         elif isinstance(aggregate, SeparateGates):
             gates = list(aggregate.gates)
+            if any(isinstance(gate, StaticGate) for gate in gates):
+                raise ModelError("the network has static gates, which are the same for every image")
         else:
             continue
         found[name] = gates, tuple(1 + 2 * len(stream) for stream in block.streams)

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 NUM_RESAMPLES = 2000
 DRAWS = 1 << 22
-"""Largest number of clusters drawn at once (32 MiB); at least one resample."""
+"""Largest number of clusters drawn at once, and of pairs of people times resamples (32 MiB); at least one of each."""
 COVERAGE = 0.95
 """Confidence level of the intervals."""
 
@@ -87,3 +87,51 @@ def ratio_interval(
         ratios.append(part_sums[drawn].sum(1) / whole_sums[drawn].sum(1))
     low, high = np.quantile(np.concatenate(ratios), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Interval(float(part_sums.sum() / whole_sums.sum()), float(low), float(high), len(unique))
+
+
+def pair_interval(
+    first_K: ArrayLike,
+    second_K: ArrayLike,
+    counts_K: ArrayLike,
+    queries_C: ArrayLike,
+    items_C: ArrayLike,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Interval:
+    """Share of the pairs of two people that are counted, with a 95 % percentile interval; people are resampled.
+
+    A person of a resample brings all queries and all gallery items of that person. ``cluster_interval`` over the people
+    of the queries alone would be too narrow, because all queries meet the same people in the gallery.
+
+    Args:
+        first_K: (K,); for counted pairs of a query and a gallery item, the index of the query's person.
+        second_K: (K,); index of the gallery item's person, which is another one.
+        counts_K: (K,); number of counted pairs of these two.
+        queries_C: (C,); number of queries of each person.
+        items_C: (C,); number of gallery items of each person.
+        seed: seed of the resampling.
+        num_resamples: number of bootstrap samples, at least 1.
+
+    Raises:
+        ValueError: there is no pair of two people, or ``num_resamples`` is below 1.
+    """
+    first, second = np.asarray(first_K, dtype=np.int64), np.asarray(second_K, dtype=np.int64)
+    counts, queries, items = (np.asarray(x, dtype=np.float64) for x in (counts_K, queries_C, items_C))
+    num_people, num_pairs = len(queries), float(queries.sum() * items.sum() - queries @ items)
+    if num_pairs <= 0 or num_resamples < 1:
+        raise ValueError(
+            f"{num_pairs:.0f} pairs of two people and num_resamples {num_resamples}; both must be at least 1"
+        )
+    rng, step = np.random.default_rng(seed), max(1, DRAWS // num_people)
+    shares = []
+    for start in range(0, num_resamples, step):
+        drawn = rng.integers(0, num_people, (min(step, num_resamples - start), num_people))
+        times_CR = np.stack([np.bincount(row, minlength=num_people) for row in drawn], axis=1).astype(np.float64)
+        found, chunk = np.zeros(len(drawn)), max(1, DRAWS // len(drawn))
+        for k in range(0, len(counts), chunk):
+            part = slice(k, k + chunk)
+            found += np.einsum("kr,kr,k->r", times_CR[first[part]], times_CR[second[part]], counts[part])
+        pairs = (queries @ times_CR) * (items @ times_CR) - (queries * items) @ times_CR**2
+        shares.append(found[pairs > 0] / pairs[pairs > 0])
+    low, high = np.quantile(np.concatenate(shares), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return Interval(float(counts.sum() / num_pairs), float(low), float(high), num_people)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from osnet.metrics.matching_rules import Ints
 from osnet.metrics.rank_counting import Distance, compiled
 from osnet.metrics.score_blocks import ScoredPairs
+from osnet.types import DISTRACTOR_PID, JUNK_PID
 
 MIN_ERRORS = 30
 """Least number of allowed errors at which a rate is supported: the rule of 30 (Doddington et al., Speech Communication
@@ -54,6 +55,11 @@ class OperatingPoint:
         """False if fewer than ``MIN_ERRORS`` errors are allowed, so that the rate is unreliable."""
         return self.num_allowed >= MIN_ERRORS
 
+    @property
+    def caution(self) -> str:
+        """A remark for text after the rates; empty if the rate is supported."""
+        return "" if self.supported else f"unreliable: allows only {self.num_allowed} errors"
+
 
 @dataclass(frozen=True)
 class DecisionScores:
@@ -85,8 +91,8 @@ class DecisionScores:
         lines = [f"{self.kind}: {self.num_positives:,} {positives}, {self.num_negatives:,} {negatives}"]
         for point in self.points:
             found = 1 - point.miss_rate if hit == "TPR" else point.miss_rate
-            few = "" if point.supported else f"   unreliable: allows only {point.num_allowed} errors"
-            lines.append(f"  {rate} {point.asked:<7g} {hit} {100 * found:6.2f} %   score >= {point.threshold:.4f}{few}")
+            line = f"  {rate} {point.asked:<7g} {hit} {100 * found:6.2f} %   score >= {point.threshold:.4f}"
+            lines.append(f"{line}   {point.caution}".rstrip())
         return "\n".join(lines)
 
 
@@ -216,6 +222,53 @@ def count_decisions(
         counts[2, rows] += np.count_nonzero(real_RC, axis=1)
         counts[3, rows] += np.count_nonzero((block.different_RC >= threshold) & real_RC, axis=1)
     return QueryCounts(*counts)
+
+
+@dataclass(frozen=True)
+class FalsePairs:
+    """False positives of pairs, by the two people: the arguments of ``bootstrap.pair_interval``.
+
+    The C people are those of the queries and of the gallery; each distractor is a person of its own.
+    """
+
+    first_K: Ints
+    second_K: Ints
+    counts_K: Ints
+    queries_C: Ints
+    items_C: Ints
+
+
+def count_false_pairs(
+    query_QD: ArrayLike,
+    gallery_GD: ArrayLike,
+    query_pids: ArrayLike,
+    gallery_pids: ArrayLike,
+    query_camids: ArrayLike,
+    gallery_camids: ArrayLike,
+    threshold: float,
+    *,
+    distance: Distance = "cosine",
+) -> FalsePairs:
+    """Count the pairs of different people with a score of at least ``threshold``, for each two people."""
+    scored = ScoredPairs(query_QD, gallery_GD, (query_pids, gallery_pids, query_camids, gallery_camids), distance)
+    labels, counted = scored.labels, scored.labels.counted
+    alone = JUNK_PID - 1 - np.arange(len(labels.gallery_pids))  # a number of its own for each distractor
+    names_G = np.where(labels.gallery_pids == DISTRACTOR_PID, alone, labels.gallery_pids)
+    people, person = np.unique(np.concatenate([labels.query_pids, names_G[counted]]), return_inverse=True)
+    person_Q, person_G = person[: len(labels.query_pids)], np.zeros(len(names_G), dtype=np.int64)
+    person_G[counted] = person[len(person_Q) :]
+    keys: list[Ints] = [np.empty(0, dtype=np.int64)]
+    counts: list[Ints] = [np.empty(0, dtype=np.int64)]
+    for block in scored.blocks():
+        rows, columns = np.nonzero((block.different_RC >= threshold) & (block.different_RC > -np.inf))
+        pairs = person_Q[block.first + rows] * len(people) + person_G[block.columns_C[columns]]
+        some, numbers = np.unique(pairs, return_counts=True)
+        keys.append(some.astype(np.int64))
+        counts.append(numbers.astype(np.int64))
+    key_K, place = np.unique(np.concatenate(keys), return_inverse=True)
+    counts_K = np.bincount(place, weights=np.concatenate(counts), minlength=len(key_K))
+    sizes = [np.bincount(who, minlength=len(people)) for who in (person_Q, person_G[counted])]
+    return FalsePairs(key_K // len(people), key_K % len(people), counts_K.astype(np.int64), *sizes)
 
 
 def _check_rates(rates: Sequence[float], name: str) -> None:

@@ -102,6 +102,9 @@ class ReidTask(Task):
         nn.init.normal_(self.classifier.weight, 0, 0.01)
         if self.classifier.bias is not None:
             nn.init.zeros_(self.classifier.bias)
+        if not loss.cross_entropy:  # no loss uses them, and DDP waits for the gradients of all trained parameters
+            self.neck.requires_grad_(False)
+            self.classifier.requires_grad_(False)
 
     def forward(self, batch: Batch, frozen: bool = False) -> dict[str, Tensor]:
         """Compute the losses of ``image`` (B, 3, H, W) with ``label`` (B,).
@@ -162,7 +165,8 @@ class ReidRecipe(Recipe):
     loss: ReidLoss = field(default_factory=ReidLoss)
     """Losses."""
     sampler: Sampler = "random"
-    """How batches are drawn: at random, or K images of each chosen identity, camera or data set."""
+    """How batches are drawn: at random, or K images of each chosen identity, camera or data set. The images of a data
+    set without a camera label count as one camera."""
     images_per_label: int = 4
     """Images of each group in a batch (K), for the samplers ``identity``, ``camera`` and ``data set``."""
     validation: float = 0.0
@@ -261,7 +265,7 @@ class ReidPlan(Plan):
             )
         labels = {
             "identity": self.samples.labels,
-            "camera": [crop.camid for crop in self.samples.crops],
+            "camera": [c.camid if c.camid >= 0 else -1 - c.dsetid for c in self.samples.crops],
             "data set": [crop.dsetid for crop in self.samples.crops],
         }[recipe.sampler]
         return GroupedBatches(labels, recipe.batch_size, recipe.images_per_label, recipe.seed, rank, num_ranks)
