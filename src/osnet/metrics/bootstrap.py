@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 NUM_RESAMPLES = 2000
 DRAWS = 1 << 22
-"""Largest number of clusters drawn at once, and of pairs of people times resamples (32 MiB); at least one of each."""
+"""Largest number of clusters drawn at once (32 MiB); at least one resample."""
 COVERAGE = 0.95
 """Confidence level of the intervals."""
 
@@ -123,14 +124,17 @@ def pair_interval(
             f"{num_pairs:.0f} pairs of two people and num_resamples {num_resamples}; both must be at least 1"
         )
     rng, step = np.random.default_rng(seed), max(1, DRAWS // num_people)
+    counted_CC = torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack([first, second])),
+        torch.from_numpy(counts),
+        (num_people, num_people),
+        check_invariants=True,
+    ).coalesce()
     shares = []
     for start in range(0, num_resamples, step):
         drawn = rng.integers(0, num_people, (min(step, num_resamples - start), num_people))
         times_CR = np.stack([np.bincount(row, minlength=num_people) for row in drawn], axis=1).astype(np.float64)
-        found, chunk = np.zeros(len(drawn)), max(1, DRAWS // len(drawn))
-        for k in range(0, len(counts), chunk):
-            part = slice(k, k + chunk)
-            found += np.einsum("kr,kr,k->r", times_CR[first[part]], times_CR[second[part]], counts[part])
+        found = (times_CR * torch.sparse.mm(counted_CC, torch.from_numpy(times_CR)).numpy()).sum(0)
         pairs = (queries @ times_CR) * (items @ times_CR) - (queries * items) @ times_CR**2
         shares.append(found[pairs > 0] / pairs[pairs > 0])
     low, high = np.quantile(np.concatenate(shares), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
