@@ -106,7 +106,7 @@ def make_cpu_plan() -> list[Run]:
         small("osnet_x1_0", 1), small("osnet_t1", 1), small("osnet_x1_0", 2), small("osnet_t1", 2),
         small(WIDENED, 1), small(WIDENED, 2),
         large("osnet_x1_0", 1), large("osnet_t1", 1), small("osnet_t2", 1), small("osnet_add", 1),
-        small("osnet_x1_0", 3), small(WIDENED, 3), small("osnet_x1_0", 4), small(WIDENED, 4),
+        small("osnet_x1_0", 3), small(WIDENED, 3), small("osnet_t1", 3), small("osnet_x1_0", 4), small(WIDENED, 4),
     ]  # fmt: skip
 
 
@@ -393,9 +393,7 @@ def make_report(settings: Settings, runs: Sequence[Run], earlier: dict[str, Any]
                      and a.group == b.group == group and a.seed == b.seed]  # fmt: skip
             if pairs:
                 found = contrast(report["runs"], pairs)
-                known = contrasts.get((group, first, second), {})
-                if "test_mAP_over_seeds" in known and "test_mAP_over_seeds" not in found:
-                    found = known  # from before a report kept the average precision of each query
+                found = keep_seeds(found, contrasts.get((group, first, second), {}))
                 report["contrasts"].append(found | {"table_5_row": row})
     return report
 
@@ -459,6 +457,27 @@ def contrast(summaries: dict[str, Any], pairs: list[tuple[Run, Run]]) -> dict[st
     return found
 
 
+def keep_seeds(found: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """``found``, with test scores of further seeds from an earlier report that did not keep each query's precision.
+
+    People cannot be resampled over such seeds, so the interval of old and new ones is Student's, of the seeds' means.
+    """
+    before = {int(seed): entry["test_mAP"] for seed, entry in known.get("seeds", {}).items() if "test_mAP" in entry}
+    now = {seed: entry["test_mAP"] for seed, entry in found["seeds"].items() if "test_mAP" in entry}
+    if before.keys() <= now.keys():
+        return found
+    seeds = {seed: entry | {"test_mAP": before[seed]} if seed in before.keys() - now.keys() else entry
+             for seed, entry in found["seeds"].items()}  # fmt: skip
+    over = known["test_mAP_over_seeds"]
+    if not now.keys() <= before.keys():
+        by_seed = [float(value["mean"]) for _, value in sorted((before | now).items())]
+        low, high = student_interval(by_seed)
+        over = {"mean": float(np.mean(by_seed)), "low": low, "high": high, "num_seeds": len(by_seed),
+                "num_people": over["num_people"], "by_seed": by_seed, "interval": "Student's, over seeds"}  # fmt: skip
+    found |= {"seeds": seeds, "test_mAP_over_seeds": over}
+    return found | {"verdict": judge(found)}
+
+
 def compare_curves(a: list[dict[str, float]], b: list[dict[str, float]]) -> dict[str, Any]:
     """Held-out mAP of both at equal epochs, and of the first at the second's training time."""
     scores = [{row["epoch"]: row for row in curve if SCORE in row} for curve in (a, b)]
@@ -497,6 +516,12 @@ STUDENT = {2: 12.706, 3: 4.303, 4: 3.182}
 """By number of seeds: the 97.5 % quantile of Student's t distribution with one degree of freedom less."""
 
 
+def student_interval(by_seed: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean over seeds."""
+    mean, half = float(np.mean(by_seed)), float(STUDENT[len(by_seed)] * np.std(by_seed, ddof=1) / len(by_seed) ** 0.5)
+    return mean - half, mean + half
+
+
 def judge(found: dict[str, Any]) -> str:
     """Whether the paper's claim, that the first is better, is confirmed; needs at least two seeds.
 
@@ -505,9 +530,8 @@ def judge(found: dict[str, Any]) -> str:
     over = found.get("test_mAP_over_seeds")
     if over is None or over["num_seeds"] < 2:
         return "open"
-    by_seed = np.array(over["by_seed"])
-    half = STUDENT[len(by_seed)] * by_seed.std(ddof=1) / len(by_seed) ** 0.5
-    low, high = min(over["low"], by_seed.mean() - half), max(over["high"], by_seed.mean() + half)
+    lows, highs = zip((over["low"], over["high"]), student_interval(over["by_seed"]), strict=True)
+    low, high = min(lows), max(highs)
     return "confirmed" if low > 0 else "refuted" if high < 0 else "open"
 
 

@@ -124,6 +124,26 @@ def test_intervals_resample_people_and_seeds() -> None:
         assert omni_scale.judge({"test_mAP_over_seeds": over}) == verdict
 
 
+def test_seeds_of_an_earlier_report_are_kept() -> None:
+    def entry(mean: float) -> dict[str, Any]:
+        return {"held_out": {}, "test_mAP": {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}}
+
+    over = {"mean": 0.11, "low": 0.09, "high": 0.13, "num_seeds": 2, "num_people": 750, "by_seed": [0.1, 0.12]}
+    known = {"seeds": {"1": entry(0.1), "2": entry(0.12)}, "test_mAP_over_seeds": over, "verdict": "open"}
+    lost: dict[int, Any] = {1: {"held_out": {}}, 2: {"held_out": {}}, 3: {"held_out": {}}}
+    kept = omni_scale.keep_seeds({"seeds": dict(lost), "verdict": "open"}, known)
+    assert kept["test_mAP_over_seeds"] == over  # nothing new
+    third = {"seeds": lost | {3: entry(0.11)}, "test_mAP_over_seeds": over | {"num_seeds": 1}, "verdict": "open"}
+    found = omni_scale.keep_seeds(third, known)
+    joined = found["test_mAP_over_seeds"]
+    assert joined["by_seed"] == [0.1, 0.12, 0.11]
+    half = 4.303 * 0.01 / 3**0.5  # the standard deviation of the three is 0.01
+    assert (joined["low"], joined["high"]) == pytest.approx((0.11 - half, 0.11 + half))
+    assert (found["verdict"], found["seeds"][1]["test_mAP"]["mean"]) == ("confirmed", 0.1)
+    again = omni_scale.keep_seeds(third, read_back(found))
+    assert again["test_mAP_over_seeds"] == joined
+
+
 def test_verdicts_are_those_of_the_results() -> None:
     report = json.loads((ROOT / "benchmarks" / "results" / "omni-scale-cpu.json").read_text(encoding="utf-8"))
     assert [omni_scale.judge(found) for found in report["contrasts"]] == [c["verdict"] for c in report["contrasts"]]
