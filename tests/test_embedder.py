@@ -349,6 +349,16 @@ def test_preprocessing_comes_from_the_card(tiny_network: OSNet, photos: list[Pat
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+def test_an_empty_path_is_not_the_current_folder(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert embedder.embed(".").shape == (1, 512)
+    with pytest.raises(EmbeddingError, match="input 1"):
+        embedder.embed([".", ""])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -146,6 +146,8 @@ def test_features_for_boxmot(tiny_network: OSNet, normalize: bool) -> None:
     assert reid.get_features(np.array([]), image(0)).shape == (0, 512)
     with pytest.raises(ImageError, match="box 1"):
         reid.get_features(np.array([[0, 0, 9, 9], [40, 0, 50, 9]]), image(0))
+    dead = SimpleNamespace(normalize=False, embed=lambda *_, **__: np.zeros((1, 4), np.float32))
+    assert not BoxmotFeatures(dead).get_features(boxes, image(0)).any()  # type: ignore[arg-type]
 
 
 def test_every_public_name_exists() -> None:

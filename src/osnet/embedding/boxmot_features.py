@@ -33,7 +33,8 @@ class BoxmotFeatures:
             image: uint8 (height, width, 3), BGR as OpenCV gives it.
 
         Returns:
-            float32 (N, D), rows of length 1, in the order of the boxes; (0, D) for no boxes.
+            float32 (N, D), rows of length 1 (or 0, if the network gives zeros), in the order of the boxes; (0, D) for
+            no boxes.
 
         Raises:
             EmbeddingError: an image that is not such an array, or a box that covers no pixel of it (the box is named).
@@ -41,4 +42,5 @@ class BoxmotFeatures:
         features = self.embedder.embed(Frame(image, xyxys), channels="bgr")
         if self.embedder.normalize or not len(features):
             return features
-        return features / np.linalg.norm(features, axis=1, keepdims=True)
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        return features / np.maximum(lengths, np.finfo(np.float32).tiny)  # zeros stay zeros

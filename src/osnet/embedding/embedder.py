@@ -233,8 +233,8 @@ class Embedder:
         Transparent images are drawn on white.
 
         Raises:
-            EmbeddingError: an image cannot be used; ``done`` holds the embeddings made before it.
-            DataError: a folder that does not exist.
+            EmbeddingError: an image cannot be used, or a path does not exist; ``done`` holds the embeddings made before
+                it.
 
         Warns:
             ImageWarning: an image that is damaged inside but decodes; files of a folder that are not images.

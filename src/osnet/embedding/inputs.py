@@ -119,7 +119,9 @@ def _is_collection(value: Any) -> bool:
 
 
 def _jobs_of(value: Any, name: str, channels: ChannelOrder) -> Iterator[Job]:
-    if isinstance(value, str | Path):
+    if isinstance(value, str) and not value:  # Path("") is the current folder
+        yield _failed(name, ImageError(name, "an empty path"))
+    elif isinstance(value, str | Path):
         path = Path(value)
         empty = True
         for file in list_images(path) if path.is_dir() else [path]:
