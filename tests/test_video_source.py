@@ -68,6 +68,37 @@ def test_frames_do_not_depend_on_where_reading_starts(tmp_path: Path, suffix: st
             assert frame.time_s == whole[frame.number].time_s
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_reordered_frames_are_no_jump_of_the_clock(tmp_path: Path, suffix: str) -> None:
+    footage = open_footage(write_video(tmp_path / f"clip{suffix}", numbered(60), reordered=True), 0.0)
+    assert footage.seekable
+    assert footage.troubles == ()
+    np.testing.assert_allclose(footage.times_s, np.arange(60) / 10, atol=1e-3)
+    for first in (0, 31):
+        read = list(read_frames(footage, first / 10))
+        assert [number_of(f.image) for f in read] == list(range(first, 60))
+
+
+def test_frames_that_an_edit_list_hides_are_no_frames(tmp_path: Path) -> None:
+    """As phones and ``ffmpeg -ss -c copy`` trim: from the last keyframe on, with negative times for what is hidden."""
+    whole = write_video(tmp_path / "whole.mp4", numbered(60), reordered=True)
+    trimmed = tmp_path / "trimmed.mp4"
+    with av.open(str(whole)) as source, av.open(str(trimmed), "w") as container:
+        stream = source.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        begin = round(2.7 / stream.time_base)  # frames 24 to 26, behind a keyframe, are hidden
+        for packet in source.demux(stream):
+            if packet.dts is not None and packet.pts >= 2.4 / stream.time_base:
+                packet.pts, packet.dts, packet.stream = packet.pts - begin, packet.dts - begin, copy
+                container.mux(packet)
+    footage = open_footage(trimmed, 1000.0)
+    troubles = list(footage.troubles)
+    frames = list(read_frames(footage, troubles=troubles))
+    assert troubles == []
+    assert [number_of(f.image) for f in frames] == list(range(27, 60))
+    assert (frames[0].time_s, frames[0].number) == (1000.0, 1)
+
+
 def test_frames_are_sampled_by_time_at_a_varying_frame_rate(tmp_path: Path) -> None:
     times = [0.0, 0.1, 0.2, 0.35, 0.9, 1.0, 1.1, 2.6, 2.65, 2.7]
     footage = open_footage(write_video(tmp_path / "v.mkv", numbered(10), times=times), 0.0)
