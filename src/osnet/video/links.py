@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from osnet.errors import GalleryError
 from osnet.files import write_json
 from osnet.video.archive import LOCK, LOCK_TIMEOUT_S, Archive, Tracklet
+from osnet.video.archive_segments import same_footage
 from osnet.video.protocols import Floats, FootageError
 
 LINKS_FILE, DECISIONS_FILE = "links.json", "decisions.jsonl"
@@ -137,7 +138,7 @@ def _strangers(seen: Sequence[Tracklet], cosines: Floats) -> Floats:
             second = seen[j]
             if first.camera != second.camera or min(first.end_s, second.end_s) - max(first.begin_s, second.begin_s) < 1:
                 continue
-            if first.footage != second.footage:
+            if not same_footage(first, second):
                 continue  # recordings that overlap show the same person twice
             if mean_overlap(first, second) < 0.1:
                 found.append(float(cosines[i, j]))
@@ -146,7 +147,7 @@ def _strangers(seen: Sequence[Tracklet], cosines: Floats) -> Floats:
 
 def mean_overlap(a: Tracklet, b: Tracklet) -> float:
     """Mean IoU of the boxes in common frames; 0 if there are none."""
-    if a.footage != b.footage:
+    if not same_footage(a, b):
         return 0.0
     _, mine, theirs = np.intersect1d(a.numbers, b.numbers, assume_unique=True, return_indices=True)
     if not len(mine):

@@ -75,7 +75,7 @@ def open_footage(path: str | Path, starts_s: float | None = None) -> Footage:
     with open_container(path) as (container, stream):
         packets = _Packets(container, stream)
         shown = [(packet.is_discard, time_s) for packet, time_s in packets if packet.size]
-        # A trimmed file keeps the frames from the last keyframe on; its edit list hides them, and no decoder shows them.
+        # A trimmed file begins at a keyframe. Its edit list hides the frames before the cut; no decoder gives them.
         times = np.array([time_s for is_hidden, time_s in shown if not is_hidden], np.float64)
         if not len(times):
             raise FootageError(f"{path} has a video stream without frames")
