@@ -12,10 +12,12 @@ pytest.importorskip("av")
 
 import av
 
-from osnet.video import FootageError, list_footage, open_footage
+from osnet import Embedder
+from osnet.video import FootageError, indexing, list_footage, open_footage
 from osnet.video.protocols import Trouble
 from osnet.video.recordings import start_from_name
 from osnet.video.source import make_converter, read_frames, upright
+from osnet.video.tracking import front_end
 from small_footage import SIZE_WH, grey, number_of, numbered, write_video
 
 
@@ -108,20 +110,40 @@ def test_frames_are_sampled_by_time_at_a_varying_frame_rate(tmp_path: Path) -> N
     assert [f.number for f in read_frames(footage, fps=2)] == [1, 5, 6, 8]
 
 
-def test_the_rotation_of_phones_is_applied(tmp_path: Path) -> None:
+def write_turned(path: Path) -> Path:
+    """Three frames, red on the left, with the metadata of a quarter clockwise."""
     image = grey(100)
-    image[:, :20] = (250, 0, 0)  # red on the left
-    path = write_video(tmp_path / "turned.mp4", [image] * 3)
-    content = bytearray(path.read_bytes())
+    image[:, :20] = (250, 0, 0)
+    content = bytearray(write_video(path, [image] * 3).read_bytes())
     place = content.index(b"tkhd") + 4 + 40  # the matrix of version 0
-    content[place : place + 36] = struct.pack(
-        ">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30
-    )  # a quarter clockwise
+    content[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+    return path
+
+
+def test_the_rotation_of_phones_is_applied(tmp_path: Path) -> None:
+    path = write_turned(tmp_path / "turned.mp4")
     frame = next(iter(read_frames(open_footage(path, 0.0))))
     assert frame.image.shape == (SIZE_WH[0], SIZE_WH[1], 3)
     assert frame.image[:15, :, 0].mean() > 200
     assert frame.image[30:, :, 0].mean() < 120
+
+
+def test_the_border_of_turned_footage_is_that_of_the_upright_frames(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By it, joining decides who left the view."""
+    boxes = tmp_path / "boxes.txt"
+    boxes.write_text("".join(f"{n},1,30,100,30,50,1\n" for n in (1, 2, 3)))
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        indexing, "refine", lambda tracks, samples, _, size_wh: sizes.append(size_wh) or (tracks, samples)
+    )
+    found = open_footage(write_turned(tmp_path / "turned.mp4"), 0.0)
+    tracks = indexing.track_footage(
+        found, *front_end(boxes), embedder=Embedder(tiny_weights, device="cpu", backend="torch")
+    )
+    assert (len(tracks), sizes) == (1, [(SIZE_WH[1], SIZE_WH[0])])
 
 
 @pytest.mark.parametrize(
