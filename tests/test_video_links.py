@@ -172,7 +172,7 @@ def test_the_rate_of_different_people_is_counted_on_people_visible_at_once(tmp_p
 
 @pytest.mark.parametrize(("most", "proposed"), [(0.01, 1), (0.02, 1), (0.03, 2), (0.05, 2)])
 def test_no_proposal_has_more_strangers_than_allowed(tmp_path: Path, most: float, proposed: int) -> None:
-    """36 pairs of strangers. One reaches the score of the second proposal, a share of 0.028; none that of the first."""
+    """37 pairs of strangers. One reaches the score of the second proposal, a share of 0.027; none that of the first."""
     crowd = [(0, 10, np.eye(9)[n], 60 * n) for n in range(9)]
     crowd[8] = (0, 10, 0.8 * np.eye(9)[7] + 0.6 * np.eye(9)[8], 480)
     seen = [(20, 30, np.eye(9)[0], 0), (20, 30, 0.79 * np.eye(9)[1] + np.sqrt(1 - 0.79**2) * -np.eye(9)[2], 60)]
