@@ -22,8 +22,9 @@ def write_video(
     gop: int = 8,
     metadata: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
+    reordered: bool = False,
 ) -> Path:
-    """Write RGB or RGBA frames; ``times`` in seconds make the frame rate vary."""
+    """Write RGB or RGBA frames; ``times`` in seconds make the frame rate vary; ``reordered``: with B-frames."""
     with av.open(str(path), "w", options=options or {}) as container:
         container.metadata.update(metadata or {})
         stream: Any = container.add_stream(codec, rate=fps)
@@ -31,7 +32,7 @@ def write_video(
         stream.pix_fmt, stream.codec_context.gop_size = pix_fmt, gop
         stream.codec_context.time_base = Fraction(1, 1000)
         if codec == "libx264":
-            stream.options = {"crf": "10", "preset": "ultrafast"}
+            stream.options = {"crf": "10", "preset": "ultrafast"} | ({"bf": "2", "b-adapt": "0"} if reordered else {})
         for number, image in enumerate(images):
             layout = "rgba" if image.shape[2] == 4 else "rgb24"
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)

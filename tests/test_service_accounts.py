@@ -1,5 +1,7 @@
 """Accounts, sessions, tokens, failed logins, the first administrator."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from engine_files import read_all
 
 pytest.importorskip("argon2")
+
+import argon2
 
 from osnet.service.accounts import IDLE_S, MAX_FAILURES, SESSION_S, Accounts
 from osnet.service.database import (
@@ -72,6 +76,31 @@ def test_nothing_secret_is_stored_in_plain(accounts: Accounts, database: Databas
     for secret in (PASSWORD, session, token, token.split("_", 2)[2]):  # osnet_ID_SECRET; the secret may hold "_"
         assert secret.encode() not in content
     assert b"$argon2id$" in content
+
+
+def test_failed_logins_at_once_are_limited_too(database: Database) -> None:
+    """Requests that come together must not all be checked before the first of them has failed."""
+
+    class Slow:
+        hash = staticmethod(CHEAP.hash)
+
+        def verify(self, *_: str) -> bool:
+            time.sleep(0.05)
+            raise argon2.exceptions.VerifyMismatchError
+
+    accounts = Accounts(database, hasher=Slow())
+
+    def attempt(_: int) -> str:
+        try:
+            return accounts.log_in("root", PASSWORD, "1.2.3.4")
+        except LoginError:
+            return "tried"
+        except TooManyFailuresError:
+            return "refused"
+
+    with ThreadPoolExecutor(16) as pool:
+        tried = list(pool.map(attempt, range(32))).count("tried")
+    assert MAX_FAILURES["both"] <= tried <= MAX_FAILURES["both"] + 1
 
 
 def test_failed_logins_are_limited_by_name_and_by_address(accounts: Accounts, clock: Clock) -> None:

@@ -208,6 +208,21 @@ def test_a_crop_is_erased_from_gallery_and_state(gallery: Path, crops: list[Path
     assert crops[0].exists()
 
 
+def test_times_outside_the_calendar_are_served(crops: list[Path], tiny_weights: Path, tmp_path: Path) -> None:
+    """A gallery holds any finite number, such as milliseconds."""
+    items = [Item(str(crops[0]), "a", "gate", 1000 * NOON), Item(str(crops[1]), "b", "gate", 1e300)]
+    items += [Item(str(crops[2]), "c", "gate", -1e300), Item(str(crops[3]), "d", "gate", NOON)]
+    Gallery.open(tmp_path / "odd", Embedder(tiny_weights, device="cpu", backend="torch")).add(items)
+    site = make_site(tmp_path, tmp_path / "odd", zone="Europe/Berlin")
+    hits = find(site, crops[0])["hits"]
+    assert {hit["identity"]: hit["begin_s"] for hit in hits} == {i.identity: i.time_s for i in items}
+    saturday = find(site, crops[0], filters={"weekdays": [5], "from_hour": 12, "to_hour": 14})["hits"]
+    assert {hit["identity"] for hit in saturday} == {"d"}
+    search = find(site, crops[0])["id"]
+    assert site.client().get(f"{API}/searches/{search}/timeline").status_code == 200
+    assert site.browser().get(f"/searches/{search}/timeline").status_code == 200
+
+
 def test_retention_deletes_old_crops_and_keeps_those_without_a_date(
     gallery: Path, crops: list[Path], tmp_path: Path
 ) -> None:

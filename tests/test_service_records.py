@@ -148,6 +148,18 @@ def test_an_idempotency_key_makes_a_write_happen_once(site: Site) -> None:
     assert len(ids) == 1
 
 
+def test_the_secret_of_a_token_is_not_stored_for_a_repeated_request(site: Site) -> None:
+    browser = site.browser()
+    headers = {"Idempotency-Key": "key-of-a-token", "X-CSRF-Token": browser.csrf}  # type: ignore[attr-defined]
+    given = {"name": "n", "scopes": ["view"], "days": 1}
+    first, again = (browser.post(f"{API}/tokens", json=given, headers=headers) for _ in range(2))
+    assert (first.status_code, again.json()) == (201, first.json())
+    assert again.headers["idempotent-replay"] == "true"
+    kept = site.service.database.all("SELECT body FROM idempotency")
+    assert kept
+    assert not any(first.json()["token"].encode() in bytes(row["body"]) for row in kept)
+
+
 # Retention
 
 

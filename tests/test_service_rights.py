@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("fastapi")
 
 from osnet.service import accounts as accounts_file
+from osnet.service.database import read_migrations, split_statements
 from osnet.service.roles import LoginError
-from small_service import API, PASSWORD, Site, guarded_site
+from small_service import API, PASSWORD, Site, guarded_site, upload
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,46 @@ def test_another_roles_camera(site: Site) -> None:
     for path in (f"/searches/{theirs}", f"/searches/{theirs}/timeline", f"/cases/{case}", "/"):
         answer = page.get(path)
         assert (answer.status_code, "camera-2" in answer.text) == (200, False), path
+
+
+def test_a_picture_from_the_footage_of_another_roles_camera(site: Site) -> None:
+    """Neither in the search, nor by its place, nor in an export, nor what was stored before cameras were kept."""
+    greta, root = site.client("greta"), site.client()
+    case = root.post(f"{API}/cases", json={"title": "boxes"}).json()["id"]
+    one = site.service.library.tracklet(site.tracklets("camera-2")[0])
+    box = {"camera": "camera-2", "time_s": one.begin_s, "box": [0, 0, 50, 90]}
+    search = root.post(f"{API}/searches", json={"boxes": [box], "case": case}).json()["id"]
+    shown = site.tracklets("camera-1")[0]
+    root.post(f"{API}/searches/{search}/answers", json={"tracklet": shown, "answer": "yes"})
+    for _ in range(2):
+        for who, seen in ((root, True), (greta, False)):
+            assert bool(who.get(f"{API}/searches/{search}").json()["queries"]) is seen
+            picture = who.get(f"{API}/searches/{search}/queries/1.jpg")
+            assert picture.status_code == (200 if seen else 404)
+            exported = who.post(f"{API}/cases/{case}/export", json={"reason": "r"})
+            with zipfile.ZipFile(io.BytesIO(exported.content)) as archive:
+                assert ("search-1/query-1.jpg" in archive.namelist()) is seen
+        with site.service.database.write() as tx:  # as an earlier version left it, and what the migration does
+            tx.run("UPDATE queries SET camera = NULL WHERE search = ?", search)
+            migration = next(sql for number, sql in read_migrations() if number == 3)
+            tx.run(next(sql for sql in split_statements(migration) if sql.startswith("UPDATE")))
+    photo = upload(site, shown, case=case)["id"]
+    assert greta.get(f"{API}/searches/{photo}/queries/1.jpg").status_code == 200
+
+
+def test_anothers_search_cannot_be_taken_out_of_its_case_and_deleted(site: Site) -> None:
+    root, olga = site.client(), site.client("olga")
+    case = root.post(f"{API}/cases", json={"title": "evidence"}).json()["id"]
+    given = {"tracklets": [site.tracklets()[0]], "case": case}
+    search = root.post(f"{API}/searches", json=given).json()["id"]
+    own = olga.post(f"{API}/cases", json={"title": "own"}).json()["id"]
+    assert olga.post(f"{API}/cases/{own}/searches", json={"search": search}).status_code == 403
+    assert olga.delete(f"{API}/cases/{own}").status_code == 204
+    assert root.get(f"{API}/searches/{search}").json()["case"] == case
+    mine = olga.post(f"{API}/searches", json=given).json()["id"]
+    other = olga.post(f"{API}/cases", json={"title": "other"}).json()["id"]
+    assert olga.post(f"{API}/cases/{other}/searches", json={"search": mine}).status_code == 200
+    assert root.post(f"{API}/cases/{other}/searches", json={"search": search}).status_code == 200
 
 
 def test_another_operators_search(site: Site) -> None:

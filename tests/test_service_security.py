@@ -181,6 +181,32 @@ def test_csrf_requests_from_other_origins_are_refused(site: Site, headers: dict[
     assert browser.post("/cases", data=data, headers=headers).status_code == 403
 
 
+def test_values_that_cannot_be_read_are_refused(site: Site) -> None:
+    client, browser = site.client(), site.browser()
+    assert browser.post(f"{API}/cases", json={"title": "x"}, headers={"Origin": "http://["}).status_code == 403
+    form = {"csrf": browser.csrf, "tracklet": site.tracklets()[0]}  # type: ignore[attr-defined]
+    photo = [("photos", ("a.jpg", crop_file(site, site.tracklets()[0])))]
+    for boxes in (f"[[{10**400}, 0, 1, 1]]", "[[NaN, 0, 40, 80]]", "[" * 1000, "[[0, 0, Infinity, -Infinity]]"):
+        assert browser.post("/search", data={**form, "boxes": boxes}, files=photo).status_code == 422, boxes[:20]
+    box = '{"boxes": [{"camera": "camera-1", "time_s": %s, "box": [0, 0, 40, 80]}]}'
+    for body in (
+        *(box % value for value in ("NaN", "Infinity", 10**400, "1e999", '"\\u0000"')),
+        *('{"tracklets": ["\\ud800"]}', "[" * 100_000, '{"tracklets": [' * 900, '{"having": ["\\u0000"]}', "\ufeff{}"),
+        '{{"tracklets": ["{}"]}}'.format("~".join(["a"] * 100)),
+    ):
+        answer = client.post(f"{API}/searches", content=body.encode(), headers={"Content-Type": "application/json"})
+        assert 400 <= answer.status_code < 500, (body[:40], answer.text)
+        assert answer.json()["title"], body[:40]
+    for path in (
+        *(f"{API}/searches?limit={value}" for value in ("-1", "0", "NaN", "1e9", "", 10**400)),
+        *(f"{API}/searches?cursor={value}" for value in ("x", "e30", "%00", "bnVsbA")),
+        *(f"{API}/frames/camera-1.jpg?time_s={value}" for value in ("NaN", "-inf", "", 10**400)),
+        f"{API}/tracklets/{site.tracklets()[0]}/crops/{10**30}.jpg",
+        f"{API}/tracklets/%00/clip.mp4",
+    ):
+        assert 400 <= client.get(path).status_code < 500, path
+
+
 def test_login_from_another_site(site: Site) -> None:
     """A foreign page cannot log a user in: the form's field must equal this browser's cookie."""
     browser = site.client(None)

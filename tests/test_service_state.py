@@ -151,7 +151,7 @@ def test_rows_of_many_tracklets_are_forgotten_and_others_stay(database: Database
     with database.write() as tx:
         for search, tracklet in (("from-gone", "a~7"), ("from-left", "b~1")):
             tx.run("INSERT INTO searches VALUES (?, NULL, 'ann', '', '{}', '{}', 0)", search)
-            tx.run("INSERT INTO queries VALUES (?, 1, 'photo', ?, ?, ?)", search, tracklet, b"jpeg", b"vector")
+            tx.run("INSERT INTO queries VALUES (?, 1, 'photo', ?, ?, ?, NULL)", search, tracklet, b"jpeg", b"vector")
         hits = [*sorted(gone), "b~1", "b~2"]
         tx.run_many(
             "INSERT INTO hits VALUES (?, ?, ?, 0.5, NULL)", [("from-left", n, hit) for n, hit in enumerate(hits, 1)]

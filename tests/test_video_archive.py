@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,8 +30,11 @@ from osnet.video import (
     make_tracker,
 )
 from osnet.video.archive import FinishedTrack, Pool, segment_name, write_segment
+from osnet.video.archive_segments import list_segments
 from osnet.video.crops import Sample, encode_jpeg
 from osnet.video.detectors import MotDetector
+from osnet.video.erasing import find_twins
+from osnet.video.links import propose_links
 from osnet.video.protocols import Boxes, Ints, Track, VideoFrame
 from osnet.video.tracking import front_end
 from small_footage import numbered, paint_walkers, walk, write_truth, write_video
@@ -388,6 +392,23 @@ def test_leftovers_of_a_killed_run_are_ignored_and_removed(
     assert len(Archive.open(tmp_path / "a")) == 0
     index(footage, tmp_path / "a", embedder)
     assert not leftover.exists()
+
+
+def test_footage_that_moved_between_two_runs_is_the_same_footage(
+    archive: Path, footage: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    """Else no tracklets are linked over the border, and an erasure leaves the copy in the overlap."""
+    out, moved = tmp_path / "a", tmp_path / "moved"
+    shutil.copytree(archive, out)
+    shutil.rmtree(out / list_segments(out)[1])
+    shutil.copytree(footage.parent, moved)
+    assert index(moved / footage.name, out, embedder).segments_added == 1
+    found = []
+    for store in (Archive.open(archive), Archive.open(out)):
+        borders = {(link.a, link.b) for link in propose_links(store) if link.kind == "border"}
+        found.append((borders, {i: sorted(find_twins(store, [i])) for i in store.sources()}))
+    assert len(found[0][0]) >= 2
+    assert found[1] == found[0]
 
 
 def test_every_run_reports_the_faults_of_the_footage(tmp_path: Path, embedder: Embedder, footage: Path) -> None:

@@ -37,10 +37,11 @@ Seen = tuple[float, float, Sequence[float], float]
 """Begin and end in seconds, vector, left edge of the boxes."""
 
 
-def make_archive(root: Path, segments: dict[tuple[str, float], list[Seen]]) -> Archive:
+def make_archive(root: Path, segments: dict[tuple[str, float], list[Seen]], size: int = 4) -> Archive:
     """An archive of made-up tracklets at two frames a second."""
     root.mkdir()
-    about = {"format": "osnet-archive-1", "weights_sha256": "0" * 64, "weights_name": "made up", "embedding_size": 4}
+    about = {"format": "osnet-archive-1", "weights_sha256": "0" * 64, "weights_name": "made up"}
+    about |= {"embedding_size": size}
     (root / "archive.json").write_text(json.dumps(about))
     for (camera, start), people in segments.items():
         finished = []
@@ -51,7 +52,7 @@ def make_archive(root: Path, segments: dict[tuple[str, float], list[Seen]]) -> A
             unit = (np.array(vector) / np.linalg.norm(vector)).astype(np.float32)
             finished.append(FinishedTrack(track, [Sample(track.numbers[0], begin, track.boxes[0], 0.5, unit, JPEG)]))
         said = {"camera": camera, "start_s": start, "footage": {"path": f"/footage/{camera}.mp4"}, "troubles": []}
-        write_segment(root, segment_name(camera, start), finished, said, 4)
+        write_segment(root, segment_name(camera, start), finished, said, size)
     return Archive.open(root)
 
 
@@ -167,6 +168,18 @@ def test_the_rate_of_different_people_is_counted_on_people_visible_at_once(tmp_p
     cosines = (units @ units.T)[np.triu_indices(9, 1)]
     assert link.strangers == pytest.approx(float(np.mean(cosines >= link.score)))
     assert link.a == f"{GATE}/5"
+
+
+@pytest.mark.parametrize(("most", "proposed"), [(0.01, 1), (0.02, 1), (0.03, 2), (0.05, 2)])
+def test_no_proposal_has_more_strangers_than_allowed(tmp_path: Path, most: float, proposed: int) -> None:
+    """37 pairs of strangers. One reaches the score of the second proposal, a share of 0.027; none that of the first."""
+    crowd = [(0, 10, np.eye(9)[n], 60 * n) for n in range(9)]
+    crowd[8] = (0, 10, 0.8 * np.eye(9)[7] + 0.6 * np.eye(9)[8], 480)
+    seen = [(20, 30, np.eye(9)[0], 0), (20, 30, 0.79 * np.eye(9)[1] + np.sqrt(1 - 0.79**2) * -np.eye(9)[2], 60)]
+    store = make_archive(tmp_path / "a", {("gate", 0.0): crowd, ("hall", 0.0): seen}, 9)
+    links = propose_links(store, settings=LinkSettings(max_strangers=most))
+    assert len(links) == proposed
+    assert all(link.strangers is not None and link.strangers <= most for link in links)
 
 
 def test_tracklets_are_linked_over_a_segment_border_by_their_shared_boxes(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ pytest.importorskip("av")
 
 import av
 
-from osnet.video import FootageError, list_footage, open_footage
+from osnet import Embedder
+from osnet.video import FootageError, indexing, list_footage, open_footage
 from osnet.video.protocols import Trouble
 from osnet.video.recordings import start_from_name
 from osnet.video.source import make_converter, read_frames, upright
+from osnet.video.tracking import front_end
 from small_footage import SIZE_WH, grey, number_of, numbered, write_video
 
 
@@ -68,6 +70,37 @@ def test_frames_do_not_depend_on_where_reading_starts(tmp_path: Path, suffix: st
             assert frame.time_s == whole[frame.number].time_s
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_reordered_frames_are_no_jump_of_the_clock(tmp_path: Path, suffix: str) -> None:
+    footage = open_footage(write_video(tmp_path / f"clip{suffix}", numbered(60), reordered=True), 0.0)
+    assert footage.seekable
+    assert footage.troubles == ()
+    np.testing.assert_allclose(footage.times_s, np.arange(60) / 10, atol=1e-3)
+    for first in (0, 31):
+        read = list(read_frames(footage, first / 10))
+        assert [number_of(f.image) for f in read] == list(range(first, 60))
+
+
+def test_frames_that_an_edit_list_hides_are_no_frames(tmp_path: Path) -> None:
+    """As phones and ``ffmpeg -ss -c copy`` trim: from the last keyframe on, with negative times for what is hidden."""
+    whole = write_video(tmp_path / "whole.mp4", numbered(60), reordered=True)
+    trimmed = tmp_path / "trimmed.mp4"
+    with av.open(str(whole)) as source, av.open(str(trimmed), "w") as container:
+        stream = source.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        begin = round(2.7 / stream.time_base)  # frames 24 to 26, behind a keyframe, are hidden
+        for packet in source.demux(stream):
+            if packet.dts is not None and packet.pts >= 2.4 / stream.time_base:
+                packet.pts, packet.dts, packet.stream = packet.pts - begin, packet.dts - begin, copy
+                container.mux(packet)
+    footage = open_footage(trimmed, 1000.0)
+    troubles = list(footage.troubles)
+    frames = list(read_frames(footage, troubles=troubles))
+    assert troubles == []
+    assert [number_of(f.image) for f in frames] == list(range(27, 60))
+    assert (frames[0].time_s, frames[0].number) == (1000.0, 1)
+
+
 def test_frames_are_sampled_by_time_at_a_varying_frame_rate(tmp_path: Path) -> None:
     times = [0.0, 0.1, 0.2, 0.35, 0.9, 1.0, 1.1, 2.6, 2.65, 2.7]
     footage = open_footage(write_video(tmp_path / "v.mkv", numbered(10), times=times), 0.0)
@@ -77,20 +110,40 @@ def test_frames_are_sampled_by_time_at_a_varying_frame_rate(tmp_path: Path) -> N
     assert [f.number for f in read_frames(footage, fps=2)] == [1, 5, 6, 8]
 
 
-def test_the_rotation_of_phones_is_applied(tmp_path: Path) -> None:
+def write_turned(path: Path) -> Path:
+    """Three frames, red on the left, with the metadata of a quarter clockwise."""
     image = grey(100)
-    image[:, :20] = (250, 0, 0)  # red on the left
-    path = write_video(tmp_path / "turned.mp4", [image] * 3)
-    content = bytearray(path.read_bytes())
+    image[:, :20] = (250, 0, 0)
+    content = bytearray(write_video(path, [image] * 3).read_bytes())
     place = content.index(b"tkhd") + 4 + 40  # the matrix of version 0
-    content[place : place + 36] = struct.pack(
-        ">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30
-    )  # a quarter clockwise
+    content[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+    return path
+
+
+def test_the_rotation_of_phones_is_applied(tmp_path: Path) -> None:
+    path = write_turned(tmp_path / "turned.mp4")
     frame = next(iter(read_frames(open_footage(path, 0.0))))
     assert frame.image.shape == (SIZE_WH[0], SIZE_WH[1], 3)
     assert frame.image[:15, :, 0].mean() > 200
     assert frame.image[30:, :, 0].mean() < 120
+
+
+def test_the_border_of_turned_footage_is_that_of_the_upright_frames(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By it, joining decides who left the view."""
+    boxes = tmp_path / "boxes.txt"
+    boxes.write_text("".join(f"{n},1,30,100,30,50,1\n" for n in (1, 2, 3)))
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        indexing, "refine", lambda tracks, samples, _, size_wh: sizes.append(size_wh) or (tracks, samples)
+    )
+    found = open_footage(write_turned(tmp_path / "turned.mp4"), 0.0)
+    tracks = indexing.track_footage(
+        found, *front_end(boxes), embedder=Embedder(tiny_weights, device="cpu", backend="torch")
+    )
+    assert (len(tracks), sizes) == (1, [(SIZE_WH[1], SIZE_WH[0])])
 
 
 @pytest.mark.parametrize(

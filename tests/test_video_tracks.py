@@ -51,8 +51,22 @@ def test_mot_text_is_read_and_written(tmp_path: Path) -> None:
     assert lines == ["4,3,1.00,2.00,10.00,20.00,0.7500,1,1", "5,3,2.00,2.00,10.00,20.00,0.0100,1,1"]
 
 
+def test_ids_of_64_bits_are_read_exactly(tmp_path: Path) -> None:
+    """DeepStream's ids are random above and counted below; as floats, people with neighbouring ids would be one."""
+    ids = [2**62 + 1, 2**62 + 2, 2**63 + 1, 2**63 + 2, -(2**63), 2**64 - 1]
+    path = tmp_path / "tracks.txt"
+    path.write_text("".join(f"1,{key},{10 * place},0,5,5,1\n" for place, key in enumerate(ids)) + "1,7.0,90,0,5,5\n")
+    read = MotFile(path).at(1)[1].tolist()
+    assert [key % 2**64 for key in read] == [key % 2**64 for key in [*ids, 7]]
+    assert read[5] == NO_ID
+
+
 @pytest.mark.parametrize(
-    "line", ["1,1,0,0,5", "1,1,a,0,5,5", "0,1,0,0,5,5", "1.5,1,0,0,5,5", "1,1,0,0,-5,5", "1,1,nan,0,5,5"]
+    "line",
+    [
+        *("1,1,0,0,5", "1,1,a,0,5,5", "0,1,0,0,5,5", "1.5,1,0,0,5,5", "1,1,0,0,-5,5", "1,1,nan,0,5,5"),
+        *(f"1,{2**64},0,0,5,5", f"1,{-(2**63) - 1},0,0,5,5", "1,1e300,0,0,5,5", "1,1,1e39,0,5,5", "1,1.5,0,0,5,5"),
+    ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "bad.txt"

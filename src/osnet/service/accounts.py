@@ -53,6 +53,7 @@ class Accounts:
         self._wrong = (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError)
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
         self._few = threading.BoundedSemaphore(2)  # each verification takes 64 MB
+        self._attempt = threading.BoundedSemaphore(2)  # from counting failures to counting one more
         with database.write() as tx:
             for kind in KINDS:
                 tx.run("INSERT INTO roles (name, kind, cameras) VALUES (?, ?, NULL) ON CONFLICT DO NOTHING", kind, kind)
@@ -228,16 +229,17 @@ class Accounts:
             "address": f"address {address}",
             "both": f"both {name[:200]} {address}",
         }
-        self._check_failures(subjects)
-        row = self._database.one("SELECT id, password, disabled FROM accounts WHERE name = ?", name[:200])
-        fits = self._fits(row["password"] if row else self._nobody, password[: MAX_PASSWORD + 1])
-        if not fits or row is None or row["disabled"]:
-            with self._database.write() as tx:
-                now = self._clock()
-                tx.run_many("INSERT INTO failed_logins VALUES (?, ?)", [(s, now) for s in subjects.values()])
-                tx.run("DELETE FROM failed_logins WHERE at_s < ?", now - FAILURES_S)
-                record(tx, name[:200], "login.failed", {"address": address})
-            raise LoginError("name and password do not fit")
+        with self._attempt:
+            self._check_failures(subjects)
+            row = self._database.one("SELECT id, password, disabled FROM accounts WHERE name = ?", name[:200])
+            fits = self._fits(row["password"] if row else self._nobody, password[: MAX_PASSWORD + 1])
+            if not fits or row is None or row["disabled"]:
+                with self._database.write() as tx:
+                    now = self._clock()
+                    tx.run_many("INSERT INTO failed_logins VALUES (?, ?)", [(s, now) for s in subjects.values()])
+                    tx.run("DELETE FROM failed_logins WHERE at_s < ?", now - FAILURES_S)
+                    record(tx, name[:200], "login.failed", {"address": address})
+                raise LoginError("name and password do not fit")
         secret = secrets.token_urlsafe(32)
         now = self._clock()
         with self._database.write() as tx:

@@ -76,10 +76,18 @@ class Cases:
             record(tx, actor.name, "case.change", {"case": case})
 
     def attach(self, actor: Actor, case: str, search: str) -> None:
-        """Put a search into a case, where everybody who may view cases sees it. Raises MissingError."""
+        """Put a search into a case, where everybody who may view cases sees it.
+
+        Raises:
+            MissingError: no such case or search.
+            AccessError: it is in another case, and they neither made it nor administer. Who begins a case may delete
+                it with its searches.
+        """
         with self._database.write() as tx:
             self.get(case)
-            self._searches.get(actor, search)
+            row = self._searches.get(actor, search)
+            if row["case_id"] not in (None, case) and row["account"] != actor.name and not actor.may("admin"):
+                raise AccessError("only who made a search, or an administrator, can take it out of its case")
             tx.run("UPDATE searches SET case_id = ? WHERE id = ?", case, search)
             record(tx, actor.name, "case.attach", {"case": case, "search": search})
 

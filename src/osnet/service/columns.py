@@ -22,6 +22,8 @@ from osnet.video.archive import Archive
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 DAY_S = 86_400.0
+CALENDAR_UNTIL_S = 253_370_764_800.0
+"""The year 9999, the last one that Python knows."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class Columns:
             mask &= self.begins <= filters.before_s
         if filters.weekdays is None and filters.from_hour is None and filters.to_hour is None:
             return mask
-        mask &= self.begins >= CLOCK_FROM_S  # the others have no place on a clock
+        mask &= (self.begins >= CLOCK_FROM_S) & (self.begins < CALENDAR_UNTIL_S)  # the others have no place on a clock
         begins, lasted = np.where(mask, self.local_begins, 0.0), np.where(mask, self.ends - self.begins, 0.0)
         if filters.weekdays is not None:
             days = [np.floor(t / DAY_S).astype(int) for t in (begins, begins + lasted)]
@@ -196,9 +198,9 @@ def split_public_id(public: str) -> tuple[str, str]:
 def local_offsets(times_s: NDArray[np.float64], zone: tzinfo) -> NDArray[np.float64]:
     """(T,): what to add to Unix times to get the site's clock, exact to the hour in which the clock is changed.
 
-    0 where there is no time of a clock.
+    0 where there is no time of a clock, or none of the calendar: a gallery holds any number.
     """
-    clocked = np.where(times_s >= CLOCK_FROM_S, times_s, 0.0)
+    clocked = np.where((times_s >= CLOCK_FROM_S) & (times_s < CALENDAR_UNTIL_S), times_s, 0.0)
     hours, places = np.unique(np.floor(clocked / 3600), return_inverse=True)
     offsets = []
     for hour in hours:

@@ -133,7 +133,7 @@ class Guard:
             return 421, "this service does not answer for this host name; start it with --public-name NAME"
         if method not in SAFE and "authorization" not in headers:
             origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-            if (origin is not None and urlsplit(origin).netloc != host) or site in ("cross-site", "same-site"):
+            if (origin is not None and _netloc_of(origin) != host) or site in ("cross-site", "same-site"):
                 return 403, "the request comes from another site"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
@@ -166,6 +166,12 @@ class Guard:
         return limited
 
 
+def _masked(body: bytes, *secrets: str) -> bytes:
+    """A body masked, or a masked one unmasked: XOR with SHAKE-256 of the secrets."""
+    mask = hashlib.shake_256("\n".join(("answer", *secrets)).encode()).digest(len(body))
+    return (int.from_bytes(body) ^ int.from_bytes(mask)).to_bytes(len(body))
+
+
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -181,6 +187,14 @@ async def _plain(send: Send, status: int, text: str, api: bool) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+def _netloc_of(origin: str) -> str | None:
+    """Host and port of an origin; None if it cannot be read."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
 def _host_of(host: str) -> str:
     """``localhost:8750`` -> ``localhost``; ``[::1]:8750`` -> ``::1``."""
     if host.startswith("["):
@@ -190,6 +204,9 @@ def _host_of(host: str) -> str:
 
 class Idempotency:
     """Writes of the API with an ``Idempotency-Key`` happen once: the same request again gets the answer of the first.
+
+    An answer may hold the secret of a token. So it is kept masked by bytes that follow from the key and from what the
+    client identifies itself with; the state holds neither.
 
     Args:
         app: what is inside.
@@ -243,11 +260,13 @@ class Idempotency:
                         "headers": [(b"content-type", there["content_type"].encode()), (b"idempotent-replay", b"true")],
                     }
                 )
-                await send({"type": "http.response.body", "body": bytes(there["body"])})
+                await send({"type": "http.response.body", "body": _masked(bytes(there["body"]), who, key, request)})
             return
-        await self._first(scope, receive, body, digest, send)
+        await self._first(scope, receive, body, digest, send, lambda kept: _masked(kept, who, key, request))
 
-    async def _first(self, scope: Scope, receive: Receive, body: bytes, digest: str, send: Send) -> None:
+    async def _first(
+        self, scope: Scope, receive: Receive, body: bytes, digest: str, send: Send, mask: Callable[[bytes], bytes]
+    ) -> None:
         status, kind, answer = 500, "", b""
         given = False
 
@@ -273,7 +292,7 @@ class Idempotency:
             final = status < 500 and status not in (401, 403, 409, 429) and len(answer) <= MAX_KEPT
             final = final and (kind == "" or "json" in kind)  # no pictures of people in the state
             try:
-                await asyncio.to_thread(self._end, digest, (status, kind, answer) if final else None)
+                await asyncio.to_thread(self._end, digest, (status, kind, mask(answer)) if final else None)
             except (StateError, OSError) as error:  # the client has its answer; the key is free in ten minutes
                 log.warning("the answer to an Idempotency-Key cannot be kept: %s", error)
 

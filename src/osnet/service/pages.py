@@ -113,7 +113,7 @@ def _boxes(text: str, count: int) -> list[list[float] | None]:
     try:
         given = json.loads(text)
         boxes = [None if box is None else [float(v) for v in box] for box in given]
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError("the boxes cannot be read") from error
     if len(boxes) != count:
         raise DataError(f"{len(boxes)} boxes for {count} pictures")

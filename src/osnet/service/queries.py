@@ -32,6 +32,8 @@ class Query:
     vector: Floats
     tracklet: str | None = None
     """It shows this tracklet."""
+    camera: str | None = None
+    """It was cut from footage of this camera."""
 
 
 def filters_from(values: dict[str, Any]) -> Filters:

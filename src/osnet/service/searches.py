@@ -101,7 +101,7 @@ class Searches:
         """
         if not actor.sees(camera):
             raise MissingError(f"there is no camera {camera[:100]!r}")
-        return self._query(cut_box(frame, box, "the frame"), f"{camera} at {time_s:.1f}")
+        return self._query(cut_box(frame, box, "the frame"), f"{camera} at {time_s:.1f}", camera)
 
     def read_tracklet(self, actor: Actor, public: str) -> Query:
         """A query from a tracklet: its mean. Raises MissingError if the asker may not see it."""
@@ -125,8 +125,8 @@ class Searches:
             raise MissingError(f"there is no tracklet {public[:200]!r}")
         return self._library.tracklet(public)
 
-    def _query(self, crop: Image.Image, label: str) -> Query:
-        return Query(label, encode_small(crop), self._library.embed([crop])[0])
+    def _query(self, crop: Image.Image, label: str, camera: str | None = None) -> Query:
+        return Query(label, encode_small(crop), self._library.embed([crop])[0], camera=camera)
 
     # Searches
 
@@ -193,9 +193,9 @@ class Searches:
                 now,
             )
             tx.run_many(
-                "INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (search, place, q.label, q.tracklet, q.jpeg, np.asarray(q.vector, "<f4").tobytes())
+                    (search, place, q.label, q.tracklet, q.jpeg, np.asarray(q.vector, "<f4").tobytes(), q.camera)
                     for place, q in enumerate(queries, 1)
                 ],
             )
@@ -283,8 +283,15 @@ class Searches:
     def queries(self, actor: Actor, search: str) -> list[Row]:
         """Place, label and tracklet of each query picture that the asker may see."""
         self.get(actor, search)
-        rows = self._database.all("SELECT place, label, tracklet FROM queries WHERE search = ? ORDER BY place", search)
-        return [row for row in rows if row["tracklet"] is None or self.may_see(actor, row["tracklet"])]
+        rows = self._database.all(
+            "SELECT place, label, tracklet, camera FROM queries WHERE search = ? ORDER BY place", search
+        )
+        return [
+            row
+            for row in rows
+            if ((camera := row.pop("camera")) is None or actor.sees(camera))
+            and (row["tracklet"] is None or self.may_see(actor, row["tracklet"]))
+        ]
 
     def query_picture(self, actor: Actor, search: str, place: int) -> bytes:
         """JPEG. Raises MissingError if there is none, or the asker may not see it."""

@@ -200,6 +200,14 @@ def footage_place(record: Mapping[str, Any]) -> Path | str:
     return Path(record["path"]) if "bytes" in record else str(record["path"])
 
 
+def same_footage(a: Tracklet, b: Tracklet) -> bool:
+    """True for tracklets of one stream, or of one file, which may have been moved between two runs."""
+    if a.footage == b.footage:
+        return True
+    one, other = ({k: v for k, v in t.footage_record.items() if k != "path"} for t in (a, b))
+    return "bytes" in one and one == other
+
+
 def list_segments(folder: Path) -> list[str]:
     """List the names of all segments, sorted by day, time and camera."""
     found = [path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/*/{SEGMENT_FILE}")]

@@ -172,7 +172,9 @@ def track_footage(
     tracker.reset(min(settings.fps or footage.fps, footage.fps))
     tracks: dict[int, Track] = {}
     collector = Collector(embedder, settings.sample_s) if embedder is not None and settings.appearance else None
+    size_wh = footage.size_wh
     for frame in read_frames(footage, fps=settings.fps, troubles=troubles):
+        size_wh = (frame.image.shape[1], frame.image.shape[0])  # upright
         boxes = detector.detect(frame)
         ids = tracker.update(boxes, frame)
         if collector is not None:
@@ -188,7 +190,7 @@ def track_footage(
             on_progress(frame.time_s - footage.starts_s, footage.duration_s, footage.path.name)
     if collector is None:
         return [tracks[key] for key in sorted(tracks)]
-    return refine(*collector.finish(), Appearance(), footage.size_wh)[0]
+    return refine(*collector.finish(), Appearance(), size_wh)[0]
 
 
 def _about(

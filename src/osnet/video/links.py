@@ -25,12 +25,16 @@ from numpy.typing import NDArray
 from osnet.errors import GalleryError
 from osnet.files import write_json
 from osnet.video.archive import LOCK, LOCK_TIMEOUT_S, Archive, Tracklet
+from osnet.video.archive_segments import same_footage
 from osnet.video.protocols import Floats, FootageError
 
 LINKS_FILE, DECISIONS_FILE = "links.json", "decisions.jsonl"
 FORMAT = "osnet-links-1"
 MIN_CONFIRMED = 3
 """Number of confirmed links between two cameras from which the travel time is estimated."""
+DEFAULT_SCORE = 0.8
+MIN_STRANGERS = 30
+"""Number of pairs of different people from which their rate is computed."""
 
 Decision = Literal["confirmed", "rejected", "undone"]
 Kind = Literal["border", "camera"]
@@ -74,7 +78,8 @@ class LinkSettings:
     """Thresholds of proposals."""
 
     min_score: float | None = None
-    """Lowest cosine; None: the one that ``max_strangers`` of the pairs of different people reach."""
+    """Lowest cosine; None: ``max_strangers`` decides, or ``DEFAULT_SCORE`` if too few pairs of different people are
+    known."""
     max_strangers: float = 0.01
     """Highest share of pairs of different people that may reach the score."""
     default_travel: Travel = Travel()
@@ -108,15 +113,16 @@ def propose_links(
     strangers = np.sort(_strangers(seen, cosines))
     ways = {**learn_travel(archive, decided), **(travel or {})}
     links = _borders(seen)
-    least = settings.min_score
-    if least is None:
-        least = float(np.quantile(strangers, 1 - settings.max_strangers)) if len(strangers) >= 30 else 0.8
     rejected = {pair for pair, said in decided.items() if said == "rejected"}
     scores = _possible(seen, cosines, ways, settings.default_travel, rejected)
     for i, j in mutual_best([t.camera for t in seen], scores, settings.margin):
         score = float(scores[i, j])
-        if score >= least:
-            rate = float(np.mean(strangers >= score)) if len(strangers) >= 30 else None
+        rate = float(np.mean(strangers >= score)) if len(strangers) >= MIN_STRANGERS else None
+        if settings.min_score is None and rate is not None:
+            fits = rate <= settings.max_strangers
+        else:
+            fits = score >= (DEFAULT_SCORE if settings.min_score is None else settings.min_score)
+        if fits:
             links.append(Link(seen[i].id, seen[j].id, "camera", score, rate, seen[j].begin_s - seen[i].end_s))
     there = {frozenset((link.a, link.b)) for link in links}
     place = {tracklet.id: k for k, tracklet in enumerate(seen)}
@@ -137,7 +143,7 @@ def _strangers(seen: Sequence[Tracklet], cosines: Floats) -> Floats:
             second = seen[j]
             if first.camera != second.camera or min(first.end_s, second.end_s) - max(first.begin_s, second.begin_s) < 1:
                 continue
-            if first.footage != second.footage:
+            if not same_footage(first, second):
                 continue  # recordings that overlap show the same person twice
             if mean_overlap(first, second) < 0.1:
                 found.append(float(cosines[i, j]))
@@ -146,7 +152,7 @@ def _strangers(seen: Sequence[Tracklet], cosines: Floats) -> Floats:
 
 def mean_overlap(a: Tracklet, b: Tracklet) -> float:
     """Mean IoU of the boxes in common frames; 0 if there are none."""
-    if a.footage != b.footage:
+    if not same_footage(a, b):
         return 0.0
     _, mine, theirs = np.intersect1d(a.numbers, b.numbers, assume_unique=True, return_indices=True)
     if not len(mine):

@@ -13,14 +13,16 @@ from osnet.files import sha256_file, written_aside
 from osnet.video.protocols import NO_ID, Boxes, FootageError, Ints, Track
 
 MAX_BYTES = 4 << 30
+MAX_PIXEL = 1e9
 
 
 class MotFile:
     """The boxes of a video by frame, with or without ids.
 
     Args:
-        path: the text. The id -1 means a box without id (a detection). A box with confidence 0 is ignored, as in the
-            truth of MOTChallenge. A missing or negative confidence counts as 1.
+        path: the text. The id -1 means a box without id (a detection). Ids of 64 bits without a sign, which DeepStream
+            writes, are read with one; so its 18446744073709551615 is -1. A box with confidence 0 is ignored, as in
+            the truth of MOTChallenge. A missing or negative confidence counts as 1.
 
     Raises:
         FootageError: the text cannot be read; the message names the line.
@@ -76,13 +78,28 @@ def _parse(line: str, where: str) -> tuple[int, tuple[int, float, float, float, 
         values = [float(part) for part in parts[:7]]
     except ValueError:
         raise FootageError(f"{where}: {line.strip()!r} contains a value that is not a number") from None
-    number, track = values[0], values[1]
-    if not all(map(math.isfinite, values)) or number < 1 or number != int(number) or track != int(track):
+    number = values[0]
+    if not all(map(math.isfinite, values)) or number < 1 or number != int(number) or values[1] != int(values[1]):
         raise FootageError(f"{where}: {line.strip()!r}; frame and id must be whole numbers, and frames begin at 1")
+    try:
+        track = int(parts[1])  # exactly: as floats, neighbours above 2**53 are equal
+    except ValueError:
+        track = int(values[1])
+    if not -(2**63) <= track < 2**64:
+        raise FootageError(f"{where}: the id {parts[1]} has more than 64 bits")
+    if max(map(abs, values[2:6])) > MAX_PIXEL:
+        raise FootageError(f"{where}: {line.strip()!r}; a box has coordinates of at most {MAX_PIXEL:g} pixels")
     if min(values[4:6]) <= 0:
         raise FootageError(f"{where}: a box of {values[4]:g} x {values[5]:g} pixels; both must be above 0")
     confidence = values[6] if len(values) > 6 and values[6] >= 0 else 1.0
-    return int(number), (int(track), values[2], values[3], values[4], values[5], confidence)
+    return int(number), (
+        track - 2**64 if track >= 2**63 else track,
+        values[2],
+        values[3],
+        values[4],
+        values[5],
+        confidence,
+    )
 
 
 def write_mot(path: str | Path, tracks: Iterable[Track]) -> None:

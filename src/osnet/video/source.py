@@ -4,6 +4,7 @@ Times come from the stream's own clock, so variable frame rates need no special 
 (two recordings in one file), times continue one frame later. What cannot be decoded is left out and listed.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,9 @@ def open_footage(path: str | Path, starts_s: float | None = None) -> Footage:
     path = Path(path)
     with open_container(path) as (container, stream):
         packets = _Packets(container, stream)
-        times = np.array([time_s for packet, time_s in packets if packet.size], np.float64)
+        shown = [(packet.is_discard, time_s) for packet, time_s in packets if packet.size]
+        # A trimmed file begins at a keyframe. Its edit list hides the frames before the cut; no decoder gives them.
+        times = np.array([time_s for is_hidden, time_s in shown if not is_hidden], np.float64)
         if not len(times):
             raise FootageError(f"{path} has a video stream without frames")
         if starts_s is None:
@@ -82,7 +85,7 @@ def open_footage(path: str | Path, starts_s: float | None = None) -> Footage:
         sorted_times = np.unique(np.round(times, 6))
         origin_s = float(sorted_times[0])
         troubles = [Trouble(max(0.0, t.time_s - origin_s), t.what) for t in packets.troubles]
-        troubles += _find_cut(container, stream, len(times), sorted_times - origin_s)
+        troubles += _find_cut(container, stream, len(shown), sorted_times - origin_s)
         return Footage(
             path, starts_s, sorted_times - origin_s, (stream.width, stream.height), origin_s, packets.steady,
             tuple(troubles[:MAX_TROUBLES]),
@@ -233,15 +236,16 @@ class _Packets:
             if not packet.size:
                 yield packet, float((last or 0) * base)
                 continue
-            clock = packet.dts if packet.dts is not None else packet.pts
-            if clock is None:
-                clock, self.steady = (0 if last is None else last + step) - offset, False
-                packet.pts = packet.dts = clock
-            if last is not None and clock + offset < last:
+            if packet.dts is None and packet.pts is None:
+                packet.pts = packet.dts = (0 if last is None else last + step) - offset
                 self.steady = False
-                self._add(float(last * base), f"the clock jumps back by {float((last - clock - offset) * base):.2f} s")
-                offset = last + step - clock
-            last = clock + offset
+            if packet.dts is not None:  # times of showing alone jump back wherever frames are reordered
+                if last is not None and packet.dts + offset < last:
+                    self.steady = False
+                    back_s = float((last - packet.dts - offset) * base)
+                    self._add(float(last * base), f"the clock jumps back by {back_s:.2f} s")
+                    offset = last + step - packet.dts
+                last = packet.dts + offset
             if offset:
                 packet.dts = None if packet.dts is None else packet.dts + offset
                 packet.pts = None if packet.pts is None else packet.pts + offset
@@ -337,7 +341,10 @@ def _find_cut(container: Any, stream: Any, count: int, times_s: Times) -> list[T
             )
     end_s = float(times_s[-1])
     counts = "mp4" in container.format.name  # other formats may state any number of frames
-    if counts and count < stream.frames:
+    lasts_s = (
+        float((stream.duration or 0) * stream.time_base) or math.inf
+    )  # as an edit list states it, which hides frames
+    if counts and count < stream.frames and lasts_s > end_s + 1.5 * step:
         troubles.append(Trouble(end_s, f"the file ends here, with {count} of its {stream.frames} frames"))
     stated_s = float(container.duration or 0) / 1e6
     if not counts and stream.duration and stated_s > end_s + max(1.0, 0.05 * stated_s):
