@@ -92,14 +92,9 @@ def _parse(line: str, where: str) -> tuple[int, tuple[int, float, float, float, 
     if min(values[4:6]) <= 0:
         raise FootageError(f"{where}: a box of {values[4]:g} x {values[5]:g} pixels; both must be above 0")
     confidence = values[6] if len(values) > 6 and values[6] >= 0 else 1.0
-    return int(number), (
-        track - 2**64 if track >= 2**63 else track,
-        values[2],
-        values[3],
-        values[4],
-        values[5],
-        confidence,
-    )
+    if track >= 2**63:
+        track -= 2**64
+    return int(number), (track, values[2], values[3], values[4], values[5], confidence)
 
 
 def write_mot(path: str | Path, tracks: Iterable[Track]) -> None:

@@ -341,9 +341,8 @@ def _find_cut(container: Any, stream: Any, count: int, times_s: Times) -> list[T
             )
     end_s = float(times_s[-1])
     counts = "mp4" in container.format.name  # other formats may state any number of frames
-    lasts_s = (
-        float((stream.duration or 0) * stream.time_base) or math.inf
-    )  # as an edit list states it, which hides frames
+    # An edit list hides frames, and states the duration without them.
+    lasts_s = float((stream.duration or 0) * stream.time_base) or math.inf
     if counts and count < stream.frames and lasts_s > end_s + 1.5 * step:
         troubles.append(Trouble(end_s, f"the file ends here, with {count} of its {stream.frames} frames"))
     stated_s = float(container.duration or 0) / 1e6
