@@ -114,6 +114,24 @@ def test_a_watch_list_entry_expires(watched: dict[str, Any]) -> None:
     assert site.service.watch.list_entries() == []
 
 
+@pytest.mark.parametrize("way", ["deleted", "expired"])
+def test_an_entry_that_ends_with_its_case_is_logged(watched: dict[str, Any], way: str) -> None:
+    site, client = watched["site"], watched["site"].client()
+    case = client.post(f"{API}/cases", json={"title": "ends"}).json()["id"]
+    assert client.post(f"{API}/cases/{case}/searches", json={"search": watched["search"]}).is_success
+    if way == "deleted":
+        assert client.delete(f"{API}/cases/{case}").status_code == 204
+    else:
+        assert client.put(f"{API}/settings/case_days", json={"value": 1}).is_success
+        with site.service.database.write() as tx:
+            tx.run("UPDATE cases SET created_s = created_s - 3 * 86400")
+        site.service.retention.run("test")
+    assert site.service.watch.list_entries() == []
+    removed = site.service.database.all("SELECT d.what FROM audit a JOIN audit_details d ON a.seq = d.seq WHERE "
+                                        "a.action = 'watch.remove'")  # fmt: skip
+    assert [json.loads(row["what"]) for row in removed] == [{"entry": watched["made"]["id"], "case": case}]
+
+
 def test_expected_false_alarms_come_from_the_calibration(watched: dict[str, Any]) -> None:
     site = watched["site"]
     assert watched["made"]["expected"]["false_alarms_per_day"] is None

@@ -13,7 +13,7 @@ from typing import Any
 
 from osnet.errors import DataError
 from osnet.service.audit import record
-from osnet.service.database import Database, Row
+from osnet.service.database import Database, Row, Transaction
 from osnet.service.gallery_crops import GalleryCrop
 from osnet.service.library import Library
 from osnet.service.media import made_clip
@@ -26,6 +26,15 @@ from osnet.video.protocols import FootageError
 MAX_NOTES, MAX_TITLE = 20_000, 200
 MAX_EXPORTED = 200
 """So many confirmed tracklets go into one export."""
+
+
+def delete_case(tx: Transaction, account: str, case: str) -> None:
+    """Delete a case, its searches, and the entries of the watch list that look for them; the log names these."""
+    entries = tx.all("SELECT w.id FROM watch_entries w JOIN searches s ON s.id = w.search WHERE s.case_id = ?", case)
+    for row in entries:
+        record(tx, account, "watch.remove", {"entry": row["id"], "case": case})
+    tx.run("DELETE FROM searches WHERE case_id = ?", case)
+    tx.run("DELETE FROM cases WHERE id = ?", case)
 
 
 class Cases:
@@ -97,8 +106,7 @@ class Cases:
         if there["account"] != actor.name and not actor.may("admin"):
             raise AccessError("only who began a case, or an administrator, can delete it")
         with self._database.write() as tx:
-            tx.run("DELETE FROM searches WHERE case_id = ?", case)
-            tx.run("DELETE FROM cases WHERE id = ?", case)
+            delete_case(tx, actor.name, case)
             record(tx, actor.name, "case.delete", {"case": case})
 
     def export(self, actor: Actor, case: str, out: Path, reason: str) -> str:

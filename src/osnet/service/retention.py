@@ -18,6 +18,7 @@ import numpy as np
 from osnet.errors import DataError, OsnetError
 from osnet.service.accounts import CLOCK_SLACK_S
 from osnet.service.audit import record
+from osnet.service.cases import delete_case
 from osnet.service.columns import public_id, split_public_id
 from osnet.service.database import Database, Transaction, lists_of
 from osnet.service.library import Library
@@ -281,8 +282,7 @@ class Retention:
             for row in tx.all("SELECT id FROM cases WHERE created_s < ?", now - self._settings.get("case_days") * DAY_S)
         ]
         for case in old:
-            tx.run("DELETE FROM searches WHERE case_id = ?", case)
-            tx.run("DELETE FROM cases WHERE id = ?", case)
+            delete_case(tx, "retention", case)
         seqs = [
             int(row["seq"])
             for row in tx.all(
