@@ -19,6 +19,7 @@ leaves many rows: then it is approximate.
 import contextlib
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +62,7 @@ class PostgresStore(EngineStore):
             data_folder: of the server, if it is on this machine and may be read: ``erase`` then looks into its files.
 
         Raises:
-            GalleryError: the server cannot be reached, or holds no store there.
+            GalleryError: the server cannot be reached, holds no store there, or ``data_folder`` is not its own.
         """
         self._psycopg = require_extra("psycopg", "postgres")
         self._pgvector = require_extra("pgvector.psycopg", "postgres")
@@ -77,6 +78,20 @@ class PostgresStore(EngineStore):
         )[0]
         if form != FORMAT:
             raise GalleryError(f"{self.name} has the format {form!r}; this version reads {FORMAT!r}")
+        if self._data_folder is not None:
+            self._check_data_folder(self._data_folder)
+
+    def _check_data_folder(self, folder: Path) -> None:
+        """Raise GalleryError unless the folder is the server's and can be read: ``erase`` would find nothing in it."""
+        try:
+            with (folder / "global" / "pg_control").open("rb") as file:
+                identifier = int.from_bytes(file.read(8), sys.byteorder, signed=True)
+        except OSError as error:
+            raise GalleryError(
+                f"{folder} cannot be read as the data folder of {self.name}: {error.strerror or error}"
+            ) from error
+        if identifier != self._run("SELECT system_identifier FROM pg_control_system()")[0][0]:
+            raise GalleryError(f"{folder} is the data folder of another server than {self.name}")
 
     @classmethod
     def create(
