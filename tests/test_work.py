@@ -292,3 +292,10 @@ def test_workers_compute_by_the_backend_of_the_embedder(tiny_weights: Path, tmp_
     assert WorkList(tmp_path / "e.npz.work").settings["backend"] == "torch"
     alone = embed_files(embedder, paths, tmp_path / "alone.npz", on_error="skip")
     np.testing.assert_allclose(read_vectors(tmp_path / "e.npz")[0].vectors, alone.vectors, atol=1e-6)
+
+
+def test_a_wrong_name_of_the_result_is_refused_before_the_work(tiny_weights: Path, tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / "crops" / "1.png", 1, (32, 64))]
+    with pytest.raises(OutputError, match=r"e\.npy.*\.npz"):
+        embed_on_many(Embedder(tiny_weights), str(tiny_weights), paths, tmp_path / "e.npy")
+    assert not (tmp_path / "e.npy.work").exists()
