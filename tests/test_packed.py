@@ -62,6 +62,10 @@ def test_pack_command(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     main(["data", "pack", str(zoo / "val"), "--out", str(tmp_path / "p"), "--classes-of", str(zoo / "train")])
     assert "1 images of 2 classes in 1 shards" in capsys.readouterr().out
     assert read_packed_index(tmp_path / "p").classes == ("cat", "dog")
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "pack", str(zoo / "train"), "--out", str(tmp_path / "q"), "--seed", "-1"])
+    assert stopped.value.code == 2
+    assert "seed -1" in capsys.readouterr().err
 
 
 def test_packing_is_deterministic_and_keeps_the_bytes(many: Photos, tmp_path: Path) -> None:
