@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 
@@ -415,13 +415,16 @@ def _quoted(name: str) -> str:
 
 def _split(address: str) -> tuple[str, str, str]:
     """Address for libpq, schema, and name for messages (without user and password)."""
-    parts = urlsplit(address)
-    options = parse_qs(parts.query, keep_blank_values=True)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise GalleryError(f"the address of the PostgreSQL server cannot be read: {error}") from error
+    options = parse_qs(parts.query.replace("+", "%2B"), keep_blank_values=True)  # for libpq, + is no space
     schema = options.pop("schema", ["osnet"])[-1]
     if not schema.replace("_", "a").isalnum() or not schema.isascii() or len(schema) > 40:
         raise GalleryError(f"schema {schema!r} must be letters, digits and _, at most 40")
     options.setdefault("connect_timeout", [os.environ.get("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT_S)])
-    plain = urlunsplit(parts._replace(query=urlencode(options, doseq=True)))
+    plain = urlunsplit(parts._replace(query=urlencode(options, doseq=True, quote_via=quote)))
     host = parts.hostname or options.get("host", ["localhost"])[0]
     return plain, schema, f"postgresql://{host}{parts.path}"
 
