@@ -9,7 +9,7 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from conftest import shared_data, write_picture
-from osnet.data.attributes.dataset import NO_IDENTITY
+from osnet.data.attributes.dataset import NO_IDENTITY, read_mat
 from osnet.data.attributes.identities import AGES, read_generated_attributes, read_market_labels
 from osnet.data.attributes.pa100k import ATTRIBUTES, read_pa100k
 from osnet.data.attributes.peta_rap import read_peta, read_rap
@@ -333,3 +333,30 @@ def test_joining_data_sets_with_and_without_attributes(people_with_attributes: P
     assert samples[0, 0, 48]["label"] == -1
     assert samples[0, 0, 0]["label"] == 0
     assert samples[0, 0, 0]["image"].shape == (3, 16, 8)
+
+
+ODD_VALUES = (5, "text", np.array([["text"]], dtype=object), np.full((2, 44), np.inf))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("kind", ["pa100k", "peta", "rap1", "rap2"])
+def test_matlab_files_of_another_structure_are_named(kind: str, tmp_path: Path) -> None:
+    """Each variable in turn is a number, a text, a cell, or infinite."""
+    root, read, place, key = {
+        "pa100k": lambda: (write_pa100k(tmp_path / "x"), read_pa100k, "annotation/annotation.mat", ""),
+        "peta": lambda: (peta_like(tmp_path / "x"), read_peta, "PETA.mat", "peta"),
+        "rap1": lambda: (rap_like(tmp_path / "x", 1), read_rap, "RAP_annotation/RAP_annotation.mat", "RAP_annotation"),
+        "rap2": lambda: (rap_like(tmp_path / "x", 2), read_rap, "RAP_annotation/RAP_annotation.mat", "RAP_annotation"),
+    }[kind]()  # fmt: skip
+    content = read_mat(root / place)
+    inner = content[key] if key else content
+    unused = {"unused", "chinese", "position"}
+    for name in inner.keys() - unused:
+        for odd in ODD_VALUES:
+            if name == "selected" and odd is ODD_VALUES[0]:
+                continue  # one attribute
+            changed = inner | {name: odd}
+            savemat(root / place, {key: changed} if key else changed)
+            with pytest.raises(DataError) as caught:
+                read(root)
+            assert str(root) in str(caught.value), (name, odd)

@@ -195,6 +195,10 @@ def test_cuhk03_a_mat_file_with_links_to_other_files_is_refused(tmp_path: Path) 
         (lambda v: v.update(labels=v["labels"] * 0), "labels do not agree"),
         (lambda v: v["filelist"].__setitem__((0, 0), "9_001_1_01.png"), "are not in cuhk-03.mat: 9_001"),
         (lambda v: v.pop("gallery_idx"), "gallery_idx"),
+        (lambda v: v.update(train_idx="text"), "config_detected"),
+        (lambda v: v.update(query_idx=np.array([[1], ["a"]], dtype=object)), "config_detected"),
+        (lambda v: v.update(labels=np.array([[1], ["a"]], dtype=object)), "config_detected"),
+        (lambda v: v["filelist"].__setitem__((0, 0), np.zeros((0, 0))), "config_detected"),
     ],
 )
 def test_cuhk03_inconsistent_protocol_files_are_refused(

@@ -153,6 +153,10 @@ def test_grid_partitions_must_fit_the_images(tmp_path: Path) -> None:
     savemat(folder / "features_and_partitions.mat", {"trainIdxAll": np.zeros((1, 10))})
     with pytest.raises(DataError, match="partition 0"):
         read_benchmark("grid", tmp_path)
+    for odd in (np.zeros((0, 0)), np.full((1, 10), np.inf)):
+        savemat(folder / "features_and_partitions.mat", {"trainIdxAll": odd})
+        with pytest.raises(DataError, match="features_and_partitions"):
+            read_benchmark("grid", tmp_path)
     (folder / "features_and_partitions.mat").write_bytes(b"damaged")
     with pytest.raises(DataError, match="cannot be read as a MATLAB 5 file"):
         read_benchmark("grid", tmp_path)

@@ -371,3 +371,23 @@ def test_evaluate_on_several_benchmarks(run: Run, tiny_weights: Path, tmp_path: 
     assert (status, "choose from market1501" in err) == (EXIT_ERROR, True)
     status, _, err = run("evaluate", "--weights", tiny_weights, "--data", tmp_path, "--targets", "viper")
     assert (status, "needs --root" in err) == (EXIT_ERROR, True)
+
+
+def test_results_of_several_embeddings_are_averaged(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    """Their weights are unknown, so results of different files count as of different weights."""
+    draw = np.random.default_rng(0)
+    labels = {"query_pids": [1, 2], "query_camids": [1, 1], "gallery_pids": [1, 2], "gallery_camids": [2, 2]}
+    for seed in (0, 1):
+        vectors = {"query_vectors": draw.normal(size=(2, 4)), "gallery_vectors": draw.normal(size=(2, 4))}
+        np.savez(tmp_path / f"{seed}.npz", **vectors, **labels)
+        status, _, err = run("evaluate-features", tmp_path / f"{seed}.npz", "--name", "set", "--out",
+                             tmp_path / f"{seed}.json")  # fmt: skip
+        assert status == 0, err
+    status, _, err = run("average", tmp_path / "0.json", tmp_path / "1.json", "--out", tmp_path / "mean.json")
+    assert status == 0, err
+    each = [json.loads((tmp_path / f"{seed}.json").read_text())["scores"]["mAP"] for seed in (0, 1)]
+    assert json.loads((tmp_path / "mean.json").read_text())["mean"]["mAP"] == pytest.approx(sum(each) / 2)
+    (tmp_path / "copy.json").write_bytes((tmp_path / "0.json").read_bytes())
+    status, _, err = run("average", tmp_path / "0.json", tmp_path / "copy.json")
+    assert status == 2
+    assert "copy.json" in err

@@ -1,6 +1,7 @@
 """The ``figure`` and ``report`` commands on a few generated people; activation shares and embedding maps."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from conftest import write_picture
 from osnet import cli
+from osnet.cli.figure import name_all
 from osnet.data.folder import read_dataset
 from osnet.embedding.embedder import Embedder
 from osnet.errors import DataError
@@ -482,3 +484,20 @@ def test_a_threshold_is_drawn(people: Path, weights: dict[str, str], tmp_path: P
         run("figure", "curves", "scores", "--data", people, "--weights", weights["one"], "--threshold", given, "--out",
             out, "--features", tmp_path / "f")  # fmt: skip
         assert drawn in out.read_text().replace("\N{MINUS SIGN}", "-")
+
+
+def test_weights_whose_names_differ_in_signs_only_can_be_compared(
+    people: Path, weights: dict[str, str], tmp_path: Path
+) -> None:
+    """The embeddings of a network are kept in a folder by its name, which has letters and digits only."""
+    runs = [tmp_path / "run-1", tmp_path / "Run_1", tmp_path / "other" / "run-1"]
+    for given, folder in zip(("one", "two", "one"), runs, strict=True):
+        shutil.copytree(weights[given], folder)
+    for features in ((), ("--features", tmp_path / "f")):
+        run("figure", "curves", "cmc", "--data", people, "--weights", *runs, "--out", tmp_path / "c.svg", *features)
+    assert len(list((tmp_path / "f").iterdir())) == 3
+
+
+def test_short_names_are_distinct() -> None:
+    for given in (["a/x (3)", "x", "b/x"], ["x (2)", "x", "y/x"], ["x", "y/x", "x (2)"]):
+        assert len(set(name_all(given))) == 3, given

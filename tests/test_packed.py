@@ -62,6 +62,10 @@ def test_pack_command(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     main(["data", "pack", str(zoo / "val"), "--out", str(tmp_path / "p"), "--classes-of", str(zoo / "train")])
     assert "1 images of 2 classes in 1 shards" in capsys.readouterr().out
     assert read_packed_index(tmp_path / "p").classes == ("cat", "dog")
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "pack", str(zoo / "train"), "--out", str(tmp_path / "q"), "--seed", "-1"])
+    assert stopped.value.code == 2
+    assert "seed -1" in capsys.readouterr().err
 
 
 def test_packing_is_deterministic_and_keeps_the_bytes(many: Photos, tmp_path: Path) -> None:
@@ -182,3 +186,16 @@ def test_a_bad_image_is_named_before_packing_writes(many: Photos, tmp_path: Path
     with pytest.raises(ImageError, match=many.paths[5].name):
         write_packed(many, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%23b", "a b", "run:1", "a::b"])
+def test_packed_images_may_lie_in_any_folder(
+    name: str, many: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path is no URL, in which # and ? end the path and a colon ends the scheme."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(name), tmp_path / name):
+        if not folder.exists():
+            write_packed(many, folder)
+        index = read_packed_index(folder)
+        assert len(list(packed.read_shard(index, index.shards[0]))) == 47

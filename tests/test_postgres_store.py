@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine_files import read_all
-from osnet.errors import GalleryError
+from osnet.errors import DataError, GalleryError
 from osnet.gallery import Where
 from osnet.gallery.traces import pieces_of
 from osnet.types import Item
@@ -171,3 +171,19 @@ def test_a_standby_serves_searches_and_receives_erasures(server: tuple[str, Path
         assert seen(standby_data) == 0
         standby.close()
     store.drop()
+
+
+def test_an_address_keeps_its_parameters(server: tuple[str, Path]) -> None:
+    """libpq reads ``%20`` as a space and ``+`` as itself."""
+    from osnet.service.database_postgres import PostgresDatabase
+
+    address = f"{server[0]}&options=-c%20work_mem%3D5MB&application_name=a%2Bb+c"
+    store = PostgresStore.create(f"{address}&schema=kept", weights_sha256=SHA, embedding_size=SIZE)
+    assert store._run("SHOW work_mem") == [("5MB",)]
+    assert store._run("SHOW application_name") == [("a+b+c",)]
+    database = PostgresDatabase(f"{address}&schema=kept_service&passfile=/a%20b")
+    assert "passfile=%2Fa%20b" in database._address
+    database.close()
+    for make in (PostgresStore, PostgresDatabase):
+        with pytest.raises((GalleryError, DataError), match="IPv6"):
+            make("postgresql://[host/database")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -337,3 +338,24 @@ def test_published_table_has_the_quoted_names() -> None:
     assert files["osnet_x1_0", "imagenet"] == "osnet_x1_0_imagenet.pth"
     known = {w.sha256 for w in PUBLISHED.values() if w.sha256}
     assert len(known) == 4
+
+
+@pytest.mark.parametrize("dataset", ["dukemtmcreid", "market1501"])  # with an unknown and a known digest
+def test_the_damaged_file_that_the_error_names_is_downloaded_again(
+    dataset: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache holds a link to a file: without the link alone, the same file would be linked again."""
+    entry = PUBLISHED["osnet_x0_25", dataset]
+    content = b"weights"
+    hub.files[entry.file] = content
+    if entry.sha256 is not None:
+        known = replace(entry, sha256=hashlib.sha256(content).hexdigest())
+        monkeypatch.setitem(PUBLISHED, ("osnet_x0_25", dataset), known)
+    stored = find_weights("osnet_x0_25", dataset).resolve()
+    stored.chmod(0o644)
+    stored.write_bytes(b"damaged")
+    with pytest.raises(WeightsError) as caught:
+        find_weights("osnet_x0_25", dataset)
+    assert str(stored) in str(caught.value)
+    stored.unlink()
+    assert find_weights("osnet_x0_25", dataset).read_bytes() == content

@@ -118,3 +118,39 @@ def test_a_misspelled_kind_of_store_is_no_folder(
         open_store(address, like=origin)
     assert "secret" not in str(refused.value)
     assert list(tmp_path.iterdir()) == before
+
+
+def test_a_new_qdrant_store_needs_a_folder_of_its_own(origin: Gallery, tmp_path: Path) -> None:
+    pytest.importorskip("qdrant_client")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_bytes(b"photo")
+    with pytest.raises(GalleryError, match="photos"):
+        open_store(f"qdrant:{tmp_path / 'photos'}", like=origin)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["1.jpg"]
+    (tmp_path / "empty").mkdir()
+    assert open_store(f"qdrant:{tmp_path / 'empty'}", like=origin).count() == 0
+
+
+def test_a_data_folder_that_would_not_be_looked_into_is_refused(
+    origin: Gallery,
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    status, _, err = run("store", "erase", tmp_path / "origin", "--camera", "c1", "--data-folder", tmp_path)
+    assert (status, str(tmp_path) in err) == (2, True)
+    status, _, err = run("store", "expire", tmp_path / "origin", "--before", "1e6", "--data-folder", tmp_path)
+    assert (status, str(tmp_path) in err) == (2, True)
+    assert Gallery.open(tmp_path / "origin").count() == 50
+    pytest.importorskip("psycopg")
+    with postgres_server() as (address, data):
+        assert copy_store(origin, open_store(address, like=origin)).copied == 50
+        other = tmp_path / "other"
+        (other / "global").mkdir(parents=True)
+        control = bytearray((data / "global" / "pg_control").read_bytes())
+        control[0] ^= 1
+        (other / "global" / "pg_control").write_bytes(control)
+        for wrong in (tmp_path / "missing", tmp_path, other):
+            status, _, err = run("store", "erase", address, "--camera", "c1", "--data-folder", wrong)
+            assert (status, str(wrong) in err) == (2, True), err
+        assert open_store(address).count() == 50
+        assert run("store", "erase", address, "--camera", "c1", "--data-folder", data)[0] == 0

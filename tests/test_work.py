@@ -292,3 +292,32 @@ def test_workers_compute_by_the_backend_of_the_embedder(tiny_weights: Path, tmp_
     assert WorkList(tmp_path / "e.npz.work").settings["backend"] == "torch"
     alone = embed_files(embedder, paths, tmp_path / "alone.npz", on_error="skip")
     np.testing.assert_allclose(read_vectors(tmp_path / "e.npz")[0].vectors, alone.vectors, atol=1e-6)
+
+
+def test_a_wrong_name_of_the_result_is_refused_before_the_work(tiny_weights: Path, tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / "crops" / "1.png", 1, (32, 64))]
+    with pytest.raises(OutputError, match=r"e\.npy.*\.npz"):
+        embed_on_many(Embedder(tiny_weights), str(tiny_weights), paths, tmp_path / "e.npy")
+    assert not (tmp_path / "e.npy.work").exists()
+
+
+def test_what_a_worker_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library in C, or a program that the task starts, writes to the process's output itself."""
+    work = plan(tmp_path / "w", items(2))
+    noisy = (
+        "import os, runpy, sys\n"
+        "from osnet.work.probe import Probe\n"
+        "do = Probe.__call__\n"
+        "Probe.__call__ = lambda *given: (os.write(1, b'noise'), do(*given))\n"
+        "sys.argv[0] = 'osnet.work'\n"
+        "runpy.run_module('osnet.work', run_name='__main__')\n"
+    )
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        runners.subprocess,
+        "Popen",
+        lambda command, **given: real([sys.executable, "-c", noisy, command[-1]], **given),
+    )
+    run_work(work)
+    assert work.todo() == []
+    assert list((tmp_path / "w" / "tries").iterdir()) == [], "no worker counts as dead"

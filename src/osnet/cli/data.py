@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from osnet.cli.common import EXIT_FOUND_TROUBLE, PLAIN_FOLDER, FolderArgs, JsonFlag, data_app, draw_progress
+from osnet.cli.common import EXIT_FOUND_TROUBLE, PLAIN_FOLDER, FolderArgs, JsonFlag, check_seed, data_app, draw_progress
 from osnet.data.check import check_dataset, find_unreadable
 from osnet.data.folder import read_any
 from osnet.data.reid.benchmark import Benchmark
@@ -166,6 +166,7 @@ def data_pack(
             file or more.
         seed: seed of the random order in which images are packed.
     """
+    check_seed(seed)
     classes = read_photo_folder(classes_of).classes if classes_of is not None else None
     index = write_packed(read_photo_folder(folder, classes), out, images_per_shard, seed)
     print(f"{out}: {len(index):,} images of {len(index.classes):,} classes in {len(index.shards)} shards")

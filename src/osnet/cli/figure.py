@@ -305,12 +305,21 @@ def load_all(weights: tuple[str, ...], device: str) -> dict[str, Embedder]:
 
 
 def name_all(weights: list[str]) -> list[str]:
-    """Distinct short names: the last part of each path that is not ``weights`` or ``best``."""
+    """Short names: the last part of each path that is not ``weights`` or ``best``.
+
+    They differ also as names of folders (``features_folder``).
+    """
     names: list[str] = []
+    folders: set[Path] = set()
     for each in weights:
         parts = [part for part in Path(each).parts if part not in ("weights", "best", "/")]
         name = Path(parts[-1] if parts else each).name.removesuffix(".pth").removesuffix(".pt")
-        names.append(name if name not in names else f"{name} ({len(names) + 1})")
+        number, own = len(names) + 1, name
+        while features_folder(Path(), own) in folders:
+            own = f"{name} ({number})"
+            number += 1
+        folders.add(features_folder(Path(), own))
+        names.append(own)
     return names
 
 

@@ -274,7 +274,7 @@ def average_results(files: Sequence[str | Path]) -> Average:
         ):
             if value != expected:
                 raise DataError(f"{file}: the {what} is {value!r}, but that of {files[0]} is {expected!r}")
-        key = (result["dataset"], str(result["weights"].get("network_sha256", "")))
+        key = (result["dataset"], str(result["weights"].get("network_sha256", result.get("root"))))  # or the files
         if key in seen:
             raise DataError(
                 f"{file} and {seen[key]} are results of the same weights on the same split {result['dataset']}; give "

@@ -41,7 +41,7 @@ def save_vectors(
         OutputError: the path does not end in .npz or cannot be written.
     """
     path = Path(path)
-    _check_npz(path)
+    check_npz(path)
     failures = [(failure.name, failure.reason) for failure in embeddings.failures]
     failed = [name for name, _ in failures]
     known = {name: stamp_of(name) for name in (*embeddings.names, *failed)} | dict(stamps or {})
@@ -94,7 +94,8 @@ def read_stamps(path: str | Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _check_npz(path: Path) -> None:
+def check_npz(path: Path) -> None:
+    """Raise OutputError unless the path ends in .npz."""
     if path.suffix != ".npz":
         raise OutputError(f"{path}: embeddings are written as .npz; choose a name that ends in .npz")
 
@@ -156,7 +157,7 @@ def embed_files(
             ``overwrite`` is false.
     """
     out = Path(out)
-    _check_npz(out)
+    check_npz(out)
     check_writable(out)
     failures = [ImageError(str(path), "a folder; give the path of an image") for path in paths if path.is_dir()]
     if failures and on_error == "raise":

@@ -43,10 +43,13 @@ def open_store(address: str, *, like: VectorStore | None = None, data_folder: Pa
         data_folder: of a PostgreSQL server on this machine.
 
     Raises:
-        GalleryError: there is none (without ``like``), it is of other weights than ``like``, or it cannot be opened.
+        GalleryError: there is none (without ``like``), it is of other weights than ``like``, it cannot be opened, or
+            ``data_folder`` is not of its server.
         MissingExtraError: the engine's package is not installed.
     """
     made = None
+    if data_folder is not None and not address.startswith(("postgresql:", "postgres:")):
+        raise GalleryError(f"{address} is not on a PostgreSQL server; leave out the data folder {data_folder}")
     if like is not None:
         made = {
             "weights_sha256": like.weights_sha256,

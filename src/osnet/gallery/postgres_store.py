@@ -19,12 +19,13 @@ leaves many rows: then it is approximate.
 import contextlib
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class PostgresStore(EngineStore):
             data_folder: of the server, if it is on this machine and may be read: ``erase`` then looks into its files.
 
         Raises:
-            GalleryError: the server cannot be reached, or holds no store there.
+            GalleryError: the server cannot be reached, holds no store there, or ``data_folder`` is not its own.
         """
         self._psycopg = require_extra("psycopg", "postgres")
         self._pgvector = require_extra("pgvector.psycopg", "postgres")
@@ -77,6 +78,20 @@ class PostgresStore(EngineStore):
         )[0]
         if form != FORMAT:
             raise GalleryError(f"{self.name} has the format {form!r}; this version reads {FORMAT!r}")
+        if self._data_folder is not None:
+            self._check_data_folder(self._data_folder)
+
+    def _check_data_folder(self, folder: Path) -> None:
+        """Raise GalleryError unless the folder is the server's and can be read: ``erase`` would find nothing in it."""
+        try:
+            with (folder / "global" / "pg_control").open("rb") as file:
+                identifier = int.from_bytes(file.read(8), sys.byteorder, signed=True)
+        except OSError as error:
+            raise GalleryError(
+                f"{folder} cannot be read as the data folder of {self.name}: {error.strerror or error}"
+            ) from error
+        if identifier != self._run("SELECT system_identifier FROM pg_control_system()")[0][0]:
+            raise GalleryError(f"{folder} is the data folder of another server than {self.name}")
 
     @classmethod
     def create(
@@ -400,13 +415,16 @@ def _quoted(name: str) -> str:
 
 def _split(address: str) -> tuple[str, str, str]:
     """Address for libpq, schema, and name for messages (without user and password)."""
-    parts = urlsplit(address)
-    options = parse_qs(parts.query, keep_blank_values=True)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise GalleryError(f"the address of the PostgreSQL server cannot be read: {error}") from error
+    options = parse_qs(parts.query.replace("+", "%2B"), keep_blank_values=True)  # for libpq, + is no space
     schema = options.pop("schema", ["osnet"])[-1]
     if not schema.replace("_", "a").isalnum() or not schema.isascii() or len(schema) > 40:
         raise GalleryError(f"schema {schema!r} must be letters, digits and _, at most 40")
     options.setdefault("connect_timeout", [os.environ.get("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT_S)])
-    plain = urlunsplit(parts._replace(query=urlencode(options, doseq=True)))
+    plain = urlunsplit(parts._replace(query=urlencode(options, doseq=True, quote_via=quote)))
     host = parts.hostname or options.get("host", ["localhost"])[0]
     return plain, schema, f"postgresql://{host}{parts.path}"
 

@@ -165,7 +165,7 @@ class QdrantStore(EngineStore):
             by_day: keep each day (UTC) in shards of its own, on a cluster.
 
         Raises:
-            GalleryError: there is one already; or ``by_day`` without a server.
+            GalleryError: there is one already; the folder holds something else; or ``by_day`` without a server.
         """
         if by_day and not _is_address(place):
             raise GalleryError(f"{place} is not a server; only a server keeps each day in shards of its own")
@@ -305,6 +305,10 @@ class _Client:
                 raise GalleryError(f"no such folder: {place}")
             if not (folder / "meta.json").is_file() or not (folder / "collection" / collection).is_dir():
                 raise GalleryError(f"{place} holds no collection {collection!r}")
+        if not self._on_server and create_size is not None:
+            folder = Path(place)
+            if folder.exists() and not (folder / "meta.json").is_file() and any(folder.iterdir()):
+                raise GalleryError(f"{place} is not empty; a new store needs a folder of its own")
         where = {"url": str(place), "api_key": api_key} if self._on_server else {"path": str(place)}
         with _translated(self.name, Exception):  # of a folder that is open elsewhere, for instance, a RuntimeError
             self._client: Any = client.QdrantClient(**where)

@@ -282,13 +282,10 @@ def read_shard(index: PackedIndex, shard: Shard) -> Iterator[tuple[int, str, byt
     Raises:
         DataError: the shard is missing or damaged, or has another number of images than the index says.
     """
-    webdataset = require_extra("webdataset", "packed")
     address = f"{index.source}/{shard.file}"
     seen = 0
     try:
-        for sample in webdataset.WebDataset(
-            [address], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
-        ):
+        for sample in _samples(address):
             key, label = int(sample["__key__"]), int(sample["cls"])
             (suffix,) = [name for name in sample if not name.startswith("__") and name != "cls"]
             if not 0 <= label < len(index.classes):
@@ -303,6 +300,19 @@ def read_shard(index: PackedIndex, shard: Shard) -> Iterator[tuple[int, str, byt
         raise DataError(f"{address} cannot be read after {seen} images: {str(error) or error!r}") from error
     if seen != shard.num_images:
         raise DataError(f"{address} is damaged: it has {seen} images instead of {shard.num_images} ({INDEX_FILE})")
+
+
+def _samples(address: str) -> Iterator[dict[str, Any]]:
+    """The members of a tar file, grouped by their number."""
+    webdataset = require_extra("webdataset", "packed")
+    if "://" in address:
+        yield from webdataset.WebDataset(
+            [address], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
+        )
+        return
+    tar = webdataset.tariterators
+    with Path(address).open("rb") as stream:  # WebDataset would take the path for a URL, and cut it at # and ?
+        yield from tar.group_by_keys(tar.tar_file_expander([{"url": address, "stream": stream}]))
 
 
 def _cut_to(batches: list[int], total: int) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 from osnet.errors import DataError, require_extra
 from osnet.gallery.postgres_store import flush_log
@@ -74,19 +74,22 @@ class PostgresDatabase(Database):
 
     Raises:
         MissingExtraError: psycopg is not installed.
-        DataError: an odd name of a schema.
+        DataError: an odd name of a schema, or an address that cannot be read.
         StateError: the server cannot be reached or refuses, or a newer version has written the schema.
     """
 
     def __init__(self, address: str) -> None:
         super().__init__()
         self._psycopg = require_extra("psycopg", "postgres")
-        parts = urlsplit(address)
-        options = parse_qs(parts.query, keep_blank_values=True)
+        try:
+            parts = urlsplit(address)
+        except ValueError as error:
+            raise DataError(f"the address of the PostgreSQL server cannot be read: {error}") from error
+        options = parse_qs(parts.query.replace("+", "%2B"), keep_blank_values=True)  # for libpq, + is no space
         self.schema = options.pop("schema", [SCHEMA])[-1]
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", self.schema):
             raise DataError(f"schema {self.schema!r} must be small letters, digits and _, at most 40")
-        self._address = urlunsplit(parts._replace(query=urlencode(options, doseq=True)))
+        self._address = urlunsplit(parts._replace(query=urlencode(options, doseq=True, quote_via=quote)))
         self._host = parts.hostname or options.get("host", ["localhost"])[0]
         self.name = f"postgresql://{self._host}{parts.path}, schema {self.schema}"
         self._touched: set[str] = {"*"}  # what an earlier process left is not known

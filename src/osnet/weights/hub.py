@@ -297,6 +297,9 @@ def _offline_message(published: PublishedWeights, reason: str) -> str:
 def _verified(path: Path, published: PublishedWeights, revision: str) -> Path:
     """Return ``path`` after checking its SHA-256. If none is known, compare it with that of the first download.
 
+    ``path`` is a link in the cache. Errors name the file that it points to: without the link alone, the Hub's library
+    would link the same file again.
+
     Raises:
         WeightsError: the SHA-256 differs.
     """
@@ -306,7 +309,7 @@ def _verified(path: Path, published: PublishedWeights, revision: str) -> Path:
     elif digest != published.sha256:
         raise WeightsError(
             f"{path} was downloaded as {published.file}, but its SHA-256 is {digest} instead of {published.sha256}, so "
-            "it is not loaded. Delete it to download it again, or pass its path to load it anyway"
+            f"it is not loaded. Delete {path.resolve()} to download it again, or pass its path to load it anyway"
         )
     return path
 
@@ -323,8 +326,8 @@ def _warn_unverified(path: Path, published: PublishedWeights, revision: str, dig
     if before | {"sha256": digest} == content and before["sha256"] != digest:
         raise WeightsError(
             f"{path} was downloaded as {published.file}, but its SHA-256 is {digest} and that of the first download "
-            f"was {before['sha256']} ({record}), so it is not loaded. Delete {path} to download it again, or delete "
-            f"{record} to accept the new file"
+            f"was {before['sha256']} ({record}), so it is not loaded. Delete {path.resolve()} to download it "
+            f"again, or delete {record} to accept the new file"
         )
     where = f"recorded in {record}"
     if before != content:

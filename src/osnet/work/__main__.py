@@ -4,6 +4,7 @@ python -m osnet.work FOLDER
 """
 
 import json
+import os
 import sys
 import warnings
 from typing import Any
@@ -24,4 +25,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library that is not Python, or a program that it starts, prints is no answer either
     main()

@@ -10,7 +10,7 @@ import numpy as np
 
 from osnet.embedding.embedder import Embedder, Embeddings, OnError
 from osnet.errors import DataError, ImageError, OutputError, WeightsError
-from osnet.features.embedding_files import read_stamps, read_vectors, save_vectors, stamp_of
+from osnet.features.embedding_files import check_npz, read_stamps, read_vectors, save_vectors, stamp_of
 from osnet.files import check_writable
 from osnet.progress import Progress, no_progress
 from osnet.work.runners import Runner, run_work
@@ -84,11 +84,12 @@ def embed_on_many(
     Raises:
         DataError: there are no paths.
         QuarantineError: blocks that failed three times; the others are kept.
-        OutputError: ``out`` cannot be written, or another process runs the list.
+        OutputError: ``out`` cannot be written or does not end in .npz, or another process runs the list.
     """
     from osnet.runtime.distributed import any_of_all, join_processes
 
     out = Path(out)
+    check_npz(out)
     check_writable(out)
     if not paths:
         raise DataError("no images to embed: paths is empty")

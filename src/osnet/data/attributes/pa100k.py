@@ -20,6 +20,7 @@ from osnet.data.attributes.dataset import (
     list_names,
     read_mat,
 )
+from osnet.data.reid.layout import checked_structure
 from osnet.errors import DataError
 
 ATTRIBUTES = (
@@ -84,20 +85,23 @@ def read_pa100k(root: str | Path, on_mismatch: OnMismatch = "raise") -> Attribut
     content = read_mat(annotation)
     if missing := sorted(KEYS - set(content)):
         raise DataError(f"{annotation} lacks the variables {', '.join(missing)}")
-    names = tuple(as_text(name) for name in content["attributes"])
-    if names != ATTRIBUTES:
-        raise DataError(f"{annotation} has the attributes {', '.join(names)}; PA-100K's are {', '.join(ATTRIBUTES)}")
-    found = Found(images, len(ATTRIBUTES))
-    found.problems = [f"{annotation.name}: unknown key {key!r}" for key in sorted(set(content) - KEYS)]
-    rows = []
-    for split in SPLITS:
-        files, labels = as_list(content[f"{split}_images_name"]), content[f"{split}_label"]
-        if len(files) == 1:
-            labels = np.atleast_2d(labels)
-        if len(files) != len(labels):
-            raise DataError(f"{annotation}: {len(files)} names but {len(labels)} rows of labels in {split}")
-        for number, (file, row) in enumerate(zip(files, labels, strict=True), start=1):
-            rows.append(Listed(split, as_text(file), row, f"{split} row {number}"))
-    found.add_all(rows, list_names(images))
+    with checked_structure(annotation):
+        names = tuple(as_text(name) for name in content["attributes"])
+        if names != ATTRIBUTES:
+            raise DataError(
+                f"{annotation} has the attributes {', '.join(names)}; PA-100K's are {', '.join(ATTRIBUTES)}"
+            )
+        found = Found(images, len(ATTRIBUTES))
+        found.problems = [f"{annotation.name}: unknown key {key!r}" for key in sorted(set(content) - KEYS)]
+        rows = []
+        for split in SPLITS:
+            files, labels = as_list(content[f"{split}_images_name"]), content[f"{split}_label"]
+            if len(files) == 1:
+                labels = np.atleast_2d(labels)
+            if len(files) != len(labels):
+                raise DataError(f"{annotation}: {len(files)} names but {len(labels)} rows of labels in {split}")
+            for number, (file, row) in enumerate(zip(files, labels, strict=True), start=1):
+                rows.append(Listed(split, as_text(file), row, f"{split} row {number}"))
+        found.add_all(rows, list_names(images))
     notes = check_counts(found, PUBLISHED, "PA-100K")
     return finish("pa100k", root, ATTRIBUTES, found, on_mismatch, notes)

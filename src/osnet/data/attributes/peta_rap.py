@@ -27,6 +27,7 @@ from osnet.data.attributes.dataset import (
     list_names,
     read_mat,
 )
+from osnet.data.reid.layout import checked_structure
 from osnet.errors import DataError
 
 NUM_PARTITIONS = 5
@@ -55,14 +56,17 @@ def read_peta(root: str | Path, on_mismatch: OnMismatch = "raise", partition: in
             or files and labels do not match.
     """
     root = Path(root)
-    fields = _fields(root / PETA_FILE, "peta", 4)
-    labels = np.asarray(fields[0])
-    if labels.ndim != 2 or labels.shape[1] < 4 + PETA_EVALUATED:
-        raise DataError(f"{root / PETA_FILE}: labels of shape {labels.shape}; PETA's are (19000, 109)")
-    names = [as_text(name) for name in fields[1]][:PETA_EVALUATED]
-    files = [f"{number:05d}.png" for number in range(1, len(labels) + 1)]
-    parts = _partition(fields[3], partition, ("train", "val", "test"), len(files), root / PETA_FILE)
-    return _build("peta", root, root / "images", names, files, labels[:, 4 : 4 + PETA_EVALUATED], parts, on_mismatch)
+    with checked_structure(root / PETA_FILE):
+        fields = _fields(root / PETA_FILE, "peta", 4)
+        labels = np.asarray(fields[0])
+        if labels.ndim != 2 or labels.shape[1] < 4 + PETA_EVALUATED:
+            raise DataError(f"{root / PETA_FILE}: labels of shape {labels.shape}; PETA's are (19000, 109)")
+        names = [as_text(name) for name in fields[1]][:PETA_EVALUATED]
+        files = [f"{number:05d}.png" for number in range(1, len(labels) + 1)]
+        parts = _partition(fields[3], partition, ("train", "val", "test"), len(files), root / PETA_FILE)
+        return _build(
+            "peta", root, root / "images", names, files, labels[:, 4 : 4 + PETA_EVALUATED], parts, on_mismatch
+        )
 
 
 def read_rap(root: str | Path, on_mismatch: OnMismatch = "raise", partition: int = 0) -> AttributeDataset:
@@ -82,24 +86,27 @@ def read_rap(root: str | Path, on_mismatch: OnMismatch = "raise", partition: int
     """
     root = Path(root)
     path = root / RAP_FILE
-    fields = _fields(path, "RAP_annotation", 5)
-    if all(isinstance(name, str) for name in np.asarray(fields[0]).ravel()):
-        name, files, all_names = "rap2", [as_text(f) for f in fields[0]], [as_text(n) for n in fields[2]]
-        columns = [int(number) - 1 for number in np.asarray(fields[3]).ravel()]
-        parts = _partition(fields[4], partition, ("train", "val", "test"), len(files), path)
-    else:
-        if len(fields) < 6:
-            raise DataError(f"{path} has {len(fields)} fields; RAP 1 has 6 or more")
-        name, files, all_names = "rap1", [as_text(f) for f in fields[5]], [as_text(n) for n in fields[3]]
-        columns = list(range(RAP1_EVALUATED))
-        parts = _partition(fields[0], partition, ("train", "test"), len(files), path)
-    labels = np.asarray(fields[1]).astype(np.float32)
-    if labels.ndim != 2 or len(labels) != len(files) or not all(0 <= c < labels.shape[1] for c in columns):
-        raise DataError(f"{path}: labels of shape {labels.shape} do not fit {len(files)} files, {len(columns)} names")
-    if name == "rap2":
-        labels[labels == 2] = np.nan
-    names = [all_names[column] for column in columns]
-    return _build(name, root, root / "RAP_dataset", names, files, labels[:, columns], parts, on_mismatch)
+    with checked_structure(path):
+        fields = _fields(path, "RAP_annotation", 5)
+        if all(isinstance(name, str) for name in np.asarray(fields[0]).ravel()):
+            name, files, all_names = "rap2", [as_text(f) for f in fields[0]], [as_text(n) for n in fields[2]]
+            columns = [int(number) - 1 for number in np.asarray(fields[3]).ravel()]
+            parts = _partition(fields[4], partition, ("train", "val", "test"), len(files), path)
+        else:
+            if len(fields) < 6:
+                raise DataError(f"{path} has {len(fields)} fields; RAP 1 has 6 or more")
+            name, files, all_names = "rap1", [as_text(f) for f in fields[5]], [as_text(n) for n in fields[3]]
+            columns = list(range(RAP1_EVALUATED))
+            parts = _partition(fields[0], partition, ("train", "test"), len(files), path)
+        labels = np.asarray(fields[1]).astype(np.float32)
+        if labels.ndim != 2 or len(labels) != len(files) or not all(0 <= c < labels.shape[1] for c in columns):
+            raise DataError(
+                f"{path}: labels of shape {labels.shape} do not fit {len(files)} files, {len(columns)} names"
+            )
+        if name == "rap2":
+            labels[labels == 2] = np.nan
+        names = [all_names[column] for column in columns]
+        return _build(name, root, root / "RAP_dataset", names, files, labels[:, columns], parts, on_mismatch)
 
 
 def _fields(path: Path, key: str, at_least: int) -> list[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from osnet.data.reid.benchmark import Benchmark, Published, SplitName
 from osnet.data.reid.cuhk03_images import FILE_NAME, Boxes, Extracted, read_extracted
-from osnet.data.reid.layout import SHOWN, number_people, read_matlab5, refuse
+from osnet.data.reid.layout import SHOWN, checked_structure, number_people, read_matlab5, refuse
 from osnet.errors import DataError
 from osnet.metrics.matching_rules import Rule
 from osnet.progress import Progress
@@ -94,7 +94,11 @@ def read_cuhk03(
     protocol = None if classic else _find_protocol(folder, mat, boxes)
     extracted = read_extracted(mat, boxes, work_dir or folder, progress)
     crops = _read_crops(extracted)
-    datasets = (_new_split(folder, protocol, crops),) if protocol else _classic_splits(folder, extracted, crops)
+    if protocol:
+        with checked_structure(protocol):
+            datasets: tuple[ReidDataset, ...] = (_new_split(folder, protocol, crops),)
+    else:
+        datasets = _classic_splits(folder, extracted, crops)
     variant = f"{'labelled' if labelled else 'detected'}, {'classic' if classic else '767/700'}"
     rule: Rule = "cuhk03" if classic else "market1501"
     return Benchmark("cuhk03", folder, datasets, PUBLISHED[variant], rule, variant, NOTES, tuple(crops.values()))

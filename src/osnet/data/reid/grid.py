@@ -81,7 +81,7 @@ def _read_partitions(path: Path, people: set[int]) -> list[set[int]]:
     for number, cell in enumerate(np.asarray(variables["trainIdxAll"]).ravel()):
         try:
             indices = {int(index) for index in np.asarray(np.asarray(cell).ravel()[0][2]).ravel()}
-        except (IndexError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{path}: the third field of partition {number} (from 0) is not a list of identities"
             ) from error
@@ -93,4 +93,6 @@ def _read_partitions(path: Path, people: set[int]) -> list[set[int]]:
             purpose = "training" if not indices else "the test"
             raise DataError(f"{path}: partition {number} (from 0) has no identities for {purpose}")
         partitions.append(indices)
+    if not partitions:
+        raise DataError(f"{path}: trainIdxAll has no partitions")
     return partitions

@@ -1,13 +1,14 @@
 """Helpers of the benchmark readers: find the folders, list the images, number the people."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from re import Match, Pattern
 from typing import Any
 
 from osnet.data.loading import is_image_file, list_files, no_images, warn_of_unread
-from osnet.errors import DataError, require_extra
+from osnet.errors import DataError, OsnetError, require_extra
 from osnet.types import Crop
 
 SHOWN = 5
@@ -98,6 +99,17 @@ def refuse(names: Sequence[str], what: str) -> None:
 def by_relative_path(crops: Iterable[Crop], root: Path) -> dict[str, Crop]:
     """Map the path of each crop, relative to ``root`` and with ``/``, to the crop, in sorted order."""
     return dict(sorted((crop.path.relative_to(root).as_posix(), crop) for crop in crops))
+
+
+@contextmanager
+def checked_structure(path: Path) -> Iterator[None]:
+    """Raise DataError with the file's name where values of a MATLAB file have another type or shape than expected."""
+    try:
+        yield
+    except OsnetError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path} does not have the expected structure: {error}") from error
 
 
 def read_matlab5(path: Path) -> Mapping[str, Any]:
