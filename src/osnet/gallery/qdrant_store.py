@@ -307,7 +307,7 @@ class _Client:
                 raise GalleryError(f"{place} holds no collection {collection!r}")
         if not self._on_server and create_size is not None:
             folder = Path(place)
-            if folder.exists() and not (folder / "meta.json").is_file() and any(folder.iterdir()):
+            if folder.is_dir() and not (folder / "meta.json").is_file() and any(folder.iterdir()):
                 raise GalleryError(f"{place} is not empty; a new store needs a folder of its own")
         where = {"url": str(place), "api_key": api_key} if self._on_server else {"path": str(place)}
         with _translated(self.name, Exception):  # of a folder that is open elsewhere, for instance, a RuntimeError
