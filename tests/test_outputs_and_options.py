@@ -61,9 +61,12 @@ def test_results_do_not_replace_what_is_read(run: Run, tmp_path: Path) -> None: 
     refused(run, table, "evaluate-features", tmp_path / "named.npz", "--csv", table, "--out", table)
     for command in ("evaluate", "calibrate"):
         given = ("--weights", "none", "--data", data, "--csv", table, "--out", table)
-        refused(run, table, command, *given, *(("--fpr", 0.1) if command == "calibrate" else ()))
+        rate = ("--fpr", 0.1) if command == "calibrate" else ()
+        refused(run, table, command, *given, *rate)
+        refused(run, Path(images[0]), command, *given[:-1], images[0], *rate)
     report = ("report", "none", "--data", data, "--csv", table)
     refused(run, table, *report, "--out", table)
+    refused(run, Path(images[2]), *report, "--out", images[2])
     threshold = tmp_path / "threshold.json"
     threshold.write_text('{"threshold": 0.5}')
     refused(run, threshold, *report, "--threshold", threshold, "--out", threshold)

@@ -112,7 +112,8 @@ def check_writable(path: str | Path, reads: Iterable[str | Path] = ()) -> None:
     Raises:
         OutputError: ``path`` is a folder or one of ``reads``, or its folder does not exist or is not writable.
     """
-    if Path(path).resolve() in {Path(read).resolve() for read in reads}:
+    full = Path.resolve if Path(path).exists() else Path.absolute  # nothing links to a file that is not there
+    if full(Path(path)) in {full(Path(read)) for read in reads}:
         raise OutputError(f"cannot write {path}: this file is read, and would be lost; choose another name")
     if Path(path).is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")

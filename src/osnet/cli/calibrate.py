@@ -52,6 +52,8 @@ def calibrate(
     if out is not None:
         check_writable(out, reads=layout.reads())
     dataset = tell_unlisted(read_dataset(data, layout.layout(), name))
+    if out is not None:
+        check_writable(out, reads=[*dataset.query.paths, *dataset.gallery.paths])
     backend = pick_backend(count_images([dataset]))
     embedder = Embedder(weights, device=device, batch_size=batch_size, flip=flip, backend=backend)
     result = calibrate_weights(

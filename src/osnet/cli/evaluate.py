@@ -100,6 +100,8 @@ def evaluate(
             ) from error
         raise
     datasets = [d for each in benchmarks.values() for d in (each.datasets if isinstance(each, Benchmark) else (each,))]
+    if out is not None:
+        check_writable(out, reads=[path for d in datasets for part in (d.query, d.gallery) for path in part.paths])
     backend = pick_backend(count_images(datasets))
     embedder = Embedder(weights, device=local_device(device), batch_size=batch_size, flip=flip, backend=backend)
     _write_results(_score_all(embedder, benchmarks, scoring, force, on_error, features), out)

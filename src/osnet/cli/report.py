@@ -46,6 +46,7 @@ def report(
     check_writable(out, reads=[*layout.reads(), *([threshold] if threshold is not None else [])])
     limit = parse_threshold(threshold)
     dataset = tell_unlisted(read_dataset(data, layout.layout()))
+    check_writable(out, reads=[*dataset.query.paths, *dataset.gallery.paths])
     given = (weights, *compare)
     embedders = load_all(given, device)
     if limit is not None:
