@@ -312,7 +312,8 @@ def draw_curves(path: Path) -> bool:
         for name, run in runs.items():
             network, _, seed = name.rpartition("-seed")
             colour, dash, marker = styles[networks.index(network)]
-            look = {"color": colour, "marker": marker, "fillstyle": {"1": "full", "2": "none", "3": "left"}.get(seed, "top")}
+            fill = {"1": "full", "2": "none", "3": "left"}.get(seed, "top")
+            look = {"color": colour, "marker": marker, "fillstyle": fill}
             rows = [row for row in run["curve"] if SCORE in row]
             values = [100 * row[SCORE] for row in rows]
             for axes, x in ((left, [row["epoch"] for row in rows]), (right, [row["cpu_s"] / 60 for row in rows])):
