@@ -220,8 +220,9 @@ def open_set(_data: Path, folder: Path, _weights: Path) -> dict[str, Any]:
     for rates, measure, identify in ((FPRS, verification_scores, False), (FPIRS, identification_scores, True)):
         for point in measure(*one, rates).points:
             counts = count_decisions(*other, point.threshold, identify=identify)
-            false = ratio_interval(counts.num_false, counts.num_negatives, other[2])
-            if not identify:
+            if identify:
+                false = ratio_interval(counts.num_false, counts.num_negatives, other[2])
+            else:
                 pairs = count_false_pairs(*other, point.threshold)
                 false = pair_interval(pairs.first_K, pairs.second_K, pairs.counts_K, pairs.queries_C, pairs.items_C)
             missed = ratio_interval(counts.num_missed, counts.num_positives, other[2])

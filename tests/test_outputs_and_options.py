@@ -82,13 +82,15 @@ def test_figures_do_not_replace_the_images_that_they_show(run: Run, tiny_weights
     refused(run, one, "figure", "gates", tmp_path, *rest)
     refused(run, one, "figure", "gates", tmp_path, "--examples", one, *rest)
     new = tmp_path / "new.png"
+    (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
     for arguments in (
+        ("gates", tmp_path, "--shares-out", tmp_path / "linked" / "new.png"),
         ("gates", tmp_path, "--shares-out", new),
         ("shares", tmp_path, "--compare", "x", "--json-out", new),
     ):
         status, _, err = run("figure", *arguments, "--weights", tiny_weights, "--out", new)
         assert status == 2
-        assert str(new) in err
+        assert str(arguments[-1]) in err
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,9 @@ def check_writable(path: str | Path, reads: Iterable[str | Path] = ()) -> None:
     Raises:
         OutputError: ``path`` is a folder or one of ``reads``, or its folder does not exist or is not writable.
     """
-    full = Path.resolve if Path(path).exists() else Path.absolute  # nothing links to a file that is not there
-    if full(Path(path)) in {full(Path(read)) for read in reads}:
+    target = Path(path).resolve()
+    there = target.exists()  # else no other name leads to it, and comparing thousands of names is quick
+    if target in {Path(read).resolve() for read in reads if there or Path(read).name == target.name}:
         raise OutputError(f"cannot write {path}: this file is read, and would be lost; choose another name")
     if Path(path).is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")

@@ -233,8 +233,7 @@ class Embedder:
         Transparent images are drawn on white.
 
         Raises:
-            EmbeddingError: an image cannot be used, or a path does not exist; ``done`` holds the embeddings made before
-                it.
+            EmbeddingError: an image cannot be used, or a path does not exist; ``done`` holds the embeddings before it.
 
         Warns:
             ImageWarning: an image that is damaged inside but decodes; files of a folder that are not images.

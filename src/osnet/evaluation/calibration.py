@@ -29,8 +29,8 @@ KINDS = {
     "identification": ("searches for unknown people", "searches for people in the gallery", "FPIR", "FNIR, rank 1"),
 }
 
-KEPT = {"verification": "", "identification": " who are searched for, in this gallery"}
-"""What the intervals leave out, by kind."""
+PEOPLE = {"verification": "people", "identification": "people who are searched for, in this gallery"}
+"""Over whom the intervals are, by kind."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Calibration:
             f"accept at a cosine of {self.threshold:.4f} or more",
             f"{false_name:<16} {_show(self.false_positives)} of {self.num_negatives:,} {negatives}",
             f"{miss_name:<16} {_show(self.misses)} of {self.num_positives:,} {positives}",
-            f"95 % intervals over people{KEPT[self.kind]}; calibrate again for other cameras, clothes or seasons",
+            f"95 % intervals over {PEOPLE[self.kind]}; calibrate again for other cameras, clothes or seasons",
         ]
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} left out: {', '.join(self.unreadable[:5])}")

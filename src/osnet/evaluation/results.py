@@ -274,7 +274,8 @@ def average_results(files: Sequence[str | Path]) -> Average:
         ):
             if value != expected:
                 raise DataError(f"{file}: the {what} is {value!r}, but that of {files[0]} is {expected!r}")
-        key = (result["dataset"], str(result["weights"].get("network_sha256", result.get("root"))))  # or the files
+        # Results of `osnet evaluate-features` know no weights; they are told apart by their files.
+        key = (result["dataset"], str(result["weights"].get("network_sha256", result.get("root"))))
         if key in seen:
             raise DataError(
                 f"{file} and {seen[key]} are results of the same weights on the same split {result['dataset']}; give "
@@ -342,8 +343,7 @@ def _describe_means(mean: Scores, deviation: Scores, scores: Sequence[Scores]) -
 
 
 def _describe_decisions(splits: Sequence[SplitEvaluation]) -> list[str]:
-    """Lines with the mean of each operating point over the splits that have it. One that is unreliable in any split is
-    marked."""
+    """Lines with the mean of each operating point over the splits that have it; marked if unreliable in any split."""
     lines = []
     for kind, (_, _, rate, hit) in WORDS.items():
         scored = [scores for split in splits for scores in split.decisions if scores.kind == kind]

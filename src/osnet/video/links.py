@@ -33,6 +33,7 @@ FORMAT = "osnet-links-1"
 MIN_CONFIRMED = 3
 """Number of confirmed links between two cameras from which the travel time is estimated."""
 DEFAULT_SCORE = 0.8
+"""Lowest cosine of a link where the rate of strangers is not known."""
 MIN_STRANGERS = 30
 """Number of pairs of different people from which their rate is computed."""
 

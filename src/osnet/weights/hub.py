@@ -297,8 +297,8 @@ def _offline_message(published: PublishedWeights, reason: str) -> str:
 def _verified(path: Path, published: PublishedWeights, revision: str) -> Path:
     """Return ``path`` after checking its SHA-256. If none is known, compare it with that of the first download.
 
-    ``path`` is a link in the cache. Errors name the file that it points to: without the link alone, the Hub's library
-    would link the same file again.
+    ``path`` is a link in the cache. Errors name the file that it points to: if the link alone is deleted, the Hub's
+    library links the same file again.
 
     Raises:
         WeightsError: the SHA-256 differs.
