@@ -495,8 +495,7 @@ def interval_over_seeds(differences_SQ: Any, pids: Sequence[int], num_resamples:
     """Mean difference with a bootstrap interval over seeds and people; with one seed, over people only.
 
     It cannot reach beyond the seeds that were run. With two or three it therefore holds for other seeds less often than
-    in 95 % of cases (about 80 and 87 % if seeds and people vary as on Market-1501 here). ``judge`` takes that into
-    account.
+    in 95 % of cases; ``judge`` takes that into account.
     """
     names, index = np.unique(pids, return_inverse=True)
     counts = np.bincount(index)
